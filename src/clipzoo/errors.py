@@ -1,0 +1,60 @@
+"""Every error that clipzoo raises on purpose.
+
+ClipzooError
+├── RecipeError        a recipe, or a value in it, is wrong (all findings at once)
+├── PluginError        a name that no file of a folder and no entry point bears
+├── DatasetError       a dataset cannot be read as a whole
+├── SampleError        one sample cannot be used: it becomes a row with this reason
+│   └── ImageError     its picture cannot be decoded
+├── LabelError         a label breaks the contract of its task
+├── ExpertError        an expert cannot be loaded, or gave something that is no label
+├── StoreError         a label store is damaged, foreign, or in use
+├── PlanError          images and labels cannot be joined into a training plan
+└── CheckpointError    a run or checkpoint cannot be continued or loaded
+
+Each message says what was seen, why it is wrong, and the exact fix.
+"""
+
+
+class ClipzooError(Exception):
+    """Base of all errors meant for users; the CLI prints it without a traceback."""
+
+
+class RecipeError(ClipzooError, ValueError):
+    """A recipe does not describe a run."""
+
+
+class PluginError(ClipzooError, ValueError):
+    """Nothing bears this name."""
+
+
+class DatasetError(ClipzooError, ValueError):
+    """A dataset cannot be read."""
+
+
+class SampleError(ClipzooError, ValueError):
+    """One sample cannot be used; the reason is kept as a row, the run goes on."""
+
+
+class ImageError(SampleError):
+    """A picture cannot be decoded."""
+
+
+class LabelError(ClipzooError, ValueError):
+    """A label breaks its task's contract."""
+
+
+class ExpertError(ClipzooError, ValueError):
+    """An expert cannot be loaded or used."""
+
+
+class StoreError(ClipzooError, ValueError):
+    """A label store cannot be read or written."""
+
+
+class PlanError(ClipzooError, ValueError):
+    """Images and labels do not join into a training plan."""
+
+
+class CheckpointError(ClipzooError, ValueError):
+    """A checkpoint or run folder does not fit."""

@@ -1,0 +1,1 @@
+"""Benchmark layouts; one file a layout."""

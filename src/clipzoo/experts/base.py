@@ -1,0 +1,62 @@
+"""The contract of an expert: it is named by a URI, tells what it is, loads late, predicts in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipzoo.tasks.base import Convention
+from clipzoo.types import ImageArray
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertCard:
+    """Who an expert is and what its labels mean; copied into the manifest of its column."""
+
+    uri: str
+    task: str
+    convention: Convention
+    licence: str = "unknown"
+    revision: str = ""
+    weights_sha256: str = ""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The expert's folder name in a store."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.uri).strip("-.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "convention": self.convention.to_json()}
+
+
+class Expert(ABC):
+    """A model that predicts labels of one task.
+
+    ``card`` is known before weights are loaded; ``batch_size`` is the largest batch it likes.
+    """
+
+    card: ExpertCard
+    batch_size: int = 16
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> None:
+        """Load weights; heavy imports stand here."""
+
+    @abstractmethod
+    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+        """One label of ``card.task`` an image; all images (uint8 H×W×3 RGB) have one size."""
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
+            hashlib.sha256(file.read()).hexdigest()
+        )

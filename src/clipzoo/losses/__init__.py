@@ -1,0 +1,1 @@
+"""Pure functions (prediction, target, valid) -> scalar; one file a loss."""

@@ -1,0 +1,16 @@
+"""What a label means, everywhere it goes; one file a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipzoo import plugins
+from clipzoo.tasks.base import Convention, Measure, Metric, Task
+
+__all__ = ["Convention", "Measure", "Metric", "Task", "get"]
+
+
+def get(name: str) -> Task[Any]:
+    """The task of this name."""
+    task: Task[Any] = plugins.load("tasks", name).TASK
+    return task

@@ -1,0 +1,152 @@
+"""The contract that every task signs: what a label means, everywhere it goes.
+
+A task file opens with a paragraph of convention and exports ``TASK``, an instance of a subclass of `Task`. It has
+four parts: label, geometry, learning, judgement. ``tests/contracts`` holds the laws, applied to every file here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipzoo.errors import LabelError
+from clipzoo.types import ImageArray, View
+
+L = TypeVar("L")
+Target = dict[str, Tensor]
+"""A batch of labels as tensors, B first; always with a bool ``valid``, false where nothing is known."""
+
+Statistics = NDArray[np.float64]
+"""Float64 [S]: one image's share of a metric; shares add up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """What the labels of a column mean beyond their task; part of its manifest.
+
+    ``classes`` is the label space's names by id; ``kind`` and ``along`` tell what a depth value is.
+    """
+
+    classes: tuple[str, ...] = ()
+    kind: Literal["metric", "affine-depth", "affine-disparity"] | None = None
+    along: Literal["z", "ray"] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, empty fields left out."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Convention:
+        """The inverse of `to_json`."""
+        return cls(tuple(values.get("classes", ())), values.get("kind"), values.get("along"))
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How to read a number: which direction is better, and its unit ("" for a score in [0, 1])."""
+
+    direction: Literal["higher", "lower"] = "higher"
+    unit: str = ""
+
+
+class Metric(ABC):
+    """A measure over a set of images as a sum of per-image shares.
+
+    Because shares add up, shards merge by addition and a bootstrap resamples rows.
+    """
+
+    measures: ClassVar[Mapping[str, Measure]]
+    """Name -> how to read it; the first is the task's headline."""
+
+    @abstractmethod
+    def statistics(self, prediction: Any, truth: Any) -> Statistics:
+        """Float64 [S], the share of one image; prediction and truth are labels of one size."""
+
+    @abstractmethod
+    def compute(self, total: Statistics) -> dict[str, float]:
+        """The measures of a sum of shares; NaN where nothing was valid."""
+
+
+class Task(ABC, Generic[L]):
+    """A kind of label. Stateless; what differs between columns comes as a `Convention`."""
+
+    name: ClassVar[str]
+    extension: ClassVar[str] = "png"
+    head: ClassVar[str] = "conv"
+
+    # Label ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check(self, label: L, convention: Convention) -> None:
+        """Raise `LabelError` if the label breaks the contract."""
+
+    @abstractmethod
+    def encode(self, label: L) -> bytes:
+        """The label as a file, without loss beyond the stated quantisation."""
+
+    @abstractmethod
+    def decode(self, data: bytes) -> L:
+        """The inverse of `encode`; `LabelError` on anything else."""
+
+    @abstractmethod
+    def valid_share(self, label: L) -> float:
+        """The share of the image, in [0, 1], about which the label says something."""
+
+    # Geometry ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def crop_resize(self, label: L, view: View) -> L:
+        """The label of the view's crop at the view's size; the flip is not applied here."""
+
+    @abstractmethod
+    def hflip(self, label: L) -> L:
+        """The label of the mirrored scene."""
+
+    def view(self, label: L, view: View) -> L:
+        """Crop, resize, flip."""
+        seen = self.crop_resize(label, view)
+        return self.hflip(seen) if view.flip else seen
+
+    # Learning ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def channels(self, convention: Convention) -> int:
+        """How many channels a head gives."""
+
+    @abstractmethod
+    def collate(self, labels: Sequence[L | None], size: tuple[int, int]) -> Target:
+        """Labels of one ``size`` (H, W) as tensors; a missing one is all invalid."""
+
+    @abstractmethod
+    def loss(self, raw: Tensor, target: Target, convention: Convention) -> Tensor:
+        """Scalar loss of a head's raw output [B,C,H,W]; 0 with the graph attached if nothing is valid."""
+
+    @abstractmethod
+    def predict(self, raw: Tensor, convention: Convention) -> list[L]:
+        """Labels of a head's raw output [B,C,H,W], all valid."""
+
+    # Judgement -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def metric(self, convention: Convention) -> Metric:
+        """The measures of this task."""
+
+    @abstractmethod
+    def oracle(self, target: Target, convention: Convention) -> Tensor:
+        """The raw output [B,C,H,W] that is right: what probes regress on and tests compare with."""
+
+    @abstractmethod
+    def render(self, label: L, convention: Convention) -> ImageArray:
+        """The label as a picture, uint8 H×W×3; unknown pixels are black."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `LabelError` with ``message`` unless ``condition``."""
+    if not condition:
+        raise LabelError(message)

@@ -1,0 +1,175 @@
+"""What passes between the rooms: samples, images, views, cameras.
+
+Letters of shapes, here and everywhere:
+
+    B  batch        C  channels      K  classes        N  boxes, tokens, samples
+    H, W  height and width of an image or label        h, w  of a feature map
+
+Images are uint8 H×W×3 RGB arrays once decoded. Coordinates named *normalised* run from 0 to 1
+over the decoded image, x to the right, y down, whatever its size in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from clipzoo.errors import ImageError
+
+ImageArray = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image with its caption, undecoded.
+
+    ``members`` holds every member of the sample by its extension, the image and caption included.
+    """
+
+    key: str
+    shard: str
+    image: bytes
+    caption: str
+    members: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A pinhole camera in normalised units: ``fx`` and ``cx`` per image width, ``fy`` and ``cy`` per height."""
+
+    fx: float
+    fy: float
+    cx: float = 0.5
+    cy: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One crop, resize and flip (in this order), drawn once for an image and all its labels.
+
+    ``crop`` is (x0, y0, x1, y1), normalised; ``size`` is (H, W) of the result in pixels.
+    """
+
+    crop: tuple[float, float, float, float]
+    size: tuple[int, int]
+    flip: bool = False
+
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> View:
+        """The whole image, squashed to ``size`` (H, W)."""
+        return cls((0.0, 0.0, 1.0, 1.0), size)
+
+    @classmethod
+    def centre(cls, image_size: tuple[int, int], size: tuple[int, int]) -> View:
+        """The largest centred crop of an image of ``image_size`` (H, W) with the aspect of ``size`` (H, W)."""
+        (H, W), (height, width) = image_size, size
+        scale = min(H / height, W / width)
+        dx, dy = 0.5 * width * scale / W, 0.5 * height * scale / H
+        return cls((0.5 - dx, 0.5 - dy, 0.5 + dx, 0.5 + dy), size)
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        image_size: tuple[int, int],
+        size: tuple[int, int],
+        scale: tuple[float, float] = (0.5, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+    ) -> View:
+        """A random resized crop, as torchvision draws it, of an image of ``image_size`` (H, W).
+
+        ``scale`` bounds the crop's share of the area, ``ratio`` its aspect in pixels; ``flip`` is a probability.
+        """
+        H, W = image_size
+        flipped = bool(rng.random() < flip)
+        for _ in range(10):
+            area = H * W * rng.uniform(*scale)
+            aspect = float(np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1]))))
+            w, h = float(np.sqrt(area * aspect)) / W, float(np.sqrt(area / aspect)) / H
+            if w <= 1 and h <= 1:
+                x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
+                return cls((x, y, x + w, y + h), size, flipped)
+        centre = cls.centre(image_size, size)
+        return cls(centre.crop, size, flipped)
+
+    def at(self, size: tuple[int, int]) -> View:
+        """The same view with another output ``size`` (H, W): for targets at stride resolution."""
+        return View(self.crop, size, self.flip)
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The crop in pixels (x0, y0, x1, y1) of a map of ``size`` (H, W) that covers the image."""
+        H, W = size
+        x0, y0, x1, y1 = self.crop
+        return max(x0 * W, 0.0), max(y0 * H, 0.0), min(x1 * W, W), min(y1 * H, H)
+
+    def image(self, image: ImageArray) -> ImageArray:
+        """Apply to uint8 H×W×3 RGB; bicubic with antialiasing."""
+        height, width = self.size
+        resized = Image.fromarray(image).resize(
+            (width, height), Image.Resampling.BICUBIC, box=self.box(image.shape[:2])
+        )
+        out = np.asarray(resized)
+        return np.ascontiguousarray(out[:, ::-1]) if self.flip else out
+
+    def camera(self, camera: Camera) -> Camera:
+        """The camera of the view: a crop moves the principal point, a change of aspect makes fx ≠ fy."""
+        x0, y0, x1, y1 = self.crop
+        cx, cy = (camera.cx - x0) / (x1 - x0), (camera.cy - y0) / (y1 - y0)
+        return Camera(camera.fx / (x1 - x0), camera.fy / (y1 - y0), 1 - cx if self.flip else cx, cy)
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """Decode an image file: the one decoder of labelling, training and evaluation.
+
+    Args:
+        data: an image file of any format that Pillow reads; of an animation, the first frame.
+        max_pixels: refuse larger pictures before their pixels are decoded.
+
+    Returns:
+        uint8 H×W×3 RGB with the EXIF orientation applied; transparency is laid over white; 16-bit and float
+        grey images are scaled to 8 bits.
+
+    Raises:
+        ImageError: not an image, truncated, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd EXIF; the limit below decides
+            with Image.open(io.BytesIO(data)) as opened:
+                width, height = opened.size
+                if width * height > max_pixels:
+                    raise ImageError(
+                        f"the image has {width}×{height} pixels, more than max_pixels={max_pixels}; "
+                        "shrink it or raise the limit"
+                    )
+                return np.array(_to_rgb(ImageOps.exif_transpose(opened)))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged input
+        head = f"{len(data)} bytes, beginning {data[:8]!r}"
+        raise ImageError(f"cannot decode the image ({head}): {type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        if image.mode.startswith("I"):
+            values = values / 257.0  # 16 bits to 8
+        elif values.max(initial=0.0) <= 1.0:
+            values = values * 255.0
+        image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
