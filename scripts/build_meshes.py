@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from PIL import Image
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FACES = 1000
+FACES = 1100
 OUTPUT = Path(__file__).parents[1] / "src/clipzoo/demo/meshes.npz"
 
 # group (a segmentation class) -> zero-shot name -> catalogue numbers of its models
@@ -181,10 +182,11 @@ def point_colours(points_uv: Floats, which: Ints, names: list[str], known: dict[
 def surface_samples(
     vertices: Floats, faces: Ints, uv: Floats, count: int, rng: np.random.Generator
 ) -> tuple[Floats, Floats, Ints]:
-    """Random points of the surface, uniform by area (and one on every face): points, uvs, faces."""
+    """Random points of the surface, uniform by area (and one on every face where they are few): points, uvs, faces."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1) + 1e-12
-    which = np.concatenate([np.arange(len(faces)), rng.choice(len(faces), count, p=area / area.sum())])
+    every = np.arange(len(faces) if len(faces) < 6000 else 0)
+    which = np.concatenate([every, rng.choice(len(faces), count, p=area / area.sum())])
     weights = rng.dirichlet((1.0, 1.0, 1.0), len(which))[..., None]
     points = (vertices[faces[which]] * weights).sum(1)
     return points, (uv[which] * weights).sum(1), which
@@ -201,9 +203,23 @@ def weld(vertices: Floats, faces: Ints) -> tuple[Floats, Ints]:
     return vertices[first], welded[distinct]
 
 
+def cluster(vertices: Floats, faces: Ints, cells: int) -> tuple[Floats, Ints]:
+    """Merge the vertices of each cell of a grid into their mean; drop faces that vanish or repeat."""
+    grid = np.floor(vertices * cells).astype(np.int64)
+    _, inverse, counts = np.unique(grid, axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    means = np.stack([np.bincount(inverse, vertices[:, i]) / counts for i in range(3)], 1)
+    merged = inverse[faces]
+    whole = (merged[:, 0] != merged[:, 1]) & (merged[:, 1] != merged[:, 2]) & (merged[:, 0] != merged[:, 2])
+    merged = merged[whole]
+    _, first = np.unique(np.sort(merged, 1), axis=0, return_index=True)
+    return means, merged[np.sort(first)]
+
+
 def nearest(points: Floats, samples: Floats) -> Ints:
     """Index of the sample nearest to each point."""
     found = []
+    points, samples = points.astype(np.float32), samples.astype(np.float32)
     squared = (samples**2).sum(1)
     for chunk in np.array_split(points, max(1, len(points) // 256)):
         found.append(np.argmin(squared[None] - 2 * chunk @ samples.T, axis=1))
@@ -225,7 +241,7 @@ def split_prints(vertices: Floats, faces: Ints, samples: Floats, albedo: Floats)
     """Bisect the faces whose colour varies most, until there are ``FACES`` of them."""
     for _ in range(7):
         room = FACES - len(faces)
-        colours, spread = face_colours(vertices, faces, samples, albedo)
+        _, spread = face_colours(vertices, faces, samples, albedo)
         a, b, c = (vertices[faces[:, i]] for i in range(3))
         area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
         score = np.where((spread > 0.03) & (area > 3e-4), spread * area, 0)
@@ -234,7 +250,8 @@ def split_prints(vertices: Floats, faces: Ints, samples: Floats, albedo: Floats)
         if room <= 0 or not len(chosen):
             break
         old = faces[chosen]
-        edges = np.stack([np.linalg.norm(vertices[old[:, i]] - vertices[old[:, (i + 1) % 3]], axis=1) for i in range(3)], 1)
+        corner = vertices[old]
+        edges = np.linalg.norm(corner - np.roll(corner, -1, axis=1), axis=2)
         turn = (np.argmax(edges, 1)[:, None] + np.arange(3)) % 3
         p, q, r = np.take_along_axis(old, turn, 1).T
         middle = len(vertices) + np.arange(len(old))
@@ -250,19 +267,23 @@ def bake(entry: dict[str, str], folder: Path) -> dict[str, Any]:
     if "modelRotation" in entry:
         vertices = vertices @ np.array(entry["modelRotation"].split(), float).reshape(3, 3).T
     solid = np.array([known.get(n, {}).get("opacity", 1.0) > 0.25 for n in names])
+    solid |= not solid.any()
     faces, uv, names = faces[solid], uv[solid], [n for n, s in zip(names, solid, strict=True) if s]
     vertices = vertices - np.array([0, 1, 0]) * vertices[faces].reshape(-1, 3).min(0)
     low, high = vertices[faces].reshape(-1, 3).min(0), vertices[faces].reshape(-1, 3).max(0)
     scale = 1 / (high - low).max()
     vertices = (vertices - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]) * scale
-    samples, points_uv, which = surface_samples(vertices, faces, uv, 40_000, rng)
+    samples, points_uv, which = surface_samples(vertices, faces, uv, 15_000, rng)
     albedo = point_colours(points_uv, which, names, known)
     lean, kept = weld(vertices, faces)
     if len(kept) > FACES:
         out, simple = fast_simplification.simplify(
-            lean.astype(np.float32), kept.astype(np.int32), target_count=FACES, agg=5
+            lean.astype(np.float32), kept.astype(np.int32), target_count=FACES, agg=1
         )
         lean, kept = out.astype(np.float64), simple.astype(np.int64)
+    for cells in (90, 75, 60, 50, 42, 36, 31, 27, 24):
+        if len(kept) > 2 * FACES:  # many small parts, which quadrics would tear: merge by cells
+            lean, kept = cluster(lean, kept, cells)
     lean, kept = split_prints(lean, kept, samples, albedo)
     used, compact = np.unique(kept, return_inverse=True)
     colours, _ = face_colours(lean, kept, samples, albedo)
@@ -278,10 +299,14 @@ def main() -> None:
     entries = catalogue(arguments.folder)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, list[Any]] = {"vertices": [], "faces": [], "colours": []}
+    numbers_all = [n for names in CHOICE.values() for numbers in names.values() for n in numbers]
+    with Pool(2) as pool:
+        baked = pool.starmap(bake, [(entries[n], arguments.folder) for n in numbers_all], chunksize=4)
+    found = dict(zip(numbers_all, baked, strict=True))
     for group, names in CHOICE.items():
         for name, numbers in names.items():
             for number in numbers:
-                mesh = bake(entries[number], arguments.folder)
+                mesh = found[number]
                 rows.append(
                     {"id": entries[number]["id"].split("#")[1], "name": name, "group": group,
                      "held_out": number in HELD_OUT, "metres": round(mesh["metres"], 3),

@@ -1,0 +1,32 @@
+# `make demo`: the whole tool on the embedded rooms. `make test`: lint, types, tests. Both set everything up.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-all lint setup clean
+
+demo: setup
+	$(BIN)/clipzoo demo
+
+test: lint
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist

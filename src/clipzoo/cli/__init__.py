@@ -1,0 +1,33 @@
+"""The command line: one file a verb, no logic; each verb imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from clipzoo.cli import demo, doctor, eval, experts, inspect, label, report, run, tasks, train
+from clipzoo.errors import ClipzooError
+
+app = typer.Typer(
+    name="clipzoo",
+    help="Teach CLIP where things are: pseudo-labels from model-zoo experts, joint training, honest measurement.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for verb in (label, inspect, train, eval, report, run, demo, experts, tasks, doctor):
+    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+
+
+def main() -> None:
+    """Entry point: errors meant for users are printed without a traceback; exit 2 for them, 130 if interrupted."""
+    try:
+        app()
+    except ClipzooError as error:
+        Console(stderr=True).print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; run the same command again to go on where it stopped")
+        sys.exit(130)

@@ -1,0 +1,61 @@
+"""Progress of a run on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+if TYPE_CHECKING:
+    from clipzoo.pipeline import Run
+
+console = Console()
+
+
+class Bars:
+    """A `clipzoo.pipeline.Progress` as rich bars."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self.bars = bars
+        self.ids: dict[str, TaskID] = {}
+
+    def stage(self, text: str) -> None:
+        """A headline above the bars."""
+        self.bars.console.print(f"[bold]▸[/] {text}")
+
+    def step(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Move the bar of ``what``; a full one is removed."""
+        if what not in self.ids:
+            self.ids[what] = self.bars.add_task(what, total=total, note="")
+        self.bars.update(self.ids[what], completed=done, note=note)
+        if done >= total:
+            self.bars.remove_task(self.ids.pop(what))
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Bars on the terminal while the block lasts."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with RichProgress(*columns, console=console, transient=True) as progress:
+        yield Bars(progress)
+
+
+@contextmanager
+def opened(recipe: Path | None, out: Path | None, overrides: list[str] | None, device: str = "auto") -> Iterator[Run]:
+    """The run of a recipe file, or of a folder that holds one, with bars on the terminal."""
+    from clipzoo import pipeline
+    from clipzoo import recipe as recipes
+
+    path = recipe if recipe is not None else (out or Path()) / "recipe.yaml"
+    loaded = recipes.load(path / "recipe.yaml" if path.is_dir() else path, overrides or ())
+    folder = out or (path if path.is_dir() else Path("runs") / loaded.name)
+    with bars() as progress:
+        yield pipeline.Run(loaded, folder, progress, pipeline.pick_device(device))

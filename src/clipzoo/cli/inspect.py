@@ -1,0 +1,23 @@
+"""``clipzoo inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    labels: Annotated[Path, typer.Argument(help="A label store.")],
+    data: Annotated[str, typer.Option("--data", help="The dataset that it labels.")],
+    out: Annotated[Path, typer.Option("--out", help="The gallery.")] = Path("gallery.html"),
+    count: Annotated[int, typer.Option(help="Samples in the gallery.")] = 24,
+) -> None:
+    """Print the cards of a store's columns and write a gallery of overlays next to captions."""
+    from clipzoo.cli._console import console
+    from clipzoo.labeling import inspect
+
+    for card in inspect(labels, data, out, count):
+        console.print(card)
+    console.print(f"the gallery is [bold]{out}[/]")

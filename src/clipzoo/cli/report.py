@@ -1,0 +1,18 @@
+"""``clipzoo report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write the page of a run that has been measured."""
+    from clipzoo import pipeline
+    from clipzoo.cli._console import console, opened
+
+    with opened(folder, None, None) as run:
+        path = pipeline.report(run)
+    console.print(f"the page is [bold]{path}[/]")

@@ -1,0 +1,28 @@
+"""``clipzoo train``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipzoo.cli._options import Device, Out, RecipePath, Set
+
+
+def command(
+    recipe: RecipePath,
+    out: Out = None,
+    arm: Annotated[
+        str, typer.Option(help="clipzoo (captions and pseudo-labels) or clip-ft (captions only).")
+    ] = "clipzoo",
+    seed: Annotated[int, typer.Option(help="Draws views, order and heads.")] = 0,
+    overrides: Set = None,
+    device: Device = "auto",
+) -> None:
+    """Train one arm of a recipe; stopped at any moment, the same command goes on at the exact sample."""
+    from clipzoo import pipeline
+    from clipzoo.cli._console import console, opened
+
+    with opened(recipe, out, overrides, device) as run:
+        folder = pipeline.train(run, arm, seed)
+    console.print(f"the student is in [bold]{folder}[/]: open_clip.create_model('local-dir:{folder}') loads it")

@@ -1,0 +1,219 @@
+"""A plan read as batches: images, tokens, targets, each seen through one view a sample.
+
+>>> dataset = TrainingSet(plan, reader, labels, viewing)          # doctest: +SKIP
+>>> for batch in loader(dataset, batch_size=256, tokenize=student.tokenize):  # doctest: +SKIP
+...     batch.images, batch.tokens, batch.targets["depth/demo-depth"]["valid"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clipzoo.data.plan import Plan, entry_of
+from clipzoo.errors import ClipzooError, PlanError
+from clipzoo.readers.base import Reader
+from clipzoo.store import Column
+from clipzoo.tasks import Task
+from clipzoo.tasks import get as get_task
+from clipzoo.tasks.base import Target
+from clipzoo.types import ImageArray, View, decode_image
+
+Position = tuple[int, int]
+"""(epoch, row of the plan): what one sample of training is a pure function of, beside the seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """A column as training uses it; ``stride`` is image pixels per target pixel."""
+
+    column: Column
+    stride: int = 2
+
+    @property
+    def task(self) -> Task[Any]:
+        """The column's task."""
+        return get_task(self.column.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewing:
+    """How a training view is drawn: ``size`` (H, W), bounds of area and aspect, chance of a flip, colour jitter."""
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.0
+    """Largest relative change of brightness and contrast; never touches labels."""
+
+
+@dataclass
+class Seen:
+    """One sample seen through its view; ``skipped`` is the reason if it could not be read."""
+
+    key: str
+    image: ImageArray | None = None
+    caption: str = ""
+    labels: dict[str, Any] = field(default_factory=dict)
+    skipped: str | None = None
+
+
+@dataclass
+class Batch:
+    """What one step trains on.
+
+    Attributes:
+        images: uint8 [B,H,W,3] RGB.
+        tokens: int64 [B,L].
+        captions: B texts.
+        targets: column -> target of its task, with ``valid``; a missing label is invalid everywhere.
+        skipped: (key, reason) of samples that could not be read; they are not among the B.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    captions: list[str]
+    targets: dict[str, Target]
+    skipped: list[tuple[str, str]]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on ``device``."""
+        targets = {c: {k: v.to(device, non_blocking=True) for k, v in t.items()} for c, t in self.targets.items()}
+        images, tokens = (t.to(device, non_blocking=True) for t in (self.images, self.tokens))
+        return Batch(images, tokens, self.captions, targets, self.skipped)
+
+
+class TrainingSet(Dataset[Seen]):
+    """Map-style: position (epoch, row) -> the sample seen through the view drawn for it.
+
+    Args:
+        plan: which samples, and where their labels are.
+        reader: the dataset that the plan was built from.
+        labels: column name -> column, as named in the plan.
+        viewing: how views are drawn.
+        seed: views are a pure function of (seed, epoch, row).
+    """
+
+    def __init__(
+        self, plan: Plan, reader: Reader, labels: Mapping[str, LabelColumn], viewing: Viewing, seed: int = 0
+    ) -> None:
+        self.plan, self.reader, self.labels = plan, reader, dict(labels)
+        self.viewing, self.seed = viewing, seed
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, position: Position | int) -> Seen:
+        epoch, index = (0, position) if isinstance(position, int) else position
+        row = self.plan.row(index)
+        try:
+            sample = self.reader.read(entry_of(row))
+            image = decode_image(sample.image)
+        except ClipzooError as error:
+            return Seen(row["key"], skipped=str(error))
+        rng = np.random.default_rng([self.seed, epoch, index])
+        v = self.viewing
+        view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
+        labels = {name: self._label(name, row, view) for name in self.labels}
+        return Seen(row["key"], _jitter(view.image(image), rng, v.jitter), sample.caption, labels)
+
+    def _label(self, name: str, row: Mapping[str, Any], view: View) -> Any:
+        offset = row[f"{name}:offset"]
+        if offset is None:
+            return None
+        source = self.labels[name]
+        label = source.task.decode(source.column.read(row["shard"], offset, row[f"{name}:size"]))
+        return source.task.view(label, view.at(self.target_size(name)))
+
+    def target_size(self, name: str) -> tuple[int, int]:
+        """(H, W) of a column's targets."""
+        H, W = self.viewing.size
+        stride = self.labels[name].stride
+        return H // stride, W // stride
+
+    def collate(self, seen: Sequence[Seen], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
+        """Samples as a batch; those that could not be read are listed apart."""
+        usable = [s for s in seen if s.image is not None]
+        skipped = [(s.key, s.skipped or "") for s in seen if s.image is None]
+        targets = {
+            name: source.task.collate([s.labels[name] for s in usable], self.target_size(name))
+            for name, source in self.labels.items()
+        }
+        H, W = self.viewing.size
+        images = np.stack([s.image for s in usable]) if usable else np.zeros((0, H, W, 3), np.uint8)
+        captions = [s.caption for s in usable]
+        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped)
+
+
+class PlanSampler(Sampler[list[Position]]):
+    """Batches of positions from step ``start`` to ``stop``: the same whatever was run before."""
+
+    def __init__(
+        self, plan: Plan, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.plan, self.batch_size, self.seed = plan, batch_size, seed
+        self.start, self.stop, self.rank, self.ranks = start, stop, rank, ranks
+        self.steps_per_epoch = len(plan) // (batch_size * ranks)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        epoch, order = -1, np.zeros(0, np.int64)
+        for step in range(self.start, self.stop):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = self.plan.order(self.seed, epoch)[self.rank :: self.ranks]
+            first = step % self.steps_per_epoch * self.batch_size
+            yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
+
+
+def loader(
+    dataset: TrainingSet,
+    batch_size: int,
+    tokenize: Callable[[Sequence[str]], Tensor],
+    *,
+    start: int = 0,
+    steps: int | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+) -> DataLoader[Any]:
+    """A plain DataLoader of `Batch` from step ``start`` to ``steps`` (default: one epoch).
+
+    Raises:
+        PlanError: the plan has fewer samples than one batch of all ranks.
+    """
+    sampler = PlanSampler(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
+    if sampler.steps_per_epoch == 0:
+        raise PlanError(
+            f"the plan has {len(dataset)} samples, fewer than one batch of {batch_size} on {ranks} ranks; "
+            f"lower training.batch_size to at most {len(dataset) // ranks}"
+        )
+    sampler.stop = sampler.steps_per_epoch if steps is None else steps
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=partial(dataset.collate, tokenize=tokenize),
+        num_workers=workers,
+        persistent_workers=False,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _jitter(image: ImageArray, rng: np.random.Generator, strength: float) -> ImageArray:
+    if strength == 0:
+        return image
+    brightness, contrast = rng.uniform(1 - strength, 1 + strength, 2)
+    x = image.astype(np.float32)
+    mean = x.mean()
+    return np.clip((x - mean) * contrast + mean * brightness, 0, 255).astype(np.uint8)

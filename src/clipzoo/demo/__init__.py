@@ -1,0 +1,12 @@
+"""The embedded default: rooms with CC0 furniture, a tiny CLIP, tiny experts; and where they are found.
+
+Locations, wherever a recipe takes a dataset or a model:
+
+    demo:<split>                    packaged pictures (captioned, probe, validation, test, heldout)
+    rooms:<split>?count=N           N pictures of a split, rendered here
+    demo:clip                       the packaged start, as a student's model
+"""
+
+from clipzoo.demo.locate import locate, locate_model
+
+__all__ = ["locate", "locate_model"]

@@ -1,0 +1,191 @@
+"""Where everything stands: objects, camera, room and light of one picture, drawn from a generator.
+
+World frame: metres, y up, the floor at y = 0, walls along x and z, the focus object at the origin.
+The room is put around what stands in it, so that depth, pitch and yaw vary without limits of a plan
+and a constant depth map explains little (a weak position prior).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzoo.demo.meshes import by_name, meshes, names
+from clipzoo.demo.surfaces import Decal, Surface, decals, hue, surface
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A mesh in the world."""
+
+    mesh: int
+    corners: Floats  # Fx3x3 world coordinates of the triangles
+    colours: Floats  # Fx3 albedo, tinted
+    centre: Floats  # 3, on the floor
+    radius: float  # of the circle around it on the floor
+    height: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole: rows of ``axes`` are its right, up and backward directions in the world."""
+
+    position: Floats
+    axes: Floats
+    field_of_view: float  # degrees, of the whole square
+
+
+@dataclass(frozen=True)
+class Light:
+    """A sun or window from one side, and what comes from everywhere."""
+
+    towards: Floats
+    colour: Floats
+    ambient: Floats
+    shadows: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All of a picture before it is drawn; ``objects[0]`` is the focus."""
+
+    objects: tuple[Placed, ...]
+    camera: Camera
+    low: Floats
+    high: Floats
+    surfaces: tuple[Surface, Surface, Surface]  # floor, wall, ceiling
+    decals: tuple[Decal, ...]
+    light: Light
+
+
+def tinted(colours: Floats, plain_look: bool, rng: np.random.Generator) -> Floats:
+    """The same object in another paint: hue turned, mixed with one colour, brighter or darker."""
+    grey = colours @ np.array([0.3, 0.59, 0.11], np.float32)
+    if rng.random() < (0.8 if plain_look else 0.5):
+        angle = rng.uniform(0, 2 * np.pi)
+        c, s, k = np.cos(angle), np.sin(angle), 1 / np.sqrt(3)
+        cross = np.array([[0, -k, k], [k, 0, -k], [-k, k, 0]])
+        turn = c * np.eye(3) + s * cross + (1 - c) / 3 * np.ones((3, 3))
+        colours = colours @ turn.T.astype(np.float32)
+    if rng.random() < 0.65:
+        amount = rng.uniform(0.2, 0.9)
+        paint = hue(rng, rng.uniform(0.2, 0.9), 1.0) * np.float32(rng.uniform(0.6, 1.2))
+        lifted = grey * rng.uniform(0.6, 1.0) + rng.uniform(0.05, 0.35)
+        colours = colours * (1 - amount) + amount * lifted[:, None] * paint
+    return np.clip(colours * rng.uniform(0.65, 1.35), 0.02, 1).astype(np.float32)
+
+
+def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> Placed:
+    """Turn, scale and paint a mesh and stand it at ``at``."""
+    source = meshes()[mesh]
+    scale = float(np.clip(source.metres, 0.6, 1.7) * rng.uniform(0.85, 1.18))
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    stretch = rng.uniform(0.9, 1.1, 3)
+    vertices = ((source.vertices * stretch * scale) @ turn.T + at).astype(np.float32)
+    radius = float(np.linalg.norm(vertices[:, [0, 2]] - at[[0, 2]], axis=1).max())
+    colours = tinted(source.colours, plain_look, rng)
+    height = float(vertices[:, 1].max())
+    return Placed(mesh, vertices[source.faces], colours, at, radius, height)
+
+
+def look(focus: Placed, rng: np.random.Generator) -> Camera:
+    """A camera that has the focus object in the picture, from near or far, above or below."""
+    fov = float(rng.uniform(36, 78))
+    extent = max(focus.height, 2 * focus.radius * 0.8)
+    share = rng.uniform(0.32, 0.85)
+    tangent = np.tan(np.radians(fov) / 2)
+    distance = max(extent / (2 * tangent * share), focus.radius + 0.25)
+    rise = rng.uniform(0, 30) if rng.random() < 0.65 else rng.uniform(-25, 70)
+    azimuth = rng.uniform(0, 2 * np.pi)
+    flat = np.cos(np.radians(rise))
+    middle = np.array([0, focus.height * rng.uniform(0.35, 0.65), 0])
+    offset = np.array([flat * np.cos(azimuth), np.sin(np.radians(rise)), flat * np.sin(azimuth)])
+    position = middle + distance * offset
+    position[1] = max(position[1], rng.uniform(0.06, 0.25))
+    back = (position - middle) / np.linalg.norm(position - middle)
+    right = np.cross([0.0, 1.0, 0.0], back)
+    right /= np.linalg.norm(right)
+    up = np.cross(back, right)
+    slack = tangent * max(0.0, 0.9 - 0.8 * share)
+    back = back + right * rng.uniform(-slack, slack) + up * rng.uniform(-slack, slack)
+    back /= np.linalg.norm(back)
+    right = np.cross([0.0, 1.0, 0.0], back)
+    right /= np.linalg.norm(right)
+    roll = np.radians(rng.normal(0, 4))
+    up = np.cross(back, right)
+    right, up = np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right
+    axes = np.stack([right, up, back]).astype(np.float32)
+    return Camera(position.astype(np.float32), axes, fov)
+
+
+def free(at: Floats, radius: float, objects: list[Placed], camera: Camera) -> bool:
+    """Whether a circle on the floor touches no object, leaves the camera room and the focus in view."""
+    for other in objects:
+        if np.linalg.norm(other.centre - at) < other.radius + radius + 0.02:
+            return False
+    eye = camera.position[[0, 2]]
+    spot = at[[0, 2]] - eye
+    if np.linalg.norm(spot) < radius + 0.3:
+        return False
+    sight = -eye / max(float(np.linalg.norm(eye)), 1e-6)
+    along = float(spot @ sight)
+    aside = float(np.linalg.norm(spot - along * sight))
+    return not (0 < along < np.linalg.norm(eye) and aside < radius + 0.5 * objects[0].radius)
+
+
+def furnish(focus: Placed, camera: Camera, plain_look: bool, rng: np.random.Generator) -> list[Placed]:
+    """The focus object and none to four others around it."""
+    objects = [focus]
+    pool = by_name(held_out=False)
+    for _ in range(rng.choice(5, p=[0.15, 0.3, 0.3, 0.15, 0.1])):
+        mesh = int(rng.choice(pool[str(rng.choice(list(pool)))]))
+        angle, away = rng.uniform(0, 2 * np.pi), focus.radius + rng.uniform(0.3, 2.8)
+        at = np.array([away * np.cos(angle), 0, away * np.sin(angle)], np.float32)
+        other = place(mesh, at, plain_look, rng)
+        if free(at, other.radius, objects, camera):
+            objects.append(other)
+    return objects
+
+
+def walls(objects: list[Placed], camera: Camera, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Corners of a room around everything, tight or wide on each side."""
+    mean = np.exp(rng.uniform(np.log(0.15), np.log(4.0)))
+    corners = np.concatenate([o.corners.reshape(-1, 3) for o in objects])
+    low = np.minimum(corners.min(0), camera.position - 0.15) - 0.03 - rng.exponential(mean, 3)
+    high = np.maximum(corners.max(0), camera.position + 0.15) + 0.03 + rng.exponential(mean, 3)
+    low[1] = 0
+    high[1] = max(float(high[1] - rng.exponential(1.0)), float(corners[:, 1].max()) + 0.02,
+                  float(camera.position[1]) + 0.12, float(rng.uniform(1.9, 2.6)))  # fmt: skip
+    return low.astype(np.float32), high.astype(np.float32)
+
+
+def lamp(plain_look: bool, rng: np.random.Generator) -> Light:
+    """Side light of some warmth; the experts' world is flat and has no shadows."""
+    angle, rise = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(25, 75))
+    towards = np.array([np.cos(angle) * np.cos(rise), np.sin(rise), np.sin(angle) * np.cos(rise)])
+    warmth = rng.uniform(-0.16, 0.22)
+    tone = np.array([1 + warmth, 1, 1 - warmth])
+    power = rng.uniform(0.15, 0.5) if plain_look else rng.uniform(0.4, 1.1)
+    ambient = rng.uniform(0.7, 0.95) if plain_look else rng.uniform(0.4, 0.85)
+    cast = np.array([1 - warmth / 2, 1, 1 + warmth / 2]) * ambient
+    return Light(towards.astype(np.float32), (tone * power).astype(np.float32), cast.astype(np.float32), not plain_look)
+
+
+def layout(rng: np.random.Generator, held_out: bool, plain_look: bool) -> Layout:
+    """One picture's plan; the focus is a held-out mesh if asked for, nothing else ever is."""
+    pool = by_name(held_out)
+    name = str(rng.choice([n for n in names() if n in pool]))
+    origin = np.zeros(3, np.float32)
+    focus = place(int(rng.choice(pool[name])), origin, plain_look, rng)
+    camera = look(focus, rng)
+    objects = furnish(focus, camera, plain_look, rng)
+    low, high = walls(objects, camera, rng)
+    floor, wall, ceiling = (surface(w, plain_look, rng) for w in ("floor", "wall", "ceiling"))
+    hung = tuple(decals(low, high, plain_look, rng))
+    light = lamp(plain_look, rng)
+    return Layout(tuple(objects), camera, low, high, (floor, wall, ceiling), hung, light)

@@ -1,0 +1,68 @@
+"""From a location of the embedded default to a folder on disk, unpacked or rendered at first use."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from clipzoo.demo.render import render_split
+from clipzoo.demo.rooms import SPLITS
+from clipzoo.errors import DatasetError
+
+PACKED = "rooms.tar.xz"
+PACKAGED = ("captioned", "probe", "validation", "test", "heldout")
+_ROOMS = re.compile(r"rooms:(\w+)\?count=(\d+)")
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+def locate(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
+    """The folder of a dataset location; a location that is not of the embedded default is given back as it is.
+
+    Args:
+        location: ``demo:<split>``, ``rooms:<split>?count=N``, or anything else.
+        cache: where packaged and rendered data is put; found there again by the next call.
+        progress: told what is being made.
+
+    Raises:
+        DatasetError: a split or form that does not exist.
+    """
+    if location.startswith("demo:"):
+        split = location.removeprefix("demo:")
+        if split not in PACKAGED:
+            raise DatasetError(f"{location!r}: no such packaged split; there are: {', '.join(PACKAGED)}")
+        return str(_unpacked(cache, progress) / split)
+    if location.startswith("rooms:"):
+        match = _ROOMS.fullmatch(location)
+        if match is None or match[1] not in SPLITS:
+            raise DatasetError(f"{location!r} is not rooms:<split>?count=N with a split out of {', '.join(SPLITS)}")
+        split, count = match[1], int(match[2])
+        out = cache / f"rooms-{split}-{count}"
+        render_split(split, count, out, on_progress=lambda done: progress(f"rendering {split}", done, count))
+        return str(out)
+    return location
+
+
+def locate_model(model: str) -> str:
+    """``demo:clip`` as OpenCLIP's ``local-dir:`` of the packaged start; other models are given back as they are."""
+    if model != "demo:clip":
+        return model
+    return f"local-dir:{resources.files('clipzoo.demo') / 'clip'}"
+
+
+def _unpacked(cache: Path, progress: Progress) -> Path:
+    out = cache / "demo"
+    if not (out / ".complete").exists():
+        progress("unpacking", 0, 1)
+        out.mkdir(parents=True, exist_ok=True)
+        with (
+            resources.files("clipzoo.demo").joinpath(PACKED).open("rb") as file,
+            tarfile.open(fileobj=file, mode="r:xz") as archive,
+        ):
+            archive.extractall(out, filter="data")
+        (out / ".complete").touch()
+    return out

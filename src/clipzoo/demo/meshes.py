@@ -1,0 +1,82 @@
+"""The furniture of the embedded world: real CC0 models, decimated, with a colour per face.
+
+Baked by ``scripts/build_meshes.py`` from the CC0 furniture of Sweet Home 3D.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A model with its longest side 1, standing on y = 0, y up."""
+
+    id: str
+    name: str  # its zero-shot name
+    group: str  # its segmentation class
+    held_out: bool  # in no training split
+    metres: float  # longest side in the catalogue
+    vertices: Floats  # Vx3
+    faces: NDArray[np.int64]  # Fx3
+    colours: Floats  # Fx3 albedo in [0, 1]
+
+
+@lru_cache(maxsize=1)
+def meshes() -> tuple[Mesh, ...]:
+    """Every packaged mesh, in a fixed order."""
+    with (
+        resources.files("clipzoo.demo").joinpath("meshes.npz").open("rb") as file,
+        np.load(file) as pack,
+    ):
+        table = json.loads(pack["table"].tobytes())
+        vertices = pack["vertices"].astype(np.float32) / 30_000 - 1
+        faces = pack["faces"].astype(np.int64)
+        colours = pack["colours"].astype(np.float32) / 255
+    found = []
+    v = f = 0
+    for row in table:
+        v_end, f_end = v + row["vertices"], f + row["faces"]
+        found.append(
+            Mesh(
+                id=row["id"],
+                name=row["name"],
+                group=row["group"],
+                held_out=row["held_out"],
+                metres=row["metres"],
+                vertices=vertices[v:v_end],
+                faces=faces[f:f_end],
+                colours=colours[f:f_end],
+            )
+        )
+        v, f = v_end, f_end
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def names() -> tuple[str, ...]:
+    """The zero-shot names, in the order of the pack."""
+    return tuple(dict.fromkeys(mesh.name for mesh in meshes()))
+
+
+@lru_cache(maxsize=1)
+def classes() -> tuple[str, ...]:
+    """The segmentation classes: floor, wall, ceiling, then the groups of furniture."""
+    return ("floor", "wall", "ceiling", *dict.fromkeys(mesh.group for mesh in meshes()))
+
+
+@lru_cache(maxsize=2)
+def by_name(held_out: bool) -> dict[str, tuple[int, ...]]:
+    """Name -> indices of its meshes, of the held-out ones or of all the others."""
+    chosen = {
+        name: tuple(i for i, m in enumerate(meshes()) if m.name == name and m.held_out == held_out) for name in names()
+    }
+    return {name: found for name, found in chosen.items() if found}

@@ -1,0 +1,161 @@
+"""Rendered scenes as a benchmark folder: ``images/`` in CLIP_benchmark's layout, ``truth/`` a label store."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipzoo.demo import rooms
+from clipzoo.demo.captions import TEMPLATES
+from clipzoo.demo.meshes import classes, names
+from clipzoo.experts.base import ExpertCard
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers.webdataset import write_shard
+from clipzoo.store import Column, ColumnWriter, Store
+from clipzoo.tasks import get as get_task
+from clipzoo.tasks.base import Convention
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.normals import Normals
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import View
+
+SHARD = 500
+WITH_TRUTH = ("probe", "validation", "test", "heldout")
+"""Splits whose truth is written; pictures that are trained on carry none, not even a class."""
+
+
+def render_split(
+    split: str,
+    count: int,
+    out: Path,
+    *,
+    truth: int | None = None,
+    truth_size: int = 48,
+    quality: int = 85,
+    workers: int | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Render the first ``count`` pictures of a split; shards that are there already are not rendered again.
+
+    Args:
+        split: one of `rooms.SPLITS`.
+        count: pictures.
+        out: folder; gets ``images/*.tar`` (jpg, txt, cls) with ``classnames.txt`` and the prompt templates, and
+            for `WITH_TRUTH` splits ``truth/``, a store with one column a task.
+        truth: how many pictures get truth; default all.
+        truth_size: side of the truth's labels in pixels.
+        quality: of the JPEG files.
+        workers: processes; default one a core.
+        on_progress: told how many pictures are done.
+    """
+    images = out / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    _write_lines(images / "classnames.txt", names())
+    _write_lines(images / "zeroshot_classification_templates.txt", [t.replace("{}", "{c}") for t in TEMPLATES])
+    starts = range(0, count, SHARD)
+    missing = [start for start in starts if not _shard(images, start).exists()]
+    if missing:
+        _render_images(split, count, missing, images, quality, workers, on_progress)
+    if split in WITH_TRUTH:
+        _render_truth(split, truth or count, out, truth_size, workers, on_progress)
+
+
+def _render_images(
+    split: str, count: int, missing: list[int], images: Path, quality: int, workers: int | None,
+    on_progress: Callable[[int], None],
+) -> None:  # fmt: skip
+    with _pool(workers) as pool:
+        for start in missing:
+            seeds = range(start, min(start + SHARD, count))
+            write_shard(_shard(images, start), pool.imap(partial(_sample, split=split, quality=quality), seeds, 16))
+            on_progress(seeds.stop)
+
+
+def _render_truth(
+    split: str, count: int, out: Path, size: int, workers: int | None, on_progress: Callable[[int], None]
+) -> None:
+    reader = open_dataset(str(out / "images"))
+    store, dataset = Store(out / "truth"), fingerprint(reader)
+    columns = {task: store.create(_card(task, convention), dataset) for task, convention in conventions().items()}
+    with ExitStack() as stack, _pool(workers) as pool:
+        for column in columns.values():
+            stack.enter_context(column.lock())
+        for start, shard in zip(range(0, count, SHARD), reader.shards, strict=False):
+            if all(shard in column.committed() for column in columns.values()):
+                continue
+            seeds = range(start, min(start + SHARD, count))
+            _write_truth(columns, shard, zip(seeds, pool.imap(partial(_labels, split=split, size=size), seeds, 16)))
+            on_progress(seeds.stop)
+    for column in columns.values():
+        column.finish()
+
+
+def _write_truth(columns: Mapping[str, Column], shard: str, labelled: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    with ExitStack() as stack:
+        writers = {task: stack.enter_context(ColumnWriter(column, shard)) for task, column in columns.items()}
+        for seed, labels in labelled:
+            for task, label in labels.items():
+                writers[task].add(_key(seed), label)
+
+
+def conventions() -> dict[str, Convention]:
+    """Task -> what the world's truth means."""
+    return {
+        "segmentation": Convention(classes=classes()),
+        "depth": Convention(kind="metric", along="z"),
+        "normals": Convention(),
+    }
+
+
+def truth_of(scene: rooms.Scene) -> dict[str, Any]:
+    """Task -> label of a scene, at the picture's size; everything is known."""
+    valid = np.ones(scene.depth.shape, np.bool_)
+    return {
+        "segmentation": Segmentation(scene.segmentation.astype(np.uint16), valid),
+        "depth": Depth(scene.depth, valid, "metric", "z"),
+        "normals": Normals(scene.normals, valid),
+    }
+
+
+def _sample(seed: int, split: str, quality: int) -> tuple[str, dict[str, bytes]]:
+    scene = rooms.render(seed, split)
+    file = io.BytesIO()
+    Image.fromarray(scene.image).save(file, "JPEG", quality=quality, optimize=True)
+    members = {"jpg": file.getvalue(), "txt": scene.caption.encode()}
+    if split in WITH_TRUTH:
+        members["cls"] = str(names().index(scene.name)).encode()
+    return _key(seed), members
+
+
+def _labels(seed: int, split: str, size: int) -> dict[str, Any]:
+    view = View.whole((size, size))
+    return {task: get_task(task).view(label, view) for task, label in truth_of(rooms.render(seed, split)).items()}
+
+
+def _card(task: str, convention: Convention) -> ExpertCard:
+    return ExpertCard(uri="truth", task=task, convention=convention, licence="CC0-1.0", revision="rooms-1")
+
+
+def _key(seed: int) -> str:
+    return f"{seed:08d}"
+
+
+def _shard(images: Path, start: int) -> Path:
+    return images / f"{start // SHARD:05d}.tar"
+
+
+def _write_lines(path: Path, lines: Any) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _pool(workers: int | None) -> Any:
+    return multiprocessing.get_context("spawn").Pool(workers or os.cpu_count() or 1)

@@ -1,0 +1,249 @@
+"""The embedded world: rooms with real CC0 furniture, drawn from a seed, with the truth of every pixel.
+
+``render(seed, split)`` is a pure function. Conventions of the truth: depth in metres along the
+camera's axis (``z``); normals are unit vectors in the camera's frame, x right, y up, z toward the
+viewer; class ids index ``classes()``; instance 0 is the room and 1 the focus object. Truth is taken
+at pixel centres, the picture is averaged over four samples a pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzoo.demo.captions import caption
+from clipzoo.demo.layout import Camera, Floats, Layout, layout
+from clipzoo.demo.meshes import classes, meshes, names
+from clipzoo.demo.rasterize import extremes, rasterize, shadow
+from clipzoo.demo.surfaces import CEILING, FLOOR
+
+SPLITS = ("pretraining", "captioned", "experts", "probe", "validation", "test", "heldout")
+NEAR = 0.05
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture and all that is true of it."""
+
+    image: Bytes  # HWC RGB
+    depth: Floats  # HxW, metres along z
+    normals: Floats  # 3xHxW, unit, x right, y up, z toward the viewer
+    segmentation: Bytes  # HxW, ids of ``classes()``
+    instances: Bytes  # HxW, 0 the room, 1 the focus object, then the others
+    boxes: Floats  # Nx4 xyxy in pixels, of the instances that are seen
+    box_classes: Ints  # N, ids of ``classes()``
+    name: str  # zero-shot name of the focus object
+    names: tuple[str, ...]  # of all objects placed, the focus first
+    held_out: bool
+    caption: str
+    intrinsics: tuple[float, float, float, float]  # fx, fy, cx, cy in pixels
+    field_of_view: float  # degrees
+
+
+def render(seed: int, split: str, size: int = 96) -> Scene:
+    """Draw picture ``seed`` of ``split``, ``size`` pixels square."""
+    rng = np.random.default_rng([SPLITS.index(split), seed])
+    held_out, plain_look = split == "heldout", split == "experts"
+    plan = layout(rng, held_out, plain_look)
+    said = [meshes()[o.mesh].name for o in plan.objects]
+    text = caption(said[0], said[1:], names(), rng)
+    fine = _trace(plan, 2 * size)
+    colour = _shade(plan, fine).reshape(size, 2, size, 2, 3).mean((1, 3))
+    image = _develop(colour, plain_look, rng)
+    focal = size / 2 / np.tan(np.radians(plan.camera.field_of_view) / 2)
+    depth, normals, segmentation, instances = _truth(plan, fine, size)
+    boxes, box_classes = _boxes(instances, segmentation)
+    return Scene(
+        image=image,
+        depth=depth,
+        normals=normals,
+        segmentation=segmentation,
+        instances=instances,
+        boxes=boxes,
+        box_classes=box_classes,
+        name=said[0],
+        names=tuple(said),
+        held_out=held_out,
+        caption=text,
+        intrinsics=(float(focal), float(focal), size / 2, size / 2),
+        field_of_view=plan.camera.field_of_view,
+    )
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What each sample of a picture sees, before any light."""
+
+    triangle: Ints  # N, -1 where the room itself is seen
+    face: Ints  # N, the room's face behind the sample
+    depth: Floats  # N
+    points: Floats  # Nx3, world
+    owner: Ints  # of each triangle, the object's number
+    corners: Floats  # Tx3x3, world
+    colours: Floats  # Tx3
+    across: Floats  # Tx3, world normals of the triangles, towards the camera
+    inverse_depth: Floats  # Tx3, plane coefficients on the screen of ``size`` samples
+    size: int
+
+
+def _rays(camera: Camera, size: int) -> Floats:
+    """Nx3 world directions through the sample centres, of length 1 along the camera's axis."""
+    tangent = np.tan(np.radians(camera.field_of_view) / 2)
+    steps = ((np.arange(size) + 0.5) * 2 / size - 1) * tangent
+    x, y = np.meshgrid(steps, -steps)
+    local = np.stack([x.ravel(), y.ravel(), -np.ones(size * size)], 1).astype(np.float32)
+    return local @ camera.axes
+
+
+def _room(plan: Layout, rays: Floats) -> tuple[Ints, Floats]:
+    """The face of the room that each ray leaves through, and the depth of it."""
+    safe = np.where(np.abs(rays) < 1e-9, np.float32(1e-9), rays)
+    bound = np.where(safe > 0, plan.high, plan.low)
+    leave = (bound - plan.camera.position) / safe
+    x, y, z = leave.T
+    axis = np.where(y < np.minimum(x, z), 1, np.where(x < z, 0, 2))
+    take = axis[:, None]
+    beyond = np.take_along_axis(safe, take, 1)[:, 0] > 0
+    return 2 * axis + beyond, np.take_along_axis(leave, take, 1)[:, 0]
+
+
+def _trace(plan: Layout, size: int) -> Traced:
+    """Find what every sample sees."""
+    camera = plan.camera
+    corners = np.concatenate([o.corners for o in plan.objects])
+    colours = np.concatenate([o.colours for o in plan.objects])
+    owner = np.repeat(np.arange(len(plan.objects)), [len(o.corners) for o in plan.objects])
+    local = (corners - camera.position) @ camera.axes.T
+    ahead = extremes(-local[..., 2])[0] > NEAR
+    corners, colours, owner, local = corners[ahead], colours[ahead], owner[ahead], local[ahead]
+    focal = size / 2 / np.tan(np.radians(camera.field_of_view) / 2)
+    nearness = (-1 / local[..., 2]).astype(np.float32)
+    screen = local[..., :2] * nearness[..., None] * np.array([focal, -focal]) + size / 2
+    winner, inverse = rasterize(screen.astype(np.float32), nearness, size)
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    across /= np.linalg.norm(across, axis=1, keepdims=True) + 1e-12
+    away = ((corners[:, 0] - camera.position) * across).sum(1) > 0
+    across[away] *= -1
+    rays = _rays(camera, size)
+    face, depth = _room(plan, rays)
+    triangle = winner.ravel()
+    hit = np.flatnonzero(triangle >= 0)
+    a, b, c = inverse[triangle[hit]].T
+    row, column = np.divmod(hit, size)
+    seen = 1 / np.maximum(a * (column + 0.5) + b * (row + 0.5) + c, 1e-3)
+    depth[hit] = seen
+    points = camera.position + rays * depth[:, None]
+    return Traced(triangle, face, depth, points.astype(np.float32), owner, corners, colours, across, inverse, size)
+
+
+INWARD = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32)
+
+
+def _paint(plan: Layout, seen: Traced) -> tuple[Floats, Floats]:
+    """Albedo (Nx3) and own light (N) of every sample."""
+    colour = np.empty((len(seen.triangle), 3), np.float32)
+    glow = np.zeros(len(seen.triangle), np.float32)
+    hit = seen.triangle >= 0
+    colour[hit] = seen.colours[seen.triangle[hit]]
+    bare = np.flatnonzero(~hit)
+    face, point = seen.face[bare], seen.points[bare]
+    u = np.where(face < 2, point[:, 2], point[:, 0])
+    v = np.where((face == FLOOR) | (face == CEILING), point[:, 2], point[:, 1])
+    room = np.empty((len(bare), 3), np.float32)
+    shine = np.zeros(len(bare), np.float32)
+    kinds = np.where(face == FLOOR, 0, np.where(face == CEILING, 2, 1))
+    for kind, pattern in enumerate(plan.surfaces):
+        chosen = kinds == kind
+        if chosen.any():
+            room[chosen] = pattern.albedo(u[chosen], v[chosen])
+    for decal in plan.decals:
+        decal.paint(room, shine, face, u, v)
+    colour[bare], glow[bare] = room, shine
+    return colour, glow
+
+
+def _shade(plan: Layout, seen: Traced) -> Floats:
+    """Light on everything: side light with shadows, ambient, dark corners. Nx3, linear."""
+    light = plan.light
+    colour, glow = _paint(plan, seen)
+    normal = INWARD[seen.face]
+    hit = seen.triangle >= 0
+    normal[hit] = seen.across[seen.triangle[hit]]
+    lambert = np.maximum(normal @ light.towards, 0)
+    if light.shadows and len(seen.corners):
+        asked = np.flatnonzero(lambert > 0)
+        lambert[asked] *= shadow(seen.corners, seen.points[asked], light.towards)
+    gap = np.minimum(seen.points - plan.low, plan.high - seen.points)
+    least, greatest = extremes(gap)
+    second = gap @ np.ones(3, np.float32) - least - greatest
+    corner = 1 - 0.35 * np.exp(-np.maximum(second, 0) / 0.25)
+    sky = (0.8 + 0.2 * normal[:, 1]) * np.where(hit, 1, corner)
+    if light.shadows:
+        low = np.flatnonzero(~hit & (seen.points[:, 1] < 0.5))
+        x, y, z = seen.points[low].T
+        for thing in plan.objects:
+            flat = (x - thing.centre[0]) ** 2 + (z - thing.centre[2]) ** 2
+            sky[low] *= 1 - 0.45 * np.exp(-flat / (0.6 * thing.radius) ** 2 - np.maximum(y, 0) * 5)
+    facing = 0.12 * np.abs(normal @ plan.camera.axes[2])
+    lit = light.ambient * (sky + facing)[:, None] + light.colour * lambert[:, None]
+    return colour * np.maximum(lit, glow[:, None])
+
+
+def _develop(colour: Floats, plain_look: bool, rng: np.random.Generator) -> Bytes:
+    """From linear light to a noisy 8-bit picture."""
+    exposure = rng.uniform(0.9, 1.3)
+    curve = rng.uniform(0.8, 1.1)
+    tint = rng.normal(1, 0.03, 3)
+    noise = rng.normal(0, rng.uniform(2, 8) if plain_look else rng.uniform(0.5, 5), colour.shape)
+    shown = 255 * np.clip(colour * exposure * tint, 0, 1) ** curve + noise
+    return np.clip(np.round(shown), 0, 255).astype(np.uint8)
+
+
+def _truth(plan: Layout, seen: Traced, size: int) -> tuple[Floats, Floats, Bytes, Bytes]:
+    """Depth, normals, classes and instances at pixel centres.
+
+    The surface is that of one of the pixel's samples; its plane is evaluated at the centre.
+    """
+    coarse = np.arange(seen.size**2).reshape(seen.size, seen.size)[1::2, 1::2].ravel()
+    triangle, face = seen.triangle[coarse], seen.face[coarse]
+    rays = _rays(plan.camera, size)
+    axis = face // 2
+    bound = np.where(face % 2 == 1, plan.high[axis], plan.low[axis]) - plan.camera.position[axis]
+    along = np.take_along_axis(rays, axis[:, None], 1)[:, 0]
+    depth = bound / np.where(np.abs(along) < 1e-9, 1e-9, along)
+    hit = np.flatnonzero(triangle >= 0)
+    row, column = np.divmod(hit, size)
+    a, b, c = seen.inverse_depth[triangle[hit]].T
+    depth[hit] = 1 / np.maximum(a * (2 * column + 1) + b * (2 * row + 1) + c, 1e-6)
+    rough = seen.depth[coarse]
+    depth = np.clip(depth, 0.7 * rough, 1.4 * rough)  # where a grazing plane runs away at an edge
+    normal = INWARD[face]
+    normal[hit] = seen.across[triangle[hit]]
+    ids = np.array([classes().index(meshes()[o.mesh].group) for o in plan.objects])
+    segmentation = np.where(face == FLOOR, 0, np.where(face == CEILING, 2, 1)).astype(np.uint8)
+    segmentation[hit] = ids[seen.owner[triangle[hit]]]
+    instances = np.zeros(size * size, np.uint8)
+    instances[hit] = seen.owner[triangle[hit]] + 1
+    local = np.ascontiguousarray((normal @ plan.camera.axes.T).T)
+    shape = (size, size)
+    return (
+        depth.reshape(shape).astype(np.float32),
+        local.reshape(3, *shape).astype(np.float32),
+        segmentation.reshape(shape),
+        instances.reshape(shape),
+    )
+
+
+def _boxes(instances: Bytes, segmentation: Bytes) -> tuple[Floats, Ints]:
+    """Boxes (Nx4, xyxy) and classes (N) of the instances seen, at least 8 pixels of them."""
+    boxes, kinds = [], []
+    for number in range(1, int(instances.max()) + 1):
+        rows, columns = np.nonzero(instances == number)
+        if len(rows) >= 8:
+            boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            kinds.append(int(segmentation[rows[0], columns[0]]))
+    return np.array(boxes, np.float32).reshape(-1, 4), np.array(kinds, np.int64)

@@ -1,0 +1,89 @@
+"""What evaluation asks of a student, and the three ways in which it looks at one.
+
+Whatever is measured here is frozen: evaluation mode, no gradients, restored afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipzoo.types import ImageArray
+
+BATCH = 64
+
+
+class Student(Protocol):
+    """A CLIP model as evaluation sees it."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels of the images that it takes."""
+        ...
+
+    def maps(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
+        """Uint8 [B,H,W,3] -> feature maps [B,C,h,w], one a layer, no class token."""
+        ...
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Uint8 [B,H,W,3] -> unit vectors [B,D]."""
+        ...
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Texts -> unit vectors [B,D]."""
+        ...
+
+
+def features(student: Student, images: ImageArray, layers: Sequence[int] = (-1,), batch: int = BATCH) -> Tensor:
+    """Feature maps of images uint8 [N,H,W,3]: float32 [N,C,h,w] on the CPU.
+
+    Several layers are concatenated over C, resampled to the grid of the last one named.
+    """
+
+    def look(chunk: Tensor) -> Tensor:
+        maps = student.maps(chunk, layers=tuple(layers))
+        grid = (maps[-1].shape[-2], maps[-1].shape[-1])
+        return torch.cat([m if m.shape[-2:] == grid else F.adaptive_avg_pool2d(m, grid) for m in maps], 1)
+
+    return _over_images(student, images, look, batch)
+
+
+def embed_images(student: Student, images: ImageArray, batch: int = BATCH) -> Tensor:
+    """Images uint8 [N,H,W,3] -> unit vectors, float32 [N,D] on the CPU."""
+    return _over_images(student, images, student.encode_image, batch)
+
+
+def embed_texts(student: Student, texts: Sequence[str], batch: int = 4 * BATCH) -> Tensor:
+    """Texts -> unit vectors, float32 [N,D] on the CPU."""
+    with frozen(student):
+        parts = [student.encode_text(list(texts[i : i + batch])) for i in range(0, len(texts), batch)]
+    return torch.cat([part.float().cpu() for part in parts])
+
+
+@contextmanager
+def frozen(student: Student) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode of before comes back."""
+    training = isinstance(student, nn.Module) and student.training
+    if isinstance(student, nn.Module):
+        student.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if isinstance(student, nn.Module):
+            student.train(training)
+
+
+def _over_images(student: Student, images: ImageArray, look: Callable[[Tensor], Tensor], batch: int) -> Tensor:
+    weights = next(student.parameters(), None) if isinstance(student, nn.Module) else None
+    device = torch.device("cpu") if weights is None else weights.device
+    with frozen(student):
+        parts = [
+            look(torch.tensor(images[i : i + batch], device=device)).float().cpu() for i in range(0, len(images), batch)
+        ]
+    return torch.cat(parts)

@@ -1,0 +1,174 @@
+"""The rows without which a dense table proves nothing.
+
+position prior: one map for all images, the best constant that could be found; it never sees a picture.
+pixels + position: the same ridge on raw patches and the patch's place; what a student gives beyond its own
+input. random student: the same architecture, untrained; what the architecture alone gives. expert: its
+labels on the very pictures; the ceiling that the pseudo-labels could have. more labels: a student probed on
+truth plus pseudo-labels; what the label volume alone gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipzoo.errors import PlanError
+from clipzoo.evaluation.base import Student
+from clipzoo.evaluation.measure import Scored, rows
+from clipzoo.evaluation.probe import Dense, dense, dense_features, targets
+from clipzoo.evaluation.ridge import STRENGTHS
+from clipzoo.evaluation.sets import DenseSet, Truth
+from clipzoo.tasks.base import Convention
+from clipzoo.types import ImageArray
+
+Predict = Callable[[Sequence[ImageArray]], list[Any]]
+PATCH_SIDE = 16
+MEDIAN_IMAGES = 256
+
+
+def position_prior(train: DenseSet, validation: DenseSet, test: DenseSet) -> dict[str, Scored]:
+    """Score, task by task, the constant map that does best on validation by the task's headline.
+
+    The candidates are made of the right raw outputs of the probe split, pixel by pixel: their mean
+    (majority of one-hot classes, mean direction), their median (of log depth), and the mean less its
+    average over the image (which classes are more frequent here than elsewhere).
+    """
+    scored = {}
+    for name, truth in test.truth.items():
+        labels = [_constant(raw, train.truth[name]) for raw in _candidates(train.truth[name])]
+        known = [_score_constant(label, validation.truth[name], validation.keys) for label in labels]
+        scored[name] = _score_constant(labels[_best(known)], truth, test.keys)
+    return scored
+
+
+def pixels_position(
+    train: DenseSet,
+    validation: DenseSet,
+    test: DenseSet,
+    grid: tuple[int, int],
+    strengths: Sequence[float] = STRENGTHS,
+) -> Dense:
+    """The probe on raw patches of a ``grid`` (h, w), the student's, and one indicator a place."""
+    maps = [patches(part.images, grid) for part in (train, validation, test)]
+    return dense_features(maps, train, validation, test, strengths)
+
+
+def patches(images: ImageArray, grid: tuple[int, int], side: int = PATCH_SIDE) -> Tensor:
+    """Uint8 [N,H,W,3] -> raw patches as features, float32 [N, 3·p·q + h·w, h, w].
+
+    A patch is resampled to at most ``side`` pixels a side; the last h·w channels say where it lies.
+    """
+    (h, w), (N, H, W, _) = grid, images.shape
+    p, q = min(side, -(-H // h)), min(side, -(-W // w))
+    place = torch.eye(h * w).reshape(1, h * w, h, w)
+    parts = []
+    for i in range(0, N, 256):
+        x = torch.tensor(images[i : i + 256]).permute(0, 3, 1, 2).float() / 255
+        if (h * p, w * q) != (H, W):
+            x = F.interpolate(x, (h * p, w * q), mode="bilinear", antialias=True)
+        cut = x.reshape(len(x), 3, h, p, w, q).permute(0, 1, 3, 5, 2, 4).reshape(len(x), -1, h, w)
+        parts.append(torch.cat([cut, place.expand(len(x), -1, -1, -1)], 1))
+    return torch.cat(parts)
+
+
+def expert(
+    predict: Predict,
+    task: str,
+    test: DenseSet,
+    convention: Convention | None = None,
+    batch: int = 16,
+) -> Scored:
+    """Score an expert on the pictures of ``test``, at their own size where the set still knows them.
+
+    Args:
+        predict: images of one size, uint8 H×W×3 -> labels in the frame of each.
+        task: the task of the labels.
+        test: the set.
+        convention: what the expert's labels mean; by default what the truth means.
+        batch: images a call.
+
+    Raises:
+        PlanError: the expert names other classes than the truth.
+        LabelError: its labels cannot be judged by this truth.
+    """
+    truth = test.truth[task]
+    if convention is not None and convention.classes != truth.convention.classes:
+        raise PlanError(
+            f"the expert's {task} labels have the classes {convention.classes}, the truth {truth.convention.classes}: "
+            "ids of two label spaces cannot be compared; map the labels, or name an expert of that space"
+        )
+    labels: list[Any] = []
+    for some in _batches(test, batch):
+        views = [test.views[i].at(truth.size) for i, _ in some]
+        predicted = predict([image for _, image in some])
+        labels += [truth.task.view(label, view) for label, view in zip(predicted, views, strict=True)]
+    metric = truth.task.metric(truth.convention)
+    return Scored(task, test.keys, rows(metric, labels, truth.labels), metric, truth.convention)
+
+
+def more_labels(
+    student: Student,
+    train: DenseSet,
+    pseudo: DenseSet,
+    validation: DenseSet,
+    test: DenseSet,
+    layers: Sequence[int] = (-1,),
+) -> Dense:
+    """A student probed on truth plus pseudo-labels, so that a gain is not merely more label volume."""
+    return dense(student, train.extended(pseudo), validation, test, layers)
+
+
+def _batches(test: DenseSet, batch: int) -> Iterator[list[tuple[int, ImageArray]]]:
+    """Indices and images, at most ``batch`` consecutive ones of one size at a time."""
+    some: list[tuple[int, ImageArray]] = []
+    for i in range(len(test)):
+        image = test.images[i] if test.original is None else test.original(i)
+        if some and (len(some) == batch or image.shape != some[0][1].shape):
+            yield some
+            some = []
+        some.append((i, image))
+    if some:
+        yield some
+
+
+def _candidates(truth: Truth) -> list[Tensor]:
+    """Constant raw outputs [C,H,W]."""
+    channels = truth.task.channels(truth.convention)
+    total, count = torch.zeros(channels, *truth.size, dtype=torch.float64), torch.zeros(truth.size)
+    for raw, valid in targets(truth, truth.size, 32):
+        total += raw.double().sum(0)
+        count += valid.sum(0)
+    everywhere = total.sum((1, 2)) / count.sum().clamp_min(1)
+    mean = torch.where(count > 0, total / count.clamp_min(1), everywhere[:, None, None]).float()
+    return [mean, _median(truth, mean), mean - mean.mean((1, 2), keepdim=True)]
+
+
+def _median(truth: Truth, fallback: Tensor) -> Tensor:
+    """The median of the known values of each pixel, over `MEDIAN_IMAGES` images spread over the set."""
+    step = -(-len(truth) // MEDIAN_IMAGES)
+    some = Truth(truth.task, truth.convention, truth.labels[::step], truth.size)
+    parts = [torch.where(valid[:, None], raw, torch.nan) for raw, valid in targets(some, some.size, 32)]
+    median = torch.cat(parts).nanquantile(0.5, dim=0)
+    return torch.where(median.isnan(), fallback, median)
+
+
+def _constant(raw: Tensor, truth: Truth) -> Any:
+    return truth.task.predict(raw[None], truth.convention)[0]
+
+
+def _score_constant(label: Any, truth: Truth, keys: Sequence[str]) -> Scored:
+    metric = truth.task.metric(truth.convention)
+    shares = rows(metric, [label] * len(truth), truth.labels)
+    return Scored(truth.task.name, tuple(keys), shares, metric, truth.convention)
+
+
+def _best(scored: Sequence[Scored]) -> int:
+    """The index of the best by the headline."""
+    name, measure = next(iter(scored[0].measures.items()))
+    sign = 1 if measure.direction == "higher" else -1
+    return int(np.argmax([np.nan_to_num(sign * s.compute()[name], nan=-np.inf) for s in scored]))

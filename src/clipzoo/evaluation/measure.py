@@ -1,0 +1,102 @@
+"""What a measurement leaves behind: one row of additive shares an image, and how to read their sum.
+
+Scores of one set are compared image by image, so a `Scored` keeps the keys of its images, and can be stored
+(``.npz`` without pickles) by the process that had the model and read by the one that compares.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzoo import plugins
+from clipzoo.errors import DatasetError
+from clipzoo.tasks.base import Convention, Measure, Metric, Statistics
+
+RECOGNITION = ("zero_shot", "retrieval")
+"""The groups of measures that belong to no task; each is a module of this package with a ``METRIC``."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The shares of N images in the measures of one group.
+
+    ``group`` is a task's name, "zero_shot" or "retrieval"; ``statistics`` is float64 [N,S], a row of zeros
+    where an image has nothing to say; ``keys`` names the images in order.
+    """
+
+    group: str
+    keys: tuple[str, ...]
+    statistics: NDArray[np.float64]
+    metric: Metric
+    convention: Convention = field(default_factory=Convention)
+
+    def __post_init__(self) -> None:
+        assert self.statistics.ndim == 2
+        assert len(self.keys) == len(self.statistics)
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """``<group>/<measure>`` -> how to read it; the first is the headline."""
+        return {f"{self.group}/{name}": measure for name, measure in self.metric.measures.items()}
+
+    def compute(self, total: Statistics | None = None) -> dict[str, float]:
+        """``<group>/<measure>`` -> value of a sum of shares [S]; of all images if none is given."""
+        values = self.metric.compute(self.statistics.sum(0) if total is None else total)
+        return {f"{self.group}/{name}": float(values[name]) for name in self.metric.measures}
+
+    def each(self, measure: str) -> NDArray[np.float64]:
+        """One measure of every image alone, float64 [N]; NaN where nothing was valid."""
+        return np.array([self.metric.compute(row)[measure] for row in self.statistics], np.float64)
+
+    def select(self, keys: Collection[str]) -> Scored:
+        """The images that bear these keys, in the order of this score."""
+        wanted = set(keys)
+        rows = [i for i, key in enumerate(self.keys) if key in wanted]
+        return replace(self, keys=tuple(self.keys[i] for i in rows), statistics=self.statistics[rows])
+
+    def save(self, path: Path) -> None:
+        """Write as ``.npz`` of plain arrays."""
+        about = json.dumps({"group": self.group, "convention": self.convention.to_json()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            np.savez_compressed(file, about=about, keys=np.array(self.keys, np.str_), statistics=self.statistics)
+
+    @classmethod
+    def load(cls, path: Path) -> Scored:
+        """The inverse of `save`; `DatasetError` on anything else."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                about: dict[str, Any] = json.loads(str(data["about"]))
+                keys, statistics = tuple(map(str, data["keys"])), data["statistics"].astype(np.float64)
+        except (KeyError, ValueError, OSError) as error:
+            raise DatasetError(f"{path.name} holds no scores ({error}); run the evaluation again") from error
+        convention = Convention.from_json(about["convention"])
+        return cls(about["group"], keys, statistics, metric_of(about["group"], convention), convention)
+
+
+def metric_of(group: str, convention: Convention) -> Metric:
+    """The metric of a task, of "zero_shot" or of "retrieval"."""
+    if group in RECOGNITION:
+        found: Metric = importlib.import_module(f"clipzoo.evaluation.{group}").METRIC
+    else:
+        found = plugins.load("tasks", group).TASK.metric(convention)
+    return found
+
+
+def rows(metric: Metric, predictions: Iterable[Any], truths: Sequence[Any | None]) -> NDArray[np.float64]:
+    """Shares of predictions against truths, float64 [N,S]; a missing truth gives a row of zeros."""
+    shares = [
+        None if truth is None else metric.statistics(prediction, truth)
+        for prediction, truth in zip(predictions, truths, strict=True)
+    ]
+    width = next((len(share) for share in shares if share is not None), 1)
+    nothing = np.zeros(width)
+    return np.array([nothing if share is None else share for share in shares], np.float64).reshape(-1, width)

@@ -1,0 +1,229 @@
+"""The pictures on which students are measured, in memory at the student's size.
+
+All splits go through the one decoder and a deterministic view: the whole image squashed, or its largest
+centred crop with the aspect of the size (what OpenCLIP's evaluation transform sees).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipzoo import plugins, tasks
+from clipzoo.errors import DatasetError, PlanError
+from clipzoo.evaluation.datasets.base import Benchmark
+from clipzoo.readers import open_dataset
+from clipzoo.readers.base import Entry
+from clipzoo.store import Column, Store
+from clipzoo.tasks.base import Convention, Task
+from clipzoo.types import ImageArray, View, decode_image
+
+Crop = Literal["whole", "centre"]
+
+
+def view_of(image: ImageArray, size: tuple[int, int], crop: Crop) -> View:
+    """The deterministic view of an image at ``size`` (H, W)."""
+    return View.whole(size) if crop == "whole" else View.centre(image.shape[:2], size)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The labels of one task over a set, all of ``size`` (H, W); None where an image has none."""
+
+    task: Task[Any]
+    convention: Convention
+    labels: tuple[Any | None, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DenseSet:
+    """Images uint8 [N,H,W,3] with captions and, task by task, labels of the same views.
+
+    ``views`` and ``original`` (index -> decoded image of any size) let an expert see what it would see at
+    home.
+    """
+
+    images: ImageArray
+    keys: tuple[str, ...]
+    captions: tuple[str, ...]
+    views: tuple[View, ...]
+    truth: Mapping[str, Truth]
+    original: Callable[[int], ImageArray] | None = field(default=None, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def load(
+        cls,
+        location: str,
+        labels: str | Path,
+        size: tuple[int, int],
+        *,
+        columns: Mapping[str, str] | None = None,
+        label_size: tuple[int, int] | None = None,
+        crop: Crop = "whole",
+        limit: int | None = None,
+    ) -> DenseSet:
+        """Read a dataset and columns of a store.
+
+        Args:
+            location: a dataset that some reader opens.
+            labels: the root of a store.
+            size: (H, W) of the images, the student's.
+            columns: task -> column; by default every ``<task>/truth`` whose labels are maps.
+            label_size: (H, W) of the labels; by default ``size``.
+            crop: "whole" or "centre".
+            limit: read this many images at most, the first ones.
+
+        Raises:
+            DatasetError: no usable image; PlanError: no truth; StoreError: a column or shard is missing.
+        """
+        reader = open_dataset(location)
+        entries = [e for shard in reader.shards for e in reader.index(shard) if e.error is None][:limit]
+        if not entries:
+            raise DatasetError(f"{location} has no usable image; run the validator on it to see the reasons")
+
+        def original(index: int) -> ImageArray:
+            return decode_image(reader.read(entries[index]).image)
+
+        samples = [reader.read(entry) for entry in entries]
+        images, views = _decode([sample.image for sample in samples], size, crop)
+        store = Store(labels)
+        truth = {
+            task: _truth(store.column(*name.split("/", 1)), entries, views, label_size or size)
+            for task, name in (columns or _truth_columns(store, labels)).items()
+        }
+        captions = tuple(sample.caption for sample in samples)
+        return cls(images, tuple(e.key for e in entries), captions, tuple(views), truth, original)
+
+    def select(self, indices: Sequence[int]) -> DenseSet:
+        """Some of the images, in the order given."""
+        rows, original = list(indices), self.original
+        truth = {
+            name: replace(truth, labels=tuple(truth.labels[i] for i in rows)) for name, truth in self.truth.items()
+        }
+        return DenseSet(
+            self.images[rows],
+            tuple(self.keys[i] for i in rows),
+            tuple(self.captions[i] for i in rows),
+            tuple(self.views[i] for i in rows),
+            truth,
+            None if original is None else lambda i: original(rows[i]),
+        )
+
+    def extended(self, other: DenseSet) -> DenseSet:
+        """These images and those of ``other`` for the tasks of this set: truth plus pseudo-labels.
+
+        Raises:
+            PlanError: labels of the two sets differ in convention or size.
+        """
+        truth = {name: _joined(own, other.truth.get(name), len(other)) for name, own in self.truth.items()}
+        return DenseSet(
+            np.concatenate([self.images, other.images]),
+            self.keys + other.keys,
+            self.captions + other.captions,
+            self.views + other.views,
+            truth,
+        )
+
+
+@dataclass(frozen=True)
+class ZeroShotSet:
+    """Images uint8 [N,H,W,3], class indices [N], names by index, templates with ``{c}``."""
+
+    images: ImageArray
+    keys: tuple[str, ...]
+    targets: tuple[int, ...]
+    classnames: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    @classmethod
+    def load(
+        cls, location: str, size: tuple[int, int], *, crop: Crop = "whole", layout: str = "webdataset"
+    ) -> ZeroShotSet:
+        """Read a benchmark of ``layout``; `DatasetError` if it has no classes."""
+        found = _benchmark(location, layout)
+        if not found.targets:
+            raise DatasetError(f"{location} has no class indices (.cls); zero-shot needs one a picture")
+        images, _ = _decode(found.images, size, crop)
+        return cls(images, found.keys, found.targets, found.classnames, found.templates)
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Images uint8 [N,H,W,3], each with its captions (at least one)."""
+
+    images: ImageArray
+    keys: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def load(
+        cls, location: str, size: tuple[int, int], *, crop: Crop = "whole", layout: str = "webdataset"
+    ) -> RetrievalSet:
+        """Read a benchmark of ``layout``; pictures without a caption are left out."""
+        found = _benchmark(location, layout)
+        rows = [i for i, captions in enumerate(found.captions) if captions]
+        if not rows:
+            raise DatasetError(f"{location} has no captions (.txt); retrieval needs one a picture")
+        images, _ = _decode([found.images[i] for i in rows], size, crop)
+        return cls(images, tuple(found.keys[i] for i in rows), tuple(found.captions[i] for i in rows))
+
+
+def _benchmark(location: str, layout: str) -> Benchmark:
+    found: Benchmark = plugins.load("evaluation.datasets", layout).read(location)
+    return found
+
+
+def _decode(files: Sequence[bytes], size: tuple[int, int], crop: Crop) -> tuple[ImageArray, list[View]]:
+    images, views = np.empty((len(files), *size, 3), np.uint8), []
+    for i, data in enumerate(files):
+        image = decode_image(data)
+        views.append(view_of(image, size, crop))
+        images[i] = views[-1].image(image)
+    return images, views
+
+
+def _truth_columns(store: Store, labels: str | Path) -> dict[str, str]:
+    truths = {column.task: column.name for column in store.columns() if column.slug == "truth"}
+    maps = {task: name for task, name in truths.items() if tasks.get(task).extension == "png"}
+    if not maps:
+        has = ", ".join(column.name for column in store.columns()) or "none"
+        raise PlanError(f"{labels} has no column <task>/truth of maps; it has: {has}; name the columns")
+    return maps
+
+
+def _truth(column: Column, entries: Sequence[Entry], views: Sequence[View], size: tuple[int, int]) -> Truth:
+    task = tasks.get(column.task)
+    rows = {
+        (shard, row["key"]): row
+        for shard in sorted({entry.shard for entry in entries})
+        for row in column.rows(shard).to_pylist()
+        if row["error"] is None
+    }
+    labels = []
+    for entry, view in zip(entries, views, strict=True):
+        row = rows.get((entry.shard, entry.key))
+        label = None if row is None else column.label(entry.shard, row)
+        labels.append(None if label is None else task.view(label, view.at(size)))
+    return Truth(task, column.convention, tuple(labels), size)
+
+
+def _joined(own: Truth, other: Truth | None, count: int) -> Truth:
+    if other is None:
+        return replace(own, labels=own.labels + (None,) * count)
+    if (own.convention, own.size) != (other.convention, other.size):
+        raise PlanError(
+            f"{own.task.name} labels of {own.convention}, {own.size} do not join those of "
+            f"{other.convention}, {other.size}; read both with one label_size and from columns of one convention"
+        )
+    return replace(own, labels=own.labels + other.labels)

@@ -1,0 +1,99 @@
+"""All measurements of one student, over the splits of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
+from clipzoo.evaluation.arms import Run
+from clipzoo.evaluation.base import Student, features
+from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.sets import DenseSet, RetrievalSet, ZeroShotSet
+
+SCORED = ("validation", "test", "heldout")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What there is to measure, split by split: ``probe`` fits, ``validation`` chooses, the others are reported."""
+
+    dense: Mapping[str, DenseSet]
+    zero_shot: Mapping[str, ZeroShotSet]
+    retrieval: Mapping[str, RetrievalSet]
+    size: tuple[int, int]
+    layers: tuple[int, ...] = (-1,)
+
+    @classmethod
+    def load(
+        cls, folders: Mapping[str, Path], size: tuple[int, int], label_stride: int = 2, layers: Sequence[int] = (-1,)
+    ) -> Suite:
+        """Read the benchmark folders of the splits (see the recipe's ``evaluation``).
+
+        Args:
+            folders: split -> folder with ``images/`` and, for dense tasks, ``truth/``.
+            size: (H, W) of the student's images.
+            label_stride: image pixels per pixel of the labels that are compared.
+            layers: of the vision tower that probes read.
+        """
+        label_size = (size[0] // label_stride, size[1] // label_stride)
+        dense = {
+            split: DenseSet.load(str(folder / "images"), folder / "truth", size, label_size=label_size)
+            for split, folder in folders.items()
+            if (folder / "truth").is_dir()
+        }
+        images = {split: str(folder / "images") for split, folder in folders.items() if split in SCORED}
+        named = {s: path for s, path in images.items() if (Path(path) / "classnames.txt").exists()}
+        return cls(
+            dense,
+            {split: ZeroShotSet.load(path, size) for split, path in named.items()},
+            {split: RetrievalSet.load(path, size) for split, path in images.items()},
+            size,
+            tuple(layers),
+        )
+
+    def recognition(self, student: Student, split: str) -> dict[str, Scored]:
+        """Zero-shot and retrieval of a student on a split, as far as there is data for them."""
+        scored = {}
+        if split in self.zero_shot:
+            scored["zero_shot"] = zero_shot.evaluate(student, self.zero_shot[split])
+        if split in self.retrieval:
+            scored["retrieval"] = retrieval.evaluate(student, self.retrieval[split])
+        return scored
+
+    def probes(self, student: Student) -> dict[str, probe.Probe]:
+        """The fitted dense probes of a student, task by task; nothing where there is no truth."""
+        if not {"probe", "validation"} <= set(self.dense):
+            return {}
+        fit, choose = self.dense["probe"], self.dense["validation"]
+        maps = [features(student, part.images, self.layers) for part in (fit, choose)]
+        return {task: probe.fit(maps[0], fit.truth[task], maps[1], choose.truth[task]) for task in fit.truth}
+
+    def measure(self, student: Student, splits: Sequence[str]) -> dict[str, dict[str, Scored]]:
+        """Split -> group of measures -> scores."""
+        probes = self.probes(student)
+        scored = {}
+        for split in splits:
+            scored[split] = self.recognition(student, split)
+            if probes and split in self.dense:
+                part = self.dense[split]
+                maps = features(student, part.images, self.layers)
+                scored[split] |= {t: p.score(maps, part.truth[t], part.keys) for t, p in probes.items()}
+        return scored
+
+    def baselines(
+        self, split: str, random_student: Student, experts: Mapping[str, Callable[..., list[object]]]
+    ) -> dict[str, Run]:
+        """Baseline -> group -> scores on a split; ``experts`` maps a task to its prediction of images."""
+        if not {"probe", "validation", split} <= set(self.dense):
+            return {}
+        parts = [self.dense[name] for name in ("probe", "validation", split)]
+        h, w = features(random_student, parts[0].images[:1], self.layers).shape[-2:]
+        tested = parts[-1]
+        return {
+            "position_prior": baselines.position_prior(*parts),
+            "pixels_position": baselines.pixels_position(*parts, grid=(h, w)).scored,
+            "random_student": probe.dense(random_student, *parts, self.layers).scored,
+            "expert": {t: baselines.expert(p, t, tested) for t, p in experts.items() if t in tested.truth},
+        }

@@ -1,0 +1,91 @@
+"""From a shard to batches of images of one size, with bounded memory.
+
+The composition of batches is a function of the shard and the batch size alone: not of threads, of other experts in
+the same pass, or of what an earlier run had done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from clipzoo.errors import SampleError
+from clipzoo.readers import Entry, Reader
+from clipzoo.types import ImageArray, decode_image
+
+PENDING_PIXELS = 64_000_000
+"""Images of odd sizes wait for others of their size until so many pixels wait: 200 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A sample's key with its image, or with the reason why there is none."""
+
+    key: str
+    image: ImageArray | None
+    error: str = ""
+
+
+Batch = list[tuple[str, ImageArray]]
+"""(key, uint8 H×W×3 RGB), all of one size."""
+
+
+def decode(reader: Reader, entry: Entry) -> Decoded:
+    """Read and decode one sample; what is wrong with it becomes its ``error``."""
+    if entry.error is not None:
+        return Decoded(entry.key, None, entry.error)
+    try:
+        return Decoded(entry.key, decode_image(reader.read(entry).image))
+    except SampleError as error:
+        return Decoded(entry.key, None, str(error))
+    except (MemoryError, OSError) as error:
+        return Decoded(entry.key, None, f"cannot read the sample: {type(error).__name__}: {error}")
+
+
+def decoded(
+    reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[Decoded]:
+    """The samples in their order, at most ``ahead`` of them decoded before they are asked for."""
+    waiting: deque[Future[Decoded]] = deque()
+    try:
+        for entry in entries:
+            waiting.append(pool.submit(decode, reader, entry))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@dataclass
+class Batcher:
+    """Collects images by size and hands on full batches."""
+
+    size: int
+    take: Callable[[Batch], None]
+    _buckets: dict[tuple[int, int], Batch] = field(default_factory=dict)
+    _pixels: int = 0
+
+    def add(self, key: str, image: ImageArray) -> None:
+        """Add an image; a batch that it fills is taken, and the largest ones when too much waits."""
+        shape = (image.shape[0], image.shape[1])
+        self._buckets.setdefault(shape, []).append((key, image))
+        self._pixels += shape[0] * shape[1]
+        if len(self._buckets[shape]) >= self.size:
+            self._hand_on(shape)
+        while self._pixels > PENDING_PIXELS:
+            self._hand_on(max(self._buckets, key=lambda s: (s[0] * s[1] * len(self._buckets[s]), s)))
+
+    def flush(self) -> None:
+        """Hand on what is left."""
+        for shape in sorted(self._buckets):
+            self._hand_on(shape)
+
+    def _hand_on(self, shape: tuple[int, int]) -> None:
+        batch = self._buckets.pop(shape)
+        self._pixels -= shape[0] * shape[1] * len(batch)
+        self.take(batch)

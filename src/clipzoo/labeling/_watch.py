@@ -1,0 +1,148 @@
+"""What watches a run: signals, the budget of errors, the progress bar."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clipzoo.errors import ClipzooError, DatasetError, ExpertError
+
+EARLIEST = 100
+"""The budget is not judged on fewer samples than these, unless there are no more."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by a signal; its state is whole and the same call goes on with it."""
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked the run to end."""
+
+    signal: str = ""
+
+    def check(self) -> None:
+        """Raise `Interrupted` if one did."""
+        if self.signal:
+            raise Interrupted(self.signal)
+
+
+@contextmanager
+def signals() -> Iterator[Stop]:
+    """SIGINT and SIGTERM set the yielded flag once; a second one acts as it did before.
+
+    Only the main thread may handle signals; elsewhere the flag is never set.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.signal = signal.Signals(number).name
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.getsignal(number) or signal.SIG_DFL
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Budget:
+    """The share of samples of a column that may fail, counted over the column's committed shards and this run."""
+
+    column: str
+    allowed: float
+    seen: int = 0
+    failed: int = 0
+    by_sample: int = 0  # failures that no expert had a part in
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def note(self, error: str = "", by_sample: bool = False) -> None:
+        """Count a sample, with its reason if it failed; the budget is judged when enough have been seen."""
+        self.seen += 1
+        if error:
+            self.failed += 1
+            self.by_sample += by_sample
+            self.reasons[kind_of(error)] += 1
+            if self.seen >= EARLIEST:
+                self.judge()
+
+    def judge(self) -> None:
+        """Raise `DatasetError` or `ExpertError`, whoever caused most failures, if too many samples failed."""
+        if self.failed <= self.allowed * self.seen:
+            return
+        cause: type[ClipzooError] = DatasetError if 2 * self.by_sample > self.failed else ExpertError
+        raise cause(
+            f"labelling stopped: {self.failed} of {self.seen} samples of {self.column} failed "
+            f"({self.failed / self.seen:.1%}), more than max_failures={self.allowed:g} allows:\n"
+            + summary(self.reasons)
+            + "\nThe shard in work was dropped, those before it are kept. Mend the cause and run the same again, or "
+            "allow more by max_failures."
+        )
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what differs from sample to sample: up to its first colon, bracket or line's end."""
+    return re.split(r"[:;(\n]", reason, maxsplit=1)[0].strip() or reason.strip()
+
+
+def summary(reasons: Counter[str]) -> str:
+    """Reasons by how often they occurred, a line each."""
+    return "\n".join(f"  {count} × {reason}" for reason, count in reasons.most_common(10))
+
+
+class Bar:
+    """Shards done, images a second and failures, on standard error."""
+
+    def __init__(self, shards: int, shown: bool) -> None:
+        self._progress = Progress(
+            TextColumn("labelling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("shards  {task.fields[images]} images  {task.fields[rate]:.1f}/s  {task.fields[failures]} failed"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not shown,
+        )
+        self._task = self._progress.add_task("labelling", total=shards, images=0, rate=0.0, failures=0)
+        self.images = self.failures = 0
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def image(self) -> None:
+        """An image has been decoded."""
+        self.images += 1
+        elapsed = self._progress.tasks[0].elapsed or 0.0
+        rate = self.images / elapsed if elapsed else 0.0
+        self._progress.update(self._task, images=self.images, rate=rate)
+
+    def failed(self) -> None:
+        """A label is missing."""
+        self.failures += 1
+        self._progress.update(self._task, failures=self.failures)
+
+    def shard(self) -> None:
+        """A shard is committed."""
+        self._progress.advance(self._task)

@@ -1,0 +1,192 @@
+"""``label``: experts over a dataset into a store, resumable at any shard."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from clipzoo import experts as zoo
+from clipzoo import tasks
+from clipzoo.errors import ExpertError, StoreError
+from clipzoo.experts.base import Expert
+from clipzoo.labeling import plan
+from clipzoo.labeling._watch import Bar, Budget, Interrupted, kind_of, signals
+from clipzoo.labeling.local import Work, label_shards
+from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.store import Column, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnReport:
+    """What a column holds after a run, and what it cost over all runs."""
+
+    task: str
+    slug: str
+    path: Path
+    shards: int
+    labels: int
+    failures: int
+    bytes: int
+    seconds: float
+    labelled: int
+    """Labels made by this run."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Kinds of failure -> how many samples, in the whole column."""
+
+    @property
+    def bytes_per_image(self) -> float:
+        """Of a label on disk; NaN if there is none."""
+        return self.bytes / self.labels if self.labels else float("nan")
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Of predicting and encoding; NaN if there is no row."""
+        rows = self.labels + self.failures
+        return self.seconds / rows if rows else float("nan")
+
+
+def label(
+    data: str,
+    experts: Sequence[str | Expert],
+    out: str | Path,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    max_failures: float = 0.05,
+    retry_failed: bool = False,
+    shards: Collection[str] | None = None,
+    progress: bool = True,
+) -> list[ColumnReport]:
+    """Label a dataset with experts; what is labelled already is left as it is.
+
+    Args:
+        data: a folder of shards, one shard, or a glob or brace pattern.
+        experts: URIs or experts; all of them share one decode of each image.
+        out: the store; made if it is not there. It must lie outside of ``data``.
+        device: "auto" is "cuda" where there is one, else "cpu".
+        batch_size: the largest batch; by default each expert's own.
+        max_failures: the share of a column's samples that may fail before the run stops.
+        retry_failed: do again the samples that failed in earlier runs; their shards' labels are kept.
+        shards: names of the shards to label; all by default.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        DatasetError: the dataset cannot be read, or too many of its samples fail.
+        ExpertError: an expert cannot be made or loaded, or fails too often.
+        StoreError: the store is of another dataset or other weights, or in use.
+        Interrupted: SIGINT or SIGTERM; the same call goes on where this one stopped.
+    """
+    reader = open_dataset(data)
+    _apart(data, Path(out))
+    made = _experts(experts, batch_size)
+    identity = fingerprint(reader)
+    store = Store(out)
+    columns = [store.create(expert.card, identity) for expert in made]
+    with ExitStack() as stack:
+        for column in sorted(columns, key=lambda c: c.path):
+            stack.enter_context(column.lock())
+        jobs = plan.missing(reader, columns, shards, retry_failed)
+        budgets = [_budget(column, max_failures, retry_failed) for column in columns]
+        works = [
+            Work(expert, column, budget, batch_size or expert.batch_size)
+            for expert, column, budget in zip(made, columns, budgets, strict=True)
+        ]
+        _load(works, jobs, _device(device))
+        if batch_size is None:
+            for work in works:
+                work.batch_size = work.expert.batch_size  # loading may have shown that it must be 1
+        _run(reader, jobs, works, progress)
+        return [report(work.column, work.labelled) for work in works]
+
+
+def _run(reader: Reader, jobs: Sequence[plan.Job], works: Sequence[Work], progress: bool) -> None:
+    active = [work for i, work in enumerate(works) if any(i in job.columns for job in jobs)]
+    for work in active:
+        work.column.start(batch_size=work.batch_size)
+    try:
+        with signals() as stop, Bar(len(jobs), progress) as bar:
+            label_shards(reader, jobs, works, stop, bar)
+    except KeyboardInterrupt as error:
+        raise Interrupted(_how_to_go_on(jobs, works, str(error))) from None
+    finally:
+        for work in active:
+            work.column.finish(work.unnoted(), labelled=work.labelled)
+
+
+def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) -> str:
+    left = sum(any(job.shard not in works[i].column.committed() for i in job.columns) for job in jobs)
+    return (
+        f"labelling was stopped by {signal or 'SIGINT'}; the shard in work was dropped, {left} of {len(jobs)} shards "
+        "are left: run the same again to go on"
+    )
+
+
+def _apart(data: str, out: Path) -> None:
+    """A store's tars in the dataset's folder would be taken for shards by the next run."""
+    folder = Path(data).expanduser()
+    if folder.is_dir() and folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise StoreError(
+            f"the store {str(out)!r} lies inside of the dataset {data!r}, whose tars are its shards: give an output "
+            "folder beside it"
+        )
+
+
+def _experts(given: Sequence[str | Expert], batch_size: int | None) -> list[Expert]:
+    if not given:
+        raise ExpertError("no expert was given; name at least one, as 'demo:segmentation'")
+    if batch_size is not None and batch_size < 1:
+        raise ExpertError(f"batch_size={batch_size} is no size of a batch; give 1 or more")
+    made = [zoo.create(expert) if isinstance(expert, str) else expert for expert in given]
+    names = Counter((expert.card.task, expert.card.slug) for expert in made)
+    for (task, slug), count in names.items():
+        tasks.get(task)
+        if count > 1:
+            raise ExpertError(f"{count} experts would write the column {task}/{slug}; give each once")
+    return made
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _load(works: Sequence[Work], jobs: Sequence[plan.Job], device: str) -> None:
+    needed = {i for job in jobs for i in job.columns}
+    for i in sorted(needed):
+        works[i].expert.load(device)
+
+
+def _budget(column: Column, allowed: float, retry_failed: bool) -> Budget:
+    """The budget of a column, with its committed shards counted; failures to be retried are not."""
+    budget = Budget(column.name, allowed)
+    for shard in column.committed():
+        if retry_failed and plan.has_failures(column, shard):
+            continue
+        errors = column.rows(shard)["error"]
+        budget.seen += len(errors)
+        for error in errors.drop_null().to_pylist():
+            budget.failed += 1
+            budget.reasons[kind_of(error)] += 1
+    return budget
+
+
+def report(column: Column, labelled: int = 0) -> ColumnReport:
+    """What a column holds, from its manifest and rows."""
+    column = Column(column.path)
+    counts = column.manifest.counts
+    found: Counter[str] = Counter()
+    for shard in column.committed() if counts.failures else ():
+        found.update(kind_of(error) for error in column.rows(shard)["error"].drop_null().to_pylist())
+    return ColumnReport(
+        column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,
+        column.manifest.seconds, labelled, dict(found.most_common()),
+    )  # fmt: skip

@@ -1,0 +1,186 @@
+"""The engine for one machine: every image is read and decoded once for all experts of the pass.
+
+A shard's columns are committed one after the other when the shard is done; a shard in work when the run ends, for
+whatever reason, leaves nothing behind, and the next run does it again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipzoo.errors import LabelError
+from clipzoo.experts.base import Expert
+from clipzoo.labeling._batches import Batch, Batcher, decoded
+from clipzoo.labeling._watch import Bar, Budget, Stop
+from clipzoo.labeling.plan import Job
+from clipzoo.readers import Entry, Reader
+from clipzoo.store import Column, ColumnWriter
+from clipzoo.store.manifest import append_run
+
+THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
+AHEAD = 4
+"""Images decoded ahead of the experts, per thread."""
+
+
+@dataclass
+class Work:
+    """An expert, its column and what this run has done for it."""
+
+    expert: Expert
+    column: Column
+    budget: Budget
+    batch_size: int
+    seconds: float = 0.0
+    """In predicting and encoding; decoding is shared and not counted."""
+    noted: float = 0.0
+    """The part of ``seconds`` that ``runs.jsonl`` has."""
+    labelled: int = 0
+
+    def unnoted(self) -> float:
+        """The seconds since the last call."""
+        fresh, self.noted = self.seconds - self.noted, self.seconds
+        return round(fresh, 4)
+
+
+@dataclass
+class Pass:
+    """One shard of one column while it is being written."""
+
+    work: Work
+    writer: ColumnWriter
+    stop: Stop
+    bar: Bar
+    kept: set[str] = field(default_factory=set)
+    batcher: Batcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batcher = Batcher(self.work.batch_size, self.predict)
+
+    def keep(self, previous: Column, shard: str) -> None:
+        """Take over the labels of an earlier run; what failed then is done again."""
+        for row in previous.rows(shard).to_pylist():
+            if row["size"] is not None:
+                data = previous.read(shard, row["offset"], row["size"])
+                self.writer.copy(row["key"], data, row["valid_share"], row["confidence"])
+                self.kept.add(row["key"])
+                self.work.budget.note()
+
+    def fail(self, key: str, reason: str, by_sample: bool = False) -> None:
+        """A sample gets no label; raises if the budget is used up."""
+        self.writer.fail(key, reason)
+        self.bar.failed()
+        self.work.budget.note(reason, by_sample)
+
+    def predict(self, batch: Batch) -> None:
+        """Label a batch; where it fails as a whole, image by image, so that only the guilty one is a failure."""
+        self.stop.check()
+        start = time.perf_counter()
+        try:
+            found = self._call(batch)
+            for (key, _), label in zip(batch, found, strict=True):
+                self._write(key, label)
+        finally:
+            self.work.seconds += time.perf_counter() - start
+
+    def _call(self, batch: Batch) -> list[Any]:
+        """Labels of a batch, an exception in the place of one that could not be made."""
+        expert = self.work.expert
+        try:
+            labels = list(expert.predict([image for _, image in batch]))
+            if len(labels) != len(batch):
+                raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
+            return labels
+        except Exception as error:  # an expert is anybody's code
+            if len(batch) == 1:
+                return [error]
+        return [label for sample in batch for label in self._alone(sample)]
+
+    def _alone(self, sample: tuple[str, Any]) -> list[Any]:
+        self.stop.check()
+        return self._call([sample])
+
+    def _write(self, key: str, label: Any) -> None:
+        reason = f"the expert failed: {type(label).__name__}: {label}" if isinstance(label, Exception) else ""
+        if not reason:
+            try:
+                self.writer.add(key, label)
+            except LabelError as error:
+                reason = f"the expert gave no sound label: {error}"
+            except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
+                reason = f"the expert gave a {type(label).__name__}, no label of its task: {error}"
+        if reason:
+            self.fail(key, reason)
+        else:
+            self.work.labelled += 1
+            self.work.budget.note()
+
+
+def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], stop: Stop, bar: Bar) -> None:
+    """Do the jobs, one shard after the other.
+
+    Raises:
+        Interrupted: a signal came; shards before this one are committed.
+        DatasetError, ExpertError: too many samples failed.
+    """
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
+        for number, job in enumerate(jobs, 1):
+            chosen = [works[i] for i in job.columns]
+            _label_shard(reader, job.shard, chosen, pool, stop, bar, last=number == len(jobs))
+            bar.shard()
+
+
+def _label_shard(
+    reader: Reader, shard: str, works: Sequence[Work], pool: ThreadPoolExecutor, stop: Stop, bar: Bar, last: bool
+) -> None:
+    entries = reader.index(shard)
+    keys = [entry.key for entry in entries]
+    with ExitStack() as stack:
+        passes = [Pass(work, stack.enter_context(ColumnWriter(work.column, shard, keys)), stop, bar) for work in works]
+        for one in passes:
+            if shard in one.work.column.committed():
+                one.keep(one.work.column, shard)
+        _feed(reader, entries, passes, pool, stop, bar)
+        for one in passes:
+            one.batcher.flush()
+        if last:
+            for one in passes:
+                one.work.budget.judge()
+        stop.check()
+    for one in passes:
+        _note(one, shard)
+
+
+def _feed(
+    reader: Reader, entries: Sequence[Entry], passes: Sequence[Pass], pool: ThreadPoolExecutor, stop: Stop, bar: Bar
+) -> None:
+    """Give every image to every pass that has no label of it yet."""
+    everywhere = set.intersection(*(one.kept for one in passes))
+    wanted = [entry for entry in entries if entry.key not in everywhere]
+    for sample in decoded(reader, wanted, pool, AHEAD * THREADS):
+        stop.check()
+        bar.image()
+        for one in passes:
+            if sample.key in one.kept:
+                continue
+            if sample.image is None:
+                one.fail(sample.key, sample.error, by_sample=True)
+            else:
+                one.batcher.add(sample.key, sample.image)
+
+
+def _note(one: Pass, shard: str) -> None:
+    """A line of cost; a run that is killed later has at least paid for this."""
+    append_run(
+        one.work.column.path,
+        event="shard",
+        shard=shard,
+        seconds=one.work.unnoted(),
+        rows=len(one.writer.keys or ()),
+        failures=one.writer.failures,
+    )

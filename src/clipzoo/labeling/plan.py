@@ -1,0 +1,58 @@
+"""What is left to do: which shards lack which columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from clipzoo.errors import DatasetError
+from clipzoo.readers import Reader
+from clipzoo.store import Column
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A shard and the columns, by their place in the run, that it is to be labelled for."""
+
+    shard: str
+    columns: tuple[int, ...]
+
+
+def missing(
+    reader: Reader,
+    columns: Sequence[Column],
+    shards: Collection[str] | None = None,
+    retry_failed: bool = False,
+) -> list[Job]:
+    """The shards (out of ``shards``, or all) that lack a column, in the dataset's order.
+
+    With ``retry_failed`` a committed shard with failures counts as lacking.
+
+    Raises:
+        DatasetError: ``shards`` names one that the dataset does not have.
+    """
+    wanted = _chosen(reader, shards)
+    done = [_done(column, retry_failed) for column in columns]
+    jobs = [Job(shard, tuple(i for i, have in enumerate(done) if shard not in have)) for shard in wanted]
+    return [job for job in jobs if job.columns]
+
+
+def _chosen(reader: Reader, shards: Collection[str] | None) -> list[str]:
+    if shards is None:
+        return list(reader.shards)
+    unknown = sorted(set(shards) - set(reader.shards))
+    if unknown:
+        have = ", ".join(reader.shards[:5]) + (", …" if len(reader.shards) > 5 else "")
+        raise DatasetError(f"{reader.location!r} has no shard {unknown[0]!r}; it has: {have}")
+    return [shard for shard in reader.shards if shard in set(shards)]
+
+
+def _done(column: Column, retry_failed: bool) -> set[str]:
+    have = column.committed()
+    return {shard for shard in have if not has_failures(column, shard)} if retry_failed else have
+
+
+def has_failures(column: Column, shard: str) -> bool:
+    """Whether any sample of a committed shard has no label."""
+    errors = column.rows(shard)["error"]
+    return bool(errors.null_count < len(errors))

@@ -1,0 +1,30 @@
+"""Angular error of directions: 1 − cosine, the mean over all known pixels of the batch.
+
+As in Bansal, Russell and Gupta, "Marr Revisited" (2016, arXiv 1604.01347), section 3, which minimises the
+cosine.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clipzoo.losses._masked import batch_mean
+
+
+def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Tensor:
+    """1 − p·t / √(|p|² + ε²), in [0, 2].
+
+    Args:
+        prediction: [B,C,H,W], of any length. target: [B,C,H,W] unit vectors; anything where not valid.
+        valid: bool [B,H,W]. eps: the length below which a prediction counts as having no direction; it
+        bounds the gradient there by 1/ε.
+
+    Returns:
+        a scalar; 0 with the graph attached if nothing is valid.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    p = torch.where(valid[:, None], prediction.to(dtype), 0)
+    t = torch.where(valid[:, None], target.to(dtype), 0)
+    cosine = (p * t).sum(1) / torch.sqrt(p.square().sum(1) + eps**2)
+    return batch_mean(1 - cosine, valid)

@@ -1,0 +1,26 @@
+"""Cross-entropy of class logits, the mean over all known pixels of the batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipzoo.losses._masked import batch_mean
+
+
+def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """−log softmax(prediction)[target], in nats.
+
+    Args:
+        prediction: [B,K,H,W] logits.
+        target: int64 [B,H,W] class ids in [0, K); anything where not valid.
+        valid: bool [B,H,W].
+
+    Returns:
+        a scalar; 0 with the graph attached if nothing is valid.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    logits = torch.where(valid[:, None], prediction.to(dtype), 0)
+    ids = torch.where(valid, target, 0)
+    return batch_mean(F.cross_entropy(logits, ids, reduction="none"), valid)

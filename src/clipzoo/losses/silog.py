@@ -1,0 +1,35 @@
+"""Scale-invariant logarithmic error of metric depth.
+
+Eigen, Puhrsch and Fergus, "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network" (2014,
+arXiv 1406.2283), equation 4; its square root with λ = 0.85 is that of Lee et al., "From Big to Small" (2019,
+arXiv 1907.10326), equation 4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clipzoo.losses._masked import batch_mean, centred, image_mean, known
+
+
+def loss(prediction: Tensor, target: Tensor, valid: Tensor, lam: float = 0.85, eps: float = 1e-3) -> Tensor:
+    """√(mean d² − λ (mean d)²) with d = prediction − target, an image at a time, then the mean over images.
+
+    It is computed as √(var d + (1 − λ) (mean d)² + ε²) − ε. The variance form cannot go below zero by
+    rounding, and ε (0.1 % of depth) keeps the gradient of the root finite where the error is zero.
+
+    Args:
+        prediction: [B,1,H,W] or [B,H,W], log-depth.
+        target: [B,H,W], log-depth; anything where not valid.
+        valid: bool [B,H,W].
+        lam: how far a common factor of the depth is forgiven: 0 not at all, 1 wholly.
+        eps: where the root is rounded off, in log-depth.
+
+    Returns:
+        a scalar; 0 with the graph attached if nothing is valid.
+    """
+    error = known(prediction, valid) - known(target, valid)
+    variance = image_mean(centred(error, valid).square(), valid)
+    squared = variance + (1 - lam) * image_mean(error, valid).square()
+    return batch_mean(torch.sqrt(squared + eps**2) - eps, valid.any(2, keepdim=True).any(1, keepdim=True))

@@ -1,0 +1,36 @@
+"""Scale-and-shift-invariant error of affine depth and disparity.
+
+Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), section 5:
+prediction and truth are aligned in closed form before they are compared. Fitting the prediction to the
+truth by least squares (their equation 4) leaves 1 − r² of the truth's variance, r being the correlation: a
+map with near and far exchanged would cost nothing. So both maps are brought to zero mean and unit variance,
+the least-squares counterpart of their equation 6, and half their mean squared difference is 1 − r.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clipzoo.losses._masked import batch_mean, centred, image_mean, known
+
+
+def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:
+    """1 − r of each image's known pixels, in [0, 2], then the mean over images.
+
+    An image whose truth is constant says nothing up to scale and shift, and does not count.
+
+    Args:
+        prediction: [B,1,H,W] or [B,H,W].
+        target: [B,H,W], in any affine unit; anything where not valid.
+        valid: bool [B,H,W].
+        eps: added to the prediction's variance, for a finite gradient where it is constant.
+
+    Returns:
+        a scalar; 0 with the graph attached if no image counts.
+    """
+    p, t = centred(known(prediction, valid), valid), centred(known(target, valid), valid)
+    p_variance, t_variance = image_mean(p.square(), valid), image_mean(t.square(), valid)
+    informative = t_variance > 1e-10 * image_mean(known(target, valid).square(), valid)
+    deviation = torch.sqrt((p_variance + eps) * torch.where(informative, t_variance, 1))
+    return batch_mean(1 - image_mean(p * t, valid) / deviation, informative)

@@ -1,0 +1,226 @@
+"""The student: any OpenCLIP model, its feature maps, and light heads on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.factory import get_model_config
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from clipzoo import heads
+from clipzoo.errors import CheckpointError
+from clipzoo.tasks import Convention
+from clipzoo.tasks import get as get_task
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
+HEADS = "clipzoo_heads"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """A head to build: for labels of ``task`` under ``convention``, the head ``name`` with its options."""
+
+    task: str
+    convention: Convention
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Student(nn.Module):
+    """An OpenCLIP model plus heads by column name.
+
+    Images go in as uint8 [B,H,W,3] RGB of `image_size`; normalisation happens inside.
+
+    Args:
+        clip: an OpenCLIP model with ``forward_intermediates``.
+        tokenizer: its tokenizer.
+        config: its OpenCLIP model configuration, written beside the weights on `save`.
+        specs: column -> head to build.
+        layers: tapped layers of the vision tower, as ``forward_intermediates`` counts them; negative from the end.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenizer: Any,
+        config: Mapping[str, Any],
+        specs: Mapping[str, HeadSpec] | None = None,
+        layers: Sequence[int] = (-1,),
+    ) -> None:
+        super().__init__()
+        self.clip, self.tokenizer, self.config = clip, tokenizer, dict(config)
+        self.specs, self.layers = dict(specs or {}), tuple(layers)
+        preprocess = self.preprocess_cfg
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1), persistent=False)
+        widths = [m.shape[1] for m in self._probe_maps()] if self.specs else []
+        self.heads = nn.ModuleDict({_safe(column): _build(spec, widths) for column, spec in self.specs.items()})
+
+    @classmethod
+    def create(
+        cls,
+        model: str,
+        pretrained: str | None = None,
+        specs: Mapping[str, HeadSpec] | None = None,
+        layers: Sequence[int] = (-1,),
+        random: bool = False,
+    ) -> Student:
+        """The student of an OpenCLIP name (``ViT-B-16``), ``local-dir:PATH`` or ``hf-hub:ID``.
+
+        Args:
+            model: what ``open_clip.create_model`` takes; a folder's heads are not loaded (see `load`).
+            pretrained: weights tag or file for a plain name; None starts from random weights.
+            specs: column -> head to build.
+            layers: tapped layers of the vision tower.
+            random: take the architecture only, with random weights.
+
+        Raises:
+            CheckpointError: OpenCLIP does not know or cannot load the model.
+        """
+        try:
+            clip = open_clip.create_model(model, pretrained=pretrained, load_weights=not random)
+            tokenizer = open_clip.get_tokenizer(model)
+        except (RuntimeError, FileNotFoundError, ValueError) as error:
+            raise CheckpointError(
+                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {error}; give a name of "
+                "open_clip.list_models(), local-dir:PATH or hf-hub:ID"
+            ) from error
+        return cls(clip, tokenizer, get_model_config(model), specs, layers)
+
+    @property
+    def preprocess_cfg(self) -> dict[str, Any]:
+        """OpenCLIP's preprocessing of this model: size, mean, std, interpolation, resize_mode."""
+        return dict(self.clip.visual.preprocess_cfg)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images that the tower takes."""
+        size = self.clip.visual.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Uint8 [B,H,W,3] to float [B,3,H,W] with the model's mean and deviation."""
+        x = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
+        out: Tensor = (x - self.mean) / self.std
+        return out
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids, int64 [B,L]."""
+        ids: Tensor = self.tokenizer(list(texts))
+        return ids
+
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> dict[str, Any]:
+        """Everything that the losses need.
+
+        Args:
+            images: uint8 [B,H,W,3].
+            tokens: int64 [B,L], or None for images alone.
+
+        Returns:
+            ``image_features`` and ``text_features`` [B,D] of unit length, ``logit_scale`` (and ``logit_bias``),
+            ``predictions``: column -> raw [B,C,h,w].
+        """
+        out = self._forward(images, tokens, self.layers)
+        maps = out.pop("image_intermediates")
+        out["predictions"] = {column: self.heads[_safe(column)](maps) for column in self.specs}
+        out.pop("text_intermediates", None)
+        return out
+
+    def maps(self, images: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
+        """Feature maps [B,C,h,w] of the tapped (or given) layers, shallow to deep."""
+        out: list[Tensor] = self._forward(images, None, layers or self.layers)["image_intermediates"]
+        return out
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit-length embeddings [B,D] of uint8 [B,H,W,3]."""
+        out: Tensor = self.clip.encode_image(self.normalize(images), normalize=True)
+        return out
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit-length embeddings [B,D] of texts."""
+        out: Tensor = self.clip.encode_text(self.tokenize(texts).to(self.mean.device), normalize=True)
+        return out
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Named parameters by part: ``heads``, ``image`` (vision tower), ``text`` (the rest)."""
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"heads": [], "image": [], "text": []}
+        for name, parameter in self.named_parameters():
+            part = "heads" if name.startswith("heads.") else "image" if ".visual." in name else "text"
+            groups[part].append((name, parameter))
+        return groups
+
+    def save(self, folder: Path) -> None:
+        """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_contiguous(self.clip), folder / WEIGHTS)
+        config = {"model_cfg": self.config, "preprocess_cfg": _jsonable(self.preprocess_cfg)}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(folder)
+        specs = {c: {**asdict(s), "convention": s.convention.to_json()} for c, s in self.specs.items()}
+        (folder / f"{HEADS}.json").write_text(json.dumps({"layers": self.layers, "heads": specs}, indent=2))
+        if self.specs:
+            save_file(_contiguous(self.heads), folder / f"{HEADS}.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> Student:
+        """The student that `save` wrote, heads included."""
+        described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
+        specs = {
+            column: HeadSpec(s["task"], Convention.from_json(s["convention"]), s["name"], s["options"])
+            for column, s in described["heads"].items()
+        }
+        student = cls.create(f"local-dir:{folder}", specs=specs, layers=described["layers"])
+        if specs:
+            student.heads.load_state_dict(load_file(folder / f"{HEADS}.safetensors"))
+        return student
+
+    def _forward(self, images: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> dict[str, Any]:
+        out: dict[str, Any] = self.clip.forward_intermediates(
+            self.normalize(images),
+            tokens,
+            image_indices=list(layers),
+            text_indices=[-1],  # None would keep every layer's tokens alive
+            image_output_fmt="NCHW",
+            output_logit_scale_bias=True,
+        )
+        return out
+
+    @torch.no_grad()
+    def _probe_maps(self) -> list[Tensor]:
+        training = self.clip.training
+        self.clip.eval()  # keeps batch norm's statistics out of this
+        maps = self.maps(torch.zeros(1, *self.image_size, 3, dtype=torch.uint8))
+        self.clip.train(training)
+        return maps
+
+
+def resize_raw(raw: Tensor, size: tuple[int, int]) -> Tensor:
+    """A head's raw output [B,C,h,w] at ``size`` (H, W), bilinear."""
+    return raw if raw.shape[-2:] == size else F.interpolate(raw, size, mode="bilinear", antialias=True)
+
+
+def _build(spec: HeadSpec, widths: Sequence[int]) -> nn.Module:
+    task = get_task(spec.task)
+    return heads.create(spec.name or task.head, widths, task.channels(spec.convention), **spec.options)
+
+
+def _safe(column: str) -> str:
+    return column.replace(".", "_")  # ModuleDict takes no dots
+
+
+def _contiguous(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in module.state_dict().items()}
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

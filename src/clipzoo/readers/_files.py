@@ -1,0 +1,71 @@
+"""Bytes at an offset of a file, on descriptors cached per process: safe in threads and after a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+OPEN_FILES = 64
+
+_State = tuple[int, int, int, int]
+
+
+class _Descriptor:
+    """An open file that closes when the last thread lets go of it; eviction never closes under a read."""
+
+    def __init__(self, path: str) -> None:
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.state = _state(os.fstat(self.number))
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+def _state(stat: os.stat_result) -> _State:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+_cache: OrderedDict[str, _Descriptor] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    # The parent may have held the lock at the moment of the fork; inherited descriptors are dropped.
+    global _lock
+    _lock = threading.Lock()
+    _cache.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _descriptor(path: str) -> _Descriptor:
+    """The open file at ``path``; opened anew if another file has been renamed into its place."""
+    state = _state(os.stat(path))
+    with _lock:
+        found = _cache.pop(path, None)
+        if found is None or found.state != state:
+            found = _Descriptor(path)
+        _cache[path] = found
+        if len(_cache) > OPEN_FILES:
+            _cache.popitem(last=False)
+    return found
+
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """``size`` bytes of the file at ``path`` from ``offset``, or fewer where the file ends before.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+    """
+    held = _descriptor(str(path))
+    data = os.pread(held.number, size, offset)
+    while len(data) < size:
+        more = os.pread(held.number, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data

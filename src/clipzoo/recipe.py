@@ -1,0 +1,198 @@
+"""The recipe: the typed, complete description of a run. YAML in, every finding at once out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clipzoo import plugins
+from clipzoo.errors import RecipeError
+
+Arm = Literal["clip", "clip-ft", "clipzoo"]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnRecipe(_Model):
+    """One expert's labels in training. Name the ``expert`` that makes them, or a ``column`` that a store holds."""
+
+    expert: str | None = None
+    column: str | None = None
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    head: str = "conv"
+    head_options: dict[str, Any] = Field(default_factory=dict)
+    stride: Count = 2
+    """Image pixels per target pixel."""
+    min_confidence: float | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ColumnRecipe:
+        if (self.expert is None) == (self.column is None):
+            raise ValueError("name either expert (a URI) or column (<task>/<slug> of the store)")
+        if self.head not in plugins.names("heads"):
+            raise ValueError(f"no head is named {self.head!r}; there are: {', '.join(plugins.names('heads'))}")
+        return self
+
+
+class StudentRecipe(_Model):
+    """The CLIP to train: an OpenCLIP name, ``local-dir:``, ``hf-hub:`` or ``demo:clip``."""
+
+    model: str
+    pretrained: str | None = None
+    """Weights tag or file of a plain OpenCLIP name; null starts from random weights."""
+    random: bool = False
+    """Keep the architecture, start from random weights."""
+    layers: tuple[int, ...] = (-1,)
+    """Layers of the vision tower that the heads read."""
+
+
+class TrainingRecipe(_Model):
+    """How both trained arms are trained; the arms differ in the pseudo-labels only."""
+
+    steps: Count
+    batch_size: Count = 128
+    learning_rates: tuple[Positive, ...] = (1e-4,)
+    """Rates of the towers. More than one is a grid: each arm tries all and validation chooses."""
+    search_steps: Count | None = None
+    """Length of a trial run of the grid; default a quarter of ``steps``."""
+    heads_learning_rate: Positive = 1e-3
+    text_factor: Annotated[float, Field(ge=0)] = 1.0
+    """The text tower's rate per image tower's rate."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip_norm: Positive = 1.0
+    scale: tuple[Positive, Positive] = (0.5, 1.0)
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: Annotated[int, Field(ge=0)] = 0
+    log_every: Count = 10
+    checkpoint_every: Count = 200
+    checkpoint_minutes: Positive = 10.0
+    evaluate_every: Count | None = None
+    """Steps between zero-shot measurements on validation while training; null measures at the end only."""
+
+
+class EvaluationRecipe(_Model):
+    """What the arms are measured on: benchmark folders; null leaves that measurement out.
+
+    A benchmark folder has ``images/`` (shards; with ``classnames.txt`` and a ``.cls`` a sample it measures zero-shot)
+    and, for dense tasks, ``truth/``, a label store with one column ``<task>/truth`` a task.
+    """
+
+    probe: str | None = None
+    """Pictures with true labels on which probes are fitted."""
+    validation: str | None = None
+    """Chooses rates and strengths; never reported as a result."""
+    test: str | None = None
+    heldout: str | None = None
+    """Objects that no training saw; scored apart."""
+    layers: tuple[int, ...] = (-1,)
+    """Layers of the vision tower that probes read."""
+    label_stride: Count = 2
+    """Image pixels per pixel of the true labels that are compared."""
+    pictures: Annotated[int, Field(ge=0)] = 6
+    """Rows of pictures on the page."""
+
+
+class Recipe(_Model):
+    """A run: data, experts, student, training, arms, evaluation."""
+
+    name: str
+    description: str = ""
+    data: str
+    """Image–caption dataset that experts label and both trained arms train on."""
+    max_samples: Count | None = None
+    store: str | None = None
+    """Folder of the label store; default ``labels`` inside the run's folder."""
+    columns: tuple[ColumnRecipe, ...] = ()
+    student: StudentRecipe
+    training: TrainingRecipe
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    arms: tuple[Arm, ...] = ("clip", "clip-ft", "clipzoo")
+    seeds: tuple[int, ...] = (0,)
+
+    @model_validator(mode="after")
+    def _arms_make_sense(self) -> Recipe:
+        if "clipzoo" in self.arms and not self.columns:
+            raise ValueError("the arm clipzoo needs columns: name at least one expert")
+        return self
+
+    def to_yaml(self) -> str:
+        """The complete recipe, defaults written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: ``a.b=value`` each, the value read as YAML; list items by number.
+
+    Raises:
+        RecipeError: all findings at once, each with its path and a did-you-mean.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds {type(values).__name__}, not a mapping of a recipe's fields")
+    for override in overrides:
+        _set(values, override)
+    return parse(values, str(path))
+
+
+def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """A recipe from plain values; `RecipeError` names every finding at once."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_line(Recipe, e["loc"], e["msg"], e["type"]) for e in error.errors()]
+        raise RecipeError(f"{source} has {len(lines)} mistake{'s'[: len(lines) > 1]}:\n" + "\n".join(lines)) from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set takes a.b=value, not {override!r}")
+    *parents, last = path.strip().split(".")
+    node: Any = values
+    try:
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError(f"--set {override}: {path} is not in the recipe ({error})") from error
+
+
+def _line(root: type[BaseModel], loc: tuple[str | int, ...], message: str, kind: str) -> str:
+    where = ".".join(map(str, loc)) or "recipe"
+    if kind != "extra_forbidden":
+        return f"  {where}: {message.removeprefix('Value error, ')}"
+    known = list(_fields(root, loc[:-1]))
+    near = difflib.get_close_matches(str(loc[-1]), known, 1)
+    return f"  {where}: no such field; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
+
+
+def _fields(root: type[BaseModel], loc: Iterable[str | int]) -> Iterable[str]:
+    model: Any = root
+    for name in loc:
+        if isinstance(name, str):
+            model = model.model_fields[name].annotation
+        else:  # an item of a tuple: its type is the tuple's first argument
+            model = model.__args__[0]
+    return model.model_fields

@@ -1,0 +1,163 @@
+"""What a column says of itself: ``manifest.json``, and ``runs.jsonl`` with the cost of every run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipzoo.errors import StoreError
+from clipzoo.experts.base import ExpertCard
+
+FORMAT = 1
+MANIFEST, RUNS = "manifest.json", "runs.jsonl"
+SOFTWARE = ("clipzoo", "numpy", "pillow", "pyarrow", "torch", "torchvision", "transformers", "timm", "onnxruntime")
+
+
+class Counts(BaseModel):
+    """Sums over the committed shards."""
+
+    shards: int = 0
+    labels: int = 0
+    failures: int = 0
+    bytes: int = 0
+
+
+class Manifest(BaseModel):
+    """The card of a column.
+
+    ``expert`` is `ExpertCard.to_json`; ``dataset`` is `clipzoo.readers.fingerprint`; ``seconds`` is the time spent
+    in predicting and encoding, over all runs; ``software`` is what the first run used.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    format: int = FORMAT
+    task: str
+    slug: str
+    expert: dict[str, Any]
+    convention: dict[str, Any] = Field(default_factory=dict)
+    dataset: dict[str, Any] = Field(default_factory=dict)
+    software: dict[str, str] = Field(default_factory=dict)
+    counts: Counts = Field(default_factory=Counts)
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, card: ExpertCard, dataset: Mapping[str, Any]) -> Manifest:
+        """The manifest of a new column."""
+        expert = json.loads(json.dumps(card.to_json(), default=str))
+        convention = expert.pop("convention")
+        return cls(
+            task=card.task,
+            slug=card.slug,
+            expert=expert,
+            convention=convention,
+            dataset=dict(dataset),
+            software=software(),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest in a column's folder.
+
+        Raises:
+            StoreError: there is none, or it is damaged or of a later format.
+        """
+        path = folder / MANIFEST
+        try:
+            manifest = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"{folder} is no column: cannot read {MANIFEST} ({error.strerror})") from error
+        except ValidationError as error:
+            raise StoreError(f"{path} is damaged: {error}; remove the column and label again") from error
+        if manifest.format > FORMAT:
+            raise StoreError(f"{path} has format {manifest.format}, this clipzoo reads up to {FORMAT}: update clipzoo")
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest in ``folder``, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / (MANIFEST + ".tmp")
+        partial.write_text(json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+        partial.replace(folder / MANIFEST)
+
+    def agree(self, other: Manifest, folder: Path) -> None:
+        """Raise `StoreError` unless labels made under ``other`` may join this column."""
+        for name in ("task", "convention"):
+            _same(name, getattr(self, name), getattr(other, name), folder)
+        for name in ("uri", "weights_sha256", "revision", "preprocessing"):
+            _same(name, self.expert.get(name), other.expert.get(name), folder)
+        if self.dataset != other.dataset:
+            raise StoreError(
+                f"{folder} is a label store of another dataset: it has {_short(self.dataset)}, this one has "
+                f"{_short(other.dataset)}; labels are joined by shard and key, so give another output folder"
+            )
+
+
+def _same(name: str, stored: Any, given: Any, folder: Path) -> None:
+    if stored != given:
+        raise StoreError(
+            f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}; mixed in one column they "
+            "would be one supervision with two meanings: give another output folder, or remove this column"
+        )
+
+
+def _short(dataset: Mapping[str, Any]) -> str:
+    digest = str(dataset.get("sha256", ""))[:12]
+    return f"{dataset.get('shards', '?')} shards from {dataset.get('first', '?')!r} (fingerprint {digest})"
+
+
+def software() -> dict[str, str]:
+    """Package -> version of what can change a label's bytes."""
+    found = {"python": platform.python_version()}
+    for name in SOFTWARE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+# Runs ------------------------------------------------------------------------------------------------------
+
+
+def append_run(folder: Path, **values: Any) -> None:
+    """Add a line to ``runs.jsonl``, with the time; a line torn by a crash is closed first."""
+    line = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
+    with (folder / RUNS).open("ab+") as file:
+        if file.seek(0, os.SEEK_END) and _last_byte(folder / RUNS) != b"\n":
+            file.write(b"\n")
+        file.write(line.encode() + b"\n")
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
+
+
+def runs(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of ``runs.jsonl``; torn ones are passed over."""
+    path = folder / RUNS
+    if not path.exists():
+        return
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(values, dict):
+            yield values
+
+
+def safe_name(name: str) -> bool:
+    """Whether a task, slug or shard name stays inside its folder."""
+    return bool(name) and not re.search(r"(^|/)\.{1,2}(/|$)|^/|\\|\0|//", name)

@@ -1,0 +1,215 @@
+"""Labels on disk, beside the untouched dataset.
+
+    LABELS/<task>/<expert slug>/manifest.json       what the labels mean and where they come from
+                                runs.jsonl          a line per start, shard and end: cost and software
+                                <shard>.tar         members <key>.<ext>, one a label
+                                <shard>.parquet     a row per sample; written last: the shard counts from then on
+
+Tars and parquets hold no times, owners or versions: equal labels give equal bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipzoo import tasks
+from clipzoo.errors import StoreError
+from clipzoo.experts.base import ExpertCard
+from clipzoo.readers import read_at
+from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
+from clipzoo.tasks.base import Convention
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),  # of the label in the shard's tar; null if failed
+        pa.field("size", pa.int64()),  # in bytes; null if failed
+        pa.field("valid_share", pa.float32(), nullable=False),  # 0 if failed
+        pa.field("confidence", pa.float32()),  # mean over valid pixels; null where the expert tells none
+        pa.field("error", pa.string()),  # why there is no label; null if there is one
+    ]
+)
+
+
+class Column:
+    """The labels of one expert over a dataset."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = Manifest.read(path)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.manifest.task
+
+    @property
+    def slug(self) -> str:
+        """The expert's folder name."""
+        return self.manifest.slug
+
+    @property
+    def name(self) -> str:
+        """``<task>/<slug>``."""
+        return f"{self.task}/{self.slug}"
+
+    @property
+    def convention(self) -> Convention:
+        """What the labels mean beyond their task."""
+        return Convention.from_json(self.manifest.convention)
+
+    def file(self, shard: str, suffix: str) -> Path:
+        """The path of a shard's file; ``suffix`` is ".tar" or ".parquet".
+
+        Raises:
+            StoreError: the shard's name leads out of the column.
+        """
+        if not safe_name(shard):
+            raise StoreError(f"{shard!r} is no name of a shard: it must be a relative path without '..'")
+        return self.path / (shard + suffix)
+
+    def committed(self) -> set[str]:
+        """Names of the shards that are complete."""
+        found = self.path.rglob("*.parquet")
+        return {path.relative_to(self.path).with_suffix("").as_posix() for path in found}
+
+    def rows(self, shard: str) -> pa.Table:
+        """The rows of a committed shard, of `SCHEMA`, in the order of the dataset; keys are unique.
+
+        Raises:
+            StoreError: the shard is not committed, or its parquet is damaged.
+        """
+        path = self.file(shard, ".parquet")
+        try:
+            table = pq.ParquetFile(path).read()
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.name} has no committed shard {shard!r}: label it first") from error
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{path} is damaged ({error}): remove it and label again") from error
+        if table.schema != SCHEMA:
+            raise StoreError(f"{path} has the columns {table.schema.names}, not {SCHEMA.names}: remove it, label again")
+        return table
+
+    def read(self, shard: str, offset: int, size: int) -> bytes:
+        """The bytes of one label; safe in threads and forked workers.
+
+        Raises:
+            StoreError: the tar is missing or shorter than its rows say.
+        """
+        path = self.file(shard, ".tar")
+        try:
+            data = read_at(path, offset, size)
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}; label the shard again") from error
+        if len(data) < size:
+            raise StoreError(f"{path} ends before byte {offset + size}: it is truncated; label the shard again")
+        return data
+
+    def label(self, shard: str, row: Mapping[str, Any]) -> Any:
+        """The label of a row (as ``rows(shard).to_pylist()`` gives it), of this column's task.
+
+        Raises:
+            StoreError: the row has no label.
+            LabelError: its bytes are none.
+        """
+        if row["size"] is None:
+            raise StoreError(f"{row['key']!r} of {self.name} has no label: {row['error']}")
+        return tasks.get(self.task).decode(self.read(shard, row["offset"], row["size"]))
+
+    def finish(self, seconds: float = 0.0, **values: Any) -> None:
+        """End a run: add a line to ``runs.jsonl`` and sum counts, bytes and seconds into the manifest.
+
+        Counts are taken from the committed shards and seconds from all lines, so that any number of runs, killed
+        ones included, sum to the truth. ``seconds`` are those not yet noted with a shard.
+        """
+        append_run(self.path, event="end", seconds=seconds, **values)
+        counts = Counts()
+        for shard in sorted(self.committed()):
+            errors = self.rows(shard)["error"]
+            counts.shards += 1
+            counts.failures += len(errors) - errors.null_count
+            counts.labels += errors.null_count
+            counts.bytes += self.file(shard, ".tar").stat().st_size
+        total = sum(float(line.get("seconds", 0.0)) for line in runs(self.path))
+        self.manifest = self.manifest.model_copy(update={"counts": counts, "seconds": round(total, 3)})
+        self.manifest.write(self.path)
+
+    def start(self, **values: Any) -> None:
+        """Note the beginning of a run and what software it uses."""
+        append_run(self.path, event="start", software=software(), **values)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer; partial files of writers that died are removed.
+
+        Raises:
+            StoreError: another run is writing this column.
+        """
+        path = self.path / ".lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise StoreError(
+                    f"{self.path} is in use by process {file.read().strip() or 'unknown'}: two runs on one column "
+                    f"would do the same work; wait for it, or give another output folder ({error.strerror})"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            for partial in self.path.rglob("*.tmp"):
+                partial.unlink(missing_ok=True)
+            yield
+
+
+class Store:
+    """A folder of columns."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def columns(self) -> list[Column]:
+        """All columns, sorted by task and slug."""
+        found = sorted(self.root.glob(f"*/*/{MANIFEST}"))
+        return [Column(path.parent) for path in found]
+
+    def column(self, task: str, slug: str) -> Column:
+        """One column.
+
+        Raises:
+            StoreError: there is none of this name; the message lists what there is.
+        """
+        path = self.root / task / slug
+        if not safe_name(f"{task}/{slug}") or not (path / MANIFEST).exists():
+            have = ", ".join(f"{p.parent.parent.name}/{p.parent.name}" for p in self.root.glob(f"*/*/{MANIFEST}"))
+            raise StoreError(f"{self.root} has no column {task}/{slug}; it has: {have or 'none'}")
+        return Column(path)
+
+    def create(self, card: ExpertCard, dataset: Mapping[str, Any]) -> Column:
+        """The column of an expert over a dataset, made if it is not there yet.
+
+        Args:
+            card: who the expert is and what its labels mean.
+            dataset: `clipzoo.readers.fingerprint` of the dataset.
+
+        Raises:
+            StoreError: the column exists with other labels, or over another dataset; the message says which field.
+        """
+        if not safe_name(f"{card.task}/{card.slug}"):
+            raise StoreError(f"the URI {card.uri!r} gives no folder name ({card.slug!r}); give the expert a plain URI")
+        path = self.root / card.task / card.slug
+        fresh = Manifest.of(card, dataset)
+        if (path / MANIFEST).exists():
+            Manifest.read(path).agree(fresh, path)
+        else:
+            fresh.write(path)
+        return Column(path)

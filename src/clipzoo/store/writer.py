@@ -1,0 +1,143 @@
+"""Writing one shard of a column: all of it, or nothing."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipzoo import tasks
+from clipzoo.errors import StoreError
+from clipzoo.readers.webdataset import add_member
+from clipzoo.store.store import SCHEMA, Column
+
+
+class ColumnWriter:
+    """Writes a shard's labels and rows; commits on leaving the ``with`` block without an exception.
+
+    Args:
+        column: where to.
+        shard: the shard's name; one writer a shard at a time.
+        keys: the shard's keys in their order, if known. Then rows are put in this order, whatever the order of
+            `add`, and the commit demands one for each.
+    """
+
+    def __init__(self, column: Column, shard: str, keys: Sequence[str] | None = None) -> None:
+        self.column, self.shard, self.keys = column, shard, keys
+        self._task = tasks.get(column.task)
+        self._convention = column.convention
+        self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._tar: tarfile.TarFile | None = None
+
+    @property
+    def failures(self) -> int:
+        """How many rows have no label so far."""
+        return sum(row["error"] is not None for row in self._rows.values())
+
+    def __enter__(self) -> ColumnWriter:
+        self._tar_path.parent.mkdir(parents=True, exist_ok=True)
+        self._tar = tarfile.open(_partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._tar is not None
+        try:
+            self._tar.close()
+            if kind is None:
+                self._commit()
+        finally:
+            for path in (self._tar_path, self._parquet_path):
+                _partial(path).unlink(missing_ok=True)
+
+    def add(self, key: str, label: Any) -> None:
+        """Check, encode and write a label.
+
+        Raises:
+            LabelError: it breaks its task's contract; nothing is written, `fail` the key instead.
+        """
+        self._task.check(label, self._convention)
+        data = self._task.encode(label)
+        self.copy(key, data, self._task.valid_share(label), _confidence(label))
+
+    def copy(self, key: str, data: bytes, valid_share: float, confidence: float | None) -> None:
+        """Write a label that is encoded already."""
+        assert self._tar is not None, "use the writer in a with block"
+        self._unique(key)
+        offset, size = add_member(self._tar, f"{key}.{self._task.extension}", data)
+        self._tar.members.clear()  # only the offsets are wanted
+        self._rows[key] = {
+            "key": key, "offset": offset, "size": size, "valid_share": valid_share, "confidence": confidence,
+            "error": None,
+        }  # fmt: skip
+
+    def fail(self, key: str, reason: str) -> None:
+        """Note why a sample has no label."""
+        self._unique(key)
+        self._rows[key] = {
+            "key": key, "offset": None, "size": None, "valid_share": 0.0, "confidence": None,
+            "error": reason or "no reason was given",
+        }  # fmt: skip
+
+    def _unique(self, key: str) -> None:
+        if key in self._rows:
+            raise StoreError(f"{self.column.name}: the key {key!r} comes twice in shard {self.shard!r}")
+
+    def _ordered(self) -> list[dict[str, Any]]:
+        if self.keys is None:
+            return list(self._rows.values())
+        missing = [key for key in self.keys if key not in self._rows]
+        if missing or len(self.keys) != len(self._rows):
+            raise StoreError(
+                f"{self.column.name}, shard {self.shard!r}: {len(self._rows)} rows for {len(self.keys)} samples"
+                + (f"; {missing[0]!r} has none" if missing else "")
+            )
+        return [self._rows[key] for key in self.keys]
+
+    def _commit(self) -> None:
+        table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
+        # Without its commit mark the shard is open while the tar is being replaced.
+        self._parquet_path.unlink(missing_ok=True)
+        _settle(self._tar_path)
+        pq.write_table(table, _partial(self._parquet_path), compression="zstd")
+        _settle(self._parquet_path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def _settle(path: Path) -> None:
+    """The partial file becomes ``path`` for good: contents, then name, reach the disk."""
+    _sync(_partial(path))
+    _partial(path).replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _confidence(label: Any) -> float | None:
+    """The label's confidence, in the mean over its valid pixels, if it has one."""
+    confidence = getattr(label, "confidence", None)
+    if confidence is None:
+        return None
+    values = np.asarray(confidence, dtype=np.float64)
+    valid = getattr(label, "valid", None)
+    if isinstance(valid, np.ndarray) and valid.shape == values.shape:
+        values = values[valid]
+    return float(values.mean()) if values.size else None

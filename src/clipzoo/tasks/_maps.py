@@ -1,0 +1,113 @@
+"""What tasks of maps share: resampling under a mask, batches, and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from clipzoo.tasks.base import require
+from clipzoo.types import BoolArray, FloatArray, View
+
+Map = NDArray[Any]
+
+KNOWN_SHARE = 0.5 - 1e-4
+"""A resampled pixel is known if half of it was; the tolerance makes ties fall alike under mirroring."""
+
+
+def zero_unknown(values: Map, valid: BoolArray) -> Map:
+    """``values`` [...,H,W] with zeros where ``valid`` [H,W] is false: nothing hides under the mask."""
+    require(
+        values.shape[-2:] == valid.shape,
+        f"values of shape {values.shape} under a validity of shape {valid.shape}: both must be of one H×W",
+    )
+    return np.where(valid, values, values.dtype.type(0))
+
+
+def check_map(what: str, values: Map, valid: BoolArray, dtype: type[np.generic], channels: int = 0) -> None:
+    """Raise `LabelError` unless ``values`` is ``dtype`` [H,W] or [channels,H,W], and ``valid`` bool [H,W]."""
+    rank, shape = (3, f"{channels}×H×W") if channels else (2, "H×W")
+    name = np.dtype(dtype).name
+    require(
+        values.dtype == dtype,
+        f"{what} are {values.dtype}; the contract is {name}: convert them with .astype(np.{name})",
+    )
+    require(
+        values.ndim == rank and values.size > 0 and (not channels or values.shape[0] == channels),
+        f"{what} have shape {values.shape}; the contract is {shape}, not empty: move or drop axes",
+    )
+    require(
+        valid.dtype == np.bool_,
+        f"the validity of {what} is {valid.dtype}; the contract is bool: compare it, as in valid > 0",
+    )
+
+
+def same_size(prediction: Map, truth: Map) -> None:
+    """Raise `LabelError` unless two validities are of one H×W."""
+    require(
+        prediction.shape == truth.shape,
+        f"a prediction of {prediction.shape} cannot be judged by a truth of {truth.shape}; bring it to the "
+        "truth's size with crop_resize and View.whole",
+    )
+
+
+def resample(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
+    """The view's crop of a float map at the view's size, bilinear with antialiasing, without its flip.
+
+    Known values alone are averaged: values and validity are resampled apart and divided.
+
+    Args:
+        values: [C,H,W]; where not valid anything finite.
+        valid: [H,W].
+        view: its crop and size [h,w] are used.
+
+    Returns:
+        [C,h,w], zero where unknown, and its validity [h,w].
+    """
+    weight = _resize(valid.astype(np.float32), view)
+    seen = weight >= KNOWN_SHARE
+    sums = np.stack([_resize(channel, view) for channel in zero_unknown(values, valid)])
+    return np.where(seen, sums / np.where(seen, weight, 1), 0).astype(np.float32), seen
+
+
+def _resize(channel: FloatArray, view: View) -> FloatArray:
+    height, width = view.size
+    box = view.box((channel.shape[0], channel.shape[1]))
+    return np.array(Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def nearest(values: Map, view: View) -> Map:
+    """The view's crop of ``values`` [H,W] at its size: the source pixel under each output pixel's centre."""
+    H, W = values.shape
+    x0, y0, x1, y1 = view.box((H, W))
+    rows, columns = _under(y0, y1, view.size[0], H), _under(x0, x1, view.size[1], W)
+    return np.ascontiguousarray(values[rows[:, None], columns])
+
+
+def _under(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:
+    centres = start + (np.arange(count) + 0.5) * ((end - start) / count)
+    return np.asarray(np.clip(np.floor(centres), 0, limit - 1), np.intp)
+
+
+def mirror(values: Map) -> Map:
+    """``values`` [...,W] from right to left."""
+    return np.ascontiguousarray(values[..., ::-1])
+
+
+def batch(labels: Sequence[Any], field: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
+    """A ``field`` of labels, of ``shape``, as a tensor [B,*shape]; zeros for a label that is None."""
+    out = np.zeros((len(labels), *shape), dtype)
+    for row, label in zip(out, labels, strict=True):
+        if label is not None:
+            one = getattr(label, field)
+            require(
+                one.shape == shape,
+                f"a label of shape {one.shape} in a batch of {shape}; give all labels the view's size",
+            )
+            row[...] = one
+    return torch.from_numpy(out)

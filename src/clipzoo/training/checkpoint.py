@@ -1,0 +1,34 @@
+"""Checkpoints: everything that the next step depends on, written so that a kill at any moment leaves a whole one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipzoo.errors import CheckpointError
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write beside, sync, rename."""
+    beside = path.with_suffix(".tmp")
+    with beside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read plain tensors and values; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: damaged, or no checkpoint.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on a damaged file
+        raise CheckpointError(f"{path} is no checkpoint ({error}); delete it to begin this run anew") from error
+    return state

@@ -1,0 +1,205 @@
+"""The loop. It can be killed at any step and goes on at the exact sample, to the same bits on the same machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from clipzoo.data import Batch, TrainingSet, loader
+from clipzoo.errors import ClipzooError
+from clipzoo.models import Student
+from clipzoo.recipe import TrainingRecipe
+from clipzoo.training import checkpoint, objectives, optimizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        student: where it starts; trained in place.
+        dataset: what it sees.
+        weights: term -> weight; ``contrastive`` defaults to 1.
+        settings: the recipe's training part.
+        rate: peak learning rate of the image tower.
+        steps: how many.
+        out: folder of the checkpoint, the log and the result.
+        evaluate: called every ``settings.evaluate_every`` steps and at the end; yields (name, value).
+    """
+
+    student: Student
+    dataset: TrainingSet
+    weights: Mapping[str, float]
+    settings: TrainingRecipe
+    rate: float
+    steps: int
+    out: Path
+    evaluate: Callable[[Student], Iterable[tuple[str, float]]] | None = None
+    device: str = "cpu"
+    on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)
+
+
+def train(job: Job) -> Student:
+    """Train, or go on with what an earlier call left in ``job.out``; the result is in ``job.out/student``.
+
+    Raises:
+        ClipzooError: the loss is no longer finite.
+        KeyboardInterrupt: asked to stop; the state is saved first.
+    """
+    settings, student, device = job.settings, job.student.to(job.device), torch.device(job.device)
+    if (job.out / "student" / "done").exists():
+        return Student.load(job.out / "student").to(device)
+    job.out.mkdir(parents=True, exist_ok=True)
+    rates = {"heads": settings.heads_learning_rate, "image": job.rate, "text": job.rate * settings.text_factor}
+    adam = optimizer.build(student, rates, settings.weight_decay)
+    start = _resume(job, student, adam)
+    log = _Log(job.out, start)
+    batches = iter(
+        loader(
+            job.dataset, settings.batch_size, student.tokenize, start=start, steps=job.steps, workers=settings.workers
+        )
+    )
+    student.train()
+    saved_at = time.monotonic()
+    with _stop_signals() as stop:
+        for step in range(start, job.steps):
+            began = time.perf_counter()
+            batch: Batch = next(batches).to(device)
+            waited = time.perf_counter() - began
+
+            factor = optimizer.schedule(step, job.steps, settings.warmup)
+            for group in adam.param_groups:
+                group["lr"] = group["peak"] * factor
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                out = student(batch.images, batch.tokens)
+            named = objectives.terms(student, _float(out), batch)
+            loss = torch.stack([job.weights.get(name, 1.0) * term for name, term in named.items()]).sum()
+            adam.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
+            if not math.isfinite(norm):
+                raise ClipzooError(_not_finite(step, named, batch))
+            adam.step()
+            with torch.no_grad():
+                student.clip.logit_scale.clamp_(0, math.log(100))
+
+            log.skipped(step, batch.skipped)
+            if step % settings.log_every == 0 or step == job.steps - 1:
+                seconds = time.perf_counter() - began
+                values = {f"loss/{name}": term.item() for name, term in named.items()}
+                values |= {"loss": loss.item(), "gradient_norm": norm.item(), "rate": job.rate * factor}
+                speed = {"images_per_second": len(batch.captions) / seconds, "waiting": waited / seconds}
+                log.write(step, values, speed)
+                job.on_step(step, values | speed)
+            done = step + 1
+            if settings.evaluate_every and job.evaluate and done % settings.evaluate_every == 0 and done < job.steps:
+                student.eval()
+                log.write(step, dict(job.evaluate(student)), {})
+                student.train()
+            due = (
+                done % settings.checkpoint_every == 0 or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
+            )
+            if done < job.steps and (due or stop):
+                _save(job, student, adam, done)
+                saved_at = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+    student.eval()
+    if job.evaluate:
+        log.write(job.steps, dict(job.evaluate(student)), {})
+    log.close()
+    student.save(job.out / "student")
+    (job.out / "student" / "done").touch()
+    (job.out / "checkpoint.pt").unlink(missing_ok=True)
+    return student
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log: ``step`` and values by name."""
+    path = out / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _save(job: Job, student: Student, adam: torch.optim.Optimizer, step: int) -> None:
+    state = {
+        "step": step,
+        "student": student.state_dict(),
+        "optimizer": adam.state_dict(),
+        "rng": torch.get_rng_state(),
+    }
+    checkpoint.save(job.out / "checkpoint.pt", state)
+
+
+def _resume(job: Job, student: Student, adam: torch.optim.Optimizer) -> int:
+    path = job.out / "checkpoint.pt"
+    if not path.exists():
+        torch.manual_seed(job.dataset.seed)
+        return 0
+    state = checkpoint.load(path)
+    student.load_state_dict(state["student"])
+    adam.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    return int(state["step"])
+
+
+def _float(out: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.float() if isinstance(value, torch.Tensor) else value for name, value in out.items()}
+
+
+def _not_finite(step: int, named: Mapping[str, torch.Tensor], batch: Batch) -> str:
+    values = ", ".join(f"{name}={term.item():.4g}" for name, term in named.items())
+    return (
+        f"the gradient is not finite at step {step} ({values}; {len(batch.captions)} images): lower "
+        "training.learning_rates or a column's weight; if one term alone is not finite, its labels break the contract "
+        "(`clipzoo inspect` shows them)"
+    )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that is no longer empty once SIGINT or SIGTERM came: the step at hand is finished first."""
+    seen: list[int] = []
+    try:
+        old = {s: signal.signal(s, lambda number, frame: seen.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: its owner handles signals
+        old = {}
+    try:
+        yield seen
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """``log.jsonl`` and TensorBoard; lines of steps that a resumed run repeats are dropped first."""
+
+    def __init__(self, out: Path, start: int) -> None:
+        self.path, self.skips = out / "log.jsonl", out / "skipped.jsonl"
+        for path in (self.path, self.skips):
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
+            path.write_text("".join(kept))
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+
+    def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values, **speed}) + "\n")
+        for name, value in (*values.items(), *speed.items()):
+            self.board.add_scalar(name, value, step)
+
+    def skipped(self, step: int, skipped: list[tuple[str, str]]) -> None:
+        with self.skips.open("a") as file:
+            file.writelines(json.dumps({"step": step, "key": key, "reason": why}) + "\n" for key, why in skipped)
+
+    def close(self) -> None:
+        self.board.close()

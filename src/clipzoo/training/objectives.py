@@ -1,0 +1,32 @@
+"""The terms of the training loss: contrastive on the captions, and each column's own on its pseudo-labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from open_clip.loss import ClipLoss, SigLipLoss
+from torch import Tensor
+
+from clipzoo.data import Batch
+from clipzoo.models import Student
+from clipzoo.models.student import resize_raw
+from clipzoo.tasks import get as get_task
+
+
+def terms(student: Student, out: Mapping[str, Any], batch: Batch) -> dict[str, Tensor]:
+    """Named scalar terms, unweighted: ``contrastive`` and one a column.
+
+    Args:
+        student: its specs name the columns.
+        out: what its forward gave, in float32.
+        batch: the same batch.
+    """
+    loss = SigLipLoss() if "logit_bias" in out else ClipLoss()
+    features = {k: v for k, v in out.items() if k not in ("predictions", "image_intermediates", "text_intermediates")}
+    named: dict[str, Tensor] = {"contrastive": loss(**features)}
+    for column, spec in student.specs.items():
+        target = batch.targets[column]
+        raw = resize_raw(out["predictions"][column].float(), tuple(target["valid"].shape[-2:]))
+        named[column] = get_task(spec.task).loss(raw, target, spec.convention)
+    return named

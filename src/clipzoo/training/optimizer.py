@@ -1,0 +1,38 @@
+"""AdamW with a rate for each part of the student, and the schedule of the rates."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from clipzoo.models import Student
+
+
+def build(student: Student, rates: dict[str, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the student's parts.
+
+    Args:
+        student: its `parameter_groups` name the parts.
+        rates: part -> peak learning rate; a part of rate 0 is frozen.
+        weight_decay: for matrices and larger; gains, biases and scalars never decay (as OpenCLIP trains).
+    """
+    groups = []
+    for part, named in student.parameter_groups().items():
+        for _, parameter in named:
+            parameter.requires_grad_(rates[part] > 0)
+        if not named or rates[part] == 0:
+            continue
+        decayed = [p for n, p in named if p.ndim >= 2 and "embedding" not in n]
+        plain = [p for n, p in named if p.ndim < 2 or "embedding" in n]
+        groups.append({"params": decayed, "weight_decay": weight_decay, "peak": rates[part]})
+        groups.append({"params": plain, "weight_decay": 0.0, "peak": rates[part]})
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Factor on the peak rate at ``step`` of ``steps``: linear warm-up over that share, then half a cosine to 0."""
+    first = max(round(steps * warmup), 1)
+    if step < first:
+        return (step + 1) / first
+    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(steps - first, 1)))

@@ -1,0 +1,193 @@
+"""An analytic scene, asymmetric in everything and with holes, traced anew at any size, crop and mirroring.
+
+A slanted floor and wall, a wall at the right that closes a corner, and a sphere before them, in the frame of normals
+(x right, y up, z toward the viewer), seen by a camera whose principal point is not the middle. The mirrored scene
+is built from mirrored planes, sphere, holes and camera, not by turning a picture round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzoo.tasks.base import Convention
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.normals import Normals
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import Camera
+
+Floats = NDArray[np.float64]
+Vector = tuple[float, float, float]
+Crop = tuple[float, float, float, float]
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+CLASSES = ("floor", "wall", "side", "ball", "door")
+
+
+@dataclass(frozen=True)
+class Hole:
+    """An ellipse of the picture, normalised, in which nothing is known."""
+
+    x: float
+    y: float
+    rx: float
+    ry: float
+
+    def reach(self, u: Floats, v: Floats) -> Floats:
+        """Below 1 inside."""
+        return np.hypot((u - self.x) / self.rx, (v - self.y) / self.ry)
+
+
+@dataclass(frozen=True)
+class Scene:
+    camera: Camera = Camera(0.9, 1.2, 0.46, 0.55)
+    planes: tuple[tuple[Vector, float], ...] = (
+        ((0.06, 0.99, 0.1), -1.1),
+        ((0.25, -0.05, 0.97), -5.5),
+        ((-0.95, 0.1, 0.3), -2.6),
+    )
+    ball: tuple[Vector, float] = ((-0.55, -0.1, -3.4), 0.8)
+    door: float = 0.1
+    turned: float = 1.0
+    holes: tuple[Hole, ...] = (Hole(0.22, 0.3, 0.13, 0.1), Hole(0.8, 0.66, 0.09, 0.17))
+
+    def mirrored(self) -> Scene:
+        """The scene in a mirror that exchanges left and right."""
+        (x, y, z), radius = self.ball
+        return Scene(
+            replace(self.camera, cx=1 - self.camera.cx),
+            tuple(((-nx, ny, nz), d) for (nx, ny, nz), d in self.planes),
+            ((-x, y, z), radius),
+            self.door,
+            -self.turned,
+            tuple(replace(hole, x=1 - hole.x) for hole in self.holes),
+        )
+
+    def trace(self, size: tuple[int, int], crop: Crop = WHOLE) -> Seen:
+        """What a crop shows at a size (H, W), each pixel by the ray through its centre."""
+        (H, W), (x0, y0, x1, y1) = size, crop
+        u, v = np.meshgrid(x0 + (np.arange(W) + 0.5) / W * (x1 - x0), y0 + (np.arange(H) + 0.5) / H * (y1 - y0))
+        c = self.camera
+        rays = np.stack([(u - c.cx) / c.fx, (c.cy - v) / c.fy, -np.ones_like(u)])
+        hits = [self._plane(rays, *plane) for plane in self.planes] + [self._ball(rays)]
+        z = np.stack([hit[0] for hit in hits])
+        first = z.argmin(0)
+        normals = np.take_along_axis(np.stack([hit[1] for hit in hits]), first[None, None], 0)[0]
+        z = z.min(0)
+        point = rays * z
+        door = (first == 1) & (self.turned * point[0] > self.door) & (point[1] < 0.6)
+        return Seen(self, u, v, rays, z, normals, np.where(door, 4, first))
+
+    @staticmethod
+    def _plane(rays: Floats, normal: Vector, offset: float) -> tuple[Floats, Floats]:
+        n = np.array(normal) / np.linalg.norm(normal)
+        along = np.tensordot(n, rays, 1)
+        hit = along < -1e-9
+        z = np.where(hit, offset / np.where(hit, along, 1), np.inf)
+        return z, np.broadcast_to(n[:, None, None], rays.shape)
+
+    def _ball(self, rays: Floats) -> tuple[Floats, Floats]:
+        centre, radius = np.array(self.ball[0])[:, None, None], self.ball[1]
+        a, b, c = (rays**2).sum(0), (rays * centre).sum(0), (centre**2).sum() - radius**2
+        root = b**2 - a * c
+        hit = root > 0
+        z = np.where(hit, (b - np.sqrt(np.where(hit, root, 0))) / a, np.inf)
+        return z, np.where(hit, (rays * np.where(hit, z, 0) - centre) / radius, 0)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A crop of the scene, per pixel: place in the picture, ray, z-depth, normal [3,H,W], class id."""
+
+    scene: Scene
+    u: Floats
+    v: Floats
+    rays: Floats
+    z: Floats
+    normals: Floats
+    ids: NDArray[np.int64]
+
+    @cached_property
+    def reach(self) -> Floats:
+        """How deep in the nearest hole, [H,W]: below 1 inside."""
+        return np.min([hole.reach(self.u, self.v) for hole in self.scene.holes], axis=0)
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        return self.reach >= 1
+
+    @property
+    def distance(self) -> Floats:
+        return self.z * np.linalg.norm(self.rays, axis=0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task's label of the scene, and how near a label must come to another to be called equal.
+
+    ``field`` holds the values; ``quantum`` is the error that the file may add, ``sampling`` the one that a view may
+    add on smooth surfaces, both in the unit of `gap`; ``pooled`` tells what a metric averages over.
+    """
+
+    task: str
+    convention: Convention
+    field: str
+    quantum: float
+    sampling: float
+    pooled: Literal["pixels", "images"] = "pixels"
+
+    def label(self, seen: Seen) -> Any:
+        """The label of what is seen."""
+        if self.task == "segmentation":
+            return Segmentation(seen.ids.astype(np.uint16), seen.valid, 0.75)
+        if self.task == "normals":
+            return Normals(seen.normals.astype(np.float32), seen.valid)
+        kind, along = self.convention.kind, self.convention.along
+        values = seen.distance if along == "ray" else seen.z
+        if kind == "affine-depth":
+            values = 0.3 * values - 1.5
+        if kind == "affine-disparity":
+            values = 2 / values - 0.5
+        assert kind is not None
+        return Depth(values.astype(np.float32), seen.valid, kind, along)
+
+    def gap(self, a: Any, b: Any) -> Floats:
+        """[N], over pixels known in both: unequal ids, relative metres, affine units, or degrees."""
+        both = a.valid & b.valid
+        p, q = (getattr(x, self.field)[..., both].astype(np.float64) for x in (a, b))
+        if self.task == "segmentation":
+            return (p != q).astype(np.float64)
+        if self.task == "normals":
+            return 2 * np.degrees(np.arcsin(np.clip(np.linalg.norm(p - q, axis=0) / 2, 0, 1)))
+        return np.abs(p - q) / (q if self.convention.kind == "metric" else 1)
+
+
+CASES: dict[str, list[Case]] = {
+    "segmentation": [Case("segmentation", Convention(CLASSES), "ids", 0, 0)],
+    "depth": [
+        Case("depth", Convention((), "metric", "z"), "values", 1e-4, 0.01, "images"),
+        Case("depth", Convention((), "metric", "ray"), "values", 1e-4, 0.01, "images"),
+        Case("depth", Convention((), "affine-depth", "z"), "values", 3e-5, 0.02, "images"),
+        Case("depth", Convention((), "affine-disparity"), "values", 3e-5, 0.01, "images"),
+    ],
+    "normals": [Case("normals", Convention(), "vectors", 0.4, 1)],
+}
+"""Labels of the scene by task; a new task adds its own here."""
+
+SCENE = Scene()
+
+
+@lru_cache(maxsize=64)
+def seen(size: tuple[int, int], crop: Crop = WHOLE, mirrored: bool = False) -> Seen:
+    """The scene, or the mirrored one, traced once."""
+    return (SCENE.mirrored() if mirrored else SCENE).trace(size, crop)
+
+
+def flipped(crop: Crop) -> Crop:
+    """The crop that shows in the mirrored picture what ``crop`` shows in the picture."""
+    x0, y0, x1, y1 = crop
+    return 1 - x1, y0, 1 - x0, y1

@@ -1,0 +1,348 @@
+"""The laws have teeth: faults of published pipelines, sown into the tasks, break at least one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from laws import LAWS
+from PIL import Image
+from scene import CASES
+
+from clipzoo import tasks
+from clipzoo.tasks import _maps, _png
+from clipzoo.tasks.base import Metric, Task
+from clipzoo.tasks.depth import DepthTask
+from clipzoo.tasks.normals import Normals, NormalsTask
+from clipzoo.tasks.segmentation import Segmentation, SegmentationTask
+from clipzoo.types import View
+
+FAULTS: dict[str, Task[Any]] = {}
+
+
+def fault(cls: type[Task[Any]]) -> type[Task[Any]]:
+    FAULTS[cls.__name__] = cls()
+    return cls
+
+
+# Geometry ---------------------------------------------------------------------------------------------------
+
+
+@fault
+class NormalsFlippedLikeAPicture(NormalsTask):
+    def hflip(self, label: Normals) -> Normals:
+        return Normals(_maps.mirror(label.vectors), _maps.mirror(label.valid))
+
+
+@fault
+class NormalsFlippedInY(NormalsTask):
+    def hflip(self, label: Normals) -> Normals:
+        seen = super().hflip(label)
+        return Normals(seen.vectors * np.float32([[[-1]], [[-1]], [[1]]]), seen.valid)
+
+
+@fault
+class NormalsNotBroughtBackToLengthOne(NormalsTask):
+    def crop_resize(self, label: Normals, view: View) -> Normals:
+        return Normals(*_maps.resample(label.vectors, label.valid, view))
+
+
+@fault
+class NormalsTurnedIntoTheCropsFrame(NormalsTask):
+    def crop_resize(self, label: Normals, view: View) -> Normals:
+        seen = super().crop_resize(label, view)
+        angle = 0.5 * (view.crop[0] + view.crop[2] - 1)
+        c, s = np.cos(angle), np.sin(angle)
+        turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
+        return Normals(np.tensordot(turn, seen.vectors, 1), seen.valid)
+
+
+@fault
+class ValidityNotFlipped(DepthTask):
+    def hflip(self, label: Any) -> Any:
+        return replace(label, values=_maps.mirror(label.values))
+
+
+@fault
+class FlipForgotten(SegmentationTask):
+    def hflip(self, label: Any) -> Any:
+        return label
+
+
+@fault
+class FlipBeforeCrop(DepthTask):
+    def view(self, label: Any, view: View) -> Any:
+        return self.crop_resize(self.hflip(label) if view.flip else label, view)
+
+
+@fault
+class HeightAndWidthSwapped(DepthTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        return super().crop_resize(label, view.at((view.size[1], view.size[0])))
+
+
+@fault
+class CropAxesSwapped(SegmentationTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        x0, y0, x1, y1 = view.crop
+        return super().crop_resize(label, View((y0, x0, y1, x1), view.size))
+
+
+class Shifted:
+    """A crop that begins one source pixel too far right."""
+
+    def crop_resize(self, label: Any, view: View) -> Any:
+        x0, y0, x1, y1 = view.crop
+        step = 1 / label.valid.shape[1]
+        moved = View((x0 + step, y0, min(x1 + step, 1), y1), view.size)
+        return super().crop_resize(label, moved)  # type: ignore[misc]
+
+
+@fault
+class DepthCropOffByOne(Shifted, DepthTask):
+    pass
+
+
+@fault
+class IdsCropOffByOne(Shifted, SegmentationTask):
+    pass
+
+
+@fault
+class SampledAtCornersNotCentres(SegmentationTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        (H, W), (height, width), (x0, y0, x1, y1) = label.valid.shape, view.size, view.crop
+        rows = ((y0 + np.arange(height) / height * (y1 - y0)) * H).astype(int)[:, None]
+        columns = ((x0 + np.arange(width) / width * (x1 - x0)) * W).astype(int)
+        return replace(label, ids=label.ids[rows, columns], valid=label.valid[rows, columns])
+
+
+@fault
+class IdsInterpolated(SegmentationTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        ids, valid = _maps.resample(label.ids[None].astype(np.float32), label.valid, view)
+        return replace(label, ids=np.rint(ids[0]).astype(np.uint16), valid=valid)
+
+
+@fault
+class HolesFilledByResampling(DepthTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        everywhere = np.ones_like(label.valid)
+        values, _ = _maps.resample(label.values[None], everywhere, view)
+        return replace(label, values=values[0], valid=np.ones(view.size, bool))
+
+
+@fault
+class HolesAveragedInAsZero(DepthTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        values, _ = _maps.resample(label.values[None], np.ones_like(label.valid), view)
+        return replace(label, values=values[0], valid=super().crop_resize(label, view).valid)
+
+
+@fault
+class RayTakenForZ(DepthTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        return replace(super().crop_resize(label, view), along="z")
+
+
+# Label ------------------------------------------------------------------------------------------------------
+
+
+@fault
+class EightBitMinMaxDepth(DepthTask):
+    def decode(self, data: bytes) -> Any:
+        label = super().decode(data)
+        known = label.values[label.valid]
+        low, span = known.min(initial=9), np.ptp(known) if known.size else 1
+        return replace(label, values=(low + np.rint((label.values - low) / span * 255) / 255 * span))
+
+
+@fault
+class UnknownStoredAsZeroMetres(DepthTask):
+    def decode(self, data: bytes) -> Any:
+        label = super().decode(data)
+        return replace(label, valid=np.ones_like(label.valid))
+
+
+@fault
+class UnknownStoredAsBackground(SegmentationTask):
+    def encode(self, label: Segmentation) -> bytes:
+        return super().encode(replace(label, valid=np.ones_like(label.valid)))
+
+
+@fault
+class ColourCodedMask(SegmentationTask):
+    def encode(self, label: Segmentation) -> bytes:
+        return _png.write(self.render(label, CASES["segmentation"][0].convention), self.name, {}, 6)
+
+
+@fault
+class CodesFrom0To255(NormalsTask):
+    def encode(self, label: Normals) -> bytes:
+        codes = ((label.vectors + 1) * 127.5).astype(np.uint8)
+        return _png.write(np.moveaxis(codes * label.valid, 0, -1), self.name, {}, 6)
+
+
+@fault
+class AnyPictureIsALabel(NormalsTask):
+    def decode(self, data: bytes) -> Normals:
+        try:
+            return super().decode(data)
+        except tasks.base.LabelError:
+            return Normals(np.zeros((3, 4, 4), np.float32), np.zeros((4, 4), bool))
+
+
+# Learning ---------------------------------------------------------------------------------------------------
+
+
+@fault
+class MaskMultipliedIn(NormalsTask):
+    def loss(self, raw: Any, target: Any, convention: Any) -> Any:
+        error = 1 - F.cosine_similarity(raw, target["vectors"])
+        return (error * target["valid"]).sum() / target["valid"].sum().clamp(min=1)
+
+
+@fault
+class LossNotMasked(DepthTask):
+    def loss(self, raw: Any, target: Any, convention: Any) -> Any:
+        return super().loss(raw, {**target, "valid": torch.ones_like(target["valid"])}, convention)
+
+
+@fault
+class GraphDetachedWhenNothingIsValid(SegmentationTask):
+    def loss(self, raw: Any, target: Any, convention: Any) -> Any:
+        return super().loss(raw, target, convention) if target["valid"].any() else torch.zeros(())
+
+
+@fault
+class MeanOfNothing(SegmentationTask):
+    def loss(self, raw: Any, target: Any, convention: Any) -> Any:
+        return F.cross_entropy(raw, torch.where(target["valid"], target["ids"], -100))
+
+
+@fault
+class ZeroTimesRaw(SegmentationTask):
+    def loss(self, raw: Any, target: Any, convention: Any) -> Any:
+        return super().loss(raw, target, convention) if target["valid"].any() else raw.sum() * 0
+
+
+@fault
+class RootWithoutEpsilon(DepthTask):
+    def loss(self, raw: Any, target: Any, convention: Any) -> Any:
+        error = torch.where(target["valid"], raw[:, 0] - self.oracle(target, convention)[:, 0], 0)
+        return (error.square().sum() / target["valid"].sum().clamp(min=1)).sqrt()
+
+
+@fault
+class LogLearntAsMetres(DepthTask):
+    def predict(self, raw: Any, convention: Any) -> Any:
+        return [replace(x, values=np.log(np.maximum(x.values, 1e-3))) for x in super().predict(raw, convention)]
+
+
+@fault
+class OracleTransposed(SegmentationTask):
+    def oracle(self, target: Any, convention: Any) -> Any:
+        return super().oracle(target, convention).transpose(2, 3)
+
+
+@fault
+class OracleChannelsReversed(SegmentationTask):
+    def oracle(self, target: Any, convention: Any) -> Any:
+        return super().oracle(target, convention).flip(1)
+
+
+@fault
+class MissingLabelIsClassZero(SegmentationTask):
+    def collate(self, labels: Any, size: Any) -> Any:
+        target = super().collate(labels, size)
+        missing = torch.tensor([label is None for label in labels])
+        return {**target, "valid": target["valid"] | missing[:, None, None]}
+
+
+# Judgement --------------------------------------------------------------------------------------------------
+
+
+class Averaged(Metric):
+    """Shares that are means already, so that small images weigh as much as large ones."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric, self.measures = metric, metric.measures  # type: ignore[misc]
+
+    def statistics(self, prediction: Any, truth: Any) -> Any:
+        share = self.metric.statistics(prediction, truth)
+        return share / max(share.sum(), 1)
+
+    def compute(self, total: Any) -> dict[str, float]:
+        return self.metric.compute(total)
+
+
+@fault
+class MetricOfMeans(SegmentationTask):
+    def metric(self, convention: Any) -> Any:
+        return Averaged(super().metric(convention))
+
+
+@fault
+class AnglesOfMeans(NormalsTask):
+    def metric(self, convention: Any) -> Any:
+        return Averaged(super().metric(convention))
+
+
+class TruthTakenWhole(Metric):
+    def __init__(self, metric: Metric) -> None:
+        self.metric, self.measures = metric, metric.measures  # type: ignore[misc]
+
+    def statistics(self, prediction: Any, truth: Any) -> Any:
+        return self.metric.statistics(prediction, replace(truth, valid=np.ones_like(truth.valid)))
+
+    def compute(self, total: Any) -> dict[str, float]:
+        return self.metric.compute(total)
+
+
+@fault
+class UnknownTruthJudged(SegmentationTask):
+    def metric(self, convention: Any) -> Any:
+        return TruthTakenWhole(super().metric(convention))
+
+
+@fault
+class UnknownDrawn(DepthTask):
+    def render(self, label: Any, convention: Any) -> Any:
+        return super().render(replace(label, valid=np.ones_like(label.valid)), convention)
+
+
+@fault
+class PictureTurned(NormalsTask):
+    def render(self, label: Any, convention: Any) -> Any:
+        return np.asarray(Image.fromarray(super().render(label, convention)).rotate(180))
+
+
+# The trial --------------------------------------------------------------------------------------------------
+
+
+def broken(task: Task[Any]) -> list[str]:
+    """The laws that a task breaks in any of its cases."""
+    return [law.__name__ for law in LAWS if any(_breaks(law, task, case) for case in CASES[task.name])]
+
+
+def _breaks(law: Callable[..., None], task: Task[Any], case: Any) -> bool:
+    try:
+        law(task, case)
+    except (Exception, pytest.fail.Exception):  # a fault may also crash; Failed is no Exception
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_caught(name: str) -> None:
+    assert broken(FAULTS[name]), f"no law notices {name}"
+
+
+@pytest.mark.parametrize("name", sorted({task.name for task in FAULTS.values()}))
+def test_sound_task_breaks_nothing(name: str) -> None:
+    assert broken(tasks.get(name)) == []

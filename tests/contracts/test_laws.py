@@ -1,0 +1,30 @@
+"""Every task of the folder keeps every law."""
+
+import pytest
+from laws import LAWS, Law
+from scene import CASES, Case
+
+from clipzoo import plugins, tasks
+
+NAMES = plugins.names("tasks")
+
+
+def named(case: Case) -> str:
+    parts = (case.task, case.convention.kind, case.convention.along)
+    return "-".join(part for part in parts if part)
+
+
+def test_the_folder_is_not_empty() -> None:
+    assert NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_has_a_label_of_the_scene(name: str) -> None:
+    assert CASES.get(name), f"add the label that task {name!r} gives of the scene to CASES in scene.py"
+    assert tasks.get(name).name == name
+
+
+@pytest.mark.parametrize("case", [case for name in NAMES for case in CASES.get(name, ())], ids=named)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_law(law: Law, case: Case) -> None:
+    law(tasks.get(case.task), case)

@@ -1,0 +1,310 @@
+"""What each task promises beyond the laws: stated errors, agreement with others, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+from scene import CASES, CLASSES, SCENE, seen
+
+from clipzoo import tasks
+from clipzoo.errors import LabelError
+from clipzoo.tasks import Convention
+from clipzoo.tasks.depth import Depth, Kind
+from clipzoo.tasks.normals import Normals, normals_from_depth
+from clipzoo.tasks.segmentation import Segmentation, palette
+from clipzoo.types import Camera, View
+
+SEGMENTATION, DEPTH, NORMALS = (tasks.get(name) for name in ("segmentation", "depth", "normals"))
+METRIC = Convention(kind="metric", along="z")
+RNG = np.random.default_rng(7)
+
+
+def depth(values: Any, valid: Any = None, kind: Kind = "metric") -> Depth:
+    array = np.asarray(values, np.float32)
+    return Depth(array, np.ones(array.shape, bool) if valid is None else np.asarray(valid), kind, "z")
+
+
+def normals(*vector: float, size: tuple[int, int] = (2, 3)) -> Normals:
+    vectors = np.broadcast_to(np.float32(vector)[:, None, None], (3, *size))
+    return Normals(vectors.copy(), np.ones(size, bool))
+
+
+def ids(values: Any, valid: Any = None) -> Segmentation:
+    array = np.asarray(values, np.uint16)
+    return Segmentation(array, np.ones(array.shape, bool) if valid is None else np.asarray(valid))
+
+
+# Files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("top", "mode"), [(0, "L"), (254, "L"), (255, "I;16"), (65534, "I;16")])
+def test_ids_take_the_fewest_bits_and_leave_void_free(top: int, mode: str) -> None:
+    label = ids([[0, top, 3]], [[True, True, False]])
+    data = SEGMENTATION.encode(label)
+    assert Image.open(io.BytesIO(data)).mode == mode
+    again = SEGMENTATION.decode(data)
+    assert again.ids.dtype == np.uint16
+    np.testing.assert_array_equal(again.ids, [[0, top, 0]])
+    np.testing.assert_array_equal(again.valid, label.valid)
+
+
+def test_an_id_that_is_the_mark_of_void_is_refused() -> None:
+    with pytest.raises(LabelError, match="65535"):
+        SEGMENTATION.encode(ids([[65535]]))
+    with pytest.raises(LabelError, match="65536 classes"):
+        SEGMENTATION.channels(Convention(tuple(map(str, range(65536)))))
+
+
+def test_metric_depth_errs_by_less_than_a_ten_thousandth() -> None:
+    values = np.geomspace(0.5, 80, 40_000, dtype=np.float32).reshape(200, 200)
+    again = DEPTH.decode(DEPTH.encode(depth(values)))
+    assert np.abs(again.values / values - 1).max() <= 1e-4
+    assert (again.values.min(), again.values.max()) == (values.min(), values.max())
+
+
+@pytest.mark.parametrize("kind", ["metric", "affine-depth", "affine-disparity"])
+def test_constant_single_and_empty_depth_round_trip(kind: Kind) -> None:
+    for label in (
+        depth(np.full((3, 4), 2.5), kind=kind),
+        depth([[1.5, 7.0], [3.0, 4.0]], [[False, True], [False, False]], kind),
+        depth(np.full((2, 2), np.nan), np.zeros((2, 2), bool), kind),
+    ):
+        again = DEPTH.decode(DEPTH.encode(label))
+        np.testing.assert_array_equal(again.values, label.values)
+        np.testing.assert_array_equal(again.valid, label.valid)
+
+
+def test_affine_values_may_be_negative() -> None:
+    values = RNG.normal(size=(50, 60)).astype(np.float32)
+    again = DEPTH.decode(DEPTH.encode(depth(values, kind="affine-disparity")))
+    assert np.abs(again.values - values).max() <= np.ptp(values) / 131_000
+
+
+def test_stored_normals_err_by_less_than_four_tenths_of_a_degree() -> None:
+    vectors = RNG.normal(size=(3, 200, 300)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=0)
+    label = Normals(vectors, np.ones((200, 300), bool))
+    again = NORMALS.decode(NORMALS.encode(label))
+    assert CASES["normals"][0].gap(again, label).max() <= 0.4
+
+
+@pytest.mark.parametrize("vector", [(1, 0, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)])
+def test_axes_are_stored_exactly(vector: tuple[float, float, float]) -> None:
+    label = normals(*vector)
+    np.testing.assert_array_equal(NORMALS.decode(NORMALS.encode(label)).vectors, label.vectors)
+
+
+def png(array: NDArray[Any], text: object) -> bytes:
+    chunk, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    chunk.add_text("clipzoo", text if isinstance(text, str) else json.dumps(text))
+    Image.fromarray(array).save(buffer, "PNG", pnginfo=chunk)
+    return buffer.getvalue()
+
+
+GREY, COLOUR, DEEP = np.zeros((2, 2), np.uint8), np.full((2, 2, 3), 90, np.uint8), np.zeros((2, 2), np.uint16)
+FACTS = {"task": "depth", "kind": "metric", "along": "z", "transform": "log", "low": 1.0, "high": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "text", "message"),
+    [
+        ("segmentation", GREY, "{", "no JSON object"),
+        ("segmentation", GREY, [1], "no JSON object"),
+        ("segmentation", COLOUR, {"task": "segmentation", "void": 255}, "mode RGB"),
+        ("segmentation", GREY, {"task": "segmentation", "void": 0}, "void 0"),
+        ("segmentation", GREY, {"task": "segmentation", "void": 255, "confidence": "x"}, "'x'"),
+        ("depth", GREY, FACTS, "mode L"),
+        ("depth", DEEP, {**FACTS, "low": 3.0}, "not written by"),
+        ("depth", DEEP, {**FACTS, "low": 0.0}, "not written by"),
+        ("depth", DEEP, {**FACTS, "low": None}, "not written by"),
+        ("depth", DEEP, {**FACTS, "kind": "disparity"}, "not written by"),
+        ("depth", DEEP, {**FACTS, "transform": "cubic"}, "not written by"),
+        ("normals", COLOUR, {"task": "normals"}, "not of length 1"),
+        ("normals", COLOUR, {"task": "depth"}, "'depth'"),
+    ],
+)
+def test_damaged_labels_are_refused(name: str, array: NDArray[Any], text: object, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        tasks.get(name).decode(png(array, text))
+
+
+# Checks -----------------------------------------------------------------------------------------------------
+
+SPACE = Convention(CLASSES)
+GOOD = np.ones((2, 3), bool)
+
+
+@pytest.mark.parametrize(
+    ("label", "convention", "message"),
+    [
+        (ids([[0, 5]]), SPACE, "class id 5 in a label space of 5"),
+        (ids([[0, 1]]), Convention(), "label space of 0 classes"),
+        (Segmentation(np.zeros((2, 3), np.int64), GOOD), SPACE, "int64"),  # type: ignore[arg-type]
+        (Segmentation(np.zeros((1, 2, 3), np.uint16), GOOD), SPACE, "shape"),
+        (Segmentation(np.zeros((2, 3), np.uint16), GOOD.astype(np.uint8)), SPACE, "bool"),  # type: ignore[arg-type]
+        (Segmentation(np.zeros((2, 3), np.uint16), GOOD, 1.5), SPACE, "confidence of 1.5"),
+        (Segmentation(np.zeros((0, 3), np.uint16), GOOD[:0]), SPACE, "empty"),
+    ],
+)
+def test_broken_segmentation_is_refused(label: Segmentation, convention: Convention, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        SEGMENTATION.check(label, convention)
+
+
+@pytest.mark.parametrize(
+    ("label", "convention", "message"),
+    [
+        (depth([[1, 0]]), METRIC, "depth of 0 m"),
+        (depth([[1, np.inf]]), METRIC, "1 of 2 known"),
+        (depth([[1, 2]], kind="affine-depth"), METRIC, "affine-depth along z in a column of kind metric"),
+        (depth([[1, 2]]), Convention(kind="metric", along="ray"), "along ray"),
+        (depth([[1, 2]]), Convention(), "what kind"),
+        (depth([[1, 2]]), Convention(kind="metric"), "measured along"),
+        (Depth(np.ones((2, 3)), GOOD, "metric", "z"), METRIC, "float64"),  # type: ignore[arg-type]
+    ],
+)
+def test_broken_depth_is_refused(label: Depth, convention: Convention, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        DEPTH.check(label, convention)
+
+
+def test_broken_normals_are_refused() -> None:
+    for label, message in (
+        (normals(0, 0, 0), "6 of 6 known normals"),
+        (normals(0, np.nan, 1), "6 of 6 known normals"),
+        (Normals(np.zeros((4, 2, 3), np.float32), GOOD), "shape"),
+    ):
+        with pytest.raises(LabelError, match=message):
+            NORMALS.check(label, Convention())
+    with pytest.raises(LabelError, match="one H×W"):
+        Normals(np.zeros((3, 2, 2), np.float32), GOOD)
+
+
+def test_labels_of_other_sizes_do_not_collate() -> None:
+    with pytest.raises(LabelError, match="batch"):
+        DEPTH.collate([depth(np.ones((2, 3)))], (4, 6))
+
+
+# Metrics ----------------------------------------------------------------------------------------------------
+
+
+def test_miou_is_that_of_torchmetrics() -> None:
+    classification = pytest.importorskip("torchmetrics.classification")
+    K = len(CLASSES)
+    truths = RNG.integers(0, K, (4, 20, 30))
+    guesses = np.where(RNG.random(truths.shape) < 0.6, truths, RNG.integers(0, K, truths.shape))
+    valid = RNG.random(truths.shape) < 0.8
+    metric = SEGMENTATION.metric(SPACE)
+    got = metric.compute(
+        sum(metric.statistics(ids(p), ids(t, v)) for p, t, v in zip(guesses, truths, valid, strict=True))
+    )
+    marked = torch.from_numpy(np.where(valid, truths, 255))
+    theirs = classification.MulticlassJaccardIndex(K, ignore_index=255)
+    right = classification.MulticlassAccuracy(K, average="micro", ignore_index=255)
+    assert got["miou"] == pytest.approx(theirs(torch.from_numpy(guesses), marked).item())
+    assert got["accuracy"] == pytest.approx(right(torch.from_numpy(guesses), marked).item())
+
+
+def test_miou_counts_classes_of_the_truth_and_missing_predictions_as_wrong() -> None:
+    metric = SEGMENTATION.metric(SPACE)
+    got = metric.compute(metric.statistics(ids([[0, 0, 3, 1]], [[1, 1, 1, 0]]), ids([[0, 1, 1, 1]])))
+    assert got == pytest.approx({"miou": (1 / 2 + 0) / 2, "accuracy": 1 / 4})
+    with pytest.raises(LabelError, match="class id 9"):
+        metric.statistics(ids([[9]]), ids([[0]]))
+
+
+def test_depth_measures_by_hand() -> None:
+    metric = DEPTH.metric(METRIC)
+    share = metric.statistics(
+        depth([[2, 2.4, 5, 9]], [[True, True, True, False]]), depth([[2, 3, 4.2, 1]])
+    )
+    got = metric.compute(share)
+    assert got["delta1"] == pytest.approx(2 / 3)
+    assert got["absrel"] == pytest.approx((0 + 0.2 + 0.8 / 4.2) / 3)
+    assert got["rmse"] == pytest.approx(np.sqrt((0.6**2 + 0.8**2) / 3))
+    assert got["coverage"] == pytest.approx(3 / 4)
+
+
+def test_affine_predictions_are_fitted_but_not_turned_over() -> None:
+    metric, truth = DEPTH.metric(METRIC), depth(RNG.uniform(1, 6, (20, 30)))
+    for kind, values in (("affine-depth", 3 * truth.values - 9), ("affine-disparity", 5 / truth.values - 2)):
+        fitted = metric.compute(metric.statistics(depth(values, kind=kind), truth))  # type: ignore[arg-type]
+        assert fitted["delta1"] == 1
+        assert fitted["rmse"] == pytest.approx(0, abs=1e-5)
+        turned = metric.compute(metric.statistics(depth(-values, kind=kind), truth))  # type: ignore[arg-type]
+        assert turned["delta1"] < 0.5
+
+
+def test_incomparable_depths_are_refused() -> None:
+    metric, one = DEPTH.metric(METRIC), np.ones((2, 2), np.float32)
+    with pytest.raises(LabelError, match="metric predictions cannot be judged by affine-disparity"):
+        metric.statistics(depth(one), depth(one, kind="affine-disparity"))
+    with pytest.raises(LabelError, match="along z cannot be judged by depth along ray"):
+        metric.statistics(depth(one), Depth(one, one > 0, "metric", "ray"))
+    with pytest.raises(LabelError, match="View.whole"):
+        metric.statistics(depth(one), depth(np.ones((3, 2))))
+
+
+def test_angles_by_hand() -> None:
+    metric, c, s = NORMALS.metric(Convention()), np.cos(np.radians(20)), np.sin(np.radians(20))
+    share = metric.statistics(normals(s, 0, c), normals(0, 0, 1)) + metric.statistics(
+        normals(0, 1, 0), normals(0, 0, 1)
+    )
+    got = metric.compute(share)
+    assert got == pytest.approx(
+        {"mean_angle": 55, "within_11": 0, "within_22": 0.5, "within_30": 0.5, "coverage": 1}
+    )
+
+
+# Geometry, predictions, pictures ----------------------------------------------------------------------------
+
+
+def test_normals_that_cancel_out_are_unknown() -> None:
+    label = Normals(np.concatenate([normals(1, 0, 0).vectors, normals(-1, 0, 0).vectors], 2), np.ones((2, 6), bool))
+    assert not NORMALS.crop_resize(label, View.whole((1, 1))).valid.any()
+
+
+@pytest.mark.parametrize("along", ["z", "ray"])
+def test_normals_from_depth_are_those_of_the_scene(along: Any) -> None:
+    shown = seen((240, 320))
+    values = (shown.z if along == "z" else shown.distance).astype(np.float32)
+    found = normals_from_depth(Depth(values, shown.valid, "metric", along), SCENE.camera)
+    gap = CASES["normals"][0].gap(found, CASES["normals"][0].label(shown))
+    assert np.quantile(gap, 0.95) < 0.1
+    assert gap.max() < 20, "a normal across an edge"
+    assert not found.valid[~shown.valid].any()
+    NORMALS.check(found, Convention())
+
+
+def test_normals_need_metric_depth() -> None:
+    with pytest.raises(LabelError, match="affine-depth"):
+        normals_from_depth(depth(np.ones((4, 4)), kind="affine-depth"), Camera(1, 1))
+
+
+def test_wild_outputs_still_give_labels() -> None:
+    wild = torch.tensor([-1e9, 1e9]).view(1, 1, 1, 2)
+    DEPTH.check(DEPTH.predict(wild, METRIC)[0], METRIC)
+    NORMALS.check(NORMALS.predict(torch.zeros(1, 3, 2, 2), Convention())[0], Convention())
+
+
+def test_half_precision_is_learnt_in_float32() -> None:
+    for name, cases in CASES.items():
+        target = tasks.get(name).collate([cases[0].label(seen((8, 9)))], (8, 9))
+        right = tasks.get(name).oracle(target, cases[0].convention)
+        assert tasks.get(name).loss(right.bfloat16(), target, cases[0].convention).dtype == torch.float32
+
+
+def test_colours_are_distinct_and_near_is_warm() -> None:
+    colours = palette(np.arange(200))
+    assert len(np.unique(colours, axis=0)) == 200
+    near, far = DEPTH.render(depth([[1, 9]]), METRIC)[0].astype(int)
+    assert near[0] > near[2]
+    assert far[2] > far[0]
+    np.testing.assert_array_equal(NORMALS.render(normals(0, 0, 1), Convention())[0, 0], [128, 128, 255])
