@@ -12,6 +12,7 @@ over the decoded image, x to the right, y down, whatever its size in pixels.
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -129,6 +130,35 @@ class View:
         return Camera(camera.fx / (x1 - x0), camera.fy / (y1 - y0), 1 - cx if self.flip else cx, cy)
 
 
+class _Quiet:
+    """Silences Pillow, which warns of bombs and odd EXIF: `decode_image` has its own limits.
+
+    Warning filters belong to the process, and decoding runs in threads: the first thread in sets them and the last
+    one out restores them. With a ``catch_warnings`` each, threads would restore each other's filters for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
     """Decode an image file: the one decoder of labelling, training and evaluation.
 
@@ -144,18 +174,18 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
         ImageError: not an image, truncated, or too large.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd EXIF; the limit below decides
-            with Image.open(io.BytesIO(data)) as opened:
-                width, height = opened.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        f"the image has {width}×{height} pixels, more than max_pixels={max_pixels}; "
-                        "shrink it or raise the limit"
-                    )
-                return np.array(_to_rgb(ImageOps.exif_transpose(opened)))
+        with _quiet, Image.open(io.BytesIO(data)) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"the image has {width}×{height} pixels, more than max_pixels={max_pixels}; "
+                    "shrink it or raise the limit"
+                )
+            return np.array(_to_rgb(ImageOps.exif_transpose(opened)))
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, at twice PIL.Image.MAX_IMAGE_PIXELS
+        raise ImageError(f"the image has too many pixels ({error}); shrink it") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         head = f"{len(data)} bytes, beginning {data[:8]!r}"
         raise ImageError(f"cannot decode the image ({head}): {type(error).__name__}: {error}") from error

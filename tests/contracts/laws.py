@@ -209,9 +209,7 @@ def normals_agree_with_depth(task: Task[Any], case: Case) -> None:
 # Learning ---------------------------------------------------------------------------------------------------
 
 
-def loss_and_gradient(
-    task: Task[Any], case: Case, raw: torch.Tensor, target: Any
-) -> tuple[float, torch.Tensor]:
+def loss_and_gradient(task: Task[Any], case: Case, raw: torch.Tensor, target: Any) -> tuple[float, torch.Tensor]:
     raw = raw.clone().requires_grad_()
     loss = task.loss(raw, target, case.convention)
     assert loss.shape == ()
@@ -304,8 +302,7 @@ def assert_no_better(
 ) -> None:
     metric = task.metric(case.convention)
     found, best = (
-        metric.compute(metric.statistics(task.predict(one, case.convention)[0], label))
-        for one in (raw, right)
+        metric.compute(metric.statistics(task.predict(one, case.convention)[0], label)) for one in (raw, right)
     )
     assert list(best) == list(metric.measures)
     for name, measure in metric.measures.items():

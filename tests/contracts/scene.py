@@ -25,6 +25,7 @@ Vector = tuple[float, float, float]
 Crop = tuple[float, float, float, float]
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+CAMERA = Camera(0.9, 1.2, 0.46, 0.55)
 CLASSES = ("floor", "wall", "side", "ball", "door")
 
 
@@ -44,7 +45,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Scene:
-    camera: Camera = Camera(0.9, 1.2, 0.46, 0.55)
+    camera: Camera = CAMERA
     planes: tuple[tuple[Vector, float], ...] = (
         ((0.06, 0.99, 0.1), -1.1),
         ((0.25, -0.05, 0.97), -5.5),

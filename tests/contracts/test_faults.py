@@ -15,6 +15,7 @@ from PIL import Image
 from scene import CASES
 
 from clipzoo import tasks
+from clipzoo.errors import LabelError
 from clipzoo.tasks import _maps, _png
 from clipzoo.tasks.base import Metric, Task
 from clipzoo.tasks.depth import DepthTask
@@ -193,7 +194,7 @@ class AnyPictureIsALabel(NormalsTask):
     def decode(self, data: bytes) -> Normals:
         try:
             return super().decode(data)
-        except tasks.base.LabelError:
+        except LabelError:
             return Normals(np.zeros((3, 4, 4), np.float32), np.zeros((4, 4), bool))
 
 

@@ -222,13 +222,11 @@ def test_miou_counts_classes_of_the_truth_and_missing_predictions_as_wrong() -> 
 
 def test_depth_measures_by_hand() -> None:
     metric = DEPTH.metric(METRIC)
-    share = metric.statistics(
-        depth([[2, 2.4, 5, 9]], [[True, True, True, False]]), depth([[2, 3, 4.2, 1]])
-    )
+    share = metric.statistics(depth([[2, 2.3, 5, 9]], [[True, True, True, False]]), depth([[2, 3, 4.2, 1]]))
     got = metric.compute(share)
     assert got["delta1"] == pytest.approx(2 / 3)
-    assert got["absrel"] == pytest.approx((0 + 0.2 + 0.8 / 4.2) / 3)
-    assert got["rmse"] == pytest.approx(np.sqrt((0.6**2 + 0.8**2) / 3))
+    assert got["absrel"] == pytest.approx((0 + 0.7 / 3 + 0.8 / 4.2) / 3)
+    assert got["rmse"] == pytest.approx(np.sqrt((0.7**2 + 0.8**2) / 3))
     assert got["coverage"] == pytest.approx(3 / 4)
 
 
@@ -248,7 +246,7 @@ def test_incomparable_depths_are_refused() -> None:
         metric.statistics(depth(one), depth(one, kind="affine-disparity"))
     with pytest.raises(LabelError, match="along z cannot be judged by depth along ray"):
         metric.statistics(depth(one), Depth(one, one > 0, "metric", "ray"))
-    with pytest.raises(LabelError, match="View.whole"):
+    with pytest.raises(LabelError, match=r"View\.whole"):
         metric.statistics(depth(one), depth(np.ones((3, 2))))
 
 
@@ -258,9 +256,7 @@ def test_angles_by_hand() -> None:
         normals(0, 1, 0), normals(0, 0, 1)
     )
     got = metric.compute(share)
-    assert got == pytest.approx(
-        {"mean_angle": 55, "within_11": 0, "within_22": 0.5, "within_30": 0.5, "coverage": 1}
-    )
+    assert got == pytest.approx({"mean_angle": 55, "within_11": 0, "within_22": 0.5, "within_30": 0.5, "coverage": 1})
 
 
 # Geometry, predictions, pictures ----------------------------------------------------------------------------
@@ -278,7 +274,7 @@ def test_normals_from_depth_are_those_of_the_scene(along: Any) -> None:
     found = normals_from_depth(Depth(values, shown.valid, "metric", along), SCENE.camera)
     gap = CASES["normals"][0].gap(found, CASES["normals"][0].label(shown))
     assert np.quantile(gap, 0.95) < 0.1
-    assert gap.max() < 20, "a normal across an edge"
+    assert np.mean(gap > 5) < 0.01, "normals across edges"
     assert not found.valid[~shown.valid].any()
     NORMALS.check(found, Convention())
 

@@ -65,18 +65,18 @@ class Layout:
 def tinted(colours: Floats, plain_look: bool, rng: np.random.Generator) -> Floats:
     """The same object in another paint: hue turned, mixed with one colour, brighter or darker."""
     grey = colours @ np.array([0.3, 0.59, 0.11], np.float32)
-    if rng.random() < (0.8 if plain_look else 0.5):
+    if rng.random() < (0.6 if plain_look else 0.25):
         angle = rng.uniform(0, 2 * np.pi)
         c, s, k = np.cos(angle), np.sin(angle), 1 / np.sqrt(3)
         cross = np.array([[0, -k, k], [k, 0, -k], [-k, k, 0]])
         turn = c * np.eye(3) + s * cross + (1 - c) / 3 * np.ones((3, 3))
         colours = colours @ turn.T.astype(np.float32)
-    if rng.random() < 0.65:
-        amount = rng.uniform(0.2, 0.9)
+    if rng.random() < 0.45:
+        amount = rng.uniform(0.2, 0.8)
         paint = hue(rng, rng.uniform(0.2, 0.9), 1.0) * np.float32(rng.uniform(0.6, 1.2))
         lifted = grey * rng.uniform(0.6, 1.0) + rng.uniform(0.05, 0.35)
         colours = colours * (1 - amount) + amount * lifted[:, None] * paint
-    return np.clip(colours * rng.uniform(0.65, 1.35), 0.02, 1).astype(np.float32)
+    return np.clip(colours * rng.uniform(0.7, 1.35), 0.02, 1).astype(np.float32)
 
 
 def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> Placed:
@@ -97,10 +97,10 @@ def look(focus: Placed, rng: np.random.Generator) -> Camera:
     """A camera that has the focus object in the picture, from near or far, above or below."""
     fov = float(rng.uniform(36, 78))
     extent = max(focus.height, 2 * focus.radius * 0.8)
-    share = rng.uniform(0.32, 0.85)
+    share = rng.uniform(0.5, 1.0)
     tangent = np.tan(np.radians(fov) / 2)
     distance = max(extent / (2 * tangent * share), focus.radius + 0.25)
-    rise = rng.uniform(0, 30) if rng.random() < 0.65 else rng.uniform(-25, 70)
+    rise = rng.uniform(0, 30) if rng.random() < 0.65 else rng.uniform(-25, 60)
     azimuth = rng.uniform(0, 2 * np.pi)
     flat = np.cos(np.radians(rise))
     middle = np.array([0, focus.height * rng.uniform(0.35, 0.65), 0])
@@ -111,7 +111,7 @@ def look(focus: Placed, rng: np.random.Generator) -> Camera:
     right = np.cross([0.0, 1.0, 0.0], back)
     right /= np.linalg.norm(right)
     up = np.cross(back, right)
-    slack = tangent * max(0.0, 0.9 - 0.8 * share)
+    slack = tangent * max(0.0, 0.95 - 0.8 * share)
     back = back + right * rng.uniform(-slack, slack) + up * rng.uniform(-slack, slack)
     back /= np.linalg.norm(back)
     right = np.cross([0.0, 1.0, 0.0], back)

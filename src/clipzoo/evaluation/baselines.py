@@ -28,14 +28,15 @@ from clipzoo.types import ImageArray
 
 Predict = Callable[[Sequence[ImageArray]], list[Any]]
 PATCH_SIDE = 16
-MEDIAN_IMAGES = 256
+VALUES = 1 << 22
+QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def position_prior(train: DenseSet, validation: DenseSet, test: DenseSet) -> dict[str, Scored]:
     """Score, task by task, the constant map that does best on validation by the task's headline.
 
-    The candidates are made of the right raw outputs of the probe split, pixel by pixel: their mean
-    (majority of one-hot classes, mean direction), their median (of log depth), and the mean less its
+    The candidates are made of the right raw outputs of the probe split, pixel by pixel: their mean (majority of
+    one-hot classes, mean direction), their quantiles around the median (of log depth), and the mean less its
     average over the image (which classes are more frequent here than elsewhere).
     """
     scored = {}
@@ -145,16 +146,22 @@ def _candidates(truth: Truth) -> list[Tensor]:
         count += valid.sum(0)
     everywhere = total.sum((1, 2)) / count.sum().clamp_min(1)
     mean = torch.where(count > 0, total / count.clamp_min(1), everywhere[:, None, None]).float()
-    return [mean, _median(truth, mean), mean - mean.mean((1, 2), keepdim=True)]
+    return [mean, *_quantiles(truth, mean), mean - mean.mean((1, 2), keepdim=True)]
 
 
-def _median(truth: Truth, fallback: Tensor) -> Tensor:
-    """The median of the known values of each pixel, over `MEDIAN_IMAGES` images spread over the set."""
-    step = -(-len(truth) // MEDIAN_IMAGES)
-    some = Truth(truth.task, truth.convention, truth.labels[::step], truth.size)
-    parts = [torch.where(valid[:, None], raw, torch.nan) for raw, valid in targets(some, some.size, 32)]
-    median = torch.cat(parts).nanquantile(0.5, dim=0)
-    return torch.where(median.isnan(), fallback, median)
+def _quantiles(truth: Truth, fallback: Tensor) -> list[Tensor]:
+    """Quantiles of the known values of each pixel, over images spread over the set, at most `VALUES` values."""
+    images = max(16, VALUES // fallback.numel())
+    some = Truth(truth.task, truth.convention, truth.labels[:: -(-len(truth) // images)], truth.size)
+    parts = [torch.where(valid[:, None], raw, torch.nan).flatten(1) for raw, valid in targets(some, some.size, 32)]
+    columns = torch.cat(parts).split_with_sizes(_widths(fallback.numel(), VALUES // images), 1)
+    found = torch.cat([part.nanquantile(torch.tensor(QUANTILES), dim=0) for part in columns], 1)
+    return [torch.where(value.isnan(), fallback, value) for value in found.reshape(-1, *fallback.shape)]
+
+
+def _widths(total: int, most: int) -> list[int]:
+    """Parts of at most ``most``; torch's quantile takes no more than 2²⁴ values at once."""
+    return [min(most, total - start) for start in range(0, total, most)]
 
 
 def _constant(raw: Tensor, truth: Truth) -> Any:

@@ -74,12 +74,12 @@ class Output(_Strict):
     image's size, otherwise the output's.
     """
 
-    index: int = Field(0, ge=0)
+    index: int = Field(default=0, ge=0)
     name: str | None = None
     layout: Layout | None = None
     kind: Literal["logits", "probability", "ids", "values"] | None = None
     activation: Literal["none", "sigmoid", "softmax", "minmax"] | None = None
-    threshold: float | None = Field(None, ge=0, le=1)
+    threshold: float | None = Field(default=None, ge=0, le=1)
     multiply: float = 1.0
     add: float = 0.0
     frame: str | None = None
@@ -102,7 +102,7 @@ class Card(_Strict):
     along: Literal["z", "ray"] | None = None
     licence: str = "unknown"
     revision: str = ""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     input: Input = Input()
     output: Output = Output()
 

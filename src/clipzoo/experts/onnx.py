@@ -111,7 +111,9 @@ class OnnxExpert(Expert):
 def _threads() -> int:
     text = os.environ.get("CLIPZOO_ONNX_THREADS") or os.environ.get("OMP_NUM_THREADS") or "0"
     if not text.isdigit():
-        raise ExpertError(f"CLIPZOO_ONNX_THREADS={text!r} is no number of threads; set it to 1, 2, … or 0 to let it choose")
+        raise ExpertError(
+            f"CLIPZOO_ONNX_THREADS={text!r} is no number of threads; set it to 1, 2, … or 0 to let it choose"
+        )
     return int(text)
 
 
@@ -141,7 +143,7 @@ def prepare(image: ImageArray, spec: Input) -> FloatArray:
     if spec.channels == "bgr":
         values = values[..., ::-1]
     divisor = {"255": 255.0, "none": 1.0, "max": max(float(values.max()), 1e-6)}[spec.scale]
-    values = (values / np.float32(divisor) - np.float32(spec.mean)) / np.float32(spec.std)
+    values = _float32((values / divisor - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32))
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout == "NCHW" else values)
 
 
@@ -167,7 +169,9 @@ def _maps(raw: NDArray[Any], card: Card) -> NDArray[Any]:
     if raw.ndim == 2:
         return raw[None]
     if raw.ndim != 3:
-        raise ExpertError(f"an image's output has the shape {list(raw.shape)}; a map [C,H,W], [H,W,C] or [H,W] is expected")
+        raise ExpertError(
+            f"an image's output has the shape {list(raw.shape)}; a map [C,H,W], [H,W,C] or [H,W] is expected"
+        )
     last = (card.output.layout or card.input.layout) == "NHWC"
     return raw.transpose(2, 0, 1) if last else raw
 
@@ -196,7 +200,7 @@ def _resize(channel: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 def _segmentation(maps: FloatArray, card: Card) -> Segmentation:
     """Scores in [0, 1] -> the best class, its mean score as confidence; unknown where not finite."""
-    valid = np.isfinite(maps).all(0)
+    valid = np.asarray(np.isfinite(maps).all(0))
     maps = np.where(valid, maps, np.float32(0))
     if len(maps) == 1 and len(card.classes) == 2:
         maps = np.concatenate([1 - maps, maps])

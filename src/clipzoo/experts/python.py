@@ -22,7 +22,9 @@ def create(name: str) -> Expert:
     """
     module_name, colon, class_name = name.partition(":")
     if not colon or not module_name or not class_name:
-        raise ExpertError(f"'python:{name}' names no class; write python:<module>:<Class>, as python:my_expert:MyExpert")
+        raise ExpertError(
+            f"'python:{name}' names no class; write python:<module>:<Class>, as python:my_expert:MyExpert"
+        )
     made = _class(module_name, class_name)
     try:
         expert = made()

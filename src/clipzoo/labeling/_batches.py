@@ -44,9 +44,7 @@ def decode(reader: Reader, entry: Entry) -> Decoded:
         return Decoded(entry.key, None, f"cannot read the sample: {type(error).__name__}: {error}")
 
 
-def decoded(
-    reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[Decoded]:
+def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Decoded]:
     """The samples in their order, at most ``ahead`` of them decoded before they are asked for."""
     waiting: deque[Future[Decoded]] = deque()
     try:

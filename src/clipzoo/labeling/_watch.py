@@ -53,9 +53,9 @@ def signals() -> Iterator[Stop]:
         stop.signal = signal.Signals(number).name
         signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.getsignal(number) or signal.SIG_DFL
-        signal.signal(number, handle)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        before[asked] = signal.getsignal(asked) or signal.SIG_DFL
+        signal.signal(asked, handle)
     try:
         yield stop
     finally:
@@ -116,7 +116,9 @@ class Bar:
             TextColumn("labelling"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("shards  {task.fields[images]} images  {task.fields[rate]:.1f}/s  {task.fields[failures]} failed"),
+            TextColumn(
+                "shards  {task.fields[images]} images  {task.fields[rate]:.1f}/s  {task.fields[failures]} failed"
+            ),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not shown,

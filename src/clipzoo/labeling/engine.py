@@ -104,6 +104,7 @@ def label(
             for work in works:
                 work.batch_size = work.expert.batch_size  # loading may have shown that it must be 1
         _run(reader, jobs, works, progress)
+        _settle(columns)
         return [report(work.column, work.labelled) for work in works]
 
 
@@ -119,6 +120,13 @@ def _run(reader: Reader, jobs: Sequence[plan.Job], works: Sequence[Work], progre
     finally:
         for work in active:
             work.column.finish(work.unnoted(), labelled=work.labelled)
+
+
+def _settle(columns: Sequence[Column]) -> None:
+    """Count again where a run was killed between its last shard and its end."""
+    for column in columns:
+        if column.manifest.counts.shards != len(column.committed()):
+            column.finish()
 
 
 def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) -> str:

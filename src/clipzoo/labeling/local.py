@@ -129,15 +129,24 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
         DatasetError, ExpertError: too many samples failed.
     """
     with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
-        for number, job in enumerate(jobs, 1):
+        ends = {i: job for job in jobs for i in job.columns}
+        for job in jobs:
             chosen = [works[i] for i in job.columns]
-            _label_shard(reader, job.shard, chosen, pool, stop, bar, last=number == len(jobs))
+            ending = [works[i] for i in job.columns if ends[i] is job]
+            _label_shard(reader, job.shard, chosen, ending, pool, stop, bar)
             bar.shard()
 
 
 def _label_shard(
-    reader: Reader, shard: str, works: Sequence[Work], pool: ThreadPoolExecutor, stop: Stop, bar: Bar, last: bool
+    reader: Reader,
+    shard: str,
+    works: Sequence[Work],
+    ending: Sequence[Work],
+    pool: ThreadPoolExecutor,
+    stop: Stop,
+    bar: Bar,
 ) -> None:
+    """Label and commit a shard; the budgets of columns that end here are judged before they do."""
     entries = reader.index(shard)
     keys = [entry.key for entry in entries]
     with ExitStack() as stack:
@@ -148,9 +157,8 @@ def _label_shard(
         _feed(reader, entries, passes, pool, stop, bar)
         for one in passes:
             one.batcher.flush()
-        if last:
-            for one in passes:
-                one.work.budget.judge()
+        for work in ending:
+            work.budget.judge()
         stop.check()
     for one in passes:
         _note(one, shard)

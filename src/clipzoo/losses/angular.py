@@ -1,7 +1,7 @@
 """Angular error of directions: 1 − cosine, the mean over all known pixels of the batch.
 
-As in Bansal, Russell and Gupta, "Marr Revisited" (2016, arXiv 1604.01347), section 3, which minimises the
-cosine.
+Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common Multi-Scale Convolutional
+Architecture" (2015, arXiv 1411.4734), the loss for surface normals.
 """
 
 from __future__ import annotations

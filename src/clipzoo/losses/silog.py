@@ -1,8 +1,8 @@
 """Scale-invariant logarithmic error of metric depth.
 
 Eigen, Puhrsch and Fergus, "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network" (2014,
-arXiv 1406.2283), equation 4; its square root with λ = 0.85 is that of Lee et al., "From Big to Small" (2019,
-arXiv 1907.10326), equation 4.
+arXiv 1406.2283), equation 4; the square root of its variance form, with λ = 0.85, is that of Lee et al., "From Big
+to Small" (2019, arXiv 1907.10326).
 """
 
 from __future__ import annotations

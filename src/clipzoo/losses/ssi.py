@@ -1,10 +1,10 @@
 """Scale-and-shift-invariant error of affine depth and disparity.
 
-Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), section 5:
-prediction and truth are aligned in closed form before they are compared. Fitting the prediction to the
-truth by least squares (their equation 4) leaves 1 − r² of the truth's variance, r being the correlation: a
-map with near and far exchanged would cost nothing. So both maps are brought to zero mean and unit variance,
-the least-squares counterpart of their equation 6, and half their mean squared difference is 1 − r.
+Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), scale- and
+shift-invariant losses: prediction and truth are aligned in closed form before they are compared. Fitting the
+prediction to the truth by least squares leaves 1 − r² of the truth's variance, r being the correlation: a map with
+near and far exchanged would cost nothing. So, as in their robust variant, both maps are brought to one shift and
+scale, here the least-squares ones, mean 0 and variance 1; half their mean squared difference is 1 − r.
 """
 
 from __future__ import annotations

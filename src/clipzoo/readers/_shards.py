@@ -52,7 +52,7 @@ def _candidates(location: str) -> tuple[Path, list[Path]]:
         raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset")
     parts = path.parts
     fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
-    found = {hit for pattern in expand(str(path)) for hit in glob.glob(pattern, recursive=True)}
+    found = {hit for pattern in expand(str(path)) for hit in glob.glob(pattern, recursive=True)}  # noqa: PTH207
     return Path(*parts[:fixed]), [Path(hit) for hit in found if Path(hit).is_file()]
 
 

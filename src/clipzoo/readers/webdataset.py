@@ -70,12 +70,17 @@ class WebDataset(Reader):
         entry ``…#truncated`` where the tar is cut off.
 
         Raises:
-            DatasetError: the shard is compressed, or is not one of `shards`.
+            DatasetError: the shard is compressed, cannot be opened, or is not one of `shards`.
         """
         path = self._path(shard)
-        _shards.refuse_compressed(path)
         seen: set[str] = set()
-        return [_entry(group, shard, seen) for group in _groups(path)]
+        try:
+            _shards.refuse_compressed(path)
+            return [_entry(group, shard, seen) for group in _groups(path)]
+        except OSError as error:
+            raise DatasetError(
+                f"cannot read the shard {path} ({error.strerror}); check that it is still there"
+            ) from error
 
     def read(self, entry: Entry) -> Sample:
         """Image, caption and every other member of a usable entry.
@@ -110,7 +115,7 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
     size = path.stat().st_size
     with tarfile.open(path, "r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members = []  # a shard of 10⁵ samples would otherwise be kept in memory
+            tar.members = []  # type: ignore[attr-defined]  # a shard of 10⁵ samples would otherwise be kept in memory
             if member.size < 0:  # the walk would go backwards, without end
                 raise tarfile.ReadError(f"the member {member.name!r} claims a size of {member.size} bytes")
             yield member

@@ -166,7 +166,7 @@ class Column:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            for partial in self.path.rglob("*.tmp"):
+            for partial in [*self.path.rglob("*.tar.tmp"), *self.path.rglob("*.parquet.tmp")]:
                 partial.unlink(missing_ok=True)
             yield
 

@@ -44,7 +44,7 @@ class ColumnWriter:
 
     def __enter__(self) -> ColumnWriter:
         self._tar_path.parent.mkdir(parents=True, exist_ok=True)
-        self._tar = tarfile.open(_partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(_partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class ColumnWriter:
         assert self._tar is not None, "use the writer in a with block"
         self._unique(key)
         offset, size = add_member(self._tar, f"{key}.{self._task.extension}", data)
-        self._tar.members.clear()  # only the offsets are wanted
+        self._tar.members.clear()  # type: ignore[attr-defined]  # only the offsets are wanted
         self._rows[key] = {
             "key": key, "offset": offset, "size": size, "valid_share": valid_share, "confidence": confidence,
             "error": None,

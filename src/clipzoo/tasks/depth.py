@@ -11,9 +11,9 @@ them alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -51,9 +51,9 @@ class Depth:
 
 
 class DepthMetric(Metric):
-    """The usual measures of an image, averaged over images (Eigen et al. 2014, arXiv 1406.2283, section 4).
+    """The usual measures of an image, averaged over images (Eigen et al. 2014, arXiv 1406.2283).
 
-    ``delta1`` is the share of pixels with max(p/t, t/p) < 1.25, ``absrel`` the mean of \\|p − t\\| / t,
+    ``delta1`` is the share of pixels with max(p/t, t/p) < 1.25, ``absrel`` the mean of |p − t| / t,
     ``rmse`` √mean (p − t)². They are taken where truth and prediction are both known; ``coverage`` tells
     the share of the truth that was predicted at all, so that leaving hard pixels out shows.
 
@@ -63,7 +63,7 @@ class DepthMetric(Metric):
     ``rmse`` is in this unit.
     """
 
-    measures = {  # noqa: RUF012
+    measures: ClassVar[Mapping[str, Measure]] = {
         "delta1": Measure(),
         "absrel": Measure("lower"),
         "rmse": Measure("lower", "m"),
@@ -97,8 +97,7 @@ def _comparable(prediction: Depth, truth: Depth, both: BoolArray) -> tuple[Doubl
     )
     require(
         prediction.along == truth.along or None in (prediction.along, truth.along),
-        f"depth along {prediction.along} cannot be judged by depth along {truth.along}; convert one by its "
-        "camera",
+        f"depth along {prediction.along} cannot be judged by depth along {truth.along}; convert one by its camera",
     )
     p, t = prediction.values[both].astype(np.float64), truth.values[both].astype(np.float64)
     if prediction.kind == "metric":
@@ -244,9 +243,7 @@ class DepthTask(Task[Depth]):
 
 def _kind(convention: Convention) -> Kind:
     if convention.kind is None:
-        raise LabelError(
-            "the convention does not say what kind of depth this is; give it one, as kind='metric'"
-        )
+        raise LabelError("the convention does not say what kind of depth this is; give it one, as kind='metric'")
     require(
         convention.kind != "metric" or convention.along is not None,
         "the convention does not say what metric depth is measured along; give along='z' or along='ray'",

@@ -8,8 +8,9 @@ that camera's frame; mirroring the scene negates x. Unknown is ``valid == False`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class NormalsMetric(Metric):
     truth that was predicted at all, so that leaving hard pixels out shows.
     """
 
-    measures = {  # noqa: RUF012
+    measures: ClassVar[Mapping[str, Measure]] = {
         "mean_angle": Measure("lower", "°"),
         "within_11": Measure(),
         "within_22": Measure(),
@@ -104,7 +105,7 @@ class NormalsTask(Task[Normals]):
         """The inverse of `encode`, within its quantisation."""
         codes, _ = _png.read(data, self.name, ("RGB",))
         vectors = (np.moveaxis(codes, -1, 0) - ZERO) / ZERO
-        length, valid = np.linalg.norm(vectors, axis=0), codes.any(-1)
+        length, valid = np.linalg.norm(vectors, axis=0), np.asarray(codes.any(-1))
         require(
             bool((np.abs(length[valid] - 1) < 0.01).all()),
             "the normals of a PNG are not of length 1: something changed its pixels; label the image again",
@@ -175,7 +176,7 @@ def normals_from_depth(depth: Depth, camera: Camera, bend: float = 0.05) -> Norm
     The cross product of the central differences of the points seen, which is exact on planes. Inverse depth
     is linear over the picture of a plane; where its second difference exceeds ``bend`` of itself, the
     neighbours lie on different surfaces and the normal is unknown, as it is on the border and beside
-    unknown depth.
+    unknown depth. On the crease of a corner it is that of a cut across.
 
     Args:
         depth: metric, along z or ray.

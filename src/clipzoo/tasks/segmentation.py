@@ -8,9 +8,9 @@ centre.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ class SegmentationMetric(Metric):
     ``accuracy`` is the share of right pixels. A pixel without a prediction is wrong.
     """
 
-    measures = {"miou": Measure(), "accuracy": Measure()}  # noqa: RUF012
+    measures: ClassVar[Mapping[str, Measure]] = {"miou": Measure(), "accuracy": Measure()}
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -182,7 +182,7 @@ class SegmentationTask(Task[Segmentation]):
 
 def palette(ids: NDArray[np.integer[Any]]) -> ImageArray:
     """Colours uint8 [...,3] of class ids, never black; hues by the golden ratio set near ids far apart."""
-    hue = ids * 0.6180339887 % 1.0
+    hue = ids.astype(np.float64) * 0.6180339887 % 1.0
     value = np.choose(ids % 3, [1.0, 0.8, 0.6])
     saturation = np.choose(ids // 3 % 2, [0.75, 0.45])
     sector = (np.array([5.0, 3.0, 1.0]) + 6 * hue[..., None]) % 6

@@ -1,0 +1,298 @@
+"""Numbers in words: each with its unit and its direction, and sentences that say when a figure falls short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Results = Mapping[str, Any]
+Cell = Mapping[str, Any]
+State = Literal["better", "worse", "unclear"]
+
+RECOGNITION = ("zero_shot", "retrieval")
+TRIVIAL = ("position_prior", "pixels_position", "random_student")
+"""The rows that a gain must beat to count."""
+
+ARMS = {
+    "clip": "CLIP as it came",
+    "clip-ft": "CLIP-FT: captions only",
+    "clipzoo": "clipzoo: captions and pseudo-labels",
+}
+ROWS = {
+    "position_prior": "position prior",
+    "pixels_position": "pixels + position",
+    "random_student": "random student",
+    "more_labels": "CLIP-FT probed on truth + pseudo-labels",
+    "expert": "expert itself (ceiling)",
+    "clip": "clip",
+    "clip-ft": "clip-ft",
+    "clipzoo": "clipzoo",
+}
+GROUPS = {"zero_shot": "zero-shot", "segmentation": "segmentation", "depth": "depth", "normals": "surface normals"}
+MEASURES = {
+    "miou": "mIoU", "accuracy": "pixel accuracy", "delta1": "δ1", "absrel": "absolute relative error",
+    "rmse": "RMSE", "coverage": "coverage", "mean_angle": "mean angle", "within_11": "within 11.25°",
+    "within_22": "within 22.5°", "within_30": "within 30°", "top1": "top-1", "top5": "top-5",
+    "r1": "recall@1", "r5": "recall@5", "r10": "recall@10", "image_to_text_r5": "image→text recall@5",
+    "text_to_image_r5": "text→image recall@5",
+}  # fmt: skip
+DEGREES = ("°", "deg", "degree", "degrees")
+PREDICTABLE = 0.45
+
+
+def group_name(metric: str) -> str:
+    """The readable group of ``<group>/<measure>``."""
+    group = metric.split("/")[0]
+    return GROUPS.get(group, group.replace("_", " "))
+
+
+def measure_name(metric: str) -> str:
+    """The readable measure of ``<group>/<measure>``."""
+    measure = metric.split("/")[-1]
+    return MEASURES.get(measure, measure.replace("_", " "))
+
+
+def value(number: float | None, unit: str) -> str:
+    """A value with its unit; scores in [0, 1] become percent."""
+    if number is None:
+        return "–"
+    if unit == "":
+        return f"{100 * number:.1f} %"
+    return f"{number:.1f}°" if unit in DEGREES else f"{number:.3g} {unit}"
+
+
+def spread(number: float | None, unit: str) -> str:
+    """A deviation in the unit of `value`, without repeating it."""
+    if number is None:
+        return ""
+    return f"{100 * number:.1f}" if unit == "" else f"{number:.1f}" if unit in DEGREES else f"{number:.2g}"
+
+
+def change(number: float | None, unit: str) -> str:
+    """A signed difference with its unit; of scores in percentage points."""
+    if number is None:
+        return "–"
+    scale, digits = (100, 1) if unit == "" else (1, 1 if unit in DEGREES else 3)
+    text = f"{scale * number:+.{digits}f}".replace("-", "−")
+    text = text.replace("−0.0", "0.0").replace("+0.0", "0.0") if float(f"{scale * number:.{digits}f}") == 0 else text
+    return f"{text} points" if unit == "" else f"{text}°" if unit in DEGREES else f"{text} {unit}"
+
+
+def between(ci: Sequence[float] | None, unit: str) -> str:
+    """An interval of differences in words."""
+    if not ci:
+        return "no interval"
+    bare = [change(end, unit).removesuffix(" points").removesuffix("°") for end in ci]
+    return f"95 % interval {bare[0]} to {bare[1]}"
+
+
+def arrow(direction: str) -> str:
+    """Which way is better."""
+    return "↑ higher is better" if direction == "higher" else "↓ lower is better"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one difference of two rows says.
+
+    ``gain`` and ``ci`` are positive where the first row is better, whatever the measure's direction; ``behind``
+    lists the trivial rows that the first one does not beat.
+    """
+
+    metric: str
+    cell: Cell
+    gain: float | None
+    ci: tuple[float, float] | None
+    state: State
+    behind: tuple[str, ...]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a gain that is no noise and that no trivial row reaches."""
+        return self.state == "better" and not self.behind
+
+    @property
+    def text(self) -> str:
+        """The difference with its unit and measure."""
+        return f"{change(self.cell['mean'], self.cell['unit'])} {measure_name(self.metric)}"
+
+    @property
+    def interval(self) -> str:
+        """Its interval in words."""
+        return between(self.cell["ci"], self.cell["unit"])
+
+
+def judge(results: Results, metric: str, pair: str = "clipzoo-vs-clip-ft") -> Verdict | None:
+    """The verdict on one measure of a pair of rows; None if it was not measured."""
+    cell = results.get("differences", {}).get(pair, {}).get(metric)
+    if cell is None:
+        return None
+    sign = 1 if cell["direction"] == "higher" else -1
+    gain = None if cell["mean"] is None else sign * cell["mean"]
+    ci = None if not cell["ci"] else (min(sign * c for c in cell["ci"]), max(sign * c for c in cell["ci"]))
+    state: State = "unclear"
+    if ci is not None and (ci[0] > 0 or ci[1] < 0):
+        state = "better" if ci[0] > 0 else "worse"
+    return Verdict(metric, cell, gain, ci, state, _behind(results, metric, pair.split("-vs-")[0]))
+
+
+def headlines(results: Results) -> list[str]:
+    """The first measure of every group that any arm has, in the order of the results."""
+    first: dict[str, str] = {}
+    for cells in results.get("arms", {}).values():
+        for metric in cells:
+            first.setdefault(metric.split("/")[0], metric)
+    return list(first.values())
+
+
+def dense(results: Results) -> list[str]:
+    """The headlines of tasks."""
+    return [metric for metric in headlines(results) if metric.split("/")[0] not in RECOGNITION]
+
+
+def headline(results: Results) -> str:
+    """The page in one sentence."""
+    verdicts = [v for metric in dense(results) if (v := judge(results, metric))]
+    if not verdicts:
+        return f"This run compares no dense task with captions alone. {guard_sentence(results)}".strip()
+    better = [v for v in verdicts if v.counts]
+    text = f"Pseudo-labels improved {_count(len(better), len(verdicts))} over captions alone"
+    if better:
+        text += f" ({_listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
+    short = [_shortfall(v) for v in verdicts if not v.counts]
+    return " ".join(filter(None, [f"{'; '.join([text, *short])}.", guard_sentence(results)]))
+
+
+def guard_sentence(results: Results) -> str:
+    """What happened to zero-shot recognition, against the model as it came and against captions alone."""
+    metric = next((m for m in headlines(results) if m.startswith("zero_shot/")), None)
+    start = judge(results, metric, "clipzoo-vs-clip") if metric else None
+    tuned = judge(results, metric) if metric else None
+    verdict = start or tuned
+    if verdict is None:
+        return "Zero-shot recognition was not measured, so nothing is known of its price."
+    against = "the model as it came" if start else "captions alone"
+    words = {"better": "rose", "worse": "fell", "unclear": "shows no clear change"}[verdict.state]
+    text = f"Zero-shot {measure_name(verdict.metric)} {words} against {against} ({_size(verdict)}"
+    if start and tuned and tuned.gain is not None:
+        text += f"; against captions alone {change(tuned.cell['mean'], tuned.cell['unit'])}"
+    return text + ")."
+
+
+def takeaways(results: Results) -> list[dict[str, Any]]:
+    """For every headline: its title, its state, a sentence, and what a sceptic should check."""
+    found = []
+    for metric in headlines(results):
+        pair = "clipzoo-vs-clip" if metric.startswith("zero_shot/") else "clipzoo-vs-clip-ft"
+        verdict = judge(results, metric, pair) or judge(results, metric)
+        if verdict is not None:
+            found.append(
+                {
+                    "title": f"{group_name(metric).capitalize()}, {measure_name(metric)}",
+                    "state": "short" if verdict.state == "better" and verdict.behind else verdict.state,
+                    "sentence": _sentence(results, verdict, pair),
+                    "checks": _checks(results, verdict, pair),
+                }
+            )
+    return found
+
+
+def _behind(results: Results, metric: str, arm: str) -> tuple[str, ...]:
+    own = results["arms"].get(arm, {}).get(metric)
+    behind = []
+    for row in TRIVIAL:
+        other = results.get("baselines", {}).get(row, {}).get(metric)
+        if own is None or other is None or own["mean"] is None or other["mean"] is None:
+            continue
+        ahead = own["mean"] - other["mean"]
+        if (ahead if own["direction"] == "higher" else -ahead) <= 0:
+            behind.append(row)
+    return tuple(behind)
+
+
+def _size(verdict: Verdict) -> str:
+    return f"{change(verdict.cell['mean'], verdict.cell['unit'])}, {verdict.interval}"
+
+
+def _count(part: int, whole: int) -> str:
+    if whole == 1:
+        return "the one dense task" if part else "the one dense task not"
+    return {0: f"none of {whole} dense tasks", whole: f"all {whole} dense tasks"}.get(
+        part, f"{part} of {whole} dense tasks"
+    )
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _shortfall(verdict: Verdict) -> str:
+    name = group_name(verdict.metric)
+    if verdict.state == "better":
+        rows = _listed([ROWS[row] for row in verdict.behind])
+        return f"{name} improved ({verdict.text}) but does not beat {rows}, so it does not count"
+    if verdict.state == "worse":
+        return f"{name} got worse ({_size(verdict)})"
+    return f"{name} shows no clear change ({_size(verdict)})"
+
+
+def _sentence(results: Results, verdict: Verdict, pair: str) -> str:
+    a, b = pair.split("-vs-")
+    ours, theirs = (results["arms"][arm].get(verdict.metric) for arm in (a, b))
+    what = {"better": "improved", "worse": "got worse", "unclear": "did not change clearly"}[verdict.state]
+    text = f"{group_name(verdict.metric).capitalize()} {what}"
+    if ours and theirs:
+        unit = ours["unit"]
+        text += f": {value(theirs['mean'], unit)} with {b}, {value(ours['mean'], unit)} with {a} ({_size(verdict)})"
+    closed = verdict.cell.get("gap_closed")
+    if closed is not None:
+        text += f"; {100 * closed:.0f} % of the gap to the expert is closed".replace("-", "−")
+    if verdict.behind:
+        text += f". It does not beat {_listed([ROWS[row] for row in verdict.behind])}: by this the gain does not count"
+    return text + "."
+
+
+def _checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
+    checks = [*_seed_checks(verdict), *_prior_checks(results, verdict), *_held_checks(results, verdict, pair)]
+    images = results.get("images", {}).get(verdict.metric.split("/")[0])
+    if images and verdict.ci:
+        half = (verdict.ci[1] - verdict.ci[0]) / 2
+        unit = verdict.cell["unit"]
+        checks.append(
+            f"Measured on {images:,} images: a true change below about {change(half, unit).lstrip('+')} could not be seen."
+        )
+    return checks
+
+
+def _seed_checks(verdict: Verdict) -> list[str]:
+    values = [v for v in verdict.cell.get("values", []) if v is not None]
+    if len(values) < 2:
+        return ["One seed: how far two runs of one arm lie apart is not known; the interval resamples images only."]
+    if min(values) < 0 < max(values):
+        ups = sum((v > 0) == (verdict.cell["direction"] == "higher") for v in values)
+        return [f"The seeds disagree: {ups} of {len(values)} went the better way."]
+    unit = verdict.cell["unit"]
+    return [f"All {len(values)} seeds agree in sign ({', '.join(change(v, unit) for v in values)})."]
+
+
+def _prior_checks(results: Results, verdict: Verdict) -> list[str]:
+    prior = results.get("baselines", {}).get("position_prior", {}).get(verdict.metric)
+    if not prior or prior["mean"] is None or verdict.metric.split("/")[1] != "delta1":
+        return []
+    if prior["mean"] <= PREDICTABLE:
+        return []
+    return [
+        f"A constant map reaches {value(prior['mean'], prior['unit'])}: this test set is predictable from place alone."
+    ]
+
+
+def _held_checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
+    checks = []
+    for name, subset in results.get("subsets", {}).items():
+        held = judge({"baselines": {}, **subset}, verdict.metric, pair)
+        if held is not None:
+            words = {"better": "holds", "worse": "turns into a loss", "unclear": "is not clear"}[held.state]
+            subject = "The gain" if verdict.state == "better" else "The change"
+            checks.append(f"{subject} {words} on the subset “{name}” ({_size(held)}).")
+    return checks

@@ -1,0 +1,157 @@
+"""Each loss against an independent value, and all of them under a mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipzoo import plugins
+from clipzoo.losses import angular, cross_entropy, silog, ssi
+
+B, H, W, K = 3, 5, 7, 4
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+VALID = rand(B, H, W, seed=9) > -0.5
+IDS = torch.randint(0, K, (B, H, W), generator=torch.Generator().manual_seed(1))
+UNIT = F.normalize(rand(B, 3, H, W, seed=2), dim=1)
+PLANE = rand(B, H, W, seed=3)
+
+EVERY: dict[str, tuple[Callable[..., Tensor], Tensor, Tensor]] = {
+    "angular": (angular.loss, rand(B, 3, H, W), UNIT),
+    "cross_entropy": (cross_entropy.loss, rand(B, K, H, W), IDS),
+    "silog": (silog.loss, rand(B, 1, H, W), PLANE),
+    "ssi": (ssi.loss, rand(B, 1, H, W), PLANE),
+}
+every = pytest.mark.parametrize("name", EVERY)
+
+
+def test_these_losses_are_found() -> None:
+    assert set(EVERY) <= set(plugins.names("losses"))
+
+
+def test_cross_entropy_is_that_of_torch() -> None:
+    raw = EVERY["cross_entropy"][1]
+    theirs = F.cross_entropy(raw, torch.where(VALID, IDS, -100), ignore_index=-100)
+    torch.testing.assert_close(cross_entropy.loss(raw, IDS, VALID), theirs)
+
+
+def test_silog_is_equation_4() -> None:
+    raw = EVERY["silog"][1]
+    images = []
+    for p, t, v in zip(raw[:, 0].numpy(), PLANE.numpy(), VALID.numpy(), strict=True):
+        d = (p - t)[v]
+        images.append(math.sqrt((d**2).mean() - 0.85 * d.mean() ** 2))
+    assert silog.loss(raw, PLANE, VALID, eps=1e-9).item() == pytest.approx(np.mean(images))
+    assert silog.loss(raw, PLANE, VALID).item() == pytest.approx(np.mean(images), abs=1e-3)
+
+
+def test_silog_forgives_a_factor_as_far_as_lambda_says() -> None:
+    shifted = PLANE + 0.3
+    assert silog.loss(PLANE, PLANE, VALID).item() == 0
+    assert silog.loss(shifted, PLANE, VALID, lam=1.0).item() == pytest.approx(0, abs=1e-9)
+    assert silog.loss(shifted, PLANE, VALID, eps=1e-9).item() == pytest.approx(0.3 * math.sqrt(0.15))
+
+
+def test_ssi_is_one_minus_the_correlation() -> None:
+    raw = EVERY["ssi"][1]
+    each = [
+        1 - np.corrcoef(p[v], t[v])[0, 1]
+        for p, t, v in zip(raw[:, 0].numpy(), PLANE.numpy(), VALID.numpy(), strict=True)
+    ]
+    assert ssi.loss(raw, PLANE, VALID, eps=0).item() == pytest.approx(np.mean(each))
+
+
+def test_ssi_leaves_what_a_least_squares_fit_leaves() -> None:
+    p, t, v = EVERY["ssi"][1][0, 0].numpy(), PLANE[0].numpy(), VALID[0].numpy()
+    columns = np.stack([p[v], np.ones(v.sum())], 1)
+    _, residual, *_ = np.linalg.lstsq(columns, t[v], rcond=None)
+    unexplained = residual[0] / ((t[v] - t[v].mean()) ** 2).sum()
+    loss = ssi.loss(EVERY["ssi"][1][:1], PLANE[:1], VALID[:1], eps=0).item()
+    assert 1 - (1 - loss) ** 2 == pytest.approx(unexplained)
+
+
+def test_ssi_forgives_scale_and_shift_but_not_turning_over() -> None:
+    for truth in (PLANE, 1e-4 * PLANE, 1e4 * PLANE - 7):
+        assert ssi.loss(3 * PLANE - 8, truth, VALID).item() == pytest.approx(0, abs=1e-5)
+        assert ssi.loss(-PLANE, truth, VALID).item() == pytest.approx(2, abs=1e-5)
+
+
+def test_ssi_leaves_out_constant_truth() -> None:
+    truth = PLANE.clone().float()
+    truth[0] = 3.7
+    raw = EVERY["ssi"][1].float()
+    torch.testing.assert_close(ssi.loss(raw, truth, VALID), ssi.loss(raw[1:], truth[1:], VALID[1:]))
+
+
+def test_angular_is_one_minus_the_cosine_of_any_length() -> None:
+    raw = EVERY["angular"][1]
+    theirs = (1 - F.cosine_similarity(raw, UNIT))[VALID].mean()
+    torch.testing.assert_close(angular.loss(raw, UNIT, VALID, eps=1e-9), theirs)
+    torch.testing.assert_close(angular.loss(50 * raw, UNIT, VALID), theirs, atol=1e-5, rtol=0)
+    assert angular.loss(-UNIT, UNIT, VALID).item() == pytest.approx(2, abs=1e-5)
+
+
+@every
+def test_gradient_is_that_of_finite_differences(name: str) -> None:
+    loss, raw, target = EVERY[name]
+    assert torch.autograd.gradcheck(lambda x: loss(x, target, VALID), raw.clone().requires_grad_())
+
+
+@every
+def test_nan_under_the_mask_stays_there(name: str) -> None:
+    loss, raw, target = EVERY[name]
+    clean = raw.clone().requires_grad_()
+    dirty = torch.where(VALID[:, None], raw, torch.nan).requires_grad_()
+    nonsense: Any = torch.nan if target.is_floating_point() else 10**6
+    known = VALID if target.ndim == 3 else VALID[:, None]
+    values = loss(clean, target, VALID), loss(dirty, torch.where(known, target, nonsense), VALID)
+    assert values[0] == values[1]
+    for value in values:
+        value.backward()
+    assert clean.grad is not None
+    assert dirty.grad is not None
+    assert torch.equal(clean.grad, dirty.grad)
+
+
+@every
+@pytest.mark.parametrize("fill", [0.0, torch.nan, torch.inf, -torch.inf])
+def test_nothing_valid_is_zero_with_a_graph(name: str, fill: float) -> None:
+    loss, raw, target = EVERY[name]
+    x = torch.full_like(raw, fill).requires_grad_()
+    value = loss(x, target, torch.zeros_like(VALID))
+    value.backward()
+    assert value.item() == 0
+    assert x.grad is not None
+    assert not x.grad.any()
+
+
+@every
+def test_one_valid_pixel_and_constant_outputs_have_finite_gradients(name: str) -> None:
+    loss, raw, target = EVERY[name]
+    one = torch.zeros_like(VALID)
+    one[0, 2, 3] = True
+    for valid in (one, VALID):
+        for start in (raw, torch.zeros_like(raw), torch.ones_like(raw)):
+            x = start.float().requires_grad_()
+            loss(x, target.float() if target.is_floating_point() else target, valid).backward()
+            assert x.grad is not None
+            assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["silog", "ssi"])
+def test_a_channel_of_one_is_dropped_and_other_shapes_are_not_broadcast(name: str) -> None:
+    loss, raw, target = EVERY[name]
+    torch.testing.assert_close(loss(raw, target, VALID), loss(raw[:, 0], target[:, None], VALID))
+    with pytest.raises(AssertionError, match="mask"):
+        loss(raw[..., :1], target, VALID)

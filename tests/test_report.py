@@ -1,0 +1,212 @@
+"""The page: complete in itself, safe, and honest in words."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipzoo import tasks
+from clipzoo.evaluation import arms, zero_shot
+from clipzoo.evaluation.measure import Scored
+from clipzoo.report import PictureRow, cases, words, write_page
+from clipzoo.report.pictures import data_uri
+from clipzoo.tasks.base import Convention
+
+METRES = Convention(kind="metric", along="z")
+CLASSES = Convention(classes=("floor", "wall", "chair"))
+LEVELS = {
+    "position_prior": (0.2, 0.37, 22.3), "pixels_position": (0.22, 0.4, 24.0), "random_student": (0.2, 0.36, 25.0),
+    "expert": (0.76, 0.9, 12.6), "clip": (0.23, 0.38, 24.8), "clip-ft": (0.24, 0.39, 24.3),
+    "clipzoo": (0.33, 0.5, 15.6),
+}  # fmt: skip
+
+
+def scored_dense(rng, base, levels, n=200):
+    """Segmentation, depth and normals around the given levels, images sharing their difficulty between rows."""
+    keys = tuple(f"t{i:04d}" for i in range(n))
+    miou, delta1, angle = levels
+    hits = np.clip(base * 0.5 + miou + rng.normal(0, 0.05, n), 0.01, 0.99)
+    confusion = np.zeros((n, 3, 4))
+    for k in range(3):
+        confusion[:, k, k], confusion[:, k, (k + 1) % 3] = 100 * hits, 100 * (1 - hits)
+    depth = np.stack([np.clip(delta1 + base + rng.normal(0, 0.05, n), 0, 1), 0.3 - 0.2 * delta1 + 0 * base,
+                      1.2 - delta1 + 0 * base, *np.ones((3, n))], 1)  # fmt: skip
+    metric = tasks.get("normals").metric(Convention())
+    share = metric.statistics(
+        *[tasks.get("normals").predict(__import__("torch").ones(1, 3, 4, 4), Convention())[0]] * 2
+    )
+    normals = np.tile(share, (n, 1))
+    normals[:, 0] = (angle + 10 * base + rng.normal(0, 1, n)) * share[-1]
+    return {
+        "segmentation": Scored("segmentation", keys, confusion.reshape(n, -1), tasks.get("segmentation").metric(CLASSES), CLASSES),
+        "depth": Scored("depth", keys, depth, tasks.get("depth").metric(METRES), METRES),
+        "normals": Scored("normals", keys, normals, metric),
+    }  # fmt: skip
+
+
+def guard(rng, base, level, n=200):
+    hits = base + level + rng.normal(0, 0.1, n) > 0.5
+    rows = np.stack([np.ones(n), hits, np.ones(n)], 1)
+    return {"zero_shot": Scored("zero_shot", tuple(f"z{i}" for i in range(n)), rows, zero_shot.METRIC)}
+
+
+@pytest.fixture(scope="module")
+def runs():
+    rng = np.random.default_rng(0)
+    base, ease = rng.normal(0, 0.1, 200), rng.random(200)
+    seeds = {"clip": (0,), "clip-ft": (0, 1, 2), "clipzoo": (0, 1, 2)}
+    return {
+        arm: {
+            s: {**scored_dense(rng, base, LEVELS[arm]), **(guard(rng, ease, 0.02) if arm in seeds else {})}
+            for s in seeds.get(arm, (0,))
+        }
+        for arm in LEVELS
+    }
+
+
+@pytest.fixture(scope="module")
+def results(runs):
+    trained = {arm: runs[arm] for arm in ("clip", "clip-ft", "clipzoo")}
+    rows = {row: run for row, run in runs.items() if row not in trained}
+    held = arms.restrict(trained, [f"t{i:04d}" for i in range(60)])
+    return arms.compare(
+        trained, rows, recipe="quick", subsets={"heldout": (held, {})}, resamples=300,
+        cost={"depth/demo-depth": {"seconds_per_image": 0.0123, "bytes_per_image": 2310}, "machine": "2 cores"},
+        protocol={"crop": "whole image", "resolution": [96, 96]}, versions={"torch": "2.14"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(results, runs, tmp_path_factory):
+    rng = np.random.default_rng(1)
+    pictures = [
+        PictureRow(
+            case, "depth", f"t{i}", '<script>alert("x")</script> a chair', blocks(rng), blocks(rng), blocks(rng),
+            {"clip-ft": blocks(rng), "clipzoo": blocks(rng)}, {"clipzoo": "δ1 62.0 %"},
+        )
+        for case, i in cases(runs["clipzoo"][0]["depth"], runs["clip-ft"][0]["depth"])
+    ]  # fmt: skip
+    curves = {
+        arm: {s: [{"step": t, "name": n, "value": 3 / (1 + t / 100) + 0.1 * s} for t in range(0, 500, 50) for n in ("loss", "top1")]
+              for s in (0, 1)}
+        for arm in ("clip-ft", "clipzoo")
+    }  # fmt: skip
+    out = tmp_path_factory.mktemp("report") / "deep" / "index.html"
+    recipe = "name: quick\ndata: {path: demo}\nnote: '</code><b>bold</b>'\n"
+    return write_page(results, out, curves=curves, pictures=pictures, recipe=recipe).read_text("utf-8")
+
+
+def blocks(rng):
+    return np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+
+
+def test_page_loads_nothing_from_outside(page):
+    assert not re.search(r"https?://|//[a-z]+\.|@import|<link|<iframe|url\(", page)
+    sources = re.findall(r'\b(?:src|href|srcset|poster|data)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith(("data:image/", "#")) for source in sources)
+
+
+def test_page_escapes_what_users_wrote(page):
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "<b>bold</b>" not in page
+    assert page.count("<script>") == 1
+
+
+def test_page_tells_all_three_depths(page, results):
+    assert words.headline(results) in page.replace("&#39;", "'")
+    for part in ("standing", "gains", "subsets", "pictures", "curves", "cost", "takeaways", "settings"):
+        assert f'id="{part}"' in page
+    for text in ("position prior", "random student", "worst", "0.0123", "s / image", "whole image", "96, 96", "torch"):
+        assert text in page
+    assert page.count("<h1>") == 1
+    assert "None" not in page
+    assert "nan" not in page
+
+
+def test_every_picture_has_words(page):
+    images = re.findall(r"<img [^>]*>", page)
+    assert all("alt=" in image for image in images)
+    assert all("aria-label" in svg for svg in re.findall(r"<svg [^>]*>", page))
+
+
+def test_headline_counts_and_is_one_sentence_on_gains(results):
+    text = words.headline(results)
+    assert text.startswith("Pseudo-labels improved all 3 dense tasks over captions alone (segmentation +")
+    assert "surface normals −8." in text
+    assert "Zero-shot top-1" in text
+
+
+def test_headline_admits_a_gain_that_a_constant_reaches(results):
+    worse = copy.deepcopy(results)
+    worse["baselines"]["position_prior"]["depth/delta1"]["mean"] = 0.95
+    text = words.headline(worse)
+    assert "2 of 3 dense tasks" in text
+    assert "does not beat position prior, so it does not count" in text
+    assert words.judge(worse, "depth/delta1").counts is False
+
+
+def test_headline_admits_a_loss_and_an_unclear_change(results):
+    worse = copy.deepcopy(results)
+    cells = worse["differences"]["clipzoo-vs-clip-ft"]
+    cells["depth/delta1"] |= {"mean": -0.02, "ci": [-0.03, -0.01]}
+    cells["normals/mean_angle"] |= {"mean": -0.1, "ci": [-0.6, 0.4]}
+    worse["differences"]["clipzoo-vs-clip"]["zero_shot/top1"] |= {"mean": -0.057, "ci": [-0.08, -0.03]}
+    text = words.headline(worse)
+    assert "1 of 3" in text
+    assert "depth got worse (−2.0 points, 95 % interval −3.0 to −1.0)" in text
+    assert "surface normals shows no clear change (−0.1°, 95 % interval −0.6 to +0.4)" in text
+    assert "Zero-shot top-1 fell against the model as it came (−5.7 points" in text
+
+
+def test_lower_is_better_is_understood(results):
+    verdict = words.judge(results, "normals/mean_angle")
+    assert verdict.state == "better"
+    assert verdict.cell["mean"] < 0 < verdict.gain
+    assert verdict.ci[0] < verdict.ci[1]
+
+
+def test_takeaways_tell_what_to_doubt(results):
+    found = {one["title"]: one for one in words.takeaways(results)}
+    assert set(found) == {"Segmentation, mIoU", "Depth, δ1", "Surface normals, mean angle", "Zero-shot, top-1"}
+    checks = " ".join(found["Depth, δ1"]["checks"])
+    assert "All 3 seeds agree in sign" in checks
+    assert "holds on the subset “heldout”" in checks
+    assert "200 images" in checks
+
+
+def test_cases_are_chosen_by_the_scores(runs):
+    ours, theirs = runs["clipzoo"][0]["depth"], runs["clip-ft"][0]["depth"]
+    gain = ours.each("delta1") - theirs.each("delta1")
+    chosen = dict(cases(ours, theirs))
+    assert gain[chosen["best"]] == gain.max()
+    assert gain[chosen["worst"]] == gain.min()
+    assert gain[chosen["median"]] == pytest.approx(np.median(gain), abs=0.02)
+    assert [case for case, _ in cases(ours, theirs, 2)] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+
+
+def test_numbers_bear_units():
+    assert words.value(0.328, "") == "32.8 %"
+    assert words.value(24.31, "°") == "24.3°"
+    assert words.value(None, "") == "–"
+    assert words.change(-0.0571, "") == "−5.7 points"
+    assert words.change(-0.00001, "") == "0.0 points"
+    assert words.change(0.5, "m") == "+0.500 m"
+
+
+def test_pictures_are_small_and_embedded():
+    uri = data_uri(np.zeros((800, 600, 3), np.uint8), photo=True)
+    assert uri.startswith("data:image/jpeg;base64,")
+    assert len(uri) < 5000
+
+
+def test_a_page_of_almost_nothing(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    alone = arms.compare({"clip": {0: guard(rng, rng.random(50), 0, 50)}}, resamples=20)
+    text = write_page(alone, tmp_path / "page.html").read_text("utf-8")
+    assert "Zero-shot recognition was not measured" not in text or "compares no dense task" in text

@@ -1,0 +1,281 @@
+"""The store on disk: layout, bytes, refusals, repair."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from making import Bright, Near, image, make_dataset
+
+from clipzoo.errors import LabelError, StoreError
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verify
+from clipzoo.tasks import Convention
+from clipzoo.tasks.segmentation import Segmentation
+
+KEYS = [f"{i:06d}" for i in range(6)]
+
+
+@pytest.fixture
+def reader(tmp_path):
+    return open_dataset(str(make_dataset(tmp_path / "data")))
+
+
+@pytest.fixture
+def column(tmp_path, reader) -> Column:
+    return Store(tmp_path / "labels").create(Bright().card, fingerprint(reader))
+
+
+def fill(column: Column, shard: str = "00000", first: int = 0, order=None) -> None:
+    keys = [f"{first + i:06d}" for i in range(6)]
+    with ColumnWriter(column, shard, keys) as writer:
+        for key in order or keys:
+            if key == keys[4]:
+                writer.fail(key, "no luck")
+            else:
+                writer.add(key, Bright.one(image(int(key))))
+
+
+def files(column: Column) -> set[str]:
+    return {path.relative_to(column.path).as_posix() for path in column.path.rglob("*") if path.is_file()}
+
+
+def test_layout_and_rows(column):
+    fill(column)
+    assert column.path.parts[-2:] == ("segmentation", "test-bright")
+    assert files(column) == {"manifest.json", "00000.tar", "00000.parquet"}
+    assert column.committed() == {"00000"}
+    rows = column.rows("00000")
+    assert rows.schema == SCHEMA
+    assert rows["key"].to_pylist() == KEYS
+    failed = rows.to_pylist()[4]
+    assert failed == {
+        "key": "000004", "offset": None, "size": None, "valid_share": 0.0, "confidence": None, "error": "no luck",
+    }  # fmt: skip
+
+
+def test_labels_come_back(column):
+    fill(column)
+    for row in column.rows("00000").to_pylist():
+        if row["error"] is None:
+            label, expected = column.label("00000", row), Bright.one(image(int(row["key"])))
+            assert np.array_equal(label.ids, expected.ids)
+            assert row["valid_share"] == pytest.approx(expected.valid.mean())
+            assert row["confidence"] == pytest.approx(0.75)
+        else:
+            with pytest.raises(StoreError, match="no luck"):
+                column.label("00000", row)
+
+
+def test_members_are_named_by_key_and_hold_what_rows_point_to(column):
+    fill(column)
+    rows = {row["key"]: row for row in column.rows("00000").to_pylist()}
+    with tarfile.open(column.path / "00000.tar") as tar:
+        for member in tar:
+            row = rows[member.name.removesuffix(".png")]
+            assert (member.offset_data, member.size, member.mtime, member.uid) == (row["offset"], row["size"], 0, 0)
+            assert tar.extractfile(member).read() == column.read("00000", row["offset"], row["size"])
+
+
+def test_equal_labels_give_equal_bytes_in_any_order_of_rows(tmp_path, reader):
+    made = [Store(tmp_path / name).create(Bright().card, fingerprint(reader)) for name in "ab"]
+    for column in made:
+        fill(column)
+    for name in ("00000.tar", "00000.parquet", "manifest.json"):
+        assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
+    fill(made[1], order=KEYS[::-1])
+    assert made[1].rows("00000")["key"].to_pylist() == KEYS
+
+
+def test_nested_shards(column):
+    fill(column, "train/00000")
+    assert column.committed() == {"train/00000"}
+    with pytest.raises(StoreError, match=r"without '\.\.'"):
+        ColumnWriter(column, "../00000")
+
+
+def test_an_exception_leaves_nothing(column):
+    with pytest.raises(RuntimeError), ColumnWriter(column, "00000") as writer:
+        writer.add("a", Bright.one(image(0)))
+        raise RuntimeError
+    assert files(column) == {"manifest.json"}
+
+
+def test_a_failed_rewrite_keeps_what_was_committed(column):
+    fill(column)
+    before = (column.path / "00000.tar").read_bytes()
+    with pytest.raises(RuntimeError), ColumnWriter(column, "00000"):
+        raise RuntimeError
+    assert column.committed() == {"00000"}
+    assert (column.path / "00000.tar").read_bytes() == before
+
+
+def test_commit_demands_a_row_a_key_and_a_key_once(column):
+    with pytest.raises(StoreError, match="'b' has none"), ColumnWriter(column, "0", ["a", "b"]) as writer:
+        writer.fail("a", "x")
+    with pytest.raises(StoreError, match="comes twice"), ColumnWriter(column, "0") as writer:
+        writer.fail("a", "x")
+        writer.fail("a", "y")
+    assert column.committed() == set()
+
+
+def test_a_label_that_breaks_the_contract_is_not_written(column):
+    with ColumnWriter(column, "0", ["a"]) as writer:
+        with pytest.raises(LabelError, match="class id 9"):
+            writer.add("a", Segmentation(np.full((2, 2), 9, np.uint16), np.ones((2, 2), bool)))
+        writer.fail("a", "bad")
+    assert column.rows("0").to_pylist()[0]["error"] == "bad"
+
+
+# Manifest --------------------------------------------------------------------------------------------------
+
+
+def test_manifest_says_what_the_labels_are(column, reader):
+    fill(column)
+    column.start(device="cpu")
+    column.finish(2.5)
+    values = json.loads((column.path / "manifest.json").read_text())
+    assert values["convention"] == {"classes": ["dark", "bright"]}
+    assert values["dataset"] == fingerprint(reader)
+    assert values["software"]["numpy"] == np.__version__
+    assert values["counts"] == {
+        "shards": 1, "labels": 5, "failures": 1, "bytes": (column.path / "00000.tar").stat().st_size,
+    }  # fmt: skip
+    assert Column(column.path).convention == Convention(("dark", "bright"))
+
+
+def test_seconds_sum_over_runs_even_after_a_torn_line(column):
+    fill(column)
+    column.finish(2.0)
+    with (column.path / "runs.jsonl").open("a") as file:
+        file.write('{"seconds": 100')
+    fill(column, "00001", 6)
+    column.finish(3.0)
+    assert Column(column.path).manifest.seconds == 5.0
+    assert column.manifest.counts.labels == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"weights_sha256": "ff"}, "weights_sha256"),
+        ({"convention": Convention(("bright", "dark"))}, "convention"),
+        ({"revision": "2"}, "revision"),
+        ({"preprocessing": {"size": 3}}, "preprocessing"),
+        ({"uri": "test-bright"}, "uri"),
+    ],
+)
+def test_other_labels_in_one_column_are_refused(tmp_path, reader, column, change, field):
+    card = dataclasses.replace(Bright().card, **change)
+    with pytest.raises(StoreError, match=f"made with {field} = .* give another output folder"):
+        Store(tmp_path / "labels").create(card, fingerprint(reader))
+
+
+def test_a_store_of_another_dataset_is_refused(tmp_path, column):
+    other = open_dataset(str(make_dataset(tmp_path / "other", shards=3)))
+    with pytest.raises(StoreError, match="a label store of another dataset"):
+        Store(tmp_path / "labels").create(Bright().card, fingerprint(other))
+
+
+def test_columns_are_found_and_a_missing_one_is_named(tmp_path, reader, column):
+    store = Store(tmp_path / "labels")
+    store.create(Near().card, fingerprint(reader))
+    assert [c.name for c in store.columns()] == ["depth/test-near", "segmentation/test-bright"]
+    assert store.column("depth", "test-near").task == "depth"
+    with pytest.raises(StoreError, match="it has: .*depth/test-near"):
+        store.column("depth", "nobody")
+    with pytest.raises(StoreError, match="has no column"):
+        store.column("..", "labels")
+
+
+def test_damaged_manifests_are_said(column):
+    (column.path / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="is damaged"):
+        Column(column.path)
+    (column.path / "manifest.json").write_text('{"format": 99, "task": "t", "slug": "s", "expert": {}}')
+    with pytest.raises(StoreError, match="update clipzoo"):
+        Column(column.path)
+
+
+def test_a_second_writer_is_told_and_stale_files_are_removed(column):
+    (column.path / "00009.tar.tmp").write_bytes(b"of a run that died")
+    with column.lock():
+        assert "00009.tar.tmp" not in files(column)
+        with pytest.raises(StoreError, match="is in use by process"), Column(column.path).lock():
+            pass
+    with column.lock():
+        pass
+
+
+# Damage ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(tmp_path, reader, column) -> Store:
+    fill(column)
+    fill(column, "00001", 6)
+    store = Store(tmp_path / "labels")
+    assert verify(store, reader) == []
+    return store
+
+
+def messages(store: Store, reader=None) -> str:
+    return "\n".join(map(str, verify(store, reader)))
+
+
+def test_verify_missing_and_truncated_tars(whole, column):
+    (column.path / "00000.tar").unlink()
+    assert messages(whole) == (
+        "segmentation/test-bright/00000: the tar is missing; remove the .parquet and label again"
+    )
+    path = column.path / "00001.tar"
+    path.write_bytes(path.read_bytes()[:1024])
+    assert "is truncated" in messages(whole)
+    with pytest.raises(StoreError, match="label the shard again"):
+        column.read("00000", 512, 10)
+
+
+def test_verify_exchanged_and_overwritten_labels(whole, column):
+    a, b = (column.path / f"0000{i}.tar" for i in range(2))
+    old = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    assert "leads to the member '000006.png'" in messages(whole)
+    offset = column.rows("00000")["offset"][0].as_py()
+    a.write_bytes(old[:offset] + b"XXXX" + old[offset + 4 :])
+    assert "000000: cannot read the segmentation label" in messages(whole)
+
+
+def test_verify_damaged_rows(whole, column):
+    (column.path / "00000.parquet").write_bytes(b"PAR1 no more")
+    assert "00000.parquet is damaged" in messages(whole)
+    pq.write_table(column.rows("00001").drop_columns(["size"]), column.path / "00000.parquet")
+    assert "has the columns" in messages(whole)
+    with pytest.raises(StoreError, match="no committed shard"):
+        column.rows("nine")
+
+
+def test_verify_against_the_dataset(tmp_path, whole, column):
+    other = open_dataset(str(make_dataset(tmp_path / "other", shards=1, count=5)))
+    found = messages(whole, other)
+    assert "labels another dataset" in found
+    assert "test-bright/00001: the dataset has no shard of this name" in found
+    assert "00000/000005: the dataset has no sample of this key" in found
+
+
+@pytest.mark.parametrize(("valid", "message"), [(True, "one value all over"), (False, "wholly unknown")])
+def test_verify_columns_that_say_nothing(tmp_path, column, valid, message):
+    empty = Segmentation(np.ones((4, 4), np.uint16) * valid, np.full((4, 4), valid))
+    with ColumnWriter(column, "0") as writer:
+        for i in range(8):
+            writer.add(str(i), empty)
+    assert message in messages(Store(tmp_path / "labels"))
+
+
+def test_the_dataset_is_not_touched(tmp_path, whole):
+    data = Path(tmp_path / "data")
+    assert sorted(path.name for path in data.iterdir()) == ["00000.tar", "00001.tar"]

@@ -1,0 +1,136 @@
+"""The loop: it learns, stops and resumes to the same bits, and says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
+from clipzoo.errors import CheckpointError, ClipzooError
+from clipzoo.models import HeadSpec, Student
+from clipzoo.readers import open_dataset
+from clipzoo.recipe import TrainingRecipe
+from clipzoo.store import Store
+from clipzoo.training import Job, read_log, train
+
+STEPS = 12
+
+
+def job(dataset: Path, labels: Path, model: str, out: Path, **settings: object) -> Job:
+    columns = {c.name: c for c in Store(labels).columns()}
+    reader = open_dataset(str(dataset))
+    torch.manual_seed(0)
+    student = Student.create(model, specs={n: HeadSpec(c.task, c.convention, "conv") for n, c in columns.items()})
+    data = TrainingSet(
+        Plan.build(reader, columns), reader, {n: LabelColumn(c) for n, c in columns.items()}, Viewing((32, 32))
+    )
+    values = {"steps": STEPS, "batch_size": 16, "log_every": 1, "checkpoint_every": 2, **settings}
+    recipe = TrainingRecipe.model_validate(values)
+    return Job(student, data, {}, recipe, rate=1e-3, steps=recipe.steps, out=out)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(dataset: Path, labels: Path, tiny_clip: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    train(job(dataset, labels, tiny_clip, out))
+    return out
+
+
+def same_student(a: Path, b: Path) -> bool:
+    names = ("open_clip_model.safetensors", "clipzoo_heads.safetensors")
+    pairs = [(load_file(a / "student" / n), load_file(b / "student" / n)) for n in names]
+    return all(torch.equal(x[k], y[k]) for x, y in pairs for k in x)
+
+
+def test_the_loss_falls_and_every_term_is_logged(uninterrupted: Path) -> None:
+    log = [line for line in read_log(uninterrupted) if "loss" in line]
+    assert [line["step"] for line in log] == list(range(STEPS))
+    assert {"loss/contrastive", "loss/segmentation/test-truth", "loss/depth/test-truth"} <= set(log[0])
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert list((uninterrupted / "tensorboard").iterdir())
+
+
+def test_the_result_is_an_openclip_folder(uninterrupted: Path, tiny_clip: str) -> None:
+    import open_clip
+
+    model = open_clip.create_model(f"local-dir:{uninterrupted / 'student'}").eval()
+    student = Student.load(uninterrupted / "student").eval()
+    texts = ["red square", "a photo of a green square"]
+    images = torch.randint(0, 255, (2, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(model.encode_image(student.normalize(images), normalize=True), student.encode_image(images))
+        tokens = open_clip.get_tokenizer(f"local-dir:{uninterrupted / 'student'}")(texts)
+        assert torch.equal(model.encode_text(tokens, normalize=True), student.encode_text(texts))
+
+
+@pytest.mark.parametrize("killed_after", [1, 5])
+def test_killed_and_resumed_it_ends_in_the_same_bits(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path, killed_after: int
+) -> None:
+    """A real SIGKILL of a real process, at a moment that no checkpoint was chosen for."""
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import torch; torch.set_num_threads(1);"
+        "from test_training import job, train; train(job(Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:5],"
+        "Path(sys.argv[5])))"
+    )
+    arguments = [str(Path(__file__).parent), str(dataset), str(labels), tiny_clip, str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments])
+    deadline = time.monotonic() + 60
+    while len(read_log_safely(tmp_path)) < killed_after and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "student").exists()
+    train(job(dataset, labels, tiny_clip, tmp_path))
+    assert same_student(tmp_path, uninterrupted)
+    whole, resumed = read_log(uninterrupted), read_log(tmp_path)
+    assert [line["step"] for line in resumed] == [line["step"] for line in whole]
+    assert [line["loss"] for line in resumed] == [line["loss"] for line in whole]
+
+
+def read_log_safely(out: Path) -> list[str]:
+    path = out / "log.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_asked_to_stop_it_saves_first(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    stopping = job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100)
+    stopping = Job(
+        **{**stopping.__dict__, "on_step": lambda step, values: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(stopping)
+    assert (tmp_path / "checkpoint.pt").exists()
+    train(job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100))
+    assert same_student(tmp_path, uninterrupted)
+
+
+def test_a_loss_that_is_not_finite_is_named(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
+    broken = job(dataset, labels, tiny_clip, tmp_path)
+    with torch.no_grad():
+        broken.student.heads["depth/test-truth"].project.bias.fill_(float("nan"))
+    with pytest.raises(ClipzooError, match="depth/test-truth=nan"):
+        train(broken)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="delete it"):
+        train(job(dataset, labels, tiny_clip, tmp_path))
+
+
+def test_arms_of_one_seed_see_the_same_pictures(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
+    with_labels = job(dataset, labels, tiny_clip, tmp_path).dataset
+    without = TrainingSet(with_labels.plan, with_labels.reader, {}, with_labels.viewing, with_labels.seed)
+    for row in range(4):
+        assert (with_labels[1, row].image == without[1, row].image).all()
