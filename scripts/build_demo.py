@@ -89,7 +89,7 @@ def load(folder: Path, keys: tuple[str, ...], limit: int | None = None) -> dict[
 
 MODEL = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 96, "layers": 6, "width": 160, "patch_size": 12, "head_width": 32},
+    "vision_cfg": {"image_size": 96, "layers": [1, 1, 2, 1], "width": 24, "head_width": 64},
     "text_cfg": {
         "context_length": 24, "vocab_size": 0, "hf_tokenizer_name": "tokenizer",
         "width": 128, "heads": 4, "layers": 2, "pad_id": 0,
@@ -186,6 +186,11 @@ def zero_shot(model: Any, tokenizer: Any, images: torch.Tensor, truth: torch.Ten
     return float((seen @ torch.stack(rows).T).argmax(1).eq(truth).float().mean())
 
 
+def compact(value: torch.Tensor) -> torch.Tensor:
+    """As it is stored: floats in half precision."""
+    return (value.half() if value.is_floating_point() else value).contiguous()
+
+
 def cosine(step: int, steps: int, warm: int = 100) -> float:
     """Share of the full learning rate at ``step``."""
     if step < warm:
@@ -221,6 +226,7 @@ def run_clip(arguments: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(0)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     model = open_clip.model.CLIP(**MODEL)
+    model.visual.to(memory_format=torch.channels_last)
     images, tokens = torch.from_numpy(data["images"]), tokenizer([str(c) for c in data["captions"]])
     val_images, val_names = torch.from_numpy(held["images"]), torch.from_numpy(held["names"]).long()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -236,8 +242,8 @@ def run_clip(arguments: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = arguments.rate * cosine(step, arguments.steps)
         batch = images[chosen].permute(0, 3, 1, 2).float() / 255
-        view = normalise(augment(batch, 0.6, generator))
-        with torch.autocast("cpu", torch.bfloat16):
+        view = normalise(augment(batch, 0.7, generator))
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             image, text, scale = model(view, tokens[chosen])
         loss = loss_of(image.float(), text.float(), scale.float())
         optimizer.zero_grad()
@@ -246,11 +252,16 @@ def run_clip(arguments: argparse.Namespace) -> None:
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        if (step + 1) % 50 == 0:
-            print(step + 1, f"{time.time() - began:.0f} s", f"loss {loss.item():.3f}", flush=True)
+        if (step + 1) % 25 == 0:
+            print(
+                step + 1,
+                f"{time.time() - began:.0f} s",
+                f"loss {loss.item():.3f}",
+                flush=True,
+            )
         if (step + 1) % 200 == 0 or step + 1 == arguments.steps:
             print("zero-shot", zero_shot(model, tokenizer, val_images, val_names), flush=True)
-            half = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+            half = {k: compact(v) for k, v in model.state_dict().items()}
             save_file(half, str(folder / "open_clip_model.safetensors"))
 
 
@@ -356,7 +367,7 @@ def run_experts(arguments: argparse.Namespace) -> None:
             optimizer.step()
             if (step + 1) % 100 == 0:
                 print(task, step + 1, f"{time.time() - began:.0f} s", f"loss {loss.item():.3f}", flush=True)
-        half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+        half = {k: compact(v) for k, v in model.state_dict().items()}
         save_file(half, str(folder / f"{task}.safetensors"))
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
         began = time.time()
@@ -469,6 +480,7 @@ def run_check(arguments: argparse.Namespace) -> None:
     import open_clip
     import torch
     from safetensors.torch import load_file
+    from torch.nn import functional as F
 
     from clipzoo.experts.demo import TinyUNet
 
@@ -489,12 +501,11 @@ def run_check(arguments: argparse.Namespace) -> None:
     def tokens(model: Any, images: np.ndarray) -> np.ndarray:
         model.eval()
         with torch.no_grad():
-            found = [
-                model.visual.forward_intermediates(normalise(part), indices=[-1], output_fmt="NLC")[
-                    "image_intermediates"
-                ][-1]
-                for part in torch.from_numpy(images).split(200)
-            ]
+            found = []
+            for part in torch.from_numpy(images).split(200):
+                seen = model.visual.forward_intermediates(normalise(part), indices=[3, 4], stop_early=False)
+                maps = [F.interpolate(m, size=(8, 8), mode="bilinear") for m in seen["image_intermediates"]]
+                found.append(torch.cat(maps, 1).flatten(2).transpose(1, 2))
         return torch.cat(found).numpy()
 
     model, *_ = open_clip.create_model_and_transforms(f"local-dir:{arguments.target / 'clip'}")
@@ -540,6 +551,7 @@ def main() -> None:
     clip.add_argument("--steps", type=int, default=1300)
     clip.add_argument("--batch", type=int, default=192)
     clip.add_argument("--rate", type=float, default=1e-3)
+    clip.add_argument("--bf16", action="store_true")
     clip.set_defaults(run=run_clip)
     experts = commands.add_parser("experts")
     experts.add_argument("--out", type=Path, required=True)

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from making import encoded, image
 from PIL import Image
 
 from clipzoo.errors import ImageError
 from clipzoo.types import decode_image
+from making import encoded, image
 
 UPRIGHT = np.zeros((48, 64, 3), np.uint8)
 UPRIGHT[:24, :32], UPRIGHT[:24, 32:], UPRIGHT[24:, :32] = (250, 20, 20), (20, 250, 20), (20, 20, 250)
@@ -135,7 +135,13 @@ def test_size_limit_is_the_callers():
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xff\xd8\xff", b"<html>not found</html>", encoded(image(0))[:150], encoded(image(0, (64, 64)), "JPEG")[:900]],
+    [
+        b"",
+        b"\xff\xd8\xff",
+        b"<html>not found</html>",
+        encoded(image(0))[:150],
+        encoded(image(0, (64, 64)), "JPEG")[:900],
+    ],
     ids=["empty", "head only", "html", "cut png", "cut jpeg"],
 )
 def test_what_is_no_image_says_so(data):

@@ -8,7 +8,6 @@ import onnxruntime as ort
 import pytest
 import torch
 import yaml
-from making import image
 from onnx import TensorProto, helper
 from PIL import Image
 from safetensors.torch import save_file
@@ -17,6 +16,7 @@ from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, PluginError
 from clipzoo.experts import demo
 from clipzoo.experts._frames import parse_frame
+from making import image
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SALIENT = {
@@ -135,7 +135,11 @@ def test_affine_depth_at_the_pictures_own_size(tmp_path):
 
 
 def test_normals_are_turned_into_our_frame(tmp_path):
-    card = {"task": "normals", "input": {"size": 32, "resample": "lanczos"}, "output": {"frame": "x-right,y-down,z-forward"}}
+    card = {
+        "task": "normals",
+        "input": {"size": 32, "resample": "lanczos"},
+        "output": {"frame": "x-right,y-down,z-forward"},
+    }
     made, picture = expert(tmp_path, card, out=3), image(6)
     (label,) = made.predict([picture])
     raw = by_hand(tmp_path, picture, [0] * 3, [1] * 3, scale=255) * np.array([1, -1, -1])[:, None, None]
@@ -145,7 +149,11 @@ def test_normals_are_turned_into_our_frame(tmp_path):
 
 @pytest.mark.parametrize(
     ("frame", "wall"),
-    [("x-right,y-up,z-toward", (0, 0, 1)), ("x-right,y-down,z-forward", (0, 0, -1)), ("z-viewer,x-left,y-up", (1, 0, 0))],
+    [
+        ("x-right,y-up,z-toward", (0, 0, 1)),
+        ("x-right,y-down,z-forward", (0, 0, -1)),
+        ("z-viewer,x-left,y-up", (1, 0, 0)),
+    ],
 )
 def test_frames(frame, wall):
     assert (parse_frame(frame) @ np.float32(wall)).tolist() == [0, 0, 1]
@@ -158,7 +166,12 @@ def test_frames_that_are_none(frame):
 
 
 def test_a_wrong_card_tells_all_findings_at_once(tmp_path):
-    card = {"task": "segmentation", "classes": ["a"], "input": {"size": 0, "scael": "255", "std": [1, 0, 1]}, "colour": 1}
+    card = {
+        "task": "segmentation",
+        "classes": ["a"],
+        "input": {"size": 0, "scael": "255", "std": [1, 0, 1]},
+        "colour": 1,
+    }
     with pytest.raises(ExpertError) as error:
         expert(tmp_path, card)
     for place in ("input.scael", "colour"):

@@ -10,11 +10,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from making import encoded, image, make_dataset, raw_tar, samples
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers import fingerprint, open_dataset, read_at
 from clipzoo.readers.webdataset import write_shard
+from making import encoded, image, make_dataset, raw_tar, samples
 
 PNG = encoded(image(0))
 
@@ -73,7 +73,7 @@ def test_the_same_data_has_one_fingerprint_wherever_it_lies(tmp_path):
 def test_nothing_there_is_an_error_that_says_what_to_give(tmp_path, monkeypatch, location):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="check the path|give a folder|copy or mount"):
+    with pytest.raises(DatasetError, match=r"check the path|give a folder|copy or mount"):
         open_dataset(location)
 
 

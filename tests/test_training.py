@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,11 @@ def read_log_safely(out: Path) -> list[str]:
 def test_asked_to_stop_it_saves_first(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
 ) -> None:
-    stopping = job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100)
-    stopping = Job(
-        **{**stopping.__dict__, "on_step": lambda step, values: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None}
-    )
+    def stop(step: int, values: object) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = replace(job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100), on_step=stop)
     with pytest.raises(KeyboardInterrupt):
         train(stopping)
     assert (tmp_path / "checkpoint.pt").exists()

@@ -17,18 +17,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from clipzoo import demo, experts
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.errors import CheckpointError, RecipeError
-from clipzoo.evaluation import compare, zero_shot
+from clipzoo.evaluation import DenseSet, compare, zero_shot
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
@@ -36,16 +36,20 @@ from clipzoo.labeling import label as label_dataset
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
+from clipzoo.report import PictureRow, write_page
+from clipzoo.report.showcase import showcase
 from clipzoo.store import Column, Store
 from clipzoo.store.manifest import software
 from clipzoo.training import Job, read_log
 from clipzoo.training import train as train_job
 
 REPORTED = ("test", "heldout")
+PSEUDO = 2000
+"""Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
 
 
-class Progress:
-    """Told what a run is doing; this one keeps silent, the CLI shows bars."""
+class Progress(Protocol):
+    """Told what a run is doing; the CLI shows it as bars."""
 
     def stage(self, text: str) -> None:
         """A new part of the run begins."""
@@ -54,13 +58,23 @@ class Progress:
         """``done`` of ``total`` of ``what``."""
 
 
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, text: str) -> None:
+        """Nothing."""
+
+    def step(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Nothing."""
+
+
 @dataclass
 class Run:
     """A recipe and its folder; every property is made at first use and found again later."""
 
     recipe: Recipe
     out: Path
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = field(default_factory=Silent)
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -201,13 +215,36 @@ class Run:
     def baselines(self, split: str) -> dict[str, dict[str, Scored]]:
         """Baseline -> group -> scores on a split."""
 
-        def measure() -> dict[str, dict[str, Scored]]:
-            for expert in self.experts.values():
-                expert.load(self.device)
-            predict = {e.card.task: e.predict for e in self.experts.values()}
-            return self.suite.baselines(split, self.start(random=True).eval(), predict)
+        def measure() -> Mapping[str, Mapping[str, Scored]]:
+            rows = self.suite.baselines(split, self.start(random=True).eval(), self.loaded_experts())
+            pseudo = self._pseudo() if rows and "clip-ft" in self.recipe.arms else None
+            if pseudo is not None:
+                student = self.train("clip-ft", self.recipe.seeds[0])
+                rows["more_labels"] = self.suite.more_labels(student, pseudo, split)
+            return rows
 
         return self._scored(self.out / "scores" / "baselines" / split, measure)
+
+    def loaded_experts(self) -> dict[str, Expert]:
+        """Task -> the recipe's (last) expert of it, loaded, if its labels can be compared with the truth."""
+        found = {}
+        for uri, expert in self.experts.items():
+            if self.suite.comparable(expert.card.task, expert.card.convention):
+                expert.load(self.device)
+                found[expert.card.task] = expert
+            else:
+                self.progress.stage(f"{uri} has no row: there is no truth of {expert.card.task} with its convention")
+        return found
+
+    def _pseudo(self) -> DenseSet | None:
+        """Captioned pictures with the pseudo-labels that can be compared with the truth, as a probe sees them."""
+        comparable = {c.task: n for n, (_, c) in self.columns.items() if self.suite.comparable(c.task, c.convention)}
+        if not comparable:
+            return None
+        label_size = next(iter(self.suite.dense["test"].truth.values())).size
+        return DenseSet.load(
+            self.dataset, self.store.root, self.suite.size, columns=comparable, label_size=label_size, limit=PSEUDO
+        )
 
     def splits(self) -> list[str]:
         """The splits that are reported."""
@@ -217,7 +254,9 @@ class Run:
         """The seeds of an arm; nothing is drawn for one that is not trained."""
         return (0,) if arm == "clip" else self.recipe.seeds
 
-    def _scored(self, folder: Path, measure: Any) -> dict[str, dict[str, Scored]]:
+    def _scored(
+        self, folder: Path, measure: Callable[[], Mapping[str, Mapping[str, Scored]]]
+    ) -> dict[str, dict[str, Scored]]:
         """Scores kept as ``<folder>/<row>/<group>.npz``; measured where ``done`` is missing."""
         if not (folder / "done").exists():
             for row, groups in measure().items():
@@ -271,9 +310,9 @@ def train(run: Run, arm: str, seed: int) -> Path:
 
 def evaluate(run: Run) -> Path:
     """Measure every arm and seed and all baselines; returns the path of ``results.json``."""
-    scores = {arm: {seed: run.scores(arm, seed) for seed in run.seeds(arm)} for arm in run.recipe.arms}
+    scores: dict[str, Any] = {arm: {seed: run.scores(arm, seed) for seed in run.seeds(arm)} for arm in run.recipe.arms}
     run.progress.stage("measuring the baselines")
-    measured = {}
+    measured: dict[str, tuple[Any, Any]] = {}
     for split in run.splits():
         arms = {arm: {seed: found[split] for seed, found in seeds.items()} for arm, seeds in scores.items()}
         measured[split] = arms, {row: {0: groups} for row, groups in run.baselines(split).items()}
@@ -290,6 +329,26 @@ def evaluate(run: Run) -> Path:
     return path
 
 
+def report(run: Run) -> Path:
+    """Write the page of a run that has been measured; returns its path."""
+    path = run.out / "results.json"
+    if not path.exists():
+        raise CheckpointError(f"{run.out} has no results.json: run `clipzoo eval {run.out}` first")
+    run.progress.stage("writing the page")
+    curves: dict[str, Any] = {
+        arm: {seed: _curve(run.out / "arms" / arm / str(seed)) for seed in run.seeds(arm)}
+        for arm in run.recipe.arms
+        if arm != "clip"
+    }
+    return write_page(
+        json.loads(path.read_text(encoding="utf-8")),
+        run.out / "page.html",
+        curves=curves,
+        pictures=_pictures(run),
+        recipe=run.recipe.to_yaml(),
+    )
+
+
 def run(run: Run) -> Path:
     """Everything: label, train, measure, report; returns the path of the page."""
     for arm in run.recipe.arms:
@@ -298,6 +357,26 @@ def run(run: Run) -> Path:
                 train(run, arm, seed)
     evaluate(run)
     return report(run)
+
+
+def _curve(folder: Path) -> list[dict[str, Any]]:
+    """The loss terms and the guard of a training log, a value a line."""
+    return [
+        {"step": line["step"], "name": name, "value": value}
+        for line in read_log(folder)
+        for name, value in line.items()
+        if name.startswith(("loss", "validation/"))
+    ]
+
+
+def _pictures(run: Run) -> list[PictureRow]:
+    arms, seed = run.recipe.arms, run.recipe.seeds[0]
+    if not run.recipe.evaluation.pictures or not {"clip-ft", "clipzoo"} <= set(arms) or "test" not in run.splits():
+        return []
+    students = {arm: run.train(arm, seed) for arm in ("clip-ft", "clipzoo")}
+    runs: dict[str, Mapping[str, Scored]] = {arm: run.scores(arm, seed)["test"] for arm in students}
+    runs |= {"expert": run.baselines("test").get("expert", {})}
+    return showcase(run.suite, students, runs, run.loaded_experts(), run.recipe.evaluation.pictures)
 
 
 def _cost(run: Run) -> dict[str, Any]:

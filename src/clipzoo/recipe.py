@@ -101,8 +101,8 @@ class EvaluationRecipe(_Model):
     """Layers of the vision tower that probes read."""
     label_stride: Count = 2
     """Image pixels per pixel of the true labels that are compared."""
-    pictures: Annotated[int, Field(ge=0)] = 6
-    """Rows of pictures on the page."""
+    pictures: Annotated[int, Field(ge=0)] = 2
+    """Pictures of each case (best, median, worst) of each task on the page."""
 
 
 class Recipe(_Model):
@@ -195,4 +195,4 @@ def _fields(root: type[BaseModel], loc: Iterable[str | int]) -> Iterable[str]:
             model = model.model_fields[name].annotation
         else:  # an item of a tuple: its type is the tuple's first argument
             model = model.__args__[0]
-    return model.model_fields
+    return list(model.model_fields)

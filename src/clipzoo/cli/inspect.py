@@ -18,6 +18,5 @@ def command(
     from clipzoo.cli._console import console
     from clipzoo.labeling import inspect
 
-    for card in inspect(labels, data, out, count):
-        console.print(card)
+    inspect(labels, data, out, count)
     console.print(f"the gallery is [bold]{out}[/]")

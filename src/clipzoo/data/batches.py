@@ -142,13 +142,14 @@ class TrainingSet(Dataset[Seen]):
     def collate(self, seen: Sequence[Seen], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
         """Samples as a batch; those that could not be read are listed apart."""
         usable = [s for s in seen if s.image is not None]
+        pixels = [s.image for s in usable if s.image is not None]
         skipped = [(s.key, s.skipped or "") for s in seen if s.image is None]
         targets = {
             name: source.task.collate([s.labels[name] for s in usable], self.target_size(name))
             for name, source in self.labels.items()
         }
         H, W = self.viewing.size
-        images = np.stack([s.image for s in usable]) if usable else np.zeros((0, H, W, 3), np.uint8)
+        images = np.stack(pixels) if pixels else np.zeros((0, H, W, 3), np.uint8)
         captions = [s.caption for s in usable]
         return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped)
 
@@ -216,4 +217,5 @@ def _jitter(image: ImageArray, rng: np.random.Generator, strength: float) -> Ima
     brightness, contrast = rng.uniform(1 - strength, 1 + strength, 2)
     x = image.astype(np.float32)
     mean = x.mean()
-    return np.clip((x - mean) * contrast + mean * brightness, 0, 255).astype(np.uint8)
+    jittered: ImageArray = np.clip((x - mean) * contrast + mean * brightness, 0, 255).astype(np.uint8)
+    return jittered

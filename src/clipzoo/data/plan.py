@@ -152,7 +152,7 @@ def _samples(entries: list[Entry]) -> pa.Table:
 def _join(samples: pa.Table, name: str, column: Column, shard: str, floor: float | None) -> pa.Table:
     """Left join of one shard by key."""
     spans: dict[str, tuple[int, int]] = {}
-    if shard in column.committed():
+    if column.has(shard):
         rows = column.rows(shard).to_pydict()
         for key, offset, size, error, sure in zip(
             rows["key"], rows["offset"], rows["size"], rows["error"], rows["confidence"], strict=True

@@ -1,7 +1,7 @@
 """Short, noisy captions, as an uncurated web crawl has them.
 
-About 75 % name the focus object (by one of its synonyms), 10 % name something that is not there,
-10 % are about nothing in the picture, and what else stands in the room is mostly left out.
+About 85 % name the focus object (by one of its synonyms), 6 % name something that is not there,
+6 % are about nothing in the picture, and what else stands in the room is mostly left out.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ def caption(focus: str, others: Sequence[str], names: Sequence[str], rng: np.ran
         rng: source of chance.
     """
     kind = rng.random()
-    if kind < 0.1:
+    if kind < 0.06:
         text = str(rng.choice(ELSEWHERE))
         return text.format(n=rng.integers(1000, 9999), p=rng.integers(10, 80))
-    if kind < 0.2:
+    if kind < 0.12:
         said = phrase(str(rng.choice(names)), rng)
-    elif kind < 0.25 and others:
+    elif kind < 0.15 and others:
         said = phrase(str(rng.choice(others)), rng)
     else:
         said = phrase(focus, rng)

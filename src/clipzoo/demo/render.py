@@ -90,10 +90,11 @@ def _render_truth(
         for column in columns.values():
             stack.enter_context(column.lock())
         for start, shard in zip(range(0, count, SHARD), reader.shards, strict=False):
-            if all(shard in column.committed() for column in columns.values()):
+            if all(column.has(shard) for column in columns.values()):
                 continue
             seeds = range(start, min(start + SHARD, count))
-            _write_truth(columns, shard, zip(seeds, pool.imap(partial(_labels, split=split, size=size), seeds, 16)))
+            labels = pool.imap(partial(_labels, split=split, size=size), seeds, 16)
+            _write_truth(columns, shard, zip(seeds, labels, strict=True))
             on_progress(seeds.stop)
     for column in columns.values():
         column.finish()

@@ -50,7 +50,7 @@ def render(seed: int, split: str, size: int = 96) -> Scene:
     held_out, plain_look = split == "heldout", split == "experts"
     plan = layout(rng, held_out, plain_look)
     said = [meshes()[o.mesh].name for o in plan.objects]
-    text = caption(said[0], said[1:], names(), rng)
+    text = caption(said[0], said[1:], names(), np.random.default_rng([SPLITS.index(split), seed, 1]))
     fine = _trace(plan, 2 * size)
     colour = _shade(plan, fine).reshape(size, 2, size, 2, 3).mean((1, 3))
     image = _develop(colour, plain_look, rng)

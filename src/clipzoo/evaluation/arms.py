@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipzoo.errors import PlanError
-from clipzoo.evaluation.bootstrap import RESAMPLES, Draws, interval, p_value, resample
+from clipzoo.evaluation.bootstrap import RESAMPLES, interval, p_value, resample
 from clipzoo.evaluation.measure import Scored
 from clipzoo.tasks.base import Measure
 
@@ -191,6 +191,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-__all__ = ["Arms", "Draws", "Run", "compare", "comparison", "restrict"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.base import Student, features
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.sets import DenseSet, RetrievalSet, ZeroShotSet
+from clipzoo.experts import Expert
+from clipzoo.tasks import Convention
 
 SCORED = ("validation", "test", "heldout")
 
@@ -82,18 +84,33 @@ class Suite:
                 scored[split] |= {t: p.score(maps, part.truth[t], part.keys) for t, p in probes.items()}
         return scored
 
-    def baselines(
-        self, split: str, random_student: Student, experts: Mapping[str, Callable[..., list[object]]]
-    ) -> dict[str, Run]:
-        """Baseline -> group -> scores on a split; ``experts`` maps a task to its prediction of images."""
+    def baselines(self, split: str, random_student: Student, experts: Mapping[str, Expert]) -> dict[str, Run]:
+        """Baseline -> group -> scores on a split.
+
+        ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth has no row.
+        """
         if not {"probe", "validation", split} <= set(self.dense):
             return {}
-        parts = [self.dense[name] for name in ("probe", "validation", split)]
-        h, w = features(random_student, parts[0].images[:1], self.layers).shape[-2:]
-        tested = parts[-1]
+        fit, choose, tested = (self.dense[name] for name in ("probe", "validation", split))
+        h, w = features(random_student, fit.images[:1], self.layers).shape[-2:]
         return {
-            "position_prior": baselines.position_prior(*parts),
-            "pixels_position": baselines.pixels_position(*parts, grid=(h, w)).scored,
-            "random_student": probe.dense(random_student, *parts, self.layers).scored,
-            "expert": {t: baselines.expert(p, t, tested) for t, p in experts.items() if t in tested.truth},
+            "position_prior": baselines.position_prior(fit, choose, tested),
+            "pixels_position": baselines.pixels_position(fit, choose, tested, (h, w)).scored,
+            "random_student": probe.dense(random_student, fit, choose, tested, self.layers).scored,
+            "expert": {
+                task: baselines.expert(expert.predict, task, tested, expert.card.convention)
+                for task, expert in experts.items()
+                if self.comparable(task, expert.card.convention)
+            },
         }
+
+    def more_labels(self, student: Student, pseudo: DenseSet, split: str) -> Run:
+        """A student probed on truth plus the pseudo-labels of ``pseudo``: what more labels alone would give."""
+        fit, choose, tested = (self.dense[name] for name in ("probe", "validation", split))
+        return baselines.more_labels(student, fit, pseudo, choose, tested, self.layers).scored
+
+    def comparable(self, task: str, convention: Convention) -> bool:
+        """Whether there is truth of this task that means the same."""
+        return "test" in self.dense and any(
+            truth.convention == convention for name, truth in self.dense["test"].truth.items() if name == task
+        )

@@ -130,7 +130,7 @@ def _settle(columns: Sequence[Column]) -> None:
 
 
 def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) -> str:
-    left = sum(any(job.shard not in works[i].column.committed() for i in job.columns) for job in jobs)
+    left = sum(any(not works[i].column.has(job.shard) for i in job.columns) for job in jobs)
     return (
         f"labelling was stopped by {signal or 'SIGINT'}; the shard in work was dropped, {left} of {len(jobs)} shards "
         "are left: run the same again to go on"

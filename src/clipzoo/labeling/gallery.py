@@ -109,10 +109,9 @@ def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> list[Entry
     done = set[str]().union(*(column.committed() for column in columns))
     shards = _spread([shard for shard in reader.shards if shard in done], count)
     found: list[Entry] = []
-    for i, shard in enumerate(shards):
-        usable = [entry for entry in reader.index(shard) if entry.error is None]
-        found += _spread(usable, -(-(count - len(found)) // (len(shards) - i)))
-    return found[:count]
+    for shard in shards:
+        found += _spread([entry for entry in reader.index(shard) if entry.error is None], count)
+    return _spread(found, count)
 
 
 def _spread(items: list[Any], count: int) -> list[Any]:

@@ -152,7 +152,7 @@ def _label_shard(
     with ExitStack() as stack:
         passes = [Pass(work, stack.enter_context(ColumnWriter(work.column, shard, keys)), stop, bar) for work in works]
         for one in passes:
-            if shard in one.work.column.committed():
+            if one.work.column.has(shard):
                 one.keep(one.work.column, shard)
         _feed(reader, entries, passes, pool, stop, bar)
         for one in passes:

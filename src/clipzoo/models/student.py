@@ -48,6 +48,10 @@ class Student(nn.Module):
         layers: tapped layers of the vision tower, as ``forward_intermediates`` counts them; negative from the end.
     """
 
+    mean: Tensor
+    std: Tensor
+    clip: Any
+
     def __init__(
         self,
         clip: nn.Module,
@@ -109,9 +113,7 @@ class Student(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Uint8 [B,H,W,3] to float [B,3,H,W] with the model's mean and deviation."""
-        x = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
-        out: Tensor = (x - self.mean) / self.std
-        return out
+        return (images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, int64 [B,L]."""

@@ -15,7 +15,7 @@ Curves = Mapping[str, Mapping[Any, Sequence[Mapping[str, Any]]]]
 """Arm -> seed -> list of {"step", "name", "value"}."""
 
 ORDER = ("position_prior", "pixels_position", "random_student", "clip", "clip-ft", "more_labels", "clipzoo", "expert")
-WIDTH, LEFT, RIGHT, ROW = 440, 132, 66, 25
+WIDTH, LEFT, RIGHT, ROW = 370, 116, 60, 25
 
 
 def rows_of(results: words.Results, metric: str) -> list[tuple[str, words.Cell]]:
@@ -113,7 +113,7 @@ def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, f
     tables = [dict(line) for line in lines]
     common = sorted(set.intersection(*(set(table) for table in tables)))
     if not common:
-        return list(max(lines, key=len))
+        return list(lines[int(np.argmax([len(line) for line in lines]))])
     return [(x, float(np.mean([table[x] for table in tables]))) for x in common]
 
 
@@ -184,6 +184,4 @@ def _apart(ends: Sequence[tuple[float, str]], gap: float = 13) -> list[tuple[flo
 
 def _svg(label: str, width: int, height: int, marks: Sequence[str]) -> Markup:
     body = "".join(marks)
-    return Markup(  # noqa: S704  texts are escaped where they are set
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
-    )
+    return Markup(f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>')

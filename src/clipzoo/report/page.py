@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from clipzoo.report import charts, words
@@ -72,8 +72,6 @@ def write_page(
 
 
 def _environment() -> Environment:
-    from jinja2 import PackageLoader
-
     return Environment(
         loader=PackageLoader("clipzoo.report", "."),
         autoescape=select_autoescape(["html"]),
@@ -85,14 +83,15 @@ def _environment() -> Environment:
 
 def _own(name: str) -> Markup:
     """A style or script of this package; nothing of a user's enters it."""
-    return Markup(files("clipzoo.report").joinpath(name).read_text(encoding="utf-8"))  # noqa: S704
+    return Markup(files("clipzoo.report").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The headline of every group against captions alone."""
+    """The headline of every group: zero-shot against the start, the others against captions alone."""
     tiles = []
     for metric in words.headlines(results):
-        verdict = words.judge(results, metric)
+        pair = words.reference(results, metric)
+        verdict = words.judge(results, metric, pair)
         if verdict is None:
             continue
         arms = [
@@ -100,7 +99,14 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             for arm in words.ARMS
             if metric in results["arms"].get(arm, {})
         ]
-        tiles.append({"verdict": verdict, "arms": arms, "state": _state(verdict)})
+        tiles.append(
+            {
+                "verdict": verdict,
+                "arms": arms,
+                "state": _state(verdict),
+                "pair": pair.replace("-vs-", " less ").replace("-", "‑"),
+            }
+        )
     return tiles
 
 
@@ -131,7 +137,7 @@ def _gains(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for pair in results.get("differences", {}):
         if pair.split("-vs-")[1] not in words.ARMS:
             continue
-        verdicts = [v for m in _metrics(results) if (v := words.judge(results, m, pair)) and v.gain is not None]
+        verdicts = [v for m in _metrics(results) if (v := words.judge(results, m, pair)) and _moved(v)]
         reach: dict[str, float] = {}
         for v in verdicts:
             ends = [abs(end) for end in (v.gain or 0.0, *(v.ci or ()))]
@@ -140,6 +146,11 @@ def _gains(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         if rows:
             tables.append({"pair": pair, "names": pair.split("-vs-"), "rows": rows})
     return tables
+
+
+def _moved(verdict: words.Verdict) -> bool:
+    """Whether a measure tells the two rows apart in any resample."""
+    return verdict.gain is not None and any((verdict.gain, *(verdict.ci or ())))
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:

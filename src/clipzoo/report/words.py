@@ -33,11 +33,12 @@ GROUPS = {"zero_shot": "zero-shot", "segmentation": "segmentation", "depth": "de
 MEASURES = {
     "miou": "mIoU", "accuracy": "pixel accuracy", "delta1": "δ1", "absrel": "absolute relative error",
     "rmse": "RMSE", "coverage": "coverage", "mean_angle": "mean angle", "within_11": "within 11.25°",
-    "within_22": "within 22.5°", "within_30": "within 30°", "top1": "top-1", "top5": "top-5",
+    "within_22": "within 22.5°", "within_30": "within 30°", "top1": "top‑1", "top5": "top‑5",
     "r1": "recall@1", "r5": "recall@5", "r10": "recall@10", "image_to_text_r5": "image→text recall@5",
     "text_to_image_r5": "text→image recall@5",
 }  # fmt: skip
 DEGREES = ("°", "deg", "degree", "degrees")
+GUARD = "zero_shot/"
 PREDICTABLE = 0.45
 
 
@@ -58,7 +59,7 @@ def value(number: float | None, unit: str) -> str:
     if number is None:
         return "–"
     if unit == "":
-        return f"{100 * number:.1f} %"
+        return f"{100 * number:.1f} %"
     return f"{number:.1f}°" if unit in DEGREES else f"{number:.3g} {unit}"
 
 
@@ -155,37 +156,38 @@ def headline(results: Results) -> str:
     """The page in one sentence."""
     verdicts = [v for metric in dense(results) if (v := judge(results, metric))]
     if not verdicts:
-        return f"This run compares no dense task with captions alone. {guard_sentence(results)}".strip()
+        return f"This run compares no dense task with captions alone; {guard_clause(results)}."
     better = [v for v in verdicts if v.counts]
     text = f"Pseudo-labels improved {_count(len(better), len(verdicts))} over captions alone"
     if better:
         text += f" ({_listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
-    short = [_shortfall(v) for v in verdicts if not v.counts]
-    return " ".join(filter(None, [f"{'; '.join([text, *short])}.", guard_sentence(results)]))
+    return "; ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
 
 
-def guard_sentence(results: Results) -> str:
-    """What happened to zero-shot recognition, against the model as it came and against captions alone."""
-    metric = next((m for m in headlines(results) if m.startswith("zero_shot/")), None)
-    start = judge(results, metric, "clipzoo-vs-clip") if metric else None
-    tuned = judge(results, metric) if metric else None
-    verdict = start or tuned
+def guard_clause(results: Results) -> str:
+    """What happened to zero-shot recognition, against the model as it came if that was measured."""
+    metric = next((m for m in headlines(results) if m.startswith(GUARD)), None)
+    verdict = judge(results, metric, reference(results, metric)) if metric else None
     if verdict is None:
-        return "Zero-shot recognition was not measured, so nothing is known of its price."
-    against = "the model as it came" if start else "captions alone"
+        return "zero-shot recognition was not compared, so nothing is known of its price"
     words = {"better": "rose", "worse": "fell", "unclear": "shows no clear change"}[verdict.state]
-    text = f"Zero-shot {measure_name(verdict.metric)} {words} against {against} ({_size(verdict)}"
-    if start and tuned and tuned.gain is not None:
-        text += f"; against captions alone {change(tuned.cell['mean'], tuned.cell['unit'])}"
-    return text + ")."
+    other = ARMS[reference(results, verdict.metric).split("-vs-")[1]].replace("CLIP-FT: ", "")
+    return f"{group_name(verdict.metric)} {measure_name(verdict.metric)} {words} against {other} ({_size(verdict)})"
+
+
+def reference(results: Results, metric: str) -> str:
+    """The pair that tells most of a measure: the guard asks what the start has lost, other measures what labels add."""
+    start = "clipzoo-vs-clip"
+    guarded = metric.startswith(GUARD) and metric in results.get("differences", {}).get(start, {})
+    return start if guarded else "clipzoo-vs-clip-ft"
 
 
 def takeaways(results: Results) -> list[dict[str, Any]]:
     """For every headline: its title, its state, a sentence, and what a sceptic should check."""
     found = []
     for metric in headlines(results):
-        pair = "clipzoo-vs-clip" if metric.startswith("zero_shot/") else "clipzoo-vs-clip-ft"
-        verdict = judge(results, metric, pair) or judge(results, metric)
+        pair = reference(results, metric)
+        verdict = judge(results, metric, pair)
         if verdict is not None:
             found.append(
                 {
@@ -199,16 +201,18 @@ def takeaways(results: Results) -> list[dict[str, Any]]:
 
 
 def _behind(results: Results, metric: str, arm: str) -> tuple[str, ...]:
+    return tuple(row for row in TRIVIAL if _beaten(results, metric, arm, row) is False)
+
+
+def _beaten(results: Results, metric: str, arm: str, row: str) -> bool | None:
+    """Whether an arm beats a row, by the interval of the difference where there is one; None if not comparable."""
     own = results["arms"].get(arm, {}).get(metric)
-    behind = []
-    for row in TRIVIAL:
-        other = results.get("baselines", {}).get(row, {}).get(metric)
-        if own is None or other is None or own["mean"] is None or other["mean"] is None:
-            continue
-        ahead = own["mean"] - other["mean"]
-        if (ahead if own["direction"] == "higher" else -ahead) <= 0:
-            behind.append(row)
-    return tuple(behind)
+    other = results.get("baselines", {}).get(row, {}).get(metric)
+    if own is None or other is None or own["mean"] is None or other["mean"] is None:
+        return None
+    ends = [own["mean"] - other["mean"]]
+    ends += results.get("differences", {}).get(f"{arm}-vs-{row}", {}).get(metric, {}).get("ci") or []
+    return all(end > 0 if own["direction"] == "higher" else end < 0 for end in ends)
 
 
 def _size(verdict: Verdict) -> str:
@@ -231,9 +235,9 @@ def _shortfall(verdict: Verdict) -> str:
     name = group_name(verdict.metric)
     if verdict.state == "better":
         rows = _listed([ROWS[row] for row in verdict.behind])
-        return f"{name} improved ({verdict.text}) but does not beat {rows}, so it does not count"
+        return f"{name} improved ({verdict.text}) but does not clearly beat {rows}, so it does not count"
     if verdict.state == "worse":
-        return f"{name} got worse ({_size(verdict)})"
+        return f"{name} got worse ({verdict.text})"
     return f"{name} shows no clear change ({_size(verdict)})"
 
 
@@ -249,7 +253,8 @@ def _sentence(results: Results, verdict: Verdict, pair: str) -> str:
     if closed is not None:
         text += f"; {100 * closed:.0f} % of the gap to the expert is closed".replace("-", "−")
     if verdict.behind:
-        text += f". It does not beat {_listed([ROWS[row] for row in verdict.behind])}: by this the gain does not count"
+        rows = _listed([ROWS[row] for row in verdict.behind])
+        text += f". It does not clearly beat {rows}: by this the gain does not count"
     return text + "."
 
 
@@ -257,11 +262,11 @@ def _checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
     checks = [*_seed_checks(verdict), *_prior_checks(results, verdict), *_held_checks(results, verdict, pair)]
     images = results.get("images", {}).get(verdict.metric.split("/")[0])
     if images and verdict.ci:
-        half = (verdict.ci[1] - verdict.ci[0]) / 2
-        unit = verdict.cell["unit"]
-        checks.append(
-            f"Measured on {images:,} images: a true change below about {change(half, unit).lstrip('+')} could not be seen."
+        blind = change((verdict.ci[1] - verdict.ci[0]) / 2, verdict.cell["unit"]).lstrip("+")
+        seen = (
+            f": a true change below about {blind} would be hard to see" if any(c in "123456789" for c in blind) else ""
         )
+        checks.append(f"Measured on {images:,} images{seen}.")
     return checks
 
 

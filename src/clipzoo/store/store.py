@@ -81,6 +81,10 @@ class Column:
         found = self.path.rglob("*.parquet")
         return {path.relative_to(self.path).with_suffix("").as_posix() for path in found}
 
+    def has(self, shard: str) -> bool:
+        """Whether one shard is complete; does not list the others."""
+        return self.file(shard, ".parquet").exists()
+
     def rows(self, shard: str) -> pa.Table:
         """The rows of a committed shard, of `SCHEMA`, in the order of the dataset; keys are unique.
 

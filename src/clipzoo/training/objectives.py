@@ -27,6 +27,7 @@ def terms(student: Student, out: Mapping[str, Any], batch: Batch) -> dict[str, T
     named: dict[str, Tensor] = {"contrastive": loss(**features)}
     for column, spec in student.specs.items():
         target = batch.targets[column]
-        raw = resize_raw(out["predictions"][column].float(), tuple(target["valid"].shape[-2:]))
+        height, width = target["valid"].shape[-2:]
+        raw = resize_raw(out["predictions"][column].float(), (height, width))
         named[column] = get_task(spec.task).loss(raw, target, spec.convention)
     return named

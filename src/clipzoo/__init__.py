@@ -1,0 +1,45 @@
+"""clipzoo teaches CLIP where things are.
+
+Experts from public model zoos pseudo-label an image–caption dataset as it is; CLIP is trained on the captions and the
+pseudo-labels together, measured, and handed back as an ordinary OpenCLIP checkpoint. Method: *CLIP meets Model Zoo
+Experts: Pseudo-Supervision for Visual Enhancement* (arXiv 2310.14108).
+
+The public names are loaded when they are first used, so that ``import clipzoo`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "ClipzooError": "clipzoo.errors",
+    "Plan": "clipzoo.data",
+    "Recipe": "clipzoo.recipe",
+    "Run": "clipzoo.pipeline",
+    "Store": "clipzoo.store",
+    "Student": "clipzoo.models",
+    "TrainingSet": "clipzoo.data",
+    "View": "clipzoo.types",
+    "evaluate": "clipzoo.pipeline",
+    "inspect": "clipzoo.labeling",
+    "label": "clipzoo.labeling",
+    "load_recipe": "clipzoo.recipe",
+    "open_dataset": "clipzoo.readers",
+    "report": "clipzoo.pipeline",
+    "run": "clipzoo.pipeline",
+    "train": "clipzoo.pipeline",
+}
+__all__ = sorted(_WHERE)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'clipzoo' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    module = importlib.import_module(_WHERE[name])
+    return module.load if name == "load_recipe" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

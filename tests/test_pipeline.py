@@ -1,0 +1,198 @@
+"""The whole house on a world of squares: label, train, measure, report; killed and resumed; numbers that add up."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from clipzoo import pipeline, recipe
+from clipzoo.cli import app
+from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
+from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers.webdataset import write_shard
+from clipzoo.store import ColumnWriter, Store
+from clipzoo.tasks import Convention
+from clipzoo.tasks.segmentation import Segmentation
+from conftest import WORDS, picture
+
+SPACE = Convention(classes=("background", "square"))
+
+
+class SquareExpert(Expert):
+    """Finds squares by brightness; misses one corner, as an expert would."""
+
+    card = ExpertCard("python:test_pipeline:SquareExpert", "segmentation", SPACE, licence="CC0-1.0")
+
+    def load(self, device: str = "cpu") -> None:
+        self.loaded = True
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Any]:
+        masks = [image.max(-1) > 130 for image in images]
+        return [Segmentation(mask.astype(np.uint16), np.ones_like(mask)) for mask in masks]
+
+
+def write_benchmark(folder: Path, count: int, seed: int) -> None:
+    """Squares with class and truth, in the layout of a benchmark folder."""
+    rng = np.random.default_rng(seed)
+    drawn = [picture(rng) for _ in range(count)]
+    samples = []
+    for i, (image, caption, _) in enumerate(drawn):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        name = str(WORDS.index(caption.split()[0])).encode()
+        samples.append((f"{i:04d}", {"png": file.getvalue(), "txt": caption.encode(), "cls": name}))
+    write_shard(folder / "images" / "0.tar", samples)
+    (folder / "images" / "classnames.txt").write_text("\n".join(WORDS[:3]))
+    (folder / "images" / "zeroshot_classification_templates.txt").write_text("{c} square\na photo of a {c} square")
+    card = ExpertCard("truth", "segmentation", SPACE)
+    reader = open_dataset(str(folder / "images"))
+    column = Store(folder / "truth").create(card, fingerprint(reader))
+    with ColumnWriter(column, "0") as writer:
+        for i, (_, _, mask) in enumerate(drawn):
+            writer.add(f"{i:04d}", Segmentation(mask.astype(np.uint16), np.ones_like(mask)))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> recipe.Recipe:
+    root = tmp_path_factory.mktemp("world")
+    for seed, (split, count) in enumerate({"captioned": 96, "probe": 48, "validation": 32, "test": 48}.items()):
+        write_benchmark(root / split, count, seed)
+    return recipe.parse(
+        {
+            "name": "squares",
+            "data": str(root / "captioned"),
+            "columns": [{"expert": "python:test_pipeline:SquareExpert"}],
+            "student": {"model": tiny_clip},
+            "training": {"steps": 24, "batch_size": 32, "learning_rates": [1e-3, 3e-3], "search_steps": 4},
+            "evaluation": {split: str(root / split) for split in ("probe", "validation", "test")},
+            "seeds": [0, 1],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    pipeline.run(pipeline.Run(world, out))
+    return out
+
+
+def test_results_hold_every_arm_baseline_and_number(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text(), parse_constant=pytest.fail)
+    assert {"recipe", "seeds", "arms", "baselines", "cost", "differences"} <= set(results)
+    assert results["seeds"] == [0, 1]
+    for arm, n in (("clip", 1), ("clip-ft", 2), ("clipzoo", 2)):
+        cells = results["arms"][arm]
+        assert {"segmentation/miou", "zero_shot/top1", "retrieval/r5"} <= set(cells)
+        for cell in cells.values():
+            assert {"mean", "std", "n", "values", "ci", "direction", "unit"} <= set(cell)
+            assert cell["n"] == n == len(cell["values"])
+            assert cell["ci"][0] <= cell["mean"] <= cell["ci"][1] or cell["n"] > 1
+    assert set(results["baselines"]) == {
+        "position_prior",
+        "pixels_position",
+        "random_student",
+        "expert",
+        "more_labels",
+    }
+    assert results["baselines"]["expert"]["segmentation/miou"]["mean"] > 0.99
+    (cost,) = results["cost"].values()
+    assert cost["images"] == 96
+    assert cost["seconds_per_image"] > 0
+
+
+def test_the_page_is_whole_and_self_contained(finished: Path) -> None:
+    page = (finished / "page.html").read_text()
+    assert "data:image/" in page
+    assert 'src="http' not in page
+    assert "squares" in page
+
+
+def test_both_trained_arms_had_the_same_grid(finished: Path) -> None:
+    tried = [json.loads((finished / "arms" / arm / "rates.json").read_text()) for arm in ("clip-ft", "clipzoo")]
+    assert set(tried[0]) == set(tried[1]) == {"0.001", "0.003"}
+    assert all("criterion" in values for arm in tried for values in arm.values())
+
+
+def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (finished / "results.json").read_text()
+    monkeypatch.setattr(SquareExpert, "predict", lambda self, images: pytest.fail("labelled again"))
+    monkeypatch.setattr("clipzoo.training.loop.objectives.terms", lambda *a: pytest.fail("trained again"))
+    pipeline.evaluate(pipeline.Run(world, finished))
+    assert (finished / "results.json").read_text() == before
+
+
+def test_a_folder_of_another_recipe_is_refused(finished: Path, world: recipe.Recipe) -> None:
+    with pytest.raises(CheckpointError, match="another recipe"):
+        pipeline.Run(world.model_copy(update={"seeds": (7,)}), finished)
+
+
+def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="is not trained"):
+        pipeline.train(pipeline.Run(world, tmp_path), "clip", 0)
+
+
+def test_a_report_without_numbers_says_what_to_do(world: recipe.Recipe, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="clipzoo eval"):
+        pipeline.report(pipeline.Run(world, tmp_path))
+
+
+def test_the_same_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> None:
+    """Each verb in process, on one folder: label, inspect, train, eval, report."""
+    once = world.model_copy(update={"seeds": (0,), "training": world.training.model_copy(update={"steps": 4})})
+    path, out, run = tmp_path / "r.yaml", tmp_path / "out", CliRunner().invoke
+    path.write_text(once.to_yaml())
+    data = str(Path(world.data) / "images")
+    for arguments in (
+        ["label", data, "--expert", str(world.columns[0].expert), "--out", str(out / "labels")],
+        ["inspect", str(out / "labels"), "--data", data, "--out", str(tmp_path / "gallery.html")],
+        ["train", str(path), "--out", str(out), "--arm", "clip-ft"],
+        ["eval", str(path), "--out", str(out)],
+        ["report", str(out)],
+        ["experts"], ["tasks"], ["doctor"],
+    ):  # fmt: skip
+        result = run(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert (out / "page.html").exists()
+    assert (tmp_path / "gallery.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "nowhere.yaml"],
+        ["label", "nowhere", "--expert", "demo:depth", "--out", "x"],
+        ["label", "nowhere", "--expert", "dmo:depth", "--out", "x"],
+        ["report", "nowhere"],
+    ],
+)
+def test_mistakes_on_the_command_line_are_clipzoo_errors(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ClipzooError), result.output
+
+
+def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listener(pipeline.Silent):
+        def stage(self, text: str) -> None:
+            said.append(text)
+
+    run = pipeline.Run(world.model_copy(update={"seeds": (0,)}), tmp_path, Listener())
+    (expert,) = run.experts.values()
+    expert.card = replace(expert.card, convention=Convention(classes=("background", "circle")))
+    assert run.loaded_experts() == {}
+    assert "no truth of segmentation with its convention" in said[0]

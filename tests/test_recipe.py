@@ -1,0 +1,87 @@
+"""Recipes: every one builds; every mistake is told at once."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipzoo import experts, recipe
+from clipzoo.errors import RecipeError
+
+ROOT = Path(__file__).parent.parent
+RECIPES = [*sorted((ROOT / "recipes").rglob("*.yaml")), Path(str(resources.files("clipzoo.demo") / "recipe.yaml"))]
+RECIPES = [path for path in RECIPES if "student" in yaml.safe_load(path.read_text())]
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 3
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_builds_and_says_how_it_is_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    built = recipe.load(path)
+    assert recipe.parse(yaml.safe_load(built.to_yaml())) == built
+    head = path.read_text().split("\n\n")[0]
+    assert "clipzoo " in head, "a recipe opens with its command, expected time and expected result"
+    assert "minutes" in head or "hour" in head
+    for column in built.columns:
+        if column.expert and column.expert.startswith("demo:"):
+            assert experts.create(column.expert).card.task
+
+
+def minimal() -> dict[str, object]:
+    return {"name": "x", "data": "d", "student": {"model": "RN50"}, "training": {"steps": 1}, "arms": ["clip"]}
+
+
+def test_all_mistakes_at_once_with_path_and_nearest_name(tmp_path: Path) -> None:
+    values = minimal() | {
+        "training": {"steps": 0, "batchsize": 4},
+        "columns": [{"expert": "demo:depth", "wieght": 1}, {"weight": 1}, {"expert": "a:b", "head": "cnv"}],
+    }
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path)
+    text = str(caught.value)
+    assert "5 mistakes" in text
+    assert "training.batchsize: no such field; did you mean batch_size?" in text
+    assert "training.steps: Input should be greater than 0" in text
+    assert "columns.0.wieght: no such field; did you mean weight?" in text
+    assert "columns.1: name either expert" in text
+    assert "columns.2: no head is named 'cnv'; there are: conv" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("[1, 2]", "holds list"), ("a: [", "is not YAML"), ("!!python/object:os.system {}", "is not YAML")],
+)
+def test_what_is_no_recipe(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=says):
+        recipe.load(tmp_path / "r.yaml")
+
+
+def test_a_missing_recipe_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"cannot read the recipe nowhere\.yaml"):
+        recipe.load("nowhere.yaml")
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(minimal() | {"columns": [{"expert": "demo:depth"}]}))
+    loaded = recipe.load(path, ["training.steps=7", "columns.0.weight=0.5", "evaluation.test=demo:test"])
+    assert (loaded.training.steps, loaded.columns[0].weight, loaded.evaluation.test) == (7, 0.5, "demo:test")
+    for wrong in ("training.steps", "columns.9.weight=1", "name.x=1"):
+        with pytest.raises(RecipeError, match="--set"):
+            recipe.load(path, [wrong])
+    with pytest.raises(RecipeError, match="did you mean steps"):
+        recipe.load(path, ["training.step=7"])
+
+
+def test_the_arm_with_labels_needs_labels() -> None:
+    with pytest.raises(RecipeError, match="needs columns"):
+        recipe.parse(minimal() | {"arms": ["clipzoo"]})

@@ -1,0 +1,105 @@
+"""The house: order of rooms, sizes of files, names that are documented, the tree in the README."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import clipzoo
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "clipzoo"
+ORDER = (
+    "errors", "types", "plugins", "losses", "heads", "tasks", "readers", "experts", "store", "labeling", "data",
+    "models", "recipe", "training", "evaluation", "export", "report", "demo", "pipeline", "app", "cli",
+)  # fmt: skip
+SEPARATE = {("labeling", "training"), ("training", "labeling"), ("report", "training"), ("report", "labeling")}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a file imports anywhere, at its head or inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module] if node.module != "clipzoo" else [f"clipzoo.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("clipzoo.")}
+    return found
+
+
+def test_every_room_imports_only_what_stands_above_it() -> None:
+    files = [path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py"]
+    assert len(files) > 50
+    for path in files:
+        own = room(path)
+        assert own in ORDER, f"{own} is not in the plan of the house"
+        for other in imported(path) - {own}:
+            assert ORDER.index(other) < ORDER.index(own), f"{path.relative_to(SOURCE)} imports {other}, below it"
+            assert (own, other) not in SEPARATE
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    block = re.search(r"```text\n(src/clipzoo/\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block, "README.md has no file tree"
+    told, folders = set(), ["src/clipzoo"]
+    for line in block[1].splitlines()[1:]:
+        name = line.split("  ")[0] if not line.startswith(" ") else line.strip().split("  ")[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = folders[:depth]
+        told.add("/".join([*folders, name.strip().rstrip("/")]))
+        if name.strip().endswith("/"):
+            folders.append(name.strip().rstrip("/"))
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "src/clipzoo"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    files = {f for f in listed if f.endswith(".py") and not f.endswith("__init__.py")}
+    folders_of = {str(Path(f).parent) for f in files} - {"src/clipzoo"}
+    assert {t for t in told if t.endswith(".py")} == files
+    assert folders_of <= told
+
+
+def test_public_names_are_the_documented_ones() -> None:
+    documented = re.findall(r"^\| `clipzoo\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(clipzoo.__all__)
+    for name in clipzoo.__all__:
+        assert getattr(clipzoo, name).__doc__
+
+
+def test_help_is_quick() -> None:
+    """A second on an idle core; the fastest of three, since tests share the machine."""
+    code = "from clipzoo.cli import app; from typer.testing import CliRunner; CliRunner().invoke(app, ['--help'])"
+    heavy = "import sys; assert not {'torch', 'open_clip', 'transformers'} & set(sys.modules), 'a heavy import'"
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], check=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 2.0
+
+
+def test_files_keep_their_size() -> None:
+    for path in [*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        lines = path.read_text().count("\n")
+        assert lines <= 600, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+
+
+def test_nothing_private_is_committed() -> None:
+    """No machine path, no download address of an index, anywhere in the tree."""
+    private = re.compile("|".join(["/wo" + "rk/", "index-" + "url", "--find-" + "links", "/ro" + "ot/"]))
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".html", ".txt", ""} and path.is_file():
+            assert not private.search(path.read_text(errors="ignore")), f"{name} holds a private path or address"
