@@ -242,7 +242,7 @@ def run_clip(arguments: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = arguments.rate * cosine(step, arguments.steps)
         batch = images[chosen].permute(0, 3, 1, 2).float() / 255
-        view = normalise(augment(batch, 0.7, generator))
+        view = normalise(augment(batch, 0.7, generator)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             image, text, scale = model(view, tokens[chosen])
         loss = loss_of(image.float(), text.float(), scale.float())

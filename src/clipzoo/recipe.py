@@ -190,9 +190,6 @@ def _line(root: type[BaseModel], loc: tuple[str | int, ...], message: str, kind:
 
 def _fields(root: type[BaseModel], loc: Iterable[str | int]) -> Iterable[str]:
     model: Any = root
-    for name in loc:
-        if isinstance(name, str):
-            model = model.model_fields[name].annotation
-        else:  # an item of a tuple: its type is the tuple's first argument
-            model = model.__args__[0]
+    for name in loc:  # an item of a tuple is of the type that the tuple's first argument names
+        model = model.model_fields[name].annotation if isinstance(name, str) else model.__args__[0]
     return list(model.model_fields)

@@ -120,8 +120,8 @@ class Plan:
         for name, share in self.coverage().items():
             if share == 0:
                 raise PlanError(
-                    f"no label of {name} ({columns[name].path}) bears a key of {reader.location}: the store is empty or "
-                    "was made from another dataset; label this dataset, or name its own store"
+                    f"no label of {name} ({columns[name].path}) bears a key of {reader.location}: the store is empty "
+                    "or was made from another dataset; label this dataset, or name its own store"
                 )
 
 

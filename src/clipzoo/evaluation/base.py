@@ -42,13 +42,13 @@ class Student(Protocol):
 def features(student: Student, images: ImageArray, layers: Sequence[int] = (-1,), batch: int = BATCH) -> Tensor:
     """Feature maps of images uint8 [N,H,W,3]: float32 [N,C,h,w] on the CPU.
 
-    Several layers are concatenated over C, resampled to the grid of the last one named.
+    Several layers are concatenated over C on the finest of their grids; coarser maps are repeated onto it.
     """
 
     def look(chunk: Tensor) -> Tensor:
         maps = student.maps(chunk, layers=tuple(layers))
-        grid = (maps[-1].shape[-2], maps[-1].shape[-1])
-        return torch.cat([m if m.shape[-2:] == grid else F.adaptive_avg_pool2d(m, grid) for m in maps], 1)
+        grid = max((m.shape[-2:] for m in maps), key=lambda size: size[0] * size[1])
+        return torch.cat([m if m.shape[-2:] == grid else F.interpolate(m, grid) for m in maps], 1)
 
     return _over_images(student, images, look, batch)
 
