@@ -28,6 +28,6 @@ def main() -> None:
     except ClipzooError as error:
         Console(stderr=True).print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; run the same command again to go on where it stopped")
+    except KeyboardInterrupt as stopped:
+        Console(stderr=True).print(str(stopped) or "stopped; run the same command again to go on where it stopped")
         sys.exit(130)

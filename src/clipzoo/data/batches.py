@@ -112,8 +112,14 @@ class TrainingSet(Dataset[Seen]):
         return len(self.plan)
 
     def __getitem__(self, position: Position | int) -> Seen:
-        epoch, index = (0, position) if isinstance(position, int) else position
-        row = self.plan.row(index)
+        return self.__getitems__([(0, position) if isinstance(position, int) else position])[0]
+
+    def __getitems__(self, positions: Sequence[Position]) -> list[Seen]:
+        """Many at once: what a DataLoader calls for a batch."""
+        rows = self.plan.rows([index for _, index in positions])
+        return [self._see(row, *position) for row, position in zip(rows, positions, strict=True)]
+
+    def _see(self, row: Mapping[str, Any], epoch: int, index: int) -> Seen:
         try:
             sample = self.reader.read(entry_of(row))
             image = decode_image(sample.image)

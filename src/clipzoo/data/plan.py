@@ -8,7 +8,7 @@ a sample that cannot be read at all is left out and counted by reason. The order
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,10 @@ class Plan:
             parts.append(rng.permutation(np.concatenate(rows)))
         return np.concatenate(parts)
 
-    def row(self, index: int) -> dict[str, Any]:
-        """One sample as plain values."""
-        row: dict[str, Any] = self.table.slice(index, 1).to_pylist()[0]
-        return row
+    def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Samples as plain values."""
+        rows: list[dict[str, Any]] = self.table.take(list(indices)).to_pylist()
+        return rows
 
     def _check(self, reader: Reader, columns: Mapping[str, Column]) -> None:
         if not len(self):

@@ -76,7 +76,8 @@ def tinted(colours: Floats, plain_look: bool, rng: np.random.Generator) -> Float
         paint = hue(rng, rng.uniform(0.2, 0.9), 1.0) * np.float32(rng.uniform(0.6, 1.2))
         lifted = grey * rng.uniform(0.6, 1.0) + rng.uniform(0.05, 0.35)
         colours = colours * (1 - amount) + amount * lifted[:, None] * paint
-    return np.clip(colours * rng.uniform(0.7, 1.35), 0.02, 1).astype(np.float32)
+    painted: Floats = np.clip(colours * rng.uniform(0.7, 1.35), 0.02, 1).astype(np.float32)
+    return painted
 
 
 def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> Placed:
@@ -93,9 +94,9 @@ def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> 
     return Placed(mesh, vertices[source.faces], colours, at, radius, height)
 
 
-def look(focus: Placed, rng: np.random.Generator) -> Camera:
+def look(focus: Placed, lens: tuple[float, float], rng: np.random.Generator) -> Camera:
     """A camera that has the focus object in the picture, from near or far, above or below."""
-    fov = float(rng.uniform(36, 78))
+    fov = float(rng.uniform(*lens))
     extent = max(focus.height, 2 * focus.radius * 0.8)
     share = rng.uniform(0.5, 1.0)
     tangent = np.tan(np.radians(fov) / 2)
@@ -176,13 +177,16 @@ def lamp(plain_look: bool, rng: np.random.Generator) -> Light:
     return Light(towards.astype(np.float32), (tone * power).astype(np.float32), cast.astype(np.float32), not plain_look)
 
 
-def layout(rng: np.random.Generator, held_out: bool, plain_look: bool) -> Layout:
-    """One picture's plan; the focus is a held-out mesh if asked for, nothing else ever is."""
+def layout(rng: np.random.Generator, held_out: bool, plain_look: bool, lens: tuple[float, float]) -> Layout:
+    """One picture's plan; the focus is a held-out mesh if asked for, nothing else ever is.
+
+    ``lens`` is the range of the field of view in degrees.
+    """
     pool = by_name(held_out)
     name = str(rng.choice([n for n in names() if n in pool]))
     origin = np.zeros(3, np.float32)
     focus = place(int(rng.choice(pool[name])), origin, plain_look, rng)
-    camera = look(focus, rng)
+    camera = look(focus, lens, rng)
     objects = furnish(focus, camera, plain_look, rng)
     low, high = walls(objects, camera, rng)
     floor, wall, ceiling = (surface(w, plain_look, rng) for w in ("floor", "wall", "ceiling"))

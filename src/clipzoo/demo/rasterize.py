@@ -122,4 +122,4 @@ def shadow(triangles: Floats, points: Floats, light: Floats, size: int = 128, bi
         a, b, c = coefficients[over].T
         height = a * (i + np.float32(0.5)) + b * (j + np.float32(0.5)) + c
         lit += ~known | (over < 0) | (height - asked[:, 2] < bias)
-    return lit / len(taps)
+    return (lit / len(taps)).astype(np.float32)

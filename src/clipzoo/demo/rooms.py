@@ -21,6 +21,7 @@ from clipzoo.demo.surfaces import CEILING, FLOOR
 
 SPLITS = ("pretraining", "captioned", "experts", "probe", "validation", "test", "heldout")
 NEAR = 0.05
+LENSES, WIDE_LENSES = (50.0, 64.0), (36.0, 78.0)  # metric depth is a guess where the lens may be anything
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
@@ -48,7 +49,7 @@ def render(seed: int, split: str, size: int = 96) -> Scene:
     """Draw picture ``seed`` of ``split``, ``size`` pixels square."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     held_out, plain_look = split == "heldout", split == "experts"
-    plan = layout(rng, held_out, plain_look)
+    plan = layout(rng, held_out, plain_look, WIDE_LENSES if split == "pretraining" else LENSES)
     said = [meshes()[o.mesh].name for o in plan.objects]
     text = caption(said[0], said[1:], names(), np.random.default_rng([SPLITS.index(split), seed, 1]))
     fine = _trace(plan, 2 * size)
@@ -108,7 +109,8 @@ def _room(plan: Layout, rays: Floats) -> tuple[Ints, Floats]:
     axis = np.where(y < np.minimum(x, z), 1, np.where(x < z, 0, 2))
     take = axis[:, None]
     beyond = np.take_along_axis(safe, take, 1)[:, 0] > 0
-    return 2 * axis + beyond, np.take_along_axis(leave, take, 1)[:, 0]
+    depth: Floats = np.take_along_axis(leave, take, 1)[:, 0].astype(np.float32)
+    return 2 * axis + beyond, depth
 
 
 def _trace(plan: Layout, size: int) -> Traced:
@@ -190,7 +192,8 @@ def _shade(plan: Layout, seen: Traced) -> Floats:
             sky[low] *= 1 - 0.45 * np.exp(-flat / (0.6 * thing.radius) ** 2 - np.maximum(y, 0) * 5)
     facing = 0.12 * np.abs(normal @ plan.camera.axes[2])
     lit = light.ambient * (sky + facing)[:, None] + light.colour * lambert[:, None]
-    return colour * np.maximum(lit, glow[:, None])
+    shone: Floats = colour * np.maximum(lit, glow[:, None])
+    return shone
 
 
 def _develop(colour: Floats, plain_look: bool, rng: np.random.Generator) -> Bytes:

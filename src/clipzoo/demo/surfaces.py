@@ -20,7 +20,8 @@ def hue(rng: np.random.Generator, saturation: float, value: float) -> Floats:
     """A random colour of the given saturation and brightness, as three floats in [0, 1]."""
     phase = rng.random() + np.array([0, 1 / 3, 2 / 3])
     ramp = np.clip(np.abs(phase % 1.0 * 6 - 3) - 1, 0, 1)
-    return (value * (1 - saturation * (1 - ramp))).astype(np.float32)
+    colour: Floats = (value * (1 - saturation * (1 - ramp))).astype(np.float32)
+    return colour
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Surface:
         n = self.noise
         low = n[i % 64, j % 64] * (1 - a) + n[(i + 1) % 64, j % 64] * a
         high = n[i % 64, (j + 1) % 64] * (1 - a) + n[(i + 1) % 64, (j + 1) % 64] * a
-        return low * (1 - b) + high * b
+        return (low * (1 - b) + high * b).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class Student(nn.Module):
                 f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {error}; give a name of "
                 "open_clip.list_models(), local-dir:PATH or hf-hub:ID"
             ) from error
+        clip.visual.to(memory_format=torch.channels_last)  # images come as H×W×3; convolutions keep their order
         return cls(clip, tokenizer, get_model_config(model), specs, layers)
 
     @property

@@ -1,0 +1,138 @@
+"""OpenClipart drawings (public domain) as a captioned dataset and benchmark folders with true foregrounds.
+
+    scripts/fetch_openclipart            # fetches the drawings and the expert, then calls this
+    python scripts/build_openclipart.py SVG_FOLDER data/openclipart
+
+What a drawing becomes is in ``openclipart.py``. Drawings of one series (same title, or same folder and first word of
+the file's name) share a split; series of more than ``LARGE`` (decks of cards, road signs) are trained on only. The
+splits with truth have ``segmentation/truth``; a drawing that fills its box has no background to be told from, and gets
+none. Drawings are cached in ``OUT/drawings``: a run that was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image
+
+from clipzoo.experts.base import ExpertCard
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers.webdataset import write_shard
+from clipzoo.store import ColumnWriter, Store
+from clipzoo.tasks.base import Convention
+from clipzoo.tasks.segmentation import Segmentation
+from openclipart import SHARES, Drawing, compose, draw, read, series, split_of, truth
+
+SHARD = 250
+TELL = partial(print, flush=True)
+CLASSES = {
+    "animals": "animal", "buildings": "building", "buttons": "button", "containers": "container",
+    "decorations": "decoration", "education": "school", "electronics": "electronics", "food": "food",
+    "geography": "map", "logos": "logo", "office": "office", "people": "people", "plants": "plant",
+    "recreation": "recreation", "science": "science", "tools": "tool", "transportation": "transport",
+}  # fmt: skip
+TEMPLATES = ("{c}", "a drawing of {c}", "clip art, {c}")
+
+
+def collect(root: Path, reasons: Counter[str]) -> list[Drawing]:
+    """Drawings with usable texts, each file once; the others are counted by reason."""
+    found, seen = [], set[bytes]()
+    for path in sorted(root.rglob("*.svg")):
+        name, svg = path.relative_to(root).as_posix(), path.read_bytes()
+        drawing = read(name, svg)
+        if isinstance(drawing, Drawing):
+            digest = hashlib.sha256(svg).digest()
+            if digest not in seen:
+                found.append(drawing)
+                seen.add(digest)
+                continue
+            drawing = "the same file as another"
+        reasons[drawing] += 1
+    return found
+
+
+def write_split(split: str, drawings: Sequence[Drawing], cache: Path, out: Path) -> dict[str, int]:
+    """``images/`` of a split, and ``truth/`` for those in `SHARES`; returns what there is."""
+    images = out / split / "images"
+    shutil.rmtree(out / split, ignore_errors=True)
+    labels: dict[str, Segmentation | None] = {}
+
+    def samples(chunk: Sequence[Drawing]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        for d in chunk:
+            picture, alpha = compose(Image.open(cache / f"{d.key}.png"), d.key)
+            labels[d.key] = truth(alpha)
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            members = {"png": file.getvalue(), "txt": d.caption.encode()}
+            if split in ("validation", "test"):
+                members["cls"] = str(list(CLASSES).index(d.path.split("/")[0])).encode()
+            yield d.key, members
+
+    for i in range(0, len(drawings), SHARD):
+        write_shard(images / f"{i // SHARD:05d}.tar", samples(drawings[i : i + SHARD]))
+    counts = {"pictures": len(drawings)}
+    if split in SHARES:
+        (images / "classnames.txt").write_text("\n".join(CLASSES.values()) + "\n")
+        (images / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES) + "\n")
+        write_truth(out / split, labels)
+        counts["with truth"] = sum(label is not None for label in labels.values())
+    return counts
+
+
+def write_truth(folder: Path, labels: Mapping[str, Segmentation | None]) -> None:
+    """The column ``segmentation/truth`` of a split."""
+    reader = open_dataset(str(folder / "images"))
+    convention = Convention(classes=("background", "foreground"))
+    card = ExpertCard("truth", "segmentation", convention, licence="public domain", revision="alpha, version 1")
+    column = Store(folder / "truth").create(card, fingerprint(reader))
+    for shard in reader.shards:
+        with ColumnWriter(column, shard) as writer:
+            for entry in reader.index(shard):
+                label = labels[entry.key]
+                if label is None:
+                    writer.fail(entry.key, "the drawing fills its box: its alpha tells no background")
+                else:
+                    writer.add(entry.key, label)
+    column.finish()
+
+
+def build(svg: Path, out: Path, workers: int | None = None, tell: Callable[[str], None] = TELL) -> None:
+    """Everything from a folder of SVG files; prints and writes ``counts.json``."""
+    reasons: Counter[str] = Counter()
+    drawings = collect(svg, reasons)
+    cache = out / "drawings"
+    jobs = [(svg / d.path, cache / f"{d.key}.png") for d in drawings]
+    kept = []
+    with get_context("spawn").Pool(workers) as pool:
+        for i, (d, fault) in enumerate(zip(drawings, pool.imap(draw, jobs, 8), strict=True), 1):
+            if fault is None:
+                kept.append(d)
+            else:
+                reasons["cannot be drawn"] += 1
+                tell(f"{d.path} {fault}")
+            if i % 200 == 0 or i == len(drawings):
+                tell(f"{i} of {len(drawings)} drawings rendered")
+    parts: dict[str, list[Drawing]] = {"captioned": [], **{split: [] for split in SHARES}}
+    for group in series(kept):
+        parts[split_of(group)] += group
+    counts = {s: write_split(s, sorted(part, key=lambda d: d.path), cache, out) for s, part in parts.items()}
+    (out / "counts.json").write_text(json.dumps({"kept": counts, "left out": reasons}, indent=1))
+    tell(json.dumps({"kept": counts, "left out": reasons}, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("svg", type=Path, help="folder with the package's drawings, …/share/openclipart/svg")
+    parser.add_argument("out", type=Path, help="data/openclipart")
+    parser.add_argument("--workers", type=int, help="processes; default one a core")
+    arguments = parser.parse_args()
+    build(arguments.svg, arguments.out, arguments.workers)

@@ -1,0 +1,146 @@
+"""The embedded default: a world that is a pure function of its seed, and a package that carries it."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipzoo import demo, experts
+from clipzoo.demo import rooms
+from clipzoo.demo.locate import PACKAGED
+from clipzoo.demo.meshes import classes, meshes, names
+from clipzoo.demo.render import render_split, truth_of
+from clipzoo.errors import DatasetError
+from clipzoo.evaluation.suite import Suite
+from clipzoo.models import Student
+from clipzoo.readers import open_dataset
+from clipzoo.store import Store, verify
+from clipzoo.tasks import get as get_task
+from clipzoo.tasks.normals import normals_from_depth
+from clipzoo.types import Camera
+
+FOLDER = Path(str(resources.files("clipzoo.demo")))
+
+
+def test_a_picture_is_a_pure_function_of_its_seed() -> None:
+    a, b = rooms.render(5, "test"), rooms.render(5, "test")
+    for field in ("image", "depth", "normals", "segmentation", "instances"):
+        np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+    assert a.caption == b.caption
+    assert (rooms.render(5, "validation").image != a.image).any(), "splits share no scene"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_truth_obeys_the_contract_and_agrees_with_itself(seed: int) -> None:
+    scene = rooms.render(seed, "test")
+    for task, label in truth_of(scene).items():
+        from clipzoo.demo.render import conventions
+
+        get_task(task).check(label, conventions()[task])
+    fx, fy, cx, cy = (value / 96 for value in scene.intrinsics)
+    derived = normals_from_depth(truth_of(scene)["depth"], Camera(fx, fy, cx, cy))
+    cosine = (derived.vectors * scene.normals).sum(0)[derived.valid]
+    assert np.median(np.degrees(np.arccos(np.clip(cosine, -1, 1)))) < 5
+
+
+def test_held_out_objects_are_in_no_other_split() -> None:
+    assert sum(mesh.held_out for mesh in meshes()) >= 5
+    assert all(rooms.render(seed, "heldout").held_out for seed in range(3))
+    assert not any(rooms.render(seed, "captioned").held_out for seed in range(3))
+
+
+def test_captions_are_noisy_but_mostly_name_the_object() -> None:
+    scenes = [rooms.render(seed, "captioned", size=16) for seed in range(60)]
+    distinct = {scene.caption for scene in scenes}
+    assert len(distinct) > 40
+    assert max(len(text.split()) for text in distinct) < 20
+
+
+def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
+    render_split("test", 6, tmp_path, workers=1)
+    shard = tmp_path / "images" / "00000.tar"
+    before = shard.stat().st_mtime_ns
+    render_split("test", 6, tmp_path, workers=1)
+    assert shard.stat().st_mtime_ns == before
+    reader = open_dataset(str(tmp_path / "images"))
+    assert [e.key for e in reader.index("00000") if not e.error] == [f"{i:08d}" for i in range(6)]
+    assert verify(Store(tmp_path / "truth"), reader) == []
+
+
+def test_a_trained_split_carries_no_truth(tmp_path: Path) -> None:
+    render_split("captioned", 2, tmp_path, workers=1)
+    (entry, _) = open_dataset(str(tmp_path / "images")).index("00000")
+    assert set(entry.members) == {"jpg", "txt"}
+    assert not (tmp_path / "truth").exists()
+
+
+@pytest.mark.parametrize(("location", "says"), [("demo:tset", "no such packaged"), ("rooms:test", "is not rooms:")])
+def test_wrong_locations_are_named(location: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=says):
+        demo.locate(location, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(demo.locate("demo:test", tmp_path_factory.mktemp("cache"))).parent
+
+
+def test_the_package_is_small_enough_and_whole(unpacked: Path) -> None:
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    assert size <= 25 * 2**20
+    assert {path.name for path in unpacked.iterdir() if path.is_dir()} == set(PACKAGED)
+    keys = set()
+    for split in PACKAGED:
+        reader = open_dataset(str(unpacked / split / "images"))
+        entries = [entry for shard in reader.shards for entry in reader.index(shard)]
+        assert not any(entry.error for entry in entries)
+        keys.add((split, len(entries)))
+        if split != "captioned":
+            assert verify(Store(unpacked / split / "truth"), reader) == []
+    assert dict(keys)["captioned"] >= 3000
+    assert dict(keys)["test"] >= 2000
+
+
+def test_packaged_pictures_are_those_of_the_renderer(unpacked: Path) -> None:
+    import io
+
+    reader = open_dataset(str(unpacked / "test" / "images"))
+    entry = reader.index(reader.shards[0])[3]
+    sample = reader.read(entry)
+    stored = np.asarray(Image.open(io.BytesIO(sample.image)), np.int16)
+    scene = rooms.render(int(entry.key), "test")
+    assert np.abs(stored - scene.image).mean() < 12, "beyond what JPEG loses"
+    assert sample.caption == scene.caption
+    assert names()[int(sample.members["cls"])] == scene.name
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth", "normals"])
+def test_the_tiny_experts_are_good_but_not_perfect(unpacked: Path, task: str) -> None:
+    suite = Suite.load({"test": unpacked / "test"}, (96, 96))
+    expert = experts.create(f"demo:{task}")
+    expert.load()
+    test = suite.dense["test"].select(range(64))
+    from clipzoo.evaluation.baselines import expert as score
+
+    value = next(iter(score(expert.predict, task, test, expert.card.convention).compute().values()))
+    low, high = {"segmentation": (0.3, 0.95), "depth": (0.6, 0.99), "normals": (4, 25)}[task]
+    assert low < value < high
+
+
+def test_the_tiny_clip_knows_at_least_half_of_the_names(unpacked: Path) -> None:
+    suite = Suite.load({"test": unpacked / "test"}, (96, 96))
+    student = Student.create(demo.locate_model("demo:clip")).eval()
+    top1 = suite.recognition(student, "test")["zero_shot"].compute()["zero_shot/top1"]
+    assert top1 >= 0.5
+    assert top1 >= 3 / len(names())
+
+
+def test_the_world_is_described_for_anyone_to_read() -> None:
+    told = json.loads((FOLDER / "rooms.json").read_text())
+    assert tuple(told["names"]) == tuple(names())
+    assert tuple(told["classes"]) == tuple(classes())
