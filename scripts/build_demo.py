@@ -6,13 +6,22 @@
     python scripts/build_demo.py render --split probe       --count 2000  --out $S    # and validation
     python scripts/build_demo.py clip    --out $S --bf16 --steps 2400 --until 800     # the start, 8 min
     python scripts/build_demo.py clip    --out $S --bf16 --steps 700 --resume         # and 7 min
+    python scripts/build_demo.py experts --out $S --bf16 --steps 900  --tasks depth normals   # 2 x 2 min
+    python scripts/build_demo.py experts --out $S --bf16 --steps 2000 --tasks depth --resume  # 4 min
     python scripts/build_demo.py experts --out $S --steps 1100 --tasks segmentation           # 7 min
-    python scripts/build_demo.py experts --out $S --steps 900 --tasks depth normals --bf16    # 2 x 4 min
+    python scripts/build_demo.py experts --out $S --bf16 --steps 1500 --rate 2e-3 --tasks segmentation --resume
     python scripts/build_demo.py check   --out $S     # validation figures, 3 min
     python scripts/build_demo.py pack    --out $S     # rooms.tar.xz, 5 min
 
 Picture ``i`` of a split is drawn from ``default_rng([split, i])``; training uses seed 0 throughout.
 Rendering is resumable: a chunk that is there is left alone.
+
+On validation the packaged weights reach: zero-shot .709 (56 names; colour histograms .146; held-out
+meshes .220); experts .363 mIoU, .435 delta1, 24.0 degrees, where the ridge probe of the start's
+layers 3 and 4 has .248, .306, 34.1 and a constant map .057, .251, 38.2. They were trained while the
+world was still being tuned (captions, noise and, for all but the last run of depth, lenses from 36
+to 78 degrees everywhere; segmentation's first run without class weights), so these commands give
+weights like them, not the same bytes.
 """
 
 from __future__ import annotations
@@ -74,11 +83,11 @@ def run_render(arguments: argparse.Namespace) -> None:
 
 
 PACKED = {
-    "captioned": (3000, 0),
-    "probe": (1000, 1000),
-    "validation": (1000, 500),
-    "test": (2000, 700),
-    "heldout": (300, 300),
+    "captioned": (3000, None),
+    "probe": (800, 800),
+    "validation": (700, 300),
+    "test": (2000, 500),
+    "heldout": (250, 200),
 }
 """Split -> how many pictures, and how many of them with truth."""
 
@@ -164,8 +173,8 @@ def main() -> None:
     pack = commands.add_parser("pack")
     pack.add_argument("--out", type=Path, required=True)
     pack.add_argument("--target", type=Path, default=DEMO)
-    pack.add_argument("--quality", type=int, default=80)
-    pack.add_argument("--truth-size", type=int, default=48)
+    pack.add_argument("--quality", type=int, default=65)
+    pack.add_argument("--truth-size", type=int, default=32)
     pack.set_defaults(run=run_pack)
     arguments = parser.parse_args()
     arguments.run(arguments)

@@ -75,7 +75,7 @@ def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
 def test_a_trained_split_carries_no_truth(tmp_path: Path) -> None:
     render_split("captioned", 2, tmp_path, workers=1)
     (entry, _) = open_dataset(str(tmp_path / "images")).index("00000")
-    assert set(entry.members) == {"jpg", "txt"}
+    assert set(entry.members) == {"webp", "txt"}
     assert not (tmp_path / "truth").exists()
 
 
@@ -114,7 +114,7 @@ def test_packaged_pictures_are_those_of_the_renderer(unpacked: Path) -> None:
     sample = reader.read(entry)
     stored = np.asarray(Image.open(io.BytesIO(sample.image)), np.int16)
     scene = rooms.render(int(entry.key), "test")
-    assert np.abs(stored - scene.image).mean() < 12, "beyond what JPEG loses"
+    assert np.abs(stored - scene.image).mean() < 12, "beyond what WebP loses"
     assert sample.caption == scene.caption
     assert names()[int(sample.members["cls"])] == scene.name
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clipzoo import pipeline, recipe
+from clipzoo import pipeline, recipe, workspace
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
 from clipzoo.experts.base import Expert, ExpertCard
@@ -83,7 +83,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> recipe.Re
 @pytest.fixture(scope="module")
 def finished(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    pipeline.run(pipeline.Run(world, out))
+    pipeline.run(workspace.Run(world, out))
     return out
 
 
@@ -128,23 +128,23 @@ def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monk
     before = (finished / "results.json").read_text()
     monkeypatch.setattr(SquareExpert, "predict", lambda self, images: pytest.fail("labelled again"))
     monkeypatch.setattr("clipzoo.training.loop.objectives.terms", lambda *a: pytest.fail("trained again"))
-    pipeline.evaluate(pipeline.Run(world, finished))
+    pipeline.evaluate(workspace.Run(world, finished))
     assert (finished / "results.json").read_text() == before
 
 
 def test_a_folder_of_another_recipe_is_refused(finished: Path, world: recipe.Recipe) -> None:
     with pytest.raises(CheckpointError, match="another recipe"):
-        pipeline.Run(world.model_copy(update={"seeds": (7,)}), finished)
+        workspace.Run(world.model_copy(update={"seeds": (7,)}), finished)
 
 
 def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is not trained"):
-        pipeline.train(pipeline.Run(world, tmp_path), "clip", 0)
+        pipeline.train(workspace.Run(world, tmp_path), "clip", 0)
 
 
 def test_a_report_without_numbers_says_what_to_do(world: recipe.Recipe, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="clipzoo eval"):
-        pipeline.report(pipeline.Run(world, tmp_path))
+        pipeline.report(workspace.Run(world, tmp_path))
 
 
 def test_the_same_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def test_mistakes_on_the_command_line_are_clipzoo_errors(
 def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, tmp_path: Path) -> None:
     said: list[str] = []
 
-    class Listener(pipeline.Silent):
+    class Listener(workspace.Silent):
         def stage(self, text: str) -> None:
             said.append(text)
 
-    run = pipeline.Run(world.model_copy(update={"seeds": (0,)}), tmp_path, Listener())
+    run = workspace.Run(world.model_copy(update={"seeds": (0,)}), tmp_path, Listener())
     (expert,) = run.experts.values()
     expert.card = replace(expert.card, convention=Convention(classes=("background", "circle")))
     assert run.loaded_experts() == {}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "losses", "heads", "tasks", "readers", "experts", "store", "labeling", "data",
-    "models", "recipe", "training", "evaluation", "export", "report", "demo", "pipeline", "app", "cli",
+    "models", "recipe", "training", "evaluation", "export", "report", "demo", "workspace", "pipeline", "app", "cli",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("report", "training"), ("report", "labeling")}
 

@@ -16,7 +16,7 @@ _WHERE = {
     "ClipzooError": "clipzoo.errors",
     "Plan": "clipzoo.data",
     "Recipe": "clipzoo.recipe",
-    "Run": "clipzoo.pipeline",
+    "Run": "clipzoo.workspace",
     "Store": "clipzoo.store",
     "Student": "clipzoo.models",
     "TrainingSet": "clipzoo.data",

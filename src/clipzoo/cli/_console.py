@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 if TYPE_CHECKING:
-    from clipzoo.pipeline import Run
+    from clipzoo.workspace import Run
 
 console = Console()
 
 
 class Bars:
-    """A `clipzoo.pipeline.Progress` as rich bars."""
+    """A `clipzoo.workspace.Progress` as rich bars."""
 
     def __init__(self, bars: RichProgress) -> None:
         self.bars = bars
@@ -51,11 +51,11 @@ def bars() -> Iterator[Bars]:
 @contextmanager
 def opened(recipe: Path | None, out: Path | None, overrides: list[str] | None, device: str = "auto") -> Iterator[Run]:
     """The run of a recipe file, or of a folder that holds one, with bars on the terminal."""
-    from clipzoo import pipeline
+    from clipzoo import pipeline, workspace
     from clipzoo import recipe as recipes
 
     path = recipe if recipe is not None else (out or Path()) / "recipe.yaml"
     loaded = recipes.load(path / "recipe.yaml" if path.is_dir() else path, overrides or ())
     folder = out or (path if path.is_dir() else Path("runs") / loaded.name)
     with bars() as progress:
-        yield pipeline.Run(loaded, folder, progress, pipeline.pick_device(device))
+        yield workspace.Run(loaded, folder, progress, pipeline.pick_device(device))

@@ -80,9 +80,11 @@ class Plan:
         return cls(table, {reason: int(count) for reason, count in pairs})
 
     def save(self, path: Path) -> None:
-        """Write as parquet."""
+        """Write as parquet, whole or not at all."""
         reasons = "\n".join(f"{reason}\t{count}" for reason, count in self.left_out.items())
-        pq.write_table(self.table.replace_schema_metadata({"left_out": reasons}), path)
+        beside = path.with_name(path.name + ".tmp")
+        pq.write_table(self.table.replace_schema_metadata({"left_out": reasons}), beside)
+        beside.replace(path)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -39,8 +39,8 @@ def render_split(
     out: Path,
     *,
     truth: int | None = None,
-    truth_size: int = 48,
-    quality: int = 85,
+    truth_size: int = 32,
+    quality: int = 75,
     workers: int | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> None:
@@ -49,11 +49,11 @@ def render_split(
     Args:
         split: one of `rooms.SPLITS`.
         count: pictures.
-        out: folder; gets ``images/*.tar`` (jpg, txt, cls) with ``classnames.txt`` and the prompt templates, and
+        out: folder; gets ``images/*.tar`` (webp, txt, cls) with ``classnames.txt`` and the prompt templates, and
             for `WITH_TRUTH` splits ``truth/``, a store with one column a task.
         truth: how many pictures get truth; default all.
         truth_size: side of the truth's labels in pixels.
-        quality: of the JPEG files.
+        quality: of the WebP files.
         workers: processes; default one a core.
         on_progress: told how many pictures are done.
     """
@@ -130,8 +130,8 @@ def truth_of(scene: rooms.Scene) -> dict[str, Any]:
 def _sample(seed: int, split: str, quality: int) -> tuple[str, dict[str, bytes]]:
     scene = rooms.render(seed, split)
     file = io.BytesIO()
-    Image.fromarray(scene.image).save(file, "JPEG", quality=quality, optimize=True)
-    members = {"jpg": file.getvalue(), "txt": scene.caption.encode()}
+    Image.fromarray(scene.image).save(file, "WEBP", quality=quality, method=6)
+    members = {"webp": file.getvalue(), "txt": scene.caption.encode()}
     if split in WITH_TRUTH:
         members["cls"] = str(names().index(scene.name)).encode()
     return _key(seed), members

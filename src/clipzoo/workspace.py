@@ -1,0 +1,285 @@
+"""A recipe and its folder: data, labels, plan, students and scores, each made at first use and found again later.
+
+A run's folder:
+
+    recipe.yaml            the complete recipe
+    data/                  what was unpacked or rendered
+    labels/                the label store, unless the recipe names another
+    plan.parquet           images and labels, joined
+    arms/<arm>/<seed>/     log.jsonl, tensorboard/, checkpoint.pt while it runs, then student/
+    arms/<arm>/rates.json  the grid of learning rates and what validation says of each
+    scores/                one file of additive shares for each arm, seed, split and group of measures
+    results.json           the numbers
+    page.html              the page
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from clipzoo import demo, experts
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
+from clipzoo.errors import CheckpointError
+from clipzoo.evaluation import DenseSet, zero_shot
+from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.suite import Suite
+from clipzoo.experts import Expert
+from clipzoo.models import HeadSpec, Student
+from clipzoo.readers import Reader, open_dataset
+from clipzoo.recipe import ColumnRecipe, Recipe
+from clipzoo.store import Column, Store
+from clipzoo.training import Job
+from clipzoo.training import train as train_job
+
+REPORTED = ("test", "heldout")
+PSEUDO = 2000
+"""Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
+
+
+class Progress(Protocol):
+    """Told what a run is doing; the CLI shows it as bars."""
+
+    def stage(self, text: str) -> None:
+        """A new part of the run begins."""
+
+    def step(self, what: str, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total`` of ``what``."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, text: str) -> None:
+        """Nothing."""
+
+    def step(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Nothing."""
+
+
+@dataclass
+class Run:
+    """A recipe and its folder; every property is made at first use and found again later."""
+
+    recipe: Recipe
+    out: Path
+    progress: Progress = field(default_factory=Silent)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / "recipe.yaml"
+        text = self.recipe.to_yaml()
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise CheckpointError(
+                f"{self.out} holds a run of another recipe (see {path}); give another --out, or delete that folder to "
+                "begin anew"
+            )
+        write_whole(path, text)
+
+    # Data ----------------------------------------------------------------------------------------------
+
+    def folder(self, location: str) -> Path:
+        """A dataset location on disk, unpacked or rendered where it is of the embedded default."""
+        return Path(demo.locate(location, self.out / "data", lambda *a: self.progress.step(*a)))
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The captioned dataset."""
+        return open_dataset(self.dataset)
+
+    @property
+    def dataset(self) -> str:
+        """Where the captioned images are."""
+        folder = self.folder(self.recipe.data)
+        return str(folder / "images" if (folder / "images").is_dir() else folder)
+
+    @property
+    def store(self) -> Store:
+        """The label store."""
+        return Store(self.recipe.store or self.out / "labels")
+
+    @cached_property
+    def experts(self) -> dict[str, Expert]:
+        """URI -> expert, not loaded."""
+        return {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[ColumnRecipe, Column]]:
+        """Column name -> its recipe and its labels."""
+        found = {}
+        for wanted in self.recipe.columns:
+            name = wanted.column or "{0.task}/{0.slug}".format(self.experts[str(wanted.expert)].card)
+            task, _, slug = name.partition("/")
+            found[name] = (wanted, self.store.column(task, slug))
+        return found
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Images and labels, joined once."""
+        path = self.out / "plan.parquet"
+        if not path.exists():
+            confident = {n: w.min_confidence for n, (w, _) in self.columns.items() if w.min_confidence is not None}
+            columns = {name: column for name, (_, column) in self.columns.items()}
+            Plan.build(self.reader, columns, min_confidence=confident, max_samples=self.recipe.max_samples).save(path)
+        return Plan.load(path)
+
+    @cached_property
+    def suite(self) -> Suite:
+        """Everything that students are measured on."""
+        wanted = self.recipe.evaluation
+        locations = {s: getattr(wanted, s) for s in ("probe", "validation", *REPORTED)}
+        folders = {split: self.folder(location) for split, location in locations.items() if location}
+        return Suite.load(folders, self.start().image_size, wanted.label_stride, wanted.layers)
+
+    # Students ------------------------------------------------------------------------------------------
+
+    def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
+        """The student that an arm starts from; ``clipzoo`` has heads, drawn from the seed."""
+        torch.manual_seed(seed)
+        wanted = self.recipe.student
+        specs = {
+            name: HeadSpec(column.task, column.convention, column_recipe.head, column_recipe.head_options)
+            for name, (column_recipe, column) in (self.columns.items() if arm == "clipzoo" else ())
+        }
+        model = demo.locate_model(wanted.model)
+        return Student.create(model, wanted.pretrained, specs, wanted.layers, random or wanted.random)
+
+    def train(self, arm: str, seed: int) -> Student:
+        """The trained student of an arm and seed."""
+        if arm == "clip":
+            return self.start().eval()
+        rate = self.rate(arm)
+        return train_job(self._job(arm, seed, rate, self.recipe.training.steps, self.out / "arms" / arm / str(seed)))
+
+    def rate(self, arm: str) -> float:
+        """The learning rate of an arm: of several in the recipe, the one that validation prefers.
+
+        The criterion is the same for every arm: zero-shot top-1 plus the mean of the dense headlines on validation,
+        each on a scale of 0 to 1 (angles as 1 − angle / 90°).
+        """
+        rates = self.recipe.training.learning_rates
+        if len(rates) == 1:
+            return rates[0]
+        path = self.out / "arms" / arm / "rates.json"
+        tried: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        steps = self.recipe.training.search_steps or max(self.recipe.training.steps // 4, 1)
+        for rate in rates:
+            if f"{rate:g}" in tried:
+                continue
+            self.progress.stage(f"{arm}: trying the learning rate {rate:g}")
+            folder = self.out / "arms" / arm / f"rate-{rate:g}"
+            student = train_job(self._job(arm, self.recipe.seeds[0], rate, steps, folder))
+            tried[f"{rate:g}"] = _validation(self.suite.measure(student, ["validation"])["validation"])
+            write_whole(path, json.dumps(tried, indent=2))
+            shutil.rmtree(folder / "student")
+        return max(rates, key=lambda rate: tried[f"{rate:g}"]["criterion"])
+
+    def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Job:
+        student, settings = self.start(arm, seed), self.recipe.training
+        viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
+        labels = {n: LabelColumn(c, w.stride) for n, (w, c) in self.columns.items()} if arm == "clipzoo" else {}
+        weights = {n: w.weight for n, (w, _) in self.columns.items()}
+        dataset = TrainingSet(self.plan, self.reader, labels, viewing, seed)
+
+        def on_step(step: int, values: Mapping[str, float]) -> None:
+            note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"
+            self.progress.step(f"{arm} seed {seed}", step + 1, steps, note)
+
+        return Job(student, dataset, weights, settings, rate, steps, out, self._guard, self.device, on_step)
+
+    def _guard(self, student: Student) -> Iterator[tuple[str, float]]:
+        """What training must not lower, on validation."""
+        if "validation" in self.suite.zero_shot:
+            scored = zero_shot.evaluate(student, self.suite.zero_shot["validation"])
+            yield from ((f"validation/{name}", value) for name, value in scored.compute().items())
+
+    # Measurements --------------------------------------------------------------------------------------
+
+    def scores(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
+        """Split -> group -> scores of a trained arm."""
+        folder = self.out / "scores" / arm / str(seed)
+        return self._scored(folder, lambda: self.suite.measure(self.train(arm, seed), self.splits()))
+
+    def baselines(self, split: str) -> dict[str, dict[str, Scored]]:
+        """Baseline -> group -> scores on a split."""
+
+        def measure() -> Mapping[str, Mapping[str, Scored]]:
+            rows = self.suite.baselines(split, self.start(random=True).eval(), self.loaded_experts())
+            pseudo = self._pseudo() if rows and "clip-ft" in self.recipe.arms else None
+            if pseudo is not None:
+                student = self.train("clip-ft", self.recipe.seeds[0])
+                rows["more_labels"] = self.suite.more_labels(student, pseudo, split)
+            return rows
+
+        return self._scored(self.out / "scores" / "baselines" / split, measure)
+
+    def loaded_experts(self) -> dict[str, Expert]:
+        """Task -> the recipe's (last) expert of it, loaded, if its labels can be compared with the truth."""
+        found = {}
+        for uri, expert in self.experts.items():
+            if self.suite.comparable(expert.card.task, expert.card.convention):
+                expert.load(self.device)
+                found[expert.card.task] = expert
+            else:
+                self.progress.stage(f"{uri} has no row: there is no truth of {expert.card.task} with its convention")
+        return found
+
+    def _pseudo(self) -> DenseSet | None:
+        """Captioned pictures with the pseudo-labels that can be compared with the truth, as a probe sees them."""
+        comparable = {c.task: n for n, (_, c) in self.columns.items() if self.suite.comparable(c.task, c.convention)}
+        if not comparable:
+            return None
+        label_size = next(iter(self.suite.dense["test"].truth.values())).size
+        return DenseSet.load(
+            self.dataset, self.store.root, self.suite.size, columns=comparable, label_size=label_size, limit=PSEUDO
+        )
+
+    def splits(self) -> list[str]:
+        """The splits that are reported."""
+        return [s for s in REPORTED if getattr(self.recipe.evaluation, s)]
+
+    def seeds(self, arm: str) -> tuple[int, ...]:
+        """The seeds of an arm; nothing is drawn for one that is not trained."""
+        return (0,) if arm == "clip" else self.recipe.seeds
+
+    def _scored(
+        self, folder: Path, measure: Callable[[], Mapping[str, Mapping[str, Scored]]]
+    ) -> dict[str, dict[str, Scored]]:
+        """Scores kept as ``<folder>/<row>/<group>.npz``; measured where ``done`` is missing."""
+        if not (folder / "done").exists():
+            for row, groups in measure().items():
+                for group, scored in groups.items():
+                    scored.save(folder / row / f"{group}.npz")
+            (folder / "done").touch()
+        found: dict[str, dict[str, Scored]] = {}
+        for path in sorted(folder.glob("*/*.npz")):
+            found.setdefault(path.parent.name, {})[path.stem] = Scored.load(path)
+        return found
+
+
+def _validation(run: Mapping[str, Scored]) -> dict[str, float]:
+    """The headline of every group on validation, and the criterion of `Run.rate`."""
+    values: dict[str, float] = {}
+    dense: list[float] = []
+    for group, scored in run.items():
+        (name, measure), *_ = scored.measures.items()
+        values[name] = value = scored.compute()[name]
+        if group not in ("zero_shot", "retrieval"):
+            dense.append(1 - value / 90 if measure.unit == "°" else value)
+    values["criterion"] = values.get("zero_shot/top1", 0.0) + (sum(dense) / len(dense) if dense else 0.0)
+    return values
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that is there is whole, whenever the run was killed."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
