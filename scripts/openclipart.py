@@ -1,8 +1,9 @@
 """What an OpenClipart drawing becomes: caption, series, picture, true foreground. `build_openclipart` uses it.
 
 The caption is title, keywords and description as the SVG's authors wrote them. The picture is the drawing, cut to what
-it covers, on a white square at a size and place drawn from its name. The truth is the drawing's own alpha: above 90 %
-foreground, below 10 % background, unknown between.
+it covers, on a square page with a soft gradient; size, place and colours are drawn from its name. (On white pages a
+threshold on the pixels nearly is the mask, and a measurement of features means little.) The truth is the drawing's own
+alpha: above 90 % foreground, below 10 % background, unknown between.
 """
 
 from __future__ import annotations
@@ -137,15 +138,23 @@ def render(svg: bytes, side: int = SIDE) -> Image.Image:
 
 
 def compose(drawing: Image.Image, key: str) -> tuple[Image.Image, Alpha]:
-    """The drawing on a white square, 60 % to 95 % of its side, and its alpha there, uint8 [H,W]."""
+    """The drawing on a page, 60 % to 95 % of its side, and its alpha there, uint8 [H,W]; both drawn from the key."""
     rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
     scale = SIDE * rng.uniform(0.6, 0.95) / max(drawing.size)
     width, height = (max(1, round(length * scale)) for length in drawing.size)
     at = int(rng.integers(SIDE - width + 1)), int(rng.integers(SIDE - height + 1))
     layer = Image.new("RGBA", (SIDE, SIDE))
     layer.paste(drawing.resize((width, height), Image.Resampling.LANCZOS), at)
-    picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    picture = Image.alpha_composite(page(rng), layer).convert("RGB")
     return picture, np.asarray(layer)[..., 3]
+
+
+def page(rng: np.random.Generator) -> Image.Image:
+    """A soft gradient between two colours that are rarely dark, in any direction."""
+    colours, angle = rng.uniform(90, 255, (2, 3)), rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    along = np.clip((x * np.cos(angle) + y * np.sin(angle) + 1) / 2, 0, 1)[..., None]
+    return Image.fromarray(np.rint(colours[0] * (1 - along) + colours[1] * along).astype(np.uint8)).convert("RGBA")
 
 
 def truth(alpha: Alpha, box_share: float = 0.95) -> Segmentation | None:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 
 from clipzoo.errors import PluginError
 
 
-def names(folder: str) -> list[str]:
+@cache
+def names(folder: str) -> tuple[str, ...]:
     """Names of all plugins of ``folder`` ("tasks", "heads", …), sorted; none is imported."""
     package = importlib.import_module(f"clipzoo.{folder}")
     own = [m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and m.name[0] != "_"]
-    return sorted({*own, *(point.name for point in entry_points(group=f"clipzoo.{folder}"))})
+    return tuple(sorted({*own, *(point.name for point in entry_points(group=f"clipzoo.{folder}"))}))
 
 
+@cache  # called for every label that is decoded; a look through the installed packages is slow
 def load(folder: str, name: str) -> ModuleType:
     """The module of plugin ``name`` of ``folder``.
 

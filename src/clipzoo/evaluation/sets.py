@@ -207,6 +207,7 @@ def _truth(column: Column, entries: Sequence[Entry], views: Sequence[View], size
     rows = {
         (shard, row["key"]): row
         for shard in sorted({entry.shard for entry in entries})
+        if column.has(shard)
         for row in column.rows(shard).to_pylist()
         if row["error"] is None
     }
