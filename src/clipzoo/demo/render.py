@@ -94,18 +94,27 @@ def _render_truth(
                 continue
             seeds = range(start, min(start + SHARD, count))
             labels = pool.imap(partial(_labels, split=split, size=size), seeds, 16)
-            _write_truth(columns, shard, zip(seeds, labels, strict=True))
+            keys = [entry.key for entry in reader.index(shard)]
+            _write_truth(columns, shard, keys, zip(seeds, labels, strict=True))
             on_progress(seeds.stop)
     for column in columns.values():
         column.finish()
 
 
-def _write_truth(columns: Mapping[str, Column], shard: str, labelled: Iterator[tuple[int, dict[str, Any]]]) -> None:
+def _write_truth(
+    columns: Mapping[str, Column], shard: str, keys: list[str], labelled: Iterator[tuple[int, dict[str, Any]]]
+) -> None:
     with ExitStack() as stack:
-        writers = {task: stack.enter_context(ColumnWriter(column, shard)) for task, column in columns.items()}
+        writers = {task: stack.enter_context(ColumnWriter(column, shard, keys)) for task, column in columns.items()}
+        done = set()
         for seed, labels in labelled:
+            done.add(_key(seed))
             for task, label in labels.items():
                 writers[task].add(_key(seed), label)
+        for key in keys:
+            if key not in done:
+                for writer in writers.values():
+                    writer.fail(key, "truth was not asked for")
 
 
 def conventions() -> dict[str, Convention]:

@@ -120,6 +120,11 @@ class DenseSet:
             None if original is None else lambda i: original(rows[i]),
         )
 
+    def labelled(self) -> DenseSet:
+        """The images that have a label of some task."""
+        labels = [truth.labels for truth in self.truth.values()]
+        return self.select([i for i in range(len(self)) if any(task[i] is not None for task in labels)])
+
     def extended(self, other: DenseSet) -> DenseSet:
         """These images and those of ``other`` for the tasks of this set: truth plus pseudo-labels.
 

@@ -41,7 +41,7 @@ class Suite:
         """
         label_size = (size[0] // label_stride, size[1] // label_stride)
         dense = {
-            split: DenseSet.load(str(folder / "images"), folder / "truth", size, label_size=label_size)
+            split: DenseSet.load(str(folder / "images"), folder / "truth", size, label_size=label_size).labelled()
             for split, folder in folders.items()
             if (folder / "truth").is_dir()
         }
