@@ -34,28 +34,21 @@ from openclipart import SHARES, Drawing, compose, draw, read, series, split_of, 
 
 SHARD = 250
 TELL = partial(print, flush=True)
-CLASSES = {
-    "animals": "animal", "buildings": "building", "buttons": "button", "containers": "container",
-    "decorations": "decoration", "education": "school", "electronics": "electronics", "food": "food",
-    "geography": "map", "logos": "logo", "office": "office", "people": "people", "plants": "plant",
-    "recreation": "recreation", "science": "science", "tools": "tool", "transportation": "transport",
-}  # fmt: skip
-TEMPLATES = ("{c}", "a drawing of {c}", "clip art, {c}")
 
 
 def collect(root: Path, reasons: Counter[str]) -> list[Drawing]:
-    """Drawings with usable texts, each file once; the others are counted by reason."""
-    found, seen = [], set[bytes]()
+    """Drawings with usable texts, each file and key once; the others are counted by reason."""
+    found, seen = [], set[str]()
     for path in sorted(root.rglob("*.svg")):
         name, svg = path.relative_to(root).as_posix(), path.read_bytes()
         drawing = read(name, svg)
         if isinstance(drawing, Drawing):
-            digest = hashlib.sha256(svg).digest()
-            if digest not in seen:
+            marks = {hashlib.sha256(svg).hexdigest(), drawing.key}
+            if not marks & seen:
                 found.append(drawing)
-                seen.add(digest)
+                seen |= marks
                 continue
-            drawing = "the same file as another"
+            drawing = "the same file or name as another"
         reasons[drawing] += 1
     return found
 
@@ -72,17 +65,12 @@ def write_split(split: str, drawings: Sequence[Drawing], cache: Path, out: Path)
             labels[d.key] = truth(alpha)
             file = io.BytesIO()
             picture.save(file, "PNG")
-            members = {"png": file.getvalue(), "txt": d.caption.encode()}
-            if split in ("validation", "test"):
-                members["cls"] = str(list(CLASSES).index(d.path.split("/")[0])).encode()
-            yield d.key, members
+            yield d.key, {"png": file.getvalue(), "txt": d.caption.encode()}
 
     for i in range(0, len(drawings), SHARD):
         write_shard(images / f"{i // SHARD:05d}.tar", samples(drawings[i : i + SHARD]))
     counts = {"pictures": len(drawings)}
     if split in SHARES:
-        (images / "classnames.txt").write_text("\n".join(CLASSES.values()) + "\n")
-        (images / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES) + "\n")
         write_truth(out / split, labels)
         counts["with truth"] = sum(label is not None for label in labels.values())
     return counts

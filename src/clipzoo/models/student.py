@@ -12,6 +12,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.factory import get_model_config
+from open_clip.modified_resnet import ModifiedResNet
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -188,14 +189,18 @@ class Student(nn.Module):
         return student
 
     def _forward(self, images: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> dict[str, Any]:
+        # OpenCLIP's ModifiedResNet ends at the deepest layer asked for and pools that: its last is always asked for.
+        cut = isinstance(self.clip.visual, ModifiedResNet) and not {4, -1} & set(layers)
         out: dict[str, Any] = self.clip.forward_intermediates(
             self.normalize(images),
             tokens,
-            image_indices=list(layers),
+            image_indices=[*layers, -1] if cut else list(layers),
             text_indices=[-1],  # None would keep every layer's tokens alive
             image_output_fmt="NCHW",
             output_logit_scale_bias=True,
         )
+        if cut:
+            out["image_intermediates"].pop()
         return out
 
     @torch.no_grad()
