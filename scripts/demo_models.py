@@ -84,7 +84,7 @@ def augment(images: torch.Tensor, smallest: float, generator: torch.Generator) -
     """Random resized crop (area at least ``smallest``), flip and mild colour jitter of Bx3x96x96 in [0,1]."""
 
     def chance(*shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(shape, generator=generator)
 
     count = len(images)
     side = (smallest + (1 - smallest) * chance(count)).sqrt()
@@ -266,17 +266,29 @@ def expert_guesses(task: str, model: torch.nn.Module, images: np.ndarray) -> np.
 def flip_and_jitter(
     task: str, images: torch.Tensor, target: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mirror a batch (normals change the sign of x) and change its colours."""
-    if torch.rand((), generator=generator) < 0.5:
+    """Mirror a batch (normals change the sign of x), change its colours, shade parts of it softly and sharply.
+
+    The experts' pictures are flat, without shadows; the shades stand in for those of the others.
+    """
+
+    def chance(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    def blotches(cells: int) -> torch.Tensor:
+        field = torch.randn(len(images), 1, cells, cells, generator=generator)
+        return F.interpolate(field, images.shape[-2:], mode="bicubic")
+
+    if chance() < 0.5:
         images, target = images.flip(-1), target.flip(-1)
         if task == "normals":
             target = target * torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
-    gain = 1 + 0.5 * (torch.rand(len(images), 1, 1, 1, generator=generator) - 0.5)
-    gain = gain + 0.3 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5)
+    gain = 1 + 0.5 * (chance(len(images), 1, 1, 1) - 0.5) + 0.3 * (chance(len(images), 3, 1, 1) - 0.5)
+    soft = torch.exp(0.2 * blotches(4))
+    shadow = 1 - 0.6 * chance(len(images), 1, 1, 1) * torch.sigmoid(20 * (blotches(5) - 0.5))
     mean = images.mean((1, 2, 3), keepdim=True)
-    contrast = 1 + 0.6 * (torch.rand(len(images), 1, 1, 1, generator=generator) - 0.5)
+    contrast = 1 + 0.6 * (chance(len(images), 1, 1, 1) - 0.5)
     noise = 0.02 * torch.randn(images.shape, generator=generator)
-    return ((images - mean) * contrast + mean).mul(gain).add(noise).clamp(0, 1), target
+    return ((images - mean) * contrast + mean).mul(gain * soft * shadow).add(noise).clamp(0, 1), target
 
 
 def train_experts(arguments: argparse.Namespace) -> None:
@@ -312,10 +324,10 @@ def train_experts(arguments: argparse.Namespace) -> None:
             optimizer.step()
             if (step + 1) % 100 == 0:
                 print(task, step + 1, f"{time.time() - began:.0f} s", f"loss {loss.item():.3f}", flush=True)
-        half = {k: compact(v) for k, v in model.state_dict().items()}
-        save_file(half, str(path))
-        model.load_state_dict(widened(half))
-        began = time.time()
-        guess = expert_guesses(task, model, held["images"])
-        speed = (time.time() - began) / len(guess) * 1e3
-        print(task, "validation", score(task, guess, held[task]), f"{speed:.1f} ms a picture", flush=True)
+            if (step + 1) % 1000 == 0 or step + 1 == arguments.steps:
+                save_file({k: compact(v) for k, v in model.state_dict().items()}, str(path))
+                asked = time.time()
+                guess = expert_guesses(task, model, held["images"])
+                speed = (time.time() - asked) / len(guess) * 1e3
+                print(task, "validation", score(task, guess, held[task]), f"{speed:.1f} ms a picture", flush=True)
+                model.train()

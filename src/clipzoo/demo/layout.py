@@ -40,6 +40,22 @@ class Camera:
 
 
 @dataclass(frozen=True)
+class Rig:
+    """How cameras and rooms are drawn.
+
+    ``lens`` bounds the field of view in degrees, ``height`` the camera's height in metres (None: it stands at any angle
+    to its object), ``share`` is the least share of the picture's side that the focus takes, ``slack`` how far off the
+    centre it may be, ``room`` the largest mean distance of a wall from what stands before it, in metres.
+    """
+
+    lens: tuple[float, float]
+    height: tuple[float, float] | None = None
+    share: float = 0.5
+    slack: float = 0.0
+    room: float = 4.0
+
+
+@dataclass(frozen=True)
 class Light:
     """A sun or window from one side, and what comes from everywhere."""
 
@@ -94,17 +110,21 @@ def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> 
     return Placed(mesh, vertices[source.faces], colours, at, radius, height)
 
 
-def look(focus: Placed, lens: tuple[float, float], rng: np.random.Generator) -> Camera:
+def look(focus: Placed, rig: Rig, rng: np.random.Generator) -> Camera:
     """A camera that has the focus object in the picture, from near or far, above or below."""
-    fov = float(rng.uniform(*lens))
+    fov = float(rng.uniform(*rig.lens))
     extent = max(focus.height, 2 * focus.radius * 0.8)
-    share = rng.uniform(0.5, 1.0)
+    share = rng.uniform(rig.share, 1.0)
     tangent = np.tan(np.radians(fov) / 2)
     distance = max(extent / (2 * tangent * share), focus.radius + 0.25)
     rise = rng.uniform(0, 30) if rng.random() < 0.65 else rng.uniform(-25, 60)
     azimuth = rng.uniform(0, 2 * np.pi)
-    flat = np.cos(np.radians(rise))
     middle = np.array([0, focus.height * rng.uniform(0.35, 0.65), 0])
+    if rig.height:
+        above = rng.uniform(*rig.height) - middle[1]
+        distance = max(distance, 1.3 * abs(above))
+        rise = np.degrees(np.arcsin(above / distance))
+    flat = np.cos(np.radians(rise))
     offset = np.array([flat * np.cos(azimuth), np.sin(np.radians(rise)), flat * np.sin(azimuth)])
     position = middle + distance * offset
     position[1] = max(position[1], rng.uniform(0.06, 0.25))
@@ -112,7 +132,7 @@ def look(focus: Placed, lens: tuple[float, float], rng: np.random.Generator) -> 
     right = np.cross([0.0, 1.0, 0.0], back)
     right /= np.linalg.norm(right)
     up = np.cross(back, right)
-    slack = tangent * max(0.0, 0.95 - 0.8 * share)
+    slack = tangent * max(rig.slack, 0.95 - 0.8 * share)
     back = back + right * rng.uniform(-slack, slack) + up * rng.uniform(-slack, slack)
     back /= np.linalg.norm(back)
     right = np.cross([0.0, 1.0, 0.0], back)
@@ -153,9 +173,9 @@ def furnish(focus: Placed, camera: Camera, plain_look: bool, rng: np.random.Gene
     return objects
 
 
-def walls(objects: list[Placed], camera: Camera, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def walls(objects: list[Placed], camera: Camera, rig: Rig, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Corners of a room around everything, tight or wide on each side."""
-    mean = np.exp(rng.uniform(np.log(0.15), np.log(4.0)))
+    mean = np.exp(rng.uniform(np.log(0.15), np.log(rig.room)))
     corners = np.concatenate([o.corners.reshape(-1, 3) for o in objects])
     low = np.minimum(corners.min(0), camera.position - 0.15) - 0.03 - rng.exponential(mean, 3)
     high = np.maximum(corners.max(0), camera.position + 0.15) + 0.03 + rng.exponential(mean, 3)
@@ -177,18 +197,15 @@ def lamp(plain_look: bool, rng: np.random.Generator) -> Light:
     return Light(towards.astype(np.float32), (tone * power).astype(np.float32), cast.astype(np.float32), not plain_look)
 
 
-def layout(rng: np.random.Generator, held_out: bool, plain_look: bool, lens: tuple[float, float]) -> Layout:
-    """One picture's plan; the focus is a held-out mesh if asked for, nothing else ever is.
-
-    ``lens`` is the range of the field of view in degrees.
-    """
+def layout(rng: np.random.Generator, held_out: bool, plain_look: bool, rig: Rig) -> Layout:
+    """One picture's plan; the focus is a held-out mesh if asked for, nothing else ever is."""
     pool = by_name(held_out)
     name = str(rng.choice([n for n in names() if n in pool]))
     origin = np.zeros(3, np.float32)
     focus = place(int(rng.choice(pool[name])), origin, plain_look, rng)
-    camera = look(focus, lens, rng)
+    camera = look(focus, rig, rng)
     objects = furnish(focus, camera, plain_look, rng)
-    low, high = walls(objects, camera, rng)
+    low, high = walls(objects, camera, rig, rng)
     floor, wall, ceiling = (surface(w, plain_look, rng) for w in ("floor", "wall", "ceiling"))
     hung = tuple(decals(low, high, plain_look, rng))
     light = lamp(plain_look, rng)

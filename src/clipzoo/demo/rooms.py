@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipzoo.demo.captions import caption
-from clipzoo.demo.layout import Camera, Floats, Layout, layout
+from clipzoo.demo.layout import Camera, Floats, Layout, Rig, layout
 from clipzoo.demo.meshes import classes, meshes, names
 from clipzoo.demo.rasterize import extremes, rasterize, shadow
 from clipzoo.demo.surfaces import CEILING, FLOOR
 
 SPLITS = ("pretraining", "captioned", "experts", "probe", "validation", "test", "heldout")
 NEAR = 0.05
-LENSES, WIDE_LENSES = (50.0, 64.0), (36.0, 78.0)  # metric depth is a guess where the lens may be anything
+TRIPOD = Rig(lens=(54.0, 60.0), height=(0.65, 0.9), slack=0.2, room=8.0)
+FREE_HAND = Rig(lens=(36.0, 78.0))
+"""Metric depth is a guess where lens and height may be anything: such pictures train the start alone."""
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
@@ -49,7 +51,7 @@ def render(seed: int, split: str, size: int = 96) -> Scene:
     """Draw picture ``seed`` of ``split``, ``size`` pixels square."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     held_out, plain_look = split == "heldout", split == "experts"
-    plan = layout(rng, held_out, plain_look, WIDE_LENSES if split == "pretraining" else LENSES)
+    plan = layout(rng, held_out, plain_look, FREE_HAND if split == "pretraining" else TRIPOD)
     said = [meshes()[o.mesh].name for o in plan.objects]
     text = caption(said[0], said[1:], names(), np.random.default_rng([SPLITS.index(split), seed, 1]))
     fine = _trace(plan, 2 * size)

@@ -32,7 +32,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class TinyUNet(nn.Module):
-    """A U-Net of 0.4 M parameters from pictures to maps, at half resolution and enlarged.
+    """A U-Net of 0.7 M parameters from pictures to maps, at half resolution and enlarged.
 
     Args:
         channels: of the output: the number of classes (logits), 1 (log metres) or 3 (normals, not
@@ -40,7 +40,7 @@ class TinyUNet(nn.Module):
         widths: channels at strides 2, 4, 8 and 16.
     """
 
-    def __init__(self, channels: int, widths: tuple[int, int, int, int] = (24, 40, 72, 112)) -> None:
+    def __init__(self, channels: int, widths: tuple[int, int, int, int] = (32, 56, 96, 128)) -> None:
         super().__init__()
         a, b, c, d = widths
         self.down = nn.ModuleList(

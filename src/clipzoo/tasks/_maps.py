@@ -69,6 +69,8 @@ def resample(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArr
     Returns:
         [C,h,w], zero where unknown, and its validity [h,w].
     """
+    if valid.all():
+        return np.stack([_resize(channel, view) for channel in values]), np.ones(view.size, np.bool_)
     weight = _resize(valid.astype(np.float32), view)
     seen = weight >= KNOWN_SHARE
     sums = np.stack([_resize(channel, view) for channel in zero_unknown(values, valid)])

@@ -176,7 +176,7 @@ class DepthTask(Task[Depth]):
         codes, facts = _png.read(data, self.name, ("I;16", "I"))
         low, high, log = _transform(facts)
         share = (codes.astype(np.float64) - 1) / STEPS
-        values = low * (high / low) ** share if log else low + share * (high - low)
+        values = low * np.exp(share * math.log(high / low)) if log else low + share * (high - low)
         known = np.clip(values, low, high).astype(np.float32)
         return Depth(known, codes > 0, facts["kind"], facts["along"])
 

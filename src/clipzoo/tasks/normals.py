@@ -104,8 +104,8 @@ class NormalsTask(Task[Normals]):
     def decode(self, data: bytes) -> Normals:
         """The inverse of `encode`, within its quantisation."""
         codes, _ = _png.read(data, self.name, ("RGB",))
-        vectors = (np.moveaxis(codes, -1, 0) - ZERO) / ZERO
-        length, valid = np.linalg.norm(vectors, axis=0), np.asarray(codes.any(-1))
+        vectors = (np.moveaxis(codes, -1, 0).astype(np.float32) - ZERO) / ZERO
+        length, valid = np.sqrt(np.square(vectors).sum(0)), np.asarray(codes.any(-1))
         require(
             bool((np.abs(length[valid] - 1) < 0.01).all()),
             "the normals of a PNG are not of length 1: something changed its pixels; label the image again",
