@@ -20,6 +20,8 @@ from clipzoo.store.manifest import software
 from clipzoo.training import read_log
 from clipzoo.workspace import Run, write_whole
 
+TRAINED = ("clip-ft", "clipzoo")
+
 
 def pick_device(wanted: str = "auto") -> str:
     """``auto`` is the first GPU, else the CPU."""
@@ -36,12 +38,10 @@ def label(run: Run) -> Store:
 
 def train(run: Run, arm: str, seed: int) -> Path:
     """Train one arm; returns the folder of the student."""
-    if arm not in ("clip-ft", "clipzoo"):
-        raise RecipeError(f"the arm {arm!r} is not trained; clip-ft and clipzoo are")
+    if arm not in TRAINED:
+        raise RecipeError(f"the arm {arm!r} is not trained; {' and '.join(TRAINED)} are")
     label(run)
-    run.progress.stage(f"training {arm}, seed {seed}")
-    run.train(arm, seed)
-    return run.out / "arms" / arm / str(seed) / "student"
+    return _train(run, arm, seed)
 
 
 def evaluate(run: Run) -> Path:
@@ -74,7 +74,7 @@ def report(run: Run) -> Path:
     curves: dict[str, Any] = {
         arm: {seed: _curve(run.out / "arms" / arm / str(seed)) for seed in run.seeds(arm)}
         for arm in run.recipe.arms
-        if arm != "clip"
+        if arm in TRAINED
     }
     return write_page(
         json.loads(path.read_text(encoding="utf-8")),
@@ -87,12 +87,19 @@ def report(run: Run) -> Path:
 
 def run(run: Run) -> Path:
     """Everything: label, train, measure, report; returns the path of the page."""
-    for arm in run.recipe.arms:
-        for seed in run.seeds(arm):
-            if arm != "clip":
-                train(run, arm, seed)
+    trained = [(arm, seed) for arm in run.recipe.arms if arm in TRAINED for seed in run.seeds(arm)]
+    if trained:
+        label(run)
+    for arm, seed in trained:
+        _train(run, arm, seed)
     evaluate(run)
     return report(run)
+
+
+def _train(run: Run, arm: str, seed: int) -> Path:
+    run.progress.stage(f"training {arm}, seed {seed}")
+    run.train(arm, seed)
+    return run.out / "arms" / arm / str(seed) / "student"
 
 
 def _curve(folder: Path) -> list[dict[str, Any]]:

@@ -113,7 +113,7 @@ def _run(reader: Reader, jobs: Sequence[plan.Job], works: Sequence[Work], progre
     for work in active:
         work.column.start(batch_size=work.batch_size)
     try:
-        with signals() as stop, Bar(len(jobs), progress) as bar:
+        with signals() as stop, Bar(len(jobs), progress and bool(jobs)) as bar:
             label_shards(reader, jobs, works, stop, bar)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(jobs, works, str(error))) from None

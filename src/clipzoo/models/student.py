@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,8 @@ class Student(nn.Module):
             CheckpointError: OpenCLIP does not know or cannot load the model.
         """
         try:
-            clip = open_clip.create_model(model, pretrained=pretrained, load_weights=not random)
+            with _without("No pretrained weights"):
+                clip = open_clip.create_model(model, pretrained=pretrained, load_weights=not random)
             tokenizer = open_clip.get_tokenizer(model)
         except (RuntimeError, FileNotFoundError, ValueError) as error:
             raise CheckpointError(
@@ -215,6 +218,21 @@ class Student(nn.Module):
 def resize_raw(raw: Tensor, size: tuple[int, int]) -> Tensor:
     """A head's raw output [B,C,h,w] at ``size`` (H, W), bilinear."""
     return raw if raw.shape[-2:] == size else F.interpolate(raw, size, mode="bilinear", antialias=True)
+
+
+@contextmanager
+def _without(words: str) -> Iterator[None]:
+    """Drops what OpenCLIP warns of on the root logger where we asked for it."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(wanted)
 
 
 def _build(spec: HeadSpec, widths: Sequence[int]) -> nn.Module:
