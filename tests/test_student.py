@@ -1,12 +1,17 @@
-"""Taps change nothing: whichever layers the heads read, the embedding is OpenCLIP's own."""
+"""The student is OpenCLIP's model: taps change nothing, and its weights are those that were asked for."""
 
 from __future__ import annotations
+
+import logging
+from pathlib import Path
 
 import pytest
 import torch
 
 from clipzoo import demo
+from clipzoo.errors import CheckpointError
 from clipzoo.models import Student
+from clipzoo.models.student import CONFIG
 
 
 @pytest.mark.parametrize("layers", [(4,), (2, 3), (-3,), (1, 4), (-2, -1)])
@@ -17,3 +22,17 @@ def test_taps_of_a_resnet_leave_the_embedding_alone(layers: tuple[int, ...]) -> 
         torch.testing.assert_close(student(images)["image_features"], student.encode_image(images))
         strides = [4, 4, 8, 16, 32]
         assert [m.shape[-1] for m in student.maps(images)] == [96 // strides[layer] for layer in layers]
+
+
+def test_a_folder_without_weights_is_refused_unless_random_ones_are_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Path(demo.locate_model("demo:clip").removeprefix("local-dir:"))
+    for name in (CONFIG, "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    with pytest.raises(CheckpointError, match="local-dir:"):
+        Student.create(f"local-dir:{tmp_path}")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        Student.create(f"local-dir:{tmp_path}", random=True)
+    assert not caplog.records

@@ -93,9 +93,12 @@ class Student(nn.Module):
         Raises:
             CheckpointError: OpenCLIP does not know or cannot load the model.
         """
+        weights = not random and (pretrained is not None or ":" in model)  # local-dir: and hf-hub: hold theirs
         try:
-            with _without("No pretrained weights"):
-                clip = open_clip.create_model(model, pretrained=pretrained, load_weights=not random)
+            with _unwarned(silent=not weights):
+                clip = open_clip.create_model(
+                    model, pretrained=pretrained, load_weights=weights, require_pretrained=weights
+                )
             tokenizer = open_clip.get_tokenizer(model)
         except (RuntimeError, FileNotFoundError, ValueError) as error:
             raise CheckpointError(
@@ -221,11 +224,11 @@ def resize_raw(raw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def _without(words: str) -> Iterator[None]:
-    """Drops what OpenCLIP warns of on the root logger where we asked for it."""
+def _unwarned(silent: bool) -> Iterator[None]:
+    """Keeps OpenCLIP from warning, on the root logger, of weights missing where none were asked for."""
 
     def wanted(record: logging.LogRecord) -> bool:
-        return words not in record.getMessage()
+        return not (silent and "weights" in record.getMessage())
 
     root = logging.getLogger()
     root.addFilter(wanted)
