@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, loader
-from clipzoo.errors import PlanError
+from clipzoo.errors import ImageError, PlanError, StoreError
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
+from clipzoo.types import decode_image
 
 TOKENS = lambda texts: torch.zeros(len(texts), 4, dtype=torch.long)  # noqa: E731
 
 
-@pytest.fixture
-def training_set(dataset: Path, labels: Path) -> TrainingSet:
+def training_set_of(dataset: Path, labels: Path) -> TrainingSet:
     reader, store = open_dataset(str(dataset)), Store(labels)
     columns = {c.name: c for c in store.columns()}
     plan = Plan.build(reader, columns)
     return TrainingSet(plan, reader, {n: LabelColumn(c) for n, c in columns.items()}, Viewing((32, 32)), seed=3)
+
+
+@pytest.fixture
+def training_set(dataset: Path, labels: Path) -> TrainingSet:
+    return training_set_of(dataset, labels)
 
 
 def test_join_keeps_every_sample_and_knows_what_is_missing(training_set: TrainingSet) -> None:
@@ -49,7 +57,7 @@ def test_unusable_samples_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_labels_of_another_dataset_are_refused(labels: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "other.tar", [("a", {"png": b"x", "txt": b"t"})])
     columns = {c.name: c for c in Store(labels).columns()}
-    with pytest.raises(PlanError, match="another dataset"):
+    with pytest.raises(StoreError, match="another dataset"):
         Plan.build(open_dataset(str(tmp_path)), columns)
 
 
@@ -117,3 +125,24 @@ def test_unreadable_images_are_listed_not_fatal(dataset: Path, tmp_path: Path) -
 def test_a_batch_larger_than_the_dataset_is_an_error(training_set: TrainingSet) -> None:
     with pytest.raises(PlanError, match="batch_size to at most 48"):
         loader(training_set, 64, TOKENS)
+
+
+def test_a_damaged_label_is_a_mask_and_a_line_not_the_end(dataset: Path, labels: Path, tmp_path: Path) -> None:
+    store = tmp_path / "labels"
+    shutil.copytree(labels, store)
+    tar = next((store / "depth").rglob("00000.tar"))
+    data = bytearray(tar.read_bytes())
+    at = data.index(b"IDAT") + 8
+    data[at : at + 8] = b"\0" * 8
+    tar.write_bytes(data)
+    batches = list(loader(training_set_of(dataset, store), 16, TOKENS))
+    assert [len(batch.images) for batch in batches] == [16, 16, 16]
+    (line,) = [reason for batch in batches for _, reason in batch.skipped]
+    assert line.startswith("depth/test-truth: cannot read the depth label")
+
+
+def test_an_image_format_that_would_run_another_program_is_not_decoded() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    with pytest.raises(ImageError, match="cannot decode"):
+        decode_image(file.getvalue())

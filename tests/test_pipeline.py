@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from clipzoo import pipeline, recipe, workspace
-from clipzoo.cli import app
+from clipzoo.cli import app, main
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.readers import fingerprint, open_dataset
@@ -196,3 +197,27 @@ def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, t
     expert.card = replace(expert.card, convention=Convention(classes=("background", "circle")))
     assert run.loaded_experts() == {}
     assert "no truth of segmentation with its convention" in said[0]
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt("labelling was stopped; [2/3] shards are left")
+
+
+def refused() -> None:
+    raise ClipzooError("pip install 'clipzoo[onnx]' for [/x]")
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "says"), [(refused, 2, "'clipzoo[onnx]' for [/x]"), (interrupted, 130, "[2/3] shards are left")]
+)
+def test_what_users_read_is_printed_as_it_is(
+    verb: Any, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(verb)
+    monkeypatch.setattr("clipzoo.cli.app", app)
+    monkeypatch.setattr("sys.argv", ["clipzoo"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == code
+    assert says in capsys.readouterr().err

@@ -85,3 +85,18 @@ def test_overrides(tmp_path: Path) -> None:
 def test_the_arm_with_labels_needs_labels() -> None:
     with pytest.raises(RecipeError, match="needs columns"):
         recipe.parse(minimal() | {"arms": ["clipzoo"]})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"seeds": []}, "at least 1 item"),
+        ({"seeds": [-1]}, "greater than or equal to 0"),
+        ({"arms": ["clip", "clip"]}, "arms has clip more than once"),
+        ({"columns": [{"expert": "demo:depth"}, {"expert": "demo:depth"}]}, "columns has demo:depth more than once"),
+        ({"training": {"steps": 1, "learning_rates": [1e-4, 1e-3]}}, "evaluation.validation"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_at_once(values: dict[str, object], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        recipe.parse(minimal() | values)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from clipzoo.errors import DatasetError, PlanError
+from clipzoo.errors import CheckpointError, DatasetError, PlanError
 from clipzoo.evaluation import retrieval, zero_shot
 from clipzoo.evaluation.base import embed_texts, features
-from clipzoo.evaluation.sets import DenseSet, RetrievalSet, ZeroShotSet
+from clipzoo.evaluation.sets import DenseSet, RetrievalSet, Truth, ZeroShotSet
 from clipzoo.tasks.base import Convention
+from clipzoo.tasks.depth import TASK as DEPTH
 from clipzoo.tasks.depth import Depth
 
 METRES = Convention(kind="metric", along="z")
@@ -176,3 +177,26 @@ def test_dense_set_reads_dataset_and_store(tmp_path):
     assert part.select([2]).original(0)[0, 0].tolist() == [2, 0, 0]
     with pytest.raises(PlanError, match="no column"):
         DenseSet.load(location, tmp_path, (16, 16))
+
+
+def test_embeddings_that_are_not_finite_are_an_error_not_a_hit(pictures):
+    class Broken(TinyStudent):
+        def encode_image(self, images):
+            return super().encode_image(images) * float("nan")
+
+    data = ZeroShotSet(pictures, tuple(map(str, range(13))), (0,) * 13, ("a", "b"), ("{c}",))
+    with pytest.raises(CheckpointError, match="13 of 13 images"):
+        zero_shot.evaluate(Broken(), data)
+
+
+def test_splits_must_differ_in_pictures_and_agree_in_meaning(tmp_path):
+    from clipzoo.evaluation.suite import Suite, _comparable
+
+    with pytest.raises(PlanError, match="probe and test are the same folder"):
+        Suite.load({"probe": tmp_path, "test": tmp_path}, (16, 16))
+    two = [
+        DenseSet(np.zeros((0, 4, 4, 3), np.uint8), (), (), (), {"depth": Truth(DEPTH, convention, (), (4, 4))})
+        for convention in (METRES, Convention(kind="metric", along="ray"))
+    ]
+    with pytest.raises(PlanError, match="differ in tasks or in what labels mean: depth is"):
+        _comparable(dict(zip(("probe", "test"), two, strict=True)), {})

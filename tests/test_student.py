@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from clipzoo import demo
 from clipzoo.errors import CheckpointError
-from clipzoo.models import Student
+from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import CONFIG
+from clipzoo.tasks import Convention
 
 
 @pytest.mark.parametrize("layers", [(4,), (2, 3), (-3,), (1, 4), (-2, -1)])
@@ -36,3 +38,25 @@ def test_a_folder_without_weights_is_refused_unless_random_ones_are_asked_for(
     with caplog.at_level(logging.WARNING):
         Student.create(f"local-dir:{tmp_path}", random=True)
     assert not caplog.records
+
+
+def test_weights_trained_with_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def stop(model: str, **options: object) -> None:
+        asked.update(options)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("clipzoo.models.student.open_clip.create_model", stop)
+    for tag, expected in (("openai", True), ("laion2b_s34b_b88k", False)):
+        with pytest.raises(CheckpointError):
+            Student.create("ViT-B-16", tag)
+        assert asked["force_quick_gelu"] is expected
+
+
+def test_layers_and_options_that_do_not_exist_are_named() -> None:
+    spec = HeadSpec("depth", Convention(kind="metric", along="z"), "linear", {"widht": 3})
+    with pytest.raises(CheckpointError, match="widht"):
+        Student.create(demo.locate_model("demo:clip"), specs={"depth/x": spec})
+    with pytest.raises(CheckpointError, match="layers"):
+        Student.create(demo.locate_model("demo:clip"), specs={"depth/x": replace(spec, options={})}, layers=[99])

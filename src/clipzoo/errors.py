@@ -58,3 +58,7 @@ class PlanError(ClipzooError, ValueError):
 
 class CheckpointError(ClipzooError, ValueError):
     """A checkpoint or run folder does not fit."""
+
+
+class DivergedError(ClipzooError, ValueError):
+    """Training has left the finite numbers."""

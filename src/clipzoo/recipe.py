@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,7 +52,7 @@ class StudentRecipe(_Model):
     """Weights tag or file of a plain OpenCLIP name; null starts from random weights."""
     random: bool = False
     """Keep the architecture, start from random weights."""
-    layers: tuple[int, ...] = (-1,)
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower that the heads read."""
 
 
@@ -60,7 +61,7 @@ class TrainingRecipe(_Model):
 
     steps: Count
     batch_size: Count = 128
-    learning_rates: tuple[Positive, ...] = (1e-4,)
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4,)
     """Rates of the towers. More than one is a grid: each arm tries all and validation chooses."""
     search_steps: Count | None = None
     """Length of a trial run of the grid; default a quarter of ``steps``."""
@@ -97,7 +98,7 @@ class EvaluationRecipe(_Model):
     test: str | None = None
     heldout: str | None = None
     """Objects that no training saw; scored apart."""
-    layers: tuple[int, ...] = (-1,)
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower that probes read."""
     label_stride: Count = 2
     """Image pixels per pixel of the true labels that are compared."""
@@ -119,13 +120,19 @@ class Recipe(_Model):
     student: StudentRecipe
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
-    arms: tuple[Arm, ...] = ("clip", "clip-ft", "clipzoo")
-    seeds: tuple[int, ...] = (0,)
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("clip", "clip-ft", "clipzoo")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
         if "clipzoo" in self.arms and not self.columns:
             raise ValueError("the arm clipzoo needs columns: name at least one expert")
+        sources = [c.expert or c.column for c in self.columns]
+        for what, values in (("arms", self.arms), ("seeds", self.seeds), ("columns", sources)):
+            if twice := [str(value) for value, count in Counter[Any](values).items() if count > 1]:
+                raise ValueError(f"{what} has {', '.join(twice)} more than once")
+        if len(self.training.learning_rates) > 1 and self.evaluation.validation is None:
+            raise ValueError("several learning_rates are chosen from by evaluation.validation; give it, or one rate")
         return self
 
     def to_yaml(self) -> str:

@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")
+"""What is decoded; Pillow knows more, and some of them run other programs (EPS starts Ghostscript)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,13 @@ class _Quiet:
 _quiet = _Quiet()
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
     """Decode an image file: the one decoder of labelling, training and evaluation.
 
@@ -174,7 +184,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
         ImageError: not an image, truncated, or too large.
     """
     try:
-        with _quiet, Image.open(io.BytesIO(data)) as opened:
+        with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
             width, height = opened.size
             if width * height > max_pixels:
                 raise ImageError(

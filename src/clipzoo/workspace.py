@@ -27,7 +27,7 @@ import torch
 
 from clipzoo import demo, experts
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
-from clipzoo.errors import CheckpointError
+from clipzoo.errors import CheckpointError, DivergedError
 from clipzoo.evaluation import DenseSet, zero_shot
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
@@ -155,7 +155,7 @@ class Run:
     def train(self, arm: str, seed: int) -> Student:
         """The trained student of an arm and seed."""
         if arm == "clip":
-            return self.start().eval()
+            return self.start().to(self.device).eval()
         rate = self.rate(arm)
         return train_job(self._job(arm, seed, rate, self.recipe.training.steps, self.out / "arms" / arm / str(seed)))
 
@@ -176,10 +176,13 @@ class Run:
                 continue
             self.progress.stage(f"{arm}: trying the learning rate {rate:g}")
             folder = self.out / "arms" / arm / f"rate-{rate:g}"
-            student = train_job(self._job(arm, self.recipe.seeds[0], rate, steps, folder))
-            tried[f"{rate:g}"] = _validation(self.suite.measure(student, ["validation"])["validation"])
+            try:
+                student = train_job(self._job(arm, self.recipe.seeds[0], rate, steps, folder))
+                tried[f"{rate:g}"] = _validation(self.suite.measure(student, ["validation"])["validation"])
+            except DivergedError:
+                tried[f"{rate:g}"] = {"criterion": -1.0}  # below any that is measured
             write_whole(path, json.dumps(tried, indent=2))
-            shutil.rmtree(folder / "student")
+            shutil.rmtree(folder / "student", ignore_errors=True)
         return max(rates, key=lambda rate: tried[f"{rate:g}"]["criterion"])
 
     def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Job:
@@ -212,7 +215,7 @@ class Run:
         """Baseline -> group -> scores on a split."""
 
         def measure() -> Mapping[str, Mapping[str, Scored]]:
-            rows = self.suite.baselines(split, self.start(random=True).eval(), self.loaded_experts())
+            rows = self.suite.baselines(split, self.start(random=True).to(self.device).eval(), self.loaded_experts())
             pseudo = self._pseudo() if rows and "clip-ft" in self.recipe.arms else None
             if pseudo is not None:
                 student = self.train("clip-ft", self.recipe.seeds[0])
@@ -258,6 +261,7 @@ class Run:
             for row, groups in measure().items():
                 for group, scored in groups.items():
                     scored.save(folder / row / f"{group}.npz")
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "done").touch()
         found: dict[str, dict[str, Scored]] = {}
         for path in sorted(folder.glob("*/*.npz")):

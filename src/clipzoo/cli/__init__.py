@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from clipzoo.cli import demo, doctor, eval, experts, inspect, label, report, run, tasks, train
 from clipzoo.errors import ClipzooError
@@ -26,8 +27,11 @@ def main() -> None:
     try:
         app()
     except ClipzooError as error:
-        Console(stderr=True).print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt as stopped:
-        Console(stderr=True).print(str(stopped) or "stopped; run the same command again to go on where it stopped")
-        sys.exit(130)
+    except SystemExit as end:
+        stopped = getattr(end.__context__, "__cause__", None)  # Typer exits with 130 from an interrupt
+        if isinstance(stopped, KeyboardInterrupt):
+            said = str(stopped) or "stopped; run the same command again to go on where it stopped"
+            Console(stderr=True).print(escape(said), highlight=False, soft_wrap=True)
+        raise

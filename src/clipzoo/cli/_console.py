@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -26,7 +27,7 @@ class Bars:
 
     def stage(self, text: str) -> None:
         """A headline above the bars."""
-        self.bars.console.print(f"[bold]▸[/] {text}")
+        self.bars.console.print(f"[bold]▸[/] {escape(text)}")
 
     def step(self, what: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of ``what``; a full one is removed."""

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -57,13 +57,17 @@ class Viewing:
 
 @dataclass
 class Seen:
-    """One sample seen through its view; ``skipped`` is the reason if it could not be read."""
+    """One sample seen through its view.
+
+    ``skipped`` is the reason if it could not be read; ``damaged`` has those of labels that could not, by column.
+    """
 
     key: str
     image: ImageArray | None = None
     caption: str = ""
     labels: dict[str, Any] = field(default_factory=dict)
     skipped: str | None = None
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +79,7 @@ class Batch:
         tokens: int64 [B,L].
         captions: B texts.
         targets: column -> target of its task, with ``valid``; a missing label is invalid everywhere.
-        skipped: (key, reason) of samples that could not be read; they are not among the B.
+        skipped: (key, reason) of samples that could not be read, which are not among the B, and of labels.
     """
 
     images: Tensor
@@ -83,6 +87,11 @@ class Batch:
     captions: list[str]
     targets: dict[str, Target]
     skipped: list[tuple[str, str]]
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; the DataLoader calls it."""
+        targets = {c: {k: v.pin_memory() for k, v in t.items()} for c, t in self.targets.items()}
+        return replace(self, images=self.images.pin_memory(), tokens=self.tokens.pin_memory(), targets=targets)
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on ``device``."""
@@ -128,8 +137,13 @@ class TrainingSet(Dataset[Seen]):
         rng = np.random.default_rng([self.seed, epoch, index])
         v = self.viewing
         view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
-        labels = {name: self._label(name, row, view) for name in self.labels}
-        return Seen(row["key"], _jitter(view.image(image), rng, v.jitter), sample.caption, labels)
+        seen = Seen(row["key"], _jitter(view.image(image), rng, v.jitter), sample.caption)
+        for name in self.labels:
+            try:
+                seen.labels[name] = self._label(name, row, view)
+            except ClipzooError as error:  # a missing label is only a mask
+                seen.labels[name], seen.damaged[name] = None, str(error)
+        return seen
 
     def _label(self, name: str, row: Mapping[str, Any], view: View) -> Any:
         offset = row[f"{name}:offset"]
@@ -150,6 +164,7 @@ class TrainingSet(Dataset[Seen]):
         usable = [s for s in seen if s.image is not None]
         pixels = [s.image for s in usable if s.image is not None]
         skipped = [(s.key, s.skipped or "") for s in seen if s.image is None]
+        skipped += [(s.key, f"{name}: {reason}") for s in seen for name, reason in s.damaged.items()]
         targets = {
             name: source.task.collate([s.labels[name] for s in usable], self.target_size(name))
             for name, source in self.labels.items()

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipzoo.errors import PlanError
+from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column
 
@@ -55,7 +56,11 @@ class Plan:
 
         Raises:
             PlanError: nothing usable, or labels that fit no sample.
+            StoreError: a column is of another dataset.
         """
+        identity = fingerprint(reader) if columns else {}
+        for column in columns.values():
+            column.manifest.belongs(identity, column.path)
         tables, left_out, total = [], Counter[str](), 0
         for shard in reader.shards:
             entries = reader.index(shard)
@@ -73,8 +78,8 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """The plan that `save` wrote, mapped into memory."""
-        table = pq.read_table(path, memory_map=True)
+        """The plan that `save` wrote."""
+        table = pq.read_table(path).combine_chunks()  # taking rows of many chunks would join them at every batch
         reasons = (table.schema.metadata or {}).get(b"left_out", b"")
         pairs = (line.rsplit("\t", 1) for line in reasons.decode().splitlines())
         return cls(table, {reason: int(count) for reason, count in pairs})

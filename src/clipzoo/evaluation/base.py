@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipzoo.errors import CheckpointError
 from clipzoo.types import ImageArray
 
 BATCH = 64
@@ -55,14 +56,24 @@ def features(student: Student, images: ImageArray, layers: Sequence[int] = (-1,)
 
 def embed_images(student: Student, images: ImageArray, batch: int = BATCH) -> Tensor:
     """Images uint8 [N,H,W,3] -> unit vectors, float32 [N,D] on the CPU."""
-    return _over_images(student, images, student.encode_image, batch)
+    return _finite(_over_images(student, images, student.encode_image, batch), "images")
 
 
 def embed_texts(student: Student, texts: Sequence[str], batch: int = 4 * BATCH) -> Tensor:
     """Texts -> unit vectors, float32 [N,D] on the CPU."""
     with frozen(student):
         parts = [student.encode_text(list(texts[i : i + batch])) for i in range(0, len(texts), batch)]
-    return torch.cat([part.float().cpu() for part in parts])
+    return _finite(torch.cat([part.float().cpu() for part in parts]), "texts")
+
+
+def _finite(embeddings: Tensor, what: str) -> Tensor:
+    bad = int((~embeddings.isfinite().all(1)).sum())
+    if bad:
+        raise CheckpointError(
+            f"{bad} of {len(embeddings)} {what} have embeddings that are not finite: the student's weights are broken, "
+            "and ranks of NaN would count as hits; train it again at a lower rate"
+        )
+    return embeddings
 
 
 @contextmanager

@@ -6,18 +6,19 @@ centred crop with the aspect of the size (what OpenCLIP's evaluation transform s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from clipzoo import plugins, tasks
-from clipzoo.errors import DatasetError, PlanError
+from clipzoo.errors import ClipzooError, DatasetError, PlanError
 from clipzoo.evaluation.datasets.base import Benchmark
-from clipzoo.readers import open_dataset
-from clipzoo.readers.base import Entry
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column, Store
 from clipzoo.tasks.base import Convention, Task
 from clipzoo.types import ImageArray, View, decode_image
@@ -82,28 +83,27 @@ class DenseSet:
             columns: task -> column; by default every ``<task>/truth`` whose labels are maps.
             label_size: (H, W) of the labels; by default ``size``.
             crop: "whole" or "centre".
-            limit: read this many images at most, the first ones.
+            limit: read this many images at most, the first usable ones; without it every image must be usable.
 
         Raises:
-            DatasetError: no usable image; PlanError: no truth; StoreError: a column or shard is missing.
+            DatasetError: no usable image, or a broken one; PlanError: no truth; StoreError: a column or shard is
+                missing, or of another dataset.
         """
         reader = open_dataset(location)
-        entries = [e for shard in reader.shards for e in reader.index(shard) if e.error is None][:limit]
-        if not entries:
-            raise DatasetError(f"{location} has no usable image; run the validator on it to see the reasons")
+        read = list(islice(_pictures(reader, size, crop, whole=limit is None), limit))
+        if not read:
+            raise DatasetError(f"{location} has no usable image: no sample has both an image and a caption")
+        entries, captions, views, images = zip(*read, strict=True)
 
         def original(index: int) -> ImageArray:
             return decode_image(reader.read(entries[index]).image)
 
-        samples = [reader.read(entry) for entry in entries]
-        images, views = _decode([sample.image for sample in samples], size, crop)
-        store = Store(labels)
-        truth = {
-            task: _truth(store.column(*name.split("/", 1)), entries, views, label_size or size)
-            for task, name in (columns or _truth_columns(store, labels)).items()
-        }
-        captions = tuple(sample.caption for sample in samples)
-        return cls(images, tuple(e.key for e in entries), captions, tuple(views), truth, original)
+        store, identity, truth = Store(labels), fingerprint(reader), {}
+        for task, name in (columns or _truth_columns(store, labels)).items():
+            column = store.column(*name.split("/", 1))
+            column.manifest.belongs(identity, column.path)
+            truth[task] = _truth(column, entries, views, label_size or size)
+        return cls(np.stack(images), tuple(e.key for e in entries), captions, views, truth, original)
 
     def select(self, indices: Sequence[int]) -> DenseSet:
         """Some of the images, in the order given."""
@@ -196,6 +196,22 @@ def _decode(files: Sequence[bytes], size: tuple[int, int], crop: Crop) -> tuple[
         views.append(view_of(image, size, crop))
         images[i] = views[-1].image(image)
     return images, views
+
+
+def _pictures(
+    reader: Reader, size: tuple[int, int], crop: Crop, whole: bool
+) -> Iterator[tuple[Entry, str, View, ImageArray]]:
+    """Entry, caption, view and pixels of every usable sample; one that is not is an error if ``whole``."""
+    for entry in (entry for shard in reader.shards for entry in reader.index(shard) if entry.error is None):
+        try:
+            sample = reader.read(entry)
+            image = decode_image(sample.image)
+        except ClipzooError as error:
+            if whole:
+                raise DatasetError(f"{reader.location}: the picture {entry.key} cannot be used: {error}") from error
+            continue
+        view = view_of(image, size, crop)
+        yield entry, sample.caption, view, view.image(image)
 
 
 def _truth_columns(store: Store, labels: str | Path) -> dict[str, str]:

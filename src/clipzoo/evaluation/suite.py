@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
+from clipzoo.errors import PlanError
 from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
 from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.base import Student, features
@@ -45,6 +47,7 @@ class Suite:
             for split, folder in folders.items()
             if (folder / "truth").is_dir()
         }
+        _comparable(dense, folders)
         images = {split: str(folder / "images") for split, folder in folders.items() if split in SCORED}
         named = {s: path for s, path in images.items() if (Path(path) / "classnames.txt").exists()}
         return cls(
@@ -114,3 +117,22 @@ class Suite:
         return "test" in self.dense and any(
             truth.convention == convention for name, truth in self.dense["test"].truth.items() if name == task
         )
+
+
+def _comparable(dense: Mapping[str, DenseSet], folders: Mapping[str, Path]) -> None:
+    """Raise `PlanError` unless the splits are different folders whose truth is of the same tasks and meaning."""
+    for split, other in combinations(folders, 2):
+        if folders[split].resolve() == folders[other].resolve():
+            raise PlanError(f"{split} and {other} are the same folder {folders[split]}: splits may share no picture")
+    for split, other in combinations(dense, 2):
+        mine, theirs = ({t: s.truth[t].convention for t in s.truth} for s in (dense[split], dense[other]))
+        if mine != theirs:
+            raise PlanError(
+                f"the truth of {split} ({', '.join(mine)}) and of {other} ({', '.join(theirs)}) differ in tasks or in "
+                f"what labels mean: {_difference(mine, theirs)}; give all splits the same columns <task>/truth"
+            )
+
+
+def _difference(mine: Mapping[str, Convention], theirs: Mapping[str, Convention]) -> str:
+    task = next(t for t in [*mine, *theirs] if mine.get(t) != theirs.get(t))
+    return f"{task} is {mine.get(task, 'missing')} in one, {theirs.get(task, 'missing')} in the other"

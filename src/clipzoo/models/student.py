@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.factory import get_model_config
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.pretrained import get_pretrained_cfg
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -94,10 +95,16 @@ class Student(nn.Module):
             CheckpointError: OpenCLIP does not know or cannot load the model.
         """
         weights = not random and (pretrained is not None or ":" in model)  # local-dir: and hf-hub: hold theirs
+        tag = get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else {}
+        quick_gelu = bool((tag or {}).get("quick_gelu"))  # OpenAI's weights and others were trained with it
         try:
             with _unwarned(silent=not weights):
                 clip = open_clip.create_model(
-                    model, pretrained=pretrained, load_weights=weights, require_pretrained=weights
+                    model,
+                    pretrained=pretrained,
+                    load_weights=weights,
+                    require_pretrained=weights,
+                    force_quick_gelu=quick_gelu,
                 )
             tokenizer = open_clip.get_tokenizer(model)
         except (RuntimeError, FileNotFoundError, ValueError) as error:
@@ -106,7 +113,14 @@ class Student(nn.Module):
                 "open_clip.list_models(), local-dir:PATH or hf-hub:ID"
             ) from error
         clip.visual.to(memory_format=torch.channels_last)  # images come as H×W×3; convolutions keep their order
-        return cls(clip, tokenizer, get_model_config(model), specs, layers)
+        config = {**get_model_config(model), **({"quick_gelu": True} if quick_gelu else {})}
+        try:
+            return cls(clip, tokenizer, config, specs, layers)
+        except (AssertionError, IndexError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{model} cannot have these heads on its layers {list(layers)}: {error}; check student.layers (as "
+                "forward_intermediates counts them, negative from the end) and the columns' head_options"
+            ) from error
 
     @property
     def preprocess_cfg(self) -> dict[str, Any]:

@@ -95,10 +95,14 @@ class Manifest(BaseModel):
             _same(name, getattr(self, name), getattr(other, name), folder)
         for name in ("uri", "weights_sha256", "revision", "preprocessing"):
             _same(name, self.expert.get(name), other.expert.get(name), folder)
-        if self.dataset != other.dataset:
+        self.belongs(other.dataset, folder)
+
+    def belongs(self, dataset: Mapping[str, Any], folder: Path) -> None:
+        """Raise `StoreError` unless the column's labels are of the dataset with this fingerprint."""
+        if self.dataset != dataset:
             raise StoreError(
                 f"{folder} is a label store of another dataset: it has {_short(self.dataset)}, this one has "
-                f"{_short(other.dataset)}; labels are joined by shard and key, so give another output folder"
+                f"{_short(dataset)}; labels are joined by shard and key, so give another folder"
             )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from clipzoo.data import Batch, TrainingSet, loader
-from clipzoo.errors import ClipzooError
+from clipzoo.errors import DivergedError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training import checkpoint, objectives, optimizer
@@ -53,7 +53,7 @@ def train(job: Job) -> Student:
     """Train, or go on with what an earlier call left in ``job.out``; the result is in ``job.out/student``.
 
     Raises:
-        ClipzooError: the loss is no longer finite.
+        DivergedError: the loss is no longer finite.
         KeyboardInterrupt: asked to stop; the state is saved first.
     """
     settings, student, device = job.settings, job.student.to(job.device), torch.device(job.device)
@@ -88,7 +88,7 @@ def train(job: Job) -> Student:
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
             if not math.isfinite(norm):
-                raise ClipzooError(_not_finite(step, named, batch))
+                raise DivergedError(_not_finite(step, named, batch))
             adam.step()
             with torch.no_grad():
                 student.clip.logit_scale.clamp_(0, math.log(100))
