@@ -31,7 +31,6 @@ def pick_device(wanted: str = "auto") -> str:
 def label(run: Run) -> Store:
     """Let the recipe's experts label its dataset; what is labelled already is not labelled again."""
     if run.experts:
-        run.progress.stage(f"labelling with {', '.join(run.experts)}")
         label_dataset(run.dataset, list(run.experts.values()), str(run.store.root), device=run.device)
     return run.store
 
@@ -41,11 +40,15 @@ def train(run: Run, arm: str, seed: int) -> Path:
     if arm not in TRAINED:
         raise RecipeError(f"the arm {arm!r} is not trained; {' and '.join(TRAINED)} are")
     label(run)
-    return _train(run, arm, seed)
+    run.progress.stage(f"training {arm}, seed {seed}")
+    run.train(arm, seed)
+    return run.out / "arms" / arm / str(seed) / "student"
 
 
 def evaluate(run: Run) -> Path:
-    """Measure every arm and seed and all baselines; returns the path of ``results.json``."""
+    """Measure every arm and seed, and all baselines; returns ``results.json``. What is not trained yet is trained."""
+    if set(TRAINED) & set(run.recipe.arms):
+        label(run)
     scores: dict[str, Any] = {arm: {seed: run.scores(arm, seed) for seed in run.seeds(arm)} for arm in run.recipe.arms}
     run.progress.stage("measuring the baselines")
     measured: dict[str, tuple[Any, Any]] = {}
@@ -87,19 +90,11 @@ def report(run: Run) -> Path:
 
 def run(run: Run) -> Path:
     """Everything: label, train, measure, report; returns the path of the page."""
-    trained = [(arm, seed) for arm in run.recipe.arms if arm in TRAINED for seed in run.seeds(arm)]
-    if trained:
-        label(run)
-    for arm, seed in trained:
-        _train(run, arm, seed)
+    for arm in run.recipe.arms:
+        for seed in run.seeds(arm) if arm in TRAINED else ():
+            train(run, arm, seed)
     evaluate(run)
     return report(run)
-
-
-def _train(run: Run, arm: str, seed: int) -> Path:
-    run.progress.stage(f"training {arm}, seed {seed}")
-    run.train(arm, seed)
-    return run.out / "arms" / arm / str(seed) / "student"
 
 
 def _curve(folder: Path) -> list[dict[str, Any]]:
