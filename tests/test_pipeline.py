@@ -221,3 +221,10 @@ def test_what_users_read_is_printed_as_it_is(
         main()
     assert end.value.code == code
     assert says in capsys.readouterr().err
+
+
+def test_nothing_to_measure_is_told_before_anything_is_trained(world: recipe.Recipe, tmp_path: Path) -> None:
+    bare = world.model_copy(update={"evaluation": recipe.EvaluationRecipe()})
+    with pytest.raises(RecipeError, match=r"evaluation\.test is not set"):
+        pipeline.run(workspace.Run(bare, tmp_path))
+    assert not (tmp_path / "arms").exists()

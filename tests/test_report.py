@@ -12,8 +12,8 @@ import pytest
 from clipzoo import tasks
 from clipzoo.evaluation import arms, zero_shot
 from clipzoo.evaluation.measure import Scored
-from clipzoo.report import PictureRow, cases, words, write_page
-from clipzoo.report.pictures import data_uri
+from clipzoo.reporting import PictureRow, cases, words, write_page
+from clipzoo.reporting.pictures import data_uri
 from clipzoo.tasks.base import Convention
 
 METRES = Convention(kind="metric", along="z")

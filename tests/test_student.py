@@ -60,3 +60,7 @@ def test_layers_and_options_that_do_not_exist_are_named() -> None:
         Student.create(demo.locate_model("demo:clip"), specs={"depth/x": spec})
     with pytest.raises(CheckpointError, match="layers"):
         Student.create(demo.locate_model("demo:clip"), specs={"depth/x": replace(spec, options={})}, layers=[99])
+
+
+def test_no_texts_are_no_tokens() -> None:
+    assert Student.create(demo.locate_model("demo:clip")).tokenize([]).shape == (0, 24)

@@ -13,8 +13,8 @@ from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
 from clipzoo.labeling import label as label_dataset
-from clipzoo.report import PictureRow, write_page
-from clipzoo.report.showcase import showcase
+from clipzoo.reporting import PictureRow, write_page
+from clipzoo.reporting.showcase import showcase
 from clipzoo.store import Store
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log
@@ -47,6 +47,7 @@ def train(run: Run, arm: str, seed: int) -> Path:
 
 def evaluate(run: Run) -> Path:
     """Measure every arm and seed, and all baselines; returns ``results.json``. What is not trained yet is trained."""
+    _measurable(run)
     if set(TRAINED) & set(run.recipe.arms):
         label(run)
     scores: dict[str, Any] = {arm: {seed: run.scores(arm, seed) for seed in run.seeds(arm)} for arm in run.recipe.arms}
@@ -90,11 +91,19 @@ def report(run: Run) -> Path:
 
 def run(run: Run) -> Path:
     """Everything: label, train, measure, report; returns the path of the page."""
+    _measurable(run)
     for arm in run.recipe.arms:
         for seed in run.seeds(arm) if arm in TRAINED else ():
             train(run, arm, seed)
     evaluate(run)
     return report(run)
+
+
+def _measurable(run: Run) -> None:
+    if run.recipe.evaluation.test is None:
+        raise RecipeError(
+            "evaluation.test is not set, so there is nothing to measure; set it, or `clipzoo train` alone"
+        )
 
 
 def _curve(folder: Path) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class TinyUNet(nn.Module):
-    """A U-Net of 0.7 M parameters from pictures to maps, at half resolution and enlarged.
+    """A U-Net of 0.6 M parameters from pictures to maps, at half resolution and enlarged.
 
     Args:
         channels: of the output: the number of classes (logits), 1 (log metres) or 3 (normals, not

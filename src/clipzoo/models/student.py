@@ -139,6 +139,8 @@ class Student(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids, int64 [B,L]."""
+        if not texts:  # tokenizers fail on none
+            return torch.zeros(0, self.tokenizer.context_length, dtype=torch.int64)
         ids: Tensor = self.tokenizer(list(texts))
         return ids
 

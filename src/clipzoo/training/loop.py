@@ -16,7 +16,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from clipzoo.data import Batch, TrainingSet, loader
-from clipzoo.errors import DivergedError
+from clipzoo.errors import DatasetError, DivergedError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training import checkpoint, objectives, optimizer
@@ -53,6 +53,7 @@ def train(job: Job) -> Student:
     """Train, or go on with what an earlier call left in ``job.out``; the result is in ``job.out/student``.
 
     Raises:
+        DatasetError: no sample of a whole batch can be read.
         DivergedError: the loss is no longer finite.
         KeyboardInterrupt: asked to stop; the state is saved first.
     """
@@ -77,6 +78,8 @@ def train(job: Job) -> Student:
             batch: Batch = next(batches).to(device)
             waited = time.perf_counter() - began
 
+            if not batch.captions:
+                raise DatasetError(_none_left(step, batch))
             factor = optimizer.schedule(step, job.steps, settings.warmup)
             for group in adam.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -154,6 +157,14 @@ def _resume(job: Job, student: Student, adam: torch.optim.Optimizer) -> int:
 
 def _float(out: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.float() if isinstance(value, torch.Tensor) else value for name, value in out.items()}
+
+
+def _none_left(step: int, batch: Batch) -> str:
+    key, reason = batch.skipped[0]
+    return (
+        f"step {step}: none of the {len(batch.skipped)} samples could be read, the first of them {key}: {reason}; is "
+        "the dataset still there? Mend it, or raise training.batch_size, and run the same again"
+    )
 
 
 def _not_finite(step: int, named: Mapping[str, torch.Tensor], batch: Batch) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from clipzoo.report import words
+from clipzoo.reporting import words
 
 Curves = Mapping[str, Mapping[Any, Sequence[Mapping[str, Any]]]]
 """Arm -> seed -> list of {"step", "name", "value"}."""

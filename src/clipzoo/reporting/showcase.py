@@ -9,7 +9,7 @@ from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.base import Student, features
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
-from clipzoo.report.pictures import PictureRow, cases
+from clipzoo.reporting.pictures import PictureRow, cases
 
 SHOWN = ("clip-ft", "clipzoo")
 
@@ -35,7 +35,7 @@ def showcase(
     test = suite.dense["test"]
     probes = {arm: suite.probes(students[arm]) for arm in SHOWN}
     found = []
-    for task, truth in test.truth.items():
+    for task, truth in ((task, truth) for task, truth in test.truth.items() if task in runs["clipzoo"]):
         for case, index in cases(runs["clipzoo"][task], runs["clip-ft"][task], count):
             image = test.images[index : index + 1]
             render = truth.task.render

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from clipzoo.report import charts, words
-from clipzoo.report.pictures import CASES, PictureRow, data_uri
+from clipzoo.reporting import charts, words
+from clipzoo.reporting.pictures import CASES, PictureRow, data_uri
 
 COST = {
     "seconds_per_image": ("labelling", "s / image"),
@@ -73,7 +73,7 @@ def write_page(
 
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("clipzoo.report", "."),
+        loader=PackageLoader("clipzoo.reporting", "."),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -83,7 +83,7 @@ def _environment() -> Environment:
 
 def _own(name: str) -> Markup:
     """A style or script of this package; nothing of a user's enters it."""
-    return Markup(files("clipzoo.report").joinpath(name).read_text(encoding="utf-8"))
+    return Markup(files("clipzoo.reporting").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
