@@ -160,7 +160,7 @@ def test_a_label_outside_its_label_space_is_a_row(tmp_path, monkeypatch):
 def test_the_budget_stops_early_and_says_why(tmp_path, monkeypatch):
     data = make_dataset(tmp_path / "data", shards=3, count=80)
     expert = Bright(poison=[image(i)[0, 0].tobytes() for i in range(90, 240)])
-    with pytest.raises(ExpertError, match=r"of segmentation/test-bright failed.*\n  \d+ × the expert failed"):
+    with pytest.raises(ExpertError, match=r"of segmentation/test-bright failed.*\n  \d+ × the expert failed: .*\w"):
         run(data, tmp_path / "out", [expert])
     (column,) = Store(tmp_path / "out").columns()
     assert column.committed() == {"00000"}
@@ -363,3 +363,10 @@ def test_gallery(tmp_path, capsys):
 def test_gallery_of_nothing(tmp_path):
     with pytest.raises(StoreError, match="has no column"):
         inspect(tmp_path, str(make_dataset(tmp_path / "data")), tmp_path / "page.html")
+
+
+def test_gallery_of_another_dataset_is_refused(tmp_path):
+    run(make_dataset(tmp_path / "data"), tmp_path / "out")
+    other = make_dataset(tmp_path / "other", shards=1)
+    with pytest.raises(StoreError, match="another dataset"):
+        inspect(tmp_path / "out", str(other), tmp_path / "page.html")

@@ -73,14 +73,20 @@ class Budget:
     failed: int = 0
     by_sample: int = 0  # failures that no expert had a part in
     reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # kind of reason -> the first in full
+
+    def count(self, error: str) -> None:
+        """Count a failure by its kind."""
+        self.failed += 1
+        self.reasons[kind_of(error)] += 1
+        self.examples.setdefault(kind_of(error), error)
 
     def note(self, error: str = "", by_sample: bool = False) -> None:
         """Count a sample, with its reason if it failed; the budget is judged when enough have been seen."""
         self.seen += 1
         if error:
-            self.failed += 1
+            self.count(error)
             self.by_sample += by_sample
-            self.reasons[kind_of(error)] += 1
             if self.seen >= EARLIEST:
                 self.judge()
 
@@ -92,20 +98,15 @@ class Budget:
         raise cause(
             f"labelling stopped: {self.failed} of {self.seen} samples of {self.column} failed "
             f"({self.failed / self.seen:.1%}), more than max_failures={self.allowed:g} allows:\n"
-            + summary(self.reasons)
-            + "\nThe shard in work was dropped, those before it are kept. Mend the cause and run the same again, or "
-            "allow more by max_failures."
+            + "\n".join(f"  {count} × {self.examples[kind]}" for kind, count in self.reasons.most_common(10))
+            + "\nThe shard in work was dropped, those before it are kept. Mend the cause and run the same again, with "
+            "--retry-failed if an expert is mended, or allow more by --max-failures."
         )
 
 
 def kind_of(reason: str) -> str:
     """A reason without what differs from sample to sample: up to its first colon, bracket or line's end."""
     return re.split(r"[:;(\n]", reason, maxsplit=1)[0].strip() or reason.strip()
-
-
-def summary(reasons: Counter[str]) -> str:
-    """Reasons by how often they occurred, a line each."""
-    return "\n".join(f"  {count} × {reason}" for reason, count in reasons.most_common(10))
 
 
 class Bar:

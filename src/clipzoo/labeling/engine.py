@@ -182,8 +182,7 @@ def _budget(column: Column, allowed: float, retry_failed: bool) -> Budget:
         errors = column.rows(shard)["error"]
         budget.seen += len(errors)
         for error in errors.drop_null().to_pylist():
-            budget.failed += 1
-            budget.reasons[kind_of(error)] += 1
+            budget.count(error)
     return budget
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from clipzoo import tasks
 from clipzoo.errors import ClipzooError, StoreError
-from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.readers import Entry, Reader, fingerprint, open_dataset
 from clipzoo.store import Column, Store
 from clipzoo.types import ImageArray, decode_image
 
@@ -68,6 +68,9 @@ def inspect(store_root: str | Path, data: str, out_html: str | Path, count: int 
     reader = open_dataset(data)
     cards = [card(column) for column in columns]
     Console().print(_table(cards))
+    identity = fingerprint(reader)
+    for column in columns:
+        column.manifest.belongs(identity, column.path)
     pictures = [_picture(reader, entry, columns) for entry in _chosen(reader, columns, count)]
     failures = [failure for column in columns for failure in _failures(column)]
     page = _TEMPLATE.render(cards=cards, columns=[c.name for c in columns], pictures=pictures, failures=failures)
