@@ -10,7 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 import clipzoo
+from clipzoo.evaluation import DenseSet
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
@@ -106,3 +111,16 @@ def test_nothing_private_is_committed() -> None:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".html", ".txt", ""} and path.is_file():
             assert not private.search(path.read_text(errors="ignore")), f"{name} holds a private path or address"
+
+
+def test_the_documented_benchmark_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shots").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((20, 24, 3), 40 * i, np.uint8)).save(f"shots/{i:03d}.jpg")
+        np.save(f"shots/{i:03d}.npy", np.full((20, 24), 1.0 + i))
+    script = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "benchmarks.md").read_text(), re.DOTALL)
+    assert script
+    exec(script[1], {})
+    truth = DenseSet.load("bench/test/images", "bench/test/truth", (16, 16)).truth["depth"]
+    assert [round(float(label.values.mean()), 2) for label in truth.labels] == [1, 2]
