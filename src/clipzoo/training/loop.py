@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from clipzoo.data import Batch, TrainingSet, loader
@@ -77,25 +78,7 @@ def train(job: Job) -> Student:
             began = time.perf_counter()
             batch: Batch = next(batches).to(device)
             waited = time.perf_counter() - began
-
-            if not batch.captions:
-                raise DatasetError(_none_left(step, batch))
-            factor = optimizer.schedule(step, job.steps, settings.warmup)
-            for group in adam.param_groups:
-                group["lr"] = group["peak"] * factor
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                out = student(batch.images, batch.tokens)
-            named = objectives.terms(student, _float(out), batch)
-            loss = torch.stack([job.weights.get(name, 1.0) * term for name, term in named.items()]).sum()
-            adam.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
-            if not math.isfinite(norm):
-                raise DivergedError(_not_finite(step, named, batch))
-            adam.step()
-            with torch.no_grad():
-                student.clip.logit_scale.clamp_(0, math.log(100))
-
+            named, loss, norm, factor = _step(job, student, adam, batch, step)
             log.skipped(step, batch.skipped)
             if step % settings.log_every == 0 or step == job.steps - 1:
                 seconds = time.perf_counter() - began
@@ -125,6 +108,31 @@ def train(job: Job) -> Student:
     (job.out / "student" / "done").touch()
     (job.out / "checkpoint.pt").unlink(missing_ok=True)
     return student
+
+
+def _step(
+    job: Job, student: Student, adam: torch.optim.Optimizer, batch: Batch, step: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
+    """One update; returns the terms, their weighted sum, the gradient's norm and the factor on the rates."""
+    if not batch.captions:
+        raise DatasetError(_none_left(step, batch))
+    settings = job.settings
+    factor = optimizer.schedule(step, job.steps, settings.warmup)
+    for group in adam.param_groups:
+        group["lr"] = group["peak"] * factor
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        out = student(batch.images, batch.tokens)
+    named = objectives.terms(student, _float(out), batch)
+    loss = torch.stack([job.weights.get(name, 1.0) * term for name, term in named.items()]).sum()
+    adam.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
+    if not math.isfinite(norm):
+        raise DivergedError(_not_finite(step, named, batch))
+    adam.step()
+    with torch.no_grad():
+        student.clip.logit_scale.clamp_(0, math.log(100))
+    return named, loss, norm, factor
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
