@@ -34,7 +34,13 @@ def test_every_recipe_builds_and_says_how_it_is_run(path: Path, monkeypatch: pyt
 
 
 def minimal() -> dict[str, object]:
-    return {"name": "x", "data": "d", "student": {"model": "RN50"}, "training": {"steps": 1}, "arms": ["clip"]}
+    return {
+        "name": "x",
+        "data": "d",
+        "student": {"model": "RN50", "random": True},
+        "training": {"steps": 1},
+        "arms": ["clip"],
+    }
 
 
 def test_all_mistakes_at_once_with_path_and_nearest_name(tmp_path: Path) -> None:

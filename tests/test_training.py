@@ -117,6 +117,29 @@ def test_asked_to_stop_it_saves_first(
     assert same_student(tmp_path, uninterrupted)
 
 
+@pytest.mark.parametrize("last", [3, STEPS - 1])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_student_with_dropout_resumes_to_the_same_bits(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, last: int, workers: int
+) -> None:
+    def dropping(out: Path) -> Job:
+        made = job(dataset, labels, tiny_clip, out, checkpoint_every=100, workers=workers)
+        made.student.heads["depth/test-truth"].mix.append(torch.nn.Dropout(0.5))
+        return made
+
+    def stop(step: int, values: object) -> None:
+        if step == last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    train(dropping(whole))
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(dropping(halved), on_step=stop))
+    assert not (halved / "student").exists()
+    train(dropping(halved))
+    assert same_student(whole, halved)
+
+
 def test_a_loss_that_is_not_finite_is_named(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
     broken = job(dataset, labels, tiny_clip, tmp_path)
     with torch.no_grad():

@@ -49,11 +49,29 @@ class StudentRecipe(_Model):
 
     model: str
     pretrained: str | None = None
-    """Weights tag or file of a plain OpenCLIP name; null starts from random weights."""
+    """Weights tag or file of a plain OpenCLIP name."""
     random: bool = False
     """Keep the architecture, start from random weights."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower that the heads read."""
+
+    @model_validator(mode="after")
+    def _weights_are_meant(self) -> StudentRecipe:
+        if ":" not in self.model and self.pretrained is None and not self.random:
+            raise ValueError(
+                f"{self.model} comes without weights: give pretrained, a tag of open_clip.list_pretrained() or a file, "
+                "or random: true to start from random ones"
+            )
+        return self
+
+
+class LabelingRecipe(_Model):
+    """How the experts label."""
+
+    batch_size: Count | None = None
+    """Images a batch; null is each expert's own."""
+    max_failures: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Labelling stops when more than this share of a column's samples fails."""
 
 
 class TrainingRecipe(_Model):
@@ -114,9 +132,11 @@ class Recipe(_Model):
     data: str
     """Image–caption dataset that experts label and both trained arms train on."""
     max_samples: Count | None = None
+    """Label and train on the first so many usable samples; null is all of them."""
     store: str | None = None
     """Folder of the label store; default ``labels`` inside the run's folder."""
     columns: tuple[ColumnRecipe, ...] = ()
+    labeling: LabelingRecipe = LabelingRecipe()
     student: StudentRecipe
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
@@ -138,6 +158,15 @@ class Recipe(_Model):
     def to_yaml(self) -> str:
         """The complete recipe, defaults written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """``a.b: ours, not theirs`` of every value in which the two differ."""
+        own, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        return [
+            f"{path}: {own.get(path, 'nothing')}, not {theirs.get(path, 'nothing')}"
+            for path in {**own, **theirs}
+            if own.get(path) != theirs.get(path)
+        ]
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -170,6 +199,14 @@ def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     except ValidationError as error:
         lines = [_line(Recipe, e["loc"], e["msg"], e["type"]) for e in error.errors()]
         raise RecipeError(f"{source} has {len(lines)} mistake{'s'[: len(lines) > 1]}:\n" + "\n".join(lines)) from error
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Dotted path -> plain value."""
+    if not isinstance(value, dict | list) or not value:
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {p: v for name, inner in items for p, v in _flat(inner, f"{path}.{name}".lstrip(".")).items()}
 
 
 def _set(values: dict[str, Any], override: str) -> None:

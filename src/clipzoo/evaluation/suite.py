@@ -101,7 +101,7 @@ class Suite:
             "pixels_position": baselines.pixels_position(fit, choose, tested, (h, w)).scored,
             "random_student": probe.dense(random_student, fit, choose, tested, self.layers).scored,
             "expert": {
-                task: baselines.expert(expert.predict, task, tested, expert.card.convention)
+                task: baselines.expert(expert.predict, task, tested, expert.card.convention, expert.batch_size)
                 for task, expert in experts.items()
                 if self.comparable(task, expert.card.convention)
             },

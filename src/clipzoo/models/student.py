@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,8 +110,8 @@ class Student(nn.Module):
             tokenizer = open_clip.get_tokenizer(model)
         except (RuntimeError, FileNotFoundError, ValueError) as error:
             raise CheckpointError(
-                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {error}; give a name of "
-                "open_clip.list_models(), local-dir:PATH or hf-hub:ID"
+                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {_brief(error)}; give "
+                f"{_nearest(model)}, local-dir:PATH or hf-hub:ID"
             ) from error
         clip.visual.to(memory_format=torch.channels_last)  # images come as H×W×3; convolutions keep their order
         config = {**get_model_config(model), **({"quick_gelu": True} if quick_gelu else {})}
@@ -232,6 +233,17 @@ class Student(nn.Module):
         maps = self.maps(torch.zeros(1, *self.image_size, 3, dtype=torch.uint8))
         self.clip.train(training)
         return maps
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, without the list of all models that OpenCLIP adds."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text.split(". Available", 1)[0][:300]
+
+
+def _nearest(model: str) -> str:
+    near = difflib.get_close_matches(model, open_clip.list_models(), 3)
+    return f"a name of open_clip.list_models() ({' or '.join(near)}?)" if near else "a name of open_clip.list_models()"
 
 
 def resize_raw(raw: Tensor, size: tuple[int, int]) -> Tensor:

@@ -158,7 +158,8 @@ def headline(results: Results) -> str:
     if not verdicts:
         return f"This run compares no dense task with captions alone; {guard_clause(results)}."
     better = [v for v in verdicts if v.counts]
-    text = f"Pseudo-labels improved {_count(len(better), len(verdicts))} over captions alone"
+    did = "improved" if better or len(verdicts) > 1 else "did not clearly improve"
+    text = f"Pseudo-labels {did} {_count(len(better), len(verdicts))} over captions alone"
     if better:
         text += f" ({_listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
     return "; ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
@@ -221,7 +222,7 @@ def _size(verdict: Verdict) -> str:
 
 def _count(part: int, whole: int) -> str:
     if whole == 1:
-        return "the one dense task" if part else "the one dense task not"
+        return "the one dense task"
     return {0: f"none of {whole} dense tasks", whole: f"all {whole} dense tasks"}.get(
         part, f"{part} of {whole} dense tasks"
     )

@@ -95,10 +95,11 @@ def train(job: Job) -> Student:
             due = (
                 done % settings.checkpoint_every == 0 or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
             )
-            if done < job.steps and (due or stop):
+            if stop or (due and done < job.steps):
                 _save(job, student, adam, done)
                 saved_at = time.monotonic()
             if stop:
+                log.close()
                 raise KeyboardInterrupt
     student.eval()
     if job.evaluate:
@@ -147,6 +148,7 @@ def _save(job: Job, student: Student, adam: torch.optim.Optimizer, step: int) ->
         "student": student.state_dict(),
         "optimizer": adam.state_dict(),
         "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     checkpoint.save(job.out / "checkpoint.pt", state)
 
@@ -160,6 +162,8 @@ def _resume(job: Job, student: Student, adam: torch.optim.Optimizer) -> int:
     student.load_state_dict(state["student"])
     adam.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
+    if state.get("cuda_rng") and torch.cuda.device_count() == len(state["cuda_rng"]):
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
     return int(state["step"])
 
 
