@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from importlib import resources
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def test_every_recipe_builds_and_says_how_it_is_run(path: Path, monkeypatch: pyt
     for column in built.columns:
         if column.expert and column.expert.startswith("demo:"):
             assert experts.create(column.expert).card.task
+
+
+def test_the_reference_is_up_to_date_and_complete() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "recipe_reference.py")
+    assert spec
+    assert spec.loader
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    assert (ROOT / "docs" / "recipe.md").read_text() == reference.page(), "run python scripts/recipe_reference.py"
+    for model in reference.PARTS.values():
+        for name, field in model.model_fields.items():
+            assert name in reference.PARTS or field.description, f"{model.__name__}.{name} has no docstring"
 
 
 def minimal() -> dict[str, object]:

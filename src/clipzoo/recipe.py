@@ -20,20 +20,26 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ColumnRecipe(_Model):
     """One expert's labels in training. Name the ``expert`` that makes them, or a ``column`` that a store holds."""
 
     expert: str | None = None
+    """URI of the expert that makes the labels (docs/experts.md)."""
     column: str | None = None
+    """``<task>/<slug>`` of labels that the store holds already."""
     weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of its loss, beside the contrastive loss's 1."""
     head: str = "conv"
+    """The light module that learns the labels: a file of ``clipzoo/heads/``."""
     head_options: dict[str, Any] = Field(default_factory=dict)
+    """Keywords of the head."""
     stride: Count = 2
     """Image pixels per target pixel."""
     min_confidence: float | None = None
+    """Labels of less confidence are left out, where the expert tells one."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ColumnRecipe:
@@ -48,6 +54,7 @@ class StudentRecipe(_Model):
     """The CLIP to train: an OpenCLIP name, ``local-dir:``, ``hf-hub:`` or ``demo:clip``."""
 
     model: str
+    """An OpenCLIP name, ``local-dir:PATH``, ``hf-hub:ID``, or ``demo:clip``."""
     pretrained: str | None = None
     """Weights tag or file of a plain OpenCLIP name."""
     random: bool = False
@@ -78,26 +85,39 @@ class TrainingRecipe(_Model):
     """How both trained arms are trained; the arms differ in the pseudo-labels only."""
 
     steps: Count
+    """Updates of each arm."""
     batch_size: Count = 128
+    """Images a step."""
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4,)
     """Rates of the towers. More than one is a grid: each arm tries all and validation chooses."""
     search_steps: Count | None = None
     """Length of a trial run of the grid; default a quarter of ``steps``."""
     heads_learning_rate: Positive = 1e-3
+    """Peak rate of the heads."""
     text_factor: Annotated[float, Field(ge=0)] = 1.0
     """The text tower's rate per image tower's rate."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Of AdamW, on matrices; gains, biases and embeddings have none."""
     clip_norm: Positive = 1.0
+    """Largest norm of the gradient."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
+    """Least and greatest share of the image's area in a view."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Chance that a view is mirrored."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Largest relative change of brightness and contrast."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the student's forward pass; losses and weights stay float32."""
     workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read and decode; 0 does it in the trainer."""
     log_every: Count = 10
+    """Steps between lines of the log."""
     checkpoint_every: Count = 200
+    """Steps between checkpoints."""
     checkpoint_minutes: Positive = 10.0
+    """Most minutes between checkpoints."""
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on validation while training; null measures at the end only."""
 
@@ -114,6 +134,7 @@ class EvaluationRecipe(_Model):
     validation: str | None = None
     """Chooses rates and strengths; never reported as a result."""
     test: str | None = None
+    """What is reported."""
     heldout: str | None = None
     """Objects that no training saw; scored apart."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
@@ -128,7 +149,9 @@ class Recipe(_Model):
     """A run: data, experts, student, training, arms, evaluation."""
 
     name: str
+    """Also the folder's, ``runs/<name>``, unless ``--out`` gives another."""
     description: str = ""
+    """Printed on the page."""
     data: str
     """Image–caption dataset that experts label and both trained arms train on."""
     max_samples: Count | None = None
@@ -136,12 +159,15 @@ class Recipe(_Model):
     store: str | None = None
     """Folder of the label store; default ``labels`` inside the run's folder."""
     columns: tuple[ColumnRecipe, ...] = ()
+    """The pseudo-labels of the arm ``clipzoo``."""
     labeling: LabelingRecipe = LabelingRecipe()
     student: StudentRecipe
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("clip", "clip-ft", "clipzoo")
+    """What is compared: ``clip`` as it came, ``clip-ft`` on captions only, ``clipzoo`` on pseudo-labels as well."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Each trained arm is trained once with each; they draw views, order and heads."""
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
