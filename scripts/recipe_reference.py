@@ -26,8 +26,8 @@ HEAD = """# Recipes
 
 A recipe is a YAML file that describes a run completely. `clipzoo run recipe.yaml` goes through all of it; every verb
 takes `--set a.b=value` to override one value, such as `--set training.steps=100` or `--set columns.0.weight=2`. Unknown
-names and wrong values are all told at once. The complete recipe, defaults written out, is kept as `recipe.yaml` in the run's
-folder. This page is written by `scripts/recipe_reference.py`.
+names and wrong values are all told at once. The complete recipe, defaults written out, is kept as `recipe.yaml` in the
+run's folder. This page is written by `scripts/recipe_reference.py`.
 """
 
 
