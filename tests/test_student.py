@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from clipzoo import demo
+from clipzoo import demo, heads
 from clipzoo.errors import CheckpointError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import CONFIG
@@ -64,3 +65,17 @@ def test_layers_and_options_that_do_not_exist_are_named() -> None:
 
 def test_no_texts_are_no_tokens() -> None:
     assert Student.create(demo.locate_model("demo:clip")).tokenize([]).shape == (0, 24)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((7, 7), (14, 14)), ((14, 10), (5, 31)), ((1, 1), (4, 2)), ((6, 8), (3, 2))]
+)
+def test_resizing_by_products_is_interpolation(before: tuple[int, int], after: tuple[int, int]) -> None:
+    x = torch.randn(2, 5, *before, dtype=torch.float64, requires_grad=True)
+    ours = heads.resize(x.float(), after)
+    theirs = F.interpolate(x.float(), after, mode="bilinear", antialias=True)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    ours.square().sum().backward()
+    gradient = x.grad
+    (expected,) = torch.autograd.grad(theirs.square().sum(), x)
+    assert torch.allclose(gradient, expected, atol=1e-4)

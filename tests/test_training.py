@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,18 @@ def test_a_student_with_dropout_resumes_to_the_same_bits(
     assert not (halved / "student").exists()
     train(dropping(halved))
     assert same_student(whole, halved)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_compiled_student_learns_the_same(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    train(job(dataset, labels, tiny_clip, tmp_path, compile=True, steps=4))
+    for ours, theirs in zip(read_log(tmp_path)[:2], read_log(uninterrupted)[:2], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert (tmp_path / "student" / "done").exists()
 
 
 def test_a_loss_that_is_not_finite_is_named(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ class TrainingRecipe(_Model):
     """Largest relative change of brightness and contrast."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the student's forward pass; losses and weights stay float32."""
+    compile: bool = False
+    """Compile the student with torch.compile: minutes at the start, then faster steps on a GPU."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read and decode; 0 does it in the trainer."""
     log_every: Count = 10

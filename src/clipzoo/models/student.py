@@ -13,7 +13,6 @@ from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from open_clip.factory import get_model_config
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.pretrained import get_pretrained_cfg
@@ -244,11 +243,6 @@ def _brief(error: Exception) -> str:
 def _nearest(model: str) -> str:
     near = difflib.get_close_matches(model, open_clip.list_models(), 3)
     return f"a name of open_clip.list_models() ({' or '.join(near)}?)" if near else "a name of open_clip.list_models()"
-
-
-def resize_raw(raw: Tensor, size: tuple[int, int]) -> Tensor:
-    """A head's raw output [B,C,h,w] at ``size`` (H, W), bilinear."""
-    return raw if raw.shape[-2:] == size else F.interpolate(raw, size, mode="bilinear", antialias=True)
 
 
 @contextmanager

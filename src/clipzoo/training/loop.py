@@ -72,13 +72,14 @@ def train(job: Job) -> Student:
         )
     )
     student.train()
+    forward = torch.compile(student) if settings.compile else student
     saved_at = time.monotonic()
     with _stop_signals() as stop:
         for step in range(start, job.steps):
             began = time.perf_counter()
             batch: Batch = next(batches).to(device)
             waited = time.perf_counter() - began
-            named, loss, norm, factor = _step(job, student, adam, batch, step)
+            named, loss, norm, factor = _step(job, forward, adam, batch, step)
             log.skipped(step, batch.skipped)
             if step % settings.log_every == 0 or step == job.steps - 1:
                 seconds = time.perf_counter() - began
@@ -112,17 +113,17 @@ def train(job: Job) -> Student:
 
 
 def _step(
-    job: Job, student: Student, adam: torch.optim.Optimizer, batch: Batch, step: int
+    job: Job, forward: Callable[..., dict[str, Any]], adam: torch.optim.Optimizer, batch: Batch, step: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
     """One update; returns the terms, their weighted sum, the gradient's norm and the factor on the rates."""
     if not batch.captions:
         raise DatasetError(_none_left(step, batch))
-    settings = job.settings
+    settings, student = job.settings, job.student
     factor = optimizer.schedule(step, job.steps, settings.warmup)
     for group in adam.param_groups:
         group["lr"] = group["peak"] * factor
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        out = student(batch.images, batch.tokens)
+        out = forward(batch.images, batch.tokens)
     named = objectives.terms(student, _float(out), batch)
     loss = torch.stack([job.weights.get(name, 1.0) * term for name, term in named.items()]).sum()
     adam.zero_grad(set_to_none=True)
