@@ -146,8 +146,8 @@ class Run:
         torch.manual_seed(seed)
         wanted = self.recipe.student
         specs = {
-            name: HeadSpec(column.task, column.convention, column_recipe.head, column_recipe.head_options)
-            for name, (column_recipe, column) in (self.columns.items() if arm == "clipzoo" else ())
+            name: HeadSpec(c.task, c.convention, w.head, w.head_options, w.loss, w.loss_options)
+            for name, (w, c) in (self.columns.items() if arm == "clipzoo" else ())
         }
         model = demo.locate_model(wanted.model)
         return Student.create(model, wanted.pretrained, specs, wanted.layers, random or wanted.random)
