@@ -59,19 +59,25 @@ def minimal() -> dict[str, object]:
 def test_all_mistakes_at_once_with_path_and_nearest_name(tmp_path: Path) -> None:
     values = minimal() | {
         "training": {"steps": 0, "batchsize": 4},
-        "columns": [{"expert": "demo:depth", "wieght": 1}, {"weight": 1}, {"expert": "a:b", "head": "cnv"}],
+        "columns": [
+            {"expert": "demo:depth", "wieght": 1},
+            {"weight": 1},
+            {"expert": "a:b", "head": "cnv"},
+            {"expert": "a:c", "loss": "silg"},
+        ],
     }
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(RecipeError) as caught:
         recipe.load(path)
     text = str(caught.value)
-    assert "5 mistakes" in text
+    assert "6 mistakes" in text
     assert "training.batchsize: no such field; did you mean batch_size?" in text
     assert "training.steps: Input should be greater than 0" in text
     assert "columns.0.wieght: no such field; did you mean weight?" in text
     assert "columns.1: name either expert" in text
     assert "columns.2: no head is named 'cnv'; there are: conv" in text
+    assert "columns.3: no loss is named 'silg'; there are: " in text
 
 
 @pytest.mark.parametrize(

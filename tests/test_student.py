@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from clipzoo import demo, heads
+from clipzoo.data import Batch
 from clipzoo.errors import CheckpointError
+from clipzoo.losses import angmf
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import CONFIG
 from clipzoo.tasks import Convention
+from clipzoo.training.objectives import terms
 
 
 @pytest.mark.parametrize("layers", [(4,), (2, 3), (-3,), (1, 4), (-2, -1)])
@@ -79,3 +82,32 @@ def test_resizing_by_products_is_interpolation(before: tuple[int, int], after: t
     gradient = x.grad
     (expected,) = torch.autograd.grad(theirs.square().sum(), x)
     assert torch.allclose(gradient, expected, atol=1e-4)
+
+
+NORMALS = HeadSpec("normals", Convention(), "dpt", {"width": 8}, "angmf", {"eps": 1e-2})
+
+
+def test_a_named_loss_gets_its_channels_trains_them_and_is_saved(tiny_clip: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = Student.create(tiny_clip, specs={"normals/x": NORMALS, "normals/y": replace(NORMALS, loss=None)})
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
+    out = student(images, student.tokenize(["red square", "blue square"]))
+    assert [raw.shape[1] for raw in out["predictions"].values()] == [4, 3]
+    target = {"vectors": torch.nn.functional.normalize(torch.ones(2, 3, 8, 8), dim=1), "valid": torch.ones(2, 8, 8) > 0}
+    batch = Batch(images, images, [], dict.fromkeys(student.specs, target), [])
+    named = terms(student, out, batch)
+    raw = heads.resize(out["predictions"]["normals/x"], (8, 8))
+    assert named["normals/x"] == angmf.loss(raw, target["vectors"], target["valid"], eps=1e-2)
+    student.save(tmp_path)
+    again = Student.load(tmp_path)
+    assert again.specs == student.specs
+    torch.testing.assert_close(again(images)["predictions"], out["predictions"])
+
+
+def test_a_loss_or_option_that_does_not_exist_is_named(tiny_clip: str) -> None:
+    for changes, message in (
+        ({"loss": "silog"}, "normals is not learnt by the loss 'silog'; it is by angular or angmf"),
+        ({"loss_options": {"epsilon": 1}}, "epsilon"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            Student.create(tiny_clip, specs={"normals/x": replace(NORMALS, **changes)})  # type: ignore[arg-type]

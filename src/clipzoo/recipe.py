@@ -36,6 +36,10 @@ class ColumnRecipe(_Model):
     """The light module that learns the labels: a file of ``clipzoo/heads/``."""
     head_options: dict[str, Any] = Field(default_factory=dict)
     """Keywords of the head."""
+    loss: str | None = None
+    """One of those that the column's task offers; null is the task's default."""
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    """Keywords of the loss."""
     stride: Count = 2
     """Image pixels per target pixel."""
     min_confidence: float | None = None
@@ -45,8 +49,9 @@ class ColumnRecipe(_Model):
     def _one_source(self) -> ColumnRecipe:
         if (self.expert is None) == (self.column is None):
             raise ValueError("name either expert (a URI) or column (<task>/<slug> of the store)")
-        if self.head not in plugins.names("heads"):
-            raise ValueError(f"no head is named {self.head!r}; there are: {', '.join(plugins.names('heads'))}")
+        for what, folder, name in (("head", "heads", self.head), ("loss", "losses", self.loss)):
+            if name is not None and name not in plugins.names(folder):
+                raise ValueError(f"no {what} is named {name!r}; there are: {', '.join(plugins.names(folder))}")
         return self
 
 

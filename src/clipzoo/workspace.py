@@ -174,7 +174,10 @@ class Run:
             else:
                 column = self._stored(str(wanted.column))
                 name, task, convention = column.name, column.task, column.convention
-            found[name] = wanted, HeadSpec(task, convention, wanted.head, wanted.head_options)
+            found[name] = (
+                wanted,
+                HeadSpec(task, convention, wanted.head, wanted.head_options, wanted.loss, wanted.loss_options),
+            )
         return found
 
     @cached_property

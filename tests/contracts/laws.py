@@ -70,7 +70,13 @@ def noise(like: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 
 def seed_raw(task: Task[Any], case: Case, images: int = 1) -> torch.Tensor:
-    return noise(torch.empty(images, task.channels(case.convention), *SIZE))
+    return full_raw(task, case, noise(torch.empty(images, task.channels(case.convention), *SIZE)))
+
+
+def full_raw(task: Task[Any], case: Case, raw: torch.Tensor) -> torch.Tensor:
+    """``raw`` with the channels that the case's loss adds, all 0.5."""
+    extra = task.raw_channels(case.convention, case.loss) - raw.shape[1]
+    return torch.cat([raw, torch.full((len(raw), extra, *raw.shape[2:]), 0.5)], 1)
 
 
 # Label ------------------------------------------------------------------------------------------------------
@@ -211,7 +217,7 @@ def normals_agree_with_depth(task: Task[Any], case: Case) -> None:
 
 def loss_and_gradient(task: Task[Any], case: Case, raw: torch.Tensor, target: Any) -> tuple[float, torch.Tensor]:
     raw = raw.clone().requires_grad_()
-    loss = task.loss(raw, target, case.convention)
+    loss = task.loss(raw, target, case.convention, *filter(None, [case.loss]))
     assert loss.shape == ()
     assert loss.requires_grad, "the graph is detached"
     loss.backward()
@@ -266,7 +272,7 @@ def gradients_are_finite(task: Task[Any], case: Case) -> None:
     target = task.collate([case.label(seen(SIZE))], SIZE)
     right = task.oracle(target, case.convention)
     for raw in (right, torch.zeros_like(right), torch.full_like(right, 3.0)):
-        value, gradient = loss_and_gradient(task, case, raw, target)
+        value, gradient = loss_and_gradient(task, case, full_raw(task, case, raw), target)
         assert np.isfinite(value)
         assert gradient.isfinite().all()
 
@@ -289,10 +295,10 @@ def oracle_is_the_best(task: Task[Any], case: Case) -> None:
     label = case.label(seen(SIZE))
     target = task.collate([label], SIZE)
     right = task.oracle(target, case.convention)
-    best = task.loss(right, target, case.convention)
+    best, _ = loss_and_gradient(task, case, full_raw(task, case, right), target)
     for seed in range(12):
         worse = right + (0.3, 1.0, 5.0)[seed % 3] * noise(right, seed)
-        assert best <= task.loss(worse, target, case.convention)
+        assert best <= loss_and_gradient(task, case, full_raw(task, case, worse), target)[0]
         assert_no_better(task, case, worse, right, label)
     assert_no_better(task, case, right.flip(3), right, label, worse=True)
 
@@ -390,3 +396,12 @@ LAWS: tuple[Law, ...] = (
     unknown_truth_is_not_judged,
     pictures_show_what_is_known,
 )
+
+LEARNING: tuple[Law, ...] = (
+    unknown_pixels_are_inert,
+    nothing_valid_teaches_nothing,
+    missing_labels_are_masked,
+    gradients_are_finite,
+    oracle_is_the_best,
+)
+"""Those that a loss can break."""

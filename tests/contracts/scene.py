@@ -131,7 +131,8 @@ class Case:
     """A task's label of the scene, and how near a label must come to another to be called equal.
 
     ``field`` holds the values; ``quantum`` is the error that the file may add, ``sampling`` the one that a view may
-    add on smooth surfaces, both in the unit of `gap`; ``pooled`` tells what a metric averages over.
+    add on smooth surfaces, both in the unit of `gap`; ``pooled`` tells what a metric averages over; ``loss``
+    is None for the task's default.
     """
 
     task: str
@@ -140,6 +141,7 @@ class Case:
     quantum: float
     sampling: float
     pooled: Literal["pixels", "images"] = "pixels"
+    loss: str | None = None
 
     def label(self, seen: Seen) -> Any:
         """The label of what is seen."""

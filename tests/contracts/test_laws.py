@@ -1,16 +1,19 @@
 """Every task of the folder keeps every law."""
 
+from dataclasses import replace
+
 import pytest
-from laws import LAWS, Law
+from laws import LAWS, LEARNING, Law
 from scene import CASES, Case
 
 from clipzoo import plugins, tasks
+from clipzoo.errors import PluginError
 
 NAMES = plugins.names("tasks")
 
 
 def named(case: Case) -> str:
-    parts = (case.task, case.convention.kind, case.convention.along)
+    parts = (case.task, case.convention.kind, case.convention.along, case.loss)
     return "-".join(part for part in parts if part)
 
 
@@ -24,7 +27,23 @@ def test_every_task_has_a_label_of_the_scene(name: str) -> None:
     assert tasks.get(name).name == name
 
 
-@pytest.mark.parametrize("case", [case for name in NAMES for case in CASES.get(name, ())], ids=named)
+EVERY = [case for name in NAMES for case in CASES.get(name, ())]
+CHOSEN = [replace(case, loss=loss) for case in EVERY for loss in tasks.get(case.task).losses(case.convention)[1:]]
+
+
+@pytest.mark.parametrize("case", EVERY, ids=named)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law: Law, case: Case) -> None:
     law(tasks.get(case.task), case)
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=named)
+@pytest.mark.parametrize("law", LEARNING, ids=lambda law: law.__name__)
+def test_law_by_a_loss_that_a_recipe_may_name(law: Law, case: Case) -> None:
+    law(tasks.get(case.task), case)
+
+
+def test_a_loss_that_a_task_does_not_offer_is_refused() -> None:
+    for case in EVERY:
+        with pytest.raises(PluginError, match=f"{case.task} is not learnt by the loss 'nonsense'"):
+            tasks.get(case.task).criterion(case.convention, "nonsense")

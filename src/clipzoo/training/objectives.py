@@ -29,5 +29,5 @@ def terms(student: Student, out: Mapping[str, Any], batch: Batch) -> dict[str, T
         target = batch.targets[column]
         height, width = target["valid"].shape[-2:]
         raw = resize(out["predictions"][column].float(), (height, width))
-        named[column] = get_task(spec.task).loss(raw, target, spec.convention)
+        named[column] = get_task(spec.task).loss(raw, target, spec.convention, spec.loss, **spec.loss_options)
     return named
