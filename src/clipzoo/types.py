@@ -37,7 +37,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"
 class Sample:
     """One image with its caption, undecoded.
 
-    ``members`` holds every member of the sample by its extension, the image and caption included.
+    ``members`` holds every member of the sample by its extension, the image and caption included, where the format
+    has members. ``others`` are captions that stand beside ``caption``: training draws among all of them.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Sample:
     image: bytes
     caption: str
     members: Mapping[str, bytes] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
