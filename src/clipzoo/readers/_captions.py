@@ -9,6 +9,7 @@ from typing import Any
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers._location import Location
+from clipzoo.readers.base import CAPTION_BYTES, too_large
 
 TEXTS = ("txt", "caption")
 """Extensions of members that are a caption and nothing else; then comes ``json``."""
@@ -84,6 +85,8 @@ def _texts(value: Any, name: str) -> Iterator[str]:
                 one.encode()
             except UnicodeEncodeError as error:
                 raise SampleError(f"the caption ({name}) is not UTF-8: {error}") from error
+            if len(one) > CAPTION_BYTES:
+                raise SampleError(too_large(f"caption ({name})", len(one), CAPTION_BYTES))
             yield one.strip()
 
 

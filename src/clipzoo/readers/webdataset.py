@@ -127,9 +127,15 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
             if member.size < 0:  # the walk would go backwards, without end
                 raise tarfile.ReadError(f"the member {member.name!r} claims a size of {member.size} bytes")
             yield member
-        mark = read_at(path, tar.offset, BLOCK)
+        end = tar.offset
+    mark = read_at(path, end, BLOCK)
     if len(mark) < BLOCK or mark.strip(b"\0"):
-        raise tarfile.ReadError(f"no end mark at byte {min(tar.offset, size)} of {size}")
+        raise tarfile.ReadError(f"no end mark at byte {min(end, size)} of {size}")
+    for at in range(end, size, CAPTION_BYTES):
+        if read_at(path, at, CAPTION_BYTES).strip(b"\0"):
+            raise tarfile.ReadError(
+                f"data goes on behind the end mark at byte {end}, as in tars written behind each other"
+            )
 
 
 def _groups(path: Path) -> Iterator[_Group]:

@@ -24,7 +24,7 @@ from clipzoo import tasks
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.readers import read_at
-from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
+from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
 from clipzoo.tasks.base import Convention
 
 SCHEMA = pa.schema(
@@ -158,7 +158,9 @@ class Column:
             StoreError: another run is writing this column.
         """
         path = self.path / ".lock"
-        with path.open("a+") as file:
+        with writing(path):
+            opened = path.open("a+")
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
