@@ -37,7 +37,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"
 class Sample:
     """One image with its caption, undecoded.
 
-    ``members`` holds every member of the sample by its extension, the image and caption included.
+    ``members`` holds every member of the sample by its extension, the image and caption included, where the format
+    has members. ``others`` are captions that stand beside ``caption``: training draws among all of them.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Sample:
     image: bytes
     caption: str
     members: Mapping[str, bytes] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +205,14 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        values = np.array(image, dtype=np.float32)  # in place from here on: it may be of 400 MB
+        np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
         if image.mode.startswith("I"):
-            values = values / 257.0  # 16 bits to 8
+            values /= 257.0  # 16 bits to 8
         elif values.max(initial=0.0) <= 1.0:
-            values = values * 255.0
-        image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
+            values *= 255.0
+        values += 0.5
+        image = Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

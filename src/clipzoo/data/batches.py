@@ -25,7 +25,7 @@ from clipzoo.store import Column
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
-from clipzoo.types import ImageArray, View, decode_image
+from clipzoo.types import ImageArray, Sample, View, decode_image
 
 Position = tuple[int, int]
 """(epoch, row of the plan): what one sample of training is a pure function of, beside the seed."""
@@ -138,7 +138,7 @@ class TrainingSet(Dataset[Seen]):
         rng = np.random.default_rng([self.seed, epoch, index])
         v = self.viewing
         view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
-        seen = Seen(row["key"], _jitter(view.image(image), rng, v.jitter), sample.caption)
+        seen = Seen(row["key"], _jitter(view.image(image), rng, v.jitter), _caption(sample, rng))
         for name in self.labels:
             try:
                 seen.labels[name] = self._label(name, row, view)
@@ -238,6 +238,12 @@ def loader(
 def _ignore_interrupts(worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the trainer finishes its step and then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _caption(sample: Sample, rng: np.random.Generator) -> str:
+    """One of the sample's captions; nothing is drawn where there is but one."""
+    captions = (sample.caption, *sample.others)
+    return captions[rng.integers(len(captions))] if sample.others else sample.caption
 
 
 def _jitter(image: ImageArray, rng: np.random.Generator, strength: float) -> ImageArray:

@@ -1,7 +1,7 @@
 """Dataset formats; one file a format.
 
-A file exports ``READER``, a subclass of `Reader` with two class methods: ``accepts(location) -> bool`` and
-``open(location) -> Reader``.
+A file exports ``READER``, a subclass of `Reader` with two class methods: ``accepts(location: Location) -> bool``, true
+for locations of this format only, and ``open(location: Location) -> Reader``.
 """
 
 from __future__ import annotations
@@ -9,31 +9,27 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from clipzoo import plugins
-from clipzoo.errors import DatasetError
 from clipzoo.readers._files import read_at
+from clipzoo.readers._formats import open_location
+from clipzoo.readers._location import Location
 from clipzoo.readers.base import Entry, Reader, Span
 
-__all__ = ["Entry", "Reader", "Span", "fingerprint", "open_dataset", "read_at"]
+__all__ = ["Entry", "Location", "Reader", "Span", "fingerprint", "open_dataset", "read_at"]
 
 
 def open_dataset(location: str) -> Reader:
-    """The dataset at ``location``: a folder of shards, one shard, or a glob or brace pattern of them.
+    """The dataset at ``location``: a folder, a file, or a glob or brace pattern, and options behind ``?``.
+
+    The formats and their options are in docs/data.md.
 
     Raises:
-        DatasetError: nothing is there, or no format knows it.
+        DatasetError: nothing is there, or no format or more than one knows it.
     """
-    formats = plugins.names("readers")
-    for name in formats:
-        reader = plugins.load("readers", name).READER
-        if reader.accepts(location):
-            opened: Reader = reader.open(location)
-            return opened
-    raise DatasetError(f"no reader knows {location!r}; there are: {', '.join(formats)}")
+    return open_location(Location.parse(location))
 
 
 def fingerprint(reader: Reader) -> dict[str, Any]:
-    """What tells a dataset from another without reading it: its shards' names and the first one's keys.
+    """What tells a dataset from another without reading it: its shards' names, the first one's keys, its identity.
 
     Returns:
         plain JSON values: ``sha256`` (hex), ``shards`` (count), ``first`` (name of the first shard), ``samples``
@@ -41,7 +37,8 @@ def fingerprint(reader: Reader) -> dict[str, Any]:
     """
     first = reader.shards[0]
     keys = [entry.key for entry in reader.index(first)]
-    text = "\n".join([*reader.shards, "", *keys]).encode("utf-8", "surrogateescape")
+    identity = ["", reader.identity] if reader.identity else []
+    text = "\n".join([*reader.shards, "", *keys, *identity]).encode("utf-8", "surrogateescape")
     return {
         "sha256": hashlib.sha256(text).hexdigest(),
         "shards": len(reader.shards),

@@ -1,15 +1,21 @@
-"""Where shards are: a location -> the tar files it means, by name."""
+"""Where shards are: a location -> the files it means, by name."""
 
 from __future__ import annotations
 
 import glob
 import itertools
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipzoo.errors import DatasetError
+
+log = logging.getLogger(__name__)
+
+MOST = 1_000_000
+"""Files that one brace range may name."""
 
 _WILD = re.compile(r"[*?\[{]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -17,56 +23,85 @@ _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def find(location: str) -> dict[str, Path]:
-    """Name -> path of every shard of a folder, a single .tar, or a glob or brace pattern; sorted by name.
+def find(location: str, suffixes: Sequence[str] = (".tar",)) -> dict[str, Path]:
+    """Name -> path of every shard of a folder, a single file, or a glob or brace pattern; sorted by name.
 
-    A name is the path below the folder (or below the pattern's part before the first wildcard), without
-    ``.tar``. Shards are listed, never counted: gaps in their numbers do not matter.
+    A name is the path below the folder (or below the pattern's part before the first wildcard), without ``.tar`` and
+    ``.parquet``, which a store adds. Shards are listed, never counted: gaps in their numbers do not matter, but those
+    that a brace pattern names are said.
 
     Raises:
         DatasetError: nothing is there, or it is compressed.
     """
-    if "://" in location:
-        raise DatasetError(
-            f"{location!r} is a remote address; shards are read by offset from a file system: copy or mount them"
-        )
-    root, paths = _candidates(location)
-    shards = {_name(path, root): path for path in paths if path.suffix == ".tar"}
-    _refuse_packed(location, paths, shards)
+    root, found = files(location)
+    paths = [path for path in found if path.suffix.lower() in suffixes or packing(path.name)]
+    shards = {_name(path, root): path for path in paths if path.suffix.lower() in suffixes}
+    if ".tar" in suffixes:
+        _refuse_packed(paths, shards)
     if not shards:
-        raise DatasetError(
-            f"no .tar shard was found at {location!r}; give a folder, a .tar file, or a pattern such as "
-            "'data/*.tar' or 'data/{00000..00099}.tar'"
-        )
+        raise nothing(location)
+    _say_missing(location)
     return dict(sorted(shards.items()))
 
 
-def _candidates(location: str) -> tuple[Path, list[Path]]:
-    """(root of the names, files that may be shards)."""
+def nothing(location: str) -> DatasetError:
+    """The error of a place without data."""
+    return DatasetError(
+        f"no data was found at {location!r}: no .tar, .parquet, .csv or .tsv file and no image; give a folder, a "
+        "file, or a pattern such as 'data/*.tar' or 'data/{00000..00099}.tar'"
+    )
+
+
+def files(location: str) -> tuple[Path, Iterator[Path]]:
+    """(root of the names, files that may hold data) of a folder, a file, or a glob or brace pattern.
+
+    Raises:
+        DatasetError: there is no such file or folder.
+    """
     path = Path(location).expanduser()
     if path.is_dir():
-        return path, list(_walk(path))
+        return path, (folder / name for folder, names in folders(path) for name in names)
     if path.is_file():
-        return path.parent, [path]
+        return path.parent, iter([path])
     if not _WILD.search(location):
         raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset")
     parts = path.parts
     fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
-    found = {hit for pattern in expand(str(path)) for hit in glob.glob(pattern, recursive=True)}  # noqa: PTH207
-    return Path(*parts[:fixed]), [Path(hit) for hit in found if Path(hit).is_file()]
+    hits = {hit for pattern in expand(str(path)) for hit in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+    return Path(*parts[:fixed]), (Path(hit) for hit in sorted(hits) if Path(hit).is_file())
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All visible files below ``root``, linked folders included, each folder once."""
+def _say_missing(location: str) -> None:
+    """Warn of shards that a brace pattern names one by one and that are not there."""
+    path = Path(location).expanduser()
+    if "{" not in location or path.exists():
+        return
+    named = [Path(one) for one in expand(str(path)) if not re.search(r"[*?\[]", one)]
+    missing = [one.name for one in named if not one.is_file()]
+    if missing:
+        listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        log.warning("%d of the %d files that %s names are not there: %s", len(missing), len(named), location, listed)
+
+
+def folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, its visible files) of ``root`` and all below it, linked ones included, each once.
+
+    Raises:
+        DatasetError: one cannot be listed.
+    """
     seen: set[str] = set()
-    for folder, inner, files in os.walk(root, followlinks=True):
+    for folder, inner, files in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         if real in seen:
             inner.clear()
             continue
         seen.add(real)
         inner[:] = sorted(name for name in inner if name[0] != ".")
-        yield from (Path(folder, name) for name in files if name[0] != ".")
+        yield Path(folder), sorted(name for name in files if name[0] != ".")
+
+
+def _refuse(error: OSError) -> None:
+    raise DatasetError(f"cannot list {error.filename} ({error.strerror}); make it readable, or leave it out") from error
 
 
 def expand(pattern: str) -> list[str]:
@@ -81,19 +116,27 @@ def _choices(inner: str) -> list[str]:
     if bounds is None:
         return inner.split(",")
     first, last = bounds.groups()
+    if int(last) - int(first) > MOST:
+        raise DatasetError(f"the range {{{inner}}} names more than {MOST} files; give a folder or a glob instead")
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
 def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).with_suffix("").as_posix()
+    name = path.relative_to(root)
+    return (name.with_suffix("") if path.suffix.lower() in (".tar", ".parquet") else name).as_posix()
 
 
-def _refuse_packed(location: str, paths: list[Path], shards: dict[str, Path]) -> None:
+def packing(name: str) -> str:
+    """The ending of a compressed tar's name, or ""."""
+    return next((ending for ending in _PACKED if name.lower().endswith(ending)), "")
+
+
+def _refuse_packed(paths: list[Path], shards: dict[str, Path]) -> None:
     """A compressed shard without its unpacked twin would be left out silently."""
     have = set(shards.values())
     for path in sorted(paths):
-        ending = next((e for e in _PACKED if path.name.endswith(e)), None)
-        if ending and path.with_name(path.name.removesuffix(ending) + ".tar") not in have:
+        ending = packing(path.name)
+        if ending and path.with_name(path.name[: -len(ending)] + ".tar") not in have:
             raise _packed(path, ending.lstrip("."))
 
 

@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from clipzoo.types import Sample
 
 Span = tuple[int, int]
-"""(offset, size) in bytes."""
+"""(offset, size) in bytes; where a format has rows instead, (row of the file, 1)."""
+
+IMAGE_BYTES, CAPTION_BYTES = 256 * 2**20, 2**20
+"""A larger image file or caption is not read: it would be held in memory, many at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One sample of a shard as the index knows it.
 
-    ``members`` maps extension -> span; ``image`` and ``caption`` name the members that hold them. ``error`` is the
+    ``members`` maps extension -> span; ``image`` and ``caption`` name the members that hold them (of a row, both are
+    the row). These two spans, with key and shard, are all that `Reader.read` needs. ``error`` is the
     reason why the sample cannot be used, if any; then the rest may be empty.
     """
 
@@ -34,6 +38,8 @@ class Reader(ABC):
     location: str
     shards: tuple[str, ...]
     """Names of the shards, sorted; unique within the dataset."""
+    identity: str = ""
+    """What tells it from another dataset with the same shards and keys, where keys are but numbers of rows."""
 
     @abstractmethod
     def index(self, shard: str) -> list[Entry]:
@@ -42,3 +48,22 @@ class Reader(ABC):
     @abstractmethod
     def read(self, entry: Entry) -> Sample:
         """The sample of a usable entry; safe in forked workers and threads."""
+
+
+class Keys:
+    """Makes the keys of a shard unique and printable."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def take(self, key: str) -> tuple[str, int]:
+        """(the key, or ``<key>#2`` and so on where it has been taken, and how many times it has come)."""
+        clean = key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        count = self._seen[clean] = self._seen.get(clean, 0) + 1
+        unique = clean if count == 1 else f"{clean}#{count}"
+        return (unique, count) if count == 1 else (self.take(unique)[0], count)
+
+
+def too_large(what: str, size: int, most: int) -> str:
+    """The reason why something of ``size`` bytes is not read."""
+    return f"the {what} is too large: {size} bytes, more than {most}"

@@ -1,7 +1,8 @@
 """WebDataset shards as img2dataset and others write them: uncompressed tars of ``<key>.<ext>`` members.
 
 A sample is a run of consecutive members with one key, the path up to the first dot of its last part. Its image
-is the first of `IMAGES` that it has; its caption is ``.txt``, else the field "caption" or "text" of ``.json``.
+is the first of `IMAGES` that it has; its caption is ``.txt``, else the field "caption" or "text" of ``.json``. The
+option ``caption`` names other fields of ``.json``.
 Whatever else is found becomes an entry with its reason: nothing raises, nothing is left out silently. Files beside
 the tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 """
@@ -9,22 +10,21 @@ the tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers import _shards
+from clipzoo.readers._captions import TEXTS, Captions
 from clipzoo.readers._files import read_at
-from clipzoo.readers.base import Entry, Reader, Span
+from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
 from clipzoo.types import Sample
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2")
-CAPTION_FIELDS = ("caption", "text")
 BLOCK = 512
 
 _NAME = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]+)", re.DOTALL)
@@ -42,26 +42,28 @@ class _Group:
 class WebDataset(Reader):
     """Uncompressed tar shards, read by offset."""
 
-    def __init__(self, location: str, paths: Mapping[str, Path]) -> None:
+    def __init__(self, location: str, paths: Mapping[str, Path], captions: Captions) -> None:
         self.location = location
         self.paths = dict(paths)
         self.shards = tuple(self.paths)
+        self.captions = captions
+        self._order = ("json",) if captions.fields != Captions().fields else (*TEXTS, "json")
 
     @classmethod
-    def accepts(cls, location: str) -> bool:
-        """Whether this format is meant; every location is, while it is the only one."""
-        return True
+    def accepts(cls, location: Location) -> bool:
+        """Whether tars are there; tables beside them are what img2dataset notes of its work."""
+        return "tar" in location.kinds
 
     @classmethod
-    def open(cls, location: str) -> WebDataset:
+    def open(cls, location: Location) -> WebDataset:
         """The dataset in a folder (nested ones included), a .tar file, or a glob or brace pattern.
 
         Raises:
             DatasetError: no shard is there, or the shards are compressed.
         """
-        paths = _shards.find(location)
+        paths = _shards.find(location.allow("caption").path)
         _shards.refuse_compressed(next(iter(paths.values())))
-        return cls(location, paths)
+        return cls(location.text, paths, Captions.of(location))
 
     def index(self, shard: str) -> list[Entry]:
         """Every sample of the shard in its order, from one pass over the headers.
@@ -73,10 +75,10 @@ class WebDataset(Reader):
             DatasetError: the shard is compressed, cannot be opened, or is not one of `shards`.
         """
         path = self._path(shard)
-        seen: set[str] = set()
+        keys = Keys()
         try:
             _shards.refuse_compressed(path)
-            return [_entry(group, shard, seen) for group in _groups(path)]
+            return [_entry(group, shard, self._order, keys) for group in _groups(path)]
         except OSError as error:
             raise DatasetError(
                 f"cannot read the shard {path} ({error.strerror}); check that it is still there"
@@ -92,11 +94,8 @@ class WebDataset(Reader):
             raise SampleError(entry.error)
         path = self._path(entry.shard)
         members = {ext: _member(path, entry, ext) for ext in entry.members}
-        text = members[entry.caption]
-        caption = _json_caption(text) if entry.caption == "json" else _text(text, "the caption")
-        if not caption.strip():
-            raise SampleError(f"the caption ({entry.caption}) holds only white space")
-        return Sample(entry.key, entry.shard, members[entry.image], caption.strip(), members)
+        caption, *others = self.captions.of_member(members[entry.caption], entry.caption)
+        return Sample(entry.key, entry.shard, members[entry.image], caption, members, tuple(others))
 
     def _path(self, shard: str) -> Path:
         if shard not in self.paths:
@@ -110,18 +109,33 @@ READER = WebDataset
 # Index -----------------------------------------------------------------------------------------------------
 
 
+class _HeaderFile(io.BufferedReader):
+    """A tar of which only headers are read: `tarfile` would take in whatever size a long name's header claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= CAPTION_BYTES:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        return super().read(size)
+
+
 def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
     """Member headers; ends with `tarfile.ReadError` where the archive is not complete."""
     size = path.stat().st_size
-    with tarfile.open(path, "r:") as tar:
+    with _HeaderFile(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # a shard of 10⁵ samples would otherwise be kept in memory
             if member.size < 0:  # the walk would go backwards, without end
                 raise tarfile.ReadError(f"the member {member.name!r} claims a size of {member.size} bytes")
             yield member
-        mark = read_at(path, tar.offset, BLOCK)
+        end = tar.offset
+    mark = read_at(path, end, BLOCK)
     if len(mark) < BLOCK or mark.strip(b"\0"):
-        raise tarfile.ReadError(f"no end mark at byte {min(tar.offset, size)} of {size}")
+        raise tarfile.ReadError(f"no end mark at byte {min(end, size)} of {size}")
+    for at in range(end, size, CAPTION_BYTES):
+        if read_at(path, at, CAPTION_BYTES).strip(b"\0"):
+            raise tarfile.ReadError(
+                f"data goes on behind the end mark at byte {end}, as in tars written behind each other"
+            )
 
 
 def _groups(path: Path) -> Iterator[_Group]:
@@ -167,6 +181,8 @@ def _take(group: _Group, member: tarfile.TarInfo, name: str, ext: str) -> None:
         group.fault = f"its member {name!r} points outside the shard; rename it without '..', '/' in front or '\\'"
     elif "\ufffd" in name:
         group.fault = f"the name of its member {name!r} is not UTF-8; rename it"
+    elif member.size > IMAGE_BYTES:
+        group.fault = too_large(f"member {name!r}", member.size, IMAGE_BYTES)
 
 
 def _printable(name: str) -> str:
@@ -184,44 +200,38 @@ def _cut(seen: str) -> str:
     )
 
 
-def _fault(group: _Group) -> str | None:
+def _fault(group: _Group, order: Sequence[str] = (*TEXTS, "json")) -> str | None:
     """Why the sample cannot be used, as far as its headers tell."""
     if group.fault is not None:
         return group.fault
-    image, caption = _image(group.members), _caption(group.members)
+    image, caption = _first(IMAGES, group.members), _first(order, group.members)
     found = f"it has {', '.join(group.members)}"
     if not image:
         return f"the sample has no image: {found}, an image is one of {', '.join(IMAGES)}"
     if not caption:
-        return f"the sample has no caption: {found}, a caption is a txt or json member"
+        return f"the sample has no caption: {found}, a caption is a {' or '.join(order)} member"
     for part, name in ((image, "image"), (caption, "caption")):
         if group.members[part][1] == 0:
             return f"the {name} ({part}) is empty: 0 bytes"
-    return None
+    size = group.members[caption][1]
+    return too_large(f"caption ({caption})", size, CAPTION_BYTES) if size > CAPTION_BYTES else None
 
 
-def _image(members: Mapping[str, Span]) -> str:
-    return next((ext for ext in IMAGES if ext in members), "")
+def _first(wanted: Sequence[str], members: Mapping[str, Span]) -> str:
+    return next((ext for ext in wanted if ext in members), "")
 
 
-def _caption(members: Mapping[str, Span]) -> str:
-    return next((ext for ext in ("txt", "json") if ext in members), "")
-
-
-def _entry(group: _Group, shard: str, seen: set[str]) -> Entry:
-    """The group as an entry under a key that is not in ``seen``, which it joins."""
-    fault, key, count = _fault(group), group.key, 1
-    while key in seen:
-        count += 1
-        key = f"{group.key}#{count}"
-    seen.add(key)
+def _entry(group: _Group, shard: str, order: Sequence[str], keys: Keys) -> Entry:
+    """The group as an entry under a key of its own."""
+    fault = _fault(group, order)
+    key, count = keys.take(group.key)
     if count > 1:
         again = (
             f"the key {group.key!r} is in the shard {count} times, the first one is used; "
             "a sample's members must stand together, and keys must differ"
         )
         fault = again if fault is None else f"{again}; besides, {fault}"
-    return Entry(key, shard, group.members, _image(group.members), _caption(group.members), fault)
+    return Entry(key, shard, group.members, _first(IMAGES, group.members), _first(order, group.members), fault)
 
 
 # Read ------------------------------------------------------------------------------------------------------
@@ -236,27 +246,6 @@ def _member(path: Path, entry: Entry, ext: str) -> bytes:
     if len(data) < size:
         raise SampleError(f"{path} ends inside {entry.key}.{ext}; it has changed since it was indexed: index it again")
     return data
-
-
-def _text(data: bytes, what: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SampleError(f"{what} is not UTF-8: {error}") from error
-
-
-def _json_caption(data: bytes) -> str:
-    try:
-        values = json.loads(_text(data, "the json member"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise SampleError(f"the json member cannot be parsed: {error}") from error
-    fields = values if isinstance(values, dict) else {}
-    for name in CAPTION_FIELDS:
-        if isinstance(fields.get(name), str):
-            return str(fields[name])
-    raise SampleError(
-        f"the sample has no caption: no txt member, and the json has no text under {' or '.join(CAPTION_FIELDS)}"
-    )
 
 
 # Write -----------------------------------------------------------------------------------------------------

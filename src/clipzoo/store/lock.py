@@ -20,7 +20,12 @@ def alone(folder: Path, error: type[ClipzooError], why: str) -> Iterator[None]:
         error: raised with the holder's process number, ``why``, and what to do.
         why: what two holders would do to each other.
     """
-    with (folder / ".lock").open("a+") as file:
+    path = folder / ".lock"
+    try:
+        opened = path.open("a+")
+    except OSError as refused:
+        raise error(f"cannot write {path}: {refused.strerror}; make room or give rights") from refused
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as held:

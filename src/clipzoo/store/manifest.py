@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,10 +85,12 @@ class Manifest(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Replace the manifest in ``folder``, whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         partial = folder / (MANIFEST + ".tmp")
-        partial.write_text(json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
-        partial.replace(folder / MANIFEST)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, "utf-8")
+            partial.replace(folder / MANIFEST)
 
     def agree(self, other: Manifest, folder: Path) -> None:
         """Raise `StoreError` unless labels made under ``other`` may join this column."""
@@ -136,7 +139,7 @@ def software() -> dict[str, str]:
 def append_run(folder: Path, **values: Any) -> None:
     """Add a line to ``runs.jsonl``, with the time; a line torn by a crash is closed first."""
     line = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
-    with (folder / RUNS).open("ab+") as file:
+    with writing(folder), (folder / RUNS).open("ab+") as file:
         if file.seek(0, os.SEEK_END) and _last_byte(folder / RUNS) != b"\n":
             file.write(b"\n")
         file.write(line.encode() + b"\n")
@@ -160,6 +163,18 @@ def runs(folder: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(values, dict):
             yield values
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a `StoreError`: a full one, rights, a folder that is gone."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; make room or give rights, and run the same again: what "
+            "is committed is kept"
+        ) from error
 
 
 def safe_name(name: str) -> bool:

@@ -78,11 +78,11 @@ class Column:
     def committed(self) -> set[str]:
         """Names of the shards that are complete."""
         found = self.path.rglob("*.parquet")
-        return {path.relative_to(self.path).with_suffix("").as_posix() for path in found}
+        return {path.relative_to(self.path).with_suffix("").as_posix() for path in found if path.is_file()}
 
     def has(self, shard: str) -> bool:
         """Whether one shard is complete; does not list the others."""
-        return self.file(shard, ".parquet").exists()
+        return self.file(shard, ".parquet").is_file()
 
     def rows(self, shard: str) -> pa.Table:
         """The rows of a committed shard, of `SCHEMA`, in the order of the dataset; keys are unique.

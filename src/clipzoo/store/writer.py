@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from clipzoo import tasks
 from clipzoo.errors import StoreError
 from clipzoo.readers.webdataset import add_member
+from clipzoo.store.manifest import writing
 from clipzoo.store.store import SCHEMA, Column
 
 
@@ -43,8 +45,9 @@ class ColumnWriter:
         return sum(row["error"] is not None for row in self._rows.values())
 
     def __enter__(self) -> ColumnWriter:
-        self._tar_path.parent.mkdir(parents=True, exist_ok=True)
-        self._tar = tarfile.open(_partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)
+        with writing(self._tar_path):
+            self._tar_path.parent.mkdir(parents=True, exist_ok=True)
+            self._tar = tarfile.open(_partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)
         return self
 
     def __exit__(
@@ -52,7 +55,8 @@ class ColumnWriter:
     ) -> None:
         assert self._tar is not None
         try:
-            self._tar.close()
+            with writing(self._tar_path) if kind is None else suppress(OSError):
+                self._tar.close()
             if kind is None:
                 self._commit()
         finally:
@@ -73,7 +77,8 @@ class ColumnWriter:
         """Write a label that is encoded already."""
         assert self._tar is not None, "use the writer in a with block"
         self._unique(key)
-        offset, size = add_member(self._tar, f"{key}.{self._task.extension}", data)
+        with writing(self._tar_path):
+            offset, size = add_member(self._tar, f"{key}.{self._task.extension}", data)
         self._tar.members.clear()  # type: ignore[attr-defined]  # only the offsets are wanted
         self._rows[key] = {
             "key": key, "offset": offset, "size": size, "valid_share": valid_share, "confidence": confidence,
@@ -105,11 +110,12 @@ class ColumnWriter:
 
     def _commit(self) -> None:
         table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
-        # Without its commit mark the shard is open while the tar is being replaced.
-        self._parquet_path.unlink(missing_ok=True)
-        _settle(self._tar_path)
-        pq.write_table(table, _partial(self._parquet_path), compression="zstd")
-        _settle(self._parquet_path)
+        with writing(self._parquet_path):
+            # Without its commit mark the shard is open while the tar is being replaced.
+            self._parquet_path.unlink(missing_ok=True)
+            _settle(self._tar_path)
+            pq.write_table(table, _partial(self._parquet_path), compression="zstd")
+            _settle(self._parquet_path)
 
 
 def _partial(path: Path) -> Path:

@@ -1,0 +1,106 @@
+"""Which fields of a sample are its captions, and their text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clipzoo.errors import DatasetError, SampleError
+from clipzoo.readers._location import Location
+from clipzoo.readers.base import CAPTION_BYTES, too_large
+
+TEXTS = ("txt", "caption")
+"""Extensions of members that are a caption and nothing else; then comes ``json``."""
+
+FIELDS = ("caption", "text")
+"""Fields of a ``json`` member that hold a caption."""
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The fields that may hold a caption.
+
+    ``a,b`` is the first of them that has text; of ``a|b`` all that have text are kept, and training draws one for each
+    epoch. The texts of a field that is a list are drawn from likewise.
+    """
+
+    fields: tuple[str, ...] = FIELDS
+    every: bool = False
+
+    @classmethod
+    def of(cls, location: Location, default: tuple[str, ...] = FIELDS) -> Captions:
+        """What the option ``caption`` names.
+
+        Raises:
+            DatasetError: it mixes ``,`` and ``|``, or names nothing.
+        """
+        given = location.options.get("caption")
+        if given is None:
+            return cls(default)
+        every = "|" in given
+        names = tuple(name.strip() for name in given.split("|" if every else ","))
+        if not all(names) or (every and "," in given):
+            raise DatasetError(
+                f"{location.text!r}: caption={given} is neither a,b (the first that has text) nor a|b (one drawn for "
+                "each epoch)"
+            )
+        return cls(names, every)
+
+    def of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """The captions of a sample's fields, white space around them removed; at least one.
+
+        Raises:
+            SampleError: no field has text, or one is no sound Unicode.
+        """
+        found: list[str] = []
+        for name in self.fields:
+            found += [text for text in _texts(values.get(name), name) if text not in found]
+            if found and not self.every:
+                break
+        if not found:
+            raise SampleError(f"the sample has no caption: there is no text under {' or '.join(self.fields)}")
+        return tuple(found)
+
+    def of_member(self, data: bytes, extension: str) -> tuple[str, ...]:
+        """The captions of a file's bytes.
+
+        Raises:
+            SampleError: it is no UTF-8, no JSON, or holds no text.
+        """
+        if extension.lower() == "json":
+            return self.of_values(_json(data))
+        text = _decoded(data, f"the caption ({extension})").strip()
+        if not text:
+            raise SampleError(f"the caption ({extension}) holds only white space")
+        return (text,)
+
+
+def _texts(value: Any, name: str) -> Iterator[str]:
+    """The texts of a string or a list of strings; nothing else is a caption."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, str) and one.strip():
+            try:
+                one.encode()
+            except UnicodeEncodeError as error:
+                raise SampleError(f"the caption ({name}) is not UTF-8: {error}") from error
+            if len(one) > CAPTION_BYTES:
+                raise SampleError(too_large(f"caption ({name})", len(one), CAPTION_BYTES))
+            yield one.strip()
+
+
+def _decoded(data: bytes, what: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SampleError(f"{what} is not UTF-8: {error}") from error
+
+
+def _json(data: bytes) -> Mapping[str, Any]:
+    text = _decoded(data, "the json member")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SampleError(f"the json member cannot be parsed: {error}") from error
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,105 @@
+"""Where a dataset is: a path or pattern, and options behind it, as in ``photos.csv?image=file&caption=title``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import unquote
+
+from clipzoo.errors import DatasetError
+from clipzoo.readers import _shards
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2", "jfif", "avif")
+"""Extensions of images, the preferred one first where a sample has several."""
+
+_OPTIONS = re.compile(r"(.+)\?(\w+=[^?]*)", re.DOTALL)
+_KINDS = {"tar": "tar", "csv": "table", "tsv": "table", "parquet": "parquet", **dict.fromkeys(IMAGES, "image")}
+
+
+@dataclass(frozen=True)
+class Location:
+    """A location taken apart.
+
+    Attributes:
+        text: as it was given.
+        path: without the options; a file, a folder, or a glob or brace pattern.
+        options: name -> value. Values may be percent-encoded: ``sep=%26``.
+    """
+
+    text: str
+    path: str
+    options: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> Location:
+        """Take a location apart; a path that exists has no options, whatever its name.
+
+        Raises:
+            DatasetError: the address is remote, or nothing is there.
+        """
+        if "://" in text.partition("?")[0]:
+            raise DatasetError(
+                f"{text!r} is a remote address; data is read by offset from a file system: copy or mount it"
+            )
+        match = _OPTIONS.fullmatch(text)
+        if match is None or Path(text).expanduser().exists():
+            return cls(text, text, {})
+        pairs = (part.partition("=") for part in match[2].split("&"))
+        return cls(text, match[1], {name: unquote(value) for name, _, value in pairs})
+
+    @property
+    def folder(self) -> Path:
+        """The folder itself, or the one that holds the file."""
+        path = Path(self.path).expanduser()
+        return path if path.is_dir() else path.parent
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, not a file or pattern."""
+        return Path(self.path).expanduser().is_dir()
+
+    def files(self) -> Iterator[Path]:
+        """Every file that is meant, one after the other; see `_shards.files`."""
+        return _shards.files(self.path)[1]
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """What its files are: "tar", "table", "parquet", "image"."""
+        found = {kind_of(path.name) for path in self.files()}
+        return frozenset(found - {""})
+
+    def allow(self, *names: str) -> Location:
+        """The location itself, if it has no other options than these and ``format``.
+
+        Raises:
+            DatasetError: an option that the format does not know.
+        """
+        known = ("format", *names)
+        for name in self.options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"this format has: {', '.join(known)}"
+                raise DatasetError(f"{self.text!r}: there is no option {name!r}; {hint}")
+        return self
+
+    def flag(self, name: str) -> bool:
+        """An option that is ``yes`` or ``no``; no by default.
+
+        Raises:
+            DatasetError: it is neither.
+        """
+        value = self.options.get(name, "no")
+        if value not in ("yes", "no"):
+            raise DatasetError(f"{self.text!r}: {name}={value} is neither yes nor no")
+        return value == "yes"
+
+
+def kind_of(name: str) -> str:
+    """The kind of a file by its name; "" if it is no data."""
+    if _shards.packing(name):
+        return "tar"
+    return _KINDS.get(name.rpartition(".")[2].lower(), "")

@@ -1,0 +1,205 @@
+"""What formats of rows share: which columns are meant, shards of bounded size, samples from fields."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipzoo.errors import DatasetError, SampleError
+from clipzoo.readers._captions import Captions
+from clipzoo.readers._images import ImageFolder
+from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers.base import Entry, Keys, Reader, Span
+from clipzoo.types import Sample
+
+ROWS = 4096
+"""Rows of a shard: what a stopped labelling does again at most."""
+
+OPTIONS = ("image", "caption", "key", "root", "outside")
+IMAGE = (
+    "image", "img", "image_path", "filepath", "file_path", "file_name", "filename", "image_file", "file", "path",
+    *IMAGES,
+)  # fmt: skip
+"""Columns that hold images or their names, the likeliest first; upper and lower case are one."""
+
+CAPTION = ("caption", "captions", "text", "title", "alt_text", "alt", "description", "sentences", "sentence")
+KEY = ("key", "__key__", "uid")
+ADDRESS = ("url", "image_url")
+
+_DISTINCT = "name a column of distinct keys, or number the rows, by ?key="
+
+ROW = "row"
+"""The member of an entry that is a row."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that are meant; ``key`` is "" where rows are numbered."""
+
+    image: str
+    captions: Captions
+    key: str
+
+    @classmethod
+    def of(cls, names: Sequence[str], location: Location, file: Path) -> Columns:
+        """Columns by the options, else by their names.
+
+        Raises:
+            DatasetError: there is no such column, or none that is known.
+        """
+        image, key = _chosen(names, location, "image", IMAGE, file), _chosen(names, location, "key", KEY, file)
+        caption = _known(names, CAPTION)
+        captions = Captions.of(location, (caption,))
+        missing = [field for field in captions.fields if field not in names]
+        if not image and (address := _known(names, ADDRESS)):
+            raise DatasetError(
+                f"{file} has addresses ({address}) and no images; download them first, for example with img2dataset"
+            )
+        if not image or missing:
+            what = "image" if not image else "caption"
+            named = f" named {missing[0]!r}" if missing and missing[0] else ""
+            raise DatasetError(
+                f"{file} has no {what} column{named}; its columns are {', '.join(names) or 'none'}: choose one by "
+                f"?{what}=NAME behind the location"
+            )
+        return cls(image, captions, key)
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys([self.image, *self.captions.fields, *([self.key] if self.key else [])]))
+
+
+def _chosen(names: Sequence[str], location: Location, option: str, known: Sequence[str], file: Path) -> str:
+    given = location.options.get(option)
+    if given and given not in names:
+        raise DatasetError(f"{file} has no column {given!r} for {option}=; its columns are {', '.join(names)}")
+    return given if given is not None else _known(names, known)
+
+
+def _known(names: Sequence[str], known: Sequence[str]) -> str:
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in known if name in lower), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A shard: ``rows`` rows of a file from row ``first`` on, which is at ``offset`` where rows lie in bytes.
+
+    ``fault`` is why the file ends after them, if it should not.
+    """
+
+    path: Path
+    first: int = 0
+    rows: int = 0
+    offset: int = 0
+    fault: str = ""
+
+
+class RowReader(Reader):
+    """A dataset of rows; a subclass says where they are and what is in them."""
+
+    def __init__(self, location: Location, parts: Mapping[str, Part], columns: Mapping[Path, Columns]) -> None:
+        self.location = location.text
+        self.parts, self.columns = dict(parts), dict(columns)
+        self.shards = tuple(self.parts)
+        self.images = ImageFolder.of(location)
+
+    @abstractmethod
+    def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
+        """(span, key or "", reason or "") of every row of a shard."""
+
+    @abstractmethod
+    def values(self, path: Path, span: Span) -> Mapping[str, Any]:
+        """The fields of a row.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
+
+    def index(self, shard: str) -> list[Entry]:
+        """Every row of the shard; a row without a key of its own is called by its number in the file.
+
+        Raises:
+            DatasetError: the file cannot be read, or the shard is not one of `shards`.
+        """
+        part, keys = self._part(shard), Keys()
+        found: list[Entry] = []
+        try:
+            for number, (span, given, fault) in enumerate(self.rows(part), part.first):
+                key, count = keys.take(given or f"{number:08d}")
+                if count > 1:
+                    fault = f"the key {given!r} is in the shard {count} times, the first one is used; {_DISTINCT}"
+                found.append(Entry(key, shard, {ROW: span}, ROW, ROW, fault or None))
+        except OSError as error:
+            raise DatasetError(f"cannot read {part.path} ({error}); check that it is still there") from error
+        if part.fault:
+            found.append(Entry(keys.take(f"{part.path.stem}#damaged")[0], shard, error=part.fault))
+        return found
+
+    def read(self, entry: Entry) -> Sample:
+        """The sample of a row.
+
+        Raises:
+            SampleError: the entry carries an error, the row has no image or caption, or its file has changed.
+        """
+        if entry.error is not None:
+            raise SampleError(entry.error)
+        path = self._part(entry.shard).path
+        columns = self.columns[path]
+        values = self.values(path, entry.members[ROW])
+        caption, *others = columns.captions.of_values(values)
+        return Sample(entry.key, entry.shard, self.images.of_value(values[columns.image]), caption, {}, tuple(others))
+
+    def _part(self, shard: str) -> Part:
+        if shard not in self.parts:
+            raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
+        return self.parts[shard]
+
+
+class NumberedReader(RowReader):
+    """A dataset whose rows have numbers in their file."""
+
+    @abstractmethod
+    def row(self, path: Path, number: int, names: Sequence[str]) -> dict[str, Any]:
+        """Some fields of a row.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
+
+    def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
+        """See `RowReader.rows`."""
+        key = self.columns[part.path].key if part.rows else ""
+        for number in range(part.first, part.first + part.rows):
+            try:
+                found = self.row(part.path, number, [key])[key] if key else None
+            except SampleError as error:
+                yield (number, 1), "", str(error)
+            else:
+                yield (number, 1), "" if found is None else str(found), ""
+
+    def values(self, path: Path, span: Span) -> Mapping[str, Any]:
+        """See `RowReader.values`."""
+        return self.row(path, span[0], self.columns[path].names)
+
+
+def cut(path: Path, rows: int, fault: str = "") -> list[Part]:
+    """A file of ``rows`` rows as shards of at most `ROWS`."""
+    parts = [Part(path, first, min(ROWS, rows - first)) for first in range(0, rows, ROWS)] or [Part(path)]
+    last = parts[-1]
+    return [*parts[:-1], Part(path, last.first, last.rows, fault=fault)]
+
+
+def named(name: str, parts: Sequence[Part]) -> dict[str, Part]:
+    """Shard names of a file's parts, in their order."""
+    return {f"{name}/{i:05d}": part for i, part in enumerate(parts)}
+
+
+def digest(what: Any) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(repr(what).encode("utf-8", "surrogateescape")).hexdigest()

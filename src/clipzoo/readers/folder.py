@@ -1,0 +1,174 @@
+"""A folder of images with their captions beside them: ``x.jpg`` with ``x.txt``, ``x.caption`` or ``x.json``, nested.
+
+A key is the path below the folder without the extension. Options: ``caption`` names fields of the ``.json`` files,
+``outside=yes`` allows links that lead out of the folder. Files with other extensions are ignored, hidden ones too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby, islice
+from pathlib import Path
+
+from clipzoo.errors import DatasetError, SampleError
+from clipzoo.readers import _shards
+from clipzoo.readers._captions import FIELDS, TEXTS, Captions
+from clipzoo.readers._images import ImageFolder
+from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers._rows import ROWS, digest
+from clipzoo.readers.base import CAPTION_BYTES, Entry, Keys, Reader
+from clipzoo.types import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Samples ``start`` to ``stop`` of one folder, in the order of their names."""
+
+    folder: str
+    start: int
+    stop: int
+
+
+class Folder(Reader):
+    """Image files with captions beside them; shards are runs of folders."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location.text
+        self.captions = Captions.of(location)
+        self.order = (*TEXTS, "json") if self.captions.fields == FIELDS else ("json",)
+        self.images = ImageFolder(location.folder, location.flag("outside"))
+        counts = [(folder, sum(1 for _ in _samples(self.images.root, folder))) for folder in self._folders()]
+        self.slices = {f"{i:06d}": slices for i, slices in enumerate(_cut(counts))}
+        self.shards = tuple(self.slices)
+        self.identity = digest(counts)
+
+    @classmethod
+    def accepts(cls, location: Location) -> bool:
+        """Whether it is a folder, and images are in it."""
+        return location.is_folder and "image" in location.kinds
+
+    @classmethod
+    def open(cls, location: Location) -> Folder:
+        """The images in a folder and all folders below it.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        location.allow("caption", "outside")
+        if not cls.accepts(location):
+            raise DatasetError(f"{location.path!r} is no folder with images ({', '.join(IMAGES)}); give one")
+        return cls(location)
+
+    def index(self, shard: str) -> list[Entry]:
+        """Every sample of the shard by the order of names; a caption without an image is one, with its reason.
+
+        Raises:
+            DatasetError: a folder cannot be listed, or the shard is not one of `shards`.
+        """
+        if shard not in self.slices:
+            raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
+        keys, root = Keys(), self.images.root
+        return [
+            self._entry(shard, stem, names, keys)
+            for one in self.slices[shard]
+            for stem, names in islice(_samples(root, one.folder), one.start, one.stop)
+        ]
+
+    def read(self, entry: Entry) -> Sample:
+        """Image and caption of a usable entry.
+
+        Raises:
+            SampleError: the entry carries an error, a file cannot be read, or the caption has no text.
+        """
+        if entry.error is not None:
+            raise SampleError(entry.error)
+        image = self.images.read(f"{entry.key}.{entry.image}")
+        text = self.images.read(f"{entry.key}.{entry.caption}", CAPTION_BYTES)
+        caption, *others = self.captions.of_member(text, entry.caption)
+        return Sample(
+            entry.key, entry.shard, image, caption, {entry.image: image, entry.caption: text}, tuple(others)
+        )  # fmt: skip
+
+    def _folders(self) -> Iterator[str]:
+        root = self.images.root
+        return (os.path.relpath(folder, root) for folder, _ in _shards.folders(root))
+
+    def _entry(self, shard: str, stem: str, names: Sequence[str], keys: Keys) -> Entry:
+        """The sample of files ``names``, below the root, which have one ``stem``."""
+        key, _ = keys.take(stem)
+        extensions = [name.removeprefix(stem + ".") for name in names]
+        images = [ext for ext in extensions if ext.lower() in IMAGES]
+        caption = next((ext for wanted in self.order for ext in extensions if ext.lower() == wanted), "")
+        if key != stem:
+            return Entry(key, shard, error="the name of the file is not UTF-8; rename it")
+        if len(images) != 1 or not caption:
+            return Entry(key, shard, error=_lacking(names, images, self.order))
+        reason = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in (images[0], caption))), "")
+        if reason:
+            return Entry(key, shard, error=reason)
+        spans = {ext: (0, _size(self.images.root / f"{stem}.{ext}")) for ext in (images[0], caption)}
+        empty = [f"{stem}.{ext} is empty: 0 bytes" for ext, (_, size) in spans.items() if size == 0]
+        return Entry(key, shard, spans, images[0], caption, empty[0] if empty else None)
+
+
+READER = Folder
+
+
+def _lacking(names: Sequence[str], images: Sequence[str], order: Sequence[str]) -> str:
+    found = ", ".join(Path(name).name for name in names)
+    if len(images) > 1:
+        return f"{found}: several images have one name; rename them, or move away what is no picture"
+    if not images:
+        return f"{found}: there is no image of this name, with an extension out of {', '.join(IMAGES)}"
+    return f"{found}: there is no caption beside it, a file of its name with .{' or .'.join(order)}"
+
+
+def _size(path: Path) -> int:
+    """The size of a file in bytes; 0 if it is gone, or a link to nothing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _samples(root: Path, folder: str) -> Iterator[tuple[str, list[str]]]:
+    """(key, names of its files below the root) of every sample of one folder; nothing where no image is."""
+    path = root / folder
+    names = _names(path, path.stat().st_mtime_ns)
+    below = "" if folder == "." else folder + "/"
+    for stem, group in groupby(names, lambda name: name.rpartition(".")[0]):
+        yield below + stem, [below + name for name in group]
+
+
+@lru_cache(maxsize=2)  # the shards of one large folder follow each other
+def _names(folder: Path, changed: int) -> list[str]:
+    """The images and captions of a folder by stem; none if there is no image. ``changed`` is its time of change."""
+    known = {*IMAGES, *TEXTS, "json"}
+    found = [name for name in os.listdir(folder) if name[0] != "." and _extension(name) in known]  # noqa: PTH208
+    if not any(_extension(name) in IMAGES for name in found):
+        return []
+    return sorted(found, key=lambda name: name.rpartition(".")[::2])
+
+
+def _extension(name: str) -> str:
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def _cut(counts: Iterable[tuple[str, int]]) -> Iterator[tuple[Slice, ...]]:
+    """Folders with their numbers of samples as shards of `ROWS` samples."""
+    shard: list[Slice] = []
+    room = ROWS
+    for folder, count in counts:
+        start = 0
+        while start < count:
+            stop = min(start + room, count)
+            shard.append(Slice(folder, start, stop))
+            room, start = room - (stop - start), stop
+            if room == 0:
+                yield tuple(shard)
+                shard, room = [], ROWS
+    if shard:
+        yield tuple(shard)

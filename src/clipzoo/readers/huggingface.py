@@ -1,0 +1,142 @@
+"""A Hugging Face dataset on disk: the folder that ``save_to_disk`` of a ``Dataset`` or ``DatasetDict`` wrote.
+
+The Arrow files are mapped into memory, so that any row is near; the package ``datasets`` is not needed. Options:
+``image``, ``caption``, ``key``, ``root``, ``outside`` as of CSV tables, and ``split`` to read one of several.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from clipzoo.errors import DatasetError, SampleError
+from clipzoo.readers._files import read_at
+from clipzoo.readers._location import Location
+from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
+
+STATE, SPLITS = "state.json", "dataset_dict.json"
+END = b"\xff\xff\xff\xff\0\0\0\0"
+"""What an Arrow stream ends with."""
+
+
+class HuggingFace(NumberedReader):
+    """Arrow files of a saved dataset, mapped into memory."""
+
+    def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
+        columns: dict[Path, Columns] = {}
+        parts: dict[str, Part] = {}
+        for name, path in paths.items():
+            file = _mapped(path)
+            if file.names:
+                columns[path] = Columns.of(file.names, location, path)
+            parts |= named(name, cut(path, file.starts[-1], file.fault))
+        if not columns:
+            raise DatasetError(f"no file of {location.path} can be read: {next(iter(parts.values())).fault}")
+        super().__init__(location, parts, columns)
+        self.identity = digest([path.stat().st_size for path in paths.values()])
+
+    @classmethod
+    def accepts(cls, location: Location) -> bool:
+        """Whether it is a folder with the files that ``save_to_disk`` writes."""
+        return location.is_folder and any((location.folder / name).is_file() for name in (STATE, SPLITS))
+
+    @classmethod
+    def open(cls, location: Location) -> HuggingFace:
+        """The dataset in a folder, or the splits in it.
+
+        Raises:
+            DatasetError: the folder is not whole, or has not the columns.
+        """
+        folders = _splits(location.allow(*OPTIONS, "split"))
+        return cls(location, {name: path for split, folder in folders for name, path in _files(split, folder)})
+
+    def row(self, path: Path, number: int, names: Sequence[str]) -> dict[str, Any]:
+        """See `NumberedReader.row`."""
+        return _mapped(path).row(number, names)
+
+
+READER = HuggingFace
+
+
+class _Mapped:
+    """An Arrow stream in a mapped file: its batches, and why it ends after them, if it should not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: list[str] = []
+        self.fault = ""
+        self._batches: list[pa.RecordBatch] = []
+        self._sound: set[int] = set()
+        try:
+            source = pa.memory_map(str(path))
+            stream = pa.ipc.open_stream(source)
+            self.names = stream.schema.names
+            self._batches.extend(stream)
+            if read_at(path, source.size() - len(END), len(END)) != END:
+                self.fault = "the file has no end mark: it is truncated; write it anew"
+        except (pa.ArrowException, OSError) as error:
+            self.fault = f"the file is truncated or damaged here: {error}"
+        self.starts = [0, *accumulate(batch.num_rows for batch in self._batches)]
+
+    def row(self, number: int, names: Sequence[str]) -> dict[str, Any]:
+        """Some fields of a row; offsets are checked before they are followed."""
+        at = bisect.bisect_right(self.starts, number) - 1
+        try:
+            if at not in self._sound:
+                self._batches[at].validate(full=True)
+                self._sound.add(at)
+            batch = self._batches[at].select(list(names))
+            values: dict[str, Any] = batch.slice(number - self.starts[at], 1).to_pylist()[0]
+        except (pa.ArrowException, IndexError, KeyError, ValueError) as error:
+            raise SampleError(f"row {number} of {self.path.name} cannot be read: {error}") from error
+        return values
+
+
+_mapped = lru_cache(maxsize=64)(_Mapped)
+
+
+def _splits(location: Location) -> Iterator[tuple[str, Path]]:
+    """(prefix of the names, folder) of every split that is meant."""
+    wanted = location.options.get("split")
+    if not (location.folder / SPLITS).is_file():
+        if wanted is not None:
+            raise DatasetError(f"{location.text!r}: there are no splits in {location.folder}; leave out split=")
+        yield "", location.folder
+        return
+    have = [str(name) for name in _json(location.folder / SPLITS).get("splits", [])]
+    if wanted is not None and wanted not in have:
+        raise DatasetError(f"{location.text!r}: there is no split {wanted!r}; there are: {', '.join(have)}")
+    for name in [wanted] if wanted is not None else sorted(have):
+        yield f"{name}/", location.folder / name
+
+
+def _files(prefix: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name, path) of a dataset's Arrow files in their order."""
+    state = _json(folder / STATE)
+    if any(value for name, value in state.items() if "indices" in name):
+        raise DatasetError(
+            f"{folder} holds a selection of rows beside its rows; write it anew by an up-to-date `datasets`, or by "
+            "dataset.flatten_indices().save_to_disk(…)"
+        )
+    for file in state.get("_data_files", []):
+        name = str(file.get("filename"))
+        if Path(name).name != name or not (folder / name).is_file():
+            raise DatasetError(f"{folder / STATE} names {name!r}, which is no file beside it; copy the folder again")
+        yield prefix + name, folder / name
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"cannot read {path}: {error}; copy the folder again") from error
+    if not isinstance(values, dict):
+        raise DatasetError(f"{path} is not what save_to_disk writes; copy the folder again")
+    return values

@@ -1,0 +1,95 @@
+"""Several datasets as one: a YAML file that names their locations.
+
+    datasets:
+      web: shards/web
+      photos: photos?caption=title
+
+Paths are relative to the file. A shard is called ``<name>/<its name>``, which keeps labels apart; keys are as before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from clipzoo.errors import DatasetError
+from clipzoo.readers import _formats
+from clipzoo.readers._location import Location
+from clipzoo.readers._rows import digest
+from clipzoo.readers.base import Entry, Reader
+from clipzoo.types import Sample
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Joined(Reader):
+    """Datasets behind each other."""
+
+    def __init__(self, location: str, readers: Mapping[str, Reader]) -> None:
+        self.location = location
+        self.readers = dict(readers)
+        self.shards = tuple(f"{name}/{shard}" for name, reader in self.readers.items() for shard in reader.shards)
+        identities = [reader.identity for reader in self.readers.values()]
+        self.identity = digest(identities) if any(identities) else ""
+
+    @classmethod
+    def accepts(cls, location: Location) -> bool:
+        """Whether it is a YAML file."""
+        return Path(location.path).suffix.lower() in (".yaml", ".yml") and not location.is_folder
+
+    @classmethod
+    def open(cls, location: Location) -> Joined:
+        """The datasets that the file names, in the order of their names.
+
+        Raises:
+            DatasetError: the file is not of this form, or one of its datasets cannot be opened.
+        """
+        path = Path(location.allow().path).expanduser()
+        try:
+            named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
+        except (OSError, yaml.YAMLError, AttributeError, RecursionError) as error:
+            raise DatasetError(f"cannot read {path}: {error}") from error
+        if not isinstance(named, dict) or not named or not all(map(_sound, named.items())):
+            raise DatasetError(
+                f"{path} names no datasets; write `datasets:` and below it lines such as `photos: path/to/photos`; "
+                "a name has letters, digits, _ and -"
+            )
+        readers = {}
+        for name, text in sorted(named.items()):
+            inner = Location.parse(str(path.parent / text))
+            if cls.accepts(inner):
+                raise DatasetError(f"{path}: {name} is a list of datasets itself; name its datasets here")
+            readers[name] = _formats.open_location(inner)
+        return cls(location.text, readers)
+
+    def index(self, shard: str) -> list[Entry]:
+        """The entries of a shard of one of the datasets."""
+        reader, inner = self._reader(shard)
+        return [replace(entry, shard=shard) for entry in reader.index(inner)]
+
+    def read(self, entry: Entry) -> Sample:
+        """The sample of a usable entry.
+
+        Raises:
+            SampleError: see the dataset's own reader.
+        """
+        reader, inner = self._reader(entry.shard)
+        return replace(reader.read(replace(entry, shard=inner)), shard=entry.shard)
+
+    def _reader(self, shard: str) -> tuple[Reader, str]:
+        name, _, inner = shard.partition("/")
+        if name not in self.readers:
+            raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
+        return self.readers[name], inner
+
+
+READER = Joined
+
+
+def _sound(pair: tuple[object, object]) -> bool:
+    name, text = pair
+    return isinstance(text, str) and isinstance(name, str) and _NAME.fullmatch(name) is not None

@@ -1,0 +1,131 @@
+"""Parquet tables of images (bytes, names, or Hugging Face's Image) and captions, as hubs and img2dataset write them.
+
+Options as of CSV tables, but for ``sep``. Rows are read by groups, which is quick in order; training reads them in any
+order, so that groups should be small (`GROUP_BYTES`).
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipzoo.errors import DatasetError, SampleError
+from clipzoo.readers import _shards
+from clipzoo.readers._location import Location
+from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
+
+GROUP_BYTES = 2**29
+"""The largest group that is read, unpacked; its images are held in memory."""
+
+CACHE_BYTES = 2**28
+"""Groups are kept until they are so large together; the last one always."""
+
+
+class Parquet(NumberedReader):
+    """Parquet files, read by row groups."""
+
+    def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
+        self.groups: dict[Path, list[int]] = {}  # rows before each group, and in all
+        columns: dict[Path, Columns] = {}
+        parts: dict[str, Part] = {}
+        sizes = []
+        for name, path in paths.items():
+            try:
+                meta, schema = _opened(path)
+            except (pa.ArrowException, OSError) as error:
+                parts |= named(name, [Part(path, fault=f"the file cannot be read: {error}")])
+                continue
+            columns[path] = Columns.of(schema.names, location, path)
+            _refuse_large(path, meta, columns[path])
+            rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+            self.groups[path] = [0, *accumulate(rows)]
+            sizes.append((rows, [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]))
+            parts |= named(name, cut(path, meta.num_rows))
+        if not columns:
+            raise DatasetError(f"{next(iter(parts.values())).path}: {next(iter(parts.values())).fault}")
+        super().__init__(location, parts, columns)
+        self.identity = digest(sizes)
+
+    @classmethod
+    def accepts(cls, location: Location) -> bool:
+        """Whether .parquet files are there, and no tars, beside which they are notes."""
+        return "parquet" in location.kinds and "tar" not in location.kinds
+
+    @classmethod
+    def open(cls, location: Location) -> Parquet:
+        """The tables at a file, folder or pattern.
+
+        Raises:
+            DatasetError: there is none, none can be read, one has not the columns, or its row groups are too large.
+        """
+        return cls(location, _shards.find(location.allow(*OPTIONS).path, (".parquet",)))
+
+    def row(self, path: Path, number: int, names: Sequence[str]) -> dict[str, Any]:
+        """See `NumberedReader.row`."""
+        starts = self.groups[path]
+        group = bisect.bisect_right(starts, number) - 1
+        try:
+            table = _cache.group(path, group, names)
+            values: dict[str, Any] = table.slice(number - starts[group], 1).to_pylist()[0]
+        except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+            raise SampleError(f"row group {group} of {path.name} cannot be read: {error}") from error
+        return values
+
+
+READER = Parquet
+
+
+class _Groups:
+    """Row groups that were read last; one thread reads at a time, since others mostly want the same group."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: after a fork the lock may have been held."""
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Path, int, tuple[str, ...]], pa.Table] = OrderedDict()
+
+    def group(self, path: Path, number: int, names: Sequence[str]) -> pa.Table:
+        """Columns ``names`` of a row group."""
+        place = (path, number, tuple(names))
+        with self._lock:
+            if place not in self._kept:
+                with pq.ParquetFile(path) as file:
+                    self._kept[place] = file.read_row_group(number, columns=list(names), use_threads=False)
+                while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > CACHE_BYTES:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(place)
+            return self._kept[place]
+
+
+_cache = _Groups()
+os.register_at_fork(after_in_child=_cache.forget)
+
+
+def _opened(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+    with pq.ParquetFile(path) as file:
+        return file.metadata, file.schema_arrow
+
+
+def _refuse_large(path: Path, meta: pq.FileMetaData, columns: Columns) -> None:
+    """Raise `DatasetError` if a row group would not fit in memory."""
+    for number in range(meta.num_row_groups):
+        group = meta.row_group(number)
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        wanted = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns.names]
+        size = sum(chunk.total_uncompressed_size for chunk in wanted)
+        if size > GROUP_BYTES:
+            raise DatasetError(
+                f"row group {number} of {path} has {size} bytes, more than {GROUP_BYTES}, and is held in memory for "
+                "each of its rows; write the file anew with smaller ones, as docs/data.md shows (row_group_size=100)"
+            )

@@ -1,0 +1,198 @@
+"""CSV and TSV tables of image names and captions, with a header line.
+
+Options: ``image``, ``caption`` and ``key`` name columns, ``root`` the folder of the images (by default the table's),
+``outside=yes`` allows names that lead out of it, ``sep`` is the separator: tab, comma, semicolon, pipe, or a character.
+A row that is broken (its number of fields is not the header's) is an entry with its reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from clipzoo.errors import DatasetError, SampleError
+from clipzoo.readers import _shards
+from clipzoo.readers._files import read_at
+from clipzoo.readers._location import Location
+from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
+from clipzoo.readers.base import Span
+
+SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+LINE, LINES = 2**20, 64
+"""The longest line in bytes, and the most lines of one row."""
+
+Record = tuple[int, int, list[str], str]
+"""(offset, size in bytes, fields, reason why it is broken or "")."""
+
+
+class Table(RowReader):
+    """Text tables, read by the offsets of their rows."""
+
+    def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
+        self.heads = {path: _head(path, _separator(path, location)) for path in paths.values()}
+        columns = {path: Columns.of(names, location, path) for path, (names, _) in self.heads.items()}
+        parts = {name: part for file, path in paths.items() for name, part in named(file, self._cut(path)).items()}
+        super().__init__(location, parts, columns)
+        self.identity = digest(self._images_of(next(iter(self.parts.values()))))
+
+    @classmethod
+    def accepts(cls, location: Location) -> bool:
+        """Whether .csv or .tsv files are there, and no tars, beside which they are notes."""
+        return "table" in location.kinds and "tar" not in location.kinds
+
+    @classmethod
+    def open(cls, location: Location) -> Table:
+        """The tables at a file, folder or pattern.
+
+        Raises:
+            DatasetError: there is none, or one has no header with the columns.
+        """
+        location.allow(*OPTIONS, "sep")
+        return cls(location, _shards.find(location.path, (".csv", ".tsv")))
+
+    def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
+        """See `RowReader.rows`."""
+        columns = self.columns[part.path]
+        for offset, size, fields, fault in self._records(part):
+            key = dict(zip(self.heads[part.path][0], fields, strict=True)).get(columns.key, "") if not fault else ""
+            yield (offset, size), key, fault
+
+    def values(self, path: Path, span: Span) -> Mapping[str, str]:
+        """See `RowReader.values`."""
+        names, separator = self.heads[path]
+        try:
+            data = read_at(path, *span)
+        except OSError as error:
+            raise SampleError(f"cannot read {path}: {error.strerror}") from error
+        record = next(records(io.BytesIO(data), separator, len(names)), None)
+        if record is None or record[3] or record[1] < span[1]:
+            raise SampleError(f"{path} has changed since it was indexed: index it again")
+        return dict(zip(names, record[2], strict=True))
+
+    def _cut(self, path: Path) -> list[Part]:
+        """The file's shards, by one pass over its rows."""
+        names, separator = self.heads[path]
+        starts: list[int] = []
+        total = 0
+        with path.open("rb") as file:
+            found = records(file, separator, len(names))
+            next(found)
+            for offset, *_ in found:
+                if total % ROWS == 0:
+                    starts.append(offset)
+                total += 1
+        return [Part(path, i * ROWS, min(ROWS, total - i * ROWS), at) for i, at in enumerate(starts)] or [Part(path)]
+
+    def _records(self, part: Part) -> Iterator[Record]:
+        names, separator = self.heads[part.path]
+        with part.path.open("rb") as file:
+            file.seek(part.offset)
+            for _, record in zip(range(part.rows), records(file, separator, len(names)), strict=False):
+                yield record
+
+    def _images_of(self, part: Part) -> list[str]:
+        """The image names of a shard, which tell it from another one with as many rows."""
+        at = self.heads[part.path][0].index(self.columns[part.path].image)
+        return [fields[at] for _, _, fields, fault in self._records(part) if not fault]
+
+
+READER = Table
+
+
+def _separator(path: Path, location: Location) -> str:
+    given = location.options.get("sep", "tab" if path.suffix.lower() == ".tsv" else "comma")
+    separator = SEPARATORS.get(given, given)
+    if len(separator) != 1 or separator in '"\r\n':
+        raise DatasetError(f"sep={given} is no separator; give {', '.join(SEPARATORS)}, or one character")
+    return separator
+
+
+def _head(path: Path, separator: str) -> tuple[list[str], str]:
+    """(names of the columns, separator)."""
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(0)
+        first = next(records(file, separator, None), None)
+    if start in (b"\xff\xfe", b"\xfe\xff"):
+        raise DatasetError(f"{path} is UTF-16; write it anew: iconv -f utf-16 -t utf-8 {path.name} > utf8-{path.name}")
+    names = [name.strip().removeprefix("\ufeff") for name in first[2]] if first and not first[3] else []
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DatasetError(
+            f"the first line of {path} is no header of two distinct columns or more: {', '.join(names)[:200]!r}; add "
+            "one, such as image,caption, or name the separator, as in ?sep=semicolon"
+        )
+    return names, separator
+
+
+class _BrokenError(Exception):
+    """A line that is not read."""
+
+
+class _Lines:
+    """The lines of a file as text, at most `LINES` for a record; bytes that are no UTF-8 become surrogates."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.left = LINES
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.file.readline(LINE)
+        if not line:
+            self.ended = True
+            raise StopIteration
+        if len(line) == LINE and not line.endswith(b"\n"):
+            raise _BrokenError(f"a line is longer than {LINE} bytes")
+        self.left -= 1
+        if self.left < 0:
+            raise _BrokenError(f"a quote is not closed within {LINES} lines")
+        return line.decode("utf-8", "surrogateescape")
+
+
+def records(file: BinaryIO, separator: str, width: int | None) -> Iterator[Record]:
+    """Every record from the file's position on, of ``width`` fields if it is sound; empty lines are left out.
+
+    A quote that was never meant to be one would swallow the lines after it. A record that comes out wrong is therefore
+    its first line alone, and the lines that it had taken in are records of their own.
+    """
+    while True:
+        lines = _Lines(file)
+        rows = csv.reader(lines, delimiter=separator, strict=True)
+        while True:
+            start, lines.left = file.tell(), LINES
+            try:
+                fields = next(rows)
+            except StopIteration:
+                return
+            except (csv.Error, _BrokenError):
+                break
+            if width is not None and fields and len(fields) != width:
+                break
+            if fields:
+                yield start, file.tell() - start, fields, ""
+        file.seek(start)
+        fields, fault = _alone(file, separator, width)
+        yield start, file.tell() - start, fields, fault
+
+
+def _alone(file: BinaryIO, separator: str, width: int | None) -> tuple[list[str], str]:
+    """(fields, reason why it is broken or "") of one line, which may have text behind a closed quote."""
+    line = file.readline(LINE)
+    while not line.endswith(b"\n") and (rest := file.readline(LINE)):
+        line = line[:LINE] + rest[-1:]  # too long: only its end is looked for
+    lines = _Lines(io.BytesIO(line))
+    try:
+        fields = next(csv.reader(lines, delimiter=separator), [])
+    except (csv.Error, _BrokenError) as error:
+        return [], f"the row cannot be read: {error}"
+    if lines.ended:
+        return [], "the row cannot be read: a quote is not closed"
+    if width is not None and len(fields) != width:
+        return [], f"the row has {len(fields)} fields, the header {width}: quote fields that hold the separator"
+    return fields, ""
