@@ -1,5 +1,11 @@
 """Every task of the folder keeps every law."""
 
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
 from laws import LAWS, Law
 from scene import CASES, Case
@@ -28,3 +34,21 @@ def test_every_task_has_a_label_of_the_scene(name: str) -> None:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law: Law, case: Case) -> None:
     law(tasks.get(case.task), case)
+
+
+@pytest.fixture(scope="module")
+def documented() -> dict[str, Any]:
+    """What the scripts of docs/add-a-task.md define."""
+    page = (Path(__file__).parents[2] / "docs" / "add-a-task.md").read_text()
+    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(scripts) == 2
+    module = ModuleType("documented_task")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    for script in scripts:
+        exec(script, vars(module))
+    return vars(module)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_the_documented_task_keeps_every_law(law: Law, documented: dict[str, Any]) -> None:
+    law(documented["TASK"], documented["CASE"])
