@@ -102,9 +102,7 @@ def test_depth_of_every_format(tmp_path):
 
 def test_affine_depth_may_be_negative_and_smaller_than_its_image(tmp_path):
     np.save(tmp_path / "a_depth.npy", RNG.normal(size=(6, 8)))
-    found = look_up(
-        tmp_path, "task=depth&kind=affine-disparity&along=none&scale=1&invalid=none&suffix=_depth.npy"
-    )
+    found = look_up(tmp_path, "task=depth&kind=affine-disparity&along=none&scale=1&invalid=none&suffix=_depth.npy")
     assert found.values.min() < 0
     assert (found.valid.all(), found.along) == (True, None)
 
@@ -183,7 +181,10 @@ def test_edges_black_on_white(tmp_path):
         ("task=edges&scale=1", ["range is not answered", "scale is no question about edges"]),
         (METRES + "&first=1", ["first is no question about depth"]),
         (METRES.replace("along=z", "along=none"), ["metric depth is along z or ray"]),
-        ("task=depth&kind=metres&along=up&scale=0&invalid=x", ["kind=metres: not one of metric", "along=up", "scale=0"]),
+        (
+            "task=depth&kind=metres&along=up&scale=0&invalid=x",
+            ["kind=metres: not one of metric", "along=up", "scale=0"],
+        ),
         ("task=normals&frame=up&range=0,0&invalid=none", ["frame=up: .*three axes", "range=0,0: two different"]),
         ("task=segmentation&classes=@nowhere.txt&void=none", ["classes=@nowhere.txt: .*No such file"]),
     ],
@@ -233,5 +234,5 @@ def test_large_files_are_refused_before_they_are_read(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", np.zeros((40, 40)))
     monkeypatch.setattr("clipzoo.experts.files.MAX_PIXELS", 300)
     for name in ("a.png", "a.npy"):
-        with pytest.raises(SampleError, match="20×20|40, 40"):
+        with pytest.raises(SampleError, match=r"20×20|40, 40"):
             read(tmp_path / name)

@@ -1,6 +1,6 @@
 """Labels that you have as files, by sample key: ``files:labels/?task=depth&kind=metric&…``, a PNG, TIFF or NPY each.
 
-The URI answers what files leave open (see `clipzoo.experts._files_answers`); the label of the sample ``a/b`` is
+The URI answers what files leave open (see `clipzoo.experts._answers`); the label of the sample ``a/b`` is
 ``labels/a/b.png``. A missing or unsound file is a failed row with its reason. A label may be smaller or larger than its
 image, but must show all of it: its aspect is compared.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._files_answers import Answers, parse
+from clipzoo.experts._answers import Answers, parse
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.edges import Edges
