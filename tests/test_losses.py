@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipzoo import plugins
-from clipzoo.losses import angmf, angular, berhu, cross_entropy, silog, ssi, ssi_gradient
+from clipzoo.losses import angmf, angular, balanced, berhu, cross_entropy, silog, ssi, ssi_gradient
 
 B, H, W, K = 3, 5, 7, 4
 
@@ -26,10 +26,12 @@ VALID = rand(B, H, W, seed=9) > -0.5
 IDS = torch.randint(0, K, (B, H, W), generator=torch.Generator().manual_seed(1))
 UNIT = F.normalize(rand(B, 3, H, W, seed=2), dim=1)
 PLANE = rand(B, H, W, seed=3)
+SOFT = rand(B, H, W, seed=4).sigmoid()
 
 EVERY: dict[str, tuple[Callable[..., Tensor], Tensor, Tensor]] = {
     "angmf": (angmf.loss, rand(B, 4, H, W), UNIT),
     "angular": (angular.loss, rand(B, 3, H, W), UNIT),
+    "balanced": (balanced.loss, rand(B, 1, H, W), SOFT),
     "berhu": (berhu.loss, rand(B, 1, H, W), PLANE),
     "cross_entropy": (cross_entropy.loss, rand(B, K, H, W), IDS),
     "silog": (silog.loss, rand(B, 1, H, W), PLANE),
@@ -54,6 +56,39 @@ def test_label_smoothing_is_that_of_the_paper() -> None:
     truth = (1 - eps) * F.one_hot(IDS, K).movedim(-1, 1) + eps / K
     theirs = -(truth * raw.log_softmax(1)).sum(1)[VALID].mean()
     torch.testing.assert_close(cross_entropy.loss(raw, IDS, VALID, label_smoothing=eps), theirs)
+
+
+def test_balanced_is_equation_2_of_hed() -> None:
+    raw, hard = EVERY["balanced"][1], (SOFT > 0.8).double()
+    edges = others = 0.0
+    for x, y in zip(raw[:, 0][VALID].tolist(), hard[VALID].tolist(), strict=True):
+        probability = 1 / (1 + math.exp(-x))
+        edges, others = (edges - y * math.log(probability), others - (1 - y) * math.log(1 - probability))
+    positives, all_of_them = hard[VALID].sum().item(), VALID.sum().item()
+    beta = 1 - positives / all_of_them
+    equation = beta * edges + (1 - beta) * others
+    weights = beta * positives + (1 - beta) * (all_of_them - positives)
+    assert positives < 0.3 * all_of_them
+    assert balanced.loss(raw, hard, VALID).item() == pytest.approx(equation / weights)
+    halves = (edges / positives + others / (all_of_them - positives)) / 2
+    assert balanced.loss(raw, hard, VALID).item() == pytest.approx(halves)
+
+
+def test_balanced_is_least_where_the_prediction_is_the_label() -> None:
+    right = SOFT.logit()[:, None].requires_grad_()
+    balanced.loss(right, SOFT, VALID).backward()
+    assert right.grad is not None
+    assert right.grad.abs().max() < 1e-12
+    assert balanced.loss(torch.zeros(B, 1, H, W), SOFT, VALID).item() == pytest.approx(math.log(2))
+
+
+def test_balanced_without_any_edge_is_zero() -> None:
+    raw = EVERY["balanced"][1].clone().requires_grad_()
+    value = balanced.loss(raw, torch.zeros_like(SOFT), VALID)
+    value.backward()
+    assert value.item() == 0
+    assert raw.grad is not None
+    assert not raw.grad.any()
 
 
 def test_silog_is_equation_4() -> None:

@@ -90,6 +90,23 @@ def finished(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def test_labels_from_files_go_through_the_whole_house(world: recipe.Recipe, tmp_path: Path) -> None:
+    """There is no expert to ask about test pictures: it has no row, and no picture on the page."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "masks").mkdir()
+    for i in range(96):
+        Image.fromarray(picture(rng)[2].astype(np.uint8)).save(tmp_path / "masks" / f"{i:04d}.png")
+    values = world.model_dump(mode="json")
+    uri = f"files:{tmp_path}/masks?task=segmentation&classes=background,square&void=none"
+    values |= {"columns": [{"expert": uri}], "seeds": [0], "arms": ["clip-ft", "clipzoo"]}
+    values["training"] |= {"steps": 4, "learning_rates": [1e-3]}
+    run = workspace.Run(recipe.parse(values), tmp_path / "run")
+    assert pipeline.run(run).exists()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert not results["baselines"].get("expert")
+    assert "segmentation/miou" in results["baselines"]["more_labels"]
+
+
 def test_results_hold_every_arm_baseline_and_number(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text(), parse_constant=pytest.fail)
     assert {"recipe", "seeds", "arms", "baselines", "cost", "differences"} <= set(results)

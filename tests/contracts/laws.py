@@ -16,6 +16,7 @@ from scene import CASES, SCENE, WHOLE, Case, flipped, seen
 from clipzoo import tasks
 from clipzoo.errors import LabelError
 from clipzoo.tasks.base import Task
+from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import normals_from_depth
 from clipzoo.types import View
 
@@ -190,6 +191,19 @@ def ids_are_not_blended(task: Task[Any], case: Case) -> None:
         assert set(np.unique(getattr(task.view(two, view), case.field))) == {0, 4}
 
 
+def thin_edges_survive_a_view(task: Task[Any], case: Case) -> None:
+    """A line of one pixel is one of full strength, a pixel wide, at any size: averaging would wipe it out."""
+    if case.task != "edges":
+        return
+    for at in (3, 77, 130):
+        values = np.zeros(LARGE, np.float32)
+        values[:, at] = 1
+        for size in ((45, 60), (60, 80), (47, 61), (180, 240)):
+            seen = task.crop_resize(Edges(values, np.ones(LARGE, bool)), View.whole(size)).values
+            assert (np.count_nonzero(seen == 1, axis=1) == 1).all()
+            assert (np.count_nonzero(seen, axis=1) == 1).all()
+
+
 def nonsense_under_the_mask_stays_there(task: Task[Any], case: Case) -> None:
     label = case.label(seen(SIZE))
     for view in VIEWS:
@@ -333,7 +347,11 @@ def guesses(task: Task[Any], case: Case) -> list[tuple[Any, Any]]:
 
 
 def side_by_side(case: Case, a: Any, b: Any) -> Any:
-    joined = {name: np.concatenate([getattr(a, name), getattr(b, name)], -1) for name in (case.field, "valid")}
+    """One label of two, with something unknown between them: neighbours across the seam would be none."""
+    joined = {}
+    for name in (case.field, "valid"):
+        p, q = getattr(a, name), getattr(b, name)
+        joined[name] = np.concatenate([p, np.zeros_like(p[..., :4]), q], -1)
     return replace(a, **joined)
 
 
@@ -384,6 +402,7 @@ LAWS: tuple[Law, ...] = (
     holes_move_with_the_view,
     constant_labels_stay_constant,
     ids_are_not_blended,
+    thin_edges_survive_a_view,
     nonsense_under_the_mask_stays_there,
     normals_agree_with_depth,
     unknown_pixels_are_inert,

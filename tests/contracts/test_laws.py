@@ -1,6 +1,11 @@
 """Every task of the folder keeps every law."""
 
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from laws import LAWS, LEARNING, Law
@@ -47,3 +52,21 @@ def test_a_loss_that_a_task_does_not_offer_is_refused() -> None:
     for case in EVERY:
         with pytest.raises(PluginError, match=f"{case.task} is not learnt by the loss 'nonsense'"):
             tasks.get(case.task).criterion(case.convention, "nonsense")
+
+
+@pytest.fixture(scope="module")
+def documented() -> dict[str, Any]:
+    """What the scripts of docs/add-a-task.md define."""
+    page = (Path(__file__).parents[2] / "docs" / "add-a-task.md").read_text()
+    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(scripts) == 2
+    module = ModuleType("documented_task")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    for script in scripts:
+        exec(script, vars(module))
+    return vars(module)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_the_documented_task_keeps_every_law(law: Law, documented: dict[str, Any]) -> None:
+    law(documented["TASK"], documented["CASE"])

@@ -85,7 +85,8 @@ class Suite:
     def baselines(self, split: str, random_student: Student, experts: Mapping[str, Expert]) -> dict[str, Run]:
         """Baseline -> group -> scores on a split.
 
-        ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth has no row.
+        ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth, or that
+        knows labels of its dataset alone, has no row.
         """
         if not {"probe", "validation", split} <= set(self.dense):
             return {}
@@ -98,7 +99,7 @@ class Suite:
             "expert": {
                 task: baselines.expert(expert.predict, task, tested, expert.card.convention, expert.batch_size)
                 for task, expert in experts.items()
-                if self.comparable(task, expert.card.convention)
+                if self.comparable(task, expert.card.convention) and not expert.by_key
             },
         }
 

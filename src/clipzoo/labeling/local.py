@@ -94,7 +94,7 @@ class Pass:
         """Labels of a batch, an exception in the place of one that could not be made."""
         expert = self.work.expert
         try:
-            labels = list(expert.predict([image for _, image in batch]))
+            labels = list(expert.predict_keyed([key for key, _ in batch], [image for _, image in batch]))
             if len(labels) != len(batch):
                 raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
             return labels
