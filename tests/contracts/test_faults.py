@@ -17,7 +17,7 @@ from scene import CASES
 from clipzoo import tasks
 from clipzoo.errors import LabelError
 from clipzoo.tasks import _maps, _png
-from clipzoo.tasks.base import Metric, Task
+from clipzoo.tasks.base import Additive, Task
 from clipzoo.tasks.depth import DepthTask
 from clipzoo.tasks.normals import Normals, NormalsTask
 from clipzoo.tasks.segmentation import Segmentation, SegmentationTask
@@ -268,10 +268,10 @@ class MissingLabelIsClassZero(SegmentationTask):
 # Judgement --------------------------------------------------------------------------------------------------
 
 
-class Averaged(Metric):
+class Averaged(Additive):
     """Shares that are means already, so that small images weigh as much as large ones."""
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, metric: Additive) -> None:
         self.metric, self.measures = metric, metric.measures  # type: ignore[misc]
 
     def statistics(self, prediction: Any, truth: Any) -> Any:
@@ -294,8 +294,8 @@ class AnglesOfMeans(NormalsTask):
         return Averaged(super().metric(convention))
 
 
-class TruthTakenWhole(Metric):
-    def __init__(self, metric: Metric) -> None:
+class TruthTakenWhole(Additive):
+    def __init__(self, metric: Additive) -> None:
         self.metric, self.measures = metric, metric.measures  # type: ignore[misc]
 
     def statistics(self, prediction: Any, truth: Any) -> Any:
