@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipzoo.demo import rooms
 from clipzoo.demo.captions import TEMPLATES
-from clipzoo.demo.meshes import classes, names
+from clipzoo.demo.meshes import ROOM, classes, names
 from clipzoo.experts.base import ExpertCard
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
@@ -24,6 +24,7 @@ from clipzoo.store import Column, ColumnWriter, Store
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import View
@@ -123,16 +124,24 @@ def conventions() -> dict[str, Convention]:
         "segmentation": Convention(classes=classes()),
         "depth": Convention(kind="metric", along="z"),
         "normals": Convention(),
+        "detection": Convention(classes=classes()[len(ROOM) :]),
     }
 
 
 def truth_of(scene: rooms.Scene) -> dict[str, Any]:
     """Task -> label of a scene, at the picture's size; everything is known."""
-    valid = np.ones(scene.depth.shape, np.bool_)
+    valid, count = np.ones(scene.depth.shape, np.bool_), len(scene.boxes)
     return {
         "segmentation": Segmentation(scene.segmentation.astype(np.uint16), valid),
         "depth": Depth(scene.depth, valid, "metric", "z"),
         "normals": Normals(scene.normals, valid),
+        "detection": Detection(
+            (valid.shape[0], valid.shape[1]),
+            scene.boxes,
+            (scene.box_classes - len(ROOM)).astype(np.uint16),
+            np.ones(count, np.float32),
+            np.zeros(count, np.bool_),
+        ),
     }
 
 

@@ -69,4 +69,3 @@ def p_value(draws: NDArray[np.float64]) -> float | None:
         return None
     least = min((finite <= 0).sum(), (finite >= 0).sum())
     return float(min(1.0, 2 * (least + 1) / (finite.size + 1)))
-
