@@ -130,13 +130,14 @@ def conventions() -> dict[str, Convention]:
 
 def truth_of(scene: rooms.Scene) -> dict[str, Any]:
     """Task -> label of a scene, at the picture's size; everything is known."""
-    valid, count = np.ones(scene.depth.shape, np.bool_), len(scene.boxes)
+    (H, W, _), count = scene.image.shape, len(scene.boxes)
+    valid = np.ones((H, W), np.bool_)
     return {
         "segmentation": Segmentation(scene.segmentation.astype(np.uint16), valid),
         "depth": Depth(scene.depth, valid, "metric", "z"),
         "normals": Normals(scene.normals, valid),
         "detection": Detection(
-            (valid.shape[0], valid.shape[1]),
+            (H, W),
             scene.boxes,
             (scene.box_classes - len(ROOM)).astype(np.uint16),
             np.ones(count, np.float32),

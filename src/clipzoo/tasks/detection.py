@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -25,7 +25,7 @@ from torchvision.ops import batched_nms
 
 from clipzoo.errors import LabelError
 from clipzoo.losses import focal, giou
-from clipzoo.tasks import _average_precision, _maps, _rle
+from clipzoo.tasks import _average_precision, _fcos, _maps, _rle
 from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics, Target, Task, require
 from clipzoo.tasks.segmentation import MAX_CLASSES, palette
 from clipzoo.types import MAX_PIXELS, BoolArray, FloatArray, ImageArray, View
@@ -36,11 +36,12 @@ STEPS = 256
 SEEN_SHARE = 0.25 - 1e-4
 """A box of which a view shows less is ignored; the tolerance makes ties fall alike under mirroring."""
 
-UNIT = 0.125
-"""A raw distance of x stands for UNIT · softplus(x) of the frame."""
+WHERE = 5
+"""Channels that tell where a box is: four distances and centerness."""
 
-NEAREST = 1e-3
-"""The smallest distance, a share of the frame, that `oracle` asks for."""
+ELSEWHERE = 1.5
+"""The raw distance, a tenth of the frame, that `oracle` asks for where no object is: a probe that is not sure blends
+it in."""
 
 SURE = 4.0
 """The logit that `oracle` asks for where a class is, and its negative where it is not."""
@@ -70,7 +71,15 @@ class Detection:
     @property
     def valid(self) -> BoolArray:
         """[H,W], false at pixels that belong to an ignored box."""
-        return ~np.append(self.ignored, False)[_owners(self, self.size)]
+        if not self.ignored.any():
+            return np.ones(self.size, np.bool_)
+        return ~np.append(self.ignored, False)[_fcos.owners(self.shares, self.size)]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """The boxes in shares of the frame."""
+        H, W = self.size
+        return self.boxes / np.array([W, H, W, H], np.float64)
 
     @property
     def confidence(self) -> float | None:
@@ -125,17 +134,13 @@ class DetectionMetric(Metric):
         table, truths = rows[:, : 4 * MOST].reshape(-1, MOST, 4), rows[:, 4 * MOST :]
         image, place = np.nonzero(table[..., 0])
         order = np.argsort(-table[image, place, 1], kind="stable")
-        image, kinds, codes = (
-            image[order],
-            table[image, place, 0][order],
-            table[image, place, 2:][order].astype(np.int64),
-        )
-        flags = codes[..., None] >> np.arange(len(_average_precision.BOUNDS)) & 1 > 0
+        image, (kinds, _, *codes) = image[order], table[image, place][order].T
+        flags = np.array(codes, np.int64)[..., None] >> np.arange(len(_average_precision.BOUNDS)) & 1 > 0
         count = weights @ truths
         total, classes = np.zeros((2, len(weights))), (count > 0).sum(1)
         for kind in np.flatnonzero(truths.any(0)):
             of = kinds == kind + 1
-            found = _average_precision.average_precision(image[of], flags[of, 0], flags[of, 1], weights, count[:, kind])
+            found = _average_precision.average_precision(image[of], flags[0, of], flags[1, of], weights, count[:, kind])
             total += np.nan_to_num([found[0], found.mean(0)])
         means = np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
         return dict(zip(self.measures, means, strict=True))
@@ -145,7 +150,7 @@ class DetectionTask(Task[Detection]):
     """Boxes as in FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355), at one stride.
 
     Each pixel in a box tells its class, its distances to the left, upper, right and lower side, and how central it is
-    (centerness). K + 5 channels: class logits, raw distances (see `UNIT`), the logit of centerness.
+    (centerness). K + 5 channels: class logits, raw distances (see ``_fcos.UNIT``), the logit of centerness.
     """
 
     name = "detection"
@@ -157,12 +162,8 @@ class DetectionTask(Task[Detection]):
     def check(self, label: Detection, convention: Convention) -> None:
         """Raise `LabelError` unless boxes lie in the frame, ids in the label space, and all is of N objects."""
         _check(label)
-        K, top = len(convention.classes), int(label.ids.max(initial=0))
-        require(
-            top < K or not label.ids.size,
-            f"class id {top} in a label space of {K} classes, whose ids end at {K - 1}; give the convention all class "
-            "names, of things alone: background has none",
-        )
+        K, top = self.channels(convention) - WHERE, int(label.ids.max(initial=0))
+        require(top < K, f"class id {top} in a label space of {K} classes, whose ids end at {K - 1}; name all classes")
         for text in label.masks or ():
             _rle.decode(text, label.size)
 
@@ -185,23 +186,11 @@ class DetectionTask(Task[Detection]):
         try:
             facts = json.loads(data)
             require(facts["task"] == self.name, f"the file holds {facts['task']!r}, not a {self.name} label")
-            height, width = map(int, facts["size"])
-            ids, masks = np.array(facts["ids"], np.int64), facts.get("masks")
-            require(not ((ids < 0) | (ids >= MAX_CLASSES)).any(), f"class ids run from 0 to {MAX_CLASSES - 1}")
-            label = Detection(
-                (height, width),
-                np.array(facts["boxes"], np.float32).reshape(-1, 4),
-                ids.astype(np.uint16),
-                np.array(facts["scores"], np.float32),
-                np.array(facts["ignored"], np.bool_),
-                None if masks is None else tuple(map(str, masks)),
-            )
+            label = _read(facts)
             _check(label)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError, LabelError) as error:
             seen = f"{len(data)} bytes, beginning {data[:20]!r}"
-            raise LabelError(
-                f"cannot read the {self.name} label ({seen}): {type(error).__name__}: {error}; label the image again"
-            ) from error
+            raise LabelError(f"cannot read the {self.name} label ({seen}): {type(error).__name__}: {error}") from error
         return label
 
     def valid_share(self, label: Detection) -> float:
@@ -215,7 +204,7 @@ class DetectionTask(Task[Detection]):
         (height, width), (x0, y0, x1, y1) = view.size, view.box(label.size)
         boxes = label.boxes.astype(np.float64)
         cut = np.clip(boxes, [x0, y0, x0, y0], [x1, y1, x1, y1])
-        share = _areas(cut) / _areas(boxes)
+        share = _fcos.areas(cut) / _fcos.areas(boxes)
         scale = np.array([width / (x1 - x0), height / (y1 - y0)] * 2)
         seen = replace(
             label,
@@ -241,51 +230,50 @@ class DetectionTask(Task[Detection]):
             0 < K <= MAX_CLASSES,
             f"a label space of {K} classes; detection needs 1 to {MAX_CLASSES}: name them in Convention",
         )
-        return K + 5
+        return K + WHERE
 
     def collate(self, labels: Sequence[Detection | None], size: tuple[int, int]) -> Target:
         """``ids`` int64 [B,H,W], ``distances`` float32 [B,4,H,W], ``valid``, for labels in frames of any size.
 
-        Distances are left, up, right, down in shares of the frame: larger than 0 in an object, all 0 elsewhere.
+        Distances are left, up, right, down in shares of the frame: larger than 0 in an object, all 0 elsewhere. A box
+        so small that no pixel's centre lies in it is not taught.
         """
         B = len(labels)
         ids, distances = np.zeros((B, *size), np.int64), np.zeros((B, 4, *size), np.float32)
         valid = np.zeros((B, *size), np.bool_)
         for b, label in enumerate(labels):
             if label is not None:
-                ids[b], distances[b], valid[b] = _dense(label, size)
+                owner = _fcos.owners(label.shares, size)
+                valid[b] = ~np.append(label.ignored, False)[owner]
+                owner = np.where(valid[b], owner, -1)
+                ids[b], distances[b] = np.append(label.ids, 0)[owner], _fcos.sides_from(label.shares, owner)
         return {name: torch.from_numpy(x) for name, x in (("ids", ids), ("distances", distances), ("valid", valid))}
 
     def loss(self, raw: Tensor, target: Target, convention: Convention) -> Tensor:
         """Focal loss of classes, and in objects generalised IoU of boxes and cross-entropy of centerness."""
-        K, valid = self.channels(convention) - 5, target["valid"]
+        K, valid = self.channels(convention) - WHERE, target["valid"]
         raw = torch.where(valid[:, None], raw.float(), 0)
-        distances = torch.where(valid[:, None], target["distances"], 0)
+        hot, distances = _known(target, K)
         inside = distances[:, 0] > 0
-        named = torch.arange(K, device=raw.device).view(1, K, 1, 1)
-        hot = (target["ids"][:, None] == named) & inside[:, None]
-        guess, right = _around(_distances(raw[:, K:-1])), _around(distances)
         return (
             focal.loss(raw[:, :K], hot, valid)
-            + giou.loss(guess, right, inside)
-            + focal.loss(raw[:, K + 4 :], _centerness(distances), inside, alpha=-1, gamma=0)
+            + giou.loss(_fcos.around(_fcos.distances(raw[:, K:-1])), _fcos.around(distances), inside)
+            + focal.loss(raw[:, -1:], _fcos.centerness(distances), inside, alpha=-1, gamma=0)
         )
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Detection]:
         """At most 100 boxes an image; a score is √(class · centerness); equal boxes of a class are suppressed."""
         raw = raw.detach().float()
-        K, (B, _, H, W) = self.channels(convention) - 5, raw.shape
-        scores = (raw[:, :K].sigmoid() * raw[:, K + 4 :].sigmoid()).sqrt().flatten(1)
-        best, index = scores.topk(min(CANDIDATES, scores.shape[1]))
-        y, x = torch.meshgrid(*(torch.arange(n, device=raw.device) + 0.5 for n in (H, W)), indexing="ij")
-        boxes = (_around(_distances(raw[:, K:-1])) + torch.stack([x, y, x, y])).flatten(2).movedim(1, 2)
-        limit = boxes.new_tensor([W, H, W, H])
+        K, (H, W) = self.channels(convention) - WHERE, raw.shape[-2:]
+        scores = (raw[:, :K].sigmoid() * raw[:, -1:].sigmoid()).sqrt().flatten(1)
+        best, places = scores.topk(min(CANDIDATES, scores.shape[1]))
+        boxes = _fcos.boxes_of(_fcos.distances(raw[:, K:-1]))
         found = []
-        for b in range(B):
-            kinds, own = index[b] // (H * W), boxes[b][index[b] % (H * W)].clamp(boxes.new_zeros(4), limit)
-            kept = batched_nms(own, best[b], kinds, OVERLAP)[:MOST]
-            arrays = [x[kept].cpu().numpy() for x in (own, kinds, best[b])]
-            label = Detection((H, W), arrays[0], arrays[1].astype(np.uint16), arrays[2], np.zeros(len(kept), np.bool_))
+        for own, score, place in zip(boxes, best, places, strict=True):
+            kinds, own = place // (H * W), own[place % (H * W)]
+            kept = batched_nms(own, score, kinds, OVERLAP)[:MOST]
+            box, kind, sure = (x[kept].cpu().numpy() for x in (own, kinds, score))
+            label = Detection((H, W), box, kind.astype(np.uint16), sure, np.zeros(len(kept), np.bool_))
             found.append(label.take((label.boxes[:, 2:] > label.boxes[:, :2]).all(1)))
         return found
 
@@ -293,19 +281,16 @@ class DetectionTask(Task[Detection]):
 
     def metric(self, convention: Convention) -> DetectionMetric:
         """AP50 and AP over the convention's classes."""
-        return DetectionMetric(self.channels(convention) - 5)
+        return DetectionMetric(self.channels(convention) - WHERE)
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
-        """Logits of ±4 and raw distances, [B,K+5,H,W]; where no object is, distances of raw 0 that nothing reads."""
-        K, valid = self.channels(convention) - 5, target["valid"][:, None]
-        distances = torch.where(valid, target["distances"], 0)
+        """Logits of ±4 and raw distances, [B,K+5,H,W]; least centerness where no object is."""
+        hot, distances = _known(target, self.channels(convention) - WHERE)
         inside = distances[:, :1] > 0
-        named = torch.arange(K, device=distances.device).view(1, K, 1, 1)
-        logits = torch.where((target["ids"][:, None] == named) & inside, SURE, -SURE)
-        far = distances.clamp(min=NEAREST) / UNIT
-        raw = torch.where(inside, far + torch.log(-torch.expm1(-far)), 0)
-        central = torch.where(inside, _centerness(distances).logit(1e-6).clamp(-SURE, SURE), -SURE)
-        return torch.where(valid, torch.cat([logits, raw, central], 1), 0)
+        logits = torch.where(hot, SURE, -SURE)
+        raw = torch.where(inside, _fcos.raw_of(distances), ELSEWHERE)
+        central = torch.where(inside, _fcos.centerness(distances).logit(1e-6).clamp(-SURE, SURE), -SURE)
+        return torch.where(target["valid"][:, None], torch.cat([logits, raw, central], 1), 0)
 
     def render(self, label: Detection, convention: Convention) -> ImageArray:
         """Outlines, and masks at half their brightness, in the colours of segmentation; ignored boxes grey.
@@ -323,6 +308,26 @@ class DetectionTask(Task[Detection]):
             (x0, y0), (x1, y1) = np.floor(label.boxes[i, :2]), np.ceil(label.boxes[i, 2:]) - 1
             pen.rectangle((x0, y0, x1, y1), outline=tuple(colours[i].tolist()), width=width)
         return np.array(drawn)
+
+
+def _id(value: Any) -> int:
+    require(0 <= index(value) < MAX_CLASSES, f"a class id of {value}; ids run from 0 to {MAX_CLASSES - 1}")
+    return index(value)
+
+
+def _read(facts: Mapping[str, Any]) -> Detection:
+    """The label of a file's facts; any of the errors of Python's own conversions if they are none."""
+    (height, width), ids, masks = map(index, facts["size"]), facts["ids"], facts.get("masks")
+    with np.errstate(over="ignore"):  # infinite coordinates are told as boxes outside of the frame
+        boxes, scores = (np.array(facts[name], np.float64).astype(np.float32) for name in ("boxes", "scores"))
+    return Detection(
+        (height, width),
+        boxes.reshape(len(ids), 4),
+        np.array([_id(i) for i in ids], np.uint16),
+        scores,
+        np.array(facts["ignored"], np.bool_),
+        None if masks is None else tuple(map(str, masks)),
+    )
 
 
 def _check(label: Detection) -> None:
@@ -360,11 +365,6 @@ def _check(label: Detection) -> None:
     )
 
 
-def _areas(boxes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """[N], of boxes [N,4]."""
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(1))
-
-
 def _each(label: Detection, change: Callable[[BoolArray], BoolArray]) -> tuple[str, ...] | None:
     """The label's masks, each changed."""
     if label.masks is None:
@@ -372,44 +372,11 @@ def _each(label: Detection, change: Callable[[BoolArray], BoolArray]) -> tuple[s
     return tuple(_rle.encode(change(_rle.decode(text, label.size))) for text in label.masks)
 
 
-def _owners(label: Detection, size: tuple[int, int]) -> NDArray[np.int64]:
-    """[H,W], the index of the smallest box around each pixel's centre, in a grid of ``size`` over the frame; or −1."""
-    owners = np.full(size, -1)
-    sides = label.boxes * (np.array([*size[::-1], *size[::-1]]) / [*label.size[::-1], *label.size[::-1]])
-    first, stop = np.floor(sides[:, :2] + 0.5).astype(int), np.ceil(sides[:, 2:] - 0.5).astype(int)
-    for i in np.argsort(-_areas(label.boxes), kind="stable"):
-        owners[first[i, 1] : stop[i, 1], first[i, 0] : stop[i, 0]] = i
-    return owners
-
-
-def _dense(label: Detection, size: tuple[int, int]) -> tuple[NDArray[np.int64], FloatArray, BoolArray]:
-    """Ids [H,W], distances [4,H,W] and validity [H,W] of a label in a grid of ``size``; see `DetectionTask.collate`."""
-    owners, (H, W) = _owners(label, size), size
-    inside = (owners >= 0) & ~np.append(label.ignored, False)[owners]
-    ids = np.where(inside, np.append(label.ids, 0)[owners], 0)
-    shares = np.append(label.boxes, np.zeros((1, 4)), 0) / [*label.size[::-1], *label.size[::-1]]
-    x0, y0, x1, y1 = np.moveaxis(shares[owners], 2, 0)
-    y, x = (np.arange(H)[:, None] + 0.5) / H, (np.arange(W) + 0.5) / W
-    distances = np.where(inside, np.stack([x - x0, y - y0, x1 - x, y1 - y]), 0).astype(np.float32)
-    return ids, distances, inside | (owners < 0)
-
-
-def _distances(raw: Tensor) -> Tensor:
-    """Raw [B,4,H,W] as distances in shares of the frame, larger than 0."""
-    return UNIT * F.softplus(raw)
-
-
-def _around(distances: Tensor) -> Tensor:
-    """Distances [B,4,H,W] as boxes, xyxy in pixels of the grid from each pixel's centre."""
-    H, W = distances.shape[-2:]
-    return distances * distances.new_tensor([-W, -H, W, H]).view(1, 4, 1, 1)
-
-
-def _centerness(distances: Tensor) -> Tensor:
-    """[B,1,H,W] in [0, 1], FCOS's equation 3: 1 in the middle of a box, 0 at its sides, and where no box is."""
-    one, other = distances[:, :2], distances[:, 2:]
-    shares = torch.minimum(one, other) / torch.maximum(one, other).clamp(min=1e-12)
-    return shares.prod(1, keepdim=True).sqrt()
+def _known(target: Target, K: int) -> tuple[Tensor, Tensor]:
+    """Whether each class is there, bool [B,K,H,W], and distances [B,4,H,W]; nothing where not valid."""
+    distances = torch.where(target["valid"][:, None], target["distances"], 0)
+    named = torch.arange(K, device=distances.device).view(1, K, 1, 1)
+    return (target["ids"][:, None] == named) & (distances[:, :1] > 0), distances
 
 
 TASK = DetectionTask()
