@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import _maps, _png
-from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
 STEPS = np.float32(254)
@@ -51,7 +51,7 @@ class Edges:
         object.__setattr__(self, "values", _maps.zero_unknown(self.values, self.valid))
 
 
-class EdgesMetric(Metric):
+class EdgesMetric(Additive):
     """Precision and recall of thinned edges over the whole set, at `THRESHOLDS` (the protocol of BSDS500).
 
     Martin, Fowlkes and Malik, "Learning to Detect Natural Image Boundaries Using Local Brightness, Color, and
