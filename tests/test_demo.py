@@ -16,6 +16,7 @@ from clipzoo.demo.locate import PACKAGED
 from clipzoo.demo.meshes import classes, meshes, names
 from clipzoo.demo.render import conventions, render_split, truth_of
 from clipzoo.errors import DatasetError
+from clipzoo.evaluation.sets import DenseSet
 from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
 from clipzoo.readers import open_dataset
@@ -84,6 +85,11 @@ def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
     assert [e.key for e in reader.index("00000") if not e.error] == [f"{i:08d}" for i in range(6)]
     assert verify(Store(tmp_path / "truth"), reader) == []
     assert {column.task for column in Store(tmp_path / "truth").columns()} == set(conventions())
+    boxes = DenseSet.load(str(tmp_path / "images"), tmp_path / "truth", (96, 96)).truth["detection"]
+    for seed, found in enumerate(boxes.labels):
+        scene = rooms.render(seed, "test")
+        np.testing.assert_allclose(found.boxes, scene.boxes, atol=0.01)
+        assert [boxes.convention.classes[i] for i in found.ids] == [classes()[i] for i in scene.box_classes]
 
 
 def test_a_trained_split_carries_no_truth(tmp_path: Path) -> None:

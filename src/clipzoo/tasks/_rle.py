@@ -32,7 +32,7 @@ def decode(text: str, size: tuple[int, int]) -> BoolArray:
     H, W = size
     runs = _runs(text)
     require(
-        bool((runs >= 0).all()) and int(runs.sum()) == H * W,
+        bool(((runs >= 0) & (runs <= H * W)).all()) and int(runs.sum()) == H * W,
         f"the run lengths {text[:40]!r} are no mask of {H}×{W} pixels; encode it as a COCO RLE of the label's size",
     )
     return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape((H, W), order="F")
