@@ -52,8 +52,11 @@ def test_edges_part_what_differs_and_nothing_else(seed: int) -> None:
     scene = rooms.render(seed, "test")
     ids = scene.segmentation
     for turn in (np.asarray, np.transpose):
-        edges, differ = turn(scene.edges), turn(ids)[:, 1:] != turn(ids)[:, :-1]
+        edges, depth = turn(scene.edges), turn(scene.depth)
+        differ = turn(ids)[:, 1:] != turn(ids)[:, :-1]
         assert (edges[:, 1:] | edges[:, :-1])[differ].all()
+        assert edges[:, 1:][differ & (depth[:, 1:] < depth[:, :-1])].all(), "the nearer one has the outline"
+        assert edges[:, :-1][differ & (depth[:, 1:] > depth[:, :-1])].all()
     flat = (ids == ids[0, 0]) & (np.abs(scene.normals - scene.normals[:, :1, :1]) < 1e-6).all(0)
     inside = flat.copy()
     for axis in (0, 1):
