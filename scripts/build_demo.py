@@ -113,7 +113,13 @@ def run_pack(arguments: argparse.Namespace) -> None:
     for split, (count, truth) in PACKED.items():
         began = time.time()
         render_split(
-            split, count, folder / split, truth=truth, truth_size=arguments.truth_size, quality=arguments.quality
+            split,
+            count,
+            folder / split,
+            truth=truth,
+            truth_size=arguments.truth_size,
+            quality=arguments.quality,
+            workers=arguments.workers,
         )
         print(split, count, f"{time.time() - began:.0f} s", flush=True)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "runs.jsonl" and p.suffix != ".lock")
@@ -186,6 +192,7 @@ def main() -> None:
     pack.add_argument("--target", type=Path, default=DEMO)
     pack.add_argument("--quality", type=int, default=60)
     pack.add_argument("--truth-size", type=int, default=32)
+    pack.add_argument("--workers", type=int, default=2)
     pack.set_defaults(run=run_pack)
     arguments = parser.parse_args()
     arguments.run(arguments)

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from clipzoo.demo.captions import TEMPLATES
 from clipzoo.demo.meshes import ROOM, classes, meshes, names
 from clipzoo.evaluation.measure import rows
-from clipzoo.experts.demo import CHANNELS, OUTPUT, TinyUNet, convention_of
+from clipzoo.experts.demo import CHANNELS, OUTPUT, TinyUNet, convention_of, packed, unpacked
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
@@ -338,7 +338,7 @@ def train_experts(arguments: argparse.Namespace) -> None:
         model = TinyUNet(channels)
         path = folder / f"{task}.safetensors"
         if arguments.resume:
-            model.load_state_dict(widened(load_file(path)))
+            model.load_state_dict(unpacked(load_file(path)))
         model.to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=0.02)
         began, order = time.time(), torch.empty(0, dtype=torch.long)
@@ -359,6 +359,6 @@ def train_experts(arguments: argparse.Namespace) -> None:
             if (step + 1) % 100 == 0:
                 print(task, step + 1, f"{time.time() - began:.0f} s", f"loss {loss.item():.3f}", flush=True)
             if (step + 1) % 1000 == 0 or step + 1 == arguments.steps:
-                save_file({k: compact(v) for k, v in model.state_dict().items()}, str(path))
+                save_file(packed(model.state_dict()), str(path))
                 measured, took = score(task, model, held, device)
                 print(task, "validation", measured, f"{took:.1f} ms a picture", flush=True)

@@ -69,6 +69,13 @@ def test_the_same_data_has_one_fingerprint_wherever_it_lies(tmp_path):
     assert a["sha256"] != fingerprint(open_dataset(str(make_dataset(tmp_path / "d", shards=3))))["sha256"]
 
 
+def test_pictures_encoded_anew_under_the_same_keys_are_another_dataset(tmp_path):
+    for name, quality in (("a", 60), ("b", 90)):
+        write_shard(tmp_path / name / "0.tar", [("k", {"jpg": encoded(image(3), "JPEG", quality=quality), "txt": b"x"})])
+    a, b = (fingerprint(open_dataset(str(tmp_path / name))) for name in "ab")
+    assert a["sha256"] != b["sha256"]
+
+
 @pytest.mark.parametrize("location", ["missing", "empty", "missing/*.tar", "s3://bucket/data"])
 def test_nothing_there_is_an_error_that_says_what_to_give(tmp_path, monkeypatch, location):
     monkeypatch.chdir(tmp_path)

@@ -253,7 +253,8 @@ def _protocol(run: Run) -> dict[str, Any]:
         "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
         "mask": "pixels whose true label is known",
         "alignment": "none: metric depth, camera-frame normals",
-        "averaging": "segmentation and normals over pixels of the whole set, depth over images",
+        "averaging": "segmentation and normals over pixels of the whole set, depth over images, detections and edge "
+        "pixels over the whole set",
         "probe": f"ridge from the tokens of layers {list(run.recipe.evaluation.layers)} of the frozen tower to the "
         "pixels of each token; strength chosen on validation",
         "zero_shot": "normalised mean of normalised embeddings over the dataset's own templates",

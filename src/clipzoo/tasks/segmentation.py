@@ -51,26 +51,25 @@ class SegmentationMetric(Additive):
         self.count = count
 
     def statistics(self, prediction: Segmentation, truth: Segmentation) -> Statistics:
-        """Float64 [K·(K+1)]: pixels by true class and predicted class, the last column for no prediction."""
+        """Float64 [3K]: of each class the pixels where truth and prediction have it, where either has it, true ones."""
         _maps.same_size(prediction.valid, truth.valid)
         K = self.count
         top = max(int(prediction.ids.max(initial=0)), int(truth.ids.max(initial=0)))
         require(top < K, f"class id {top} in a label space of {K} classes; compare labels of one label space")
+        true = truth.ids[truth.valid].astype(np.int64)
         guess = np.where(prediction.valid, prediction.ids, K)[truth.valid].astype(np.int64)
-        cell = truth.ids[truth.valid].astype(np.int64) * (K + 1) + guess
-        return np.bincount(cell, minlength=K * (K + 1)).astype(np.float64)
+        hits, trues, guesses = (np.bincount(x, minlength=K + 1)[:K] for x in (true[true == guess], true, guess))
+        return np.concatenate([hits, trues + guesses - hits, trues]).astype(np.float64)
 
     def compute(self, total: Statistics) -> dict[str, float]:
         """``miou`` and ``accuracy``, in [0, 1]."""
-        confusion = total.reshape(self.count, self.count + 1)
-        hits, truths = confusion[:, :-1].diagonal(), confusion.sum(1)
-        present = truths > 0
+        hits, union, trues = total.reshape(3, self.count)
+        present = trues > 0
         if not present.any():
             return {"miou": float("nan"), "accuracy": float("nan")}
-        union = truths + confusion[:, :-1].sum(0) - hits
         return {
             "miou": float((hits[present] / union[present]).mean()),
-            "accuracy": float(hits.sum() / truths.sum()),
+            "accuracy": float(hits.sum() / trues.sum()),
         }
 
 
