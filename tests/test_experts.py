@@ -16,6 +16,7 @@ from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, PluginError
 from clipzoo.experts import demo
 from clipzoo.experts._frames import parse_frame
+from clipzoo.tasks.detection import Detection
 from making import image
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -317,16 +318,27 @@ def package(tmp_path, monkeypatch):
     """Random weights in the place of the packaged ones."""
     torch.manual_seed(0)
     (tmp_path / "experts").mkdir()
-    (tmp_path / "rooms.json").write_text('{"classes": ["floor", "wall", "chair"]}')
-    for task, channels in (("segmentation", 3), ("depth", 1), ("normals", 3)):
-        net = demo.TinyUNet(channels)
-        half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-        save_file(half, tmp_path / f"experts/{task}.safetensors")
+    (tmp_path / "rooms.json").write_text('{"classes": ["floor", "wall", "ceiling", "chair", "table"]}')
     monkeypatch.setattr(demo, "_resource", tmp_path.joinpath)
+    for task in demo.CHANNELS:
+        net = demo.TinyUNet(demo.CHANNELS[task](demo.convention_of(task)))
+        save_file(demo.packed(net.state_dict()), tmp_path / f"experts/{task}.safetensors")
     return tmp_path
 
 
-@pytest.mark.parametrize("task", ["segmentation", "depth", "normals"])
+def test_packed_weights_are_within_half_a_step():
+    state = demo.TinyUNet(3).state_dict()
+    again = demo.unpacked(demo.packed(state))
+    assert again.keys() == state.keys()
+    for name, value in state.items():
+        if value.ndim > 1:
+            step = value.flatten(1).abs().amax(1) / 127
+            assert ((again[name] - value).abs().flatten(1).amax(1) <= 0.51 * step).all()
+        else:
+            torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", demo.CHANNELS)
 def test_demo_labels_keep_the_contract(package, task):
     made = experts.create(f"demo:{task}")
     made.load()
@@ -334,16 +346,23 @@ def test_demo_labels_keep_the_contract(package, task):
     labels = made.predict(pictures)
     for label in labels:
         tasks.get(task).check(label, made.card.convention)
-        assert label.valid.shape == (96, 96)
+        assert label.valid.shape == ((48, 48) if task == "detection" else (96, 96))
     assert len(made.card.weights_sha256) == 64
     (alone,) = made.predict(pictures[1:])
-    name = {"segmentation": "ids", "depth": "values", "normals": "vectors"}[task]
+    name = {"segmentation": "ids", "detection": "boxes", "normals": "vectors"}.get(task, "values")
     assert np.allclose(getattr(alone, name), getattr(labels[1], name), atol=1e-4)
 
 
+def test_boxes_of_which_the_expert_is_not_sure_are_ignored():
+    scores = np.float32([0.9, demo.SURE, 0.3, demo.POSSIBLE, 0.1])
+    boxes = np.float32([[0, 0, 4, 4]] * 5)
+    found = demo.sorted_out(Detection((8, 8), boxes, np.zeros(5, np.uint16), scores, np.zeros(5, bool)))
+    assert found.ignored.tolist() == [False, False, True, True]
+
+
 def test_demo_names_and_missing_weights(package):
-    with pytest.raises(ExpertError, match="there are: segmentation, depth, normals"):
-        experts.create("demo:edges")
+    with pytest.raises(ExpertError, match="there are: segmentation, detection, depth, normals, edges"):
+        experts.create("demo:captions")
     (package / "experts/depth.safetensors").unlink()
     with pytest.raises(ExpertError, match="reinstall clipzoo"):
         experts.create("demo:depth")

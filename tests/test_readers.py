@@ -71,7 +71,9 @@ def test_the_same_data_has_one_fingerprint_wherever_it_lies(tmp_path):
 
 def test_pictures_encoded_anew_under_the_same_keys_are_another_dataset(tmp_path):
     for name, quality in (("a", 60), ("b", 90)):
-        write_shard(tmp_path / name / "0.tar", [("k", {"jpg": encoded(image(3), "JPEG", quality=quality), "txt": b"x"})])
+        write_shard(
+            tmp_path / name / "0.tar", [("k", {"jpg": encoded(image(3), "JPEG", quality=quality), "txt": b"x"})]
+        )
     a, b = (fingerprint(open_dataset(str(tmp_path / name))) for name in "ab")
     assert a["sha256"] != b["sha256"]
 
