@@ -295,7 +295,7 @@ def test_absolute_names_are_refused(tmp_path: Path) -> None:
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     where = table(tmp_path, "file,caption\neven,c\npipe.png,d\n")
     os.mkfifo(tmp_path / "pipe.png")
-    assert ["no regular file" in reason for reason in errors(where).values()] == [True, True]
+    assert ["only regular files" in reason for reason in errors(where).values()] == [True, True]
 
 
 def test_a_root_is_where_names_begin(tmp_path: Path) -> None:
@@ -425,7 +425,7 @@ def test_a_folder_says_what_it_cannot_use(tmp_path: Path) -> None:
     (root / os.fsdecode(b"b\xff.jpg")).write_bytes(PICTURES[0])
     found = errors(str(tmp_path / "in"))
     reasons = {
-        "even/away": "outside=yes", "even/blank": "white space", "even/b\ufffd": "not UTF-8", "even/empty": "0 bytes",
+        "even/away": "outside=yes", "even/blank": "white space", "even/b\ufffd": "not UTF-8", "even/empty": "is empty",
         "even/lone": "no image", "even/mute": "no caption", "even/twice": "several images",
     }  # fmt: skip
     assert found.keys() == reasons.keys()

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from clipzoo.cli import demo, doctor, eval, experts, inspect, label, report, run, tasks, train
+from clipzoo.cli import check, demo, doctor, eval, experts, inspect, label, report, run, tasks, train
 from clipzoo.errors import ClipzooError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (label, inspect, train, eval, report, run, demo, experts, tasks, doctor):
+for verb in (check, label, inspect, train, eval, report, run, demo, experts, tasks, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 
