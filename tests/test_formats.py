@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from clipzoo import plugins
 from clipzoo.data import Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import ClipzooError, DatasetError, SampleError
 from clipzoo.labeling import label
@@ -495,3 +497,33 @@ def test_a_list_of_datasets_that_is_none_says_what_to_write(tmp_path: Path, text
     (tmp_path / "self.yaml").write_text(text)
     with pytest.raises(DatasetError, match=r"self\.yaml"):
         open_dataset(str(tmp_path / "self.yaml"))
+
+
+# The documentation -----------------------------------------------------------------------------------------
+
+
+def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, {})
+    assert capsys.readouterr().out.splitlines() == [
+        "photos 4 cat number 0", "photos.tsv?root=photos&caption=title|alt 4 cat 0", "cats.parquet 4 cat 0",
+        "both.yaml 8 cat number 0", "4",
+    ]  # fmt: skip
+    assert [sample_of("cats-small.parquet", 3), sample_of("tars", 3)] == ["cat 3", "cat number 3"]
+
+
+def sample_of(where: str, number: int) -> str:
+    reader = open_dataset(where)
+    return reader.read(entries(reader)[number]).caption
+
+
+def test_every_option_and_known_column_is_documented() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    for option in (*rows_module.OPTIONS, "format", "sep", "split"):
+        assert f"| `{option}=" in text
+    for column in (*rows_module.IMAGE[:10], *rows_module.CAPTION, *rows_module.KEY):
+        assert f"`{column}`" in text
+    for name in plugins.names("readers"):
+        assert f"| `{name}` |" in text

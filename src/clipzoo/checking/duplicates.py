@@ -53,10 +53,11 @@ def near(hashes: Hashes) -> list[NDArray[np.int64]]:
         order = np.argsort(distinct & mask, kind="stable")
         key = (distinct & mask)[order]
         for step in range(1, min(NEIGHBOURS + 1, len(order))):
-            a, b = order[:-step], order[step:]
-            close = (key[:-step] == key[step:]) & (_bits(distinct[a] ^ distinct[b]) <= NEAR)
-            if not (key[:-step] == key[step:]).any():
+            meet = np.flatnonzero(key[:-step] == key[step:])
+            if not len(meet):
                 break
+            a, b = order[meet], order[meet + step]
+            close = _bits(distinct[a] ^ distinct[b]) <= NEAR
             for i, j in zip(a[close], b[close], strict=True):
                 _link(root, int(i), int(j))
     found = np.array([_find(root, i) for i in range(len(root))], np.int64)[place]
