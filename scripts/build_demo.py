@@ -63,6 +63,7 @@ def draw_chunk(split: str, first: int, count: int, path: Path) -> None:
         arrays["depth"] = np.stack([s.depth for s in kept]).astype(np.float16)
         arrays["normals"] = np.stack([s.normals for s in kept]).astype(np.float16)
         arrays["segmentation"] = np.stack([s.segmentation for s in kept])
+        arrays["edges"] = np.stack([s.edges for s in kept])
     with path.with_suffix(".part").open("wb") as file:
         np.savez(file, **arrays)
     path.with_suffix(".part").rename(path)

@@ -14,7 +14,7 @@ from clipzoo import demo, experts
 from clipzoo.demo import rooms
 from clipzoo.demo.locate import PACKAGED
 from clipzoo.demo.meshes import classes, meshes, names
-from clipzoo.demo.render import render_split, truth_of
+from clipzoo.demo.render import conventions, render_split, truth_of
 from clipzoo.errors import DatasetError
 from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
@@ -29,7 +29,7 @@ FOLDER = Path(str(resources.files("clipzoo.demo")))
 
 def test_a_picture_is_a_pure_function_of_its_seed() -> None:
     a, b = rooms.render(5, "test"), rooms.render(5, "test")
-    for field in ("image", "depth", "normals", "segmentation", "instances"):
+    for field in ("image", "depth", "normals", "segmentation", "instances", "edges"):
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
     assert a.caption == b.caption
     assert (rooms.render(5, "validation").image != a.image).any(), "splits share no scene"
@@ -39,13 +39,26 @@ def test_a_picture_is_a_pure_function_of_its_seed() -> None:
 def test_the_truth_obeys_the_contract_and_agrees_with_itself(seed: int) -> None:
     scene = rooms.render(seed, "test")
     for task, label in truth_of(scene).items():
-        from clipzoo.demo.render import conventions
-
         get_task(task).check(label, conventions()[task])
     fx, fy, cx, cy = (value / 96 for value in scene.intrinsics)
     derived = normals_from_depth(truth_of(scene)["depth"], Camera(fx, fy, cx, cy))
     cosine = (derived.vectors * scene.normals).sum(0)[derived.valid]
     assert np.median(np.degrees(np.arccos(np.clip(cosine, -1, 1)))) < 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_edges_part_what_differs_and_nothing_else(seed: int) -> None:
+    scene = rooms.render(seed, "test")
+    ids = scene.segmentation
+    for turn in (np.asarray, np.transpose):
+        edges, differ = turn(scene.edges), turn(ids)[:, 1:] != turn(ids)[:, :-1]
+        assert (edges[:, 1:] | edges[:, :-1])[differ].all()
+    flat = (ids == ids[0, 0]) & (np.abs(scene.normals - scene.normals[:, :1, :1]) < 1e-6).all(0)
+    inside = flat.copy()
+    for axis in (0, 1):
+        inside &= np.roll(flat, 1, axis) & np.roll(flat, -1, axis)
+    assert not (scene.edges & inside).any(), "an edge in the midst of a wall"
+    assert 0.01 < scene.edges.mean() < 0.2
 
 
 def test_held_out_objects_are_in_no_other_split() -> None:
@@ -70,6 +83,7 @@ def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
     reader = open_dataset(str(tmp_path / "images"))
     assert [e.key for e in reader.index("00000") if not e.error] == [f"{i:08d}" for i in range(6)]
     assert verify(Store(tmp_path / "truth"), reader) == []
+    assert {column.task for column in Store(tmp_path / "truth").columns()} == set(conventions())
 
 
 def test_a_trained_split_carries_no_truth(tmp_path: Path) -> None:

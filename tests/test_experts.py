@@ -272,6 +272,16 @@ def test_an_expert_of_ones_own(tmp_path, monkeypatch):
     assert made.card.slug == "python-own_expert_a-Mine"
 
 
+def test_an_edited_expert_is_another_one(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    revisions = []
+    for comment in ("", "", "# edited"):
+        (tmp_path / "own_expert_d.py").write_text(OWN + comment)
+        revisions.append(experts.create("python:own_expert_d:Mine").card.revision)
+    assert revisions[0] == revisions[1] != revisions[2]
+    assert revisions[0].startswith("source ")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -148,6 +148,30 @@ def test_what_is_no_label_is_a_row(tmp_path, monkeypatch, what):
     assert (report.labels, report.failures) == (0, 6)
 
 
+def test_equal_faults_give_equal_bytes(tmp_path, monkeypatch):
+    """Reasons that hold an address in memory would differ from run to run."""
+    data, stores = make_dataset(tmp_path / "data", shards=1), []
+    for name in ("a", "b"):
+        expert = Bright()
+        monkeypatch.setattr(expert, "predict", lambda images: [object() for _ in images])
+        run(data, tmp_path / name, [expert], max_failures=1)
+        stores.append(contents(tmp_path / name))
+    assert stores[0] == stores[1]
+
+
+def test_an_expert_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
+    expert = Bright()
+    monkeypatch.setattr(expert, "load", lambda device: 1 / 0)
+    with pytest.raises(ExpertError, match=r"test:bright cannot be loaded on cpu: ZeroDivisionError"):
+        run(make_dataset(tmp_path / "data"), tmp_path / "out", [expert])
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(StoreError, match="is a file"):
+        run(make_dataset(tmp_path / "data"), tmp_path / "out")
+
+
 def test_a_label_outside_its_label_space_is_a_row(tmp_path, monkeypatch):
     from clipzoo.tasks.segmentation import Segmentation
 
@@ -363,6 +387,14 @@ def test_gallery(tmp_path, capsys):
 def test_gallery_of_nothing(tmp_path):
     with pytest.raises(StoreError, match="has no column"):
         inspect(tmp_path, str(make_dataset(tmp_path / "data")), tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("page", "count", "says"), [("page.html", 0, "count=0"), ("nowhere/page.html", 3, "no folder")]
+)
+def test_gallery_asked_for_wrongly(tmp_path, page, count, says):
+    with pytest.raises(StoreError, match=says):
+        inspect(tmp_path, "unread", tmp_path / page, count)
 
 
 def test_gallery_of_another_dataset_is_refused(tmp_path):

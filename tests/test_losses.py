@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipzoo import plugins
-from clipzoo.losses import angular, cross_entropy, silog, ssi
+from clipzoo.losses import angmf, angular, balanced, berhu, cross_entropy, silog, ssi, ssi_gradient
 
 B, H, W, K = 3, 5, 7, 4
 
@@ -26,24 +26,69 @@ VALID = rand(B, H, W, seed=9) > -0.5
 IDS = torch.randint(0, K, (B, H, W), generator=torch.Generator().manual_seed(1))
 UNIT = F.normalize(rand(B, 3, H, W, seed=2), dim=1)
 PLANE = rand(B, H, W, seed=3)
+SOFT = rand(B, H, W, seed=4).sigmoid()
 
 EVERY: dict[str, tuple[Callable[..., Tensor], Tensor, Tensor]] = {
+    "angmf": (angmf.loss, rand(B, 4, H, W), UNIT),
     "angular": (angular.loss, rand(B, 3, H, W), UNIT),
+    "balanced": (balanced.loss, rand(B, 1, H, W), SOFT),
+    "berhu": (berhu.loss, rand(B, 1, H, W), PLANE),
     "cross_entropy": (cross_entropy.loss, rand(B, K, H, W), IDS),
     "silog": (silog.loss, rand(B, 1, H, W), PLANE),
     "ssi": (ssi.loss, rand(B, 1, H, W), PLANE),
+    "ssi_gradient": (ssi_gradient.loss, rand(B, 1, H, W), PLANE),
 }
 every = pytest.mark.parametrize("name", EVERY)
 
 
-def test_these_losses_are_found() -> None:
-    assert set(EVERY) <= set(plugins.names("losses"))
+def test_every_loss_is_here() -> None:
+    assert set(EVERY) == set(plugins.names("losses")), "add an example of each new loss to EVERY"
 
 
 def test_cross_entropy_is_that_of_torch() -> None:
     raw = EVERY["cross_entropy"][1]
     theirs = F.cross_entropy(raw, torch.where(VALID, IDS, -100), ignore_index=-100)
     torch.testing.assert_close(cross_entropy.loss(raw, IDS, VALID), theirs)
+
+
+def test_label_smoothing_is_that_of_the_paper() -> None:
+    raw, eps = EVERY["cross_entropy"][1], 0.1
+    truth = (1 - eps) * F.one_hot(IDS, K).movedim(-1, 1) + eps / K
+    theirs = -(truth * raw.log_softmax(1)).sum(1)[VALID].mean()
+    torch.testing.assert_close(cross_entropy.loss(raw, IDS, VALID, label_smoothing=eps), theirs)
+
+
+def test_balanced_is_equation_2_of_hed() -> None:
+    raw, hard = EVERY["balanced"][1], (SOFT > 0.8).double()
+    edges = others = 0.0
+    for x, y in zip(raw[:, 0][VALID].tolist(), hard[VALID].tolist(), strict=True):
+        probability = 1 / (1 + math.exp(-x))
+        edges, others = (edges - y * math.log(probability), others - (1 - y) * math.log(1 - probability))
+    positives, all_of_them = hard[VALID].sum().item(), VALID.sum().item()
+    beta = 1 - positives / all_of_them
+    equation = beta * edges + (1 - beta) * others
+    weights = beta * positives + (1 - beta) * (all_of_them - positives)
+    assert positives < 0.3 * all_of_them
+    assert balanced.loss(raw, hard, VALID).item() == pytest.approx(equation / weights)
+    halves = (edges / positives + others / (all_of_them - positives)) / 2
+    assert balanced.loss(raw, hard, VALID).item() == pytest.approx(halves)
+
+
+def test_balanced_is_least_where_the_prediction_is_the_label() -> None:
+    right = SOFT.logit()[:, None].requires_grad_()
+    balanced.loss(right, SOFT, VALID).backward()
+    assert right.grad is not None
+    assert right.grad.abs().max() < 1e-12
+    assert balanced.loss(torch.zeros(B, 1, H, W), SOFT, VALID).item() == pytest.approx(math.log(2))
+
+
+def test_balanced_without_any_edge_is_zero() -> None:
+    raw = EVERY["balanced"][1].clone().requires_grad_()
+    value = balanced.loss(raw, torch.zeros_like(SOFT), VALID)
+    value.backward()
+    assert value.item() == 0
+    assert raw.grad is not None
+    assert not raw.grad.any()
 
 
 def test_silog_is_equation_4() -> None:
@@ -87,13 +132,6 @@ def test_ssi_forgives_scale_and_shift_but_not_turning_over() -> None:
         assert ssi.loss(-PLANE, truth, VALID).item() == pytest.approx(2, abs=1e-5)
 
 
-def test_ssi_leaves_out_constant_truth() -> None:
-    truth = PLANE.clone().float()
-    truth[0] = 3.7
-    raw = EVERY["ssi"][1].float()
-    torch.testing.assert_close(ssi.loss(raw, truth, VALID), ssi.loss(raw[1:], truth[1:], VALID[1:]))
-
-
 def test_angular_is_one_minus_the_cosine_of_any_length() -> None:
     raw = EVERY["angular"][1]
     theirs = (1 - F.cosine_similarity(raw, UNIT))[VALID].mean()
@@ -102,7 +140,77 @@ def test_angular_is_one_minus_the_cosine_of_any_length() -> None:
     assert angular.loss(-UNIT, UNIT, VALID).item() == pytest.approx(2, abs=1e-5)
 
 
-@every
+def test_berhu_by_hand() -> None:
+    errors = torch.tensor([[[0.0, 0.5, -1.0], [2.0, -10.0, 7.0]]])
+    valid = torch.tensor([[[True, True, True], [True, True, False]]])
+    c, raw = 2.0, errors[:, None].clone().requires_grad_()
+    loss = berhu.loss(raw, torch.zeros_like(errors), valid)
+    loss.backward()
+    assert loss.item() == pytest.approx((0 + 0.5 + 1 + 2 + (100 + c**2) / (2 * c)) / 5)
+    assert raw.grad is not None
+    torch.testing.assert_close(raw.grad[0, 0] * 5, torch.tensor([[0.0, 1, -1], [1, -10 / c, 0]]))
+
+
+def test_angmf_is_a_density_on_the_sphere() -> None:
+    """Its integral over all directions is 1, whatever the confidence; its mean lies at the prediction."""
+    theta = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000 * math.pi
+    around = torch.stack([theta.sin(), torch.zeros_like(theta), theta.cos()])[None, :, None]
+    for r in (-5.0, 0.0, 3.0, 20.0):
+        raw = torch.tensor([0.0, 0, 7, r], dtype=torch.float64).view(1, 4, 1, 1)
+        each = [
+            angmf.loss(raw, around[..., i : i + 1], torch.ones(1, 1, 1, dtype=torch.bool), eps=1e-6)
+            for i in range(len(theta))
+        ]
+        density = torch.exp(-torch.stack(each))
+        assert (density * 2 * math.pi * theta.sin()).sum().item() * math.pi / 2000 == pytest.approx(1, abs=1e-4)
+        assert density.argmax() == 0
+
+
+def test_ssi_gradient_is_the_papers_by_loops() -> None:
+    raw = EVERY["ssi_gradient"][1]
+    images = []
+    for p, t, v in zip(raw[:, 0].numpy(), PLANE.numpy(), VALID.numpy(), strict=True):
+        aligned = []
+        for x in (p, t):
+            centre = np.sort(x[v])[(v.sum() - 1) // 2]
+            aligned.append((x - centre) / np.abs(x[v] - centre).mean())
+        r = aligned[0] - aligned[1]
+        smallest = np.sort(np.abs(r[v]))[: math.ceil(0.8 * v.sum())]
+        edges = 0.0
+        for step in (1, 2, 4, 8):
+            pairs = [
+                abs(r[y, x] - r[y + dy, x + dx])
+                for y in range(0, H, step)
+                for x in range(0, W, step)
+                for dy, dx in ((0, step), (step, 0))
+                if y + dy < H and x + dx < W and v[y, x] and v[y + dy, x + dx]
+            ]
+            edges += sum(pairs) / max(v[::step, ::step].sum(), 1)
+        images.append(smallest.sum() / (2 * v.sum()) + 0.5 * edges)
+    assert ssi_gradient.loss(raw, PLANE, VALID, eps=0).item() == pytest.approx(np.mean(images))
+
+
+def test_ssi_gradient_forgives_scale_shift_and_gross_errors_of_the_truth_but_not_turning_over() -> None:
+    truth = 1e3 * PLANE - 7
+    assert ssi_gradient.loss(3 * PLANE - 8, truth, VALID, eps=0).item() == pytest.approx(0, abs=1e-9)
+    assert ssi_gradient.loss(-PLANE, truth, VALID).item() > 1
+    wrong, far = PLANE.clone(), PLANE.clone()
+    wrong[:, 0, 0], far[:, 0, 0] = 40, 80
+    known = torch.ones_like(VALID)
+    losses = [ssi_gradient.loss(PLANE, t, known, alpha=0, trim=trim).item() for t in (wrong, far) for trim in (0.2, 0)]
+    assert losses[0] < 0.5 * losses[1]
+    assert losses[2] < 0.5 * losses[3]
+
+
+@pytest.mark.parametrize("name", ["ssi", "ssi_gradient"])
+def test_an_image_of_constant_truth_does_not_count(name: str) -> None:
+    loss, raw, _ = EVERY[name]
+    truth = PLANE.clone().float()
+    truth[0] = 3.7
+    torch.testing.assert_close(loss(raw.float(), truth, VALID), loss(raw[1:].float(), truth[1:], VALID[1:]))
+
+
+@pytest.mark.parametrize("name", sorted(set(EVERY) - {"berhu"}))  # c is a constant of the step
 def test_gradient_is_that_of_finite_differences(name: str) -> None:
     loss, raw, target = EVERY[name]
     assert torch.autograd.gradcheck(lambda x: loss(x, target, VALID), raw.clone().requires_grad_())
@@ -149,7 +257,7 @@ def test_one_valid_pixel_and_constant_outputs_have_finite_gradients(name: str) -
             assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["silog", "ssi"])
+@pytest.mark.parametrize("name", ["silog", "berhu", "ssi", "ssi_gradient"])
 def test_a_channel_of_one_is_dropped_and_other_shapes_are_not_broadcast(name: str) -> None:
     loss, raw, target = EVERY[name]
     torch.testing.assert_close(loss(raw, target, VALID), loss(raw[:, 0], target[:, None], VALID))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +90,23 @@ def finished(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def test_labels_from_files_go_through_the_whole_house(world: recipe.Recipe, tmp_path: Path) -> None:
+    """There is no expert to ask about test pictures: it has no row, and no picture on the page."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "masks").mkdir()
+    for i in range(96):
+        Image.fromarray(picture(rng)[2].astype(np.uint8)).save(tmp_path / "masks" / f"{i:04d}.png")
+    values = world.model_dump(mode="json")
+    uri = f"files:{tmp_path}/masks?task=segmentation&classes=background,square&void=none"
+    values |= {"columns": [{"expert": uri}], "seeds": [0], "arms": ["clip-ft", "clipzoo"]}
+    values["training"] |= {"steps": 4, "learning_rates": [1e-3]}
+    run = workspace.Run(recipe.parse(values), tmp_path / "run")
+    assert pipeline.run(run).exists()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert not results["baselines"].get("expert")
+    assert "segmentation/miou" in results["baselines"]["more_labels"]
+
+
 def test_results_hold_every_arm_baseline_and_number(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text(), parse_constant=pytest.fail)
     assert {"recipe", "seeds", "arms", "baselines", "cost", "differences"} <= set(results)
@@ -133,9 +152,76 @@ def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monk
     assert (finished / "results.json").read_text() == before
 
 
-def test_a_folder_of_another_recipe_is_refused(finished: Path, world: recipe.Recipe) -> None:
-    with pytest.raises(CheckpointError, match="another recipe"):
+def test_a_folder_of_another_recipe_is_refused_with_what_differs(finished: Path, world: recipe.Recipe) -> None:
+    with pytest.raises(CheckpointError, match=r"another recipe.*\n  seeds\.0: 0, not 7\n  seeds\.1: 1, not nothing\n"):
         workspace.Run(world.model_copy(update={"seeds": (7,)}), finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"columns": ({"expert": "demo:dept"},)}, "depth"),
+        ({"columns": ({"column": "depth/none"},)}, "has no column depth/none"),
+        ({"student": {"model": "local-dir:nowhere"}}, "nowhere"),
+        ({"student": {"model": "ViT-B-61", "random": True}}, "ViT-B-16"),
+        ({"data": "nowhere"}, "no file or folder"),
+        ({"evaluation": {"test": "nowhere"}}, "no folder images/"),
+        ({"evaluation": {"test": "demo:tset"}}, "no such packaged split"),
+    ],
+)
+def test_a_mistake_in_a_new_recipe_is_found_before_any_work_and_leaves_nothing(
+    world: recipe.Recipe, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    values = world.model_dump(mode="json") | {"training": {"steps": 1}} | change
+    with pytest.raises(ClipzooError, match=says):
+        workspace.Run(recipe.parse(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_share_a_run(world: recipe.Recipe, tmp_path: Path) -> None:
+    run = workspace.Run(world, tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from clipzoo.store.lock import alone\n"
+        "with alone(Path(sys.argv[1]), ValueError, ''): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match=f"in use by process {other.pid}"):
+            pipeline.label(run)
+        other.communicate("")
+    pipeline.label(run)
+
+
+def test_labels_that_change_are_joined_anew_until_an_arm_was_trained(world: recipe.Recipe, tmp_path: Path) -> None:
+    run = workspace.Run(world, tmp_path)
+    pipeline.label(run)
+    ((name, (_, column)),) = run.columns.items()
+    assert run.plan.coverage() == {name: 1}
+    with column.lock(), ColumnWriter(column, "0", [e.key for e in run.reader.index("0")]) as writer:
+        for entry in run.reader.index("0"):
+            writer.fail(entry.key, "taken away by the test")
+    column.finish()
+    with pytest.raises(ClipzooError, match="no label of"):
+        _ = workspace.Run(world, tmp_path).plan
+    (tmp_path / "arms").mkdir()
+    with pytest.raises(CheckpointError, match=f"{name} changed since"):
+        _ = workspace.Run(world, tmp_path).plan
+
+
+def test_max_samples_bounds_labelling_too(world: recipe.Recipe, dataset: Path, tmp_path: Path) -> None:
+    few = world.model_copy(update={"data": str(dataset), "max_samples": 20})
+    store = pipeline.label(workspace.Run(few, tmp_path))
+    (column,) = store.columns()
+    assert column.committed() == {"00000", "00001"}
+    assert len(workspace.Run(few, tmp_path).plan) == 20
+
+
+def test_a_device_that_is_not_there_is_said() -> None:
+    with pytest.raises(RecipeError, match="no device 'cuda:9'"):
+        pipeline.pick_device("cuda:9")
 
 
 def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> None:
@@ -160,7 +246,7 @@ def test_the_same_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> N
         ["train", str(path), "--out", str(out), "--arm", "clip-ft"],
         ["eval", str(path), "--out", str(out)],
         ["report", str(out)],
-        ["experts"], ["tasks"], ["doctor"],
+        ["experts"], ["tasks"], ["doctor"], ["--version"], ["-h"],
     ):  # fmt: skip
         result = run(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output

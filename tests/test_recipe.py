@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from importlib import resources
 from pathlib import Path
 
@@ -33,26 +34,50 @@ def test_every_recipe_builds_and_says_how_it_is_run(path: Path, monkeypatch: pyt
             assert experts.create(column.expert).card.task
 
 
+def test_the_reference_is_up_to_date_and_complete() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "recipe_reference.py")
+    assert spec
+    assert spec.loader
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    assert (ROOT / "docs" / "recipe.md").read_text() == reference.page(), "run python scripts/recipe_reference.py"
+    for model in reference.PARTS.values():
+        for name, field in model.model_fields.items():
+            assert name in reference.PARTS or field.description, f"{model.__name__}.{name} has no docstring"
+
+
 def minimal() -> dict[str, object]:
-    return {"name": "x", "data": "d", "student": {"model": "RN50"}, "training": {"steps": 1}, "arms": ["clip"]}
+    return {
+        "name": "x",
+        "data": "d",
+        "student": {"model": "RN50", "random": True},
+        "training": {"steps": 1},
+        "arms": ["clip"],
+    }
 
 
 def test_all_mistakes_at_once_with_path_and_nearest_name(tmp_path: Path) -> None:
     values = minimal() | {
         "training": {"steps": 0, "batchsize": 4},
-        "columns": [{"expert": "demo:depth", "wieght": 1}, {"weight": 1}, {"expert": "a:b", "head": "cnv"}],
+        "columns": [
+            {"expert": "demo:depth", "wieght": 1},
+            {"weight": 1},
+            {"expert": "a:b", "head": "cnv"},
+            {"expert": "a:c", "loss": "silg"},
+        ],
     }
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(RecipeError) as caught:
         recipe.load(path)
     text = str(caught.value)
-    assert "5 mistakes" in text
+    assert "6 mistakes" in text
     assert "training.batchsize: no such field; did you mean batch_size?" in text
     assert "training.steps: Input should be greater than 0" in text
     assert "columns.0.wieght: no such field; did you mean weight?" in text
     assert "columns.1: name either expert" in text
     assert "columns.2: no head is named 'cnv'; there are: conv" in text
+    assert "columns.3: no loss is named 'silg'; there are: " in text
 
 
 @pytest.mark.parametrize(

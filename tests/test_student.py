@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from clipzoo import demo
+from clipzoo import demo, heads
+from clipzoo.data import Batch
 from clipzoo.errors import CheckpointError
+from clipzoo.losses import angmf
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import CONFIG
 from clipzoo.tasks import Convention
+from clipzoo.training.objectives import terms
 
 
 @pytest.mark.parametrize("layers", [(4,), (2, 3), (-3,), (1, 4), (-2, -1)])
@@ -64,3 +68,46 @@ def test_layers_and_options_that_do_not_exist_are_named() -> None:
 
 def test_no_texts_are_no_tokens() -> None:
     assert Student.create(demo.locate_model("demo:clip")).tokenize([]).shape == (0, 24)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((7, 7), (14, 14)), ((14, 10), (5, 31)), ((1, 1), (4, 2)), ((6, 8), (3, 2))]
+)
+def test_resizing_by_products_is_interpolation(before: tuple[int, int], after: tuple[int, int]) -> None:
+    x = torch.randn(2, 5, *before, dtype=torch.float64, requires_grad=True)
+    ours = heads.resize(x.float(), after)
+    theirs = F.interpolate(x.float(), after, mode="bilinear", antialias=True)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    ours.square().sum().backward()
+    gradient = x.grad
+    (expected,) = torch.autograd.grad(theirs.square().sum(), x)
+    assert torch.allclose(gradient, expected, atol=1e-4)
+
+
+NORMALS = HeadSpec("normals", Convention(), "dpt", {"width": 8}, "angmf", {"eps": 1e-2})
+
+
+def test_a_named_loss_gets_its_channels_trains_them_and_is_saved(tiny_clip: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = Student.create(tiny_clip, specs={"normals/x": NORMALS, "normals/y": replace(NORMALS, loss=None)})
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
+    out = student(images, student.tokenize(["red square", "blue square"]))
+    assert [raw.shape[1] for raw in out["predictions"].values()] == [4, 3]
+    target = {"vectors": torch.nn.functional.normalize(torch.ones(2, 3, 8, 8), dim=1), "valid": torch.ones(2, 8, 8) > 0}
+    batch = Batch(images, images, [], dict.fromkeys(student.specs, target), [])
+    named = terms(student, out, batch)
+    raw = heads.resize(out["predictions"]["normals/x"], (8, 8))
+    assert named["normals/x"] == angmf.loss(raw, target["vectors"], target["valid"], eps=1e-2)
+    student.save(tmp_path)
+    again = Student.load(tmp_path)
+    assert again.specs == student.specs
+    torch.testing.assert_close(again(images)["predictions"], out["predictions"])
+
+
+def test_a_loss_or_option_that_does_not_exist_is_named(tiny_clip: str) -> None:
+    for changes, message in (
+        ({"loss": "silog"}, "normals is not learnt by the loss 'silog'; it is by angular or angmf"),
+        ({"loss_options": {"epsilon": 1}}, "epsilon"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            Student.create(tiny_clip, specs={"normals/x": replace(NORMALS, **changes)})  # type: ignore[arg-type]

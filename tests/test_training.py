@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,41 @@ def test_asked_to_stop_it_saves_first(
     assert (tmp_path / "checkpoint.pt").exists()
     train(job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100))
     assert same_student(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("last", [3, STEPS - 1])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_student_with_dropout_resumes_to_the_same_bits(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, last: int, workers: int
+) -> None:
+    def dropping(out: Path) -> Job:
+        made = job(dataset, labels, tiny_clip, out, checkpoint_every=100, workers=workers)
+        made.student.heads["depth/test-truth"].mix.append(torch.nn.Dropout(0.5))
+        return made
+
+    def stop(step: int, values: object) -> None:
+        if step == last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    train(dropping(whole))
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(dropping(halved), on_step=stop))
+    assert not (halved / "student").exists()
+    train(dropping(halved))
+    assert same_student(whole, halved)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_compiled_student_learns_the_same(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    train(job(dataset, labels, tiny_clip, tmp_path, compile=True, steps=4))
+    for ours, theirs in zip(read_log(tmp_path)[:2], read_log(uninterrupted)[:2], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert (tmp_path / "student" / "done").exists()
 
 
 def test_a_loss_that_is_not_finite_is_named(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:

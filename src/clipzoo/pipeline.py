@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
@@ -22,19 +23,52 @@ from clipzoo.workspace import Run, write_whole
 
 TRAINED = ("clip-ft", "clipzoo")
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def pick_device(wanted: str = "auto") -> str:
-    """``auto`` is the first GPU, else the CPU."""
-    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    """``auto`` is the first GPU, else the CPU; `RecipeError` for a device that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:  # torch built without it asserts
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"there is no device {wanted!r} here ({reason}); give cpu, cuda, cuda:1 or auto") from error
+    return wanted
 
 
+def _alone(verb: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
+    """The verb, as the only one that works in the run's folder."""
+
+    @wraps(verb)
+    def locked(run: Run, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with run.writing():
+            return verb(run, *args, **kwargs)
+
+    return locked
+
+
+@_alone
 def label(run: Run) -> Store:
     """Let the recipe's experts label its dataset; what is labelled already is not labelled again."""
     if run.experts:
-        label_dataset(run.dataset, list(run.experts.values()), str(run.store.root), device=run.device)
+        settings = run.recipe.labeling
+        label_dataset(
+            run.dataset,
+            list(run.experts.values()),
+            str(run.store.root),
+            device=run.device,
+            batch_size=settings.batch_size,
+            max_failures=settings.max_failures,
+            shards=run.shards(),
+        )
+        run.unload_experts()
     return run.store
 
 
+@_alone
 def train(run: Run, arm: str, seed: int) -> Path:
     """Train one arm; returns the folder of the student."""
     if arm not in TRAINED:
@@ -45,6 +79,7 @@ def train(run: Run, arm: str, seed: int) -> Path:
     return run.out / "arms" / arm / str(seed) / "student"
 
 
+@_alone
 def evaluate(run: Run) -> Path:
     """Measure every arm and seed, and all baselines; returns ``results.json``. What is not trained yet is trained."""
     _measurable(run)
@@ -69,6 +104,7 @@ def evaluate(run: Run) -> Path:
     return path
 
 
+@_alone
 def report(run: Run) -> Path:
     """Write the page of a run that has been measured; returns its path."""
     path = run.out / "results.json"
@@ -89,6 +125,7 @@ def report(run: Run) -> Path:
     )
 
 
+@_alone
 def run(run: Run) -> Path:
     """Everything: label, train, measure, report; returns the path of the page."""
     _measurable(run)

@@ -20,27 +20,38 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ColumnRecipe(_Model):
     """One expert's labels in training. Name the ``expert`` that makes them, or a ``column`` that a store holds."""
 
     expert: str | None = None
+    """URI of the expert that makes the labels (docs/experts.md)."""
     column: str | None = None
+    """``<task>/<slug>`` of labels that the store holds already."""
     weight: Annotated[float, Field(ge=0)] = 1.0
+    """Of its loss, beside the contrastive loss's 1."""
     head: str = "conv"
+    """The light module that learns the labels: a file of ``clipzoo/heads/``."""
     head_options: dict[str, Any] = Field(default_factory=dict)
+    """Keywords of the head."""
+    loss: str | None = None
+    """One of those that the column's task offers; null is the task's default."""
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    """Keywords of the loss."""
     stride: Count = 2
     """Image pixels per target pixel."""
     min_confidence: float | None = None
+    """Labels of less confidence are left out, where the expert tells one."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ColumnRecipe:
         if (self.expert is None) == (self.column is None):
             raise ValueError("name either expert (a URI) or column (<task>/<slug> of the store)")
-        if self.head not in plugins.names("heads"):
-            raise ValueError(f"no head is named {self.head!r}; there are: {', '.join(plugins.names('heads'))}")
+        for what, folder, name in (("head", "heads", self.head), ("loss", "losses", self.loss)):
+            if name is not None and name not in plugins.names(folder):
+                raise ValueError(f"no {what} is named {name!r}; there are: {', '.join(plugins.names(folder))}")
         return self
 
 
@@ -48,38 +59,72 @@ class StudentRecipe(_Model):
     """The CLIP to train: an OpenCLIP name, ``local-dir:``, ``hf-hub:`` or ``demo:clip``."""
 
     model: str
+    """An OpenCLIP name, ``local-dir:PATH``, ``hf-hub:ID``, or ``demo:clip``."""
     pretrained: str | None = None
-    """Weights tag or file of a plain OpenCLIP name; null starts from random weights."""
+    """Weights tag or file of a plain OpenCLIP name."""
     random: bool = False
     """Keep the architecture, start from random weights."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower that the heads read."""
+
+    @model_validator(mode="after")
+    def _weights_are_meant(self) -> StudentRecipe:
+        if ":" not in self.model and self.pretrained is None and not self.random:
+            raise ValueError(
+                f"{self.model} comes without weights: give pretrained, a tag of open_clip.list_pretrained() or a file, "
+                "or random: true to start from random ones"
+            )
+        return self
+
+
+class LabelingRecipe(_Model):
+    """How the experts label."""
+
+    batch_size: Count | None = None
+    """Images a batch; null is each expert's own."""
+    max_failures: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Labelling stops when more than this share of a column's samples fails."""
 
 
 class TrainingRecipe(_Model):
     """How both trained arms are trained; the arms differ in the pseudo-labels only."""
 
     steps: Count
+    """Updates of each arm."""
     batch_size: Count = 128
+    """Images a step."""
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4,)
     """Rates of the towers. More than one is a grid: each arm tries all and validation chooses."""
     search_steps: Count | None = None
     """Length of a trial run of the grid; default a quarter of ``steps``."""
     heads_learning_rate: Positive = 1e-3
+    """Peak rate of the heads."""
     text_factor: Annotated[float, Field(ge=0)] = 1.0
     """The text tower's rate per image tower's rate."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Of AdamW, on matrices; gains, biases and embeddings have none."""
     clip_norm: Positive = 1.0
+    """Largest norm of the gradient."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
+    """Least and greatest share of the image's area in a view."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Chance that a view is mirrored."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Largest relative change of brightness and contrast."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the student's forward pass; losses and weights stay float32."""
+    compile: bool = False
+    """Compile the student with torch.compile: minutes at the start, then faster steps on a GPU."""
     workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read and decode; 0 does it in the trainer."""
     log_every: Count = 10
+    """Steps between lines of the log."""
     checkpoint_every: Count = 200
+    """Steps between checkpoints."""
     checkpoint_minutes: Positive = 10.0
+    """Most minutes between checkpoints."""
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on validation while training; null measures at the end only."""
 
@@ -96,6 +141,7 @@ class EvaluationRecipe(_Model):
     validation: str | None = None
     """Chooses rates and strengths; never reported as a result."""
     test: str | None = None
+    """What is reported."""
     heldout: str | None = None
     """Objects that no training saw; scored apart."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
@@ -110,18 +156,25 @@ class Recipe(_Model):
     """A run: data, experts, student, training, arms, evaluation."""
 
     name: str
+    """Also the folder's, ``runs/<name>``, unless ``--out`` gives another."""
     description: str = ""
+    """Printed on the page."""
     data: str
     """Image–caption dataset that experts label and both trained arms train on."""
     max_samples: Count | None = None
+    """Label and train on the first so many usable samples; null is all of them."""
     store: str | None = None
     """Folder of the label store; default ``labels`` inside the run's folder."""
     columns: tuple[ColumnRecipe, ...] = ()
+    """The pseudo-labels of the arm ``clipzoo``."""
+    labeling: LabelingRecipe = LabelingRecipe()
     student: StudentRecipe
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("clip", "clip-ft", "clipzoo")
+    """What is compared: ``clip`` as it came, ``clip-ft`` on captions only, ``clipzoo`` on pseudo-labels as well."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Each trained arm is trained once with each; they draw views, order and heads."""
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
@@ -138,6 +191,15 @@ class Recipe(_Model):
     def to_yaml(self) -> str:
         """The complete recipe, defaults written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """``a.b: ours, not theirs`` of every value in which the two differ."""
+        own, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        return [
+            f"{path}: {own.get(path, 'nothing')}, not {theirs.get(path, 'nothing')}"
+            for path in {**own, **theirs}
+            if own.get(path) != theirs.get(path)
+        ]
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -170,6 +232,14 @@ def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     except ValidationError as error:
         lines = [_line(Recipe, e["loc"], e["msg"], e["type"]) for e in error.errors()]
         raise RecipeError(f"{source} has {len(lines)} mistake{'s'[: len(lines) > 1]}:\n" + "\n".join(lines)) from error
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Dotted path -> plain value."""
+    if not isinstance(value, dict | list) or not value:
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {p: v for name, inner in items for p, v in _flat(inner, f"{path}.{name}".lstrip(".")).items()}
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -3,9 +3,10 @@
 A run's folder:
 
     recipe.yaml            the complete recipe
+    .lock                  held by the process that works here
     data/                  what was unpacked or rendered
     labels/                the label store, unless the recipe names another
-    plan.parquet           images and labels, joined
+    plan.parquet           images and labels, joined; plan.json says what of
     arms/<arm>/<seed>/     log.jsonl, tensorboard/, checkpoint.pt while it runs, then student/
     arms/<arm>/rates.json  the grid of learning rates and what validation says of each
     scores/                one file of additive shares for each arm, seed, split and group of measures
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,20 +28,23 @@ from typing import Protocol
 import torch
 
 from clipzoo import demo, experts
+from clipzoo import recipe as recipes
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
-from clipzoo.errors import CheckpointError, DivergedError
+from clipzoo.errors import CheckpointError, DivergedError, RecipeError
 from clipzoo.evaluation import DenseSet, zero_shot
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.models import HeadSpec, Student
-from clipzoo.readers import Reader, open_dataset
+from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.store import Column, Store
+from clipzoo.store.lock import alone
 from clipzoo.training import Job
 from clipzoo.training import train as train_job
 
 REPORTED = ("test", "heldout")
+SPLITS = ("probe", "validation", *REPORTED)
 PSEUDO = 2000
 """Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
 
@@ -72,17 +77,52 @@ class Run:
     out: Path
     progress: Progress = field(default_factory=Silent)
     device: str = "cpu"
+    _held: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "recipe.yaml"
-        text = self.recipe.to_yaml()
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        if self.out.exists() and not self.out.is_dir():
+            raise CheckpointError(f"{self.out} is a file; give --out a folder")
+        if not path.exists():
+            self._preflight()
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_whole(path, self.recipe.to_yaml())
+        elif changed := recipes.load(path).differences(self.recipe):
             raise CheckpointError(
-                f"{self.out} holds a run of another recipe (see {path}); give another --out, or delete that folder to "
-                "begin anew"
+                f"{self.out} holds a run of another recipe, which has\n  "
+                + "\n  ".join(changed)
+                + "\nGive another --out, or delete that folder to begin anew"
             )
-        write_whole(path, text)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that works in this folder; may be nested.
+
+        Raises:
+            CheckpointError: another process does.
+        """
+        if self._held:
+            yield
+            return
+        with alone(self.out, CheckpointError, "two runs in one folder would overwrite each other"):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+    def _preflight(self) -> None:
+        """Find mistakes of a new recipe now, not when hours of labelling are over."""
+        if not demo.check(self.recipe.data):
+            open_dataset(self.dataset)
+        for split in SPLITS:
+            location = getattr(self.recipe.evaluation, split)
+            if location and not demo.check(location) and not Path(location, "images").is_dir():
+                raise RecipeError(
+                    f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how "
+                    "such a folder is made"
+                )
+        self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
 
     # Data ----------------------------------------------------------------------------------------------
 
@@ -101,6 +141,18 @@ class Run:
         folder = self.folder(self.recipe.data)
         return str(folder / "images" if (folder / "images").is_dir() else folder)
 
+    def shards(self) -> list[str] | None:
+        """The shards that hold the first ``max_samples`` usable samples; None is all of them."""
+        if self.recipe.max_samples is None:
+            return None
+        chosen, left = [], self.recipe.max_samples
+        for shard in self.reader.shards:
+            chosen.append(shard)
+            left -= sum(entry.error is None for entry in self.reader.index(shard))
+            if left <= 0:
+                break
+        return chosen
+
     @property
     def store(self) -> Store:
         """The label store."""
@@ -112,30 +164,65 @@ class Run:
         return {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
 
     @cached_property
-    def columns(self) -> dict[str, tuple[ColumnRecipe, Column]]:
-        """Column name -> its recipe and its labels."""
+    def specs(self) -> dict[str, tuple[ColumnRecipe, HeadSpec]]:
+        """Column name -> its recipe and the head that learns it; known before anything is labelled."""
         found = {}
         for wanted in self.recipe.columns:
-            name = wanted.column or "{0.task}/{0.slug}".format(self.experts[str(wanted.expert)].card)
-            task, _, slug = name.partition("/")
-            found[name] = (wanted, self.store.column(task, slug))
+            card = self.experts[wanted.expert].card if wanted.expert else None
+            if card:
+                name, task, convention = f"{card.task}/{card.slug}", card.task, card.convention
+            else:
+                column = self._stored(str(wanted.column))
+                name, task, convention = column.name, column.task, column.convention
+            found[name] = (
+                wanted,
+                HeadSpec(task, convention, wanted.head, wanted.head_options, wanted.loss, wanted.loss_options),
+            )
         return found
 
     @cached_property
+    def columns(self) -> dict[str, tuple[ColumnRecipe, Column]]:
+        """Column name -> its recipe and its labels."""
+        return {name: (wanted, self._stored(name)) for name, (wanted, _) in self.specs.items()}
+
+    def _stored(self, name: str) -> Column:
+        task, _, slug = name.partition("/")
+        return self.store.column(task, slug)
+
+    def unload_experts(self) -> None:
+        """Let go of the experts and their weights; they are made again when they are needed."""
+        self.__dict__.pop("experts", None)
+
+    @cached_property
     def plan(self) -> Plan:
-        """Images and labels, joined once."""
-        path = self.out / "plan.parquet"
-        if not path.exists():
+        """Images and labels, joined once.
+
+        Raises:
+            CheckpointError: the labels have changed since, and arms were trained on what they were.
+        """
+        path, beside = self.out / "plan.parquet", self.out / "plan.json"
+        columns = {name: column for name, (_, column) in self.columns.items()}
+        made_of = {"dataset": fingerprint(self.reader)} | {
+            name: column.manifest.counts.model_dump() for name, column in columns.items()
+        }
+        known = json.loads(beside.read_text()) if beside.exists() else made_of
+        if known != made_of and (self.out / "arms").exists():
+            changed = ", ".join(name for name in made_of if known.get(name) != made_of[name])
+            raise CheckpointError(
+                f"{changed} changed since {path} was made ({known}, now {made_of}), and arms were trained on what was: "
+                f"give another --out, or delete {path}, {beside.name}, arms and scores to train anew"
+            )
+        if known != made_of or not (path.exists() and beside.exists()):
             confident = {n: w.min_confidence for n, (w, _) in self.columns.items() if w.min_confidence is not None}
-            columns = {name: column for name, (_, column) in self.columns.items()}
             Plan.build(self.reader, columns, min_confidence=confident, max_samples=self.recipe.max_samples).save(path)
+            write_whole(beside, json.dumps(made_of, indent=2))
         return Plan.load(path)
 
     @cached_property
     def suite(self) -> Suite:
         """Everything that students are measured on."""
         wanted = self.recipe.evaluation
-        locations = {s: getattr(wanted, s) for s in ("probe", "validation", *REPORTED)}
+        locations = {s: getattr(wanted, s) for s in SPLITS}
         folders = {split: self.folder(location) for split, location in locations.items() if location}
         return Suite.load(folders, self.start().image_size, wanted.label_stride, wanted.layers)
 
@@ -143,14 +230,12 @@ class Run:
 
     def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
         """The student that an arm starts from; ``clipzoo`` has heads, drawn from the seed."""
-        torch.manual_seed(seed)
         wanted = self.recipe.student
-        specs = {
-            name: HeadSpec(column.task, column.convention, column_recipe.head, column_recipe.head_options)
-            for name, (column_recipe, column) in (self.columns.items() if arm == "clipzoo" else ())
-        }
-        model = demo.locate_model(wanted.model)
-        return Student.create(model, wanted.pretrained, specs, wanted.layers, random or wanted.random)
+        specs = {name: spec for name, (_, spec) in self.specs.items()} if arm == "clipzoo" else {}
+        with torch.random.fork_rng():  # asked for in mid-training, too
+            torch.manual_seed(seed)
+            model = demo.locate_model(wanted.model)
+            return Student.create(model, wanted.pretrained, specs, wanted.layers, random or wanted.random)
 
     def train(self, arm: str, seed: int) -> Student:
         """The trained student of an arm and seed."""

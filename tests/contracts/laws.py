@@ -16,6 +16,7 @@ from scene import CASES, SCENE, WHOLE, Case, flipped, seen
 from clipzoo import tasks
 from clipzoo.errors import LabelError
 from clipzoo.tasks.base import Task
+from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import normals_from_depth
 from clipzoo.types import View
 
@@ -70,7 +71,13 @@ def noise(like: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 
 def seed_raw(task: Task[Any], case: Case, images: int = 1) -> torch.Tensor:
-    return noise(torch.empty(images, task.channels(case.convention), *SIZE))
+    return full_raw(task, case, noise(torch.empty(images, task.channels(case.convention), *SIZE)))
+
+
+def full_raw(task: Task[Any], case: Case, raw: torch.Tensor) -> torch.Tensor:
+    """``raw`` with the channels that the case's loss adds, all 0.5."""
+    extra = task.raw_channels(case.convention, case.loss) - raw.shape[1]
+    return torch.cat([raw, torch.full((len(raw), extra, *raw.shape[2:]), 0.5)], 1)
 
 
 # Label ------------------------------------------------------------------------------------------------------
@@ -184,6 +191,19 @@ def ids_are_not_blended(task: Task[Any], case: Case) -> None:
         assert set(np.unique(getattr(task.view(two, view), case.field))) == {0, 4}
 
 
+def thin_edges_survive_a_view(task: Task[Any], case: Case) -> None:
+    """A line of one pixel is one of full strength, a pixel wide, at any size: averaging would wipe it out."""
+    if case.task != "edges":
+        return
+    for at in (3, 77, 130):
+        values = np.zeros(LARGE, np.float32)
+        values[:, at] = 1
+        for size in ((45, 60), (60, 80), (47, 61), (180, 240)):
+            seen = task.crop_resize(Edges(values, np.ones(LARGE, bool)), View.whole(size)).values
+            assert (np.count_nonzero(seen == 1, axis=1) == 1).all()
+            assert (np.count_nonzero(seen, axis=1) == 1).all()
+
+
 def nonsense_under_the_mask_stays_there(task: Task[Any], case: Case) -> None:
     label = case.label(seen(SIZE))
     for view in VIEWS:
@@ -211,7 +231,7 @@ def normals_agree_with_depth(task: Task[Any], case: Case) -> None:
 
 def loss_and_gradient(task: Task[Any], case: Case, raw: torch.Tensor, target: Any) -> tuple[float, torch.Tensor]:
     raw = raw.clone().requires_grad_()
-    loss = task.loss(raw, target, case.convention)
+    loss = task.loss(raw, target, case.convention, *filter(None, [case.loss]))
     assert loss.shape == ()
     assert loss.requires_grad, "the graph is detached"
     loss.backward()
@@ -266,7 +286,7 @@ def gradients_are_finite(task: Task[Any], case: Case) -> None:
     target = task.collate([case.label(seen(SIZE))], SIZE)
     right = task.oracle(target, case.convention)
     for raw in (right, torch.zeros_like(right), torch.full_like(right, 3.0)):
-        value, gradient = loss_and_gradient(task, case, raw, target)
+        value, gradient = loss_and_gradient(task, case, full_raw(task, case, raw), target)
         assert np.isfinite(value)
         assert gradient.isfinite().all()
 
@@ -289,10 +309,10 @@ def oracle_is_the_best(task: Task[Any], case: Case) -> None:
     label = case.label(seen(SIZE))
     target = task.collate([label], SIZE)
     right = task.oracle(target, case.convention)
-    best = task.loss(right, target, case.convention)
+    best, _ = loss_and_gradient(task, case, full_raw(task, case, right), target)
     for seed in range(12):
         worse = right + (0.3, 1.0, 5.0)[seed % 3] * noise(right, seed)
-        assert best <= task.loss(worse, target, case.convention)
+        assert best <= loss_and_gradient(task, case, full_raw(task, case, worse), target)[0]
         assert_no_better(task, case, worse, right, label)
     assert_no_better(task, case, right.flip(3), right, label, worse=True)
 
@@ -327,7 +347,11 @@ def guesses(task: Task[Any], case: Case) -> list[tuple[Any, Any]]:
 
 
 def side_by_side(case: Case, a: Any, b: Any) -> Any:
-    joined = {name: np.concatenate([getattr(a, name), getattr(b, name)], -1) for name in (case.field, "valid")}
+    """One label of two, with something unknown between them: neighbours across the seam would be none."""
+    joined = {}
+    for name in (case.field, "valid"):
+        p, q = getattr(a, name), getattr(b, name)
+        joined[name] = np.concatenate([p, np.zeros_like(p[..., :4]), q], -1)
     return replace(a, **joined)
 
 
@@ -378,6 +402,7 @@ LAWS: tuple[Law, ...] = (
     holes_move_with_the_view,
     constant_labels_stay_constant,
     ids_are_not_blended,
+    thin_edges_survive_a_view,
     nonsense_under_the_mask_stays_there,
     normals_agree_with_depth,
     unknown_pixels_are_inert,
@@ -390,3 +415,12 @@ LAWS: tuple[Law, ...] = (
     unknown_truth_is_not_judged,
     pictures_show_what_is_known,
 )
+
+LEARNING: tuple[Law, ...] = (
+    unknown_pixels_are_inert,
+    nothing_valid_teaches_nothing,
+    missing_labels_are_masked,
+    gradients_are_finite,
+    oracle_is_the_best,
+)
+"""Those that a loss can break."""

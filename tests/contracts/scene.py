@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import Camera
@@ -81,7 +82,21 @@ class Scene:
         z = z.min(0)
         point = rays * z
         door = (first == 1) & (self.turned * point[0] > self.door) & (point[1] < 0.6)
-        return Seen(self, u, v, rays, z, normals, np.where(door, 4, first))
+        return Seen(self, u, v, rays, z, normals, np.where(door, 4, first), self._edges(hits, rays))
+
+    def _edges(self, hits: list[tuple[Floats, Floats]], rays: Floats) -> Floats:
+        """How near a pixel is to a crease of two planes that is seen, or to the outline of the ball, 1 on it."""
+        near, second = np.sort(np.stack([1 / z for z, _ in hits[:-1]]), axis=0)[:-3:-1]
+        crease = np.exp(-(((near - second) / 0.1) ** 2))
+        beside = self._discriminant(rays)[1] / (rays**2).sum(0)
+        outline = np.exp(-((beside / 0.4) ** 2))
+        return np.maximum(np.where(beside > 0, 0, crease), outline)
+
+    def _discriminant(self, rays: Floats) -> tuple[Floats, Floats]:
+        """Of the quadratic in z where a ray meets the ball: b / 2, and a quarter of its discriminant, > 0 inside."""
+        centre, radius = np.array(self.ball[0])[:, None, None], self.ball[1]
+        b = (rays * centre).sum(0)
+        return b, b**2 - (rays**2).sum(0) * ((centre**2).sum() - radius**2)
 
     @staticmethod
     def _plane(rays: Floats, normal: Vector, offset: float) -> tuple[Floats, Floats]:
@@ -93,16 +108,15 @@ class Scene:
 
     def _ball(self, rays: Floats) -> tuple[Floats, Floats]:
         centre, radius = np.array(self.ball[0])[:, None, None], self.ball[1]
-        a, b, c = (rays**2).sum(0), (rays * centre).sum(0), (centre**2).sum() - radius**2
-        root = b**2 - a * c
+        b, root = self._discriminant(rays)
         hit = root > 0
-        z = np.where(hit, (b - np.sqrt(np.where(hit, root, 0))) / a, np.inf)
+        z = np.where(hit, (b - np.sqrt(np.where(hit, root, 0))) / (rays**2).sum(0), np.inf)
         return z, np.where(hit, (rays * np.where(hit, z, 0) - centre) / radius, 0)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A crop of the scene, per pixel: place in the picture, ray, z-depth, normal [3,H,W], class id."""
+    """A crop of the scene, per pixel: place in the picture, ray, z-depth, normal [3,H,W], class id, edge."""
 
     scene: Scene
     u: Floats
@@ -111,6 +125,7 @@ class Seen:
     z: Floats
     normals: Floats
     ids: NDArray[np.int64]
+    edges: Floats
 
     @cached_property
     def reach(self) -> Floats:
@@ -131,7 +146,8 @@ class Case:
     """A task's label of the scene, and how near a label must come to another to be called equal.
 
     ``field`` holds the values; ``quantum`` is the error that the file may add, ``sampling`` the one that a view may
-    add on smooth surfaces, both in the unit of `gap`; ``pooled`` tells what a metric averages over.
+    add on smooth surfaces, both in the unit of `gap`; ``pooled`` tells what a metric averages over; ``loss``
+    is None for the task's default.
     """
 
     task: str
@@ -140,6 +156,7 @@ class Case:
     quantum: float
     sampling: float
     pooled: Literal["pixels", "images"] = "pixels"
+    loss: str | None = None
 
     def label(self, seen: Seen) -> Any:
         """The label of what is seen."""
@@ -147,6 +164,8 @@ class Case:
             return Segmentation(seen.ids.astype(np.uint16), seen.valid, 0.75)
         if self.task == "normals":
             return Normals(seen.normals.astype(np.float32), seen.valid)
+        if self.task == "edges":
+            return Edges(seen.edges.astype(np.float32), seen.valid)
         kind, along = self.convention.kind, self.convention.along
         values = seen.distance if along == "ray" else seen.z
         if kind == "affine-depth":
@@ -157,7 +176,7 @@ class Case:
         return Depth(values.astype(np.float32), seen.valid, kind, along)
 
     def gap(self, a: Any, b: Any) -> Floats:
-        """[N], over pixels known in both: unequal ids, relative metres, affine units, or degrees."""
+        """[N], over pixels known in both: unequal ids, relative metres, affine units, degrees, or probability."""
         both = a.valid & b.valid
         p, q = (getattr(x, self.field)[..., both].astype(np.float64) for x in (a, b))
         if self.task == "segmentation":
@@ -176,6 +195,7 @@ CASES: dict[str, list[Case]] = {
         Case("depth", Convention((), "affine-disparity"), "values", 3e-5, 0.01, "images"),
     ],
     "normals": [Case("normals", Convention(), "vectors", 0.4, 1)],
+    "edges": [Case("edges", Convention(), "values", 0.002, 0.1)],
 }
 """Labels of the scene by task; a new task adds its own here."""
 

@@ -19,6 +19,7 @@ from clipzoo.errors import LabelError
 from clipzoo.tasks import _maps, _png
 from clipzoo.tasks.base import Metric, Task
 from clipzoo.tasks.depth import DepthTask
+from clipzoo.tasks.edges import Edges, EdgesTask
 from clipzoo.tasks.normals import Normals, NormalsTask
 from clipzoo.tasks.segmentation import Segmentation, SegmentationTask
 from clipzoo.types import View
@@ -151,6 +152,26 @@ class RayTakenForZ(DepthTask):
         return replace(super().crop_resize(label, view), along="z")
 
 
+@fault
+class ThinEdgesAveragedAway(EdgesTask):
+    def crop_resize(self, label: Edges, view: View) -> Edges:
+        values, valid = _maps.resample(label.values[None], label.valid, view)
+        return Edges(values[0], valid)
+
+
+@fault
+class ThinEdgesSteppedOver(EdgesTask):
+    def crop_resize(self, label: Edges, view: View) -> Edges:
+        return Edges(_maps.nearest(label.values, view), _maps.nearest(label.valid, view))
+
+
+@fault
+class HolesEatenByTheLargest(EdgesTask):
+    def crop_resize(self, label: Edges, view: View) -> Edges:
+        values, valid = _maps.largest(label.valid.astype(np.float32), np.ones_like(label.valid), view)
+        return Edges(super().crop_resize(label, view).values, valid & (values > 0))
+
+
 # Label ------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +195,13 @@ class UnknownStoredAsZeroMetres(DepthTask):
 class UnknownStoredAsBackground(SegmentationTask):
     def encode(self, label: Segmentation) -> bytes:
         return super().encode(replace(label, valid=np.ones_like(label.valid)))
+
+
+@fault
+class UnknownStoredAsNoEdge(EdgesTask):
+    def decode(self, data: bytes) -> Edges:
+        label = super().decode(data)
+        return Edges(label.values, np.ones_like(label.valid))
 
 
 @fault
@@ -246,6 +274,19 @@ class LogLearntAsMetres(DepthTask):
 
 
 @fault
+class LogitsTakenForProbabilities(EdgesTask):
+    def predict(self, raw: Any, convention: Any) -> Any:
+        return [replace(x, values=np.log(x.values / (1 - x.values))) for x in super().predict(raw, convention)]
+
+
+@fault
+class EndlessLogits(EdgesTask):
+    def oracle(self, target: Any, convention: Any) -> Any:
+        values = torch.where(target["valid"], target["values"], 0.5)[:, None]
+        return torch.where(values > 0.5, torch.inf, -torch.inf) * target["valid"][:, None]
+
+
+@fault
 class OracleTransposed(SegmentationTask):
     def oracle(self, target: Any, convention: Any) -> Any:
         return super().oracle(target, convention).transpose(2, 3)
@@ -307,6 +348,12 @@ class TruthTakenWhole(Metric):
 
 @fault
 class UnknownTruthJudged(SegmentationTask):
+    def metric(self, convention: Any) -> Any:
+        return TruthTakenWhole(super().metric(convention))
+
+
+@fault
+class UnknownEdgesJudged(EdgesTask):
     def metric(self, convention: Any) -> Any:
         return TruthTakenWhole(super().metric(convention))
 

@@ -1,16 +1,24 @@
 """Every task of the folder keeps every law."""
 
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
-from laws import LAWS, Law
+from laws import LAWS, LEARNING, Law
 from scene import CASES, Case
 
 from clipzoo import plugins, tasks
+from clipzoo.errors import PluginError
 
 NAMES = plugins.names("tasks")
 
 
 def named(case: Case) -> str:
-    parts = (case.task, case.convention.kind, case.convention.along)
+    parts = (case.task, case.convention.kind, case.convention.along, case.loss)
     return "-".join(part for part in parts if part)
 
 
@@ -24,7 +32,41 @@ def test_every_task_has_a_label_of_the_scene(name: str) -> None:
     assert tasks.get(name).name == name
 
 
-@pytest.mark.parametrize("case", [case for name in NAMES for case in CASES.get(name, ())], ids=named)
+EVERY = [case for name in NAMES for case in CASES.get(name, ())]
+CHOSEN = [replace(case, loss=loss) for case in EVERY for loss in tasks.get(case.task).losses(case.convention)[1:]]
+
+
+@pytest.mark.parametrize("case", EVERY, ids=named)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law: Law, case: Case) -> None:
     law(tasks.get(case.task), case)
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=named)
+@pytest.mark.parametrize("law", LEARNING, ids=lambda law: law.__name__)
+def test_law_by_a_loss_that_a_recipe_may_name(law: Law, case: Case) -> None:
+    law(tasks.get(case.task), case)
+
+
+def test_a_loss_that_a_task_does_not_offer_is_refused() -> None:
+    for case in EVERY:
+        with pytest.raises(PluginError, match=f"{case.task} is not learnt by the loss 'nonsense'"):
+            tasks.get(case.task).criterion(case.convention, "nonsense")
+
+
+@pytest.fixture(scope="module")
+def documented() -> dict[str, Any]:
+    """What the scripts of docs/add-a-task.md define."""
+    page = (Path(__file__).parents[2] / "docs" / "add-a-task.md").read_text()
+    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(scripts) == 2
+    module = ModuleType("documented_task")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    for script in scripts:
+        exec(script, vars(module))
+    return vars(module)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_the_documented_task_keeps_every_law(law: Law, documented: dict[str, Any]) -> None:
+    law(documented["TASK"], documented["CASE"])

@@ -14,6 +14,7 @@ from scene import CASES, Case, flipped
 
 from clipzoo import tasks
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import View
@@ -35,6 +36,8 @@ def random_label(case: Case, size: tuple[int, int], seed: int) -> Any:
     if case.task == "normals":
         vectors = rng.normal(size=(3, *size))
         return Normals((vectors / np.linalg.norm(vectors, axis=0)).astype(np.float32), valid)
+    if case.task == "edges":
+        return Edges(rng.random(size, np.float32), valid)
     kind, along = case.convention.kind, case.convention.along
     values = np.exp(rng.normal(0, 3, size)) if kind == "metric" else rng.normal(0, 10 ** rng.uniform(-3, 3), size)
     assert kind is not None

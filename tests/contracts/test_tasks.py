@@ -17,11 +17,12 @@ from clipzoo import tasks
 from clipzoo.errors import LabelError
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth, Kind
+from clipzoo.tasks.edges import THRESHOLDS, TOLERANCE, Edges, thin
 from clipzoo.tasks.normals import Normals, normals_from_depth
 from clipzoo.tasks.segmentation import Segmentation, palette
 from clipzoo.types import Camera, View
 
-SEGMENTATION, DEPTH, NORMALS = (tasks.get(name) for name in ("segmentation", "depth", "normals"))
+SEGMENTATION, DEPTH, NORMALS, EDGES = (tasks.get(name) for name in ("segmentation", "depth", "normals", "edges"))
 METRIC = Convention(kind="metric", along="z")
 RNG = np.random.default_rng(7)
 
@@ -39,6 +40,11 @@ def normals(*vector: float, size: tuple[int, int] = (2, 3)) -> Normals:
 def ids(values: Any, valid: Any = None) -> Segmentation:
     array = np.asarray(values, np.uint16)
     return Segmentation(array, np.ones(array.shape, bool) if valid is None else np.asarray(valid))
+
+
+def edges(values: Any, valid: Any = None) -> Edges:
+    array = np.asarray(values, np.float32)
+    return Edges(array, np.ones(array.shape, bool) if valid is None else np.asarray(valid))
 
 
 # Files ------------------------------------------------------------------------------------------------------
@@ -101,6 +107,15 @@ def test_axes_are_stored_exactly(vector: tuple[float, float, float]) -> None:
     np.testing.assert_array_equal(NORMALS.decode(NORMALS.encode(label)).vectors, label.vectors)
 
 
+def test_stored_edges_err_by_less_than_a_fifth_of_a_percent() -> None:
+    label = edges(np.linspace(0, 1, 5000).reshape(50, 100), RNG.random((50, 100)) < 0.9)
+    again = EDGES.decode(EDGES.encode(label))
+    np.testing.assert_array_equal(again.valid, label.valid)
+    assert np.abs(again.values - label.values).max() <= 0.002
+    exact = edges([[0, 0.5, 1]])
+    np.testing.assert_array_equal(EDGES.decode(EDGES.encode(exact)).values, exact.values)
+
+
 def png(array: NDArray[Any], text: object) -> bytes:
     chunk, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
     chunk.add_text("clipzoo", text if isinstance(text, str) else json.dumps(text))
@@ -128,6 +143,7 @@ FACTS = {"task": "depth", "kind": "metric", "along": "z", "transform": "log", "l
         ("depth", DEEP, {**FACTS, "transform": "cubic"}, "not written by"),
         ("normals", COLOUR, {"task": "normals"}, "not of length 1"),
         ("normals", COLOUR, {"task": "depth"}, "'depth'"),
+        ("edges", DEEP, {"task": "edges"}, "mode I;16"),
     ],
 )
 def test_damaged_labels_are_refused(name: str, array: NDArray[Any], text: object, message: str) -> None:
@@ -185,6 +201,17 @@ def test_broken_normals_are_refused() -> None:
             NORMALS.check(label, Convention())
     with pytest.raises(LabelError, match="one H×W"):
         Normals(np.zeros((3, 2, 2), np.float32), GOOD)
+
+
+def test_broken_edges_are_refused() -> None:
+    for label, message in (
+        (edges([[0, 1.5, -2]]), r"2 of 3 known edge probabilities are not in \[0, 1\], such as \[1.5\]"),
+        (edges([[0, np.nan]]), "1 of 2"),
+        (Edges(np.zeros((1, 2, 3), np.float32), GOOD), "shape"),
+        (Edges(np.zeros((2, 3), np.uint8), GOOD), "uint8"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(LabelError, match=message):
+            EDGES.check(label, Convention())
 
 
 def test_labels_of_other_sizes_do_not_collate() -> None:
@@ -259,7 +286,106 @@ def test_angles_by_hand() -> None:
     assert got == pytest.approx({"mean_angle": 55, "within_11": 0, "within_22": 0.5, "within_30": 0.5, "coverage": 1})
 
 
+def scored(prediction: Edges, truth: Edges) -> dict[str, float]:
+    metric = EDGES.metric(Convention())
+    return metric.compute(metric.statistics(prediction, truth))
+
+
+def line(column: int, value: float = 1.0, size: tuple[int, int] = (20, 30)) -> Edges:
+    values = np.zeros(size, np.float32)
+    values[:, column] = value
+    return edges(values)
+
+
+def test_average_precision_by_hand() -> None:
+    """A line that is right with 0.9, one that is wrong with 0.6, and a true one that nobody saw."""
+    truth = edges(line(5).values + line(25).values)
+    prediction = edges(line(5, 0.9).values + line(15, 0.6).values)
+    assert scored(prediction, truth) == pytest.approx({"ap": 0.5, "ods": 2 / 3})
+    turned = edges(line(5, 0.6).values + line(15, 0.9).values)
+    assert scored(turned, truth) == pytest.approx({"ap": 0.25, "ods": 0.5})
+    assert scored(truth, truth) == {"ap": 1, "ods": 1}
+    assert scored(edges(np.zeros((20, 30))), truth) == {"ap": 0, "ods": 0}
+    assert np.isnan(list(scored(truth, edges(np.zeros((20, 30)))).values())).all()
+
+
+def test_tolerance_is_a_pixel_or_a_share_of_the_diagonal() -> None:
+    assert scored(line(6), line(5))["ap"] == 1
+    assert scored(line(7), line(5))["ap"] == 0
+    wide = (300, 400)
+    assert TOLERANCE * 500 == 3.75
+    assert scored(line(53, size=wide), line(50, size=wide))["ap"] == 1
+    assert scored(line(54, size=wide), line(50, size=wide))["ap"] == 0
+
+
+def test_a_band_is_thinned_to_its_ridge_whatever_its_direction() -> None:
+    y, x = np.mgrid[:40, :40].astype(np.float32)
+    for across in (x - 20, y - 20, (x - y) / np.sqrt(2), (x + y - 39) / np.sqrt(2), (2 * x - y - 20) / np.sqrt(5)):
+        band = np.exp(-((across / 4) ** 2))
+        ridge = (thin(band) > 0.1)[2:-2, 2:-2]
+        assert (np.abs(across)[2:-2, 2:-2][ridge] < 1).all()
+        assert 36 <= np.count_nonzero(ridge) <= 80
+        assert scored(edges(0.8 * band), edges(np.abs(across) < 0.5))["ap"] > 0.95
+    hard = edges(RNG.random((40, 40)) < 0.1)
+    np.testing.assert_array_equal(thin(hard.values), hard.values)
+
+
+def by_matching_one_to_one(prediction: Edges, truth: Edges) -> dict[str, float]:
+    """The measures with a largest matching of predicted and true pixels at every threshold, as BSDS500 asks."""
+    sparse = pytest.importorskip("scipy.sparse")
+    csgraph = pytest.importorskip("scipy.sparse.csgraph")
+    lines, true = thin(prediction.values), np.argwhere(thin(truth.values) >= 0.5)
+    counts = []
+    for threshold in THRESHOLDS:
+        pixels = np.argwhere(lines >= threshold)
+        near = np.linalg.norm(pixels[:, None] - true[None], axis=-1) <= max(1, TOLERANCE * np.hypot(*lines.shape))
+        partner = csgraph.maximum_bipartite_matching(sparse.csr_matrix(near), perm_type="column")
+        counts.append([len(pixels), (partner >= 0).sum(), (partner >= 0).sum()])
+    return EDGES.metric(Convention()).compute(np.append(np.transpose(counts).ravel(), len(true)).astype(float))
+
+
+def test_matching_by_dilation_is_near_matching_one_to_one() -> None:
+    """On lines of the scene, moved and noisier and noisier: never lower, by 12 points at most, same order."""
+    shown = seen((40, 50)).edges.astype(np.float32)
+    truth = edges(thin(shown) > 0.7)
+    raw = torch.from_numpy(shown).logit(eps=0.01).roll(1, 1)
+    pairs = []
+    for strength in (0.3, 1, 2, 4):
+        wild = raw + strength * torch.randn(raw.shape, generator=torch.Generator().manual_seed(0))
+        prediction = EDGES.predict(wild[None, None], Convention())[0]
+        pairs.append((scored(prediction, truth), by_matching_one_to_one(prediction, truth)))
+    for name in ("ap", "ods"):
+        ours, theirs = np.transpose([(a[name], b[name]) for a, b in pairs])
+        assert (ours >= theirs).all()
+        assert (ours <= theirs + 0.12).all()
+        assert (np.diff(ours) < -0.05).all()
+        assert (np.diff(theirs) < -0.05).all()
+    double = edges(line(4).values + line(6).values)
+    assert scored(double, line(5))["ap"] == 1
+    assert by_matching_one_to_one(double, line(5))["ap"] == pytest.approx(0.5)
+
+
+def test_unknown_is_no_edge_that_was_missed() -> None:
+    truth = edges(line(5).values + line(25).values, np.arange(30) < 20 * np.ones((20, 1)))
+    assert scored(line(5), truth) == {"ap": 1, "ods": 1}
+    unsaid = edges(line(5).values, np.arange(30) > 10 * np.ones((20, 1)))
+    assert scored(unsaid, truth) == {"ap": 0, "ods": 0}
+
+
 # Geometry, predictions, pictures ----------------------------------------------------------------------------
+
+
+def test_a_small_map_shows_the_strongest_edge_and_a_large_one_the_nearest() -> None:
+    values = RNG.random((6, 9)).astype(np.float32)
+    small = EDGES.crop_resize(edges(values), View.whole((3, 3)))
+    np.testing.assert_array_equal(small.values, values.reshape(3, 2, 3, 3).max((1, 3)))
+    large = EDGES.crop_resize(edges(values), View.whole((18, 27)))
+    np.testing.assert_array_equal(large.values, values.repeat(3, 0).repeat(3, 1))
+    known = np.zeros((6, 9), bool)
+    known[0] = known[1, 0] = known[2, 0] = known[2:4, 1] = True
+    view = EDGES.crop_resize(edges(values, known), View.whole((3, 3)))
+    np.testing.assert_array_equal(view.valid, [[True, True, True], [True, False, False], [False, False, False]])
+    assert view.values[1, 0] == values[2:4, :3][known[2:4, :3]].max()
 
 
 def test_normals_that_cancel_out_are_unknown() -> None:
@@ -288,6 +414,7 @@ def test_wild_outputs_still_give_labels() -> None:
     wild = torch.tensor([-1e9, 1e9]).view(1, 1, 1, 2)
     DEPTH.check(DEPTH.predict(wild, METRIC)[0], METRIC)
     NORMALS.check(NORMALS.predict(torch.zeros(1, 3, 2, 2), Convention())[0], Convention())
+    EDGES.check(EDGES.predict(wild, Convention())[0], Convention())
 
 
 def test_half_precision_is_learnt_in_float32() -> None:

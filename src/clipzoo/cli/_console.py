@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 
 if TYPE_CHECKING:
+    from clipzoo.labeling import ColumnReport
     from clipzoo.workspace import Run
 
 console = Console()
@@ -36,6 +38,16 @@ class Bars:
         self.bars.update(self.ids[what], completed=done, note=note)
         if done >= total:
             self.bars.remove_task(self.ids.pop(what))
+
+
+def labelled(reports: Sequence[ColumnReport]) -> Table:
+    """What columns hold after labelling, what is new, and what it cost."""
+    table = Table("column", "labels", "of them new", "failures", "bytes a label", "ms an image")
+    for r in reports:
+        why = "".join(f"\n{count} × {escape(reason)}" for reason, count in list(r.reasons.items())[:3])
+        cost = (f"{r.bytes_per_image:,.0f}", f"{1000 * r.seconds_per_image:,.1f}")
+        table.add_row(f"{r.task}/{r.slug}", f"{r.labels:,}", f"{r.labelled:,}", f"{r.failures:,}{why}", *cost)
+    return table
 
 
 @contextmanager

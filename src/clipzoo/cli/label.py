@@ -21,16 +21,19 @@ def command(
 ) -> None:
     """Let experts pseudo-label a dataset; stopped at any moment, the same command goes on."""
     from clipzoo import demo
+    from clipzoo.cli._console import console, labelled
     from clipzoo.labeling import label
+    from clipzoo.pipeline import pick_device
 
     folder = Path(demo.locate(data, out / ".data"))
     location = folder / "images" if (folder / "images").is_dir() else folder
-    label(
+    reports = label(
         str(location) if folder.exists() else data,
         expert,
         str(out),
-        device=device,
+        device=pick_device(device),
         batch_size=batch_size,
         max_failures=max_failures,
         retry_failed=retry_failed,
     )
+    console.print(labelled(reports))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -229,7 +230,14 @@ def loader(
         persistent_workers=False,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # views draw from their own; the default one belongs to the student
     )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the trainer finishes its step and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _caption(sample: Sample, rng: np.random.Generator) -> str:

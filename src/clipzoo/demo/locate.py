@@ -20,6 +20,20 @@ Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
 
 
+def check(location: str) -> bool:
+    """Whether a location is of the embedded default; raises `DatasetError` if it names a split that is not."""
+    if location.startswith("demo:"):
+        if location.removeprefix("demo:") not in PACKAGED:
+            raise DatasetError(f"{location!r}: no such packaged split; there are: {', '.join(PACKAGED)}")
+        return True
+    if location.startswith("rooms:"):
+        match = _ROOMS.fullmatch(location)
+        if match is None or match[1] not in SPLITS:
+            raise DatasetError(f"{location!r} is not rooms:<split>?count=N with a split out of {', '.join(SPLITS)}")
+        return True
+    return False
+
+
 def locate(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
     """The folder of a dataset location; a location that is not of the embedded default is given back as it is.
 
@@ -31,15 +45,10 @@ def locate(location: str, cache: Path, progress: Progress = lambda what, done, t
     Raises:
         DatasetError: a split or form that does not exist.
     """
+    check(location)
     if location.startswith("demo:"):
-        split = location.removeprefix("demo:")
-        if split not in PACKAGED:
-            raise DatasetError(f"{location!r}: no such packaged split; there are: {', '.join(PACKAGED)}")
-        return str(_unpacked(cache, progress) / split)
-    if location.startswith("rooms:"):
-        match = _ROOMS.fullmatch(location)
-        if match is None or match[1] not in SPLITS:
-            raise DatasetError(f"{location!r} is not rooms:<split>?count=N with a split out of {', '.join(SPLITS)}")
+        return str(_unpacked(cache, progress) / location.removeprefix("demo:"))
+    if match := _ROOMS.fullmatch(location):
         split, count = match[1], int(match[2])
         out = cache / f"rooms-{split}-{count}"
         render_split(split, count, out, on_progress=lambda done: progress(f"rendering {split}", done, count))

@@ -24,6 +24,7 @@ from clipzoo.store import Column, ColumnWriter, Store
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import View
@@ -123,6 +124,7 @@ def conventions() -> dict[str, Convention]:
         "segmentation": Convention(classes=classes()),
         "depth": Convention(kind="metric", along="z"),
         "normals": Convention(),
+        "edges": Convention(),
     }
 
 
@@ -133,6 +135,7 @@ def truth_of(scene: rooms.Scene) -> dict[str, Any]:
         "segmentation": Segmentation(scene.segmentation.astype(np.uint16), valid),
         "depth": Depth(scene.depth, valid, "metric", "z"),
         "normals": Normals(scene.normals, valid),
+        "edges": Edges(scene.edges.astype(np.float32), valid),
     }
 
 

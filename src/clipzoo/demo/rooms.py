@@ -2,8 +2,9 @@
 
 ``render(seed, split)`` is a pure function. Conventions of the truth: depth in metres along the
 camera's axis (``z``); normals are unit vectors in the camera's frame, x right, y up, z toward the
-viewer; class ids index ``classes()``; instance 0 is the room and 1 the focus object. Truth is taken
-at pixel centres, the picture is averaged over four samples a pixel.
+viewer; class ids index ``classes()``; instance 0 is the room and 1 the focus object. Edges are those of
+shape: outlines, occlusions and creases, a pixel wide, on the nearer surface; shadows and patterns have
+none. Truth is taken at pixel centres, the picture is averaged over four samples a pixel.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ FREE_HAND = Rig(lens=(36.0, 78.0))
 """Metric depth is a guess where lens and height may be anything: such pictures train the start alone."""
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+JUMP, CREASE = 0.1, np.radians(50)
+"""Where inverse depth leaves its line by this share of itself, and where normals differ by this angle, is an edge."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Scene:
     normals: Floats  # 3xHxW, unit, x right, y up, z toward the viewer
     segmentation: Bytes  # HxW, ids of ``classes()``
     instances: Bytes  # HxW, 0 the room, 1 the focus object, then the others
+    edges: Bools  # HxW
     boxes: Floats  # Nx4 xyxy in pixels, of the instances that are seen
     box_classes: Ints  # N, ids of ``classes()``
     name: str  # zero-shot name of the focus object
@@ -66,6 +71,7 @@ def render(seed: int, split: str, size: int = 96) -> Scene:
         normals=normals,
         segmentation=segmentation,
         instances=instances,
+        edges=_edges(depth, normals, instances.astype(np.int64) << 8 | segmentation),
         boxes=boxes,
         box_classes=box_classes,
         name=said[0],
@@ -241,6 +247,26 @@ def _truth(plan: Layout, seen: Traced, size: int) -> tuple[Floats, Floats, Bytes
         segmentation.reshape(shape),
         instances.reshape(shape),
     )
+
+
+def _edges(depth: Floats, normals: Floats, things: Ints) -> Bools:
+    """HxW, where a pixel and a neighbour show two things or surfaces, the nearer pixel of the two."""
+    return _beside(depth, normals, things) | _beside(depth.T, normals.swapaxes(1, 2), things.T).T
+
+
+def _beside(depth: Floats, normals: Floats, things: Ints) -> Bools:
+    """As `_edges`, of neighbours left and right. Inverse depth is linear along the picture of a plane."""
+    nearness = 1 / depth
+    steps = np.pad(np.diff(nearness), ((0, 0), (1, 1)), constant_values=np.inf)
+    bend = np.abs(np.diff(steps))
+    jump = np.minimum(bend[:, 1:], bend[:, :-1]) > JUMP * np.minimum(nearness[:, 1:], nearness[:, :-1])
+    crease = (normals[..., 1:] * normals[..., :-1]).sum(0) < np.cos(CREASE)
+    differ = jump | crease | (things[:, 1:] != things[:, :-1])
+    left_is_nearer = depth[:, :-1] <= depth[:, 1:]
+    out = np.zeros(depth.shape, np.bool_)
+    out[:, :-1] |= differ & left_is_nearer
+    out[:, 1:] |= differ & ~left_is_nearer
+    return out
 
 
 def _boxes(instances: Bytes, segmentation: Bytes) -> tuple[Floats, Ints]:

@@ -156,11 +156,10 @@ class ZeroShotSet:
         cls, location: str, size: tuple[int, int], *, crop: Crop = "whole", layout: str = "webdataset"
     ) -> ZeroShotSet:
         """Read a benchmark of ``layout``; `DatasetError` if it has no classes."""
-        found = _benchmark(location, layout)
-        if not found.targets:
+        named, _ = recognition(location, size, crop=crop, layout=layout)
+        if named is None:
             raise DatasetError(f"{location} has no class indices (.cls); zero-shot needs one a picture")
-        images, _ = _decode(found.images, size, crop)
-        return cls(images, found.keys, found.targets, found.classnames, found.templates)
+        return named
 
 
 @dataclass(frozen=True)
@@ -176,17 +175,26 @@ class RetrievalSet:
         cls, location: str, size: tuple[int, int], *, crop: Crop = "whole", layout: str = "webdataset"
     ) -> RetrievalSet:
         """Read a benchmark of ``layout``; pictures without a caption are left out."""
-        found = _benchmark(location, layout)
-        rows = [i for i, captions in enumerate(found.captions) if captions]
-        if not rows:
+        _, told = recognition(location, size, crop=crop, layout=layout)
+        if told is None:
             raise DatasetError(f"{location} has no captions (.txt); retrieval needs one a picture")
-        images, _ = _decode([found.images[i] for i in rows], size, crop)
-        return cls(images, tuple(found.keys[i] for i in rows), tuple(found.captions[i] for i in rows))
+        return told
 
 
-def _benchmark(location: str, layout: str) -> Benchmark:
+def recognition(
+    location: str, size: tuple[int, int], *, crop: Crop = "whole", layout: str = "webdataset"
+) -> tuple[ZeroShotSet | None, RetrievalSet | None]:
+    """Both sets of a benchmark, read and decoded once; None where it has no classes, or no captions."""
     found: Benchmark = plugins.load("evaluation.datasets", layout).read(location)
-    return found
+    images, _ = _decode(found.images, size, crop)
+    named = ZeroShotSet(images, found.keys, found.targets, found.classnames, found.templates)
+    rows = [i for i, captions in enumerate(found.captions) if captions]
+    told = RetrievalSet(
+        images if len(rows) == len(images) else images[rows],
+        tuple(found.keys[i] for i in rows),
+        tuple(found.captions[i] for i in rows),
+    )
+    return named if found.targets else None, told if rows else None
 
 
 def _decode(files: Sequence[bytes], size: tuple[int, int], crop: Crop) -> tuple[ImageArray, list[View]]:

@@ -12,7 +12,7 @@ from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
 from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.base import Student, features
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.sets import DenseSet, RetrievalSet, ZeroShotSet
+from clipzoo.evaluation.sets import DenseSet, RetrievalSet, ZeroShotSet, recognition
 from clipzoo.experts import Expert
 from clipzoo.tasks import Convention
 
@@ -48,15 +48,10 @@ class Suite:
             if (folder / "truth").is_dir()
         }
         _comparable(dense, folders)
-        images = {split: str(folder / "images") for split, folder in folders.items() if split in SCORED}
-        named = {s: path for s, path in images.items() if (Path(path) / "classnames.txt").exists()}
-        return cls(
-            dense,
-            {split: ZeroShotSet.load(path, size) for split, path in named.items()},
-            {split: RetrievalSet.load(path, size) for split, path in images.items()},
-            size,
-            tuple(layers),
-        )
+        found = {s: recognition(str(folder / "images"), size) for s, folder in folders.items() if s in SCORED}
+        named = {split: sets[0] for split, sets in found.items() if sets[0] is not None}
+        told = {split: sets[1] for split, sets in found.items() if sets[1] is not None}
+        return cls(dense, named, told, size, tuple(layers))
 
     def recognition(self, student: Student, split: str) -> dict[str, Scored]:
         """Zero-shot and retrieval of a student on a split, as far as there is data for them."""
@@ -90,7 +85,8 @@ class Suite:
     def baselines(self, split: str, random_student: Student, experts: Mapping[str, Expert]) -> dict[str, Run]:
         """Baseline -> group -> scores on a split.
 
-        ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth has no row.
+        ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth, or that
+        knows labels of its dataset alone, has no row.
         """
         if not {"probe", "validation", split} <= set(self.dense):
             return {}
@@ -101,9 +97,9 @@ class Suite:
             "pixels_position": baselines.pixels_position(fit, choose, tested, (h, w)).scored,
             "random_student": probe.dense(random_student, fit, choose, tested, self.layers).scored,
             "expert": {
-                task: baselines.expert(expert.predict, task, tested, expert.card.convention)
+                task: baselines.expert(expert.predict, task, tested, expert.card.convention, expert.batch_size)
                 for task, expert in experts.items()
-                if self.comparable(task, expert.card.convention)
+                if self.comparable(task, expert.card.convention) and not expert.by_key
             },
         }
 

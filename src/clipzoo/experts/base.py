@@ -28,8 +28,9 @@ class ExpertCard:
 
     @property
     def slug(self) -> str:
-        """The expert's folder name in a store."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.uri).strip("-.")
+        """The expert's folder name in a store; of a long URI the beginning and a digest."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.uri).strip("-.")
+        return name if len(name) <= 200 else f"{name[:187]}-{hashlib.sha256(self.uri.encode()).hexdigest()[:12]}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -39,11 +40,13 @@ class ExpertCard:
 class Expert(ABC):
     """A model that predicts labels of one task.
 
-    ``card`` is known before weights are loaded; ``batch_size`` is the largest batch it likes.
+    ``card`` is known before weights are loaded; ``batch_size`` is the largest batch it likes. One whose labels are
+    looked up, not predicted, sets ``by_key`` and overrides `predict_keyed`: it knows the samples of a dataset alone.
     """
 
     card: ExpertCard
     batch_size: int = 16
+    by_key: bool = False
 
     @abstractmethod
     def load(self, device: str = "cpu") -> None:
@@ -52,6 +55,10 @@ class Expert(ABC):
     @abstractmethod
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """One label of ``card.task`` an image; all images (uint8 H×W×3 RGB) have one size."""
+
+    def predict_keyed(self, keys: Sequence[str], images: Sequence[ImageArray]) -> list[Any]:
+        """As `predict`, of samples with these keys; what labelling calls."""
+        return self.predict(images)
 
 
 def sha256(path: Path) -> str:

@@ -117,10 +117,11 @@ def _threads() -> int:
     return int(text)
 
 
-def _providers(ort: Any, device: str) -> list[str]:
+def _providers(ort: Any, device: str) -> list[Any]:
     if device.startswith("cuda"):
         if "CUDAExecutionProvider" in ort.get_available_providers():
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+            number = int(device.partition(":")[2] or 0)
+            return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]
         log.warning("this onnxruntime has no CUDA provider: running on the CPU; pip install onnxruntime-gpu for CUDA")
     return ["CPUExecutionProvider"]
 

@@ -1,6 +1,7 @@
 """Your own expert: ``python:package.module:Class``, importable from the working directory or installed.
 
-The class is a subclass of `clipzoo.experts.Expert` that is made without arguments and has a ``card``.
+The class is a subclass of `clipzoo.experts.Expert` that is made without arguments and has a ``card``. A card without
+a ``revision`` gets a hash of the class's source file: labels of an edited expert are not mixed with earlier ones.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from clipzoo.errors import ClipzooError, ExpertError
-from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.experts.base import Expert, ExpertCard, sha256
 
 
 def create(name: str) -> Expert:
@@ -38,8 +39,15 @@ def create(name: str) -> Expert:
     card = getattr(expert, "card", None)
     if not isinstance(card, ExpertCard):
         raise ExpertError(f"{class_name}.card is {card!r}; set it to an ExpertCard in the class or in __init__")
-    expert.card = dataclasses.replace(card, uri=f"python:{name}")
+    revision = card.revision or _source(made)
+    expert.card = dataclasses.replace(card, uri=f"python:{name}", revision=revision)
     return expert
+
+
+def _source(made: type[Expert]) -> str:
+    """A hash of the file that defines the class: an edited expert is another one."""
+    file = getattr(sys.modules.get(made.__module__), "__file__", None)
+    return f"source {sha256(Path(file))[:16]}" if file and Path(file).is_file() else ""
 
 
 def _class(module_name: str, class_name: str) -> type[Expert]:

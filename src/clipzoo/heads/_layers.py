@@ -9,6 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [B,C,h,w] at ``size`` (H, W): bilinear, averaged where it shrinks (``antialias``).
+
+    Two matrix products give what ``F.interpolate`` gives. On a GPU its kernels walk over all channels in one thread,
+    which for a ResNet's maps takes several times as long as the whole tower, and add atomically on the way back, to
+    other bits at every run.
+    """
+    if x.shape[-2:] == size:
+        return x
+    rows, columns = (_weights(a, b, x) for a, b in zip(x.shape[-2:], size, strict=True))
+    return rows @ (x @ columns.T)
+
+
+def _weights(before: int, after: int, like: Tensor) -> Tensor:
+    """[after, before]: what each old place along an axis gives to each new one."""
+    places = torch.eye(before, device=like.device)[None, None]
+    return F.interpolate(places, (after, before), mode="bilinear", antialias=True)[0, 0].to(like.dtype)
+
+
 class Gather(nn.Module):
     """Normalises each tapped map over its channels and stacks them at the size of the finest: [B,ΣC,h,w]."""
 
@@ -18,6 +37,5 @@ class Gather(nn.Module):
         self.out_channels = sum(in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        size = max((m.shape[-2:] for m in maps), key=lambda s: s[0] * s[1])
-        normed = [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
-        return torch.cat([m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear") for m in normed], 1)
+        size = max(m.shape[-2] for m in maps), max(m.shape[-1] for m in maps)
+        return torch.cat([resize(norm(m), size) for norm, m in zip(self.norms, maps, strict=True)], 1)

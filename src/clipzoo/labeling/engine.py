@@ -13,7 +13,7 @@ import torch
 
 from clipzoo import experts as zoo
 from clipzoo import tasks
-from clipzoo.errors import ExpertError, StoreError
+from clipzoo.errors import ClipzooError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.labeling import plan
 from clipzoo.labeling._watch import Bar, Budget, Interrupted, kind_of, signals
@@ -139,6 +139,8 @@ def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) 
 
 def _apart(data: str, out: Path) -> None:
     """A store's tars in the dataset's folder would be taken for shards by the next run."""
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out} is a file; a label store is a folder: give another")
     folder = Path(data).expanduser()
     if folder.is_dir() and folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise StoreError(
@@ -170,7 +172,15 @@ def _device(device: str) -> str:
 def _load(works: Sequence[Work], jobs: Sequence[plan.Job], device: str) -> None:
     needed = {i for job in jobs for i in job.columns}
     for i in sorted(needed):
-        works[i].expert.load(device)
+        expert = works[i].expert
+        try:
+            expert.load(device)
+        except ClipzooError:
+            raise
+        except Exception as error:  # an expert is anybody's code
+            raise ExpertError(
+                f"{expert.card.uri} cannot be loaded on {device}: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _budget(column: Column, allowed: float, retry_failed: bool) -> Budget:

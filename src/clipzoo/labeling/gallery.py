@@ -59,9 +59,13 @@ def inspect(store_root: str | Path, data: str, out_html: str | Path, count: int 
     Samples are spread evenly over the committed shards. Failures are listed, up to 200 a column.
 
     Raises:
-        StoreError: the store has no column.
+        StoreError: the store has no column, ``count`` is below 1, or the page has no folder to lie in.
         DatasetError: the dataset cannot be read.
     """
+    if count < 1:
+        raise StoreError(f"count={count} is no number of samples to show; give 1 or more")
+    if not Path(out_html).parent.is_dir():
+        raise StoreError(f"{out_html}: there is no folder {Path(out_html).parent}; make it, or write elsewhere")
     columns = Store(store_root).columns()
     if not columns:
         raise StoreError(f"{str(store_root)!r} has no column; label a dataset into it first")

@@ -7,6 +7,7 @@ whatever reason, leaves nothing behind, and the next run does it again.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run
 
 THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 AHEAD = 4
 """Images decoded ahead of the experts, per thread."""
 
@@ -92,7 +94,7 @@ class Pass:
         """Labels of a batch, an exception in the place of one that could not be made."""
         expert = self.work.expert
         try:
-            labels = list(expert.predict([image for _, image in batch]))
+            labels = list(expert.predict_keyed([key for key, _ in batch], [image for _, image in batch]))
             if len(labels) != len(batch):
                 raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
             return labels
@@ -115,7 +117,7 @@ class Pass:
             except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
                 reason = f"the expert gave a {type(label).__name__}, no label of its task: {error}"
         if reason:
-            self.fail(key, reason)
+            self.fail(key, _ADDRESS.sub("0x…", reason))  # equal faults give equal rows, and so equal bytes
         else:
             self.work.labelled += 1
             self.work.budget.note()

@@ -9,13 +9,17 @@ from torch import Tensor
 from clipzoo.losses._masked import batch_mean
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def loss(prediction: Tensor, target: Tensor, valid: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """−log softmax(prediction)[target], in nats.
+
+    With ``label_smoothing`` ε the truth is 1 − ε + ε/K for its class and ε/K for each other of the K: Szegedy et al.,
+    "Rethinking the Inception Architecture" (2015, arXiv 1512.00567), section 7. Pseudo-labels err.
 
     Args:
         prediction: [B,K,H,W] logits.
         target: int64 [B,H,W] class ids in [0, K); anything where not valid.
         valid: bool [B,H,W].
+        label_smoothing: in [0, 1].
 
     Returns:
         a scalar; 0 with the graph attached if nothing is valid.
@@ -23,4 +27,4 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     logits = torch.where(valid[:, None], prediction.to(dtype), 0)
     ids = torch.where(valid, target, 0)
-    return batch_mean(F.cross_entropy(logits, ids, reduction="none"), valid)
+    return batch_mean(F.cross_entropy(logits, ids, reduction="none", label_smoothing=label_smoothing), valid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +14,6 @@ from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from open_clip.factory import get_model_config
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.pretrained import get_pretrained_cfg
@@ -31,12 +32,31 @@ HEADS = "clipzoo_heads"
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """A head to build: for labels of ``task`` under ``convention``, the head ``name`` with its options."""
+    """A head to build: for labels of ``task`` under ``convention``, the head ``name`` with its options.
+
+    ``loss`` (None: the task's default) and its options say how it is trained; some losses need channels of their own.
+    """
 
     task: str
     convention: Convention
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    loss: str | None = None
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, widths: Sequence[int]) -> nn.Module:
+        """The head, for maps of ``widths`` channels each.
+
+        Raises:
+            PluginError: there is no such head, or the task is not learnt by the loss.
+            TypeError: the head or the loss takes no such option.
+        """
+        task = get_task(self.task)
+        if self.loss or self.loss_options:
+            criterion = task.criterion(self.convention, self.loss)
+            inspect.signature(criterion).bind(None, None, None, **self.loss_options)
+        channels = task.raw_channels(self.convention, self.loss)
+        return heads.create(self.name or task.head, widths, channels, **self.options)
 
 
 class Student(nn.Module):
@@ -71,7 +91,7 @@ class Student(nn.Module):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1), persistent=False)
         widths = [m.shape[1] for m in self._probe_maps()] if self.specs else []
-        self.heads = nn.ModuleDict({_safe(column): _build(spec, widths) for column, spec in self.specs.items()})
+        self.heads = nn.ModuleDict({_safe(column): spec.build(widths) for column, spec in self.specs.items()})
 
     @classmethod
     def create(
@@ -109,8 +129,8 @@ class Student(nn.Module):
             tokenizer = open_clip.get_tokenizer(model)
         except (RuntimeError, FileNotFoundError, ValueError) as error:
             raise CheckpointError(
-                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {error}; give a name of "
-                "open_clip.list_models(), local-dir:PATH or hf-hub:ID"
+                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {_brief(error)}; give "
+                f"{_nearest(model)}, local-dir:PATH or hf-hub:ID"
             ) from error
         clip.visual.to(memory_format=torch.channels_last)  # images come as H×W×3; convolutions keep their order
         config = {**get_model_config(model), **({"quick_gelu": True} if quick_gelu else {})}
@@ -119,7 +139,7 @@ class Student(nn.Module):
         except (AssertionError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{model} cannot have these heads on its layers {list(layers)}: {error}; check student.layers (as "
-                "forward_intermediates counts them, negative from the end) and the columns' head_options"
+                "forward_intermediates counts them, negative from the end) and the columns' heads, losses and options"
             ) from error
 
     @property
@@ -202,7 +222,7 @@ class Student(nn.Module):
         """The student that `save` wrote, heads included."""
         described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
         specs = {
-            column: HeadSpec(s["task"], Convention.from_json(s["convention"]), s["name"], s["options"])
+            column: HeadSpec(**{**s, "convention": Convention.from_json(s["convention"])})
             for column, s in described["heads"].items()
         }
         student = cls.create(f"local-dir:{folder}", specs=specs, layers=described["layers"])
@@ -234,9 +254,15 @@ class Student(nn.Module):
         return maps
 
 
-def resize_raw(raw: Tensor, size: tuple[int, int]) -> Tensor:
-    """A head's raw output [B,C,h,w] at ``size`` (H, W), bilinear."""
-    return raw if raw.shape[-2:] == size else F.interpolate(raw, size, mode="bilinear", antialias=True)
+def _brief(error: Exception) -> str:
+    """The first line of an error, without the list of all models that OpenCLIP adds."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text.split(". Available", 1)[0][:300]
+
+
+def _nearest(model: str) -> str:
+    near = difflib.get_close_matches(model, open_clip.list_models(), 3)
+    return f"a name of open_clip.list_models() ({' or '.join(near)}?)" if near else "a name of open_clip.list_models()"
 
 
 @contextmanager
@@ -252,11 +278,6 @@ def _unwarned(silent: bool) -> Iterator[None]:
         yield
     finally:
         root.removeFilter(wanted)
-
-
-def _build(spec: HeadSpec, widths: Sequence[int]) -> nn.Module:
-    task = get_task(spec.task)
-    return heads.create(spec.name or task.head, widths, task.channels(spec.convention), **spec.options)
 
 
 def _safe(column: str) -> str:

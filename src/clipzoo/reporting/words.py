@@ -35,7 +35,7 @@ MEASURES = {
     "rmse": "RMSE", "coverage": "coverage", "mean_angle": "mean angle", "within_11": "within 11.25°",
     "within_22": "within 22.5°", "within_30": "within 30°", "top1": "top‑1", "top5": "top‑5",
     "r1": "recall@1", "r5": "recall@5", "r10": "recall@10", "image_to_text_r5": "image→text recall@5",
-    "text_to_image_r5": "text→image recall@5",
+    "text_to_image_r5": "text→image recall@5", "ap": "average precision", "ods": "F-measure (ODS)",
 }  # fmt: skip
 DEGREES = ("°", "deg", "degree", "degrees")
 GUARD = "zero_shot/"
@@ -158,7 +158,8 @@ def headline(results: Results) -> str:
     if not verdicts:
         return f"This run compares no dense task with captions alone; {guard_clause(results)}."
     better = [v for v in verdicts if v.counts]
-    text = f"Pseudo-labels improved {_count(len(better), len(verdicts))} over captions alone"
+    did = "improved" if better or len(verdicts) > 1 else "did not clearly improve"
+    text = f"Pseudo-labels {did} {_count(len(better), len(verdicts))} over captions alone"
     if better:
         text += f" ({_listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
     return "; ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
@@ -221,7 +222,7 @@ def _size(verdict: Verdict) -> str:
 
 def _count(part: int, whole: int) -> str:
     if whole == 1:
-        return "the one dense task" if part else "the one dense task not"
+        return "the one dense task"
     return {0: f"none of {whole} dense tasks", whole: f"all {whole} dense tasks"}.get(
         part, f"{part} of {whole} dense tasks"
     )

@@ -10,8 +10,6 @@ Tars and parquets hold no times, owners or versions: equal labels give equal byt
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +22,8 @@ from clipzoo import tasks
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.readers import read_at
-from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
+from clipzoo.store.lock import alone
+from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
 from clipzoo.tasks.base import Convention
 
 SCHEMA = pa.schema(
@@ -157,21 +156,7 @@ class Column:
         Raises:
             StoreError: another run is writing this column.
         """
-        path = self.path / ".lock"
-        with writing(path):
-            opened = path.open("a+")
-        with opened as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise StoreError(
-                    f"{self.path} is in use by process {file.read().strip() or 'unknown'}: two runs on one column "
-                    f"would do the same work; wait for it, or give another output folder ({error.strerror})"
-                ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        with alone(self.path, StoreError, "two runs on one column would do the same work"):
             for partial in [*self.path.rglob("*.tar.tmp"), *self.path.rglob("*.parquet.tmp")]:
                 partial.unlink(missing_ok=True)
             yield

@@ -91,6 +91,40 @@ def nearest(values: Map, view: View) -> Map:
     return np.ascontiguousarray(values[rows[:, None], columns])
 
 
+def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
+    """The view's crop of ``values`` [H,W] >= 0 at its size, each output pixel the largest known value under it.
+
+    Under it lie the source pixels whose centres are in the output pixel, or within half a source pixel of its
+    centre where it is smaller than one; a centre on a border counts on both sides, so mirroring changes nothing.
+
+    Returns:
+        [h,w], zero where unknown, and its validity [h,w]: known where half of the pixels under it are.
+    """
+    (height, width), (H, W) = view.size, valid.shape
+    x0, y0, x1, y1 = view.box((H, W))
+    rows, columns = _within(y0, y1, height, H), _within(x0, x1, width, W)
+    seen = _over(np.add, valid.astype(np.int32), rows, columns)
+    count = (rows[:, 1] - rows[:, 0])[:, None] * (columns[:, 1] - columns[:, 0])
+    known = 2 * seen >= count
+    return np.where(known, _over(np.maximum, zero_unknown(values, valid), rows, columns), values.dtype.type(0)), known
+
+
+def _within(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:
+    """[count,2], the range of the source pixels under each output pixel of an axis."""
+    step = (end - start) / count
+    centres = start + (np.arange(count) + 0.5) * step
+    reach = max(step, 1.0) / 2 + 1e-6  # so that rounding does not tell the two sides of a tie apart
+    first, last = np.ceil(centres - reach - 0.5), np.floor(centres + reach - 0.5)
+    return np.stack([np.maximum(first, 0), np.minimum(last, limit - 1) + 1], 1).astype(np.intp)
+
+
+def _over(operation: np.ufunc, values: Map, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Map:
+    """``operation`` over every rectangle of ``rows`` [h,2] × ``columns`` [w,2] of ``values`` [H,W], as [h,w]."""
+    padded = np.pad(values, ((0, 1), (0, 1)))  # reduceat wants every end to be an index
+    tall = operation.reduceat(padded, rows.ravel(), axis=0)[::2]
+    return np.asarray(operation.reduceat(tall, columns.ravel(), axis=1)[:, ::2])
+
+
 def _under(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:
     centres = start + (np.arange(count) + 0.5) * ((end - start) / count)
     return np.asarray(np.clip(np.floor(centres), 0, limit - 1), np.intp)

@@ -7,15 +7,17 @@ four parts: label, geometry, learning, judgement. ``tests/contracts`` holds the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.errors import LabelError
+from clipzoo import plugins
+from clipzoo.errors import LabelError, PluginError
 from clipzoo.types import ImageArray, View
 
 L = TypeVar("L")
@@ -117,15 +119,50 @@ class Task(ABC, Generic[L]):
 
     @abstractmethod
     def channels(self, convention: Convention) -> int:
-        """How many channels a head gives."""
+        """How many channels a prediction needs."""
 
     @abstractmethod
     def collate(self, labels: Sequence[L | None], size: tuple[int, int]) -> Target:
         """Labels of one ``size`` (H, W) as tensors; a missing one is all invalid."""
 
+    def losses(self, convention: Convention) -> tuple[str, ...]:
+        """Files of ``losses/`` that a recipe's column may name, the default first; none where `loss` is its own."""
+        return ()
+
+    def criterion(self, convention: Convention, name: str | None = None) -> Callable[..., Tensor]:
+        """The function of this loss, or of the default one.
+
+        Raises:
+            PluginError: the task does not offer it.
+        """
+        function: Callable[..., Tensor] = self._loss_file(convention, name).loss
+        return function
+
+    def raw_channels(self, convention: Convention, loss: str | None = None) -> int:
+        """How many channels a head gives that is trained by this loss: `channels`, then those that the loss adds."""
+        extra = getattr(self._loss_file(convention, loss), "EXTRA_CHANNELS", 0) if self.losses(convention) else 0
+        return self.channels(convention) + int(extra)
+
+    def _loss_file(self, convention: Convention, name: str | None) -> ModuleType:
+        offered = self.losses(convention)
+        if (name or next(iter(offered), None)) not in offered:
+            what, others = convention.kind or "", " or ".join(offered) or "its own alone"
+            raise PluginError(f"{what} {self.name} is not learnt by the loss {name!r}; it is by {others}".strip())
+        return plugins.load("losses", name or offered[0])
+
     @abstractmethod
-    def loss(self, raw: Tensor, target: Target, convention: Convention) -> Tensor:
-        """Scalar loss of a head's raw output [B,C,H,W]; 0 with the graph attached if nothing is valid."""
+    def loss(
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+    ) -> Tensor:
+        """Scalar loss of a head's raw output; 0 with the graph attached if nothing is valid.
+
+        Args:
+            raw: [B,C,H,W] with `raw_channels`.
+            target: what `collate` gave.
+            convention: that of the column.
+            name: one of `losses`; default the first.
+            options: of that loss.
+        """
 
     @abstractmethod
     def predict(self, raw: Tensor, convention: Convention) -> list[L]:

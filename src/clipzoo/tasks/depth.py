@@ -6,6 +6,12 @@ and ``affine-disparity`` a + b / depth with an unknown a and an unknown b > 0 fo
 ``ray`` the line of sight, None only for affine kinds of which it is not known. Unknown (sky, holes, no
 return) is ``valid == False``, never 0 or infinity. Values do not depend on left and right: mirroring moves
 them alone.
+
+A random resized crop keeps its label's metres, yet looks as if taken with a longer lens or from nearer: the
+scale of what it shows is ambiguous. The default losses forgive that. ``silog`` charges a common factor of an
+image's depth at √(1 − λ) = 39 % of its logarithm (``loss_options: {lam: 1}``: not at all), ``ssi`` and
+``ssi_gradient`` an image's scale and shift at nothing. ``berhu`` forgives no factor: it wants views of one zoom,
+``training.scale: [1, 1]``.
 """
 
 from __future__ import annotations
@@ -21,7 +27,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.errors import LabelError
-from clipzoo.losses import silog, ssi
 from clipzoo.tasks import _maps, _png
 from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
@@ -208,10 +213,16 @@ class DepthTask(Task[Depth]):
             "valid": _maps.batch(labels, "valid", size, np.bool_),
         }
 
-    def loss(self, raw: Tensor, target: Target, convention: Convention) -> Tensor:
-        """SILog of log metres, or the scale-and-shift-invariant loss of an affine kind; raw [B,1,H,W]."""
-        criterion = silog.loss if _kind(convention) == "metric" else ssi.loss
-        return criterion(raw, self.oracle(target, convention), target["valid"])
+    def losses(self, convention: Convention) -> tuple[str, ...]:
+        """SILog or berHu of metric depth; scale- and shift-invariant losses of affine kinds."""
+        return ("silog", "berhu") if _kind(convention) == "metric" else ("ssi", "ssi_gradient")
+
+    def loss(
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+    ) -> Tensor:
+        """The loss of log metres, or of the affine value; raw [B,1,H,W]."""
+        truth = self.oracle(target, convention)
+        return self.criterion(convention, name)(raw, truth, target["valid"], **options)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Depth]:
         """Metres between 1 mm and 10 km, or the affine value."""

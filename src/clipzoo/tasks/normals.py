@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.losses import angular
 from clipzoo.tasks import _maps, _png
 from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
 from clipzoo.tasks.depth import Depth
@@ -142,9 +141,15 @@ class NormalsTask(Task[Normals]):
             "valid": _maps.batch(labels, "valid", size, np.bool_),
         }
 
-    def loss(self, raw: Tensor, target: Target, convention: Convention) -> Tensor:
-        """1 − cosine of raw [B,3,H,W]."""
-        return angular.loss(raw, target["vectors"], target["valid"])
+    def losses(self, convention: Convention) -> tuple[str, ...]:
+        """1 − cosine, or the angle weighted by a learnt confidence."""
+        return ("angular", "angmf")
+
+    def loss(
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+    ) -> Tensor:
+        """The loss of vectors [B,3,H,W]; ``angmf`` reads a fourth channel."""
+        return self.criterion(convention, name)(raw, target["vectors"], target["valid"], **options)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Normals]:
         """Raw vectors brought to length 1; one too short to have a direction faces the viewer."""

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.losses import cross_entropy
 from clipzoo.tasks import _maps, _png
 from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, ImageArray, View
@@ -155,9 +154,15 @@ class SegmentationTask(Task[Segmentation]):
             "valid": _maps.batch(labels, "valid", size, np.bool_),
         }
 
-    def loss(self, raw: Tensor, target: Target, convention: Convention) -> Tensor:
-        """Cross-entropy of logits [B,K,H,W]."""
-        return cross_entropy.loss(raw, target["ids"], target["valid"])
+    def losses(self, convention: Convention) -> tuple[str, ...]:
+        """Cross-entropy."""
+        return ("cross_entropy",)
+
+    def loss(
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+    ) -> Tensor:
+        """The loss of logits [B,K,H,W] and ids."""
+        return self.criterion(convention, name)(raw, target["ids"], target["valid"], **options)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Segmentation]:
         """The class of the largest logit."""

@@ -72,13 +72,14 @@ def train(job: Job) -> Student:
         )
     )
     student.train()
+    forward = torch.compile(student) if settings.compile else student
     saved_at = time.monotonic()
     with _stop_signals() as stop:
         for step in range(start, job.steps):
             began = time.perf_counter()
             batch: Batch = next(batches).to(device)
             waited = time.perf_counter() - began
-            named, loss, norm, factor = _step(job, student, adam, batch, step)
+            named, loss, norm, factor = _step(job, forward, adam, batch, step)
             log.skipped(step, batch.skipped)
             if step % settings.log_every == 0 or step == job.steps - 1:
                 seconds = time.perf_counter() - began
@@ -95,10 +96,11 @@ def train(job: Job) -> Student:
             due = (
                 done % settings.checkpoint_every == 0 or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
             )
-            if done < job.steps and (due or stop):
+            if stop or (due and done < job.steps):
                 _save(job, student, adam, done)
                 saved_at = time.monotonic()
             if stop:
+                log.close()
                 raise KeyboardInterrupt
     student.eval()
     if job.evaluate:
@@ -111,17 +113,17 @@ def train(job: Job) -> Student:
 
 
 def _step(
-    job: Job, student: Student, adam: torch.optim.Optimizer, batch: Batch, step: int
+    job: Job, forward: Callable[..., dict[str, Any]], adam: torch.optim.Optimizer, batch: Batch, step: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
     """One update; returns the terms, their weighted sum, the gradient's norm and the factor on the rates."""
     if not batch.captions:
         raise DatasetError(_none_left(step, batch))
-    settings = job.settings
+    settings, student = job.settings, job.student
     factor = optimizer.schedule(step, job.steps, settings.warmup)
     for group in adam.param_groups:
         group["lr"] = group["peak"] * factor
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        out = student(batch.images, batch.tokens)
+        out = forward(batch.images, batch.tokens)
     named = objectives.terms(student, _float(out), batch)
     loss = torch.stack([job.weights.get(name, 1.0) * term for name, term in named.items()]).sum()
     adam.zero_grad(set_to_none=True)
@@ -147,6 +149,7 @@ def _save(job: Job, student: Student, adam: torch.optim.Optimizer, step: int) ->
         "student": student.state_dict(),
         "optimizer": adam.state_dict(),
         "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     checkpoint.save(job.out / "checkpoint.pt", state)
 
@@ -160,6 +163,8 @@ def _resume(job: Job, student: Student, adam: torch.optim.Optimizer) -> int:
     student.load_state_dict(state["student"])
     adam.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
+    if state.get("cuda_rng") and torch.cuda.device_count() == len(state["cuda_rng"]):
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
     return int(state["step"])
 
 

@@ -9,8 +9,8 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
 from clipzoo.data import Batch
+from clipzoo.heads import resize
 from clipzoo.models import Student
-from clipzoo.models.student import resize_raw
 from clipzoo.tasks import get as get_task
 
 
@@ -28,6 +28,6 @@ def terms(student: Student, out: Mapping[str, Any], batch: Batch) -> dict[str, T
     for column, spec in student.specs.items():
         target = batch.targets[column]
         height, width = target["valid"].shape[-2:]
-        raw = resize_raw(out["predictions"][column].float(), (height, width))
-        named[column] = get_task(spec.task).loss(raw, target, spec.convention)
+        raw = resize(out["predictions"][column].float(), (height, width))
+        named[column] = get_task(spec.task).loss(raw, target, spec.convention, spec.loss, **spec.loss_options)
     return named

@@ -15,7 +15,7 @@ def build(student: Student, rates: dict[str, float], weight_decay: float) -> tor
     Args:
         student: its `parameter_groups` name the parts.
         rates: part -> peak learning rate; a part of rate 0 is frozen.
-        weight_decay: for matrices and larger; gains, biases and scalars never decay (as OpenCLIP trains).
+        weight_decay: for matrices and larger; gains, biases, scalars and embeddings never decay.
     """
     groups = []
     for part, named in student.parameter_groups().items():

@@ -1,0 +1,73 @@
+"""docs/recipe.md, written from the recipe's own types and docstrings: ``python scripts/recipe_reference.py``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from clipzoo import recipe
+
+PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
+PARTS = {
+    "": recipe.Recipe,
+    "columns": recipe.ColumnRecipe,
+    "labeling": recipe.LabelingRecipe,
+    "student": recipe.StudentRecipe,
+    "training": recipe.TrainingRecipe,
+    "evaluation": recipe.EvaluationRecipe,
+}
+HEAD = """# Recipes
+
+A recipe is a YAML file that describes a run completely. `clipzoo run recipe.yaml` goes through all of it; every verb
+takes `--set a.b=value` to override one value, such as `--set training.steps=100` or `--set columns.0.weight=2`. Unknown
+names and wrong values are all told at once. The complete recipe, defaults written out, is kept as `recipe.yaml` in the
+run's folder. This page is written by `scripts/recipe_reference.py`.
+"""
+
+
+def page() -> str:
+    return "\n".join([HEAD, *(line for name, model in PARTS.items() for line in _part(name, model))])
+
+
+def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
+    yield f"## `{name}`" + (" (a list)" if name == "columns" else "") if name else "## The whole"
+    yield ""
+    yield _plain(model.__doc__ or "")
+    yield ""
+    yield "| field | default | what it is |"
+    yield "| --- | --- | --- |"
+    for field, info in model.model_fields.items():
+        inner = "see below" if field in PARTS else _default(info)
+        yield f"| `{field}` | {inner} | {_plain(info.description or '')} |"
+    yield ""
+
+
+def _default(info: FieldInfo) -> str:
+    if info.default_factory is not None:
+        return "none"
+    if info.default is PydanticUndefined:
+        return "**required**"
+    return f"`{_yaml(info.default)}`"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) or '""'
+
+
+def _plain(text: str) -> str:
+    """A docstring on one line, its code marked as Markdown marks it."""
+    return re.sub(r"\s+", " ", text).strip().replace("``", "`").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

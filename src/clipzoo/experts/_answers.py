@@ -1,0 +1,170 @@
+"""What a folder of label files must be asked before its numbers mean anything, and the answers of a URI.
+
+Files do not say whether 1000 is a metre or a class, so every question of the task has to be answered; nothing is
+guessed, and all that is missing or wrong is told at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import parse_qsl
+
+from clipzoo.errors import ExpertError
+from clipzoo.experts._frames import parse_frame
+from clipzoo.tasks.base import Convention
+from clipzoo.tasks.depth import Along, Kind
+from clipzoo.types import FloatArray
+
+INVALID = "the value of unknown pixels (several with commas), as 0, or none; not-a-number is unknown anyway"
+QUESTIONS: Mapping[str, Mapping[str, str]] = {
+    "segmentation": {
+        "classes": "names in the order of ids, as floor,wall,chair, or @names.txt with a line each: a name, or, for "
+        "colour-coded files, 'r g b name'",
+        "void": "ids of unknown pixels (of colour-coded files colours, as #000000), with commas, or none",
+    },
+    "depth": {
+        "kind": f"{', '.join(get_args(Kind))} (nearer is larger)",
+        "along": "z (optical axis) or ray (line of sight); none where an affine kind does not tell",
+        "scale": "what values are multiplied by, to give metres if metric: 0.001 for millimetres",
+        "invalid": INVALID,
+    },
+    "normals": {
+        "frame": "where the channels point, as x-right,y-down,z-forward",
+        "range": "the file's values for -1 and 1, as 0,255",
+        "invalid": INVALID,
+    },
+    "edges": {
+        "range": "the file's values for no edge and an edge, as 0,255, or 255,0 for black on white",
+        "invalid": INVALID,
+    },
+}
+"""Task -> question -> how it is answered."""
+
+OPTIONAL = {
+    "suffix": "what follows the key in file names, as _depth.png; by default .png, .npy, .tif or .tiff",
+    "licence": "of the labels",
+}
+FIRST = "the first class's id in the files, by default 0"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The answers of one URI, parsed; what does not concern the task has its default."""
+
+    task: str
+    given: Mapping[str, str]
+    classes: tuple[str, ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
+    kind: Kind | None = None
+    along: Along | None = None
+    scale: float = 1.0
+    frame: FloatArray | None = None
+    range: tuple[float, float] = (0.0, 1.0)
+    unknown: tuple[float, ...] = ()
+    """Values of unknown pixels; of colour-coded files 0xRRGGBB."""
+    first: int = 0
+    suffix: str = ""
+    licence: str = "unknown"
+
+    @property
+    def convention(self) -> Convention:
+        """What the labels mean beyond their task."""
+        return Convention(self.classes, self.kind, self.along)
+
+
+def parse(query: str) -> Answers:
+    """The answers of ``task=depth&kind=metric&…``.
+
+    Raises:
+        ExpertError: a question is unanswered, an answer wrong, or nobody asked; all findings at once.
+    """
+    try:
+        given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise ExpertError(f"{query!r} is not of the form task=depth&name=value&… ({error})") from error
+    task = given.get("task", "")
+    if task not in QUESTIONS:
+        raise ExpertError(
+            f"files: needs task, one of {', '.join(QUESTIONS)}, not {task!r}: write files:labels/?task=depth&…"
+        )
+    asked = {**QUESTIONS[task], **({"first": FIRST} if task == "segmentation" else {}), **OPTIONAL}
+    findings = [f"  {name} is not answered: {QUESTIONS[task][name]}" for name in QUESTIONS[task] if name not in given]
+    findings += [f"  {name} is no question about {task}" for name in given if name not in {"task", *asked}]
+    fields: dict[str, Any] = {}
+    for name in [name for name in given if name in asked]:
+        try:
+            fields |= PARSERS[name](given[name])
+        except (ValueError, OSError) as error:
+            findings.append(f"  {name}={given[name]}: {error}; wanted: {asked[name]}")
+    if fields.get("kind") == "metric" and given.get("along") == "none":
+        findings.append("  along=none: metric depth is along z or ray")
+    if findings:
+        raise ExpertError(
+            f"files of {task} do not say what their numbers mean; answer in the URI, as "
+            f"files:labels/?task={task}&{next(iter(asked))}=…:\n" + "\n".join(findings)
+        )
+    return Answers(task, given, **fields)
+
+
+def _classes(text: str) -> dict[str, Any]:
+    """Names, and colours if every line of the file begins with three numbers."""
+    if not text.startswith("@"):
+        return {"classes": tuple(text.split(","))}
+    lines = [line.split() for line in Path(text[1:]).expanduser().read_text("utf-8").splitlines() if line.strip()]
+    if not all(len(words) > 3 and all(word.isdecimal() for word in words[:3]) for words in lines):
+        return {"classes": tuple(" ".join(words) for words in lines)}
+    colours = tuple((int(r), int(g), int(b)) for r, g, b, *_ in lines)
+    if len(set(colours)) < len(colours) or max(map(max, colours)) > 255:
+        raise ValueError("two classes have one colour, or a colour is beyond 255")
+    return {"classes": tuple(" ".join(words[3:]) for words in lines), "colours": colours}
+
+
+def _unknown(text: str) -> dict[str, Any]:
+    parts = [] if text == "none" else text.split(",")
+    return {"unknown": tuple(float(int(part[1:], 16)) if part.startswith("#") else float(part) for part in parts)}
+
+
+def _range(text: str) -> dict[str, Any]:
+    low, high = map(float, text.split(","))
+    if low == high or not math.isfinite(high - low):
+        raise ValueError("two different values are needed")
+    return {"range": (low, high)}
+
+
+def _scale(text: str) -> dict[str, Any]:
+    if not 0 < float(text) < math.inf:
+        raise ValueError("it must be larger than 0")
+    return {"scale": float(text)}
+
+
+def _chosen(name: str, options: tuple[str, ...]) -> Callable[[str], dict[str, Any]]:
+    def parser(text: str) -> dict[str, Any]:
+        if text not in options:
+            raise ValueError(f"not one of {', '.join(options)}")
+        return {name: None if text == "none" else text}
+
+    return parser
+
+
+def _frame(text: str) -> dict[str, Any]:
+    return {"frame": parse_frame(text)}
+
+
+PARSERS: Mapping[str, Callable[[str], dict[str, Any]]] = {
+    "classes": _classes,
+    "void": _unknown,
+    "invalid": _unknown,
+    "kind": _chosen("kind", get_args(Kind)),
+    "along": _chosen("along", (*get_args(Along), "none")),
+    "scale": _scale,
+    "range": _range,
+    "frame": _frame,
+    "first": lambda text: {"first": int(text)},
+    "suffix": lambda text: {"suffix": text},
+    "licence": lambda text: {"licence": text},
+}
+"""Question -> its answer as fields of `Answers`; they raise `ValueError` on what is none."""

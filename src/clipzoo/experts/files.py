@@ -1,0 +1,210 @@
+"""Labels that you have as files, by sample key: ``files:labels/?task=depth&kind=metric&…``, a PNG, TIFF or NPY each.
+
+The URI answers what files leave open (see `clipzoo.experts._answers`); the label of the sample ``a/b`` is
+``labels/a/b.png``. A missing or unsound file is a failed row with its reason. A label may be smaller or larger than its
+image, but must show all of it: its aspect is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts._answers import Answers, parse
+from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import Normals
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import MAX_PIXELS, BoolArray, ImageArray
+
+Values = NDArray[Any]
+
+SUFFIXES = (".png", ".npy", ".tif", ".tiff")
+MODES = ("1", "L", "P", "RGB", "I", "I;16", "I;16B", "F")
+"""Pillow's modes that hold numbers or colours as they are; transparency would say something that is not asked."""
+
+
+def create(name: str) -> FilesExpert:
+    """The expert of ``folder?task=…&…``.
+
+    Raises:
+        ExpertError: the folder is not there, or the URI leaves open what the files mean.
+    """
+    folder, _, query = name.partition("?")
+    answers = parse(query)
+    if not Path(folder).expanduser().is_dir():
+        raise ExpertError(f"{folder!r} is no folder, so there are no labels in it; check the path in files:{name}")
+    return FilesExpert(Path(folder).expanduser(), answers, f"files:{name}")
+
+
+class FilesExpert(Expert):
+    """Looks labels up instead of predicting them."""
+
+    by_key = True
+    batch_size = 1
+
+    def __init__(self, folder: Path, answers: Answers, uri: str) -> None:
+        self.folder, self.answers = folder, answers
+        self.card = ExpertCard(
+            uri=uri,
+            task=answers.task,
+            convention=answers.convention,
+            licence=answers.licence,
+            preprocessing=dict(answers.given),
+        )
+
+    def load(self, device: str = "cpu") -> None:
+        """Nothing is loaded."""
+
+    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+        """Always raises: a picture alone names no file."""
+        raise ExpertError(f"{self.card.uri} finds labels by a sample's key; call predict_keyed(keys, images)")
+
+    def predict_keyed(self, keys: Sequence[str], images: Sequence[ImageArray]) -> list[Any]:
+        """The label of each sample.
+
+        Raises:
+            SampleError: a file is missing, cannot be read, or does not fit its image or the answers.
+        """
+        return [self._label(key, image.shape[:2]) for key, image in zip(keys, images, strict=True)]
+
+    def _label(self, key: str, size: tuple[int, ...]) -> Any:
+        path = self._path(key)
+        found = label(read(path, colours=bool(self.answers.colours)), self.answers, path)
+        (h, w), (H, W) = found.valid.shape, size
+        if abs(h * W - w * H) > max(H, W):  # more than a pixel off
+            raise SampleError(
+                f"the label's aspect is not the image's: {w}×{h} for {W}×{H}, in {path}; labels show the whole image "
+                "as it is displayed, turned by its EXIF orientation"
+            )
+        return found
+
+    def _path(self, key: str) -> Path:
+        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+            raise SampleError(f"the key leads out of the folder: {key!r}")
+        names = [key + suffix for suffix in ((self.answers.suffix,) if self.answers.suffix else SUFFIXES)]
+        for path in map(self.folder.joinpath, names):
+            if path.is_file():
+                return path
+        raise SampleError(f"no label file: {self.folder} has no {' or '.join(names)}")
+
+
+# Reading ---------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, colours: bool = False) -> Values:
+    """A file's numbers, [H,W] or [H,W,3]; with ``colours`` a palette's colours in place of its indices.
+
+    Raises:
+        SampleError: not to be read, too large, or of a kind that has no plain numbers.
+    """
+    try:
+        return _array(path) if path.suffix == ".npy" else _picture(path, colours)
+    except SampleError:
+        raise
+    except Exception as error:  # decoders raise almost anything on damaged input
+        raise SampleError(f"cannot read the label: {path}: {type(error).__name__}: {error}") from error
+
+
+def _array(path: Path) -> Values:
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    if values.dtype.kind not in "biuf" or values.ndim not in (2, 3) or values.size > 3 * MAX_PIXELS:
+        raise SampleError(f"no [H,W] or [H,W,3] of numbers: {path} holds {values.dtype} of shape {values.shape}")
+    if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
+        values = np.moveaxis(values, 0, -1)
+    return np.array(values[..., 0] if values.shape[2:] == (1,) else values)
+
+
+def _picture(path: Path, colours: bool) -> Values:
+    with Image.open(path, formats=("PNG", "TIFF")) as image:
+        if image.width * image.height > MAX_PIXELS or image.mode not in MODES:
+            raise SampleError(
+                f"too many pixels, or a mode other than {', '.join(MODES)}: {path} is {image.width}×{image.height}, "
+                f"{image.mode}; save it without transparency"
+            )
+        return np.array(image.convert("RGB") if colours else image)
+
+
+# Labels ----------------------------------------------------------------------------------------------------
+
+
+def label(values: Values, answers: Answers, path: Path) -> Any:
+    """The label that a file's numbers are, by the answers; ``path`` is for messages."""
+    coded = answers.task == "normals" or bool(answers.colours)
+    if values.ndim != (3 if coded else 2) or values.shape[2:] not in ((), (3,)):
+        raise SampleError(
+            f"{'three channels' if coded else 'one channel'} expected: {path} holds {list(values.shape)}; colour-coded "
+            "classes need a file of colours in classes=@…"
+        )
+    make = {"segmentation": _segmentation, "depth": _depth, "normals": _normals, "edges": _edges}[answers.task]
+    return make(values, answers, path)
+
+
+def _known(values: Values, answers: Answers) -> BoolArray:
+    """Where [H,W] or [H,W,C] is finite and none of the values of unknown pixels, in every channel."""
+    known = np.isfinite(values)
+    for value in answers.unknown:
+        known &= values != value
+    return np.asarray(known if known.ndim == 2 else np.isfinite(values).all(-1) & known.any(-1))
+
+
+def _segmentation(values: Values, answers: Answers, path: Path) -> Segmentation:
+    if answers.colours:
+        values = values.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    valid = _known(values, answers)
+    if answers.colours:
+        codes = np.array(answers.colours) @ np.array([1 << 16, 1 << 8, 1])
+        ids = np.searchsorted(codes, values, sorter=codes.argsort()).clip(max=len(codes) - 1)
+        ids = codes.argsort()[ids]
+        wrong = valid & (codes[ids] != values)
+        if wrong.any():
+            raise SampleError(f"a colour that is neither of a class nor void: {values[wrong][0]:06x} in {path}")
+    else:
+        ids = np.where(valid, values, answers.first).astype(np.int64) - answers.first
+        wrong = valid & ((ids < 0) | (ids >= len(answers.classes)) | (ids + answers.first != values))
+        if wrong.any():
+            raise SampleError(
+                f"an id that is neither of the {len(answers.classes)} classes nor void: {values[wrong][0]} in {path}"
+            )
+    return Segmentation(np.where(valid, ids, 0).astype(np.uint16), valid)
+
+
+def _depth(values: Values, answers: Answers, path: Path) -> Depth:
+    assert answers.kind is not None, "the answers are complete"
+    valid = _known(values, answers)
+    scaled = np.where(valid, values, 1).astype(np.float64) * answers.scale
+    return Depth(scaled.astype(np.float32), valid, answers.kind, answers.along)
+
+
+def _normals(values: Values, answers: Answers, path: Path) -> Normals:
+    valid = _known(values, answers)
+    vectors = 2 * np.moveaxis(_shares(values, valid, answers), -1, 0) - 1
+    lengths = np.linalg.norm(vectors, axis=0)
+    if valid.any() and abs(float(np.median(lengths[valid])) - 1) > 0.05:
+        raise SampleError(
+            f"no unit vectors: their median length is {np.median(lengths[valid]):.2f} in {path}; is range="
+            f"{answers.given['range']} right, and are unknown pixels named by invalid?"
+        )
+    valid &= lengths > 0.5  # blends of two directions that cancel out
+    assert answers.frame is not None, "the answers are complete"
+    turned = np.tensordot(answers.frame, vectors / np.where(valid, lengths, 1), 1)
+    return Normals(turned.astype(np.float32), valid)
+
+
+def _edges(values: Values, answers: Answers, path: Path) -> Edges:
+    valid = _known(values, answers)
+    return Edges(_shares(values, valid, answers).astype(np.float32), valid)
+
+
+def _shares(values: Values, valid: BoolArray, answers: Answers) -> NDArray[np.float64]:
+    """Where values lie in the answers' range, 0 at its first end and 1 at its second; 0 where unknown."""
+    low, high = answers.range
+    known = valid if values.ndim == 2 else valid[..., None]
+    return (np.where(known, values, low).astype(np.float64) - low) / (high - low)

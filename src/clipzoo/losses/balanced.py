@@ -1,0 +1,37 @@
+"""Class-balanced cross-entropy of rare positives: edges fill a few percent of a picture.
+
+Xie and Tu, "Holistically-Nested Edge Detection" (ICCV 2015, arXiv 1504.06375), equation 2, with β the share of
+negatives: edge pixels weigh β, others 1 − β. A soft label y takes the weight between, β y + (1 − β) (1 − y), on its
+own cross-entropy, so that the loss of a pixel is least where the prediction is y. Equation 2 sums over one image;
+here the sum over the batch is divided by the sum of the weights, which makes the loss of hard labels the mean of
+the edges' mean cross-entropy and the others', whatever the size and however rare edges are.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipzoo.losses._masked import batch_mean, known
+
+
+def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Σ w · cross-entropy(σ(prediction), target) / Σ w over the known pixels of the batch, in nats.
+
+    The weights make rare edges count: where labels are uncertain, what minimises it are not calibrated
+    probabilities but the odds times β / (1 − β), in the same order. A batch with no edge at all has no weight.
+
+    Args:
+        prediction: [B,1,H,W] or [B,H,W] logits.
+        target: [B,H,W] probabilities in [0, 1]; anything where not valid.
+        valid: bool [B,H,W].
+
+    Returns:
+        a scalar; 0 with the graph attached if nothing is valid.
+    """
+    x, y = known(prediction, valid), known(target, valid)
+    negatives = 1 - batch_mean(y, valid)
+    weight = torch.where(valid, negatives * y + (1 - negatives) * (1 - y), 0)
+    losses = F.binary_cross_entropy_with_logits(x, y.to(x.dtype), reduction="none")
+    return (weight * losses).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)

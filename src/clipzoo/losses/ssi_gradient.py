@@ -1,0 +1,79 @@
+"""Scale-and-shift-invariant error of affine depth and disparity, with gradients matched at several scales.
+
+Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), section 5: both
+maps are brought to median 0 and mean absolute value 1; the largest residuals, which are the labels' own errors more
+often than the prediction's, are left out; edges of the residual are counted at several resolutions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clipzoo.losses._masked import batch_mean, image_mean, known
+
+
+def loss(
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    alpha: float = 0.5,
+    scales: int = 4,
+    trim: float = 0.2,
+    eps: float = 1e-3,
+) -> Tensor:
+    """Σ|r| / 2M over the M·(1 − trim) smallest residuals of an image + α · edges of r, then the mean over images.
+
+    An image whose truth is constant says nothing up to scale and shift, and does not count.
+
+    Args:
+        prediction: [B,1,H,W] or [B,H,W].
+        target: [B,H,W], in any affine unit; anything where not valid.
+        valid: bool [B,H,W]; an image has M known pixels.
+        alpha: weight of the edges.
+        scales: resolutions at which edges are counted, each half of the one before.
+        trim: share of the residuals that is left out, in [0, 1).
+        eps: added to the prediction's scale, for a finite gradient where it is constant.
+
+    Returns:
+        a scalar; 0 with the graph attached if no image counts.
+    """
+    (p, p_scale), (t, t_scale) = (_centred(known(x, valid), valid) for x in (prediction, target))
+    informative = t_scale > 1e-5 * image_mean(known(target, valid).abs(), valid)
+    residual = p / (p_scale + eps) - t / torch.where(informative, t_scale, 1)
+    losses = _trimmed(residual.abs(), valid, trim) / 2 + alpha * _edges(residual, valid, scales)
+    return batch_mean(losses, informative)
+
+
+def _centred(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` [B,H,W] less its image's median, 0 where unknown, and the mean absolute value of that, [B,1,1]."""
+    centred = torch.where(valid, x - _median(x, valid), 0)
+    return centred, image_mean(centred.abs(), valid)
+
+
+def _median(x: Tensor, valid: Tensor) -> Tensor:
+    """[B,1,1], the (lower) median of each image's known pixels; 0 where there are none."""
+    ordered = torch.where(valid, x, torch.inf).flatten(1).sort(1).values
+    count = valid.flatten(1).sum(1, keepdim=True)
+    middle = ordered.gather(1, (count - 1).clamp(min=0) // 2)
+    return torch.where(count > 0, middle, 0)[:, :, None]
+
+
+def _trimmed(size: Tensor, valid: Tensor, trim: float) -> Tensor:
+    """[B,1,1], the sum of all but the largest ``trim`` of an image's known values, per known pixel."""
+    ordered = torch.where(valid, size, torch.inf).flatten(1).sort(1).values
+    count = valid.flatten(1).sum(1, keepdim=True)
+    kept = torch.arange(ordered.shape[1], device=size.device) < (count * (1 - trim)).ceil()
+    return (torch.where(kept, ordered, 0).sum(1, keepdim=True) / count.clamp(min=1))[:, :, None]
+
+
+def _edges(residual: Tensor, valid: Tensor, scales: int) -> Tensor:
+    """[B,1,1], Σ over scales of the differences between known neighbours, per known pixel of the scale."""
+    total = residual.new_zeros(len(residual), 1, 1)
+    for scale in range(scales):
+        r, v = (x[:, :: 2**scale, :: 2**scale] for x in (residual, valid))
+        across = torch.where(v[:, :, 1:] & v[:, :, :-1], (r[:, :, 1:] - r[:, :, :-1]).abs(), 0)
+        down = torch.where(v[:, 1:] & v[:, :-1], (r[:, 1:] - r[:, :-1]).abs(), 0)
+        differences = across.sum((1, 2), keepdim=True) + down.sum((1, 2), keepdim=True)
+        total = total + differences / v.sum((1, 2), keepdim=True).clamp(min=1)
+    return total

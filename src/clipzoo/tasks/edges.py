@@ -1,0 +1,236 @@
+"""Edges: how probable it is that an edge runs through each pixel.
+
+Convention: probabilities in [0, 1]. What counts as an edge (the outlines of objects, creases, marks) is the
+expert's or the annotator's. Unknown is ``valid == False``, never 0. A pixel of a view shows an edge if any pixel
+under it does: it takes the largest probability, because averaging would wipe out lines that are thinner than it. So
+lines stay a pixel wide and of full strength at any size, and fill a larger share of smaller maps. Values do not
+depend on left and right: mirroring moves them alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipzoo.tasks import _maps, _png
+from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
+from clipzoo.types import BoolArray, FloatArray, ImageArray, View
+
+STEPS = np.float32(254)
+"""Codes run from 1 (0) to 255 (1); 0 is unknown."""
+
+CERTAIN = 5.0
+"""Logits of the oracle end here, at probabilities of 0.7 % and 99.3 %: finite, so that a probe can regress on them."""
+
+THRESHOLDS = (1 / (1 + np.exp(-np.linspace(-CERTAIN, CERTAIN, 101)))).astype(np.float32)
+"""Probabilities at which predictions are cut, 0.5 among them; evenly spaced as logits, which probes predict."""
+
+TOLERANCE = 0.0075
+"""How far an edge may lie from where it should be, as a share of the diagonal; at least a pixel."""
+
+RING = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
+"""Steps (down, right) to a pixel and its eight neighbours."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edges:
+    """Probabilities ``values``, float32 [H,W] in [0, 1], 0 where ``valid`` [H,W] is false."""
+
+    values: FloatArray
+    valid: BoolArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", _maps.zero_unknown(self.values, self.valid))
+
+
+class EdgesMetric(Metric):
+    """Precision and recall of thinned edges over the whole set, at `THRESHOLDS` (the protocol of BSDS500).
+
+    Martin, Fowlkes and Malik, "Learning to Detect Natural Image Boundaries Using Local Brightness, Color, and
+    Texture Cues" (PAMI 2004); Arbeláez et al., "Contour Detection and Hierarchical Image Segmentation" (PAMI 2011).
+    Maps are thinned by `thin`; the truth's edges are those of at least 0.5. Precision is the share of predicted
+    edge pixels with a true one within `TOLERANCE`, recall the share of true ones with a predicted one.
+    This is matching by dilation: BSDS500's own code matches pixels one to one, so that of a double line one finds a
+    partner. Here both do: scores are never lower, on small maps 3 to 12 points higher, and compare with each other
+    alone. ``ap`` is the area under the curve of the best
+    precision at each recall or more, ``ods`` the best F-measure at one threshold for all images.
+
+    NaN where the truth has no edge. Pixels whose truth is unknown do not exist; one without a prediction predicts
+    none.
+    """
+
+    measures: ClassVar[Mapping[str, Measure]] = {"ap": Measure(), "ods": Measure()}
+
+    def statistics(self, prediction: Edges, truth: Edges) -> Statistics:
+        """Float64 [3T+1], pixels: predicted at each of the T thresholds, right of these, true ones found; all true."""
+        _maps.same_size(prediction.valid, truth.valid)
+        true = thin(truth.values) >= 0.5
+        lines = thin(np.where(truth.valid, prediction.values, np.float32(0)))
+        reach = max(1.0, TOLERANCE * math.hypot(*true.shape))
+        near, found = _spread(true, reach), _spread(lines, reach)
+        counts = [_at_thresholds(pixels) for pixels in (lines, lines[near], found[true])]
+        return np.append(np.concatenate(counts), np.count_nonzero(true)).astype(np.float64)
+
+    def compute(self, total: Statistics) -> dict[str, float]:
+        """``ap`` and ``ods``, in [0, 1]."""
+        predicted, right, found = total[:-1].reshape(3, -1)[:, ::-1]  # the highest threshold first
+        if not total[-1]:
+            return {"ap": math.nan, "ods": math.nan}
+        precision, recall = right / np.maximum(predicted, 1), found / total[-1]
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        both = np.maximum(precision + recall, 1e-12)
+        return {
+            "ap": float((best * np.diff(recall, prepend=0)).sum()),
+            "ods": float((2 * precision * recall / both).max()),
+        }
+
+
+class EdgesTask(Task[Edges]):
+    """Edge probabilities; one logit; class-balanced cross-entropy; average precision of thin edges."""
+
+    name = "edges"
+
+    # Label ---------------------------------------------------------------------------------------------
+
+    def check(self, label: Edges, convention: Convention) -> None:
+        """Raise `LabelError` unless values are float32 [H,W] in [0, 1]."""
+        _maps.check_map("edge probabilities", label.values, label.valid, np.float32)
+        known = label.values[label.valid]
+        wrong = ~((known >= 0) & (known <= 1))  # so that NaN is wrong, too
+        require(
+            not wrong.any(),
+            f"{np.count_nonzero(wrong)} of {known.size} known edge probabilities are not in [0, 1], such as "
+            f"{known[wrong][:1]}; give the sigmoid of logits, divide 8-bit maps by 255, or mark them as invalid",
+        )
+
+    def encode(self, label: Edges) -> bytes:
+        """8-bit PNG, 1 + 254 p, 0 where unknown; p errs by at most 0.2 %, and 0 and 1 are exact."""
+        codes = np.where(label.valid, 1 + np.rint(STEPS * label.values), 0).astype(np.uint8)
+        return _png.write(codes, self.name, {}, level=6)
+
+    def decode(self, data: bytes) -> Edges:
+        """The inverse of `encode`, within its quantisation."""
+        codes, _ = _png.read(data, self.name, ("L",))
+        return Edges((codes.astype(np.float32) - 1) / STEPS, codes > 0)
+
+    def valid_share(self, label: Edges) -> float:
+        """The share of pixels of which it is known whether they are edges."""
+        return float(label.valid.mean())
+
+    # Geometry ------------------------------------------------------------------------------------------
+
+    def crop_resize(self, label: Edges, view: View) -> Edges:
+        """The largest known probability under each pixel; known where half of a pixel was."""
+        return Edges(*_maps.largest(label.values, label.valid, view))
+
+    def hflip(self, label: Edges) -> Edges:
+        """Left and right exchanged."""
+        return Edges(_maps.mirror(label.values), _maps.mirror(label.valid))
+
+    # Learning ------------------------------------------------------------------------------------------
+
+    def channels(self, convention: Convention) -> int:
+        """One."""
+        return 1
+
+    def collate(self, labels: Sequence[Edges | None], size: tuple[int, int]) -> Target:
+        """``values`` float32 [B,H,W] and ``valid``."""
+        return {
+            "values": _maps.batch(labels, "values", size, np.float32),
+            "valid": _maps.batch(labels, "valid", size, np.bool_),
+        }
+
+    def losses(self, convention: Convention) -> tuple[str, ...]:
+        """Class-balanced cross-entropy."""
+        return ("balanced",)
+
+    def loss(
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+    ) -> Tensor:
+        """The loss of logits [B,1,H,W]."""
+        return self.criterion(convention, name)(raw, target["values"], target["valid"], **options)
+
+    def predict(self, raw: Tensor, convention: Convention) -> list[Edges]:
+        """The sigmoid."""
+        values = raw.detach().squeeze(1).float().sigmoid().cpu().numpy()
+        return [Edges(one, np.ones(one.shape, np.bool_)) for one in values]
+
+    # Judgement -----------------------------------------------------------------------------------------
+
+    def metric(self, convention: Convention) -> EdgesMetric:
+        """Average precision and the best F-measure of thin edges."""
+        return EdgesMetric()
+
+    def oracle(self, target: Target, convention: Convention) -> Tensor:
+        """The logit between -`CERTAIN` and `CERTAIN`, [B,1,H,W]; 0 where invalid.
+
+        Least squares on two values finds their conditional mean, which rises with the probability of an edge: a
+        ridge probe ranks pixels as a logistic one would, and ``ap`` asks for the order alone.
+        """
+        values = torch.where(target["valid"], target["values"], 0.5)[:, None]
+        return values.logit().clamp(-CERTAIN, CERTAIN)
+
+    def render(self, label: Edges, convention: Convention) -> ImageArray:
+        """Edges white on dark grey."""
+        grey = np.rint(48 + 207 * label.values).astype(np.uint8) * label.valid
+        return np.repeat(grey[..., None], 3, axis=2)
+
+
+def thin(values: FloatArray) -> FloatArray:
+    """``values`` >= 0 [H,W] where they are as large as both neighbours across the line, else 0.
+
+    Non-maximum suppression as in Canny, "A Computational Approach to Edge Detection" (PAMI 1986): neighbours are
+    interpolated a pixel away. On a line the gradient is zero and points nowhere, so across is the direction in which
+    the map changes most around the pixel: the first axis of the structure tensor over 3×3 pixels. Equal neighbours
+    are all kept: a hard line stays as thick as it is. What is outside, or unknown, counts as 0: a map that rises as
+    far as there has its line there.
+    """
+    values = np.pad(values, 1)  # the edge of the map changes its neighbours, too
+    _, up, _, left, _, right, _, down, _ = _moved(values, RING)
+    dx, dy = right - left, down - up
+    xx, yy, xy = (sum(_moved(product, RING)) for product in (dx * dx, dy * dy, dx * dy))
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy)
+    sides = [_between(values, np.cos(sign), np.sin(sign)) for sign in (angle, angle + np.pi)]
+    return np.where(values * (1 + 1e-5) >= np.maximum(*sides), values, np.float32(0))[1:-1, 1:-1]
+
+
+def _between(values: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """``values`` at (x, y) in [-1, 1] right of and below each pixel, bilinear."""
+    return np.asarray(
+        sum(
+            np.maximum(0, 1 - np.abs(x - dx)) * np.maximum(0, 1 - np.abs(y - dy)) * moved
+            for (dy, dx), moved in zip(RING, _moved(values, RING), strict=True)
+        )
+    )
+
+
+def _moved(values: NDArray[Any], steps: Sequence[tuple[int, int]]) -> Iterator[NDArray[Any]]:
+    """For every step (down, right), each pixel's neighbour there; 0 outside."""
+    H, W = values.shape
+    reach = int(np.abs(steps).max())
+    padded = np.pad(values, reach)
+    for dy, dx in steps:
+        yield padded[reach + dy : reach + dy + H, reach + dx : reach + dx + W]
+
+
+def _spread(values: NDArray[Any], reach: float) -> NDArray[Any]:
+    """The largest of ``values`` >= 0 within ``reach`` pixels of each."""
+    side = range(-math.floor(reach), math.floor(reach) + 1)
+    return reduce(np.maximum, _moved(values, [(dy, dx) for dy in side for dx in side if math.hypot(dy, dx) <= reach]))
+
+
+def _at_thresholds(values: FloatArray) -> NDArray[np.intp]:
+    """How many of ``values`` reach each threshold, [T]."""
+    reached = np.bincount(np.searchsorted(THRESHOLDS, values.ravel(), "right"), minlength=len(THRESHOLDS) + 1)
+    return reached[::-1].cumsum()[-2::-1]
+
+
+TASK = EdgesTask()

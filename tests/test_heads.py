@@ -1,0 +1,91 @@
+"""Every head on every shape of tapped maps: shapes, gradients, half precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipzoo import heads, plugins
+
+VIT = [(24, 7, 9)] * 4
+RESNET = [(8, 32, 24), (16, 16, 12), (32, 8, 6), (64, 4, 3)]
+ODD = [(8, 33, 25), (16, 17, 13), (32, 9, 7)]
+MAPS = {"vit": VIT, "vit-3": VIT[:3], "vit-2": VIT[:2], "vit-1": VIT[:1], "resnet": RESNET, "odd": ODD}
+MAPS |= {"one token": [(5, 1, 1)] * 4, "two stems": [(8, 32, 24), *RESNET]}
+every_head = pytest.mark.parametrize("name", plugins.names("heads"))
+every_map = pytest.mark.parametrize("shapes", MAPS.values(), ids=MAPS)
+
+
+def drawn(shapes: list[tuple[int, int, int]], images: int = 2) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(images, *shape, generator=generator) for shape in shapes]
+
+
+@every_head
+@every_map
+def test_the_output_has_its_channels_and_every_parameter_a_gradient(
+    name: str, shapes: list[tuple[int, int, int]]
+) -> None:
+    torch.manual_seed(0)
+    head = heads.create(name, [c for c, _, _ in shapes], 5)
+    raw = head(drawn(shapes))
+    assert raw.shape[:2] == (2, 5)
+    finest = max(h * w for _, h, w in shapes)
+    assert raw.shape[2] * raw.shape[3] >= 4 * finest
+    (raw * torch.randn_like(raw)).sum().backward()
+    assert not [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@every_head
+def test_an_image_does_not_see_its_batch(name: str) -> None:
+    head, maps = heads.create(name, [c for c, _, _ in RESNET], 2), drawn(RESNET)
+    torch.testing.assert_close(head([m[:1] for m in maps]), head(maps)[:1])
+
+
+@every_head
+def test_half_precision(name: str) -> None:
+    head, maps = heads.create(name, [c for c, _, _ in VIT], 3), drawn(VIT)
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = head([m.bfloat16() for m in maps])
+    raw.float().sum().backward()
+    assert raw.isfinite().all()
+    torch.testing.assert_close(raw.float(), head(maps), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        (VIT, (56, 72)),
+        (VIT[:3], (28, 36)),
+        (VIT[:2], (14, 18)),
+        (VIT[:1], (14, 18)),
+        (RESNET, (64, 48)),
+        (ODD, (66, 50)),
+    ],
+)
+def test_the_pyramid_of_dpt_has_the_sizes_of_the_paper(
+    shapes: list[tuple[int, int, int]], expected: tuple[int, int]
+) -> None:
+    head = heads.create("dpt", [c for c, _, _ in shapes], 1, width=8)
+    assert head(drawn(shapes)).shape[-2:] == expected
+    assert heads.create("dpt", [c for c, _, _ in shapes], 1, upscale=1)(drawn(shapes)).shape[-2:] == (
+        expected[0] // 2,
+        expected[1] // 2,
+    )
+
+
+def test_dpt_learns_what_no_level_knows_alone() -> None:
+    """A map of which half is said by a shallow layer and half by a deep one."""
+    torch.manual_seed(0)
+    maps = drawn(RESNET[:2], images=4)
+    coarse = torch.nn.functional.interpolate(maps[1][:, :1], (64, 48), mode="bilinear")
+    truth = torch.nn.functional.interpolate(maps[0][:, :1], (64, 48), mode="bilinear") + coarse
+    head = heads.create("dpt", [8, 16], 1, width=16)
+    adam = torch.optim.Adam(head.parameters(), 1e-2)
+    for _ in range(150):
+        adam.zero_grad()
+        loss = (head(maps) - truth).square().mean()
+        loss.backward()
+        adam.step()
+    assert loss < 0.1 * truth.var()
