@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 import hostile
+import test_training
 from clipzoo.data import Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import ClipzooError, DatasetError
 from clipzoo.labeling import label
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, verify
+from clipzoo.training import read_log, train
 from clipzoo.types import decode_image
 from making import Bright, make_dataset, samples
 
@@ -140,3 +143,14 @@ def child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     first, second, *rest = arguments
     command = [sys.executable, "-c", code, first, second, Path(__file__).parent, *rest]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+def test_the_packaged_expert_and_the_training_loop_take_the_corpus(tmp_path: Path, tiny_clip: str) -> None:
+    where = hostile.as_shards(tmp_path / "data")
+    (report,) = label(where, ["demo:segmentation"], tmp_path / "labels", device="cpu", progress=False, max_failures=1)
+    assert (report.labels, report.labels + report.failures) == (len(usable("shards")), len(ITEMS))
+    job = test_training.job(Path(where), tmp_path / "labels", tiny_clip, tmp_path / "run", steps=5, checkpoint_every=5)
+    train(job)
+    losses = [line["loss"] for line in read_log(tmp_path / "run") if "loss" in line]
+    assert len(losses) == 5
+    assert all(math.isfinite(loss) for loss in losses)
