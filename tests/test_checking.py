@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,14 @@ def components(pairs: set[frozenset[int]]) -> set[frozenset[int]]:
         touching = [group for group in groups if group & pair]
         groups = [group for group in groups if not group & pair] + [set(pair).union(*touching)]
     return {frozenset(group) for group in groups}
+
+
+def test_a_near_pair_is_found_among_others_of_its_blocks() -> None:
+    """Between the two, in every order that brings them together, stand hashes that are far from both."""
+    between = [0x3FF, 0x3FF << 1 | 1 << 20, 0x2AA << 1, (0x155 << 11) | 0x7F, 1 << 21 | 0x3F]
+    a, b = 0, 1 | 1 << 11 | 1 << 22
+    values = np.array([a, *between, b], np.uint64) | np.uint64(0xABCD << 44)
+    assert [0, 6] in [group.tolist() for group in duplicates.near(values)]
 
 
 def test_equal_hashes_are_grouped_the_largest_first() -> None:
@@ -264,10 +273,13 @@ main()
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_tells_what_it_has_seen(tmp_path: Path, sent: signal.Signals) -> None:
-    make_dataset(tmp_path, shards=20, count=30)
+    make_dataset(tmp_path, shards=2, count=300)
     command = [sys.executable, "-c", STOPPED, str(tmp_path), str(int(sent))]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 130
+    seen = re.search(r"samples\D+(\d+)", ended.stdout)
+    assert seen
+    assert int(seen[1]) < 300
     assert "a part of the dataset" in ended.stdout.replace("\n", " ")
     assert "Traceback" not in ended.stderr
 

@@ -198,6 +198,8 @@ def captions(where: str) -> list[str]:
 def test_columns_are_recognised_or_chosen(tmp_path: Path) -> None:
     where = table(tmp_path, "Path;title;alt;key\neven/0.png;;b;k0\nodd/deep/1.png;c;d;k1\n")
     assert captions(f"{where}?sep=semicolon&caption=title,alt") == ["b", "c"]
+    reader = open_dataset(f"{where}?sep=;&caption=title,alt")
+    assert [reader.read(entry).others for entry in entries(reader)] == [(), ()]
     reader = open_dataset(f"{where}?sep=;&caption=title|alt")
     assert [entry.key for entry in entries(reader)] == ["k0", "k1"]
     sample = reader.read(entries(reader)[1])
@@ -387,7 +389,7 @@ def test_kept_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert len(parquet._cache._kept) <= 2
 
 
-@pytest.mark.parametrize("cut", [1, 9, 400, 2000, 10**6])
+@pytest.mark.parametrize("cut", [1, 8, 9, 400, 2000, 10**6])
 def test_a_cut_arrow_file_keeps_what_is_before(tmp_path: Path, cut: int) -> None:
     where = saved_to_disk(tmp_path / "saved")
     path = tmp_path / "saved/data-00000-of-00001.arrow"

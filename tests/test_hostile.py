@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,18 @@ def test_a_crafted_tar_loses_nothing_silently(crafted: hostile.Crafted, tmp_path
         except ClipzooError:
             refused += 1
     assert (used, refused) == (crafted.usable, crafted.refused)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_header_that_claims_what_is_there_is_not_read_into_memory(kind: bytes, tmp_path: Path) -> None:
+    """The file is as large as its header says, all holes."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 2**31
+    with (tmp_path / "0.tar").open("wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(2**31 + 4096)
+    (entry,) = open_dataset(str(tmp_path)).index("0")
+    assert "a header claims 2147483648 bytes" in entry.error
 
 
 # The machine -----------------------------------------------------------------------------------------------
