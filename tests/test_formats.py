@@ -437,6 +437,13 @@ def test_a_folder_says_what_it_cannot_use(tmp_path: Path) -> None:
     assert len(entries(open_dataset(str(tmp_path / "in")))) == COUNT + len(reasons)
 
 
+def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    reader = open_dataset(str(photos(tmp_path / "in")))
+    (tmp_path / "in").rename(tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"cannot list .* still there"):
+        entries(reader)
+
+
 def test_captions_from_json_beside_an_image(tmp_path: Path) -> None:
     (tmp_path / "a.JPeG").write_bytes(PICTURES[0])
     (tmp_path / "a.json").write_text('{"title": "t", "alt": "a", "caption": "c"}')

@@ -71,11 +71,16 @@ class Folder(Reader):
         if shard not in self.slices:
             raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
         keys, root = Keys(), self.images.root
-        return [
-            self._entry(shard, stem, names, keys)
-            for one in self.slices[shard]
-            for stem, names in islice(_samples(root, one.folder), one.start, one.stop)
-        ]
+        try:
+            return [
+                self._entry(shard, stem, names, keys)
+                for one in self.slices[shard]
+                for stem, names in islice(_samples(root, one.folder), one.start, one.stop)
+            ]
+        except OSError as error:
+            raise DatasetError(
+                f"cannot list {error.filename} ({error.strerror}); check that it is still there"
+            ) from error
 
     def read(self, entry: Entry) -> Sample:
         """Image and caption of a usable entry.
