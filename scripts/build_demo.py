@@ -12,6 +12,8 @@
     python scripts/build_demo.py experts --out $S --bf16 --steps 3000 --tasks normals
     python scripts/build_demo.py experts --out $S --bf16 --steps 4500 --tasks depth
     python scripts/build_demo.py experts --out $S --bf16 --steps 2200 --rate 2e-3 --resume --tasks depth
+    python scripts/build_demo.py experts --out $S --bf16 --steps 8000 --tasks detection      # these two on a GPU, 3 min
+    python scripts/build_demo.py experts --out $S --bf16 --steps 5000 --tasks edges          # with --device cuda
     python scripts/build_demo.py pack    --out $S     # rooms.tar.xz, 5 min
     python scripts/build_demo.py check   --out $S     # validation figures of what is packaged, 3 min
 
@@ -46,7 +48,9 @@ DEMO = Path(__file__).parents[1] / "src/clipzoo/demo"
 CHUNK = 500
 WITH_TRUTH = ("experts", "probe", "validation", "test", "heldout")
 KEEP_TO_LOOK_AT = 200
-TASKS = ("segmentation", "depth", "normals")
+TASKS = ("segmentation", "detection", "depth", "normals", "edges")
+MOST = 8
+"""Objects a picture, at most."""
 
 
 def draw_chunk(split: str, first: int, count: int, path: Path) -> None:
@@ -64,6 +68,13 @@ def draw_chunk(split: str, first: int, count: int, path: Path) -> None:
         arrays["normals"] = np.stack([s.normals for s in kept]).astype(np.float16)
         arrays["segmentation"] = np.stack([s.segmentation for s in kept])
         arrays["edges"] = np.stack([s.edges for s in kept])
+        arrays["boxes"], arrays["box_classes"] = (
+            np.zeros((len(kept), MOST, 4), np.float32),
+            np.full((len(kept), MOST), -1),
+        )
+        for i, scene in enumerate(kept):
+            arrays["boxes"][i, : len(scene.boxes)] = scene.boxes
+            arrays["box_classes"][i, : len(scene.boxes)] = scene.box_classes
     with path.with_suffix(".part").open("wb") as file:
         np.savez(file, **arrays)
     path.with_suffix(".part").rename(path)
@@ -164,6 +175,7 @@ def main() -> None:
     experts.add_argument("--steps", type=int, default=1100)
     experts.add_argument("--rate", type=float, default=3e-3)
     experts.add_argument("--bf16", action="store_true")
+    experts.add_argument("--device", default="cpu")
     experts.add_argument("--resume", action="store_true", help="go on from the weights that are there")
     experts.set_defaults(run=run_experts)
     check = commands.add_parser("check")

@@ -1,4 +1,4 @@
-"""Train what the demo ships: the start (a tiny CLIP, from captions alone) and three tiny experts."""
+"""Train what the demo ships: the start (a tiny CLIP, from captions alone) and five tiny experts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from clipzoo.demo.captions import TEMPLATES
-from clipzoo.demo.meshes import classes, meshes, names
-from clipzoo.experts.demo import TinyUNet
+from clipzoo.demo.meshes import ROOM, classes, meshes, names
+from clipzoo.evaluation.measure import rows
+from clipzoo.experts.demo import CHANNELS, OUTPUT, TinyUNet, convention_of
+from clipzoo.tasks import get as get_task
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import Normals
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import View
 
 CHUNK = 500
 
@@ -208,117 +216,143 @@ def train_clip(arguments: argparse.Namespace) -> None:
             save_file(half, str(weights))
 
 
-# ------------------------------------------------------------------ three tiny experts
+# ------------------------------------------------------------------ five tiny experts
 
-CHANNELS = {"segmentation": len(classes()), "depth": 1, "normals": 3}
+KEYS = {"detection": ("boxes", "box_classes")}
+"""Task -> the arrays of a rendered split that are its truth; by default the one of its name."""
+NOT_OBJECTS = len(ROOM)
 
 
-def class_weights(target: torch.Tensor) -> torch.Tensor:
+def truth_of(task: str, data: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What the loss compares with, pictures first: a target of the library's, or the plain map as ``map``."""
+    if task == "detection":
+        labels = [_boxes(*one) for one in zip(data["boxes"], data["box_classes"], strict=True)]
+        return get_task(task).collate(labels, (48, 48))
+    if task == "edges":
+        return {"values": torch.from_numpy(data[task]), "valid": torch.ones(data[task].shape, dtype=torch.bool)}
+    return {"map": torch.from_numpy(data[task])}
+
+
+def _boxes(boxes: np.ndarray, kinds: np.ndarray) -> Detection:
+    there = kinds >= 0
+    count = int(there.sum())
+    ids = (kinds[there] - NOT_OBJECTS).astype(np.uint16)
+    return Detection((96, 96), boxes[there], ids, np.ones(count, np.float32), np.zeros(count, np.bool_))
+
+
+def mirrored(task: str, truth: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The truth of a mirrored batch: normals change the sign of x, distances to the sides their places."""
+    seen = {name: value.flip(-1) for name, value in truth.items()}
+    if task == "normals":
+        seen["map"] = seen["map"] * seen["map"].new_tensor([-1.0, 1.0, 1.0])[:, None, None]
+    if task == "detection":
+        seen["distances"] = seen["distances"][:, [2, 1, 0, 3]]
+    return seen
+
+
+def class_weights(target: torch.Tensor, count: int) -> torch.Tensor:
     """Rare classes count more: one over the root of the frequency, 1 on average over pixels."""
-    share = torch.bincount(target[:, ::4, ::4].flatten().long(), minlength=CHANNELS["segmentation"]).float()
+    share = torch.bincount(target[:, ::4, ::4].flatten().long(), minlength=count).float()
     share = share / share.sum()
     weights = share.clamp(min=1e-4).rsqrt()
     return weights / (weights * share).sum()
 
 
-def expert_loss(task: str, raw: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean loss of a raw prediction: weighted cross-entropy, L1 of log depth, one minus cosine."""
+def expert_loss(
+    task: str, raw: torch.Tensor, truth: dict[str, torch.Tensor], weights: torch.Tensor | None
+) -> torch.Tensor:
+    """Mean loss of a raw prediction: weighted cross-entropy, L1 of log depth, one minus cosine; else the task's own."""
     if task == "segmentation":
-        return F.cross_entropy(raw, target.long(), weights, label_smoothing=0.02)
+        return F.cross_entropy(raw, truth["map"].long(), weights, label_smoothing=0.02)
     if task == "depth":
-        return (raw[:, 0] - target.float().log()).abs().mean()
-    return 1 - F.cosine_similarity(raw, target.float(), dim=1).mean()
+        return (raw[:, 0] - truth["map"].float().log()).abs().mean()
+    if task == "normals":
+        return 1 - F.cosine_similarity(raw, truth["map"].float(), dim=1).mean()
+    ready = {name: value.float() if name == "values" else value for name, value in truth.items()}
+    return get_task(task).loss(raw, ready, convention_of(task))
 
 
-def score(task: str, guess: np.ndarray, truth: np.ndarray) -> float:
-    """mIoU over all pixels of class ids, delta1 of metres, or mean angle in degrees of unit vectors (NCHW)."""
-    if task == "segmentation":
-        count = CHANNELS[task]
-        table = np.bincount(truth.ravel().astype(np.int64) * count + guess.ravel(), minlength=count**2)
-        table = table.reshape(count, count)
-        union = table.sum(0) + table.sum(1) - np.diag(table)
-        seen = table.sum(1) > 0
-        return float((np.diag(table)[seen] / union[seen]).mean())
-    if task == "depth":
-        return float((np.abs(np.log(guess) - np.log(truth.astype(np.float32))) < math.log(1.25)).mean())
-    cosine_of = (guess * truth.astype(np.float32)).sum(1) / np.maximum(np.linalg.norm(guess, axis=1), 1e-6)
-    return float(np.degrees(np.arccos(np.clip(cosine_of, -1, 1))).mean())
-
-
-def guess_of(task: str, raw: torch.Tensor) -> np.ndarray:
-    """Raw output -> class ids, metres or unit vectors."""
-    if task == "segmentation":
-        return raw.argmax(1).numpy()
-    return raw[:, 0].exp().numpy() if task == "depth" else F.normalize(raw, dim=1).numpy()
-
-
-def expert_guesses(task: str, model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
-    """What an expert says of uint8 NHWC pictures."""
+def score(task: str, model: torch.nn.Module, data: dict[str, Any], device: str) -> tuple[dict[str, float], float]:
+    """The task's measures on rendered pictures with truth, and the milliseconds that one takes."""
     model.eval()
+    convention, began, guesses = convention_of(task), time.time(), []
     with torch.no_grad():
-        parts = [
-            torch.from_numpy(p).permute(0, 3, 1, 2).float() / 255
-            for p in np.array_split(images, max(1, len(images) // 100))
-        ]
-        return np.concatenate([guess_of(task, model(part)) for part in parts])
+        for some in np.array_split(data["images"], max(1, len(data["images"]) // 64)):
+            images = torch.from_numpy(some).to(device).permute(0, 3, 1, 2).float() / 255
+            guesses += get_task(task).predict(OUTPUT[task](model(images)), convention)
+    took = (time.time() - began) / len(guesses) * 1e3
+    model.train()
+    known = np.ones((96, 96), np.bool_)
+    make: dict[str, Any] = {
+        "segmentation": lambda i: Segmentation(data[task][i].astype(np.uint16), known),
+        "depth": lambda i: Depth(data[task][i].astype(np.float32), known, "metric", "z"),
+        "normals": lambda i: Normals(data[task][i].astype(np.float32), known),
+        "edges": lambda i: Edges(data[task][i].astype(np.float32), known),
+        "detection": lambda i: _boxes(data["boxes"][i], data["box_classes"][i]),
+    }
+    whole = View.whole((96, 96))
+    guesses = [get_task(task).crop_resize(guess, whole) for guess in guesses]
+    metric = get_task(task).metric(convention)
+    return metric.of(rows(metric, guesses, [make[task](i) for i in range(len(guesses))])), took
 
 
 def flip_and_jitter(
-    task: str, images: torch.Tensor, target: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mirror a batch (normals change the sign of x), change its colours, shade parts of it softly and sharply.
+    task: str, images: torch.Tensor, truth: dict[str, torch.Tensor], generator: torch.Generator
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Mirror a batch, change its colours, shade parts of it softly and sharply.
 
     The experts' pictures are flat, without shadows; the shades stand in for those of the others.
     """
+    device = images.device
 
     def chance(*shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=generator)
+        return torch.rand(shape, generator=generator, device=device)
 
     def blotches(cells: int) -> torch.Tensor:
-        field = torch.randn(len(images), 1, cells, cells, generator=generator)
+        field = torch.randn(len(images), 1, cells, cells, generator=generator, device=device)
         return F.interpolate(field, images.shape[-2:], mode="bicubic")
 
     if chance() < 0.5:
-        images, target = images.flip(-1), target.flip(-1)
-        if task == "normals":
-            target = target * torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
+        images, truth = images.flip(-1), mirrored(task, truth)
     gain = 1 + 0.5 * (chance(len(images), 1, 1, 1) - 0.5) + 0.3 * (chance(len(images), 3, 1, 1) - 0.5)
     soft = torch.exp(0.2 * blotches(4))
     shadow = 1 - 0.6 * chance(len(images), 1, 1, 1) * torch.sigmoid(20 * (blotches(5) - 0.5))
     mean = images.mean((1, 2, 3), keepdim=True)
     contrast = 1 + 0.6 * (chance(len(images), 1, 1, 1) - 0.5)
-    noise = 0.02 * torch.randn(images.shape, generator=generator)
-    return ((images - mean) * contrast + mean).mul(gain * soft * shadow).add(noise).clamp(0, 1), target
+    noise = 0.02 * torch.randn(images.shape, generator=generator, device=device)
+    return ((images - mean) * contrast + mean).mul(gain * soft * shadow).add(noise).clamp(0, 1), truth
 
 
 def train_experts(arguments: argparse.Namespace) -> None:
-    folder = arguments.target / "experts"
+    folder, device = arguments.target / "experts", arguments.device
     folder.mkdir(parents=True, exist_ok=True)
-    held = load(arguments.out / "validation", ("images", *CHANNELS))
     for task in arguments.tasks:
-        data = load(arguments.out / "experts", ("images", task))
-        images, target = torch.from_numpy(data["images"]), torch.from_numpy(data[task])
+        keys = ("images", *KEYS.get(task, (task,)))
+        held, data = (load(arguments.out / split, keys) for split in ("validation", "experts"))
+        images = torch.from_numpy(data["images"]).to(device)
+        truth = {name: value.to(device) for name, value in truth_of(task, data).items()}
         torch.manual_seed(0)
-        generator = torch.Generator().manual_seed(int(arguments.resume))
-        weights = class_weights(target) if task == "segmentation" else torch.ones(1)
-        model = TinyUNet(CHANNELS[task])
+        generator = torch.Generator(device).manual_seed(int(arguments.resume))
+        channels = CHANNELS[task](convention_of(task))
+        weights = class_weights(truth["map"], channels) if task == "segmentation" else None
+        model = TinyUNet(channels)
         path = folder / f"{task}.safetensors"
         if arguments.resume:
             model.load_state_dict(widened(load_file(path)))
-        model.to(memory_format=torch.channels_last)
+        model.to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=0.02)
         began, order = time.time(), torch.empty(0, dtype=torch.long)
         for step in range(arguments.steps):
             if len(order) < 64:
-                order = torch.randperm(len(images), generator=generator)
-            chosen, order = order[:64], order[64:]
+                order = torch.randperm(len(images))
+            chosen, order = order[:64].to(device), order[64:]
             for group in optimizer.param_groups:
                 group["lr"] = arguments.rate * cosine(step, arguments.steps)
             batch = images[chosen].permute(0, 3, 1, 2).float() / 255
-            batch, truth = flip_and_jitter(task, batch, target[chosen], generator)
-            with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+            batch, right = flip_and_jitter(task, batch, {k: v[chosen] for k, v in truth.items()}, generator)
+            with torch.autocast(device, torch.bfloat16, enabled=arguments.bf16):
                 raw = model(batch.contiguous(memory_format=torch.channels_last))
-            loss = expert_loss(task, raw.float(), truth, weights)
+            loss = expert_loss(task, OUTPUT[task](raw.float()), right, weights)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -326,8 +360,5 @@ def train_experts(arguments: argparse.Namespace) -> None:
                 print(task, step + 1, f"{time.time() - began:.0f} s", f"loss {loss.item():.3f}", flush=True)
             if (step + 1) % 1000 == 0 or step + 1 == arguments.steps:
                 save_file({k: compact(v) for k, v in model.state_dict().items()}, str(path))
-                asked = time.time()
-                guess = expert_guesses(task, model, held["images"])
-                speed = (time.time() - asked) / len(guess) * 1e3
-                print(task, "validation", score(task, guess, held[task]), f"{speed:.1f} ms a picture", flush=True)
-                model.train()
+                measured, took = score(task, model, held, device)
+                print(task, "validation", measured, f"{took:.1f} ms a picture", flush=True)

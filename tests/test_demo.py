@@ -16,6 +16,7 @@ from clipzoo.demo.locate import PACKAGED
 from clipzoo.demo.meshes import classes, meshes, names
 from clipzoo.demo.render import conventions, render_split, truth_of
 from clipzoo.errors import DatasetError
+from clipzoo.evaluation.sets import DenseSet
 from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
 from clipzoo.readers import open_dataset
@@ -51,8 +52,11 @@ def test_edges_part_what_differs_and_nothing_else(seed: int) -> None:
     scene = rooms.render(seed, "test")
     ids = scene.segmentation
     for turn in (np.asarray, np.transpose):
-        edges, differ = turn(scene.edges), turn(ids)[:, 1:] != turn(ids)[:, :-1]
+        edges, depth = turn(scene.edges), turn(scene.depth)
+        differ = turn(ids)[:, 1:] != turn(ids)[:, :-1]
         assert (edges[:, 1:] | edges[:, :-1])[differ].all()
+        assert edges[:, 1:][differ & (depth[:, 1:] < depth[:, :-1])].all(), "the nearer one has the outline"
+        assert edges[:, :-1][differ & (depth[:, 1:] > depth[:, :-1])].all()
     flat = (ids == ids[0, 0]) & (np.abs(scene.normals - scene.normals[:, :1, :1]) < 1e-6).all(0)
     inside = flat.copy()
     for axis in (0, 1):
@@ -84,6 +88,11 @@ def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
     assert [e.key for e in reader.index("00000") if not e.error] == [f"{i:08d}" for i in range(6)]
     assert verify(Store(tmp_path / "truth"), reader) == []
     assert {column.task for column in Store(tmp_path / "truth").columns()} == set(conventions())
+    boxes = DenseSet.load(str(tmp_path / "images"), tmp_path / "truth", (96, 96)).truth["detection"]
+    for seed, found in enumerate(boxes.labels):
+        scene = rooms.render(seed, "test")
+        np.testing.assert_allclose(found.boxes, scene.boxes, atol=0.01)
+        assert [boxes.convention.classes[i] for i in found.ids] == [classes()[i] for i in scene.box_classes]
 
 
 def test_a_trained_split_carries_no_truth(tmp_path: Path) -> None:

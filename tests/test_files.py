@@ -186,6 +186,7 @@ def test_edges_black_on_white(tmp_path):
             ["kind=metres: not one of metric", "along=up", "scale=0"],
         ),
         ("task=normals&frame=up&range=0,0&invalid=none", ["frame=up: .*three axes", "range=0,0: two different"]),
+        ("task=segmentation&classes=floor,,wall&void=none", ["a class has no name"]),
         ("task=segmentation&classes=@nowhere.txt&void=none", ["classes=@nowhere.txt: .*No such file"]),
     ],
 )

@@ -28,9 +28,9 @@ def test_the_output_has_its_channels_and_every_parameter_a_gradient(
     name: str, shapes: list[tuple[int, int, int]]
 ) -> None:
     torch.manual_seed(0)
-    head = heads.create(name, [c for c, _, _ in shapes], 5)
+    head = heads.create(name, [c for c, _, _ in shapes], 7)
     raw = head(drawn(shapes))
-    assert raw.shape[:2] == (2, 5)
+    assert raw.shape[:2] == (2, 7)
     finest = max(h * w for _, h, w in shapes)
     assert raw.shape[2] * raw.shape[3] >= 4 * finest
     (raw * torch.randn_like(raw)).sum().backward()
@@ -39,13 +39,13 @@ def test_the_output_has_its_channels_and_every_parameter_a_gradient(
 
 @every_head
 def test_an_image_does_not_see_its_batch(name: str) -> None:
-    head, maps = heads.create(name, [c for c, _, _ in RESNET], 2), drawn(RESNET)
+    head, maps = heads.create(name, [c for c, _, _ in RESNET], 6), drawn(RESNET)
     torch.testing.assert_close(head([m[:1] for m in maps]), head(maps)[:1])
 
 
 @every_head
 def test_half_precision(name: str) -> None:
-    head, maps = heads.create(name, [c for c, _, _ in VIT], 3), drawn(VIT)
+    head, maps = heads.create(name, [c for c, _, _ in VIT], 6), drawn(VIT)
     with torch.autocast("cpu", torch.bfloat16):
         raw = head([m.bfloat16() for m in maps])
     raw.float().sum().backward()

@@ -254,6 +254,12 @@ def test_half_precision_is_near(pictures: list[ImageArray], tmp_path: Path) -> N
     assert whole[0].confidence != half[0].confidence
 
 
+def test_half_precision_ends_where_post_processing_begins(pictures: list[ImageArray], tmp_path: Path) -> None:
+    (label,) = loaded(f"hf:{save(glpn, tmp_path)}?dtype=bfloat16").predict(pictures[:1])
+    values = torch.from_numpy(label.values)
+    assert (values != values.bfloat16().float()).float().mean() > 0.5
+
+
 # What the card says ------------------------------------------------------------------------------------------
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision import ops
 
 from clipzoo import plugins
-from clipzoo.losses import angmf, angular, balanced, berhu, cross_entropy, silog, ssi, ssi_gradient
+from clipzoo.losses import angmf, angular, balanced, berhu, cross_entropy, focal, giou, silog, ssi, ssi_gradient
 
 B, H, W, K = 3, 5, 7, 4
 
@@ -28,12 +29,23 @@ UNIT = F.normalize(rand(B, 3, H, W, seed=2), dim=1)
 PLANE = rand(B, H, W, seed=3)
 SOFT = rand(B, H, W, seed=4).sigmoid()
 
+HOT = (F.one_hot(IDS, K).movedim(-1, 1) * (rand(B, 1, H, W, seed=4) > 0)).double()
+
+
+def boxes(seed: int) -> Tensor:
+    """[B,4,H,W], xyxy, sides of 0.5 to 4.5."""
+    low = rand(B, 2, H, W, seed=seed)
+    return torch.cat([low, low + 0.5 + 4 * rand(B, 2, H, W, seed=seed + 1).sigmoid()], 1)
+
+
 EVERY: dict[str, tuple[Callable[..., Tensor], Tensor, Tensor]] = {
     "angmf": (angmf.loss, rand(B, 4, H, W), UNIT),
     "angular": (angular.loss, rand(B, 3, H, W), UNIT),
     "balanced": (balanced.loss, rand(B, 1, H, W), SOFT),
     "berhu": (berhu.loss, rand(B, 1, H, W), PLANE),
     "cross_entropy": (cross_entropy.loss, rand(B, K, H, W), IDS),
+    "focal": (focal.loss, rand(B, K, H, W), HOT),
+    "giou": (giou.loss, boxes(5), boxes(7)),
     "silog": (silog.loss, rand(B, 1, H, W), PLANE),
     "ssi": (ssi.loss, rand(B, 1, H, W), PLANE),
     "ssi_gradient": (ssi_gradient.loss, rand(B, 1, H, W), PLANE),
@@ -208,6 +220,47 @@ def test_an_image_of_constant_truth_does_not_count(name: str) -> None:
     truth = PLANE.clone().float()
     truth[0] = 3.7
     torch.testing.assert_close(loss(raw.float(), truth, VALID), loss(raw[1:].float(), truth[1:], VALID[1:]))
+
+
+def test_focal_is_equation_5() -> None:
+    raw = EVERY["focal"][1]
+    total = 0.0
+    for logit, one, known in zip(raw.flatten(), HOT.flatten(), VALID[:, None].expand_as(raw).flatten(), strict=True):
+        p = 1 / (1 + math.exp(-float(logit)))
+        p, a = (p, 0.25) if one else (1 - p, 0.75)
+        total -= float(known) * a * (1 - p) ** 2 * math.log(p)
+    positive = HOT.any(1) & VALID
+    assert 10 < positive.sum() < VALID.sum() - 10
+    assert focal.loss(raw, HOT, VALID).item() == pytest.approx(total / int(positive.sum()))
+    theirs = ops.sigmoid_focal_loss(raw, HOT, 0.4, 1.5).sum() / HOT.any(1).sum()
+    torch.testing.assert_close(focal.loss(raw, HOT, torch.ones_like(VALID), alpha=0.4, gamma=1.5), theirs)
+
+
+def test_focal_without_focus_is_binary_cross_entropy() -> None:
+    raw, soft = EVERY["focal"][1][:, :1], rand(B, 1, H, W, seed=8).sigmoid()
+    theirs = F.binary_cross_entropy_with_logits(raw[:, 0][VALID], soft[:, 0][VALID])
+    torch.testing.assert_close(focal.loss(raw, soft, VALID, alpha=-1, gamma=0), theirs)
+
+
+def test_focal_of_background_alone_is_not_divided_by_nothing() -> None:
+    raw = EVERY["focal"][1]
+    theirs = ops.sigmoid_focal_loss(raw, torch.zeros_like(raw), 0.25, 2).sum()
+    torch.testing.assert_close(focal.loss(raw, torch.zeros_like(raw), torch.ones_like(VALID)), theirs)
+
+
+def test_giou_is_algorithm_2() -> None:
+    found, right = (x.movedim(1, -1)[VALID].numpy() for x in (EVERY["giou"][1], EVERY["giou"][2]))
+    each = []
+    for (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) in zip(found, right, strict=True):
+        both = max(0, min(ax1, bx1) - max(ax0, bx0)) * max(0, min(ay1, by1) - max(ay0, by0))
+        either = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - both
+        hull = (max(ax1, bx1) - min(ax0, bx0)) * (max(ay1, by1) - min(ay0, by0))
+        each.append(1 - both / either + (hull - either) / hull)
+    assert max(each) > 1, "some boxes lie apart"
+    assert giou.loss(*EVERY["giou"][1:], VALID).item() == pytest.approx(np.mean(each), abs=1e-6)
+    theirs = ops.generalized_box_iou_loss(*(x.movedim(1, -1)[VALID] for x in EVERY["giou"][1:]), reduction="mean")
+    torch.testing.assert_close(giou.loss(*EVERY["giou"][1:], VALID), theirs)
+    assert giou.loss(right_boxes := EVERY["giou"][2], right_boxes, VALID).item() == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(EVERY) - {"berhu"}))  # c is a constant of the step

@@ -25,6 +25,7 @@ _WHERE = {
     "evaluate": "clipzoo.pipeline",
     "inspect": "clipzoo.labeling",
     "label": "clipzoo.labeling",
+    "load": "clipzoo.models",
     "load_recipe": "clipzoo.recipe",
     "open_dataset": "clipzoo.readers",
     "report": "clipzoo.pipeline",

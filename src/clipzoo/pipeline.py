@@ -1,4 +1,4 @@
-"""The API verbs: label, train, evaluate, report, run. Each goes on where an earlier call was stopped."""
+"""The API verbs: label, train, evaluate, report, run, export. Each goes on where an earlier call was stopped."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo import plugins
+from clipzoo.errors import CheckpointError, RecipeError, SampleError
 from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
+from clipzoo.export._card import card as model_card
 from clipzoo.labeling import label as label_dataset
+from clipzoo.models import Student
 from clipzoo.reporting import PictureRow, write_page
 from clipzoo.reporting.showcase import showcase
 from clipzoo.store import Store
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log
+from clipzoo.types import ImageArray, decode_image
 from clipzoo.workspace import Run, write_whole
 
 TRAINED = ("clip-ft", "clipzoo")
+PARITY_SAMPLES = 32
+"""Pictures and captions on which an exported student is compared with the trained one."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,6 +140,65 @@ def run(run: Run) -> Path:
             train(run, arm, seed)
     evaluate(run)
     return report(run)
+
+
+def export(
+    run: Run, to: str = "open_clip", arm: str = "clipzoo", seed: int | None = None, out: Path | None = None,
+    heads: bool = False,
+) -> tuple[Path, str]:  # fmt: skip
+    """Hand a student over in the format of a file of ``export/``; nothing is trained for it.
+
+    Args:
+        run: that holds the student.
+        to: the format.
+        arm, seed: which student; default the recipe's first seed.
+        out: a folder that is empty or does not exist; default ``export/<format>/<arm>-<seed>`` in the run's.
+        heads: keep the heads beside the model.
+
+    Returns:
+        the folder, and how near the student there is, in a sentence.
+
+    Raises:
+        CheckpointError: the arm is not trained yet, the folder is taken, or the exported student is another.
+    """
+    form = plugins.load("export", to)
+    seed = run.seeds(arm)[0] if seed is None else seed
+    out = out or run.out / "export" / to / f"{arm}-{seed}"
+    images, captions = _first_samples(run)
+    manifests = {name: column.manifest for name, (_, column) in run.columns.items()} if arm == "clipzoo" else {}
+    results = run.out / "results.json"
+    measured = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
+    text = model_card(run.recipe, arm, seed, manifests, measured, software().get("clipzoo", "(source)"))
+    found = form.export(_trained(run, arm, seed), out, images, captions, text, heads)
+    return out, form.sentence(found)
+
+
+def _trained(run: Run, arm: str, seed: int) -> Student:
+    if arm == "clip":
+        return run.start()
+    folder = run.out / "arms" / arm / str(seed) / "student"
+    if not (folder / "done").exists():
+        raise CheckpointError(
+            f"{run.out} has no trained student of the arm {arm!r} with seed {seed}: run `clipzoo train {run.out} "
+            f"--arm {arm} --seed {seed}` first"
+        )
+    return Student.load(folder)
+
+
+def _first_samples(run: Run) -> tuple[list[ImageArray], list[str]]:
+    """The first pictures and captions of the run's data that can be read, `PARITY_SAMPLES` at most."""
+    images: list[ImageArray] = []
+    captions: list[str] = []
+    for entry in (entry for shard in run.reader.shards for entry in run.reader.index(shard)):
+        try:
+            sample = run.reader.read(entry)
+            images.append(decode_image(sample.image))
+        except SampleError:
+            continue
+        captions.append(sample.caption)
+        if len(images) == PARITY_SAMPLES:
+            break
+    return images, captions
 
 
 def _measurable(run: Run) -> None:

@@ -193,7 +193,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
                     f"the image has {width}×{height} pixels, more than max_pixels={max_pixels}; "
                     "shrink it or raise the limit"
                 )
-            return np.array(_to_rgb(ImageOps.exif_transpose(opened)))
+            return to_rgb(opened)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at twice PIL.Image.MAX_IMAGE_PIXELS
@@ -208,7 +208,9 @@ def _head(data: bytes) -> str:
     return f"{len(data)} bytes, beginning {data[:8]!r}"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> ImageArray:
+    """Pixels of a PIL image, uint8 H×W×3 RGB, as `decode_image` gives them."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.array(image, dtype=np.float32)  # in place from here on: it may be of 400 MB
         np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
@@ -221,4 +223,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB")
+    return np.array(image.convert("RGB"))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scene import CASES, SCENE, WHOLE, Case, flipped, seen
+from scene import CASES, SCENE, WHOLE, Boxes, Case, flipped, seen
 
 from clipzoo import tasks
 from clipzoo.errors import LabelError
 from clipzoo.tasks.base import Task
+from clipzoo.tasks.detection import STEPS
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import normals_from_depth
 from clipzoo.types import View
@@ -34,29 +36,38 @@ VIEWS = [View(crop, (47, 61), flip) for crop in CROPS for flip in (False, True)]
 
 
 def facts(label: Any) -> dict[str, Any]:
-    """The fields of a label that are no arrays."""
-    values = {f.name: getattr(label, f.name) for f in fields(label)}
+    """The fields of a label that are no arrays, nor masks."""
+    values = {f.name: getattr(label, f.name) for f in fields(label) if f.name != "masks"}
     return {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
 
 
 def assert_near(case: Case, a: Any, b: Any, tolerance: float, outliers: float = 0.0) -> None:
-    """The gap of all but a share of ``outliers`` of the pixels is within ``tolerance``; validity likewise."""
+    """The gap of all but a share of ``outliers`` is within ``tolerance``; so many other values may differ."""
     assert facts(a) == facts(b)
-    for name in (case.field, "valid"):
-        p, q = getattr(a, name), getattr(b, name)
-        assert (p.shape, p.dtype) == (q.shape, q.dtype)
-    assert np.mean(a.valid != b.valid) <= outliers
-    assert np.count_nonzero(case.gap(a, b) > tolerance) <= outliers * a.valid.size
-    assert not getattr(a, case.field)[..., ~a.valid].any(), "something hides under the mask"
+    ours, theirs = case.arrays(a), case.arrays(b)
+    for name, values in ours.items():
+        assert (values.shape, values.dtype) == (theirs[name].shape, theirs[name].dtype)
+        if name != case.field:
+            assert np.count_nonzero(values != theirs[name]) <= outliers * values.size
+    gap = case.gap(a, b)
+    assert np.count_nonzero(gap > tolerance) <= outliers * gap.size
+    if is_map(case):
+        assert not ours[case.field][..., ~a.valid].any(), "something hides under the mask"
 
 
 def assert_same(case: Case, a: Any, b: Any, tolerance: float = 0.0) -> None:
-    """Equal arrays, to a relative ``tolerance``."""
+    """Equal arrays, to a relative ``tolerance`` in the values, and boxes to the step of their coordinates."""
     assert facts(a) == facts(b)
-    np.testing.assert_array_equal(a.valid, b.valid)
-    p, q = getattr(a, case.field), getattr(b, case.field)
-    assert p.dtype == q.dtype
-    np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
+    ours, theirs = case.arrays(a), case.arrays(b)
+    for name, values in ours.items():
+        assert values.dtype == theirs[name].dtype
+        slack = tolerance if name == case.field else 0
+        step = slack if is_map(case) else np.sign(slack) / STEPS
+        np.testing.assert_allclose(values, theirs[name], rtol=slack, atol=step)
+
+
+def is_map(case: Case) -> bool:
+    return not isinstance(case, Boxes)
 
 
 def poisoned(case: Case, label: Any) -> Any:
@@ -80,6 +91,16 @@ def full_raw(task: Task[Any], case: Case, raw: torch.Tensor) -> torch.Tensor:
     return torch.cat([raw, torch.full((len(raw), extra, *raw.shape[2:]), 0.5)], 1)
 
 
+def of_maps(law: Law) -> Law:
+    """A law of labels that are maps; others need not keep it."""
+    return wraps(law)(lambda task, case: law(task, case) if is_map(case) else None)
+
+
+def of_boxes(law: Law) -> Law:
+    """A law of labels that are boxes; others need not keep it."""
+    return wraps(law)(lambda task, case: None if is_map(case) else law(task, case))
+
+
 # Label ------------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +108,7 @@ def codec_round_trips(task: Task[Any], case: Case) -> None:
     for crop in CROPS:
         label = case.label(seen(SIZE, crop))
         assert_near(case, task.decode(task.encode(label)), label, case.quantum)
-    empty = replace(label, valid=np.zeros_like(label.valid))
+    empty = case.blank(label)
     assert_near(case, task.decode(task.encode(empty)), empty, 0)
 
 
@@ -138,6 +159,7 @@ def flip_and_crop_commute(task: Task[Any], case: Case) -> None:
         assert_same(case, task.view(label, View(crop, (47, 61), flip=True)), one)
 
 
+@of_maps
 def crop_on_pixel_borders_is_a_slice(task: Task[Any], case: Case) -> None:
     label, (H, W) = case.label(seen(SIZE)), SIZE
     for y0, x0, y1, x1 in ((0, 0, H, W), (6, 8, 42, 53), (17, 0, 60, 79)):
@@ -156,6 +178,7 @@ def views_show_the_scene(task: Task[Any], case: Case) -> None:
         assert_near(case, task.view(label, view), truth, case.sampling, outliers=0.1)
 
 
+@of_maps
 def holes_move_with_the_view(task: Task[Any], case: Case) -> None:
     label = case.label(seen(LARGE))
     thinnest = min(min(hole.rx, hole.ry) for hole in SCENE.holes)
@@ -168,6 +191,7 @@ def holes_move_with_the_view(task: Task[Any], case: Case) -> None:
         assert valid[reach > 1 + margin].all(), "a hole grew, or stayed behind"
 
 
+@of_maps
 def constant_labels_stay_constant(task: Task[Any], case: Case) -> None:
     """Unknown pixels do not bleed into known ones."""
     label = case.label(seen(LARGE))
@@ -181,6 +205,7 @@ def constant_labels_stay_constant(task: Task[Any], case: Case) -> None:
             assert_same(case, got, replace(got, **{case.field: same}), 1e-5)
 
 
+@of_maps
 def ids_are_not_blended(task: Task[Any], case: Case) -> None:
     label = case.label(seen(LARGE))
     ids = getattr(label, case.field)
@@ -204,6 +229,7 @@ def thin_edges_survive_a_view(task: Task[Any], case: Case) -> None:
             assert (np.count_nonzero(seen, axis=1) == 1).all()
 
 
+@of_maps
 def nonsense_under_the_mask_stays_there(task: Task[Any], case: Case) -> None:
     label = case.label(seen(SIZE))
     for view in VIEWS:
@@ -302,7 +328,7 @@ def oracle_is_predicted_back(task: Task[Any], case: Case) -> None:
     assert first.valid.all()
     assert second.valid.all()
     task.check(first, case.convention)
-    assert case.gap(first, label).max() < 1e-2
+    assert case.error(first, label) < 1e-2
 
 
 def oracle_is_the_best(task: Task[Any], case: Case) -> None:
@@ -322,7 +348,7 @@ def assert_no_better(
 ) -> None:
     metric = task.metric(case.convention)
     found, best = (
-        metric.compute(metric.statistics(task.predict(one, case.convention)[0], label)) for one in (raw, right)
+        metric.of(metric.statistics(task.predict(one, case.convention)[0], label)[None]) for one in (raw, right)
     )
     assert list(best) == list(metric.measures)
     for name, measure in metric.measures.items():
@@ -355,38 +381,114 @@ def side_by_side(case: Case, a: Any, b: Any) -> Any:
     return replace(a, **joined)
 
 
+@of_maps
 def merged_metric_is_the_whole(task: Task[Any], case: Case) -> None:
     metric, pairs = task.metric(case.convention), guesses(task, case)
-    shares = [metric.statistics(*pair) for pair in pairs]
-    assert all(share.dtype == np.float64 and share.shape == shares[0].shape for share in shares)
-    merged = metric.compute(shares[0] + shares[1])
+    shares = np.stack([metric.statistics(*pair) for pair in pairs])
     if case.pooled == "pixels":
         (p, t), (q, u) = pairs
-        whole = metric.compute(metric.statistics(side_by_side(case, p, q), side_by_side(case, t, u)))
+        whole = metric.of(metric.statistics(side_by_side(case, p, q), side_by_side(case, t, u))[None])
     else:
-        each = [metric.compute(share) for share in shares]
+        each = [metric.of(share[None]) for share in shares]
         whole = {name: np.mean([one[name] for one in each]) for name in each[0]}
-    assert merged == pytest.approx(whole)
+    assert metric.of(shares) == pytest.approx(whole)
+
+
+def weights_are_repetitions(task: Task[Any], case: Case) -> None:
+    metric = task.metric(case.convention)
+    rows = np.stack([metric.statistics(*pair) for pair in guesses(task, case)])
+    assert rows.dtype == np.float64
+    weights = np.array([[1, 1], [2, 0], [0, 1], [1, 3]], np.float64)
+    drawn = metric.resampled(rows, weights)
+    assert list(drawn) == list(metric.measures)
+    for i, times in enumerate(weights.astype(int)):
+        repeated = metric.of(np.repeat(rows, times, 0))
+        assert {name: values[i] for name, values in drawn.items()} == pytest.approx(repeated)
+    with_nothing = metric.of(np.concatenate([rows, np.zeros_like(rows)]))
+    assert with_nothing == pytest.approx(metric.of(rows))
 
 
 def unknown_truth_is_not_judged(task: Task[Any], case: Case) -> None:
     metric, (prediction, truth) = task.metric(case.convention), guesses(task, case)[0]
-    share = metric.statistics(prediction, truth)
-    nothing = metric.statistics(prediction, replace(truth, valid=np.zeros_like(truth.valid)))
+    nothing = metric.statistics(prediction, case.blank(truth))
+    assert np.isnan(list(metric.of(nothing[None]).values())).all()
+    if not is_map(case):
+        return
     assert not nothing.any()
-    assert np.isnan(list(metric.compute(nothing).values())).all()
+    share = metric.statistics(prediction, truth)
     other = task.hflip(prediction)
     values = np.where(truth.valid, *(getattr(x, case.field) for x in (prediction, other)))
     changed = replace(prediction, **{case.field: values})
     np.testing.assert_array_equal(metric.statistics(changed, truth), share)
 
 
+@of_maps
 def pictures_show_what_is_known(task: Task[Any], case: Case) -> None:
     label = case.label(seen(SIZE))
-    for one in (label, replace(label, valid=np.zeros_like(label.valid))):
+    for one in (label, case.blank(label)):
         picture = task.render(one, case.convention)
         assert (picture.shape, picture.dtype) == ((*SIZE, 3), np.uint8)
         np.testing.assert_array_equal(picture.any(-1), one.valid)
+
+
+# Boxes ------------------------------------------------------------------------------------------------------
+
+
+@of_boxes
+def targets_are_of_the_smallest_box(task: Task[Any], case: Case) -> None:
+    """Pixel by pixel, in grids that are not the label's."""
+    label = case.label(seen(SIZE))
+    for H, W in (SIZE, (21, 43)):
+        target = {name: x[0].numpy() for name, x in task.collate([label], (H, W)).items()}
+        sides = label.boxes / np.tile(SIZE[::-1], 2)
+        for row, column in np.ndindex(H, W):
+            x, y = (column + 0.5) / W, (row + 0.5) / H
+            around = np.stack([x - sides[:, 0], y - sides[:, 1], sides[:, 2] - x, sides[:, 3] - y], 1)
+            over = np.flatnonzero((around > 0).all(1))
+            owner = min(over, key=lambda i: np.prod(sides[i, 2:] - sides[i, :2]), default=None)
+            known = owner is None or not label.ignored[owner]
+            right = around[owner] if owner is not None and known else np.zeros(4)
+            assert target["valid"][row, column] == known
+            np.testing.assert_allclose(target["distances"][:, row, column], right, atol=1e-6)
+            assert not right.any() or target["ids"][row, column] == label.ids[owner]
+
+
+@of_boxes
+def predictions_do_not_depend_on_the_grid(task: Task[Any], case: Case) -> None:
+    label = case.label(seen(SIZE))
+    for size in (SIZE, (90, 40)):
+        found = task.predict(task.oracle(task.collate([label], size), case.convention), case.convention)[0]
+        assert found.size == size
+        assert case.error(found, task.crop_resize(label, View.whole(size))) < 1e-2
+
+
+@of_boxes
+def ignored_boxes_excuse_what_lies_in_them(task: Task[Any], case: Case) -> None:
+    label, metric = case.label(seen(SIZE)), task.metric(case.convention)
+    right = replace(label, scores=np.where(label.ignored, 0.1, label.scores).astype(np.float32), masks=None)
+    for surest in (0.05, 1.0):
+        guess = replace(right, ignored=np.zeros_like(right.ignored))
+        guess.scores[right.ignored] = surest
+        assert metric.of(metric.statistics(guess, label)[None]) == dict.fromkeys(metric.measures, 1)
+        away = replace(guess, boxes=np.where(right.ignored[:, None], [2, 40, 5, 59], guess.boxes))
+        assert (metric.of(metric.statistics(away, label)[None])["ap"] < 1) == (surest == 1)
+
+
+@of_boxes
+def pictures_show_boxes(task: Task[Any], case: Case) -> None:
+    label = case.label(seen(SIZE))
+    picture = task.render(label, case.convention)
+    assert (picture.shape, picture.dtype) == ((*SIZE, 3), np.uint8)
+    np.testing.assert_array_equal(task.render(task.hflip(label), case.convention), picture[:, ::-1])
+    inside = np.zeros(SIZE, np.bool_)
+    for (x0, y0, x1, y1), ignored in zip(label.boxes, label.ignored, strict=True):
+        rows, columns = slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))
+        inside[rows, columns] = True
+        corner = picture[rows, columns][0, 0]
+        assert corner.any()
+        assert (np.ptp(corner) == 0) == ignored, "ignored boxes are grey, others are not"
+    assert not picture[~inside].any()
+    assert (picture[30, 28].any()) == bool(label.masks), "the first object's mask"
 
 
 LAWS: tuple[Law, ...] = (
@@ -412,9 +514,15 @@ LAWS: tuple[Law, ...] = (
     oracle_is_predicted_back,
     oracle_is_the_best,
     merged_metric_is_the_whole,
+    weights_are_repetitions,
     unknown_truth_is_not_judged,
     pictures_show_what_is_known,
+    targets_are_of_the_smallest_box,
+    predictions_do_not_depend_on_the_grid,
+    ignored_boxes_excuse_what_lies_in_them,
+    pictures_show_boxes,
 )
+"""Every task of the folder keeps every law."""
 
 LEARNING: tuple[Law, ...] = (
     unknown_pixels_are_inert,

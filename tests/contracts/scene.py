@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clipzoo.tasks import _rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
@@ -28,6 +30,7 @@ Crop = tuple[float, float, float, float]
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 CAMERA = Camera(0.9, 1.2, 0.46, 0.55)
 CLASSES = ("floor", "wall", "side", "ball", "door")
+THINGS = ("ball", "door", "cat")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,31 @@ class Hole:
 
 
 @dataclass(frozen=True)
+class Thing:
+    """An object that fills an ellipse of the picture; its box and the ellipse's are one, normalised."""
+
+    box: Crop
+    id: int
+    score: float
+    ignored: bool = False
+
+    def shown(self, size: tuple[int, int], crop: Crop) -> tuple[list[float], float] | None:
+        """The box in pixels of a crop at a size (H, W), and the share of it that is seen; None where it is not."""
+        (left, top, right, bottom), (x0, y0, x1, y1) = self.box, crop
+        w, h = min(right, x1) - max(left, x0), min(bottom, y1) - max(top, y0)
+        if w <= 0 or h <= 0:
+            return None
+        x, y = (max(left, x0) - x0) / (x1 - x0) * size[1], (max(top, y0) - y0) / (y1 - y0) * size[0]
+        whole = [x, y, x + w / (x1 - x0) * size[1], y + h / (y1 - y0) * size[0]]
+        return whole, w * h / ((right - left) * (bottom - top))
+
+    def mask(self, u: Floats, v: Floats) -> NDArray[np.bool_]:
+        left, top, right, bottom = self.box
+        x, y = (2 * u - left - right) / (right - left), (2 * v - top - bottom) / (bottom - top)
+        return np.hypot(x, y) < 1
+
+
+@dataclass(frozen=True)
 class Scene:
     camera: Camera = CAMERA
     planes: tuple[tuple[Vector, float], ...] = (
@@ -56,6 +84,14 @@ class Scene:
     door: float = 0.1
     turned: float = 1.0
     holes: tuple[Hole, ...] = (Hole(0.22, 0.3, 0.13, 0.1), Hole(0.8, 0.66, 0.09, 0.17))
+    things: tuple[Thing, ...] = (
+        Thing((0.21, 0.33, 0.47, 0.71), 0, 0.9),
+        Thing((0.52, 0.24, 0.89, 0.93), 1, 0.8),
+        Thing((0.61, 0.42, 0.71, 0.61), 0, 0.7),
+        Thing((0.03, 0.68, 0.19, 0.97), 2, 0.6),
+        Thing((0.04, 0.05, 0.31, 0.29), 2, 0.4, ignored=True),
+        Thing((0.77, 0.06, 0.98, 0.22), 1, 0.5),
+    )
 
     def mirrored(self) -> Scene:
         """The scene in a mirror that exchanges left and right."""
@@ -67,6 +103,7 @@ class Scene:
             self.door,
             -self.turned,
             tuple(replace(hole, x=1 - hole.x) for hole in self.holes),
+            tuple(replace(thing, box=flipped(thing.box)) for thing in self.things),
         )
 
     def trace(self, size: tuple[int, int], crop: Crop = WHOLE) -> Seen:
@@ -82,7 +119,7 @@ class Scene:
         z = z.min(0)
         point = rays * z
         door = (first == 1) & (self.turned * point[0] > self.door) & (point[1] < 0.6)
-        return Seen(self, u, v, rays, z, normals, np.where(door, 4, first), self._edges(hits, rays))
+        return Seen(self, crop, u, v, rays, z, normals, np.where(door, 4, first), self._edges(hits, rays))
 
     def _edges(self, hits: list[tuple[Floats, Floats]], rays: Floats) -> Floats:
         """How near a pixel is to a crease of two planes that is seen, or to the outline of the ball, 1 on it."""
@@ -119,6 +156,7 @@ class Seen:
     """A crop of the scene, per pixel: place in the picture, ray, z-depth, normal [3,H,W], class id, edge."""
 
     scene: Scene
+    crop: Crop
     u: Floats
     v: Floats
     rays: Floats
@@ -185,6 +223,56 @@ class Case:
             return 2 * np.degrees(np.arcsin(np.clip(np.linalg.norm(p - q, axis=0) / 2, 0, 1)))
         return np.abs(p - q) / (q if self.convention.kind == "metric" else 1)
 
+    def arrays(self, label: Any) -> dict[str, NDArray[Any]]:
+        """All arrays of a label by name."""
+        return {self.field: getattr(label, self.field), "valid": label.valid}
+
+    def blank(self, label: Any) -> Any:
+        """The label with nothing known."""
+        return replace(label, valid=np.zeros_like(label.valid))
+
+    def error(self, prediction: Any, truth: Any) -> float:
+        """The largest gap of a prediction that should be right everywhere."""
+        return float(self.gap(prediction, truth).max())
+
+
+@dataclass(frozen=True)
+class Boxes(Case):
+    """Detection: `gap` is in pixels."""
+
+    masks: bool = False
+
+    def label(self, seen: Seen) -> Detection:
+        H, W = seen.z.shape
+        found = [(thing, *shown) for thing in seen.scene.things if (shown := thing.shown((H, W), seen.crop))]
+        return Detection(
+            (H, W),
+            np.array([box for _, box, _ in found], np.float32).reshape(-1, 4),
+            np.array([thing.id for thing, *_ in found], np.uint16),
+            np.array([thing.score for thing, *_ in found], np.float32),
+            np.array([thing.ignored or share < 0.25 for thing, _, share in found], np.bool_),
+            tuple(_rle.encode(thing.mask(seen.u, seen.v)) for thing, *_ in found) if self.masks else None,
+        )
+
+    def gap(self, a: Detection, b: Detection) -> Floats:
+        """[N], the largest error of each box; order is part of a label."""
+        assert a.boxes.shape == b.boxes.shape
+        return np.abs(a.boxes.astype(np.float64) - b.boxes).max(1, initial=0)
+
+    def arrays(self, label: Detection) -> dict[str, NDArray[Any]]:
+        named = {name: getattr(label, name) for name in ("boxes", "ids", "scores", "ignored", "valid")}
+        shapes = [_rle.decode(text, label.size) for text in label.masks or ()]
+        return {**named, "masks": np.array(shapes, np.bool_).reshape(-1, *label.size)}
+
+    def blank(self, label: Detection) -> Detection:
+        return replace(label, ignored=np.ones_like(label.ignored))
+
+    def error(self, prediction: Detection, truth: Detection) -> float:
+        found, right = prediction.take(prediction.scores > 0.5), truth.take(~truth.ignored)
+        found, right = (label.take(np.argsort(label.boxes[:, 0])) for label in (found, right))
+        np.testing.assert_array_equal(found.ids, right.ids)
+        return float(self.gap(found, right).max())
+
 
 CASES: dict[str, list[Case]] = {
     "segmentation": [Case("segmentation", Convention(CLASSES), "ids", 0, 0)],
@@ -195,6 +283,10 @@ CASES: dict[str, list[Case]] = {
         Case("depth", Convention((), "affine-disparity"), "values", 3e-5, 0.01, "images"),
     ],
     "normals": [Case("normals", Convention(), "vectors", 0.4, 1)],
+    "detection": [
+        Boxes("detection", Convention(THINGS), "boxes", 0, 0.02),
+        Boxes("detection", Convention(THINGS), "boxes", 0, 0.02, masks=True),
+    ],
     "edges": [Case("edges", Convention(), "values", 0.002, 0.1)],
 }
 """Labels of the scene by task; a new task adds its own here."""

@@ -16,9 +16,10 @@ from scene import CASES
 
 from clipzoo import tasks
 from clipzoo.errors import LabelError
-from clipzoo.tasks import _maps, _png
-from clipzoo.tasks.base import Metric, Task
+from clipzoo.tasks import _fcos, _maps, _png, _rle
+from clipzoo.tasks.base import Additive, Task
 from clipzoo.tasks.depth import DepthTask
+from clipzoo.tasks.detection import DetectionMetric, DetectionTask
 from clipzoo.tasks.edges import Edges, EdgesTask
 from clipzoo.tasks.normals import Normals, NormalsTask
 from clipzoo.tasks.segmentation import Segmentation, SegmentationTask
@@ -172,6 +173,70 @@ class HolesEatenByTheLargest(EdgesTask):
         return Edges(super().crop_resize(label, view).values, valid & (values > 0))
 
 
+class SidesNotExchangedByTheFlip(DetectionTask):
+    def hflip(self, label: Any) -> Any:
+        x0, y0, x1, y1 = label.boxes.T
+        W = label.size[1]
+        return replace(super().hflip(label), boxes=np.stack([W - x0, y0, W - x1, y1], 1))
+
+
+@fault
+class BoxesFlippedAtTheLastPixel(DetectionTask):
+    def hflip(self, label: Any) -> Any:
+        seen = super().hflip(label)
+        return replace(seen, boxes=seen.boxes - np.float32([1, 0, 1, 0]))
+
+
+@fault
+class MasksLeftBehindByTheFlip(DetectionTask):
+    def hflip(self, label: Any) -> Any:
+        return replace(super().hflip(label), masks=label.masks)
+
+
+@fault
+class BoxesCropOffByOne(DetectionTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        seen = super().crop_resize(label, view)
+        return replace(seen, boxes=np.clip(seen.boxes - 1, 0, None))
+
+
+@fault
+class BoxesNotMovedToTheCrop(DetectionTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        return super().crop_resize(label, View.whole(view.size))
+
+
+@fault
+class BoxAxesSwapped(DetectionTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        seen = super().crop_resize(label, view)
+        (H, W), swap = view.size, [1, 0, 3, 2]
+        return replace(seen, boxes=seen.boxes[:, swap] * np.float32([W / H, H / W, W / H, H / W]))
+
+
+@fault
+class CutOffBoxesKeptWhole(DetectionTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        seen = super().crop_resize(label, view)
+        (x0, y0, x1, y1), (H, W) = view.box(label.size), view.size
+        boxes = (label.boxes - np.float32([x0, y0, x0, y0])) * np.float32([W / (x1 - x0), H / (y1 - y0)] * 2)
+        return replace(label, size=view.size, boxes=boxes) if len(boxes) == len(seen.boxes) else seen
+
+
+@fault
+class SliversKeptAsObjects(DetectionTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        seen = super().crop_resize(label, view)
+        return replace(seen, ignored=np.zeros_like(seen.ignored))
+
+
+@fault
+class SliversDropped(DetectionTask):
+    def crop_resize(self, label: Any, view: View) -> Any:
+        seen = super().crop_resize(label, view)
+        return seen.take(~seen.ignored)
+
+
 # Label ------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +289,40 @@ class AnyPictureIsALabel(NormalsTask):
             return super().decode(data)
         except LabelError:
             return Normals(np.zeros((3, 4, 4), np.float32), np.zeros((4, 4), bool))
+
+
+@fault
+class WidthAndHeightTakenForACorner(DetectionTask):
+    def decode(self, data: bytes) -> Any:
+        label = super().decode(data)
+        x, y, w, h = label.boxes.T
+        return replace(label, boxes=np.stack([x, y, x + w, y + h], 1))
+
+
+@fault
+class IdsCountedFromOne(DetectionTask):
+    def encode(self, label: Any) -> bytes:
+        return super().encode(replace(label, ids=label.ids + np.uint16(1)))
+
+
+@fault
+class WholePixelsStored(DetectionTask):
+    def encode(self, label: Any) -> bytes:
+        return super().encode(replace(label, boxes=np.rint(label.boxes)))
+
+
+@fault
+class IgnoredStoredAsObjects(DetectionTask):
+    def encode(self, label: Any) -> bytes:
+        return super().encode(replace(label, ignored=np.zeros_like(label.ignored)))
+
+
+@fault
+class MasksTurned(DetectionTask):
+    def decode(self, data: bytes) -> Any:
+        label = super().decode(data)
+        shapes = [_rle.decode(text, label.size)[::-1, ::-1] for text in label.masks or ()]
+        return replace(label, masks=tuple(map(_rle.encode, shapes)) if label.masks else None)
 
 
 # Learning ---------------------------------------------------------------------------------------------------
@@ -306,13 +405,51 @@ class MissingLabelIsClassZero(SegmentationTask):
         return {**target, "valid": target["valid"] | missing[:, None, None]}
 
 
+@fault
+class IgnoredTaughtAsBackground(DetectionTask):
+    def collate(self, labels: Any, size: Any) -> Any:
+        target = super().collate(labels, size)
+        known = torch.tensor([label is not None for label in labels])
+        return {**target, "valid": known[:, None, None].expand_as(target["valid"])}
+
+
+@fault
+class LargestBoxWins(DetectionTask):
+    def collate(self, labels: Any, size: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            areas = _fcos.areas
+            patch.setattr(_fcos, "areas", lambda boxes: -areas(boxes))
+            return super().collate(labels, size)
+
+
+@fault
+class DistancesInPixels(DetectionTask):
+    def collate(self, labels: Any, size: Any) -> Any:
+        target = super().collate(labels, size)
+        H, W = size
+        return {**target, "distances": target["distances"] * torch.tensor([W, H, W, H]).view(1, 4, 1, 1)}
+
+
+@fault
+class GridTransposed(DetectionTask):
+    def predict(self, raw: Any, convention: Any) -> Any:
+        return [replace(one, boxes=one.boxes[:, [1, 0, 3, 2]]) for one in super().predict(raw, convention)]
+
+
+@fault
+class NothingSuppressed(DetectionTask):
+    def predict(self, raw: Any, convention: Any) -> Any:
+        every = super().predict(raw, convention)
+        return [label.take(np.repeat(np.arange(len(label.ids)), 2)) for label in every]
+
+
 # Judgement --------------------------------------------------------------------------------------------------
 
 
-class Averaged(Metric):
+class Averaged(Additive):
     """Shares that are means already, so that small images weigh as much as large ones."""
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, metric: Additive) -> None:
         self.metric, self.measures = metric, metric.measures  # type: ignore[misc]
 
     def statistics(self, prediction: Any, truth: Any) -> Any:
@@ -335,8 +472,8 @@ class AnglesOfMeans(NormalsTask):
         return Averaged(super().metric(convention))
 
 
-class TruthTakenWhole(Metric):
-    def __init__(self, metric: Metric) -> None:
+class TruthTakenWhole(Additive):
+    def __init__(self, metric: Additive) -> None:
         self.metric, self.measures = metric, metric.measures  # type: ignore[misc]
 
     def statistics(self, prediction: Any, truth: Any) -> Any:
@@ -350,6 +487,39 @@ class TruthTakenWhole(Metric):
 class UnknownTruthJudged(SegmentationTask):
     def metric(self, convention: Any) -> Any:
         return TruthTakenWhole(super().metric(convention))
+
+
+class CrowdsUnknown(DetectionMetric):
+    """Judges the regions in which nothing is known as background."""
+
+    def statistics(self, prediction: Any, truth: Any) -> Any:
+        return super().statistics(prediction, truth.take(~truth.ignored))
+
+
+@fault
+class IgnoredRegionsCountedAsBackground(DetectionTask):
+    def metric(self, convention: Any) -> Any:
+        return CrowdsUnknown(len(convention.classes))
+
+
+class SummedUp(DetectionMetric):
+    """Takes the mean over images for the measure of the set."""
+
+    def resampled(self, rows: Any, weights: Any) -> Any:
+        each = [super(SummedUp, self).resampled(row[None], np.ones((1, 1))) for row in rows]
+        return {name: weights @ np.nan_to_num([one[name][0] for one in each]) / len(rows) for name in self.measures}
+
+
+@fault
+class MeanOfAveragePrecisions(DetectionTask):
+    def metric(self, convention: Any) -> Any:
+        return SummedUp(len(convention.classes))
+
+
+@fault
+class IgnoredDrawnAsObjects(DetectionTask):
+    def render(self, label: Any, convention: Any) -> Any:
+        return super().render(replace(label, ignored=np.zeros_like(label.ignored)), convention)
 
 
 @fault

@@ -304,6 +304,9 @@ def test_average_precision_by_hand() -> None:
     assert scored(prediction, truth) == pytest.approx({"ap": 0.5, "ods": 2 / 3})
     turned = edges(line(5, 0.6).values + line(15, 0.9).values)
     assert scored(turned, truth) == pytest.approx({"ap": 0.25, "ods": 0.5})
+    four = edges(sum(line(column).values for column in (1, 5, 9, 13)))
+    late = edges(line(20, 0.9).values + line(5, 0.8).values + line(9, 0.7).values)  # 0/1, 1/2, 2/3 are right
+    assert scored(late, four)["ap"] == pytest.approx(1 / 2 * 2 / 3)
     assert scored(truth, truth) == {"ap": 1, "ods": 1}
     assert scored(edges(np.zeros((20, 30))), truth) == {"ap": 0, "ods": 0}
     assert np.isnan(list(scored(truth, edges(np.zeros((20, 30)))).values())).all()
@@ -382,7 +385,7 @@ def test_a_small_map_shows_the_strongest_edge_and_a_large_one_the_nearest() -> N
     large = EDGES.crop_resize(edges(values), View.whole((18, 27)))
     np.testing.assert_array_equal(large.values, values.repeat(3, 0).repeat(3, 1))
     known = np.zeros((6, 9), bool)
-    known[0] = known[1, 0] = known[2, 0] = known[2:4, 1] = True
+    known[0] = known[2, 0] = known[2:4, 1] = known[3, 3:5] = known[5, 8] = True
     view = EDGES.crop_resize(edges(values, known), View.whole((3, 3)))
     np.testing.assert_array_equal(view.valid, [[True, True, True], [True, False, False], [False, False, False]])
     assert view.values[1, 0] == values[2:4, :3][known[2:4, :3]].max()

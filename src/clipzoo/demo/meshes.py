@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+ROOM = ("floor", "wall", "ceiling")
+"""The first segmentation classes: what is no object."""
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -70,7 +73,7 @@ def names() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def classes() -> tuple[str, ...]:
     """The segmentation classes: floor, wall, ceiling, then the groups of furniture."""
-    return ("floor", "wall", "ceiling", *dict.fromkeys(mesh.group for mesh in meshes()))
+    return (*ROOM, *dict.fromkeys(mesh.group for mesh in meshes()))
 
 
 @lru_cache(maxsize=2)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipzoo.demo import rooms
 from clipzoo.demo.captions import TEMPLATES
-from clipzoo.demo.meshes import classes, names
+from clipzoo.demo.meshes import ROOM, classes, names
 from clipzoo.experts.base import ExpertCard
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
@@ -24,6 +24,7 @@ from clipzoo.store import Column, ColumnWriter, Store
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
@@ -125,17 +126,26 @@ def conventions() -> dict[str, Convention]:
         "depth": Convention(kind="metric", along="z"),
         "normals": Convention(),
         "edges": Convention(),
+        "detection": Convention(classes=classes()[len(ROOM) :]),
     }
 
 
 def truth_of(scene: rooms.Scene) -> dict[str, Any]:
     """Task -> label of a scene, at the picture's size; everything is known."""
-    valid = np.ones(scene.depth.shape, np.bool_)
+    (H, W, _), count = scene.image.shape, len(scene.boxes)
+    valid = np.ones((H, W), np.bool_)
     return {
         "segmentation": Segmentation(scene.segmentation.astype(np.uint16), valid),
         "depth": Depth(scene.depth, valid, "metric", "z"),
         "normals": Normals(scene.normals, valid),
         "edges": Edges(scene.edges.astype(np.float32), valid),
+        "detection": Detection(
+            (H, W),
+            scene.boxes,
+            (scene.box_classes - len(ROOM)).astype(np.uint16),
+            np.ones(count, np.float32),
+            np.zeros(count, np.bool_),
+        ),
     }
 
 

@@ -1,8 +1,8 @@
 """Arms side by side: the numbers of ``results.json``.
 
-A value of an arm is the mean over its seeds; its interval resamples images, on shares averaged over the
-seeds, so it tells what another test set of this kind would give, while ``std`` over seeds tells what
-another run would give. Differences are paired: same images in every resample, same seeds where both arms
+A value of an arm is the mean over its seeds; its interval resamples images, the same for all seeds, so it
+tells what another test set of this kind would give, while ``std`` over seeds tells what another run would
+give. Differences are paired: same images in every resample, same seeds where both arms
 have them.
 """
 
@@ -104,13 +104,14 @@ def _add_group(out: dict[str, Any], group: str, runs: Arms, baselines: Arms, res
         if (found := {s: run[group] for s, run in seeds.items() if group in run})
     }
     first = _same_images(group, scores)
-    averaged = {row: np.mean([s.statistics for s in found.values()], 0) for row, found in scores.items()}
-    draws = resample(averaged, first.metric, resamples, seed)
+    every = {(row, s): scored.statistics for row, found in scores.items() for s, scored in found.items()}
+    draws = resample(every, first.metric, resamples, seed)
     values = {row: {s: scored.compute() for s, scored in found.items()} for row, found in scores.items()}
     out["images"][group] = len(first.keys)
     for name, measure in first.measures.items():
         of = {row: {s: v[name] for s, v in found.items()} for row, found in values.items()}
-        drawn = {row: draws[row][name.split("/", 1)[1]] for row in of}
+        bare = name.split("/", 1)[1]
+        drawn = {row: np.mean([draws[row, s][bare] for s in found], 0) for row, found in scores.items()}
         for row in of:
             kind = "arms" if row in runs else "baselines"
             out[kind][row][name] = _cell(list(of[row].values()), drawn[row], measure)

@@ -1,52 +1,56 @@
 """Intervals by resampling images (Efron, Tibshirani, *An Introduction to the Bootstrap*, ch. 13:
 percentiles).
 
-A resample of N images is a multinomial weight vector; because shares add up, all resamples of all arms are
-one matrix product. The same weights serve every arm, so differences are paired image by image.
+A resample of N images is a multinomial weight vector. The same weights serve every row, so differences are
+paired image by image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipzoo.tasks.base import Metric
+from clipzoo.tasks.base import Metric, Rows
 
 RESAMPLES = 2000
 LEVEL = 0.95
-CHUNK = 100
+CHUNK = 1 << 23
+"""So many weights are drawn at once: 64 MiB."""
 
 Draws = dict[str, NDArray[np.float64]]
 """Measure -> its value in every resample, float64 [R]."""
 
+Key = TypeVar("Key", bound=Hashable)
+
 
 def resample(
-    statistics: Mapping[str, NDArray[np.float64]], metric: Metric, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Draws]:
+    statistics: Mapping[Key, Rows], metric: Metric, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[Key, Draws]:
     """Measures of resampled sets, the same images for all.
 
     Args:
-        statistics: arm -> shares [N,S] of the same N images.
-        metric: how to read their sums.
+        statistics: run -> rows [N,S] of the same N images.
+        metric: how to read them.
         resamples: how many.
         seed: of the weights; sets of one size and seed get the same weights.
 
     Returns:
-        arm -> measure -> values [R].
+        run -> measure -> values [R].
     """
-    stacked = np.stack(list(statistics.values()), 1)
-    N, arms, S = stacked.shape
-    flat = stacked.reshape(N, arms * S)
-    rng = np.random.default_rng(seed)
-    uniform = np.full(N, 1 / N)
-    totals = [
-        rng.multinomial(N, uniform, size=min(CHUNK, resamples - start)).astype(np.float64) @ flat
-        for start in range(0, resamples, CHUNK)
-    ]
-    sums = np.concatenate(totals).reshape(resamples, arms, S)
-    return {arm: _draws(sums[:, i], metric) for i, arm in enumerate(statistics)}
+    N = len(next(iter(statistics.values())))
+    rng, uniform, step = np.random.default_rng(seed), np.full(N, 1 / N), max(1, CHUNK // N)
+    parts: dict[Key, list[Draws]] = {run: [] for run in statistics}
+    for start in range(0, resamples, step):
+        weights = rng.multinomial(N, uniform, size=min(step, resamples - start)).astype(np.float64)
+        for run, rows in statistics.items():
+            parts[run].append(metric.resampled(rows, weights))
+    return {
+        run: {name: np.concatenate([part[name] for part in drawn]) for name in metric.measures}
+        for run, drawn in parts.items()
+    }
 
 
 def interval(draws: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float] | None:
@@ -65,8 +69,3 @@ def p_value(draws: NDArray[np.float64]) -> float | None:
         return None
     least = min((finite <= 0).sum(), (finite >= 0).sum())
     return float(min(1.0, 2 * (least + 1) / (finite.size + 1)))
-
-
-def _draws(sums: NDArray[np.float64], metric: Metric) -> Draws:
-    computed = [metric.compute(total) for total in sums]
-    return {name: np.array([values[name] for values in computed], np.float64) for name in metric.measures}

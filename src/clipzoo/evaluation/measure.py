@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: one row of additive shares an image, and how to read their sum.
+"""What a measurement leaves behind: one row of statistics an image, and how to read them together.
 
 Scores of one set are compared image by image, so a `Scored` keeps the keys of its images, and can be stored
 (``.npz`` without pickles) by the process that had the model and read by the one that compares.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clipzoo import plugins
 from clipzoo.errors import DatasetError
-from clipzoo.tasks.base import Convention, Measure, Metric, Statistics
+from clipzoo.tasks.base import Convention, Measure, Metric, Rows
 
 RECOGNITION = ("zero_shot", "retrieval")
 """The groups of measures that belong to no task; each is a module of this package with a ``METRIC``."""
@@ -26,7 +26,7 @@ RECOGNITION = ("zero_shot", "retrieval")
 
 @dataclass(frozen=True)
 class Scored:
-    """The shares of N images in the measures of one group.
+    """The statistics of N images for the measures of one group.
 
     ``group`` is a task's name, "zero_shot" or "retrieval"; ``statistics`` is float64 [N,S], a row of zeros
     where an image has nothing to say; ``keys`` names the images in order.
@@ -34,7 +34,7 @@ class Scored:
 
     group: str
     keys: tuple[str, ...]
-    statistics: NDArray[np.float64]
+    statistics: Rows
     metric: Metric
     convention: Convention = field(default_factory=Convention)
 
@@ -47,14 +47,13 @@ class Scored:
         """``<group>/<measure>`` -> how to read it; the first is the headline."""
         return {f"{self.group}/{name}": measure for name, measure in self.metric.measures.items()}
 
-    def compute(self, total: Statistics | None = None) -> dict[str, float]:
-        """``<group>/<measure>`` -> value of a sum of shares [S]; of all images if none is given."""
-        values = self.metric.compute(self.statistics.sum(0) if total is None else total)
-        return {f"{self.group}/{name}": float(values[name]) for name in self.metric.measures}
+    def compute(self) -> dict[str, float]:
+        """``<group>/<measure>`` -> value over all images."""
+        return {f"{self.group}/{name}": value for name, value in self.metric.of(self.statistics).items()}
 
     def each(self, measure: str) -> NDArray[np.float64]:
         """One measure of every image alone, float64 [N]; NaN where nothing was valid."""
-        return np.array([self.metric.compute(row)[measure] for row in self.statistics], np.float64)
+        return np.array([self.metric.of(row[None])[measure] for row in self.statistics], np.float64)
 
     def select(self, keys: Collection[str]) -> Scored:
         """The images that bear these keys, in the order of this score."""
@@ -91,8 +90,8 @@ def metric_of(group: str, convention: Convention) -> Metric:
     return found
 
 
-def rows(metric: Metric, predictions: Iterable[Any], truths: Sequence[Any | None]) -> NDArray[np.float64]:
-    """Shares of predictions against truths, float64 [N,S]; a missing truth gives a row of zeros."""
+def rows(metric: Metric, predictions: Iterable[Any], truths: Sequence[Any | None]) -> Rows:
+    """Statistics of predictions against truths, float64 [N,S]; a missing truth gives a row of zeros."""
     shares = [
         None if truth is None else metric.statistics(prediction, truth)
         for prediction, truth in zip(predictions, truths, strict=True)

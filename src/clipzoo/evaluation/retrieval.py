@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from clipzoo.evaluation.base import Student, embed_images, embed_texts
 from clipzoo.evaluation.measure import Scored, rows
 from clipzoo.evaluation.sets import RetrievalSet
-from clipzoo.tasks.base import Measure, Metric, Statistics
+from clipzoo.tasks.base import Additive, Measure, Statistics
 from clipzoo.types import BoolArray, FloatArray
 
 FIRST = (1, 5, 10)
 Ranks = NDArray[np.int64]
 
 
-class RetrievalMetric(Metric):
+class RetrievalMetric(Additive):
     """Shares [8]: images, their hits among the first 1, 5, 10; captions, their hits."""
 
     measures: ClassVar = {

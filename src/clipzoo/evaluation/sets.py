@@ -80,7 +80,7 @@ class DenseSet:
             location: a dataset that some reader opens.
             labels: the root of a store.
             size: (H, W) of the images, the student's.
-            columns: task -> column; by default every ``<task>/truth`` whose labels are maps.
+            columns: task -> column; by default every ``<task>/truth``.
             label_size: (H, W) of the labels; by default ``size``.
             crop: "whole" or "centre".
             limit: read this many images at most, the first usable ones; without it every image must be usable.
@@ -224,11 +224,10 @@ def _pictures(
 
 def _truth_columns(store: Store, labels: str | Path) -> dict[str, str]:
     truths = {column.task: column.name for column in store.columns() if column.slug == "truth"}
-    maps = {task: name for task, name in truths.items() if tasks.get(task).extension == "png"}
-    if not maps:
+    if not truths:
         has = ", ".join(column.name for column in store.columns()) or "none"
-        raise PlanError(f"{labels} has no column <task>/truth of maps; it has: {has}; name the columns")
-    return maps
+        raise PlanError(f"{labels} has no column <task>/truth; it has: {has}; name the columns")
+    return truths
 
 
 def _truth(column: Column, entries: Sequence[Entry], views: Sequence[View], size: tuple[int, int]) -> Truth:

@@ -18,10 +18,10 @@ from torch import Tensor
 from clipzoo.evaluation.base import Student, embed_images, embed_texts
 from clipzoo.evaluation.measure import Scored, rows
 from clipzoo.evaluation.sets import ZeroShotSet
-from clipzoo.tasks.base import Measure, Metric, Statistics
+from clipzoo.tasks.base import Additive, Measure, Statistics
 
 
-class ZeroShotMetric(Metric):
+class ZeroShotMetric(Additive):
     """Shares [3]: pictures, hits among the first, hits among the first five."""
 
     measures: ClassVar = {"top1": Measure(), "top5": Measure()}

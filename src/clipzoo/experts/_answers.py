@@ -112,10 +112,12 @@ def parse(query: str) -> Answers:
 
 def _classes(text: str) -> dict[str, Any]:
     """Names, and colours if every line of the file begins with three numbers."""
-    if not text.startswith("@"):
-        return {"classes": tuple(text.split(","))}
-    lines = [line.split() for line in Path(text[1:]).expanduser().read_text("utf-8").splitlines() if line.strip()]
-    if not all(len(words) > 3 and all(word.isdecimal() for word in words[:3]) for words in lines):
+    inline = not text.startswith("@")
+    named = text.split(",") if inline else Path(text[1:]).expanduser().read_text("utf-8").strip().splitlines()
+    lines = [name.split() for name in named]
+    if not lines or not all(lines):
+        raise ValueError("a class has no name")
+    if inline or not all(len(words) > 3 and all(word.isdecimal() for word in words[:3]) for words in lines):
         return {"classes": tuple(" ".join(words) for words in lines)}
     colours = tuple((int(r), int(g), int(b)) for r, g, b, *_ in lines)
     if len(set(colours)) < len(colours) or max(map(max, colours)) > 255:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipzoo import tasks
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.tasks.base import Convention
-from clipzoo.tasks.depth import Depth
-from clipzoo.tasks.normals import Normals
-from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.types import BoolArray, ImageArray
+from clipzoo.tasks.detection import Detection
+from clipzoo.types import ImageArray
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -32,11 +32,10 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class TinyUNet(nn.Module):
-    """A U-Net of 0.6 M parameters from pictures to maps, at half resolution and enlarged.
+    """A U-Net of 0.6 M parameters from pictures to maps at half resolution; `OUTPUT` brings them to the size of labels.
 
     Args:
-        channels: of the output: the number of classes (logits), 1 (log metres) or 3 (normals, not
-            yet of unit length; x right, y up, z toward the viewer).
+        channels: of the output, see `CHANNELS`.
         widths: channels at strides 2, 4, 8 and 16.
     """
 
@@ -52,7 +51,7 @@ class TinyUNet(nn.Module):
         self.out = nn.Conv2d(a, channels, 3, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map Bx3xHxW RGB in [0, 1], sides multiples of 16, to BxCxHxW."""
+        """Map Bx3xHxW RGB in [0, 1], sides multiples of 16, to BxCxH/2xW/2."""
         batch, _, height, width = images.shape
         y = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
         x = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
@@ -64,41 +63,66 @@ class TinyUNet(nn.Module):
         deep = deep + self.context(deep.mean((2, 3)))[..., None, None]
         for lateral, stage, skip in zip(self.lateral, self.up, reversed(features[1:-1]), strict=True):
             deep = stage(F.interpolate(lateral(deep), size=skip.shape[-2:], mode="bilinear") + skip)
-        raw: Tensor = F.interpolate(self.out(deep), size=(height, width), mode="bilinear")
+        raw: Tensor = self.out(deep)
         return raw
 
 
 # The adapter ---------------------------------------------------------------------------------------------
 
 SIDE = 96
-"""The networks' input and output in pixels, whatever the image's size and aspect: images are squashed to it."""
+"""The networks' input in pixels, whatever the image's size and aspect: images are squashed to it."""
+
+SURE, POSSIBLE = 0.35, 0.15
+"""Boxes of at least the first score are objects, those of at least the second are ignored, others dropped."""
+
+
+def _enlarged(raw: Tensor) -> Tensor:
+    return F.interpolate(raw, scale_factor=2, mode="bilinear")
+
+
+CHANNELS: Mapping[str, Callable[[Convention], int]] = {
+    "segmentation": lambda convention: len(convention.classes),
+    "detection": lambda convention: len(convention.classes) + 5,
+    "depth": lambda convention: 1,
+    "normals": lambda convention: 3,
+    "edges": lambda convention: 4,
+}
+"""Task -> channels of its `TinyUNet`."""
+
+OUTPUT: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "segmentation": _enlarged,
+    "detection": lambda raw: raw,
+    "depth": _enlarged,
+    "normals": _enlarged,
+    "edges": lambda raw: F.pixel_shuffle(raw, 2),
+}
+"""Task -> from what its `TinyUNet` gives to the raw output that the task predicts from."""
 
 
 def create(name: str) -> DemoExpert:
-    """``demo:segmentation``, ``demo:depth`` or ``demo:normals``.
+    """``demo:<task>``.
 
     Raises:
         ExpertError: no demo expert bears the name, or its weights are not in the package.
     """
-    if name not in CONVENTIONS:
-        raise ExpertError(f"no demo expert is named {name!r}; there are: {', '.join(CONVENTIONS)}")
+    if name not in CHANNELS:
+        raise ExpertError(f"no demo expert is named {name!r}; there are: {', '.join(CHANNELS)}")
     return DemoExpert(name)
 
 
-def _rooms() -> Convention:
+def convention_of(task: str) -> Convention:
+    """What the labels of rooms mean; of the classes, the first three are the room's own and no objects."""
     values = json.loads(_resource("rooms.json").read_text("utf-8"))
-    return Convention(classes=tuple(values.get("segmentation_classes") or values["classes"]))
-
-
-CONVENTIONS: Mapping[str, Callable[[], Convention]] = {
-    "segmentation": _rooms,
-    "depth": lambda: Convention(kind="metric", along="z"),
-    "normals": Convention,
-}
+    classes = tuple(values["classes"])
+    return {
+        "segmentation": Convention(classes=classes),
+        "detection": Convention(classes=classes[3:]),
+        "depth": Convention(kind="metric", along="z"),
+    }.get(task, Convention())
 
 
 class DemoExpert(Expert):
-    """A packaged `TinyUNet`, for pictures of rooms; labels are 96×96 and cover the whole image."""
+    """A packaged `TinyUNet`, for pictures of rooms; labels are 96×96 (boxes in 48×48) and cover the whole image."""
 
     batch_size = 64
 
@@ -106,7 +130,7 @@ class DemoExpert(Expert):
         weights = _resource(f"experts/{task}.safetensors")
         try:
             self._weights = weights.read_bytes()
-            convention = CONVENTIONS[task]()
+            convention = convention_of(task)
         except (OSError, KeyError, ValueError) as error:
             raise ExpertError(f"the package lacks {weights} or rooms.json ({error}); reinstall clipzoo") from error
         self.card = ExpertCard(
@@ -122,20 +146,30 @@ class DemoExpert(Expert):
 
     def load(self, device: str = "cpu") -> None:
         """Build the network on ``device``."""
-        channels = {"segmentation": len(self.card.convention.classes), "depth": 1, "normals": 3}[self.card.task]
-        model = TinyUNet(channels)
+        model = TinyUNet(CHANNELS[self.card.task](self.card.convention))
         stored = safetensors.torch.load(self._weights)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored.items()})
         self._model, self._device = model.eval().to(device), device
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One 96×96 label an image."""
+        """One label an image."""
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
+        task, convention = self.card.task, self.card.convention
         batch = torch.from_numpy(np.stack([_squash(image) for image in images])).to(self._device)
         with torch.inference_mode():
-            raw = self._model(batch.permute(0, 3, 1, 2).float() / 255).cpu()
-        return [_LABELS[self.card.task](output) for output in raw]
+            raw = OUTPUT[task](self._model(batch.permute(0, 3, 1, 2).float() / 255))
+            labels = tasks.get(task).predict(raw, convention)
+            if task == "segmentation":
+                sure = raw.softmax(1).amax(1).mean((1, 2)).tolist()
+                labels = [replace(label, confidence=value) for label, value in zip(labels, sure, strict=True)]
+        return [sorted_out(label) for label in labels] if task == "detection" else labels
+
+
+def sorted_out(found: Detection) -> Detection:
+    """Sure boxes, and possible ones as ignored: where an expert hesitates, a student should learn nothing."""
+    kept = found.take(found.scores >= POSSIBLE)
+    return replace(kept, ignored=kept.scores < SURE)
 
 
 def _resource(name: str) -> Traversable:
@@ -146,27 +180,3 @@ def _squash(image: ImageArray) -> ImageArray:
     if image.shape[:2] == (SIDE, SIDE):
         return image
     return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-
-
-def _known(values: Tensor) -> BoolArray:
-    return np.ones(tuple(values.shape[-2:]), np.bool_)
-
-
-def _segmentation(raw: Tensor) -> Segmentation:
-    best, ids = raw.softmax(0).max(0)
-    return Segmentation(ids.numpy().astype(np.uint16), _known(raw), float(best.mean()))
-
-
-def _depth(raw: Tensor) -> Depth:
-    return Depth(raw[0].exp().numpy(), _known(raw), "metric", "z")
-
-
-def _normals(raw: Tensor) -> Normals:
-    return Normals(F.normalize(raw, dim=0).numpy(), _known(raw))
-
-
-_LABELS: Mapping[str, Callable[[Tensor], Any]] = {
-    "segmentation": _segmentation,
-    "depth": _depth,
-    "normals": _normals,
-}

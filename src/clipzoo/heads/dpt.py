@@ -30,9 +30,7 @@ class Head(nn.Module):
         super().__init__()
         self.project = nn.ModuleList(nn.Sequential(nn.GroupNorm(1, c), nn.Conv2d(c, width, 1)) for c in in_channels)
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in in_channels)
-        self.lateral = nn.ModuleList(
-            _Residual(width) for _ in in_channels[1:]
-        )  # the deepest level has nothing to add to
+        self.lateral = nn.ModuleList(_Residual(width) for _ in in_channels[:-1])  # the deepest begins the sum
         self.fuse = nn.ModuleList(nn.Sequential(_Residual(width), nn.Conv2d(width, width, 1)) for _ in in_channels)
         self.predict = nn.Sequential(
             nn.Conv2d(width, width // 2, 3, padding=1), nn.GELU(), nn.Conv2d(width // 2, out_channels, 1)

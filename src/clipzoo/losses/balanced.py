@@ -19,8 +19,8 @@ from clipzoo.losses._masked import batch_mean, known
 def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Σ w · cross-entropy(σ(prediction), target) / Σ w over the known pixels of the batch, in nats.
 
-    The weights make rare edges count: where labels are uncertain, what minimises it are not calibrated
-    probabilities but the odds times β / (1 − β), in the same order. A batch with no edge at all has no weight.
+    Where a picture leaves it open whether there is an edge, the best prediction is not the calibrated probability: its
+    odds are β / (1 − β) times as high, and its order is the same. A batch with no edge at all has no weight.
 
     Args:
         prediction: [B,1,H,W] or [B,H,W] logits.

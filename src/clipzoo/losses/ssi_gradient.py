@@ -1,8 +1,8 @@
 """Scale-and-shift-invariant error of affine depth and disparity, with gradients matched at several scales.
 
-Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), section 5: both
-maps are brought to median 0 and mean absolute value 1; the largest residuals, which are the labels' own errors more
-often than the prediction's, are left out; edges of the residual are counted at several resolutions.
+Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), section 5: both maps
+are brought to median 0 and mean absolute value 1; the largest residuals, which are the labels' own errors more often
+than the prediction's, are left out; edges of the residual are counted at several resolutions.
 """
 
 from __future__ import annotations

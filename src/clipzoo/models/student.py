@@ -204,14 +204,16 @@ class Student(nn.Module):
             groups[part].append((name, parameter))
         return groups
 
-    def save(self, folder: Path) -> None:
-        """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it."""
+    def save(self, folder: Path, heads: bool = True) -> None:
+        """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it, or without."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_contiguous(self.clip), folder / WEIGHTS)
         config = {"model_cfg": self.config, "preprocess_cfg": _jsonable(self.preprocess_cfg)}
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
+        if not heads:
+            return
         specs = {c: {**asdict(s), "convention": s.convention.to_json()} for c, s in self.specs.items()}
         (folder / f"{HEADS}.json").write_text(json.dumps({"layers": self.layers, "heads": specs}, indent=2))
         if self.specs:
@@ -219,7 +221,9 @@ class Student(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Student:
-        """The student that `save` wrote, heads included."""
+        """The student that `save` wrote, heads included if they are there."""
+        if not (folder / f"{HEADS}.json").exists():
+            return cls.create(f"local-dir:{folder}")
         described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
         specs = {
             column: HeadSpec(**{**s, "convention": Convention.from_json(s["convention"])})

@@ -57,5 +57,5 @@ def showcase(
 def _score(scored: Any, index: int) -> str:
     """The headline of one image, as a reader wants it."""
     name, measure = next(iter(scored.metric.measures.items()))
-    value = scored.metric.compute(scored.statistics[index])[name]
+    value = scored.metric.of(scored.statistics[index : index + 1])[name]
     return f"{name} {value:.1f}{measure.unit}" if measure.unit else f"{name} {value:.2f}"

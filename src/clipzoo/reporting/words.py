@@ -34,8 +34,8 @@ MEASURES = {
     "miou": "mIoU", "accuracy": "pixel accuracy", "delta1": "δ1", "absrel": "absolute relative error",
     "rmse": "RMSE", "coverage": "coverage", "mean_angle": "mean angle", "within_11": "within 11.25°",
     "within_22": "within 22.5°", "within_30": "within 30°", "top1": "top‑1", "top5": "top‑5",
-    "r1": "recall@1", "r5": "recall@5", "r10": "recall@10", "image_to_text_r5": "image→text recall@5",
-    "text_to_image_r5": "text→image recall@5", "ap": "average precision", "ods": "F-measure (ODS)",
+    "ap50": "AP50", "ap": "AP", "r1": "recall@1", "r5": "recall@5", "r10": "recall@10",
+    "image_to_text_r5": "image→text recall@5", "text_to_image_r5": "text→image recall@5", "ods": "F-measure (ODS)",
 }  # fmt: skip
 DEGREES = ("°", "deg", "degree", "degrees")
 GUARD = "zero_shot/"

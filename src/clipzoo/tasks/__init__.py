@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from clipzoo import plugins
-from clipzoo.tasks.base import Convention, Measure, Metric, Task
+from clipzoo.tasks.base import Additive, Convention, Measure, Metric, Task
 
-__all__ = ["Convention", "Measure", "Metric", "Task", "get"]
+__all__ = ["Additive", "Convention", "Measure", "Metric", "Task", "get"]
 
 
 def get(name: str) -> Task[Any]:

@@ -92,21 +92,25 @@ def nearest(values: Map, view: View) -> Map:
 
 
 def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
-    """The view's crop of ``values`` [H,W] >= 0 at its size, each output pixel the largest known value under it.
+    """The view's crop of ``values`` [H,W] at its size, each output pixel the largest value under it.
 
     Under it lie the source pixels whose centres are in the output pixel, or within half a source pixel of its
     centre where it is smaller than one; a centre on a border counts on both sides, so mirroring changes nothing.
 
+    Args:
+        values: [H,W], >= 0; 0 where not valid.
+        valid: [H,W].
+        view: its crop and size [h,w] are used.
+
     Returns:
-        [h,w], zero where unknown, and its validity [h,w]: known where half of the pixels under it are.
+        [h,w], and its validity [h,w]: known where half of the pixels under it are.
     """
     (height, width), (H, W) = view.size, valid.shape
     x0, y0, x1, y1 = view.box((H, W))
     rows, columns = _within(y0, y1, height, H), _within(x0, x1, width, W)
     seen = _over(np.add, valid.astype(np.int32), rows, columns)
     count = (rows[:, 1] - rows[:, 0])[:, None] * (columns[:, 1] - columns[:, 0])
-    known = 2 * seen >= count
-    return np.where(known, _over(np.maximum, zero_unknown(values, valid), rows, columns), values.dtype.type(0)), known
+    return _over(np.maximum, values, rows, columns), 2 * seen >= count
 
 
 def _within(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:

@@ -25,7 +25,10 @@ Target = dict[str, Tensor]
 """A batch of labels as tensors, B first; always with a bool ``valid``, false where nothing is known."""
 
 Statistics = NDArray[np.float64]
-"""Float64 [S]: one image's share of a metric; shares add up."""
+"""Float64 [S]: all that a metric remembers of one image; zeros if that is nothing."""
+
+Rows = NDArray[np.float64]
+"""Float64 [N,S]: statistics of N images; sets are merged by stacking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +61,40 @@ class Measure:
 
 
 class Metric(ABC):
-    """A measure over a set of images as a sum of per-image shares.
-
-    Because shares add up, shards merge by addition and a bootstrap resamples rows.
-    """
+    """A measure over a set of images, from one row of statistics an image."""
 
     measures: ClassVar[Mapping[str, Measure]]
     """Name -> how to read it; the first is the task's headline."""
 
     @abstractmethod
     def statistics(self, prediction: Any, truth: Any) -> Statistics:
-        """Float64 [S], the share of one image; prediction and truth are labels of one size."""
+        """Float64 [S] of one image; prediction and truth are labels of one size."""
+
+    @abstractmethod
+    def resampled(self, rows: Rows, weights: Rows) -> dict[str, NDArray[np.float64]]:
+        """The measures of R sets, float64 [R] each; NaN where nothing was valid.
+
+        Args:
+            rows: [N,S], the statistics of N images.
+            weights: [R,N], whole numbers: how often each image is in each set.
+        """
+
+    def of(self, rows: Rows) -> dict[str, float]:
+        """The measures of the images with these ``rows`` [N,S]; NaN where nothing was valid."""
+        return {name: float(one[0]) for name, one in self.resampled(rows, np.ones((1, len(rows)))).items()}
+
+
+class Additive(Metric):
+    """A measure whose statistics add up: R sets are one matrix product."""
 
     @abstractmethod
     def compute(self, total: Statistics) -> dict[str, float]:
-        """The measures of a sum of shares; NaN where nothing was valid."""
+        """The measures of a sum of statistics [S]; NaN where nothing was valid."""
+
+    def resampled(self, rows: Rows, weights: Rows) -> dict[str, NDArray[np.float64]]:
+        """The measures of R sums."""
+        computed = [self.compute(total) for total in weights @ rows]
+        return {name: np.array([one[name] for one in computed], np.float64) for name in self.measures}
 
 
 class Task(ABC, Generic[L]):
@@ -180,7 +202,7 @@ class Task(ABC, Generic[L]):
 
     @abstractmethod
     def render(self, label: L, convention: Convention) -> ImageArray:
-        """The label as a picture, uint8 H×W×3; unknown pixels are black."""
+        """The label as a picture, uint8 H×W×3; what is unknown shows no class or value."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from clipzoo.errors import LabelError
 from clipzoo.tasks import _maps, _png
-from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
 Kind = Literal["metric", "affine-depth", "affine-disparity"]
@@ -55,7 +55,7 @@ class Depth:
         object.__setattr__(self, "values", _maps.zero_unknown(self.values, self.valid))
 
 
-class DepthMetric(Metric):
+class DepthMetric(Additive):
     """The usual measures of an image, averaged over images (Eigen et al. 2014, arXiv 1406.2283).
 
     ``delta1`` is the share of pixels with max(p/t, t/p) < 1.25, ``absrel`` the mean of |p − t| / t,

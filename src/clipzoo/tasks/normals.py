@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import _maps, _png
-from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import BoolArray, Camera, FloatArray, ImageArray, View
 
@@ -40,7 +40,7 @@ class Normals:
         object.__setattr__(self, "vectors", _maps.zero_unknown(self.vectors, self.valid))
 
 
-class NormalsMetric(Metric):
+class NormalsMetric(Additive):
     """Angles between prediction and truth, over all pixels of the set where both are known.
 
     ``mean_angle`` in degrees and the shares below 11.25°, 22.5° and 30° (Fouhey, Gupta and Hebert,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import _maps, _png
-from clipzoo.tasks.base import Convention, Measure, Metric, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, ImageArray, View
 
 MAX_CLASSES = 65535
@@ -37,7 +37,7 @@ class Segmentation:
         object.__setattr__(self, "ids", _maps.zero_unknown(self.ids, self.valid))
 
 
-class SegmentationMetric(Metric):
+class SegmentationMetric(Additive):
     """Measures of the whole set's confusion matrix, over the pixels whose truth is known.
 
     ``miou`` is the mean over the classes that occur in the truth of |both| / |either|: with every class

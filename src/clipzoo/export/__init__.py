@@ -1,0 +1,1 @@
+"""Home again: a trained student in the formats of others; one file a format, each measuring that nothing changed."""

@@ -1,0 +1,55 @@
+"""The head of FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355, §3.1) at one stride: one tower tells what is there,
+the other where it ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipzoo.heads._layers import Gather
+
+WHERE = 5
+"""Channels that the second tower gives: four distances and centerness. The first gives the others."""
+
+RARE = 0.01
+"""How likely every class is anywhere before anything was learnt (Lin et al. 2017, arXiv 1708.02002, §4.1)."""
+
+
+class Head(nn.Module):
+    """Norm, 1×1 to ``width``, two towers of ``depth`` 3×3 with group norm, 3×3 to ``upscale``² pixels a token.
+
+    An ``upscale`` of 2 gives tokens of 16 pixels the stride of 8, the finest one of FCOS.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: int, width: int = 128, depth: int = 2, upscale: int = 2
+    ) -> None:
+        super().__init__()
+        self.gather = Gather(in_channels)
+        self.narrow = nn.Conv2d(self.gather.out_channels, width, 1)
+        classes = out_channels - WHERE
+        if classes < 1:
+            raise ValueError(f"the head fcos gives classes and {WHERE} channels of boxes, not {out_channels} in all")
+        self.what, self.where = (_tower(width, depth, n * upscale**2) for n in (classes, WHERE))
+        bias = self.what[-1].bias
+        assert isinstance(bias, Tensor)
+        nn.init.constant_(bias, -math.log((1 - RARE) / RARE))
+        self.upscale = upscale
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """``maps`` [B,C,h,w] a tapped layer; raw [B,out,h·upscale,w·upscale]."""
+        seen = self.narrow(self.gather(maps))
+        return torch.cat([F.pixel_shuffle(tower(seen), self.upscale) for tower in (self.what, self.where)], 1)
+
+
+def _tower(width: int, depth: int, out: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        groups = math.gcd(32, width)
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, out, 3, padding=1))

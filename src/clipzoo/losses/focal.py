@@ -1,0 +1,35 @@
+"""Focal loss of independent classes: cross-entropy in which what is easy counts little.
+
+Lin, Goyal, Girshick, He and Dollár, "Focal Loss for Dense Object Detection" (ICCV 2017, arXiv 1708.02002), equation 5
+and §4.1; a target between 0 and 1 is taken as torchvision's ``sigmoid_focal_loss`` takes it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+
+def loss(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """−αₜ (1 − pₜ)^γ log pₜ, summed over known pixels and channels, divided by the number of positive pixels.
+
+    pₜ is the sigmoid of the prediction where the target is 1, and one minus it where that is 0. Without focus (γ = 0)
+    and balance (α < 0), and with every pixel positive, it is binary cross-entropy.
+
+    Args:
+        prediction: [B,K,H,W] logits.
+        target: [B,K,H,W] in [0, 1]; a pixel is positive if any of its channels is larger than 0.
+        valid: bool [B,H,W].
+        alpha: the weight of what is 1, and one minus that of what is 0; a negative one weighs nothing.
+        gamma: how little counts what is easy.
+
+    Returns:
+        a scalar; 0 with the graph attached if nothing is valid.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    known = valid[:, None]
+    logits = torch.where(known, prediction.to(dtype), 0)
+    right = torch.where(known, target.to(dtype), 0)
+    losses = sigmoid_focal_loss(logits, right, alpha, gamma)
+    return torch.where(known, losses, 0).sum() / (right > 0).any(1).sum().clamp(min=1)

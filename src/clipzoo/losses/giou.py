@@ -1,0 +1,30 @@
+"""Generalised intersection over union of boxes: it has a gradient where they do not meet, too.
+
+Rezatofighi, Tsoi, Gwak, Sadeghian, Reid and Savarese, "Generalized Intersection over Union" (CVPR 2019, arXiv
+1902.09630), algorithm 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from clipzoo.losses._masked import batch_mean
+
+
+def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """1 − IoU + |C \\ (A ∪ B)| / |C|, with C the smallest box around both; in [0, 2], the mean over known pixels.
+
+    Args:
+        prediction: [B,4,H,W], xyxy, in a unit in which areas are not far below 1: 1e-7 is added to each.
+        target: [B,4,H,W], in the same unit; anything where not valid.
+        valid: bool [B,H,W].
+
+    Returns:
+        a scalar; 0 with the graph attached if nothing is valid.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    square = torch.tensor([0, 0, 1, 1], dtype=dtype, device=prediction.device).view(1, 4, 1, 1)
+    p, t = (torch.where(valid[:, None], boxes.to(dtype), square).movedim(1, -1) for boxes in (prediction, target))
+    return batch_mean(generalized_box_iou_loss(p, t), valid)

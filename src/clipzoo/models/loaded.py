@@ -1,0 +1,116 @@
+"""A trained student, ready for use: ``clipzoo.load``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+
+from clipzoo.errors import CheckpointError, ImageError
+from clipzoo.heads import resize
+from clipzoo.models.student import CONFIG, Student
+from clipzoo.tasks import get as get_task
+from clipzoo.types import ImageArray, View, to_rgb
+
+BATCH = 32
+
+Picture = Image.Image | ImageArray
+"""A PIL image (its EXIF orientation is applied) or a uint8 array H×W×3 RGB, of any size."""
+
+
+class Loaded:
+    """A student in evaluation mode.
+
+    Attributes:
+        model: the OpenCLIP model. preprocess: OpenCLIP's evaluation transform, PIL image -> float [3,H,W].
+        tokenizer: texts -> int64 [N,L]. columns: what `predict` knows, a head each.
+    """
+
+    def __init__(self, student: Student) -> None:
+        self.student = student.eval().requires_grad_(False)
+        self.model, self.tokenizer = student.clip, student.tokenizer
+        self.preprocess = image_transform_v2(PreprocessCfg(**student.preprocess_cfg), is_train=False)
+        self.columns = tuple(student.specs)
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Picture], name: str) -> list[Any]:
+        """Labels of ``images``, each at its image's size; the whole image is seen, squashed to the student's size.
+
+        Args:
+            images: see `Picture`.
+            name: a column, or a task if one column alone is of it.
+
+        Raises:
+            CheckpointError: no head, or more than one, is meant.
+            ImageError: something is no picture.
+        """
+        column = self._column(name)
+        spec = self.student.specs[column]
+        task, view = get_task(spec.task), View.whole(self.student.image_size)
+        labels = []
+        for pictures in _batches(images):
+            squashed = torch.from_numpy(np.stack([view.image(picture) for picture in pictures]))
+            raw = self.student(squashed.to(self.student.mean.device))["predictions"][column].float()
+            for one, picture in zip(raw[:, : task.channels(spec.convention)], pictures, strict=True):
+                labels += task.predict(resize(one[None], picture.shape[:2]), spec.convention)
+        return labels
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Picture]) -> Tensor:
+        """Unit vectors, float32 [N,D] on the CPU, of what OpenCLIP's transform shows of each image."""
+        parts = []
+        for pictures in _batches(images):
+            seen = torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pictures])
+            parts.append(self.model.encode_image(seen.to(self.student.mean.device), normalize=True).float().cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors, float32 [N,D] on the CPU."""
+        return self.student.encode_text(texts).float().cpu()
+
+    def _column(self, name: str) -> str:
+        found = [c for c, spec in self.student.specs.items() if name in (c, spec.task)]
+        if len(found) != 1:
+            several = f"{len(found)} heads are meant by" if found else "no head is named"
+            raise CheckpointError(
+                f"{several} {name!r}; the student has: {', '.join(self.columns) or 'no heads, they were left out'}"
+            )
+        return found[0]
+
+
+def load(path: str | Path, device: str = "cpu") -> Loaded:
+    """A student from its folder: that of a run (``arms/clipzoo/0/student``), or an exported one.
+
+    Raises:
+        CheckpointError: the folder holds no student.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} holds no {CONFIG}, so it is no student's folder; name one such as RUN/arms/clipzoo/0/student, "
+            "or one that `clipzoo export` wrote"
+        )
+    return Loaded(Student.load(folder).to(device))
+
+
+def _batches(images: Sequence[Picture]) -> Iterator[list[ImageArray]]:
+    if not images:
+        raise ImageError("no images were given; give at least one, in a list")
+    for i in range(0, len(images), BATCH):
+        yield [_pixels(image) for image in images[i : i + BATCH]]
+
+
+def _pixels(image: Picture) -> ImageArray:
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+        seen = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"{seen} is no picture; give PIL images or uint8 arrays of shape (height, width, 3)")
+    return image

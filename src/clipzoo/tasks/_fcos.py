@@ -1,0 +1,80 @@
+"""Boxes as maps: what FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355) says of them at each pixel.
+
+Boxes are xyxy in shares of the frame, so they fit a grid of any size over it. A pixel whose centre lies in boxes
+belongs to the smallest of them; its distances to the left, upper, right and lower side are shares of the frame, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipzoo.types import FloatArray
+
+Doubles = NDArray[np.floating[Any]]
+
+UNIT = 1 / 16
+"""A raw distance of x stands for UNIT · softplus(x): nearly linear but for tiny boxes, which a linear probe needs."""
+
+NEAREST = 1e-3
+"""The smallest distance that raw values are asked for."""
+
+
+def areas(boxes: Doubles) -> Doubles:
+    """[N], of boxes [N,4]."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(1))
+
+
+def owners(boxes: Doubles, size: tuple[int, int]) -> NDArray[np.int64]:
+    """[H,W] in a grid of ``size``: the index of the one of boxes [N,4] that each pixel belongs to; −1 for none."""
+    found = np.full(size, -1)
+    sides = boxes * [size[1], size[0], size[1], size[0]]
+    first, stop = np.floor(sides[:, :2] + 0.5).astype(int), np.ceil(sides[:, 2:] - 0.5).astype(int)
+    for i in np.argsort(-areas(boxes), kind="stable"):
+        found[first[i, 1] : stop[i, 1], first[i, 0] : stop[i, 0]] = i
+    return found
+
+
+def sides_from(boxes: Doubles, owner: NDArray[np.int64]) -> FloatArray:
+    """[4,H,W], from each pixel to the sides of the box that it belongs to; 0 where ``owner`` [H,W] is −1."""
+    H, W = owner.shape
+    x0, y0, x1, y1 = np.moveaxis(np.append(boxes, np.zeros((1, 4)), 0)[owner], 2, 0)
+    y, x = (np.arange(H)[:, None] + 0.5) / H, (np.arange(W) + 0.5) / W
+    return np.where(owner < 0, 0, np.stack([x - x0, y - y0, x1 - x, y1 - y])).astype(np.float32)
+
+
+def distances(raw: Tensor) -> Tensor:
+    """The distances, larger than 0, that raw values of any shape stand for."""
+    return UNIT * F.softplus(raw)
+
+
+def raw_of(distances: Tensor) -> Tensor:
+    """The inverse of `distances`, for those from `NEAREST` on."""
+    x = distances.clamp(min=NEAREST) / UNIT
+    return x + torch.log(-torch.expm1(-x))
+
+
+def around(distances: Tensor) -> Tensor:
+    """Distances [B,4,H,W] as boxes, xyxy in pixels of the grid from each pixel's centre."""
+    H, W = distances.shape[-2:]
+    return distances * distances.new_tensor([-W, -H, W, H]).view(1, 4, 1, 1)
+
+
+def boxes_of(distances: Tensor) -> Tensor:
+    """Distances [B,4,H,W] as boxes [B,H·W,4], xyxy in pixels of the grid, cut to it."""
+    H, W = distances.shape[-2:]
+    y, x = torch.meshgrid(*(torch.arange(n, device=distances.device) + 0.5 for n in (H, W)), indexing="ij")
+    boxes = (around(distances) + torch.stack([x, y, x, y])).flatten(2).movedim(1, 2)
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([W, H, W, H]))
+
+
+def centerness(distances: Tensor) -> Tensor:
+    """[B,1,H,W] of [B,4,H,W], equation 3: 1 in the middle of a box, 0 at its sides, and where no box is."""
+    one, other = distances[:, :2], distances[:, 2:]
+    shares = torch.minimum(one, other) / torch.maximum(one, other).clamp(min=1e-12)
+    return shares.prod(1, keepdim=True).sqrt()
