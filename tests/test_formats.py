@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from clipzoo import plugins
 from clipzoo.data import Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import ClipzooError, DatasetError, SampleError
 from clipzoo.labeling import label
@@ -196,6 +198,8 @@ def captions(where: str) -> list[str]:
 def test_columns_are_recognised_or_chosen(tmp_path: Path) -> None:
     where = table(tmp_path, "Path;title;alt;key\neven/0.png;;b;k0\nodd/deep/1.png;c;d;k1\n")
     assert captions(f"{where}?sep=semicolon&caption=title,alt") == ["b", "c"]
+    reader = open_dataset(f"{where}?sep=;&caption=title,alt")
+    assert [reader.read(entry).others for entry in entries(reader)] == [(), ()]
     reader = open_dataset(f"{where}?sep=;&caption=title|alt")
     assert [entry.key for entry in entries(reader)] == ["k0", "k1"]
     sample = reader.read(entries(reader)[1])
@@ -295,7 +299,7 @@ def test_absolute_names_are_refused(tmp_path: Path) -> None:
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     where = table(tmp_path, "file,caption\neven,c\npipe.png,d\n")
     os.mkfifo(tmp_path / "pipe.png")
-    assert ["no regular file" in reason for reason in errors(where).values()] == [True, True]
+    assert ["only regular files" in reason for reason in errors(where).values()] == [True, True]
 
 
 def test_a_root_is_where_names_begin(tmp_path: Path) -> None:
@@ -385,7 +389,7 @@ def test_kept_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert len(parquet._cache._kept) <= 2
 
 
-@pytest.mark.parametrize("cut", [1, 9, 400, 2000, 10**6])
+@pytest.mark.parametrize("cut", [1, 8, 9, 400, 2000, 10**6])
 def test_a_cut_arrow_file_keeps_what_is_before(tmp_path: Path, cut: int) -> None:
     where = saved_to_disk(tmp_path / "saved")
     path = tmp_path / "saved/data-00000-of-00001.arrow"
@@ -425,12 +429,19 @@ def test_a_folder_says_what_it_cannot_use(tmp_path: Path) -> None:
     (root / os.fsdecode(b"b\xff.jpg")).write_bytes(PICTURES[0])
     found = errors(str(tmp_path / "in"))
     reasons = {
-        "even/away": "outside=yes", "even/blank": "white space", "even/b\ufffd": "not UTF-8", "even/empty": "0 bytes",
+        "even/away": "outside=yes", "even/blank": "white space", "even/b\ufffd": "not UTF-8", "even/empty": "is empty",
         "even/lone": "no image", "even/mute": "no caption", "even/twice": "several images",
     }  # fmt: skip
     assert found.keys() == reasons.keys()
     assert all(reason in found[key] for key, reason in reasons.items())
     assert len(entries(open_dataset(str(tmp_path / "in")))) == COUNT + len(reasons)
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    reader = open_dataset(str(photos(tmp_path / "in")))
+    (tmp_path / "in").rename(tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"cannot list .* still there"):
+        entries(reader)
 
 
 def test_captions_from_json_beside_an_image(tmp_path: Path) -> None:
@@ -495,3 +506,33 @@ def test_a_list_of_datasets_that_is_none_says_what_to_write(tmp_path: Path, text
     (tmp_path / "self.yaml").write_text(text)
     with pytest.raises(DatasetError, match=r"self\.yaml"):
         open_dataset(str(tmp_path / "self.yaml"))
+
+
+# The documentation -----------------------------------------------------------------------------------------
+
+
+def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, {})
+    assert capsys.readouterr().out.splitlines() == [
+        "photos 4 cat number 0", "photos.tsv?root=photos&caption=title|alt 4 cat 0", "cats.parquet 4 cat 0",
+        "both.yaml 8 cat number 0", "4",
+    ]  # fmt: skip
+    assert [sample_of("cats-small.parquet", 3), sample_of("tars", 3)] == ["cat 3", "cat number 3"]
+
+
+def sample_of(where: str, number: int) -> str:
+    reader = open_dataset(where)
+    return reader.read(entries(reader)[number]).caption
+
+
+def test_every_option_and_known_column_is_documented() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    for option in (*rows_module.OPTIONS, "format", "sep", "split"):
+        assert f"| `{option}=" in text
+    for column in (*rows_module.IMAGE[:10], *rows_module.CAPTION, *rows_module.KEY):
+        assert f"`{column}`" in text
+    for name in plugins.names("readers"):
+        assert f"| `{name}` |" in text

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
 import hostile
+import test_training
 from clipzoo.data import Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import ClipzooError, DatasetError
 from clipzoo.labeling import label
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, verify
+from clipzoo.training import read_log, train
 from clipzoo.types import decode_image
 from making import Bright, make_dataset, samples
 
@@ -87,6 +91,18 @@ def test_a_crafted_tar_loses_nothing_silently(crafted: hostile.Crafted, tmp_path
     assert (used, refused) == (crafted.usable, crafted.refused)
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_header_that_claims_what_is_there_is_not_read_into_memory(kind: bytes, tmp_path: Path) -> None:
+    """The file is as large as its header says, all holes."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 2**31
+    with (tmp_path / "0.tar").open("wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(2**31 + 4096)
+    (entry,) = open_dataset(str(tmp_path)).index("0")
+    assert "a header claims 2147483648 bytes" in entry.error
+
+
 # The machine -----------------------------------------------------------------------------------------------
 
 LIMITED = """
@@ -140,3 +156,14 @@ def child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     first, second, *rest = arguments
     command = [sys.executable, "-c", code, first, second, Path(__file__).parent, *rest]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+def test_the_packaged_expert_and_the_training_loop_take_the_corpus(tmp_path: Path, tiny_clip: str) -> None:
+    where = hostile.as_shards(tmp_path / "data")
+    (report,) = label(where, ["demo:segmentation"], tmp_path / "labels", device="cpu", progress=False, max_failures=1)
+    assert (report.labels, report.labels + report.failures) == (len(usable("shards")), len(ITEMS))
+    job = test_training.job(Path(where), tmp_path / "labels", tiny_clip, tmp_path / "run", steps=5, checkpoint_every=5)
+    train(job)
+    losses = [line["loss"] for line in read_log(tmp_path / "run") if "loss" in line]
+    assert len(losses) == 5
+    assert all(math.isfinite(loss) for loss in losses)

@@ -21,6 +21,7 @@ _WHERE = {
     "Student": "clipzoo.models",
     "TrainingSet": "clipzoo.data",
     "View": "clipzoo.types",
+    "check": "clipzoo.checking",
     "evaluate": "clipzoo.pipeline",
     "inspect": "clipzoo.labeling",
     "label": "clipzoo.labeling",

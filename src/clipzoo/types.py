@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipzoo.errors import ImageError
 
@@ -198,9 +198,14 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at twice PIL.Image.MAX_IMAGE_PIXELS
         raise ImageError(f"the image has too many pixels ({error}); shrink it") from error
+    except UnidentifiedImageError as error:  # its own words hold an address in memory
+        raise ImageError(f"cannot decode the image ({_head(data)}): it is none of {', '.join(_formats())}") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-        head = f"{len(data)} bytes, beginning {data[:8]!r}"
-        raise ImageError(f"cannot decode the image ({head}): {type(error).__name__}: {error}") from error
+        raise ImageError(f"cannot decode the image ({_head(data)}): {type(error).__name__}: {error}") from error
+
+
+def _head(data: bytes) -> str:
+    return f"{len(data)} bytes, beginning {data[:8]!r}"
 
 
 def to_rgb(image: Image.Image) -> ImageArray:

@@ -34,12 +34,12 @@ class ImageFolder:
     def refuse(self, name: str) -> str:
         """Why a file may not be read, or ""."""
         if "\0" in name:
-            return f"{name!r} is no name of a file"
+            return f"no file can have this name: {name!r}"
         if self.outside:
             return ""
         real, root = (os.path.realpath(path) for path in (self.root / name, self.root))
         if Path(name).is_absolute() or ".." in Path(name).parts or os.path.commonpath([real, root]) != root:
-            return f"{name!r} leads out of {str(self.root)!r}; allow it with the option outside=yes"
+            return f"the file leads out of its folder: {name!r}; allow it with the option outside=yes"
         return ""
 
     def read(self, name: str, most: int = IMAGE_BYTES) -> bytes:
@@ -57,15 +57,15 @@ class ImageFolder:
             try:
                 found = os.fstat(number)
                 if not stat.S_ISREG(found.st_mode):
-                    raise SampleError(f"{name!r} is no regular file; only regular files are read")
+                    raise SampleError(f"only regular files are read: {name!r} is none")
                 if found.st_size > most:
-                    raise SampleError(too_large(f"file {name!r}", found.st_size, most))
+                    raise SampleError(too_large("file", found.st_size, most))
                 with open(number, "rb", closefd=False) as file:
                     return file.read(most)
             finally:
                 os.close(number)
         except OSError as error:
-            raise SampleError(f"cannot read {name!r} in {self.root}: {error.strerror}") from error
+            raise SampleError(f"cannot read the file: {error.strerror}: {name!r} in {self.root}") from error
 
     def of_value(self, value: Any) -> bytes:
         """The bytes of an image field: bytes, a name, or a mapping with either (Hugging Face's Image).
@@ -76,7 +76,7 @@ class ImageFolder:
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and "://" in value:
-            raise SampleError(f"the image {value!r} is an address; download it first, for example with img2dataset")
+            raise SampleError(f"the image is an address: {value!r}; download it first, for example with img2dataset")
         if isinstance(value, str) and value.strip():
             value = self.read(value.strip())
         if not isinstance(value, bytes) or not value:

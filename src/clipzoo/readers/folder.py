@@ -71,11 +71,16 @@ class Folder(Reader):
         if shard not in self.slices:
             raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
         keys, root = Keys(), self.images.root
-        return [
-            self._entry(shard, stem, names, keys)
-            for one in self.slices[shard]
-            for stem, names in islice(_samples(root, one.folder), one.start, one.stop)
-        ]
+        try:
+            return [
+                self._entry(shard, stem, names, keys)
+                for one in self.slices[shard]
+                for stem, names in islice(_samples(root, one.folder), one.start, one.stop)
+            ]
+        except OSError as error:
+            raise DatasetError(
+                f"cannot list {error.filename} ({error.strerror}); check that it is still there"
+            ) from error
 
     def read(self, entry: Entry) -> Sample:
         """Image and caption of a usable entry.
@@ -110,7 +115,7 @@ class Folder(Reader):
         if reason:
             return Entry(key, shard, error=reason)
         spans = {ext: (0, _size(self.images.root / f"{stem}.{ext}")) for ext in (images[0], caption)}
-        empty = [f"{stem}.{ext} is empty: 0 bytes" for ext, (_, size) in spans.items() if size == 0]
+        empty = [f"the file is empty: {stem}.{ext}" for ext, (_, size) in spans.items() if size == 0]
         return Entry(key, shard, spans, images[0], caption, empty[0] if empty else None)
 
 
@@ -120,10 +125,10 @@ READER = Folder
 def _lacking(names: Sequence[str], images: Sequence[str], order: Sequence[str]) -> str:
     found = ", ".join(Path(name).name for name in names)
     if len(images) > 1:
-        return f"{found}: several images have one name; rename them, or move away what is no picture"
+        return f"several images have one name: {found}; rename them, or move away what is no picture"
     if not images:
-        return f"{found}: there is no image of this name, with an extension out of {', '.join(IMAGES)}"
-    return f"{found}: there is no caption beside it, a file of its name with .{' or .'.join(order)}"
+        return f"there is no image of this name: only {found}; an image is one of {', '.join(IMAGES)}"
+    return f"there is no caption beside the image: only {found}; it is a file of its name with .{' or .'.join(order)}"
 
 
 def _size(path: Path) -> int:

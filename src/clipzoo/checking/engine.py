@@ -1,0 +1,141 @@
+"""``check``: every sample of a dataset is read and decoded once, in threads, and what is odd is counted."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clipzoo.checking import page
+from clipzoo.checking.duplicates import dhash
+from clipzoo.checking.findings import Findings, Seen, hash64
+from clipzoo.errors import ClipzooError, DatasetError
+from clipzoo.labeling._watch import signals
+from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.types import decode_image
+
+THREADS = max(1, min(16, os.cpu_count() or 1))
+AHEAD = 8
+"""Samples that are asked for ahead, per thread; each is small once it has been looked at."""
+
+T = TypeVar("T")
+
+Numbered = tuple[int, Entry]
+"""An entry with its number in the shard."""
+
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
+}  # fmt: skip
+
+
+def check(data: str, out: str | Path | None = None, *, limit: int | None = None, progress: bool = True) -> Findings:
+    """Look at a dataset: what it holds, what is broken, suspicious or comes again.
+
+    Args:
+        data: its location, as `clipzoo.open_dataset` takes it.
+        out: a page of pictures and counts is written there.
+        limit: look at so many samples, spread evenly; by default at all.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        the findings; after SIGINT or SIGTERM those up to then, with ``stopped`` set.
+
+    Raises:
+        DatasetError: the dataset cannot be read as a whole.
+    """
+    if limit is not None and limit < 1:
+        raise DatasetError(f"limit={limit} is no number of samples; give 1 or more")
+    began = time.monotonic()
+    reader = open_dataset(data)
+    findings = Findings(reader.location, len(reader.shards))
+    shards = spread(reader.shards, limit)
+    with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(THREADS) as pool:
+        for left, shard in zip(range(len(shards), 0, -1), shards, strict=True):
+            entries = list(enumerate(reader.index(shard)))
+            chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
+            findings.begin(shard, len(chosen) == len(entries))
+            for number, seen in _looked_at(reader, chosen, pool):
+                findings.add(number, seen)
+                if stop.signal:
+                    break
+            advance(findings)
+            if stop.signal:
+                break
+    findings.stopped = stop.signal
+    findings.end(len(shards))
+    findings.seconds = time.monotonic() - began
+    if out is not None:
+        page.write(findings, reader, Path(out))
+    return findings
+
+
+def look(reader: Reader, entry: Entry) -> Seen:
+    """Read and decode one sample; what is wrong with it becomes its ``error``."""
+    try:
+        sample = reader.read(entry)
+        image = decode_image(sample.image)
+    except ClipzooError as error:
+        return Seen(entry.key, str(error))
+    except (MemoryError, OSError) as error:
+        return Seen(entry.key, f"cannot read the sample: {type(error).__name__}: {error}")
+    height, width = image.shape[:2]
+    return Seen(
+        entry.key, "", sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image)
+    )  # fmt: skip
+
+
+def form_of(data: bytes) -> str:
+    """The format of an image file by its first bytes."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[4:8] == b"ftyp":
+        return "AVIF"
+    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "other")
+
+
+def _looked_at(reader: Reader, entries: Sequence[Numbered], pool: ThreadPoolExecutor) -> Iterator[tuple[int, Seen]]:
+    """The samples in their order; what has not been begun when the caller stops is never begun."""
+    waiting: deque[tuple[int, Future[Seen]]] = deque()
+    try:
+        for number, entry in entries:
+            waiting.append((number, pool.submit(look, reader, entry)))
+            if len(waiting) >= AHEAD * THREADS:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
+    """At most ``count`` of the items, evenly spaced; all if it is None."""
+    if count is None or len(items) <= count:
+        return items
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count).round()]
+
+
+@contextmanager
+def _bar(shards: int, shown: bool) -> Iterator[Callable[[Findings], None]]:
+    """Shards done, samples a second and how many are broken, on standard error."""
+    bars = Progress(
+        TextColumn("checking"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("shards  {task.fields[samples]} samples  {task.fields[broken]} broken"), TimeRemainingColumn(),
+        console=Console(stderr=True), disable=not shown,
+    )  # fmt: skip
+    task = bars.add_task("checking", total=shards, samples=0, broken=0)
+    with bars:
+        yield lambda found: bars.update(task, advance=1, samples=found.seen, broken=found.seen - found.usable)

@@ -1,0 +1,207 @@
+"""What a check has found: counts of constant size, and 8 bytes of hash a sample for what comes again."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clipzoo.checking import duplicates
+from clipzoo.checking.captions import script, suspicions
+
+EXAMPLES = 6
+"""Samples that are kept for each finding, by their place."""
+
+SHOWN = 24
+"""Samples that are drawn to give a look at the whole."""
+
+KINDS = 200
+"""Kinds of reasons that are told apart; a further one counts as "another reason"."""
+
+REPEATED = 10
+"""A caption that so many samples share is boilerplate."""
+
+SIDES = (32, 64, 128, 224, 336, 512, 1024, 2048)
+ASPECTS = ((0.0, "below 1:3"), (1 / 3, "1:3 to 2:3"), (2 / 3, "2:3 to 3:2"), (1.5, "3:2 to 3:1"), (3.0, "above 3:1"))
+
+Place = tuple[str, int]
+"""(shard, number of the entry in it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is noted of one sample; ``error`` is why it cannot be used, and then the rest is empty."""
+
+    key: str
+    error: str = ""
+    caption: str = ""
+    form: str = ""
+    size: tuple[int, int] = (0, 0)
+    digest: int = 0
+    dhash: int | None = None
+
+
+@dataclass
+class Finding:
+    """How many samples something holds of, and where some of them are."""
+
+    count: int = 0
+    places: list[Place] = field(default_factory=list)
+    example: str = ""
+
+    def add(self, place: Place, example: str = "") -> None:
+        """One more."""
+        self.count += 1
+        self.example = self.example or example
+        if len(self.places) < EXAMPLES:
+            self.places.append(place)
+
+
+@dataclass
+class Again:
+    """Things that come several times: ``groups`` of places, the largest first, at most `SHOWN` of them.
+
+    ``samples`` are those beyond the first of each group; ``of`` counts all groups.
+    """
+
+    of: int = 0
+    samples: int = 0
+    groups: list[tuple[int, list[Place]]] = field(default_factory=list)
+
+
+@dataclass
+class Findings:
+    """A dataset at a glance.
+
+    Attributes:
+        location: where it is.
+        shards: how many it has.
+        seen: samples looked at; ``of_all`` tells whether they are all.
+        usable: samples with a picture and a caption.
+        broken: kind of reason -> finding.
+        suspicious: what is odd about captions -> finding.
+        formats, sides, aspects, scripts: name -> how many samples.
+        flat: pictures of nearly one colour, which are left out of ``near``.
+        equal, near: pictures that come again to the byte, or nearly.
+        repeated: captions that `REPEATED` samples or more share.
+        stopped: the signal that ended the check early, or "".
+        seconds: it took.
+    """
+
+    location: str
+    shards: int
+    of_all: bool = True
+    seen: int = 0
+    usable: int = 0
+    broken: dict[str, Finding] = field(default_factory=dict)
+    suspicious: dict[str, Finding] = field(default_factory=dict)
+    formats: Counter[str] = field(default_factory=Counter)
+    sides: Counter[str] = field(default_factory=Counter)
+    aspects: Counter[str] = field(default_factory=Counter)
+    scripts: Counter[str] = field(default_factory=Counter)
+    flat: Finding = field(default_factory=Finding)
+    equal: Again = field(default_factory=Again)
+    near: Again = field(default_factory=Again)
+    repeated: Again = field(default_factory=Again)
+    drawn: list[Place] = field(default_factory=list)
+    stopped: str = ""
+    seconds: float = 0.0
+    _starts: list[tuple[str, int]] = field(default_factory=list)
+    _ordinals: array[int] = field(default_factory=lambda: array("I"))  # of the entry in its shard, of usable samples
+    _digests: array[int] = field(default_factory=lambda: array("Q"))
+    _captions: array[int] = field(default_factory=lambda: array("Q"))
+    _dhashes: array[int] = field(default_factory=lambda: array("Q"))
+    _hashed: array[int] = field(default_factory=lambda: array("I"))
+    _lengths: array[int] = field(default_factory=lambda: array("I"))
+    _draw: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def begin(self, shard: str, whole: bool) -> None:
+        """The samples that follow are of this shard, and all of it if it is looked at as a ``whole``."""
+        self._starts.append((shard, self.usable))
+        self.of_all &= whole
+
+    def add(self, number: int, one: Seen) -> None:
+        """Note the sample that is entry ``number`` of its shard."""
+        place = (self._starts[-1][0], number)
+        self.seen += 1
+        if one.error:
+            kind = kind_of(one.error)
+            kind = kind if kind in self.broken or len(self.broken) < KINDS else "another reason"
+            self.broken.setdefault(kind, Finding()).add(place, f"{one.key}: {one.error}")
+            return
+        self._draw_from(place)
+        self._ordinals.append(number)
+        self.usable += 1
+        self._picture(place, one)
+        self._lengths.append(len(one.caption))
+        self._captions.append(hash64(one.caption.encode()))
+        self.scripts[script(one.caption)] += 1
+        for odd in suspicions(one.caption, one.key):
+            self.suspicious.setdefault(odd, Finding()).add(place)
+
+    def end(self, shards: int) -> None:
+        """Find what comes again, once all samples of ``shards`` shards are in."""
+        self.of_all &= not self.stopped and shards == self.shards
+        everyone = np.arange(self.usable)
+        self.equal = self._again(duplicates.equal(np.array(self._digests, np.uint64)), everyone)
+        self.near = self._again(duplicates.near(np.array(self._dhashes, np.uint64)), np.array(self._hashed, np.int64))
+        shared = [g for g in duplicates.equal(np.array(self._captions, np.uint64)) if len(g) >= REPEATED]
+        self.repeated = self._again(shared, everyone)
+
+    def lengths(self) -> tuple[int, int, int]:
+        """Characters of captions: the 5th, 50th and 95th percentile; zeros if there are none."""
+        if not self._lengths:
+            return 0, 0, 0
+        low, middle, high = np.percentile(np.array(self._lengths), (5, 50, 95), method="nearest")
+        return int(low), int(middle), int(high)
+
+    def _picture(self, place: Place, one: Seen) -> None:
+        height, width = one.size
+        self.formats[one.form] += 1
+        self.sides[side_of(min(height, width))] += 1
+        self.aspects[next(name for least, name in reversed(ASPECTS) if width / height >= least)] += 1
+        self._digests.append(one.digest)
+        if one.dhash is None:
+            self.flat.add(place)
+        else:
+            self._hashed.append(self.usable - 1)
+            self._dhashes.append(one.dhash)
+
+    def _draw_from(self, place: Place) -> None:
+        """Keep `SHOWN` samples, each as likely as any other."""
+        if len(self.drawn) < SHOWN:
+            self.drawn.append(place)
+        elif (at := self._draw.randrange(self.usable + 1)) < SHOWN:
+            self.drawn[at] = place
+
+    def _again(self, groups: list[np.ndarray], of: np.ndarray) -> Again:
+        shown = [(len(group), [self._place(int(of[i])) for i in group[:EXAMPLES]]) for group in groups[:SHOWN]]
+        return Again(len(groups), sum(len(group) - 1 for group in groups), shown)
+
+    def _place(self, usable: int) -> Place:
+        shard = next(shard for shard, start in reversed(self._starts) if start <= usable)
+        return shard, self._ordinals[usable]
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what differs from sample to sample: names, numbers, what is in brackets or behind a colon."""
+    bare = re.sub(r"b?'[^'\n]*'|b?\"[^\"\n]*\"", "…", reason)
+    parts = re.match(r"([^(:;\n]*)(?:\([^()]*\))?([^(:;\n]*)", bare)
+    return re.sub(r"(?<![\w-])\d+", "…", parts[1].rstrip() + parts[2] if parts else bare).strip()
+
+
+def hash64(data: bytes) -> int:
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def side_of(side: int) -> str:
+    """The class of a length in pixels."""
+    least = max((s for s in SIDES if s <= side), default=0)
+    above = next((s for s in SIDES if s > side), None)
+    return f"{least} to {above - 1} px" if above else f"{least} px and more"

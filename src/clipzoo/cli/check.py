@@ -1,0 +1,32 @@
+"""``clipzoo check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    data: Annotated[str, typer.Argument(help="A folder, shards, a table, or several; docs/data.md lists all formats.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write a page with pictures of examples.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Look at so many samples, spread evenly.")] = None,
+) -> None:
+    """Look at a dataset before it is used: what it holds, what is broken, suspicious, or comes again."""
+    from tempfile import TemporaryDirectory
+
+    from clipzoo import demo
+    from clipzoo.checking import check
+    from clipzoo.checking.page import table
+    from clipzoo.cli._console import console
+
+    with TemporaryDirectory() as cache:
+        located = demo.locate(data, Path(cache))
+        images = Path(located) / "images"
+        found = check(str(images) if images.is_dir() else located, out, limit=limit)
+    console.print(table(found))
+    if out is not None:
+        console.print(f"the page is [bold]{out}[/]")
+    if found.stopped:
+        raise typer.Exit(130)

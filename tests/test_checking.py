@@ -1,0 +1,314 @@
+"""A look at a dataset: counts are right, what is odd is found, memory and time are bounded, and it can be stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import clipzoo
+import hostile
+from clipzoo.checking import check, duplicates
+from clipzoo.checking.captions import SUSPICIONS, script, suspicions
+from clipzoo.checking.engine import form_of
+from clipzoo.checking.findings import Findings, Seen, kind_of
+from clipzoo.cli import app
+from clipzoo.errors import DatasetError
+from clipzoo.readers.webdataset import write_shard
+from clipzoo.types import decode_image
+from making import encoded, image, make_dataset, samples
+
+# Captions --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a cat", "Latin"), ("eine Straße, 12 €", "Latin"), ("кошка cat на столе", "Cyrillic"), ("γάτα", "Greek"),
+        ("قطة", "Arabic"), ("חתול", "Hebrew"), ("बिल्ली", "Devanagari"), ("แมว", "Thai"), ("고양이", "Hangul"),
+        ("桌子上的猫", "Han"), ("机の上の猫", "Japanese"), ("𠀀𠀁", "Han"), ("123 !?", "none"), ("👩‍👧", "none"),
+    ],
+)  # fmt: skip
+def test_scripts(text: str, expected: str) -> None:
+    assert script(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "odd"),
+    [
+        ("see https://x.org/a", "web address"),
+        ("www.shop.com sale", "web address"),
+        ("IMG_1234.jpg", "file name"),
+        ("DSC01234", "file name"),
+        ("my holiday.png", "file name"),
+        ("<b>Buy</b> now", "HTML"),
+        ("salt &amp; pepper", "HTML"),
+        ("bell\x07", "control"),
+        ("caf\ufffd", "control"),
+        ("12 / 2019", "no letter"),
+        ("k7", "own key"),
+        ("word " * 100, "longer"),
+    ],
+)
+def test_what_is_odd_about_a_caption(text: str, odd: str) -> None:
+    assert any(odd in name for name in suspicions(text, "folder/k7"))
+
+
+@pytest.mark.parametrize(
+    "text", ["a < b and c > d", "R&D department; a dog", "The 1234 runners", "jpg or png", "imagine", "قطة على الطاولة"]
+)
+def test_plain_captions_are_not_odd(text: str) -> None:
+    assert suspicions(text, "000") == ()
+
+
+# Duplicates ------------------------------------------------------------------------------------------------
+
+
+def photo(seed: int, size: int = 128) -> np.ndarray:
+    """Smooth random light, as photographs have."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def test_a_picture_is_near_its_copies_and_far_from_others() -> None:
+    hashes = [duplicates.dhash(photo(i)) for i in range(200)]
+    assert None not in hashes
+    far = 0
+    for i in range(200):
+        smaller = np.asarray(Image.fromarray(photo(i)).resize((61, 61)))
+        darker = (photo(i) * 0.8).astype(np.uint8)
+        again = decode_image(encoded(photo(i), "JPEG", quality=60))
+        far += sum(bin(duplicates.dhash(c) ^ hashes[i]).count("1") > duplicates.NEAR for c in (smaller, darker, again))
+    assert far < 0.02 * 600
+    assert duplicates.near(np.array(hashes, np.uint64)) == []
+
+
+def test_flat_pictures_have_no_hash() -> None:
+    assert duplicates.dhash(np.full((20, 20, 3), 77, np.uint8)) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_pairs_are_those_of_all_comparisons(seed: int) -> None:
+    """Every pair within three bits is found, and no other: against the plain comparison of all with all."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 2**64, 150, dtype=np.uint64)
+    hashes = [int(h) for h in base]
+    for h in base[:60]:
+        bits = rng.choice(64, int(rng.integers(0, 6)), replace=False)
+        hashes.append(int(h) ^ sum(1 << int(bit) for bit in bits))
+    values = np.array(hashes, np.uint64)
+    linked = {frozenset((i, j)) for i in range(210) for j in range(i) if bin(hashes[i] ^ hashes[j]).count("1") <= 3}
+    found = duplicates.near(values)
+    assert {frozenset(map(int, group)) for group in found} == components(linked)
+    assert linked
+
+
+def components(pairs: set[frozenset[int]]) -> set[frozenset[int]]:
+    groups: list[set[int]] = []
+    for pair in pairs:
+        touching = [group for group in groups if group & pair]
+        groups = [group for group in groups if not group & pair] + [set(pair).union(*touching)]
+    return {frozenset(group) for group in groups}
+
+
+def test_a_near_pair_is_found_among_others_of_its_blocks() -> None:
+    """Between the two, in every order that brings them together, stand hashes that are far from both."""
+    between = [0x3FF, 0x3FF << 1 | 1 << 20, 0x2AA << 1, (0x155 << 11) | 0x7F, 1 << 21 | 0x3F]
+    a, b = 0, 1 | 1 << 11 | 1 << 22
+    values = np.array([a, *between, b], np.uint64) | np.uint64(0xABCD << 44)
+    assert [0, 6] in [group.tolist() for group in duplicates.near(values)]
+
+
+def test_equal_hashes_are_grouped_the_largest_first() -> None:
+    groups = duplicates.equal(np.array([5, 7, 5, 9, 7, 5], np.uint64))
+    assert [group.tolist() for group in groups] == [[0, 2, 5], [1, 4]]
+    assert duplicates.equal(np.zeros(0, np.uint64)) == duplicates.near(np.zeros(0, np.uint64)) == []
+
+
+def test_many_hashes_that_agree_in_a_block_take_no_quadratic_time() -> None:
+    crowded = np.arange(100_000, dtype=np.uint64) << np.uint64(33)
+    assert duplicates.near(crowded)
+
+
+# Findings --------------------------------------------------------------------------------------------------
+
+
+def test_counts_of_a_small_dataset(tmp_path: Path) -> None:
+    tall, wide = encoded(photo(1)[:, :20].copy()), encoded(photo(2)[:30].copy(), "JPEG")
+    twice = encoded(photo(3))
+    like = encoded(np.asarray(Image.fromarray(photo(3)).resize((90, 90))))
+    rest = {"txt": b"a caption", "png": twice}
+    write_shard(
+        tmp_path / "0.tar",
+        [
+            ("a", {"png": tall, "txt": "кошка".encode()}),
+            ("b", {"jpg": wide, "txt": b"IMG_1.jpg"}),
+            ("c", rest),
+            ("d", {"png": b"", "txt": b"x"}),
+        ],
+    )
+    others = [("e", {"png": like, "txt": b"e"}), ("f", {"png": tall[:90], "txt": b"x"})]
+    write_shard(tmp_path / "1.tar", [("c", rest), *others])
+    found = check(str(tmp_path), tmp_path / "page.html", progress=False)
+    assert (found.shards, found.seen, found.usable, found.of_all) == (2, 7, 5, True)
+    assert {kind: one.count for kind, one in found.broken.items()} == {
+        "the image is empty": 1, "cannot decode the image": 1,
+    }  # fmt: skip
+    assert found.formats == {"PNG": 4, "JPEG": 1}
+    assert found.sides == {"0 to 31 px": 2, "64 to 127 px": 1, "128 to 223 px": 2}
+    assert found.aspects == {"below 1:3": 1, "above 3:1": 1, "2:3 to 3:2": 3}
+    assert found.scripts == {"Cyrillic": 1, "Latin": 4}
+    assert {odd: one.count for odd, one in found.suspicious.items()} == {"is a file name": 1, "is its own key": 1}
+    assert (found.equal.of, found.equal.samples) == (1, 1)
+    assert found.equal.groups == [(2, [("0", 2), ("1", 0)])]
+    assert found.near.groups == [(3, [("0", 2), ("1", 0), ("1", 1)])]
+    page = (tmp_path / "page.html").read_text()
+    assert "5 of 7 samples can be used" in page
+    assert 'src="data:image/jpeg;base64,' in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_boilerplate_is_found(tmp_path: Path) -> None:
+    captions = [b"photo not available" if i < 12 else b"%d" % i for i in range(20)]
+    write_shard(tmp_path / "0.tar", [(str(i), {"png": encoded(image(i)), "txt": captions[i]}) for i in range(20)])
+    found = check(str(tmp_path), progress=False)
+    assert (found.repeated.of, found.repeated.samples) == (1, 11)
+    assert found.repeated.groups[0][0] == 12
+
+
+def test_a_limit_is_spread_over_all_shards(tmp_path: Path) -> None:
+    make_dataset(tmp_path, shards=5, count=10)
+    found = check(str(tmp_path), limit=12, progress=False)
+    assert (found.seen, found.of_all) == (12, False)
+    assert {shard for shard, _ in found.drawn} == {f"{i:05d}" for i in range(5)}
+    assert check(str(tmp_path), limit=3, progress=False).seen == 3
+    whole = check(str(tmp_path), limit=1000, progress=False)
+    assert (whole.seen, whole.of_all) == (50, True)
+    with pytest.raises(DatasetError, match="limit=0"):
+        check(str(tmp_path), limit=0)
+
+
+def test_what_is_drawn_is_bounded_and_spread() -> None:
+    found = Findings("x", 1)
+    found.begin("0", True)
+    for i in range(2000):
+        found.add(i, Seen(str(i), caption="c", size=(9, 9), digest=i))
+    numbers = sorted(number for _, number in found.drawn)
+    assert len(set(numbers)) == 24
+    assert numbers[0] < 500
+    assert numbers[-1] > 1500
+
+
+def test_reasons_of_one_kind_are_counted_together() -> None:
+    reasons = {
+        "the image (jpg) is empty: 0 bytes": "the image is empty",
+        "cannot decode the image (79 bytes, beginning b'\\xff(:'): OSError: x": "cannot decode the image",
+        "the image has too many pixels (Image size (4 pixels) exceeds (x)); shrink it": "the image has too many pixels",
+        "its member 'a/b (1): c.png' is a link; only regular files are read": "its member … is a link",
+        "the image has 12×10 pixels, too many; shrink it": "the image has …×… pixels, too many",
+        "the caption (txt) is not UTF-8: x": "the caption is not UTF-8",
+    }
+    assert {reason: kind_of(reason) for reason in reasons} == reasons
+
+
+@pytest.mark.parametrize("form", [*hostile.DATASETS, "tars"])
+def test_the_hostile_corpus_is_counted_to_the_last_sample(form: str, tmp_path: Path) -> None:
+    if form == "tars":
+        for one in hostile.tars():
+            if one.usable >= 0:
+                (tmp_path / f"{one.name}.tar").write_bytes(one.data)
+        where, samples_in = str(tmp_path), sum(one.usable + one.refused for one in hostile.tars() if one.usable >= 0)
+    else:
+        where, samples_in = hostile.DATASETS[form](tmp_path / "data"), len(hostile.items())
+    found = check(where + "?format=folder" * (form == "folder"), tmp_path / "page.html", progress=False)
+    assert found.seen == samples_in
+    assert found.usable + sum(one.count for one in found.broken.values()) == found.seen
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert page.count("data:image") > 10
+
+
+def test_formats_are_told_by_their_first_bytes() -> None:
+    seen = {form_of(one.image) for one in hostile.pictures() if one.usable}
+    assert seen == {"JPEG", "PNG", "WebP", "GIF", "TIFF", "BMP", "JPEG 2000"}
+
+
+# The command -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_table_and_writes_the_page(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    arguments = ["check", str(tmp_path / "data"), "--out", str(tmp_path / "p.html"), "--limit", "5"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "usable" in result.output
+    assert (tmp_path / "p.html").exists()
+    assert clipzoo.check is check
+
+
+STOPPED = """
+import os, signal, sys
+from clipzoo.checking import engine
+look = engine.look
+seen, number = [], int(sys.argv[2])
+def slow(reader, entry):
+    seen.append(entry)
+    if len(seen) == 20:
+        os.kill(os.getpid(), number)
+    return look(reader, entry)
+engine.look = slow
+from clipzoo.cli import main
+sys.argv = ["clipzoo", "check", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_tells_what_it_has_seen(tmp_path: Path, sent: signal.Signals) -> None:
+    make_dataset(tmp_path, shards=2, count=300)
+    command = [sys.executable, "-c", STOPPED, str(tmp_path), str(int(sent))]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 130
+    seen = re.search(r"samples\D+(\d+)", ended.stdout)
+    assert seen
+    assert int(seen[1]) < 300
+    assert "a part of the dataset" in ended.stdout.replace("\n", " ")
+    assert "Traceback" not in ended.stderr
+
+
+MEASURED = """
+import resource, sys
+from clipzoo.checking import check
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(check(sys.argv[1], progress=False).usable)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path, shards=1, count=300)
+    for i in range(1, 20):
+        (tmp_path / f"{i:05d}.tar").write_bytes((data / "00000.tar").read_bytes())
+    ended = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path)], capture_output=True, text=True)
+    usable, grown = map(int, ended.stdout.split())
+    assert usable == 6000
+    assert grown < 40
+
+
+def test_every_suspicion_has_a_name_that_follows_a_caption() -> None:
+    assert all(name.split()[0] in ("holds", "is", "has") for name in SUSPICIONS)
+
+
+def test_samples_are_looked_at_in_order(tmp_path: Path) -> None:
+    write_shard(tmp_path / "0.tar", samples(50))
+    first, second = (check(str(tmp_path), progress=False) for _ in range(2))
+    assert first.drawn == second.drawn
+    assert first._digests == second._digests
