@@ -138,8 +138,7 @@ class Run:
     @property
     def dataset(self) -> str:
         """Where the captioned images are."""
-        folder = self.folder(self.recipe.data)
-        return str(folder / "images" if (folder / "images").is_dir() else folder)
+        return demo.locate_data(self.recipe.data, self.out / "data", lambda *a: self.progress.step(*a))
 
     def shards(self) -> list[str] | None:
         """The shards that hold the first ``max_samples`` usable samples; None is all of them."""

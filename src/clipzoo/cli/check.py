@@ -22,9 +22,7 @@ def command(
     from clipzoo.cli._console import console
 
     with TemporaryDirectory() as cache:
-        located = demo.locate(data, Path(cache))
-        images = Path(located) / "images"
-        found = check(str(images) if images.is_dir() else located, out, limit=limit)
+        found = check(demo.locate_data(data, Path(cache)), out, limit=limit)
     console.print(table(found))
     if out is not None:
         console.print(f"the page is [bold]{out}[/]")

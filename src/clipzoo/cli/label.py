@@ -11,7 +11,9 @@ from clipzoo.cli._options import Device
 
 
 def command(
-    data: Annotated[str, typer.Argument(help="Shards: a folder, a .tar, or a glob / brace pattern.")],
+    data: Annotated[
+        str, typer.Argument(help="The dataset: a folder, file or pattern, and options behind ? (docs/data.md).")
+    ],
     expert: Annotated[list[str], typer.Option("--expert", help="An expert's URI. May be repeated.")],
     out: Annotated[Path, typer.Option("--out", help="The label store.")],
     device: Device = "auto",
@@ -25,10 +27,8 @@ def command(
     from clipzoo.labeling import label
     from clipzoo.pipeline import pick_device
 
-    folder = Path(demo.locate(data, out / ".data"))
-    location = folder / "images" if (folder / "images").is_dir() else folder
     reports = label(
-        str(location) if folder.exists() else data,
+        demo.locate_data(data, out / ".data"),
         expert,
         str(out),
         device=pick_device(device),

@@ -56,6 +56,13 @@ def locate(location: str, cache: Path, progress: Progress = lambda what, done, t
     return location
 
 
+def locate_data(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
+    """As `locate`, for what a reader opens: of a benchmark folder, its ``images/``."""
+    found = locate(location, cache, progress)
+    images = Path(found) / "images"
+    return str(images) if images.is_dir() else found
+
+
 def locate_model(model: str) -> str:
     """``demo:clip`` as OpenCLIP's ``local-dir:`` of the packaged start; other models are given back as they are."""
     if model != "demo:clip":

@@ -7,7 +7,7 @@ the same pass, or of what an earlier run had done.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -45,18 +45,24 @@ def decode(reader: Reader, entry: Entry) -> Decoded:
 
 
 def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Decoded]:
-    """The samples in their order, at most ``ahead`` of them decoded before they are asked for."""
+    """The samples in their order; at most ``ahead`` of them, or `PENDING_PIXELS`, are decoded before they are taken."""
     waiting: deque[Future[Decoded]] = deque()
     try:
         for entry in entries:
             waiting.append(pool.submit(decode, reader, entry))
-            if len(waiting) >= ahead:
+            while len(waiting) >= ahead or _pixels(waiting) > PENDING_PIXELS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _pixels(waiting: Iterable[Future[Decoded]]) -> int:
+    """Of the images that are decoded and not asked for yet."""
+    images = (future.result().image for future in waiting if future.done() and not future.cancelled())
+    return sum(image.shape[0] * image.shape[1] for image in images if image is not None)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from clipzoo.experts.base import Expert
 from clipzoo.labeling import plan
 from clipzoo.labeling._watch import Bar, Budget, Interrupted, kind_of, signals
 from clipzoo.labeling.local import Work, label_shards
-from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.readers import Location, Reader, fingerprint, open_dataset
 from clipzoo.store import Column, Store
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def _apart(data: str, out: Path) -> None:
     """A store's tars in the dataset's folder would be taken for shards by the next run."""
     if out.exists() and not out.is_dir():
         raise StoreError(f"{out} is a file; a label store is a folder: give another")
-    folder = Path(data).expanduser()
+    folder = Path(Location.parse(data).path).expanduser()
     if folder.is_dir() and folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise StoreError(
             f"the store {str(out)!r} lies inside of the dataset {data!r}, whose tars are its shards: give an output "
