@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,16 +51,30 @@ class Work:
         return round(fresh, 4)
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A label as it is written, or the reason why there is none; ``seconds`` were spent on encoding it."""
+
+    label: tuple[bytes, float, float | None] | None
+    reason: str
+    seconds: float
+
+
 @dataclass
 class Pass:
-    """One shard of one column while it is being written."""
+    """One shard of one column while it is being written.
+
+    Labels are checked and encoded by ``pool`` while the next batch is predicted, and written in their order.
+    """
 
     work: Work
     writer: ColumnWriter
+    pool: ThreadPoolExecutor
     stop: Stop
     bar: Bar
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
+    waiting: deque[tuple[str, Future[Ready]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.work.batch_size, self.predict)
@@ -85,10 +100,17 @@ class Pass:
         start = time.perf_counter()
         try:
             found = self._call(batch)
-            for (key, _), label in zip(batch, found, strict=True):
-                self._write(key, label)
         finally:
             self.work.seconds += time.perf_counter() - start
+        for (key, _), label in zip(batch, found, strict=True):
+            self.waiting.append((key, self.pool.submit(self._ready, label)))
+        self.settle(len(batch))
+
+    def settle(self, left: int = 0) -> None:
+        """Write what is encoded, until so many labels wait."""
+        while len(self.waiting) > left:
+            key, future = self.waiting.popleft()
+            self._write(key, future.result())
 
     def _call(self, batch: Batch) -> list[Any]:
         """Labels of a batch, an exception in the place of one that could not be made."""
@@ -107,18 +129,25 @@ class Pass:
         self.stop.check()
         return self._call([sample])
 
-    def _write(self, key: str, label: Any) -> None:
-        reason = f"the expert failed: {type(label).__name__}: {label}" if isinstance(label, Exception) else ""
-        if not reason:
+    def _ready(self, label: Any) -> Ready:
+        start, found, reason = time.perf_counter(), None, ""
+        if isinstance(label, Exception):
+            reason = f"the expert failed: {type(label).__name__}: {label}"
+        else:
             try:
-                self.writer.add(key, label)
+                found = self.writer.encode(label)
             except LabelError as error:
                 reason = f"the expert gave no sound label: {error}"
             except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
                 reason = f"the expert gave a {type(label).__name__}, no label of its task: {error}"
-        if reason:
-            self.fail(key, _ADDRESS.sub("0x…", reason))  # equal faults give equal rows, and so equal bytes
+        return Ready(found, reason, time.perf_counter() - start)
+
+    def _write(self, key: str, ready: Ready) -> None:
+        self.work.seconds += ready.seconds
+        if ready.label is None:
+            self.fail(key, _ADDRESS.sub("0x…", ready.reason))  # equal faults give equal rows, and so equal bytes
         else:
+            self.writer.copy(key, *ready.label)
             self.work.labelled += 1
             self.work.budget.note()
 
@@ -130,7 +159,7 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
         Interrupted: a signal came; shards before this one are committed.
         DatasetError, ExpertError: too many samples failed.
     """
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="codec") as pool:
         ends = {i: job for job in jobs for i in job.columns}
         for job in jobs:
             chosen = [works[i] for i in job.columns]
@@ -152,13 +181,15 @@ def _label_shard(
     entries = reader.index(shard)
     keys = [entry.key for entry in entries]
     with ExitStack() as stack:
-        passes = [Pass(work, stack.enter_context(ColumnWriter(work.column, shard, keys)), stop, bar) for work in works]
+        writers = [stack.enter_context(ColumnWriter(work.column, shard, keys)) for work in works]
+        passes = [Pass(work, writer, pool, stop, bar) for work, writer in zip(works, writers, strict=True)]
         for one in passes:
             if one.work.column.has(shard):
                 one.keep(one.work.column, shard)
         _feed(reader, entries, passes, pool, stop, bar)
         for one in passes:
             one.batcher.flush()
+            one.settle()
         for work in ending:
             work.budget.judge()
         stop.check()

@@ -69,9 +69,16 @@ class ColumnWriter:
         Raises:
             LabelError: it breaks its task's contract; nothing is written, `fail` the key instead.
         """
+        self.copy(key, *self.encode(label))
+
+    def encode(self, label: Any) -> tuple[bytes, float, float | None]:
+        """Check a label and make of it what `copy` writes; may run in any thread.
+
+        Raises:
+            LabelError: it breaks its task's contract.
+        """
         self._task.check(label, self._convention)
-        data = self._task.encode(label)
-        self.copy(key, data, self._task.valid_share(label), _confidence(label))
+        return self._task.encode(label), self._task.valid_share(label), _confidence(label)
 
     def copy(self, key: str, data: bytes, valid_share: float, confidence: float | None) -> None:
         """Write a label that is encoded already."""
