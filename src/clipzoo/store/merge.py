@@ -115,7 +115,8 @@ def _bring(source: Path, target: Path) -> None:
     """A hard link to ``source``, or a copy, at ``target``: whole or not at all."""
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial(target).unlink(missing_ok=True)
+        for path in (target, partial(target)):  # left by a merge that was killed; a link renamed to itself would stay
+            path.unlink(missing_ok=True)
         try:
             os.link(source, partial(target))
         except OSError:  # another disk, or one without links
