@@ -23,14 +23,17 @@ _WHERE = {
     "View": "clipzoo.types",
     "check": "clipzoo.checking",
     "evaluate": "clipzoo.pipeline",
+    "import_labels": "clipzoo.labeling",
     "inspect": "clipzoo.labeling",
     "label": "clipzoo.labeling",
     "load": "clipzoo.models",
     "load_recipe": "clipzoo.recipe",
+    "merge": "clipzoo.store",
     "open_dataset": "clipzoo.readers",
     "report": "clipzoo.pipeline",
     "run": "clipzoo.pipeline",
     "train": "clipzoo.pipeline",
+    "verify": "clipzoo.store",
 }
 __all__ = sorted(_WHERE)
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from clipzoo.cli import check, demo, doctor, eval, experts, export, inspect, label, report, run, tasks, train
+from clipzoo.cli import check, demo, doctor, eval, experts, export, inspect, label, labels, report, run, tasks, train
 from clipzoo.errors import ClipzooError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def _options(
 
 for verb in (check, label, inspect, train, eval, report, run, export, demo, experts, tasks, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+app.add_typer(labels.app)
 
 
 def main() -> None:

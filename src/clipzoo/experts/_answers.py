@@ -15,15 +15,19 @@ from urllib.parse import parse_qsl
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._frames import parse_frame
+from clipzoo.experts._palettes import palette
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Along, Kind
 from clipzoo.types import FloatArray
+
+Parser = Callable[[str], dict[str, Any]]
+"""An answer -> fields; raises `ValueError` on what is none."""
 
 INVALID = "the value of unknown pixels (several with commas), as 0, or none; not-a-number is unknown anyway"
 QUESTIONS: Mapping[str, Mapping[str, str]] = {
     "segmentation": {
         "classes": "names in the order of ids, as floor,wall,chair, or @names.txt with a line each: a name, or, for "
-        "colour-coded files, 'r g b name'",
+        "colour-coded files, 'r g b name'; or palette:voc, palette:cityscapes for files in their colours",
         "void": "ids of unknown pixels (of colour-coded files colours, as #000000), with commas, or none",
     },
     "depth": {
@@ -76,42 +80,74 @@ class Answers:
         return Convention(self.classes, self.kind, self.along)
 
 
-def parse(query: str) -> Answers:
-    """The answers of ``task=depth&kind=metric&…``.
+def parse(given: Mapping[str, str], zoo: str) -> Answers:
+    """The answers of ``task=depth&kind=metric&…``, as `split` gives them.
 
     Raises:
         ExpertError: a question is unanswered, an answer wrong, or nobody asked; all findings at once.
     """
-    try:
-        given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-    except ValueError as error:
-        raise ExpertError(f"{query!r} is not of the form task=depth&name=value&… ({error})") from error
     task = given.get("task", "")
     if task not in QUESTIONS:
         raise ExpertError(
-            f"files: needs task, one of {', '.join(QUESTIONS)}, not {task!r}: write files:labels/?task=depth&…"
+            f"{zoo}: needs task, one of {', '.join(QUESTIONS)}, not {task!r}: write {zoo}:labels/?task=depth&…"
         )
-    asked = {**QUESTIONS[task], **({"first": FIRST} if task == "segmentation" else {}), **OPTIONAL}
-    findings = [f"  {name} is not answered: {QUESTIONS[task][name]}" for name in QUESTIONS[task] if name not in given]
-    findings += [f"  {name} is no question about {task}" for name in given if name not in {"task", *asked}]
+    optional = {"task": "", **({"first": FIRST} if task == "segmentation" else {}), **OPTIONAL}
+    fields = answer(given, QUESTIONS[task], optional, PARSERS, zoo, task)
+    return Answers(given=given, **fields)
+
+
+def split(query: str) -> dict[str, str]:
+    """Question -> answer, as text."""
+    try:
+        return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise ExpertError(f"{query!r} is not of the form task=depth&name=value&… ({error})") from error
+
+
+def answer(
+    given: Mapping[str, str],
+    required: Mapping[str, str],
+    optional: Mapping[str, str],
+    parsers: Mapping[str, Parser],
+    zoo: str,
+    task: str,
+) -> dict[str, Any]:
+    """The fields that the answers are.
+
+    Args:
+        given: question -> answer.
+        required: question -> how it is answered; each must be.
+        optional: likewise, but may be left out.
+        parsers: question -> its answer as fields; they raise `ValueError` on what is none.
+        zoo, task: whose labels they are, for the message.
+
+    Raises:
+        ExpertError: a question is unanswered, an answer wrong, or nobody asked; all findings at once.
+    """
+    asked = {**required, **optional}
+    findings = [f"  {name} is not answered: {how}" for name, how in required.items() if name not in given]
+    findings += [f"  {name} is no question about {task}" for name in given if name not in asked]
     fields: dict[str, Any] = {}
     for name in [name for name in given if name in asked]:
         try:
-            fields |= PARSERS[name](given[name])
+            fields |= parsers[name](given[name])
         except (ValueError, OSError) as error:
             findings.append(f"  {name}={given[name]}: {error}; wanted: {asked[name]}")
     if fields.get("kind") == "metric" and given.get("along") == "none":
         findings.append("  along=none: metric depth is along z or ray")
     if findings:
+        first = next(iter(required))
         raise ExpertError(
-            f"files of {task} do not say what their numbers mean; answer in the URI, as "
-            f"files:labels/?task={task}&{next(iter(asked))}=…:\n" + "\n".join(findings)
+            f"{zoo}: labels of {task} do not say by themselves what they mean; answer behind the path, as "
+            f"{zoo}:PATH?{first}=…&…:\n" + "\n".join(findings)
         )
-    return Answers(task, given, **fields)
+    return fields
 
 
-def _classes(text: str) -> dict[str, Any]:
-    """Names, and colours if every line of the file begins with three numbers."""
+def parse_classes(text: str) -> dict[str, Any]:
+    """Names, and colours where each has one: of a palette, or if every line of the file begins with three numbers."""
+    if text.startswith("palette:"):
+        return {"classes": tuple(palette(text)), "colours": tuple(palette(text).values())}
     inline = not text.startswith("@")
     named = text.split(",") if inline else Path(text[1:]).expanduser().read_text("utf-8").strip().splitlines()
     lines = [name.split() for name in named]
@@ -143,7 +179,9 @@ def _scale(text: str) -> dict[str, Any]:
     return {"scale": float(text)}
 
 
-def _chosen(name: str, options: tuple[str, ...]) -> Callable[[str], dict[str, Any]]:
+def chosen(name: str, options: tuple[str, ...]) -> Parser:
+    """A parser of one out of ``options``; none is None."""
+
     def parser(text: str) -> dict[str, Any]:
         if text not in options:
             raise ValueError(f"not one of {', '.join(options)}")
@@ -156,12 +194,13 @@ def _frame(text: str) -> dict[str, Any]:
     return {"frame": parse_frame(text)}
 
 
-PARSERS: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    "classes": _classes,
+PARSERS: Mapping[str, Parser] = {
+    "classes": parse_classes,
+    "task": lambda text: {"task": text},
     "void": _unknown,
     "invalid": _unknown,
-    "kind": _chosen("kind", get_args(Kind)),
-    "along": _chosen("along", (*get_args(Along), "none")),
+    "kind": chosen("kind", get_args(Kind)),
+    "along": chosen("along", (*get_args(Along), "none")),
     "scale": _scale,
     "range": _range,
     "frame": _frame,
@@ -169,4 +208,4 @@ PARSERS: Mapping[str, Callable[[str], dict[str, Any]]] = {
     "suffix": lambda text: {"suffix": text},
     "licence": lambda text: {"licence": text},
 }
-"""Question -> its answer as fields of `Answers`; they raise `ValueError` on what is none."""
+"""Question -> its answer as fields of `Answers`."""

@@ -7,8 +7,8 @@ image, but must show all of it: its aspect is compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._answers import Answers, parse
-from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.experts._answers import Answers, parse, split
+from clipzoo.experts._keyed import KeyedExpert, Size, inside, same_aspect
+from clipzoo.experts.base import ExpertCard
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.types import MAX_PIXELS, BoolArray, ImageArray
+from clipzoo.types import MAX_PIXELS, BoolArray
 
 Values = NDArray[Any]
 
@@ -38,75 +39,65 @@ def create(name: str) -> FilesExpert:
         ExpertError: the folder is not there, or the URI leaves open what the files mean.
     """
     folder, _, query = name.partition("?")
-    answers = parse(query)
+    answers = parse(split(query), "files")
     if not Path(folder).expanduser().is_dir():
         raise ExpertError(f"{folder!r} is no folder, so there are no labels in it; check the path in files:{name}")
     return FilesExpert(Path(folder).expanduser(), answers, f"files:{name}")
 
 
-class FilesExpert(Expert):
-    """Looks labels up instead of predicting them."""
-
-    by_key = True
-    batch_size = 1
+class FilesExpert(KeyedExpert):
+    """Looks labels up in a folder."""
 
     def __init__(self, folder: Path, answers: Answers, uri: str) -> None:
         self.folder, self.answers = folder, answers
-        self.card = ExpertCard(
-            uri=uri,
-            task=answers.task,
-            convention=answers.convention,
-            licence=answers.licence,
-            preprocessing=dict(answers.given),
-        )
+        self.card = card(uri, answers)
 
-    def load(self, device: str = "cpu") -> None:
-        """Nothing is loaded."""
-
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """Always raises: a picture alone names no file."""
-        raise ExpertError(f"{self.card.uri} finds labels by a sample's key; call predict_keyed(keys, images)")
-
-    def predict_keyed(self, keys: Sequence[str], images: Sequence[ImageArray]) -> list[Any]:
-        """The label of each sample.
-
-        Raises:
-            SampleError: a file is missing, cannot be read, or does not fit its image or the answers.
-        """
-        return [self._label(key, image.shape[:2]) for key, image in zip(keys, images, strict=True)]
-
-    def _label(self, key: str, size: tuple[int, ...]) -> Any:
+    def place(self, key: str) -> str | None:
+        """The file's path."""
         path = self._path(key)
+        return None if path is None else str(path)
+
+    def look_up(self, key: str, size: Size) -> Any:
+        """See `KeyedExpert.look_up`."""
+        path = self._path(key)
+        if path is None:
+            raise SampleError(f"no label file: {self.folder} has no {' or '.join(self._names(key))}")
         found = label(read(path, colours=bool(self.answers.colours)), self.answers, path)
-        (h, w), (H, W) = found.valid.shape, size
-        if abs(h * W - w * H) > max(H, W):  # more than a pixel off
-            raise SampleError(
-                f"the label's aspect is not the image's: {w}×{h} for {W}×{H}, in {path}; labels show the whole image "
-                "as it is displayed, turned by its EXIF orientation"
-            )
+        same_aspect(found.valid.shape, size, str(path))
         return found
 
-    def _path(self, key: str) -> Path:
-        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
-            raise SampleError(f"the key leads out of the folder: {key!r}")
-        names = [key + suffix for suffix in ((self.answers.suffix,) if self.answers.suffix else SUFFIXES)]
-        for path in map(self.folder.joinpath, names):
-            if path.is_file():
-                return path
-        raise SampleError(f"no label file: {self.folder} has no {' or '.join(names)}")
+    def _names(self, key: str) -> list[str]:
+        return [key + suffix for suffix in ((self.answers.suffix,) if self.answers.suffix else SUFFIXES)]
+
+    def _path(self, key: str) -> Path | None:
+        inside(key)
+        return next((path for path in map(self.folder.joinpath, self._names(key)) if path.is_file()), None)
+
+
+def card(uri: str, answers: Answers) -> ExpertCard:
+    """The card of labels that ``answers`` explain."""
+    return ExpertCard(
+        uri=uri,
+        task=answers.task,
+        convention=answers.convention,
+        licence=answers.licence,
+        preprocessing=dict(answers.given),
+    )
 
 
 # Reading ---------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, colours: bool = False) -> Values:
+def read(path: Path, colours: bool = False, data: bytes | None = None) -> Values:
     """A file's numbers, [H,W] or [H,W,3]; with ``colours`` a palette's colours in place of its indices.
+
+    ``data`` are the bytes of a picture that is no file; ``path`` is then for messages alone.
 
     Raises:
         SampleError: not to be read, too large, or of a kind that has no plain numbers.
     """
     try:
-        return _array(path) if path.suffix == ".npy" else _picture(path, colours)
+        return _array(path) if data is None and path.suffix == ".npy" else _picture(path, colours, data)
     except SampleError:
         raise
     except Exception as error:  # decoders raise almost anything on damaged input
@@ -122,8 +113,8 @@ def _array(path: Path) -> Values:
     return np.array(values[..., 0] if values.shape[2:] == (1,) else values)
 
 
-def _picture(path: Path, colours: bool) -> Values:
-    with Image.open(path, formats=("PNG", "TIFF")) as image:
+def _picture(path: Path, colours: bool, data: bytes | None) -> Values:
+    with Image.open(path if data is None else io.BytesIO(data), formats=("PNG", "TIFF")) as image:
         if image.width * image.height > MAX_PIXELS or image.mode not in MODES:
             raise SampleError(
                 f"too many pixels, or a mode other than {', '.join(MODES)}: {path} is {image.width}×{image.height}, "

@@ -3,5 +3,6 @@
 from clipzoo.labeling._watch import Interrupted
 from clipzoo.labeling.engine import ColumnReport, label, report
 from clipzoo.labeling.gallery import Gallery, inspect
+from clipzoo.labeling.importing import Imported, import_labels
 
-__all__ = ["ColumnReport", "Gallery", "Interrupted", "inspect", "label", "report"]
+__all__ = ["ColumnReport", "Gallery", "Imported", "Interrupted", "import_labels", "inspect", "label", "report"]

@@ -10,8 +10,10 @@ Tars and parquets hold no times, owners or versions: equal labels give equal byt
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from clipzoo.errors import StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.readers import read_at
 from clipzoo.store.lock import alone
-from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
+from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
 from clipzoo.tasks.base import Convention
 
 SCHEMA = pa.schema(
@@ -184,6 +186,25 @@ class Store:
             have = ", ".join(f"{p.parent.parent.name}/{p.parent.name}" for p in self.root.glob(f"*/*/{MANIFEST}"))
             raise StoreError(f"{self.root} has no column {task}/{slug}; it has: {have or 'none'}")
         return Column(path)
+
+    def remove(self, task: str, slug: str) -> None:
+        """Remove a column for good; nothing outside the store is touched, whatever links lie in it.
+
+        The column is gone at once: killed while it deletes, this leaves a folder ``.removed-…`` that is no column.
+
+        Raises:
+            StoreError: there is no such column, it is in use, or it is a link to elsewhere.
+        """
+        column = self.column(task, slug)
+        if column.path.resolve() != self.root.resolve() / task / slug:
+            raise StoreError(f"{column.path} is a link to {column.path.resolve()}; remove it, or the column there")
+        with column.lock(), writing(column.path):
+            aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=self.root))
+            (aside / task).mkdir()  # deeper than columns lie, so that it is none
+            column.path.rename(aside / task / slug)
+            shutil.rmtree(aside)
+        with suppress(OSError):  # another column of the task is there
+            column.path.parent.rmdir()
 
     def create(self, card: ExpertCard, dataset: Mapping[str, Any]) -> Column:
         """The column of an expert over a dataset, made if it is not there yet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -41,22 +41,29 @@ class _Tally:
     valid: float = 0.0
 
 
-def verify(store: Store, reader: Reader | None = None) -> list[Problem]:
+def verify(
+    store: Store,
+    reader: Reader | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[Problem]:
     """Everything that is wrong with a store; an empty list if nothing is.
 
     Looked for: missing or truncated tars, damaged rows, labels that do not decode or break their task's contract,
     columns that say nothing (all invalid) or always the same; with the dataset's ``reader`` also columns of
     another dataset and rows whose keys are not the dataset's. A shard that is not labelled yet is no problem.
+
+    ``progress`` is told of each shard: (column, shards done, shards in all).
     """
-    return [problem for column in store.columns() for problem in _column(column, reader)]
+    return [problem for column in store.columns() for problem in _column(column, reader, progress)]
 
 
-def _column(column: Column, reader: Reader | None) -> Iterator[Problem]:
+def _column(column: Column, reader: Reader | None, progress: Callable[[str, int, int], None]) -> Iterator[Problem]:
     if reader is not None:
         yield from _dataset(column, reader)
-    tally = _Tally()
-    for shard in sorted(column.committed()):
+    tally, shards = _Tally(), sorted(column.committed())
+    for done, shard in enumerate(shards, 1):
         yield from _shard(column, shard, reader, tally)
+        progress(column.name, done, len(shards))
     if tally.labels and tally.valid == 0:
         yield Problem(column.name, "", "", f"all {tally.labels} labels are wholly unknown; the expert says nothing")
     elif tally.labels >= ENOUGH and not tally.varied:

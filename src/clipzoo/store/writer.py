@@ -47,7 +47,7 @@ class ColumnWriter:
     def __enter__(self) -> ColumnWriter:
         with writing(self._tar_path):
             self._tar_path.parent.mkdir(parents=True, exist_ok=True)
-            self._tar = tarfile.open(_partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)
+            self._tar = tarfile.open(partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)
         return self
 
     def __exit__(
@@ -61,7 +61,7 @@ class ColumnWriter:
                 self._commit()
         finally:
             for path in (self._tar_path, self._parquet_path):
-                _partial(path).unlink(missing_ok=True)
+                partial(path).unlink(missing_ok=True)
 
     def add(self, key: str, label: Any) -> None:
         """Check, encode and write a label.
@@ -120,19 +120,20 @@ class ColumnWriter:
         with writing(self._parquet_path):
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
-            _settle(self._tar_path)
-            pq.write_table(table, _partial(self._parquet_path), compression="zstd")
-            _settle(self._parquet_path)
+            settle(self._tar_path)
+            pq.write_table(table, partial(self._parquet_path), compression="zstd")
+            settle(self._parquet_path)
 
 
-def _partial(path: Path) -> Path:
+def partial(path: Path) -> Path:
+    """What ``path`` is called while it is being written; `Column.lock` removes what a dead writer left."""
     return path.with_name(path.name + ".tmp")
 
 
-def _settle(path: Path) -> None:
+def settle(path: Path) -> None:
     """The partial file becomes ``path`` for good: contents, then name, reach the disk."""
-    _sync(_partial(path))
-    _partial(path).replace(path)
+    _sync(partial(path))
+    partial(path).replace(path)
     _sync(path.parent)
 
 

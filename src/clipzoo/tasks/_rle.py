@@ -8,6 +8,8 @@ character 48 + bits, plus 32 where another group follows; the highest bit of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,11 +31,20 @@ def encode(mask: BoolArray) -> str:
 
 def decode(text: str, size: tuple[int, int]) -> BoolArray:
     """The inverse of `encode` for a mask of ``size`` (H, W); `LabelError` if it is none of this size."""
+    return unrolled(_runs(text), size)
+
+
+def unrolled(lengths: Sequence[int] | NDArray[np.int64], size: tuple[int, int]) -> BoolArray:
+    """Run lengths as they are, uncompressed, as a mask of ``size`` (H, W); `LabelError` if they are none."""
     H, W = size
-    runs = _runs(text)
+    runs = np.asarray(lengths)
     require(
-        bool(((runs >= 0) & (runs <= H * W)).all()) and int(runs.sum()) == H * W,
-        f"the run lengths {text[:40]!r} are no mask of {H}×{W} pixels; encode it as a COCO RLE of the label's size",
+        runs.ndim == 1
+        and runs.dtype.kind == "i"
+        and bool(((runs >= 0) & (runs <= H * W)).all())
+        and int(runs.sum()) == H * W,
+        f"the run lengths {str(lengths)[:40]} are no mask of {H}×{W} pixels; encode it as a COCO RLE of its "
+        "label's size",
     )
     return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape((H, W), order="F")
 

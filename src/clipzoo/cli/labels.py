@@ -1,0 +1,130 @@
+"""``clipzoo labels …``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="labels", help="Look after label stores, and bring labels in.", no_args_is_help=True)
+
+StorePath = Annotated[Path, typer.Argument(help="A label store.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="A column: <task>/<slug>.", show_default=False)]
+
+
+@app.command("ls")
+def ls(store: StorePath) -> None:
+    """What columns a store has, and what they cost."""
+    from rich.table import Table
+
+    from clipzoo.cli._console import console
+    from clipzoo.labeling.gallery import card
+    from clipzoo.store import Store
+
+    shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds")
+    table = Table(*shown)
+    for column in Store(store).columns():
+        told = {**card(column), "bytes": f"{column.manifest.counts.bytes:,}"}
+        table.add_row(*(told[name] for name in shown))
+    console.print(table)
+
+
+@app.command("show")
+def show(store: StorePath, name: Name) -> None:
+    """A column's manifest, its runs, and why samples have no label."""
+    from clipzoo.cli._console import console
+    from clipzoo.labeling import report
+    from clipzoo.store import Store
+    from clipzoo.store.manifest import runs
+
+    column = Store(store).column(*name.partition("/")[::2])
+    console.print_json(column.manifest.model_dump_json())
+    for line in runs(column.path):
+        console.print(", ".join(f"{key}: {value}" for key, value in line.items() if key != "software"), markup=False)
+    for reason, count in report(column).reasons.items():
+        console.print(f"{count} × {reason}", markup=False)
+
+
+@app.command("rm")
+def rm(store: StorePath, name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Remove a column for good."""
+    from clipzoo.cli._console import console
+    from clipzoo.store import Store
+
+    column = Store(store).column(*name.partition("/")[::2])
+    if not yes:
+        typer.confirm(f"remove {column.manifest.counts.labels:,} labels in {column.path}?", abort=True)
+    Store(store).remove(column.path.parent.name, column.path.name)
+    console.print(f"{name} is removed")
+
+
+@app.command("merge")
+def merge(
+    stores: Annotated[list[Path], typer.Argument(help="Stores over one dataset.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The merged store; may be one of them.")],
+) -> None:
+    """Stores of one dataset, labelled on several machines, as one."""
+    from clipzoo.cli._console import bars, console
+    from clipzoo.store import Store
+    from clipzoo.store import merge as merged
+
+    with bars() as progress:
+        columns = merged([Store(path) for path in stores], Store(out), progress.step)
+    for column in columns:
+        counts = column.manifest.counts
+        console.print(f"{column.name}: {counts.shards} shards, {counts.labels:,} labels, {counts.failures:,} failures")
+
+
+@app.command("verify")
+def verify(
+    store: StorePath,
+    data: Annotated[str | None, typer.Option("--data", help="The dataset; its keys are compared, too.")] = None,
+) -> None:
+    """Read every byte of a store and say what is wrong with it; exit 1 if anything is."""
+    from clipzoo.cli._console import bars, console
+    from clipzoo.readers import open_dataset
+    from clipzoo.store import Store
+    from clipzoo.store import verify as verified
+
+    with bars() as progress:
+        problems = verified(Store(store), open_dataset(data) if data else None, progress.step)
+    for problem in problems:
+        console.print(str(problem), markup=False, soft_wrap=True)
+    console.print(f"{len(problems)} problems" if problems else "nothing is wrong")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    data: Annotated[str, typer.Argument(help="The dataset that is labelled.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="The folder or file of the labels.", show_default=False)],
+    format: Annotated[str, typer.Option("--format", help="files, coco, panoptic, voc, or rows; see docs/labels.md.")],
+    out: Annotated[Path, typer.Option("--out", help="The label store.")],
+    answers: Annotated[
+        list[str] | None, typer.Option("--set", help="What the labels mean: question=answer. May be repeated.")
+    ] = None,
+    max_failures: Annotated[float, typer.Option(help="Stop when more than this share has no label.")] = 1.0,
+    retry_failed: Annotated[bool, typer.Option(help="Look again for labels that were missing or unsound.")] = False,
+) -> None:
+    """Labels that exist, as a column; what they mean is asked, and nothing is guessed."""
+    from clipzoo.cli._console import console, labelled
+    from clipzoo.labeling import import_labels
+
+    told = dict(one.partition("=")[::2] for one in answers or ())
+    found = import_labels(data, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
+    console.print(labelled([found.column]))
+    console.print(f"{found.matched:,} of {found.samples:,} samples have a label to be found")
+
+
+@app.command("colours")
+def colours(masks: Annotated[Path, typer.Argument(help="A folder of colour-coded masks.", show_default=False)]) -> None:
+    """The colours of a folder of masks, and the answers to give if they are a known palette's."""
+    from clipzoo.cli._console import console
+    from clipzoo.labeling.colours import survey
+
+    found = survey(masks)
+    for colour, share in found.shares.items():
+        console.print(f"{colour}  {share:.2%}", highlight=False)
+    console.print(found.advice, markup=False, soft_wrap=True)

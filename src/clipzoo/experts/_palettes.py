@@ -1,0 +1,72 @@
+"""Colours in which datasets draw their classes: Pascal VOC and Cityscapes.
+
+ADE20K is missing on purpose: its palette gives road and skyscraper one colour, (140, 140, 140), so that colours do not
+tell its classes; its annotations proper are ids (``classes=@names.txt&void=0&first=1``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+Colour = tuple[int, int, int]
+
+_VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+_CITYSCAPES: Mapping[str, Colour] = {
+    "road": (128, 64, 128), "sidewalk": (244, 35, 232), "building": (70, 70, 70), "wall": (102, 102, 156),
+    "fence": (190, 153, 153), "pole": (153, 153, 153), "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0), "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180),
+    "person": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100),
+    "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32),
+}  # fmt: skip
+"""The 19 classes that are evaluated."""
+
+VOID: Mapping[str, tuple[Colour, ...]] = {
+    "voc": ((224, 224, 192),),
+    "cityscapes": (
+        (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100),
+        (150, 120, 90), (0, 0, 90), (0, 0, 110),
+    ),
+}  # fmt: skip
+"""Palette -> colours of what is no class; of Cityscapes those of the classes that are not evaluated."""
+
+
+@cache
+def palettes() -> Mapping[str, Mapping[str, Colour]]:
+    """Palette -> class -> colour, in the order of ids."""
+    return {"voc": {name: _bits(i) for i, name in enumerate(_VOC)}, "cityscapes": _CITYSCAPES}
+
+
+def palette(text: str) -> Mapping[str, Colour]:
+    """The palette that ``palette:voc`` names; `ValueError` if none is called so."""
+    name = text.removeprefix("palette:")
+    if name not in palettes():
+        raise ValueError(f"no palette is called {name!r}; there are: {', '.join(palettes())}")
+    return palettes()[name]
+
+
+def fitting(colours: Iterable[Colour]) -> list[str]:
+    """The palettes in which every one of ``colours`` has a meaning, and two at least are classes."""
+    found = set(colours)
+    return [
+        name for name, known in palettes().items()
+        if found <= {*known.values(), *VOID[name]} and len(found & set(known.values())) > 1
+    ]  # fmt: skip
+
+
+def hexadecimal(colour: Colour) -> str:
+    """A colour as ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _bits(number: int) -> Colour:
+    """Pascal VOC's colour of an id: its bits, three by three, from the highest bits of red, green and blue down."""
+    colour = [0, 0, 0]
+    for place in range(8):
+        for channel in range(3):
+            colour[channel] |= (number >> (3 * place + channel) & 1) << (7 - place)
+    return colour[0], colour[1], colour[2]

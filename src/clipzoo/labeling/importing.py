@@ -1,0 +1,86 @@
+"""Labels that exist, as a column: ``label`` with an expert that looks up, and a word on which samples matched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from clipzoo import experts
+from clipzoo.errors import ExpertError
+from clipzoo.experts._keyed import KeyedExpert
+from clipzoo.labeling.engine import ColumnReport, label
+from clipzoo.readers import open_dataset
+
+FORMATS = ("files", "coco", "panoptic", "voc", "rows")
+"""Zoos of experts that look labels up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A column, how many samples the dataset has, and of how many there is a label to be found."""
+
+    column: ColumnReport
+    samples: int
+    matched: int
+
+
+def import_labels(
+    data: str,
+    source: str,
+    format: str,
+    answers: Mapping[str, str],
+    out: str | Path,
+    *,
+    max_failures: float = 1.0,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> Imported:
+    """Labels that exist, as a column of a store.
+
+    Args:
+        data: the dataset, as `label` takes it.
+        source: the folder or file of the labels.
+        format: one of `FORMATS`.
+        answers: what the format leaves open: question -> answer, as in the URI of its expert.
+        out: the store.
+        max_failures: the share of samples that may lack a label; by default any, told with the reasons.
+        retry_failed: look again for what was missing or unsound in earlier runs.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ExpertError: a question is open, no sample has a label, or two samples have one and the same.
+        DatasetError, StoreError: as `label`.
+    """
+    if format not in FORMATS:
+        raise ExpertError(f"format {format!r}: there are {', '.join(FORMATS)}; predictions are made by clipzoo label")
+    told = "&".join(f"{name}={quote(value, safe='/,@#:. ')}" for name, value in answers.items())
+    expert = experts.create(f"{format}:{source}" + (f"?{told}" if told else ""))
+    assert isinstance(expert, KeyedExpert)
+    samples, matched = _match(data, expert)
+    (column,) = label(
+        data, [expert], out, device="cpu", max_failures=max_failures, retry_failed=retry_failed, progress=progress
+    )
+    return Imported(column, samples, matched)
+
+
+def _match(data: str, expert: KeyedExpert) -> tuple[int, int]:
+    """(samples of the dataset, samples that have a label)."""
+    reader = open_dataset(data)
+    keys = [entry.key for shard in reader.shards for entry in reader.index(shard) if entry.error is None]
+    owners: dict[str, str] = {}
+    for key in keys:
+        place = expert.place(key)
+        if place is not None and owners.setdefault(place, key) != key:
+            raise ExpertError(
+                f"the samples {owners[place]!r} and {key!r} would both get the label {place!r}; match by whole keys: "
+                "match=key, with the labels' names as the keys are"
+            )
+    if not owners:
+        raise ExpertError(
+            f"none of {len(keys)} samples of {data!r} has a label in {expert.card.uri}; their keys are as "
+            f"{', '.join(map(repr, keys[:3])) or 'none'}: compare them with the labels' names, and choose match= or "
+            "suffix= where the format has them"
+        )
+    return len(keys), len(owners)

@@ -1,0 +1,132 @@
+"""Stores of one dataset, labelled on several machines, as one."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipzoo.errors import StoreError
+from clipzoo.store.manifest import MANIFEST, append_run, runs, writing
+from clipzoo.store.store import Column, Store
+from clipzoo.store.writer import partial, settle
+
+SUFFIXES = (".tar", ".parquet")
+"""The files of a shard; the last one commits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A shard of a column that the merged store is to have."""
+
+    source: Column
+    shard: str
+
+
+def merge(
+    sources: Sequence[Store],
+    out: Store,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[Column]:
+    """Bring the shards of stores together in ``out``, which may have some of them already.
+
+    All is checked before anything is written. Files are hard links where the disk allows it, else copies; a shard
+    counts when both of its files are there, so that the same call goes on where it was killed. The sources stay.
+
+    Args:
+        sources: stores over one dataset.
+        out: made if it is not there; may be one of the sources.
+        progress: told of each shard: (column, shards done, shards in all).
+
+    Returns:
+        the columns of ``out`` that the sources have, counted again.
+
+    Raises:
+        StoreError: columns of one name do not agree, two stores have a shard with other labels, or one is in use.
+    """
+    apart = {store.root.resolve(): store for store in sources}
+    apart.pop(out.root.resolve(), None)
+    given = [column for store in apart.values() for column in _columns(store)]
+    with ExitStack() as stack:
+        for column in given:
+            stack.enter_context(column.lock())
+        plans = {name: _plan([c for c in given if c.name == name], out) for name in sorted({c.name for c in given})}
+        return [_merged(name, plan, given, out, progress) for name, plan in plans.items()]
+
+
+def _columns(store: Store) -> list[Column]:
+    columns = store.columns()
+    if not columns:
+        raise StoreError(f"{str(store.root)!r} has no column to merge; check the path of the store")
+    for column in columns:
+        if column.path.parts[-2:] != (column.task, column.slug):
+            raise StoreError(f"{column.path} says that it is {column.name}; give the folder its own name back")
+    return columns
+
+
+def _plan(columns: Sequence[Column], out: Store) -> list[_Copy]:
+    """The shards that ``out`` lacks, each from the first that has it; `StoreError` if they cannot be one column."""
+    task, slug = columns[0].task, columns[0].slug
+    held = [out.column(task, slug)] if (out.root / task / slug / MANIFEST).exists() else []
+    first, *others = [*held, *columns]
+    for other in others:
+        first.manifest.agree(other.manifest, first.path)
+    owners: dict[str, Column] = {}
+    for column in (first, *others):
+        for shard in sorted(column.committed()):
+            owner = owners.setdefault(shard, column)
+            if owner is not column and not _equal(owner, column, shard):
+                raise StoreError(
+                    f"{owner.path} and {column.path} both have the shard {shard!r}, with other labels; which are meant "
+                    f"is yours to say: remove {shard}.parquet and {shard}.tar from one of them"
+                )
+    return [_Copy(owner, shard) for shard, owner in sorted(owners.items()) if owner not in held]
+
+
+def _equal(one: Column, other: Column, shard: str) -> bool:
+    pairs = [(one.file(shard, suffix), other.file(shard, suffix)) for suffix in SUFFIXES]
+    return all(a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False) for a, b in pairs)
+
+
+def _merged(
+    name: str, plan: Sequence[_Copy], given: Sequence[Column], out: Store, progress: Callable[[str, int, int], None]
+) -> Column:
+    sources = [column for column in given if column.name == name]
+    path = out.root / name
+    if not (path / MANIFEST).exists():
+        sources[0].manifest.write(path)
+    target = Column(path)
+    with target.lock():
+        for done, copy in enumerate(plan, 1):
+            for suffix in SUFFIXES:
+                _bring(copy.source.file(copy.shard, suffix), target.file(copy.shard, suffix))
+            progress(name, done, len(plan))
+        _note(sources, target)
+        target.finish(merged=len(plan))
+    return Column(path)
+
+
+def _bring(source: Path, target: Path) -> None:
+    """A hard link to ``source``, or a copy, at ``target``: whole or not at all."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in (target, partial(target)):  # left by a merge that was killed; a link renamed to itself would stay
+            path.unlink(missing_ok=True)
+        try:
+            os.link(source, partial(target))
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(source, partial(target))
+        settle(target)
+
+
+def _note(sources: Sequence[Column], target: Column) -> None:
+    """Add the sources' runs that ``target`` does not know yet: what the labels have cost sums to the truth."""
+    known = {json.dumps(line, sort_keys=True) for line in runs(target.path)}
+    for line in (line for source in sources for line in runs(source.path)):
+        if json.dumps(line, sort_keys=True) not in known:
+            append_run(target.path, **line)

@@ -1,0 +1,275 @@
+"""Stores looked after: listed, removed, merged, verified, from Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from clipzoo.cli import app
+from clipzoo.errors import StoreError
+from clipzoo.labeling import label
+from clipzoo.readers import open_dataset
+from clipzoo.store import Store, merge, verify
+from making import Bright, Near, encoded, image, make_dataset
+
+DOCS = Path(__file__).parent.parent / "docs" / "labels.md"
+
+
+def labelled(data: Path, out: Path, shards: list[str], *experts) -> Store:
+    label(str(data), experts or [Bright()], out, shards=shards, max_failures=0.5, progress=False)
+    return Store(out)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.suffix in (".tar", ".parquet")}
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return make_dataset(tmp_path / "data", shards=4)
+
+
+@pytest.fixture
+def parts(tmp_path, data) -> list[Store]:
+    """Four shards labelled on two machines, one of which has a column more."""
+    poisoned = Bright(poison=[image(3)[0, 0].tobytes()])
+    first = labelled(data, tmp_path / "a", ["00000", "00002"], poisoned)
+    labelled(data, tmp_path / "b", ["00001", "00003"], poisoned)
+    return [first, labelled(data, tmp_path / "b", ["00001"], Near())]
+
+
+# Merging ---------------------------------------------------------------------------------------------------
+
+
+def test_merged_stores_are_the_store_that_one_machine_makes(tmp_path, data, parts):
+    seen = []
+    columns = merge(parts, Store(tmp_path / "out"), lambda *told: seen.append(told))
+    assert [column.name for column in columns] == ["depth/test-near", "segmentation/test-bright"]
+    assert seen[-1] == ("segmentation/test-bright", 4, 4)
+    poisoned = Bright(poison=[image(3)[0, 0].tobytes()])
+    labelled(data, tmp_path / "one", ["00001"], Near())
+    labelled(data, tmp_path / "one", ["00000", "00001", "00002", "00003"], poisoned)
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
+    merged, alone = (Store(tmp_path / name).column("segmentation", "test-bright") for name in ("out", "one"))
+    assert merged.manifest.counts == alone.manifest.counts
+    assert (merged.manifest.counts.labels, merged.manifest.counts.failures) == (23, 1)
+    spent = [Store(tmp_path / n).column("segmentation", "test-bright").manifest.seconds for n in ("a", "b")]
+    assert merged.manifest.seconds == pytest.approx(sum(spent), abs=0.01)
+    assert verify(Store(tmp_path / "out"), open_dataset(str(data))) == []
+
+
+def test_merging_again_changes_nothing_and_a_source_may_be_the_target(tmp_path, parts):
+    merge(parts, Store(tmp_path / "out"))
+    before, spent = contents(tmp_path / "out"), Store(tmp_path / "out").columns()[1].manifest.seconds
+    target = tmp_path / "out" / "segmentation" / "test-bright"
+    for name in ("00003.parquet", "00003.tar", "00001.parquet"):  # as if killed before one, and in the midst of another
+        (target / name).unlink()
+    merge(parts, Store(tmp_path / "out"))
+    assert contents(tmp_path / "out") == before
+    assert not list(target.glob("*.tmp"))
+    assert Store(tmp_path / "out").columns()[1].manifest.seconds == pytest.approx(spent)
+    merge([*parts, parts[0]], parts[0])
+    assert contents(tmp_path / "a") == before
+
+
+def test_a_merged_shard_does_not_change_with_its_source(tmp_path, parts):
+    merge(parts, Store(tmp_path / "out"))
+    before = contents(tmp_path / "out")
+    label(str(tmp_path / "data"), [Bright()], tmp_path / "a", retry_failed=True, progress=False)
+    assert contents(tmp_path / "a")["segmentation/test-bright/00000.tar"] not in before.values()
+    assert contents(tmp_path / "out") == before
+
+
+def test_files_are_copied_where_they_cannot_be_linked(tmp_path, parts, monkeypatch):
+    def refuse(*paths: object) -> None:
+        raise OSError("another disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    merge(parts, Store(tmp_path / "out"))
+    assert len(contents(tmp_path / "out")) == 10
+
+
+def test_conflicts_are_refused_before_anything_is_written(tmp_path, data, parts):
+    labelled(data, tmp_path / "c", ["00000"])  # without the poison
+    with pytest.raises(StoreError, match=r"both have the shard '00000', with other labels; .*remove 00000.parquet"):
+        merge([*parts, Store(tmp_path / "c")], Store(tmp_path / "out"))
+    other = Bright()
+    other.card = replace(other.card, weights_sha256="ff")
+    labelled(data, tmp_path / "d", ["00001"], other)
+    with pytest.raises(StoreError, match="made with weights_sha256 = '00', the expert now has 'ff'"):
+        merge([parts[0], Store(tmp_path / "d")], Store(tmp_path / "out"))
+    elsewhere = make_dataset(tmp_path / "elsewhere", shards=3)
+    labelled(elsewhere, tmp_path / "e", ["00001"])
+    with pytest.raises(StoreError, match="of another dataset"):
+        merge([parts[0], Store(tmp_path / "e")], Store(tmp_path / "out"))
+    with pytest.raises(StoreError, match="has no column to merge"):
+        merge([parts[0], Store(tmp_path / "none")], Store(tmp_path / "out"))
+    with parts[0].columns()[0].lock(), pytest.raises(StoreError, match="in use by process"):
+        merge(parts, Store(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_cannot_lead_out_of_the_merged_store(tmp_path, parts):
+    path = parts[0].columns()[0].path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"slug": "../../../x"}))
+    with pytest.raises(StoreError, match="give the folder its own name back"):
+        merge(parts, Store(tmp_path / "out"))
+
+
+# Removing --------------------------------------------------------------------------------------------------
+
+
+def test_a_column_is_removed_and_nothing_else(tmp_path, data, parts):
+    store = parts[1]
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.tar").write_bytes(b"x")
+    (store.root / "depth" / "test-near" / "link").symlink_to(outside)
+    store.remove("depth", "test-near")
+    assert [column.name for column in store.columns()] == ["segmentation/test-bright"]
+    assert sorted(path.name for path in store.root.iterdir()) == ["segmentation"]
+    assert (outside / "precious.tar").read_bytes() == b"x"
+    assert verify(store, open_dataset(str(data))) == []
+
+
+def test_what_is_no_column_of_the_store_is_not_removed(tmp_path, parts):
+    first, second = parts
+    with pytest.raises(StoreError, match="has no column"):
+        first.remove("..", "b/depth")
+    with first.columns()[0].lock(), pytest.raises(StoreError, match="in use by process"):
+        first.remove("segmentation", "test-bright")
+    shutil.move(tmp_path / "b" / "depth", tmp_path / "moved")
+    (second.root / "depth").symlink_to(tmp_path / "moved")
+    with pytest.raises(StoreError, match=r"is a link to .*moved/test-near"):
+        second.remove("depth", "test-near")
+    assert (tmp_path / "moved" / "test-near" / "manifest.json").exists()
+
+
+def test_a_removal_that_is_killed_leaves_no_half_column(tmp_path, parts, monkeypatch):
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        parts[0].remove("segmentation", "test-bright")
+    assert parts[0].columns() == []
+    assert not (tmp_path / "a" / "segmentation" / "test-bright").exists()
+
+
+# Command line ----------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object, answer: str = "", code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["labels", *map(str, arguments)], input=answer, env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_ls_and_show(tmp_path, parts):
+    told = run("ls", tmp_path / "b")
+    for part in ("depth/test-near", "segmentation/test-bright", "unknown"):
+        assert part in told
+    told = run("show", tmp_path / "a", "segmentation/test-bright")
+    assert '"weights_sha256": "00"' in told
+    assert "event: shard" in told
+    assert "1 × the expert failed" in told
+    with pytest.raises(StoreError, match="it has: segmentation/test-bright"):
+        CliRunner().invoke(app, ["labels", "show", str(tmp_path / "a"), "depth/none"], catch_exceptions=False)
+
+
+def test_rm_asks(tmp_path, parts):
+    assert "remove 11 labels in" in run("rm", tmp_path / "a", "segmentation/test-bright", answer="n\n", code=1)
+    assert len(parts[0].columns()) == 1
+    run("rm", tmp_path / "a", "segmentation/test-bright", "--yes")
+    assert parts[0].columns() == []
+
+
+def test_merge_and_verify(tmp_path, data, parts):
+    assert "segmentation/test-bright: 4 shards, 23 labels, 1 failures" in run(
+        "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out"
+    )
+    assert "nothing is wrong" in run("verify", tmp_path / "out", "--data", data)
+    other = make_dataset(tmp_path / "other", count=5)
+    assert "labels another dataset" in run("verify", tmp_path / "out", "--data", other, code=1)
+    (tmp_path / "out" / "segmentation" / "test-bright" / "00001.tar").unlink()
+    assert "00001: the tar is missing" in run("verify", tmp_path / "out", code=1)
+
+
+def test_import_says_how_many_samples_matched(tmp_path, data):
+    for i in range(5):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.full((12, 16), i % 2, np.uint8)).save(tmp_path / "masks" / f"{i:06d}.png")
+    answers = ["--set", "task=segmentation", "--set", "classes=a b,c=d & e", "--set", "void=none"]
+    told = run("import", data, tmp_path / "masks", "--format", "files", "--out", tmp_path / "out", *answers)
+    assert "5 of 24 samples have a label to be found" in told
+    (column,) = Store(tmp_path / "out").columns()
+    assert column.convention.classes == ("a b", "c=d & e")
+    assert column.manifest.counts.labels == 5
+
+
+def test_colours(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(np.array([[[128, 0, 0], [0, 0, 0]]], np.uint8)))
+    assert "--set classes=palette:voc --set void=#e0e0c0" in run("colours", tmp_path)
+
+
+# Documentation ---------------------------------------------------------------------------------------------
+
+
+def test_the_documented_examples_run(tmp_path, monkeypatch):
+    """Every command of docs/labels.md, on files of the form that it names."""
+    monkeypatch.chdir(tmp_path)
+    documented(tmp_path)
+    commands = re.findall(r"^clipzoo labels ((?:.*\\\n)*.*)", DOCS.read_text(), re.MULTILINE)
+    assert len(commands) >= 10
+    for command in (command for command in commands if "…" not in command):
+        words = [word.strip("'") for word in command.partition("#  ")[0].replace("\\\n", " ").split()]
+        result = CliRunner().invoke(app, ["labels", *words], catch_exceptions=False)
+        assert result.exit_code == 0, (command, result.output)
+    columns = {column.name: column for column in Store("labels").columns()}
+    assert all(column.manifest.counts.labels == 12 for column in columns.values())
+    assert {column.task for column in columns.values()} == {"depth", "detection", "segmentation"}
+
+
+def documented(root: Path) -> None:
+    """The files that the examples name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    make_dataset(root / "shards")
+    keys = [f"{i:06d}" for i in range(12)]
+    for name in ("depth", "masks", "Annotations", "panoptic"):
+        (root / name).mkdir()
+    grey = np.arange(500, 692).reshape(12, 16).astype(np.uint16)
+    colours = np.zeros((12, 16, 3), np.uint8)
+    colours[3:, 5:] = (128, 0, 0)
+    sides = "<xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>10</ymax>"
+    xml = "<annotation><size><width>16</width><height>12</height></size>"
+    xml += f"<object><name>dog</name><bndbox>{sides}</bndbox></object></annotation>"
+    for key in keys:
+        Image.fromarray(grey).save(root / "depth" / f"{key}.png")
+        Image.fromarray(colours).save(root / "masks" / f"{key}.png")
+        Image.fromarray(np.maximum(colours, (64, 0, 0)).astype(np.uint8)).save(root / "panoptic" / f"{key}.png")
+        (root / "Annotations" / f"{key}.xml").write_text(xml)
+    images = [{"id": i, "file_name": f"{key}.jpg", "height": 12, "width": 16} for i, key in enumerate(keys)]
+    file = {"images": images, "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "sky"}]}
+    box = {"category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0, "segmentation": [[1, 2, 4, 2, 4, 6, 1, 6]]}
+    objects = [{"id": i, "image_id": i, **box} for i in range(12)]
+    (root / "instances.json").write_text(json.dumps({**file, "annotations": objects}))
+    segments = [{"id": 128, "category_id": 1}, {"id": 64, "category_id": 2}]
+    maps = [{"image_id": i, "file_name": f"{key}.png", "segments_info": segments} for i, key in enumerate(keys)]
+    (root / "panoptic.json").write_text(json.dumps({**file, "annotations": maps}))
+    pictures = [{"bytes": encoded(image(i)), "path": None} for i in range(12)]
+    told = [{"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": [0]}] * 12
+    rows = {"image": pictures, "caption": ["a dog"] * 12, "objects": told, "depth": [encoded(grey)] * 12}
+    pq.write_table(pa.table(rows), root / "photos.parquet")
+    for name, shard in (("machine-a", "00000"), ("machine-b", "00001")):
+        labelled(root / "shards", root / name, [shard], Near())
