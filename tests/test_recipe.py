@@ -125,3 +125,10 @@ def test_the_arm_with_labels_needs_labels() -> None:
 def test_what_could_only_fail_later_is_refused_at_once(values: dict[str, object], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         recipe.parse(minimal() | values)
+
+
+def test_steps_or_epochs_and_never_both() -> None:
+    for length in ({}, {"steps": 1, "epochs": 1}):
+        with pytest.raises(RecipeError, match="training: give steps or epochs"):
+            recipe.parse(minimal() | {"training": length})
+    assert recipe.parse(minimal() | {"training": {"epochs": 0.5}}).training.length == "0.5 epochs"
