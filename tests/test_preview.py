@@ -103,7 +103,10 @@ def test_memory_grows_with_the_batch_as_it_does(tiny_clip: str) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "says", "silent"),
-    [(["run"], "4 × 10 = 40 steps", "nowhere"), (["train", "--arm", "clip-ft", "--seed", "3"], "1 × 10 = 10 steps", "clipzoo:")],
+    [
+        (["run"], "4 × 10 = 40 steps", "nowhere"),
+        (["train", "--arm", "clip-ft", "--seed", "3"], "1 × 10 = 10 steps", "clipzoo:"),
+    ],
 )
 def test_dry_runs_by_the_command_line(
     verb: list[str], says: str, silent: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -95,7 +95,8 @@ class Preview:
         settings = self.recipe.training
         grid = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
         chosen = f", chosen on validation by trials of {self.search_steps:,} steps" if self.trials else ""
-        return f"image tower {grid}{chosen}; text tower ×{settings.text_factor:g}; heads {settings.heads_learning_rate:g}"
+        heads = f"heads {settings.heads_learning_rate:g}"
+        return f"image tower {grid}{chosen}; text tower ×{settings.text_factor:g}; {heads}"
 
     def _trainings(self) -> str:
         arms = list(dict.fromkeys(arm for arm, _ in self.trainings))

@@ -130,12 +130,8 @@ class Run:
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
         for split in SPLITS:
-            location = getattr(self.recipe.evaluation, split)
-            if location and not demo.check(location) and not Path(location, "images").is_dir():
-                raise RecipeError(
-                    f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how "
-                    "such a folder is made"
-                )
+            if location := getattr(self.recipe.evaluation, split):
+                check_split(split, location)
         self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
 
     # Data ----------------------------------------------------------------------------------------------
@@ -394,6 +390,15 @@ def _validation(run: Mapping[str, Scored]) -> dict[str, float]:
             dense.append(1 - value / 90 if measure.unit == "°" else value)
     values["criterion"] = values.get("zero_shot/top1", 0.0) + (sum(dense) / len(dense) if dense else 0.0)
     return values
+
+
+def check_split(split: str, location: str) -> None:
+    """Raise `RecipeError` unless ``location`` is a benchmark folder, or a packaged one, for this part of evaluation."""
+    if not demo.check(location) and not Path(location, "images").is_dir():
+        raise RecipeError(
+            f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how such a "
+            "folder is made"
+        )
 
 
 def write_whole(path: Path, text: str) -> None:

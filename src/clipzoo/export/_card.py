@@ -30,8 +30,8 @@ tokenizer = open_clip.get_tokenizer("local-dir:.")
 ARMS = {
     "clip": "The model {model}, as it came.",
     "clip-ft": "{model}, trained for {length} of {batch} images a step on the captions of {data}.",
-    "clipzoo": "{model}, trained for {length} of {batch} images a step on the captions of {data} and the experts' labels "
-    "of the same pictures.",
+    "clipzoo": "{model}, trained for {length} of {batch} images a step on the captions of {data} and the experts' "
+    "labels of the same pictures.",
 }
 
 
