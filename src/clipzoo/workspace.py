@@ -54,7 +54,7 @@ class Progress(Protocol):
     """Told what a run is doing; the CLI shows it as bars."""
 
     def stage(self, text: str) -> None:
-        """A new part of the run begins."""
+        """A new part of the run begins; ``text`` is a headline."""
 
     def step(self, what: str, done: int, total: int, note: str = "") -> None:
         """``done`` of ``total`` of ``what``."""
@@ -142,7 +142,7 @@ class Run:
 
     @cached_property
     def reader(self) -> Reader:
-        """The captioned dataset."""
+        """The captioned dataset; `DatasetError` if it cannot be opened."""
         return open_dataset(self.dataset)
 
     @property
@@ -164,12 +164,12 @@ class Run:
 
     @property
     def store(self) -> Store:
-        """The label store."""
+        """The label store, of the recipe or in the folder; its columns need not be there yet."""
         return Store(self.recipe.store or self.out / "labels")
 
     @cached_property
     def experts(self) -> dict[str, Expert]:
-        """URI -> expert, not loaded."""
+        """URI -> expert of the recipe, not loaded; `ExpertError` for one that cannot be made."""
         return {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
 
     @cached_property
@@ -356,7 +356,7 @@ class Run:
         )
 
     def splits(self) -> list[str]:
-        """The splits that are reported."""
+        """The splits that are reported and that the recipe has: of ``test`` and ``heldout``."""
         return [s for s in REPORTED if getattr(self.recipe.evaluation, s)]
 
     def seeds(self, arm: str) -> tuple[int, ...]:
