@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -125,3 +126,24 @@ def test_the_arm_with_labels_needs_labels() -> None:
 def test_what_could_only_fail_later_is_refused_at_once(values: dict[str, object], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         recipe.parse(minimal() | values)
+
+
+def test_steps_or_epochs_and_never_both() -> None:
+    for length in ({}, {"steps": 1, "epochs": 1}):
+        with pytest.raises(RecipeError, match="training: give steps or epochs"):
+            recipe.parse(minimal() | {"training": length})
+    assert recipe.parse(minimal() | {"training": {"epochs": 0.5}}).training.length == "0.5 epochs"
+
+
+def test_hours_told_in_recipes_follow_from_what_was_measured() -> None:
+    """The arithmetic of the recipes' heads, from the measured rates: 30 epochs, and three seeds with their trials."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "training" / "vitb16-bf16.json").read_text())["rows"]
+    rates = {row["arm"]: row["images_per_second"] for row in rows if row["compiled"]}
+    both = 1 / rates["captions alone"] + 1 / rates["3 tasks, conv"]
+    published, day = ((ROOT / "recipes" / f"{name}.yaml").read_text() for name in ("cliptex-cc3m", "one-gpu-one-day"))
+    assert f"{30e6 * both / 3600:.1f} hours of one H100 for each million" in published
+    assert f"epochs={30 * rates['captions alone'] / rates['3 tasks, conv']:.1f}" in published
+    steps = 10 * (1_000_000 // 256)
+    assert f"{steps:,} steps a training" in day
+    end = 2e6 / 60 / 3600 + 3 * (steps + steps // 4) * 256 * both / 3600
+    assert f"#   {end:.1f}       arms/clipzoo/{{0,1,2}}/student" in day

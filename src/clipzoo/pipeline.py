@@ -23,9 +23,8 @@ from clipzoo.store import Store
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log
 from clipzoo.types import ImageArray, decode_image
-from clipzoo.workspace import Run, write_whole
+from clipzoo.workspace import TRAINED, Run, write_whole
 
-TRAINED = ("clip-ft", "clipzoo")
 PARITY_SAMPLES = 32
 """Pictures and captions on which an exported student is compared with the trained one."""
 

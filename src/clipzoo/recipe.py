@@ -89,14 +89,16 @@ class LabelingRecipe(_Model):
 class TrainingRecipe(_Model):
     """How both trained arms are trained; the arms differ in the pseudo-labels only."""
 
-    steps: Count
-    """Updates of each arm."""
+    steps: Count | None = None
+    """Updates of each arm. Give these or ``epochs``."""
+    epochs: Positive | None = None
+    """Passes over all usable samples instead, also broken ones such as 0.5; whole batches count."""
     batch_size: Count = 128
     """Images a step."""
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4,)
     """Rates of the towers. More than one is a grid: each arm tries all and validation chooses."""
     search_steps: Count | None = None
-    """Length of a trial run of the grid; default a quarter of ``steps``."""
+    """Length of a trial run of the grid; default a quarter of the steps."""
     heads_learning_rate: Positive = 1e-3
     """Peak rate of the heads."""
     text_factor: Annotated[float, Field(ge=0)] = 1.0
@@ -127,6 +129,17 @@ class TrainingRecipe(_Model):
     """Most minutes between checkpoints."""
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on validation while training; null measures at the end only."""
+
+    @property
+    def length(self) -> str:
+        """``<n> steps`` or ``<n> epochs``."""
+        return f"{self.epochs:g} epochs" if self.steps is None else f"{self.steps} steps"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingRecipe:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give steps or epochs, one of them; with --set, the other one as null")
+        return self
 
 
 class EvaluationRecipe(_Model):

@@ -45,6 +45,7 @@ from clipzoo.training import train as train_job
 
 REPORTED = ("test", "heldout")
 SPLITS = ("probe", "validation", *REPORTED)
+TRAINED = ("clip-ft", "clipzoo")
 PSEUDO = 2000
 """Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
 
@@ -53,7 +54,7 @@ class Progress(Protocol):
     """Told what a run is doing; the CLI shows it as bars."""
 
     def stage(self, text: str) -> None:
-        """A new part of the run begins."""
+        """A new part of the run begins; ``text`` is a headline."""
 
     def step(self, what: str, done: int, total: int, note: str = "") -> None:
         """``done`` of ``total`` of ``what``."""
@@ -71,12 +72,24 @@ class Silent:
 
 @dataclass
 class Run:
-    """A recipe and its folder; every property is made at first use and found again later."""
+    """A recipe and its folder; every property is made at first use and found again later.
+
+    Attributes:
+        recipe: complete.
+        out: the folder.
+        progress: told what is being done.
+        device: as torch names it.
+        scratch: only look: nothing is written into ``out``, and packaged data is unpacked here.
+
+    Raises:
+        ClipzooError: a mistake of a new recipe, or a folder that holds a run of another one.
+    """
 
     recipe: Recipe
     out: Path
     progress: Progress = field(default_factory=Silent)
     device: str = "cpu"
+    scratch: Path | None = None
     _held: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -85,8 +98,9 @@ class Run:
             raise CheckpointError(f"{self.out} is a file; give --out a folder")
         if not path.exists():
             self._preflight()
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_whole(path, self.recipe.to_yaml())
+            if self.scratch is None:
+                self.out.mkdir(parents=True, exist_ok=True)
+                write_whole(path, self.recipe.to_yaml())
         elif changed := recipes.load(path).differences(self.recipe):
             raise CheckpointError(
                 f"{self.out} holds a run of another recipe, which has\n  "
@@ -116,29 +130,25 @@ class Run:
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
         for split in SPLITS:
-            location = getattr(self.recipe.evaluation, split)
-            if location and not demo.check(location) and not Path(location, "images").is_dir():
-                raise RecipeError(
-                    f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how "
-                    "such a folder is made"
-                )
+            if location := getattr(self.recipe.evaluation, split):
+                check_split(split, location)
         self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
 
     # Data ----------------------------------------------------------------------------------------------
 
     def folder(self, location: str) -> Path:
         """A dataset location on disk, unpacked or rendered where it is of the embedded default."""
-        return Path(demo.locate(location, self.out / "data", lambda *a: self.progress.step(*a)))
+        return Path(demo.locate(location, self.scratch or self.out / "data", lambda *a: self.progress.step(*a)))
 
     @cached_property
     def reader(self) -> Reader:
-        """The captioned dataset."""
+        """The captioned dataset; `DatasetError` if it cannot be opened."""
         return open_dataset(self.dataset)
 
     @property
     def dataset(self) -> str:
         """Where the captioned images are."""
-        return demo.locate_data(self.recipe.data, self.out / "data", lambda *a: self.progress.step(*a))
+        return demo.locate_data(self.recipe.data, self.scratch or self.out / "data", lambda *a: self.progress.step(*a))
 
     def shards(self) -> list[str] | None:
         """The shards that hold the first ``max_samples`` usable samples; None is all of them."""
@@ -154,12 +164,12 @@ class Run:
 
     @property
     def store(self) -> Store:
-        """The label store."""
+        """The label store, of the recipe or in the folder; its columns need not be there yet."""
         return Store(self.recipe.store or self.out / "labels")
 
     @cached_property
     def experts(self) -> dict[str, Expert]:
-        """URI -> expert, not loaded."""
+        """URI -> expert of the recipe, not loaded; `ExpertError` for one that cannot be made."""
         return {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
 
     @cached_property
@@ -212,10 +222,14 @@ class Run:
                 f"give another --out, or delete {path}, {beside.name}, arms and scores to train anew"
             )
         if known != made_of or not (path.exists() and beside.exists()):
-            confident = {n: w.min_confidence for n, (w, _) in self.columns.items() if w.min_confidence is not None}
-            Plan.build(self.reader, columns, min_confidence=confident, max_samples=self.recipe.max_samples).save(path)
+            self.join(columns).save(path)
             write_whole(beside, json.dumps(made_of, indent=2))
         return Plan.load(path)
+
+    def join(self, columns: Mapping[str, Column]) -> Plan:
+        """Images and labels of these columns, joined anew; nothing is written."""
+        confident = {n: w.min_confidence for n, (w, _) in self.specs.items() if w.min_confidence is not None}
+        return Plan.build(self.reader, columns, min_confidence=confident, max_samples=self.recipe.max_samples)
 
     @cached_property
     def suite(self) -> Suite:
@@ -241,7 +255,19 @@ class Run:
         if arm == "clip":
             return self.start().to(self.device).eval()
         rate = self.rate(arm)
-        return train_job(self._job(arm, seed, rate, self.recipe.training.steps, self.out / "arms" / arm / str(seed)))
+        return train_job(self._job(arm, seed, rate, self.steps(), self.out / "arms" / arm / str(seed)))
+
+    def steps(self, samples: int | None = None) -> int:
+        """Updates of each arm: the recipe's, or its epochs of whole batches over ``samples`` (default the plan's)."""
+        settings = self.recipe.training
+        if settings.steps is not None:
+            return settings.steps
+        batches = (len(self.plan) if samples is None else samples) // settings.batch_size
+        return max(round((settings.epochs or 0) * batches), 1)
+
+    def search_steps(self, samples: int | None = None) -> int:
+        """Updates of a trial run of the grid of learning rates."""
+        return self.recipe.training.search_steps or max(self.steps(samples) // 4, 1)
 
     def rate(self, arm: str) -> float:
         """The learning rate of an arm: of several in the recipe, the one that validation prefers.
@@ -254,7 +280,7 @@ class Run:
             return rates[0]
         path = self.out / "arms" / arm / "rates.json"
         tried: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
-        steps = self.recipe.training.search_steps or max(self.recipe.training.steps // 4, 1)
+        steps = self.search_steps()
         for rate in rates:
             if f"{rate:g}" in tried:
                 continue
@@ -330,7 +356,7 @@ class Run:
         )
 
     def splits(self) -> list[str]:
-        """The splits that are reported."""
+        """The splits that are reported and that the recipe has: of ``test`` and ``heldout``."""
         return [s for s in REPORTED if getattr(self.recipe.evaluation, s)]
 
     def seeds(self, arm: str) -> tuple[int, ...]:
@@ -364,6 +390,15 @@ def _validation(run: Mapping[str, Scored]) -> dict[str, float]:
             dense.append(1 - value / 90 if measure.unit == "°" else value)
     values["criterion"] = values.get("zero_shot/top1", 0.0) + (sum(dense) / len(dense) if dense else 0.0)
     return values
+
+
+def check_split(split: str, location: str) -> None:
+    """Raise `RecipeError` unless ``location`` is a benchmark folder, or a packaged one, for this part of evaluation."""
+    if not demo.check(location) and not Path(location, "images").is_dir():
+        raise RecipeError(
+            f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how such a "
+            "folder is made"
+        )
 
 
 def write_whole(path: Path, text: str) -> None:

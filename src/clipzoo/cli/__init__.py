@@ -9,7 +9,22 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from clipzoo.cli import check, demo, doctor, eval, experts, export, inspect, label, labels, report, run, tasks, train
+from clipzoo.cli import (
+    check,
+    demo,
+    doctor,
+    eval,
+    experts,
+    export,
+    inspect,
+    label,
+    labels,
+    new,
+    report,
+    run,
+    tasks,
+    train,
+)
 from clipzoo.errors import ClipzooError
 
 app = typer.Typer(
@@ -39,7 +54,7 @@ def _options(
     pass
 
 
-for verb in (check, label, inspect, train, eval, report, run, export, demo, experts, tasks, doctor):
+for verb in (new, check, label, inspect, train, eval, report, run, export, demo, experts, tasks, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(labels.app)
 

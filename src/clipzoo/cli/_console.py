@@ -15,6 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from clipzoo.labeling import ColumnReport
+    from clipzoo.recipe import Recipe
     from clipzoo.workspace import Run
 
 console = Console()
@@ -61,14 +62,36 @@ def bars() -> Iterator[Bars]:
         yield Bars(progress)
 
 
-@contextmanager
-def opened(recipe: Path | None, out: Path | None, overrides: list[str] | None, device: str = "auto") -> Iterator[Run]:
-    """The run of a recipe file, or of a folder that holds one, with bars on the terminal."""
-    from clipzoo import pipeline, workspace
+def located(recipe: Path | None, out: Path | None, overrides: list[str] | None) -> tuple[Recipe, Path]:
+    """The recipe of a file, or of a folder that holds one, and the run's folder."""
     from clipzoo import recipe as recipes
 
     path = recipe if recipe is not None else (out or Path()) / "recipe.yaml"
     loaded = recipes.load(path / "recipe.yaml" if path.is_dir() else path, overrides or ())
-    folder = out or (path if path.is_dir() else Path("runs") / loaded.name)
+    return loaded, out or (path if path.is_dir() else Path("runs") / loaded.name)
+
+
+@contextmanager
+def opened(recipe: Path | None, out: Path | None, overrides: list[str] | None, device: str = "auto") -> Iterator[Run]:
+    """The run of a recipe, with bars on the terminal."""
+    from clipzoo import pipeline, workspace
+
+    loaded, folder = located(recipe, out, overrides)
     with bars() as progress:
         yield workspace.Run(loaded, folder, progress, pipeline.pick_device(device))
+
+
+def previewed(
+    recipe: Path, out: Path | None, overrides: list[str] | None, arms: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> None:
+    """Print what a run would do: of all of its arms and seeds, or of these."""
+    from clipzoo.preview import preview
+
+    loaded, folder = located(recipe, out, overrides)
+    with bars() as progress:
+        found = preview(loaded, folder, arms=arms or loaded.arms, seeds=seeds or loaded.seeds, progress=progress)
+    table = Table("what", "found")
+    for what, said in found.rows():
+        table.add_row(what, escape(said))
+    console.print(table)
+    console.print("nothing was started, nothing written")

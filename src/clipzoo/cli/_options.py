@@ -13,3 +13,6 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value of the recipe: a.b=value. May be repeated.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print samples, steps, memory and what would run; start and write nothing.")
+]

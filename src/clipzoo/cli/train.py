@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipzoo.cli._options import Device, Out, RecipePath, Set
+from clipzoo.cli._options import Device, DryRun, Out, RecipePath, Set
 
 
 def command(
@@ -18,11 +18,15 @@ def command(
     seed: Annotated[int, typer.Option(help="Draws views, order and heads.")] = 0,
     overrides: Set = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Train one arm of a recipe; stopped at any moment, the same command goes on at the exact sample."""
     from clipzoo import pipeline
-    from clipzoo.cli._console import console, opened
+    from clipzoo.cli._console import console, opened, previewed
 
+    if dry_run:
+        previewed(recipe, out, overrides, [arm], [seed])
+        return
     with opened(recipe, out, overrides, device) as run:
         folder = pipeline.train(run, arm, seed)
     console.print(f"the student is in [bold]{folder}[/]: open_clip.create_model('local-dir:{folder}') loads it")

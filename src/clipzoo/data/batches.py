@@ -40,7 +40,7 @@ class LabelColumn:
 
     @property
     def task(self) -> Task[Any]:
-        """The column's task."""
+        """The column's task; `PluginError` if this clipzoo has none of the name."""
         return get_task(self.column.task)
 
 
@@ -155,13 +155,18 @@ class TrainingSet(Dataset[Seen]):
         return source.task.view(label, view.at(self.target_size(name)))
 
     def target_size(self, name: str) -> tuple[int, int]:
-        """(H, W) of a column's targets."""
+        """(H, W) of a column's targets in pixels: the view's size over the column's stride, rounded down."""
         H, W = self.viewing.size
         stride = self.labels[name].stride
         return H // stride, W // stride
 
     def collate(self, seen: Sequence[Seen], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
-        """Samples as a batch; those that could not be read are listed apart."""
+        """Samples as a batch; those that could not be read are listed apart.
+
+        Args:
+            seen: what this dataset gave.
+            tokenize: N texts -> int64 [N,L]; called with none where no sample could be read.
+        """
         usable = [s for s in seen if s.image is not None]
         pixels = [s.image for s in usable if s.image is not None]
         skipped = [(s.key, s.skipped or "") for s in seen if s.image is None]

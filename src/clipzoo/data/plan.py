@@ -78,7 +78,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """The plan that `save` wrote."""
+        """The plan that `save` wrote; an OSError or pyarrow's error where there is none or it is damaged."""
         table = pq.read_table(path).combine_chunks()  # taking rows of many chunks would join them at every batch
         reasons = (table.schema.metadata or {}).get(b"left_out", b"")
         pairs = (line.rsplit("\t", 1) for line in reasons.decode().splitlines())
@@ -104,7 +104,7 @@ class Plan:
         }
 
     def order(self, seed: int, epoch: int, group: int = 16) -> NDArray[np.int64]:
-        """The order of an epoch: shards permuted, samples permuted inside groups of ``group`` shards."""
+        """The rows in the order of an epoch, int64 [N]: shards permuted, then samples inside ``group`` shards."""
         rng = np.random.default_rng([seed, epoch])
         shards = self.table["shard"].combine_chunks().dictionary_encode().indices.to_numpy()
         starts = np.searchsorted(shards, np.arange(shards.max() + 2))
@@ -116,7 +116,7 @@ class Plan:
         return np.concatenate(parts)
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Samples as plain values."""
+        """The rows of these ``indices``, in their order: name of the table's column -> string, whole number or None."""
         rows: list[dict[str, Any]] = self.table.take(list(indices)).to_pylist()
         return rows
 

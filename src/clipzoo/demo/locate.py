@@ -63,6 +63,12 @@ def locate_data(location: str, cache: Path, progress: Progress = lambda what, do
     return str(images) if images.is_dir() else found
 
 
+def to_render(location: str) -> int | None:
+    """How many pictures ``rooms:<split>?count=N`` means; None for any other location."""
+    match = _ROOMS.fullmatch(location)
+    return int(match[2]) if match else None
+
+
 def locate_model(model: str) -> str:
     """``demo:clip`` as OpenCLIP's ``local-dir:`` of the packaged start; other models are given back as they are."""
     if model != "demo:clip":

@@ -36,7 +36,7 @@ class Student(Protocol):
         ...
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Texts -> unit vectors [B,D]."""
+        """Unit vectors [B,D], one a text, in the space of the images' embeddings."""
         ...
 
 

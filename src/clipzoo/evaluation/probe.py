@@ -64,7 +64,7 @@ class Probe:
         return raw
 
     def predict(self, maps: Tensor) -> list[Any]:
-        """Features [B,D,h,w] -> labels."""
+        """Labels of features [B,D,h,w], one an image, of the size of the truth."""
         return self.truth.task.predict(self.raw(maps), self.truth.convention)
 
     def score(self, maps: Tensor, truth: Truth, keys: Sequence[str]) -> Scored:

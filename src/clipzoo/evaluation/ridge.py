@@ -35,7 +35,7 @@ class Moments:
 
     @classmethod
     def zero(cls, features: int, outputs: int) -> Moments:
-        """Sums over no rows."""
+        """Sums over no rows, float64, for ``features`` inputs and ``outputs`` outputs: what `add` starts from."""
         shapes = (features,), (outputs,), (features, features), (features, outputs)
         x, y, xx, xy = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
         return cls(0.0, x, y, xx, xy, 0.0)

@@ -33,7 +33,7 @@ class ExpertCard:
         return name if len(name) <= 200 else f"{name[:187]}-{hashlib.sha256(self.uri.encode()).hexdigest()[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The fields by name as plain JSON values, the convention by its own `to_json`."""
         return {**asdict(self), "convention": self.convention.to_json()}
 
 
@@ -62,7 +62,7 @@ class Expert(ABC):
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """SHA-256 of a file's bytes, 64 hexadecimal digits; an OSError where it cannot be read."""
     with path.open("rb") as file:
         return (
             hashlib.file_digest(file, "sha256").hexdigest()

@@ -178,7 +178,7 @@ class DemoExpert(Expert):
         self._model, self._device = model.eval().to(device), device
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label an image."""
+        """One label of the expert's task an image (uint8 H×W×3 RGB), of its size; `ExpertError` before `load`."""
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         task, convention = self.card.task, self.card.convention

@@ -29,9 +29,9 @@ tokenizer = open_clip.get_tokenizer("local-dir:.")
 """
 ARMS = {
     "clip": "The model {model}, as it came.",
-    "clip-ft": "{model}, trained for {steps} steps of {batch} images on the captions of {data}.",
-    "clipzoo": "{model}, trained for {steps} steps of {batch} images on the captions of {data} and the experts' labels "
-    "of the same pictures.",
+    "clip-ft": "{model}, trained for {length} of {batch} images a step on the captions of {data}.",
+    "clipzoo": "{model}, trained for {length} of {batch} images a step on the captions of {data} and the experts' "
+    "labels of the same pictures.",
 }
 
 
@@ -52,7 +52,7 @@ def card(
         version: of clipzoo.
     """
     what = ARMS[arm].format(
-        model=recipe.student.model, steps=recipe.training.steps, batch=recipe.training.batch_size, data=recipe.data
+        model=recipe.student.model, length=recipe.training.length, batch=recipe.training.batch_size, data=recipe.data
     )
     text = HEAD.format(name=f"{recipe.name}: {arm}, seed {seed}", what=what, version=version)
     return text + _experts(experts) + (_results(results) if results else "")

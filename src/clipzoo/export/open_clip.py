@@ -97,7 +97,7 @@ def parity(student: Student, folder: Path, images: Sequence[ImageArray], caption
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """A parity in words."""
+    """What `export` measured, in a sentence: on how much, and how far the embeddings are from the student's."""
     return (
         f"On {found['images']} pictures and {found['captions']} captions of the training data the embeddings differ "
         f"from the trained student's by at most {found['image_embeddings']:.1e} (images) and "

@@ -37,5 +37,6 @@ class Gather(nn.Module):
         self.out_channels = sum(in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps [B,C_i,h_i,w_i] as one [B,ΣC,h,w]."""
         size = max(m.shape[-2] for m in maps), max(m.shape[-1] for m in maps)
         return torch.cat([resize(norm(m), size) for norm, m in zip(self.norms, maps, strict=True)], 1)

@@ -83,7 +83,7 @@ def inspect(store_root: str | Path, data: str, out_html: str | Path, count: int 
 
 
 def card(column: Column) -> dict[str, str]:
-    """A column's manifest in words."""
+    """A column's manifest in words: heading -> what it says, in the order of the card."""
     manifest = column.manifest
     counts, expert = manifest.counts, manifest.expert
     convention = {k: f"{len(v)} names" if k == "classes" else v for k, v in manifest.convention.items()}

@@ -158,7 +158,7 @@ class Student(nn.Module):
         return (images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, int64 [B,L]."""
+        """Token ids, int64 [B,L] on the CPU, padded and cut to the L tokens of the text tower."""
         if not texts:  # tokenizers fail on none
             return torch.zeros(0, self.tokenizer.context_length, dtype=torch.int64)
         ids: Tensor = self.tokenizer(list(texts))
@@ -192,7 +192,7 @@ class Student(nn.Module):
         return out
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit-length embeddings [B,D] of texts."""
+        """Unit-length embeddings [B,D] of texts, on the student's device."""
         out: Tensor = self.clip.encode_text(self.tokenize(texts).to(self.mean.device), normalize=True)
         return out
 
@@ -221,7 +221,11 @@ class Student(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Student:
-        """The student that `save` wrote, heads included if they are there."""
+        """The student that `save` wrote, heads included if they are there; on the CPU.
+
+        Raises:
+            CheckpointError: OpenCLIP cannot load the folder, or its heads do not fit the model.
+        """
         if not (folder / f"{HEADS}.json").exists():
             return cls.create(f"local-dir:{folder}")
         described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))

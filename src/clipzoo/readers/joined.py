@@ -38,7 +38,7 @@ class Joined(Reader):
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether it is a YAML file."""
+        """Whether it is a YAML file; what is in it, `open` judges."""
         return Path(location.path).suffix.lower() in (".yaml", ".yml") and not location.is_folder
 
     @classmethod

@@ -89,7 +89,7 @@ def between(ci: Sequence[float] | None, unit: str) -> str:
 
 
 def arrow(direction: str) -> str:
-    """Which way is better."""
+    """Which way is better, with an arrow; ``direction`` is "higher" or "lower"."""
     return "↑ higher is better" if direction == "higher" else "↓ lower is better"
 
 
@@ -120,7 +120,7 @@ class Verdict:
 
     @property
     def interval(self) -> str:
-        """Its interval in words."""
+        """Its 95 % interval in words, in the unit of the measure."""
         return between(self.cell["ci"], self.cell["unit"])
 
 
@@ -148,12 +148,12 @@ def headlines(results: Results) -> list[str]:
 
 
 def dense(results: Results) -> list[str]:
-    """The headlines of tasks."""
+    """The headlines of tasks: `headlines` without those of recognition and retrieval."""
     return [metric for metric in headlines(results) if metric.split("/")[0] not in RECOGNITION]
 
 
 def headline(results: Results) -> str:
-    """The page in one sentence."""
+    """The page in one sentence: gains and losses against captions alone, and what became of zero-shot."""
     verdicts = [v for metric in dense(results) if (v := judge(results, metric))]
     if not verdicts:
         return f"This run compares no dense task with captions alone; {guard_clause(results)}."

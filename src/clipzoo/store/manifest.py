@@ -53,7 +53,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, card: ExpertCard, dataset: Mapping[str, Any]) -> Manifest:
-        """The manifest of a new column."""
+        """The manifest of a new column: labels of ``card`` over the dataset with this fingerprint, none yet."""
         expert = json.loads(json.dumps(card.to_json(), default=str))
         convention = expert.pop("convention")
         return cls(

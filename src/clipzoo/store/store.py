@@ -49,17 +49,17 @@ class Column:
 
     @property
     def task(self) -> str:
-        """The task's name."""
+        """The task's name, a file of ``clipzoo/tasks/``."""
         return self.manifest.task
 
     @property
     def slug(self) -> str:
-        """The expert's folder name."""
+        """The expert's folder name in the store: `ExpertCard.slug`."""
         return self.manifest.slug
 
     @property
     def name(self) -> str:
-        """``<task>/<slug>``."""
+        """``<task>/<slug>``: what recipes, plans and batches call this column."""
         return f"{self.task}/{self.slug}"
 
     @property
@@ -171,7 +171,7 @@ class Store:
         self.root = Path(root)
 
     def columns(self) -> list[Column]:
-        """All columns, sorted by task and slug."""
+        """All columns, sorted by task and slug; `StoreError` if a manifest is damaged."""
         found = sorted(self.root.glob(f"*/*/{MANIFEST}"))
         return [Column(path.parent) for path in found]
 

@@ -11,6 +11,6 @@ __all__ = ["Additive", "Convention", "Measure", "Metric", "Task", "get"]
 
 
 def get(name: str) -> Task[Any]:
-    """The task of this name."""
+    """The task of this name; `PluginError`, with the nearest names, if there is none."""
     task: Task[Any] = plugins.load("tasks", name).TASK
     return task

@@ -48,7 +48,7 @@ class Convention:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Convention:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; what is missing is empty or None."""
         return cls(tuple(values.get("classes", ())), values.get("kind"), values.get("along"))
 
 
@@ -92,7 +92,7 @@ class Additive(Metric):
         """The measures of a sum of statistics [S]; NaN where nothing was valid."""
 
     def resampled(self, rows: Rows, weights: Rows) -> dict[str, NDArray[np.float64]]:
-        """The measures of R sums."""
+        """The measures of R weighted sums of ``rows`` [N,S], float64 [R] each; ``weights`` is [R,N]."""
         computed = [self.compute(total) for total in weights @ rows]
         return {name: np.array([one[name] for one in computed], np.float64) for name in self.measures}
 
@@ -133,7 +133,7 @@ class Task(ABC, Generic[L]):
         """The label of the mirrored scene."""
 
     def view(self, label: L, view: View) -> L:
-        """Crop, resize, flip."""
+        """The label [H,W] of the view's size, seen as the view sees the image: crop, resize, then flip."""
         seen = self.crop_resize(label, view)
         return self.hflip(seen) if view.flip else seen
 
@@ -194,7 +194,7 @@ class Task(ABC, Generic[L]):
 
     @abstractmethod
     def metric(self, convention: Convention) -> Metric:
-        """The measures of this task."""
+        """The measures of this task under a column's convention, the headline first."""
 
     @abstractmethod
     def oracle(self, target: Target, convention: Convention) -> Tensor:

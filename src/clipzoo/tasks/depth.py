@@ -87,7 +87,7 @@ class DepthMetric(Additive):
         return np.array([delta1, absrel, rmse, 1, both.sum() / truth.valid.sum(), 1], np.float64)
 
     def compute(self, total: Statistics) -> dict[str, float]:
-        """Means over images."""
+        """Means over the images of the sum ``total``; NaN where no pixel was valid."""
         delta1, absrel, rmse, scored, coverage, known = map(float, total)
         means = [x / scored if scored else math.nan for x in (delta1, absrel, rmse)]
         return dict(zip(self.measures, [*means, coverage / known if known else math.nan], strict=True))
@@ -203,7 +203,7 @@ class DepthTask(Task[Depth]):
     # Learning ------------------------------------------------------------------------------------------
 
     def channels(self, convention: Convention) -> int:
-        """One."""
+        """One: the depth, or for metric depth its logarithm."""
         return 1
 
     def collate(self, labels: Sequence[Depth | None], size: tuple[int, int]) -> Target:

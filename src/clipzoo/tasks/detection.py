@@ -87,7 +87,7 @@ class Detection:
         return None if self.ignored.all() else float(self.scores[~self.ignored].mean())
 
     def take(self, rows: Any) -> Detection:
-        """Some of the objects."""
+        """The objects that ``rows`` (indices, a slice or bool [N]) chooses, in the same frame."""
         kept = np.arange(len(self.ids))[rows]
         masks = None if self.masks is None else tuple(self.masks[i] for i in kept)
         return Detection(self.size, self.boxes[kept], self.ids[kept], self.scores[kept], self.ignored[kept], masks)
@@ -168,7 +168,7 @@ class DetectionTask(Task[Detection]):
             _rle.decode(text, label.size)
 
     def encode(self, label: Detection) -> bytes:
-        """JSON, without loss."""
+        """JSON: boxes to a thousandth of a pixel, scores in full, masks as they are."""
         _check(label)
         facts = {
             "task": self.name,

@@ -138,7 +138,7 @@ class EdgesTask(Task[Edges]):
     # Learning ------------------------------------------------------------------------------------------
 
     def channels(self, convention: Convention) -> int:
-        """One."""
+        """One: the logit of an edge."""
         return 1
 
     def collate(self, labels: Sequence[Edges | None], size: tuple[int, int]) -> Target:
@@ -149,17 +149,17 @@ class EdgesTask(Task[Edges]):
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:
-        """Class-balanced cross-entropy."""
+        """Class-balanced cross-entropy alone, ``balanced``."""
         return ("balanced",)
 
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
-        """The loss of logits [B,1,H,W]."""
+        """The loss of logits [B,1,H,W] against probabilities ``target["values"]``."""
         return self.criterion(convention, name)(raw, target["values"], target["valid"], **options)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Edges]:
-        """The sigmoid."""
+        """Probabilities in [0, 1]: the sigmoid of logits [B,1,H,W]."""
         values = raw.detach().squeeze(1).float().sigmoid().cpu().numpy()
         return [Edges(one, np.ones(one.shape, np.bool_)) for one in values]
 

@@ -67,7 +67,7 @@ class NormalsMetric(Additive):
         return np.array([angles.sum(), *within, both.sum(), truth.valid.sum()], np.float64)
 
     def compute(self, total: Statistics) -> dict[str, float]:
-        """Means over pixels."""
+        """Means over all valid pixels of the sum ``total``: angles in degrees, shares in [0, 1]; NaN where none was."""
         *sums, compared, known = map(float, total)
         means = [x / compared if compared else math.nan for x in sums]
         return dict(zip(self.measures, [*means, compared / known if known else math.nan], strict=True))
@@ -131,7 +131,7 @@ class NormalsTask(Task[Normals]):
     # Learning ------------------------------------------------------------------------------------------
 
     def channels(self, convention: Convention) -> int:
-        """Three."""
+        """Three: x, y, z, of any length."""
         return 3
 
     def collate(self, labels: Sequence[Normals | None], size: tuple[int, int]) -> Target:

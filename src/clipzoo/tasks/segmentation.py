@@ -154,7 +154,7 @@ class SegmentationTask(Task[Segmentation]):
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:
-        """Cross-entropy."""
+        """Cross-entropy alone, ``cross_entropy``."""
         return ("cross_entropy",)
 
     def loss(

@@ -12,7 +12,7 @@ from clipzoo.errors import CheckpointError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside, sync, rename."""
+    """Write tensors and plain values beside ``path``, sync, rename: the file is whole or not there."""
     beside = path.with_suffix(".tmp")
     with beside.open("wb") as file:
         torch.save(state, file)

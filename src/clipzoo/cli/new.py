@@ -1,0 +1,72 @@
+"""``clipzoo new``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from clipzoo.cli._options import Device
+
+T = TypeVar("T")
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    data: Annotated[str | None, typer.Option(help="The image–caption dataset.")] = None,
+    model: Annotated[str | None, typer.Option(help="'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:.")] = None,
+    expert: Annotated[list[str] | None, typer.Option(help="An expert's URI. May be repeated.")] = None,
+    bench: Annotated[str | None, typer.Option(help="Folder with probe, validation, test; or none.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
+    device: Device = "auto",
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: options and defaults.")] = False,
+) -> None:
+    """Five questions, each answer checked at once; writes a commented recipe. Options answer without being asked."""
+    from clipzoo import draft
+    from clipzoo.cli._console import bars, console
+    from clipzoo.errors import RecipeError
+    from clipzoo.pipeline import pick_device
+
+    if out.exists():
+        raise RecipeError(f"{out} is there already; give another --out")
+    device = pick_device(device)
+
+    def counted(location: str) -> draft.Data:
+        with bars() as shown:
+            return draft.check_data(location, lambda done, total: shown.step("shards", done, total))
+
+    found = _ask("1. Where is the data (docs/data.md)", data, "demo:captioned", counted, yes)
+    left = "".join(f"; left out: {count:,} × {reason}" for reason, count in found.left_out.items())
+    console.print(f"   {found.samples:,} usable samples{left}", markup=False)
+    usual = draft.defaults(found.location, device)
+    which = "2. Which CLIP: 'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:"
+    start = _ask(which, model, usual["model"], draft.check_start, yes)
+    told = ", ".join(expert) if expert else None
+    cards = _ask(
+        "3. Which experts (docs/experts.md), a comma between",
+        told, ", ".join(usual["experts"]),
+        lambda text: draft.check_experts([uri.strip() for uri in text.split(",") if uri.strip()]), yes,
+    )  # fmt: skip
+    for card in cards.values():
+        console.print(f"   {card.task}, licence {card.licence}", markup=False)
+    splits = _ask("4. Where to measure (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
+    length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(draft.draft(out, found, start, cards, splits, length, device), encoding="utf-8")
+    console.print(f"[bold]{out}[/] is written; next: clipzoo {'run' if splits else 'train'} {out} --dry-run")
+
+
+def _ask(question: str, given: Any, usual: Any, check: Callable[[Any], T], yes: bool) -> T:
+    """The checked answer: the option's or the default where nothing is asked, else asked until it is right."""
+    from clipzoo.cli._console import console
+    from clipzoo.errors import ClipzooError
+
+    if given is not None or yes:
+        return check(usual if given is None else given)
+    while True:
+        try:
+            return check(typer.prompt(question, default=usual, type=str))
+        except ClipzooError as error:
+            console.print(f"   {error}", style="red", markup=False, soft_wrap=True)

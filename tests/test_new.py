@@ -1,0 +1,128 @@
+"""``clipzoo new``: five answers, each checked when it is given; the recipe it writes runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from clipzoo import draft, recipe
+from clipzoo.cli import app
+from clipzoo.errors import ClipzooError
+from clipzoo.experts import ExpertCard
+from clipzoo.preview import preview
+from clipzoo.tasks import Convention
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def bench(dataset: Path, tmp_path: Path) -> Path:
+    for split in ("probe", "validation", "test"):
+        (tmp_path / "bench" / split).mkdir(parents=True)
+        (tmp_path / "bench" / split / "images").symlink_to(dataset)
+    return tmp_path / "bench"
+
+
+def test_wrong_answers_are_told_and_asked_again(
+    dataset: Path, tiny_clip: str, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    out = tmp_path / "mine.yaml"
+    answers = [
+        "nowhere", str(dataset),
+        "ViT-B-61 openai", "RN50 opnai", tiny_clip,
+        "demo:dept", "demo:depth, demo:depth", "demo:depth, demo:detection",
+        str(tmp_path), str(bench),
+        "none", "-1", "2.5",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, ["new", "--out", str(out), "--device", "cpu"], input="\n".join(answers) + "\n")
+    assert result.exit_code == 0, result.output
+    for said in (
+        "no file or folder", "48 usable samples", "ViT-B-16", "has no weights 'opnai'", "yfcc15m", "depth",
+        "give each expert once", "has no folder images/", "'none' is not a number of epochs", "'-1' is not",
+        f"next: clipzoo run {out} --dry-run",
+    ):  # fmt: skip
+        assert said in result.output, said
+    written = recipe.load(out)
+    assert written.name == "mine"
+    assert written.data == str(dataset)
+    assert (written.student.model, written.student.layers) == (tiny_clip, (0, 1))
+    assert [(c.expert, c.head) for c in written.columns] == [("demo:depth", "conv"), ("demo:detection", "fcos")]
+    assert written.evaluation.test == str(bench / "test")
+    assert written.evaluation.heldout is None
+    assert written.training.epochs == 2.5
+    assert preview(written, tmp_path / "run").steps == 2, "2.5 epochs of one batch of 32"
+
+
+def test_defaults_are_a_run_of_the_packaged_rooms(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "first.yaml"
+    result = CliRunner().invoke(app, ["new", "--yes", "--out", str(out), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    written = recipe.load(out)
+    assert (written.data, written.student.model, written.evaluation.test) == (
+        "demo:captioned",
+        "demo:clip",
+        "demo:test",
+    )
+    assert {column.expert for column in written.columns} >= {"demo:depth", "demo:normals"}
+    assert CliRunner().invoke(app, ["new", "--yes", "--out", str(out)]).exception.__class__.__name__ == "RecipeError"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--data", "nowhere"], "no file or folder"),
+        (["--model", "RN50"], "openai"),
+        (["--expert", "dmo:depth"], "did you mean demo"),
+        (["--bench", "nowhere"], "nowhere"),
+        (["--epochs", "0"], "above 0"),
+    ],
+)
+def test_without_questions_a_wrong_option_is_an_error_and_nothing_is_written(
+    wrong: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["new", "--yes", "--device", "cpu", *wrong])
+    assert isinstance(result.exception, ClipzooError), result.output
+    assert says in str(result.exception)
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_nothing_to_measure_on_leads_to_training_alone(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    options = [
+        "--data",
+        str(dataset),
+        "--model",
+        tiny_clip,
+        "--expert",
+        "demo:depth",
+        "--bench",
+        "none",
+        "--epochs",
+        "1",
+    ]
+    result = CliRunner().invoke(app, ["new", "--out", str(out), "--device", "cpu", *options])
+    assert "clipzoo train" in result.output
+    assert len(recipe.load(out).training.learning_rates) == 1, "there is no validation to choose by"
+
+
+def test_layers_are_the_middle_and_last_block_or_the_last_two_stages() -> None:
+    assert draft.check_start("ViT-S-32-alt random").layers == (5, 11)
+    assert draft.check_start("demo:clip").layers == (3, 4)
+
+
+def test_the_template_among_the_recipes_is_what_new_writes() -> None:
+    path = ROOT / "recipes" / "fine-tune-yours.yaml"
+    cards = {
+        "hf:facebook/mask2former-swin-base-ade-semantic": ExpertCard(
+            "", "segmentation", Convention(classes=("a", "b"))
+        ),
+        "hf:depth-anything/Depth-Anything-V2-Small-hf": ExpertCard("", "depth", Convention(kind="affine-disparity")),
+    }
+    splits = {split: f"bench/{split}" for split in ("probe", "validation", "test")}
+    data, start = draft.Data("shards/", 1_000_000, {}), draft.Start("ViT-B-16", "openai", False, (5, 11))
+    written = draft.draft(Path("recipes/fine-tune-yours.yaml"), data, start, cards, splits, 3, "cuda", cores=16)
+    assert path.read_text() == written

@@ -1,0 +1,124 @@
+"""What a run would do, told beforehand: the numbers agree with what is known otherwise, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from clipzoo import recipe
+from clipzoo.cli import app
+from clipzoo.data import TrainingSet, Viewing, loader
+from clipzoo.errors import ClipzooError, PlanError
+from clipzoo.models import HeadSpec, Student
+from clipzoo.preview import _forward, estimate, kept_bytes, preview
+from clipzoo.tasks import Convention
+from clipzoo.workspace import Run
+
+
+@pytest.fixture
+def values(dataset: Path, labels: Path, tiny_clip: str) -> dict[str, Any]:
+    return {
+        "name": "squares",
+        "data": str(dataset),
+        "store": str(labels),
+        "columns": [{"column": "segmentation/test-truth"}, {"column": "depth/test-truth"}, {"expert": "demo:normals"}],
+        "student": {"model": tiny_clip},
+        "training": {"epochs": 2.5, "batch_size": 10},
+        "seeds": [0, 3],
+    }
+
+
+def test_what_is_told_is_what_is_there(values: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
+    found = preview(recipe.parse(values), tmp_path / "run")
+    assert found.samples == 48
+    assert not found.left_out
+    depth = (16 - 3) / 16  # every fifth of each 16 has none
+    wanted = {"segmentation/test-truth": 1.0, "depth/test-truth": depth, "normals/demo-normals": None}
+    assert found.coverage == pytest.approx(wanted)
+    assert found.steps == 10, "2.5 epochs of 4 whole batches"
+    assert found.epochs == pytest.approx(10 * 10 / 48)
+    assert found.trainings == [("clip-ft", 0), ("clip-ft", 3), ("clipzoo", 0), ("clipzoo", 3)]
+    shards = sum(path.stat().st_size for path in dataset.glob("*.tar"))
+    assert found.epoch_bytes
+    assert 0 < found.epoch_bytes < shards, "tars hold headers, too, and more than these labels"
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_recipe_is_kept_and_nothing_unpacked(values: dict[str, Any], tmp_path: Path) -> None:
+    packaged = values | {"data": "rooms:captioned?count=5000", "columns": [{"expert": "demo:depth"}]}
+    packaged["store"] = None
+    assert preview(recipe.parse(packaged), tmp_path / "run").samples == 5000, "told without rendering them"
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_are_steps_of_the_plan(values: dict[str, Any], tmp_path: Path) -> None:
+    run = Run(recipe.parse(values | {"columns": values["columns"][:2]}), tmp_path)
+    dataset = TrainingSet(run.plan, run.reader, {}, Viewing((32, 32)))
+    one_epoch = sum(1 for _ in loader(dataset, 10, lambda texts: torch.zeros(len(texts), 1)))
+    assert run.steps() == round(2.5 * one_epoch)
+    assert run.search_steps() == run.steps() // 4
+
+
+def test_too_small_a_dataset_is_told(values: dict[str, Any], tmp_path: Path) -> None:
+    values["training"]["batch_size"] = 64
+    with pytest.raises(PlanError, match="48 usable samples, fewer than one batch of 64"):
+        preview(recipe.parse(values), tmp_path)
+
+
+def test_a_folder_of_another_recipe_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    parsed = recipe.parse(values)
+    (tmp_path / "recipe.yaml").write_text(parsed.model_copy(update={"seeds": (9,)}).to_yaml())
+    with pytest.raises(ClipzooError, match="another recipe"):
+        preview(parsed, tmp_path)
+
+
+def test_kept_bytes_of_a_chain_are_those_by_hand() -> None:
+    chain = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    x = torch.zeros(5, 8)
+    by_hand = 4 * 5 * (8 + 16)  # the input and the ReLU's output, which is the second layer's input, too
+    assert kept_bytes(lambda: chain(x), chain.parameters()) == by_hand
+
+
+def test_memory_grows_with_the_batch_as_it_does(tiny_clip: str) -> None:
+    """What is drawn out from two small passes is what a large one keeps, less what grows with the batch's square."""
+    spec = HeadSpec("depth", Convention(kind="metric", along="z"))
+    student = Student.create(tiny_clip, specs={"depth/x": spec})
+    few, many = (
+        estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1, batch_size=count)).activations
+        for count in (2, 12)
+    )
+    assert few == kept_bytes(lambda: _forward(student, {"depth/x": 4}, "fp32", 2), student.parameters())
+    measured = kept_bytes(lambda: _forward(student, {"depth/x": 4}, "fp32", 12), student.parameters())
+    assert many == pytest.approx(measured, rel=0.01)
+    weights = sum(p.numel() for p in student.parameters())
+    assert estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1)).state == 16 * weights
+    frozen = recipe.TrainingRecipe(steps=1, text_factor=0)
+    assert estimate(student, {"depth/x": 4}, frozen).state < 16 * weights
+
+
+@pytest.mark.parametrize(
+    ("verb", "says", "silent"),
+    [
+        (["run"], "4 × 10 = 40 steps", "nowhere"),
+        (["train", "--arm", "clip-ft", "--seed", "3"], "1 × 10 = 10 steps", "clipzoo:"),
+    ],
+)
+def test_dry_runs_by_the_command_line(
+    verb: list[str], says: str, silent: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe.parse(values).to_yaml())
+    result = CliRunner().invoke(app, [verb[0], str(path), *verb[1:], "--dry-run", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "48 usable" in result.output
+    assert "not labelled yet" in result.output
+    assert "81.2% of the samples" in result.output
+    assert says in result.output
+    assert silent not in result.output
+    assert not (tmp_path / "run").exists()
