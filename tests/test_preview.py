@@ -49,10 +49,13 @@ def test_what_is_told_is_what_is_there(values: dict[str, Any], dataset: Path, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_no_recipe_is_kept_and_nothing_unpacked(values: dict[str, Any], tmp_path: Path) -> None:
-    packaged = values | {"data": "rooms:captioned?count=5000", "columns": [{"expert": "demo:depth"}]}
-    packaged["store"] = None
-    assert preview(recipe.parse(packaged), tmp_path / "run").samples == 5000, "told without rendering them"
+@pytest.mark.parametrize(("data", "samples"), [("rooms:captioned?count=5000", 5000), ("demo:captioned", 3000)])
+def test_packaged_data_is_neither_rendered_nor_unpacked_into_the_folder(
+    data: str, samples: int, values: dict[str, Any], tmp_path: Path
+) -> None:
+    packaged = values | {"data": data, "columns": [{"expert": "demo:depth"}], "store": None}
+    packaged["evaluation"] = {"test": "demo:test"}
+    assert preview(recipe.parse(packaged), tmp_path / "run").samples == samples
     assert not (tmp_path / "run").exists()
 
 

@@ -147,7 +147,7 @@ def defaults(data: str, device: str) -> dict[str, Any]:
         "model": "demo:clip" if packaged else "ViT-B-16 openai",
         "experts": [f"demo:{t}" for t in tasks] if packaged else ["hf:depth-anything/Depth-Anything-V2-Small-hf"],
         "benchmarks": "demo:" if packaged else "bench" if Path("bench").is_dir() else "none",
-        "epochs": 3.0 if device != "cpu" else 1.0,
+        "epochs": 8.0 if packaged else 3.0 if device != "cpu" else 1.0,
     }
 
 
@@ -171,8 +171,8 @@ def draft(
     """
     gpu, fresh = device != "cpu", start.random or start.model.startswith("demo:")
     rates = ["1.0e-3"] if fresh else ["3.0e-6", "1.0e-5", "3.0e-5"] if splits else ["1.0e-5"]
-    trainings = 2 * (1 + (len(rates) * SEARCH if len(rates) > 1 else 0))
-    images = round(trainings * epochs * data.samples)
+    trials = len(rates) * SEARCH if len(rates) > 1 else 0
+    images = round(2 * (1 + trials) * epochs * data.samples)
     verb, arms = ("run", "") if splits else ("train", "  # nothing to measure on yet: `clipzoo train` alone")
     weights = "\n  random: true" if start.random else f"\n  pretrained: {start.pretrained}" if start.pretrained else ""
     text = f"""\
@@ -223,7 +223,7 @@ def _evaluation(splits: Mapping[str, str], layers: Sequence[int]) -> str:
 
 def _hours(images: int) -> str:
     minutes = images / MEASURED / 60
-    return f"about {minutes / 60:,.1f} hours" if minutes >= 90 else f"about {max(round(minutes), 1)} minutes"
+    return f"about {minutes / 60:,.1f} hours" if minutes >= 90 else f"about {minutes:.1f} minutes"
 
 
 @torch.no_grad()

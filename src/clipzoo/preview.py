@@ -57,7 +57,8 @@ class Preview:
         trainings: (arm, seed) of each.
         trials: how many learning rates are tried, over all arms.
         memory: of the arm with most terms.
-        epoch_bytes: of pictures, captions and labels, read once; None for rows of tables, whose index knows no sizes.
+        epoch_bytes: of pictures, captions and labels, read once; None of rows of tables, whose index knows no
+            sizes, and of pictures that are yet to be rendered.
     """
 
     recipe: Recipe
@@ -88,7 +89,12 @@ class Preview:
             ("learning rates", self._rates()),
             ("trainings", self._trainings()),
             ("memory, estimated", self._memory()),
-            ("data of an epoch", "unknown: rows of tables" if self.epoch_bytes is None else _size(self.epoch_bytes)),
+            (
+                "data of an epoch",
+                "known once it is read: rows of tables, or pictures to render"
+                if self.epoch_bytes is None
+                else _size(self.epoch_bytes),
+            ),
         ]
 
     def _rates(self) -> str:

@@ -136,9 +136,14 @@ class Run:
 
     # Data ----------------------------------------------------------------------------------------------
 
+    @property
+    def _packaged(self) -> Path:
+        """Where packaged and rendered data is put."""
+        return self.scratch or self.out / "data"
+
     def folder(self, location: str) -> Path:
         """A dataset location on disk, unpacked or rendered where it is of the embedded default."""
-        return Path(demo.locate(location, self.scratch or self.out / "data", lambda *a: self.progress.step(*a)))
+        return Path(demo.locate(location, self._packaged, lambda *a: self.progress.step(*a)))
 
     @cached_property
     def reader(self) -> Reader:
@@ -148,7 +153,7 @@ class Run:
     @property
     def dataset(self) -> str:
         """Where the captioned images are."""
-        return demo.locate_data(self.recipe.data, self.scratch or self.out / "data", lambda *a: self.progress.step(*a))
+        return demo.locate_data(self.recipe.data, self._packaged, lambda *a: self.progress.step(*a))
 
     def shards(self) -> list[str] | None:
         """The shards that hold the first ``max_samples`` usable samples; None is all of them."""
