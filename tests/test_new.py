@@ -29,11 +29,11 @@ def test_wrong_answers_are_told_and_asked_again(
     dataset: Path, tiny_clip: str, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    out = tmp_path / "mine.yaml"
+    out, masks = tmp_path / "mine.yaml", f"files:{tmp_path}?task=segmentation&classes=background,square&void=none"
     answers = [
         "nowhere", str(dataset),
         "ViT-B-61 openai", "RN50 opnai", tiny_clip,
-        "demo:dept", "demo:depth, demo:depth", "demo:depth, demo:detection",
+        "demo:dept", "demo:depth demo:depth", f"demo:detection {masks}",
         str(tmp_path), str(bench),
         "none", "-1", "2.5",
     ]  # fmt: skip
@@ -49,7 +49,7 @@ def test_wrong_answers_are_told_and_asked_again(
     assert written.name == "mine"
     assert written.data == str(dataset)
     assert (written.student.model, written.student.layers) == (tiny_clip, (0, 1))
-    assert [(c.expert, c.head) for c in written.columns] == [("demo:depth", "conv"), ("demo:detection", "fcos")]
+    assert [(c.expert, c.head) for c in written.columns] == [("demo:detection", "fcos"), (masks, "conv")]
     assert written.evaluation.test == str(bench / "test")
     assert written.evaluation.heldout is None
     assert written.training.epochs == 2.5
@@ -107,6 +107,19 @@ def test_nothing_to_measure_on_leads_to_training_alone(dataset: Path, tiny_clip:
     result = CliRunner().invoke(app, ["new", "--out", str(out), "--device", "cpu", *options])
     assert "clipzoo train" in result.output
     assert len(recipe.load(out).training.learning_rates) == 1, "there is no validation to choose by"
+
+
+def test_weights_are_a_tag_a_file_or_none_and_paths_may_have_spaces(tiny_clip: str, tmp_path: Path) -> None:
+    spaced = tmp_path / "my clip"
+    spaced.symlink_to(tiny_clip.removeprefix("local-dir:"))
+    for answer, wanted in (
+        (f"local-dir:{spaced}", (f"local-dir:{spaced}", None, False)),
+        (f"local-dir:{spaced} random", (f"local-dir:{spaced}", None, True)),
+        ("ViT-S-32-alt random", ("ViT-S-32-alt", None, True)),
+        ("RN50 openai", ("RN50", "openai", False)),
+    ):
+        found = draft.check_start(answer)
+        assert (found.model, found.pretrained, found.random) == wanted
 
 
 def test_layers_are_the_middle_and_last_block_or_the_last_two_stages() -> None:

@@ -84,17 +84,18 @@ def check_start(answer: str) -> Start:
         RecipeError: weights that the model does not have.
         CheckpointError: OpenCLIP does not know the model.
     """
-    model, _, weights = answer.strip().partition(" ")
-    random, pretrained = weights == "random", weights.strip() if weights.strip() not in ("", "random") else None
+    named = answer.strip().removesuffix(" random")
+    random = named != answer.strip()
+    model, _, weights = (named, "", "") if ":" in named else named.partition(" ")
     student = Student.create(demo.locate_model(model), random=True)
     if ":" not in model and not random:
         tags = open_clip.list_pretrained_tags_by_model(model)
-        if pretrained not in tags and not Path(pretrained or "").is_file():
+        if weights not in tags and not Path(weights).is_file():
             raise RecipeError(
-                f"{model} has no weights {pretrained!r}; give '{model} TAG' with a tag out of {', '.join(tags)}, or a "
+                f"{model} has no weights {weights!r}; give '{model} TAG' with a tag out of {', '.join(tags)}, or a "
                 f"file, or '{model} random'"
             )
-    return Start(model, pretrained, random, _layers(student))
+    return Start(model, weights or None, random, _layers(student))
 
 
 def check_experts(uris: Sequence[str]) -> dict[str, ExpertCard]:
@@ -174,7 +175,13 @@ def draft(
     trials = len(rates) * SEARCH if len(rates) > 1 else 0
     images = round(2 * (1 + trials) * epochs * data.samples)
     verb, arms = ("run", "") if splits else ("train", "  # nothing to measure on yet: `clipzoo train` alone")
-    weights = "\n  random: true" if start.random else f"\n  pretrained: {start.pretrained}" if start.pretrained else ""
+    weights = (
+        "\n  random: true"
+        if start.random
+        else f"\n  pretrained: {json.dumps(start.pretrained)}"
+        if start.pretrained
+        else ""
+    )
     text = f"""\
 # clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)
 # both trained arms see {images:,} images in all: {_hours(images)} at {MEASURED:,} images/s, what one H100 does with

@@ -124,7 +124,7 @@ def preview(
     recipe: Recipe,
     out: Path,
     *,
-    arms: Sequence[str] = TRAINED,
+    arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Preview:
@@ -133,8 +133,7 @@ def preview(
     Args:
         recipe: complete.
         out: the run's folder; need not exist, and is left as it is.
-        arms: of the recipe's, those that would be trained.
-        seeds: default the recipe's.
+        arms, seeds: those that would be trained; default the recipe's.
         progress: told what is being unpacked.
 
     Raises:
@@ -150,7 +149,7 @@ def preview(
                 f"{recipe.data} has {samples} usable samples, fewer than one batch of {settings.batch_size}; lower "
                 f"training.batch_size to at most {samples}"
             )
-        trained = [arm for arm in arms if arm in TRAINED]
+        trained = [arm for arm in arms or recipe.arms if arm in TRAINED]
         rates = len(settings.learning_rates)
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
@@ -161,7 +160,7 @@ def preview(
             coverage=coverage,
             steps=run.steps(samples),
             search_steps=run.search_steps(samples),
-            trainings=[(arm, seed) for arm in trained for seed in (recipe.seeds if seeds is None else seeds)],
+            trainings=[(arm, seed) for arm in trained for seed in seeds or recipe.seeds],
             trials=rates * len(trained) if rates > 1 else 0,
             memory=estimate(student, {n: w.stride for n, (w, _) in run.specs.items()}, settings),
             epoch_bytes=size,
@@ -196,12 +195,11 @@ def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRec
         strides: column -> image pixels per target pixel, of all heads.
         settings: batch size, precision, and which towers are trained.
     """
-    frozen = {"text"} if settings.text_factor == 0 else set()
     counts = {part: sum(p.numel() for _, p in named) for part, named in student.parameter_groups().items()}
-    total, trained = sum(counts.values()), sum(n for part, n in counts.items() if part not in frozen)
+    total, frozen = sum(counts.values()), 0 if settings.text_factor else counts["text"]
     forward, weights = partial(_forward, student.train(), strides, settings.precision), list(student.parameters())
     one, two = (kept_bytes(partial(forward, count), weights) for count in (1, 2))
-    return Memory(total, FLOAT * (total + 3 * trained), one + (two - one) * (settings.batch_size - 1))
+    return Memory(total, FLOAT * (4 * total - 3 * frozen), one + (two - one) * (settings.batch_size - 1))
 
 
 def kept_bytes(compute: Callable[[], Any], weights: Iterable[Tensor]) -> int:

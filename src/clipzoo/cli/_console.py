@@ -89,7 +89,7 @@ def previewed(
 
     loaded, folder = located(recipe, out, overrides)
     with bars() as progress:
-        found = preview(loaded, folder, arms=arms or loaded.arms, seeds=seeds or loaded.seeds, progress=progress)
+        found = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress)
     table = Table("what", "found")
     for what, said in found.rows():
         table.add_row(what, escape(said))

@@ -43,11 +43,9 @@ def command(
     usual = draft.defaults(found.location, device)
     which = "2. Which CLIP: 'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:"
     start = _ask(which, model, usual["model"], draft.check_start, yes)
-    told = ", ".join(expert) if expert else None
     cards = _ask(
-        "3. Which experts (docs/experts.md), a comma between",
-        told, ", ".join(usual["experts"]),
-        lambda text: draft.check_experts([uri.strip() for uri in text.split(",") if uri.strip()]), yes,
+        "3. Which experts (docs/experts.md), a space between", expert or None, " ".join(usual["experts"]),
+        lambda told: draft.check_experts(told.split() if isinstance(told, str) else told), yes,
     )  # fmt: skip
     for card in cards.values():
         console.print(f"   {card.task}, licence {card.licence}", markup=False)
