@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,9 +15,13 @@ from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.data import TrainingSet, Viewing, loader
 from clipzoo.errors import ClipzooError, PlanError
+from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
 from clipzoo.preview import _forward, estimate, kept_bytes, preview
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
+from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.workspace import Run
 
 
@@ -57,6 +62,22 @@ def test_packaged_data_is_neither_rendered_nor_unpacked_into_the_folder(
     packaged["evaluation"] = {"test": "demo:test"}
     assert preview(recipe.parse(packaged), tmp_path / "run").samples == samples
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_of_less_confidence_than_asked_for_do_not_count(
+    values: dict[str, Any], dataset: Path, tmp_path: Path
+) -> None:
+    reader = open_dataset(str(dataset))
+    space, known = Convention(classes=("background", "square")), np.ones((4, 4), np.bool_)
+    column = Store(tmp_path / "labels").create(ExpertCard("test:sure", "segmentation", space), fingerprint(reader))
+    for shard in reader.shards:
+        with ColumnWriter(column, shard) as writer:
+            for i, entry in enumerate(reader.index(shard)):
+                label = Segmentation(np.zeros((4, 4), np.uint16), known, confidence=0.9 if i % 4 else 0.2)
+                writer.add(entry.key, label)
+    columns = [{"column": "segmentation/test-sure", "min_confidence": 0.5}]
+    found = preview(recipe.parse(values | {"store": str(tmp_path / "labels"), "columns": columns}), tmp_path / "run")
+    assert found.coverage == {"segmentation/test-sure": 0.75}
 
 
 def test_epochs_are_steps_of_the_plan(values: dict[str, Any], tmp_path: Path) -> None:
