@@ -18,6 +18,7 @@ from clipzoo import experts, import_labels, tasks
 from clipzoo.errors import DatasetError, ExpertError, SampleError
 from clipzoo.experts import _palettes, _polygons
 from clipzoo.labeling.colours import survey
+from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from clipzoo.tasks import _rle
 from making import encoded, image, make_dataset
@@ -228,6 +229,25 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path, place, change, reas
         experts.create(f"coco:{written(tmp_path / 'a.json', values)}?classes=all&masks=no")
 
 
+@pytest.mark.parametrize("size", [{"width": None}, {"height": 0}, {"width": 160_000, "height": 120_000}])
+def test_a_frame_that_is_not_told_or_absurd_is_refused(tmp_path, size):
+    values = instances()
+    values["images"][0] |= size
+    with pytest.raises(SampleError, match="does not tell the image's width and height, or more"):
+        look_up(f"coco:{written(tmp_path / 'a.json', values)}?classes=all&masks=yes")
+
+
+def test_a_key_that_names_no_file_has_no_label(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(np.zeros((H, W), np.uint8)))
+    write_shard(tmp_path / "data" / "0.tar", [(k, {"png": encoded(image(1)), "txt": b"x"}) for k in ("a", "b" * 250)])
+    answers = {"task": "segmentation", "classes": "x", "void": "none", "suffix": ".label.png"}
+    (tmp_path / "a.png").rename(tmp_path / "a.label.png")
+    found = import_labels(str(tmp_path / "data"), str(tmp_path), "files", answers, tmp_path / "out", progress=False)
+    assert (found.samples, found.matched, found.column.labels, found.column.failures) == (2, 1, 1, 1)
+
+
 def test_panoptic_maps_become_classes(tmp_path):
     values, numbers = instances(), RNG.choice([0, 5, 70_000, 16_000_001], (H, W))
     segments = [{"id": 5, "category_id": 3}, {"id": 70_000, "category_id": 7}, {"id": 16_000_001, "category_id": 3}]
@@ -281,6 +301,7 @@ def test_voc_boxes_by_their_origin(tmp_path):
         (xml("").encode("utf-16"), "cannot read the annotation"),
         (xml("", ""), "no number in <size/height>"),
         (xml("", "<width>0</width><height>0</height>"), "does not tell the image's width"),
+        (xml("", "<width>inf</width><height>inf</height>"), "does not tell the image's width"),
         (xml(thing("cat", (5, 5, 4, 9))), "a box without area"),
         (xml(thing("cat", ("x", 5, 4, 9))), "no number in <bndbox/xmin>: 'x'"),
         (xml(thing("dgo", (1, 1, 4, 9))), "not in classes: 'dgo'; did you mean 'dog'"),

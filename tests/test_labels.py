@@ -111,7 +111,7 @@ def test_conflicts_are_refused_before_anything_is_written(tmp_path, data, parts)
     labelled(elsewhere, tmp_path / "e", ["00001"])
     with pytest.raises(StoreError, match="of another dataset"):
         merge([parts[0], Store(tmp_path / "e")], Store(tmp_path / "out"))
-    with pytest.raises(StoreError, match="has no column to merge"):
+    with pytest.raises(StoreError, match="none' has no column; check the path"):
         merge([parts[0], Store(tmp_path / "none")], Store(tmp_path / "out"))
     with parts[0].columns()[0].lock(), pytest.raises(StoreError, match="in use by process"):
         merge(parts, Store(tmp_path / "out"))
@@ -200,6 +200,8 @@ def test_merge_and_verify(tmp_path, data, parts):
     assert "nothing is wrong" in run("verify", tmp_path / "out", "--data", data)
     other = make_dataset(tmp_path / "other", count=5)
     assert "labels another dataset" in run("verify", tmp_path / "out", "--data", other, code=1)
+    for verb in ("verify", "ls"):  # of a path that is mistyped
+        assert isinstance(CliRunner().invoke(app, ["labels", verb, str(tmp_path / "uot")]).exception, StoreError)
     (tmp_path / "out" / "segmentation" / "test-bright" / "00001.tar").unlink()
     assert "00001: the tar is missing" in run("verify", tmp_path / "out", code=1)
 

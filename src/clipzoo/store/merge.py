@@ -60,9 +60,7 @@ def merge(
 
 
 def _columns(store: Store) -> list[Column]:
-    columns = store.columns()
-    if not columns:
-        raise StoreError(f"{str(store.root)!r} has no column to merge; check the path of the store")
+    columns = store.columns(needed=True)
     for column in columns:
         if column.path.parts[-2:] != (column.task, column.slug):
             raise StoreError(f"{column.path} says that it is {column.name}; give the folder its own name back")
@@ -128,5 +126,7 @@ def _note(sources: Sequence[Column], target: Column) -> None:
     """Add the sources' runs that ``target`` does not know yet: what the labels have cost sums to the truth."""
     known = {json.dumps(line, sort_keys=True) for line in runs(target.path)}
     for line in (line for source in sources for line in runs(source.path)):
-        if json.dumps(line, sort_keys=True) not in known:
+        text = json.dumps(line, sort_keys=True)
+        if text not in known:
+            known.add(text)
             append_run(target.path, **line)
