@@ -15,7 +15,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
 from clipzoo import experts, import_labels, tasks
-from clipzoo.errors import DatasetError, ExpertError, SampleError
+from clipzoo.errors import DatasetError, ExpertError, SampleError, StoreError
 from clipzoo.experts import _palettes, _polygons
 from clipzoo.labeling.colours import survey
 from clipzoo.readers.webdataset import write_shard
@@ -316,6 +316,28 @@ def test_unsound_xml_has_a_reason(tmp_path, text, reason):
     for key in ("none", "../000000"):
         with pytest.raises(SampleError, match=r"no annotation|leads out"):
             look_up(f"voc:{tmp_path}?classes=cat,dog&origin=1", key)
+
+
+def test_mended_files_are_looked_up_again_and_a_mended_json_is_another(tmp_path):
+    data, folder = make_dataset(tmp_path / "data", shards=1), tmp_path / "xml"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i:06d}.xml").write_text(xml(thing("cat", (1, 1, 4 + i, 9))))
+    answers = {"classes": "cat", "origin": "1"}
+    found = import_labels(str(data), str(folder), "voc", answers, tmp_path / "out", progress=False)
+    assert (found.column.labels, found.column.failures) == (5, 1)
+    (folder / "000005.xml").write_text(xml(""))
+    for retry, labels in ((False, 5), (True, 6)):
+        found = import_labels(
+            str(data), str(folder), "voc", answers, tmp_path / "out", retry_failed=retry, progress=False
+        )
+        assert found.column.labels == labels
+    path, answers = tmp_path / "a.json", {"classes": "all", "masks": "no"}
+    written(path, instances())
+    import_labels(str(data), str(path), "coco", answers, tmp_path / "out", progress=False)
+    written(path, instances() | {"info": "mended"})
+    with pytest.raises(StoreError, match=r"weights_sha256 .* remove this column"):
+        import_labels(str(data), str(path), "coco", answers, tmp_path / "out", progress=False)
 
 
 # Rows ------------------------------------------------------------------------------------------------------
