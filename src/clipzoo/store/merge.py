@@ -108,7 +108,7 @@ def _bring(source: Path, target: Path) -> None:
     """A hard link to ``source``, or a copy, at ``target``: whole or not at all."""
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in (target, partial(target)):  # left by a merge that was killed; a link renamed to itself would stay
+        for path in (target, partial(target)):  # of a merge that was killed; a link renamed to itself would stay
             path.unlink(missing_ok=True)
         try:
             os.link(source, partial(target))
