@@ -15,9 +15,10 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
 from clipzoo import experts, import_labels, tasks
-from clipzoo.errors import DatasetError, ExpertError, SampleError
+from clipzoo.errors import DatasetError, ExpertError, SampleError, StoreError
 from clipzoo.experts import _palettes, _polygons
 from clipzoo.labeling.colours import survey
+from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from clipzoo.tasks import _rle
 from making import encoded, image, make_dataset
@@ -228,6 +229,25 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path, place, change, reas
         experts.create(f"coco:{written(tmp_path / 'a.json', values)}?classes=all&masks=no")
 
 
+@pytest.mark.parametrize("size", [{"width": None}, {"height": 0}, {"width": 160_000, "height": 120_000}])
+def test_a_frame_that_is_not_told_or_absurd_is_refused(tmp_path, size):
+    values = instances()
+    values["images"][0] |= size
+    with pytest.raises(SampleError, match="does not tell the image's width and height, or more"):
+        look_up(f"coco:{written(tmp_path / 'a.json', values)}?classes=all&masks=yes")
+
+
+def test_a_key_that_names_no_file_has_no_label(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(np.zeros((H, W), np.uint8)))
+    write_shard(tmp_path / "data" / "0.tar", [(k, {"png": encoded(image(1)), "txt": b"x"}) for k in ("a", "b" * 250)])
+    answers = {"task": "segmentation", "classes": "x", "void": "none", "suffix": ".label.png"}
+    (tmp_path / "a.png").rename(tmp_path / "a.label.png")
+    found = import_labels(str(tmp_path / "data"), str(tmp_path), "files", answers, tmp_path / "out", progress=False)
+    assert (found.samples, found.matched, found.column.labels, found.column.failures) == (2, 1, 1, 1)
+
+
 def test_panoptic_maps_become_classes(tmp_path):
     values, numbers = instances(), RNG.choice([0, 5, 70_000, 16_000_001], (H, W))
     segments = [{"id": 5, "category_id": 3}, {"id": 70_000, "category_id": 7}, {"id": 16_000_001, "category_id": 3}]
@@ -281,6 +301,7 @@ def test_voc_boxes_by_their_origin(tmp_path):
         (xml("").encode("utf-16"), "cannot read the annotation"),
         (xml("", ""), "no number in <size/height>"),
         (xml("", "<width>0</width><height>0</height>"), "does not tell the image's width"),
+        (xml("", "<width>inf</width><height>inf</height>"), "does not tell the image's width"),
         (xml(thing("cat", (5, 5, 4, 9))), "a box without area"),
         (xml(thing("cat", ("x", 5, 4, 9))), "no number in <bndbox/xmin>: 'x'"),
         (xml(thing("dgo", (1, 1, 4, 9))), "not in classes: 'dgo'; did you mean 'dog'"),
@@ -295,6 +316,28 @@ def test_unsound_xml_has_a_reason(tmp_path, text, reason):
     for key in ("none", "../000000"):
         with pytest.raises(SampleError, match=r"no annotation|leads out"):
             look_up(f"voc:{tmp_path}?classes=cat,dog&origin=1", key)
+
+
+def test_mended_files_are_looked_up_again_and_a_mended_json_is_another(tmp_path):
+    data, folder = make_dataset(tmp_path / "data", shards=1), tmp_path / "xml"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i:06d}.xml").write_text(xml(thing("cat", (1, 1, 4 + i, 9))))
+    answers = {"classes": "cat", "origin": "1"}
+    found = import_labels(str(data), str(folder), "voc", answers, tmp_path / "out", progress=False)
+    assert (found.column.labels, found.column.failures) == (5, 1)
+    (folder / "000005.xml").write_text(xml(""))
+    for retry, labels in ((False, 5), (True, 6)):
+        found = import_labels(
+            str(data), str(folder), "voc", answers, tmp_path / "out", retry_failed=retry, progress=False
+        )
+        assert found.column.labels == labels
+    path, answers = tmp_path / "a.json", {"classes": "all", "masks": "no"}
+    written(path, instances())
+    import_labels(str(data), str(path), "coco", answers, tmp_path / "out", progress=False)
+    written(path, instances() | {"info": "mended"})
+    with pytest.raises(StoreError, match=r"weights_sha256 .* remove this column"):
+        import_labels(str(data), str(path), "coco", answers, tmp_path / "out", progress=False)
 
 
 # Rows ------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def ls(store: StorePath) -> None:
 
     shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds")
     table = Table(*shown)
-    for column in Store(store).columns():
+    for column in Store(store).columns(needed=True):
         told = {**card(column), "bytes": f"{column.manifest.counts.bytes:,}"}
         table.add_row(*(told[name] for name in shown))
     console.print(table)
@@ -87,6 +87,7 @@ def verify(
     from clipzoo.store import Store
     from clipzoo.store import verify as verified
 
+    Store(store).columns(needed=True)  # of a path that is mistyped nothing would be wrong
     with bars() as progress:
         problems = verified(Store(store), open_dataset(data) if data else None, progress.step)
     for problem in problems:

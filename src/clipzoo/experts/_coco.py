@@ -13,6 +13,7 @@ from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._boxes import MATCH
 from clipzoo.experts._keyed import Size
 from clipzoo.experts.base import sha256
+from clipzoo.types import MAX_PIXELS
 
 MAX_BYTES = 4 * 2**30
 """A larger file is not read: it is held in memory."""
@@ -57,8 +58,12 @@ class Annotated:
         found = self.pictures.get(self.name(key))
         if found is None:
             raise SampleError(f"no annotation: {self.path} has no image whose {self.match} is {self.name(key)!r}")
-        if min(found.size) < 1:
-            raise SampleError(f"the file does not tell the image's width and height: {self.path}, image {found.id!r}")
+        H, W = found.size
+        if not 0 < H * W <= MAX_PIXELS:
+            raise SampleError(
+                f"the file does not tell the image's width and height, or more than {MAX_PIXELS} pixels: image "
+                f"{found.id!r} of {self.path}"
+            )
         return found
 
     def category(self, annotation: Mapping[str, Any]) -> str:

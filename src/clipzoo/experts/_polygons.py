@@ -13,6 +13,7 @@ import numpy as np
 
 from clipzoo.errors import SampleError
 from clipzoo.experts._keyed import Size
+from clipzoo.tasks import _rle
 from clipzoo.types import BoolArray
 
 FINER = 5
@@ -39,8 +40,8 @@ def _one(polygon: Any, size: Size) -> BoolArray:
     column = (np.minimum(x[1:], x[:-1])[crossed] + 0.5) / FINER - 0.5
     row = np.ceil(np.clip((np.minimum(y[1:], y[:-1])[crossed] + 0.5) / FINER - 0.5, 0, H))
     middle = (column == np.floor(column)) & (column >= 0) & (column <= W - 1)
-    changes = np.bincount((column * H + row)[middle].astype(np.int64), minlength=H * W + 1)
-    return np.asarray(np.cumsum(changes[: H * W]) % 2 > 0).reshape((H, W), order="F")
+    places, times = np.unique((column * H + row)[middle].astype(np.int64), return_counts=True)
+    return _rle.unrolled(np.diff(places[times % 2 > 0], prepend=0, append=H * W), size)
 
 
 def _corners(polygon: Any) -> Any:

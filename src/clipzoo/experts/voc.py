@@ -16,6 +16,7 @@ from clipzoo.experts._keyed import KeyedExpert, Size, inside, same_aspect
 from clipzoo.experts.base import ExpertCard
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
+from clipzoo.types import MAX_PIXELS
 
 MAX_BYTES = 2**22
 """A larger file is no picture's annotation."""
@@ -67,7 +68,7 @@ class Voc(KeyedExpert):
         path = self._path(key)
         root = _root(path)
         told = (_number(root, "size/height", path), _number(root, "size/width", path))
-        if not min(told) >= 1:
+        if not all(1 <= side <= MAX_PIXELS for side in told):
             raise SampleError(f"the file does not tell the image's width and height: {path}")
         frame = (int(told[0]), int(told[1]))
         same_aspect(frame, size, str(path))

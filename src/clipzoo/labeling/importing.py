@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from clipzoo import experts
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._keyed import KeyedExpert
 from clipzoo.labeling.engine import ColumnReport, label
 from clipzoo.readers import open_dataset
@@ -71,7 +71,7 @@ def _match(data: str, expert: KeyedExpert) -> tuple[int, int]:
     keys = [entry.key for shard in reader.shards for entry in reader.index(shard) if entry.error is None]
     owners: dict[str, str] = {}
     for key in keys:
-        place = expert.place(key)
+        place = _place(expert, key)
         if place is not None and owners.setdefault(place, key) != key:
             raise ExpertError(
                 f"the samples {owners[place]!r} and {key!r} would both get the label {place!r}; match by whole keys: "
@@ -84,3 +84,11 @@ def _match(data: str, expert: KeyedExpert) -> tuple[int, int]:
             "suffix= where the format has them"
         )
     return len(keys), len(owners)
+
+
+def _place(expert: KeyedExpert, key: str) -> str | None:
+    """Where a sample's label is; None if there is none, or the key is no name that a label could have."""
+    try:
+        return expert.place(key)
+    except (SampleError, OSError):
+        return None

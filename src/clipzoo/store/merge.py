@@ -6,9 +6,8 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from clipzoo.errors import StoreError
@@ -18,14 +17,6 @@ from clipzoo.store.writer import partial, settle
 
 SUFFIXES = (".tar", ".parquet")
 """The files of a shard; the last one commits it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """A shard of a column that the merged store is to have."""
-
-    source: Column
-    shard: str
 
 
 def merge(
@@ -60,17 +51,15 @@ def merge(
 
 
 def _columns(store: Store) -> list[Column]:
-    columns = store.columns()
-    if not columns:
-        raise StoreError(f"{str(store.root)!r} has no column to merge; check the path of the store")
+    columns = store.columns(needed=True)
     for column in columns:
         if column.path.parts[-2:] != (column.task, column.slug):
             raise StoreError(f"{column.path} says that it is {column.name}; give the folder its own name back")
     return columns
 
 
-def _plan(columns: Sequence[Column], out: Store) -> list[_Copy]:
-    """The shards that ``out`` lacks, each from the first that has it; `StoreError` if they cannot be one column."""
+def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
+    """The shards that ``out`` lacks, and the first that has each; `StoreError` if they cannot be one column."""
     task, slug = columns[0].task, columns[0].slug
     held = [out.column(task, slug)] if (out.root / task / slug / MANIFEST).exists() else []
     first, *others = [*held, *columns]
@@ -85,7 +74,7 @@ def _plan(columns: Sequence[Column], out: Store) -> list[_Copy]:
                     f"{owner.path} and {column.path} both have the shard {shard!r}, with other labels; which are meant "
                     f"is yours to say: remove {shard}.parquet and {shard}.tar from one of them"
                 )
-    return [_Copy(owner, shard) for shard, owner in sorted(owners.items()) if owner not in held]
+    return {shard: owner for shard, owner in sorted(owners.items()) if owner not in held}
 
 
 def _equal(one: Column, other: Column, shard: str) -> bool:
@@ -94,7 +83,11 @@ def _equal(one: Column, other: Column, shard: str) -> bool:
 
 
 def _merged(
-    name: str, plan: Sequence[_Copy], given: Sequence[Column], out: Store, progress: Callable[[str, int, int], None]
+    name: str,
+    plan: Mapping[str, Column],
+    given: Sequence[Column],
+    out: Store,
+    progress: Callable[[str, int, int], None],
 ) -> Column:
     sources = [column for column in given if column.name == name]
     path = out.root / name
@@ -102,9 +95,9 @@ def _merged(
         sources[0].manifest.write(path)
     target = Column(path)
     with target.lock():
-        for done, copy in enumerate(plan, 1):
+        for done, (shard, source) in enumerate(plan.items(), 1):
             for suffix in SUFFIXES:
-                _bring(copy.source.file(copy.shard, suffix), target.file(copy.shard, suffix))
+                _bring(source.file(shard, suffix), target.file(shard, suffix))
             progress(name, done, len(plan))
         _note(sources, target)
         target.finish(merged=len(plan))
@@ -115,7 +108,7 @@ def _bring(source: Path, target: Path) -> None:
     """A hard link to ``source``, or a copy, at ``target``: whole or not at all."""
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in (target, partial(target)):  # left by a merge that was killed; a link renamed to itself would stay
+        for path in (target, partial(target)):  # of a merge that was killed; a link renamed to itself would stay
             path.unlink(missing_ok=True)
         try:
             os.link(source, partial(target))
@@ -128,5 +121,7 @@ def _note(sources: Sequence[Column], target: Column) -> None:
     """Add the sources' runs that ``target`` does not know yet: what the labels have cost sums to the truth."""
     known = {json.dumps(line, sort_keys=True) for line in runs(target.path)}
     for line in (line for source in sources for line in runs(source.path)):
-        if json.dumps(line, sort_keys=True) not in known:
+        text = json.dumps(line, sort_keys=True)
+        if text not in known:
+            known.add(text)
             append_run(target.path, **line)

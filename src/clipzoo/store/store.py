@@ -170,9 +170,15 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
-    def columns(self) -> list[Column]:
-        """All columns, sorted by task and slug; `StoreError` if a manifest is damaged."""
+    def columns(self, needed: bool = False) -> list[Column]:
+        """All columns, sorted by task and slug.
+
+        Raises:
+            StoreError: a manifest is damaged; or there is no column, and one is ``needed``.
+        """
         found = sorted(self.root.glob(f"*/*/{MANIFEST}"))
+        if needed and not found:
+            raise StoreError(f"{str(self.root)!r} has no column; check the path, or label a dataset into it first")
         return [Column(path.parent) for path in found]
 
     def column(self, task: str, slug: str) -> Column:
