@@ -1,4 +1,4 @@
-"""The README's picture out of a page: the best case of each task, image, truth, both arms and the expert side by side.
+"""The README's picture out of a page: a median case of each task, image, truth, both arms and the expert side by side.
 
 python scripts/page_picture.py runs/demo/page.html docs/demo.png
 """
@@ -17,18 +17,20 @@ SIDE, GAP, TOP = 144, 6, 22
 COLUMNS = ("image", "truth", "clip-ft", "clipzoo", "expert")
 
 
-def best_rows(page: str) -> list[list[Image.Image]]:
-    """Task by task, the pictures of its first case."""
+def median_rows(page: str) -> list[list[Image.Image]]:
+    """Task by task, the pictures of its median case with most in its truth: as they come, not the best ones."""
     rows = []
     for section in page.split('<h3 class="cap">')[1:]:
-        found = re.findall(r"data:image/\w+;base64,([^\"]+)", section.split('<div class="pictures">')[1])
-        rows.append([Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in found[: len(COLUMNS)]])
-    return rows
+        cases = section.split('<div class="pictures">')[1:]
+        found = [re.findall(r"data:image/\w+;base64,([^\"]+)", case)[: len(COLUMNS)] for case in cases]
+        median = found[len(found) // 3 : 2 * len(found) // 3]
+        rows.append(max(median, key=lambda row: len(row[1])))
+    return [[Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in row] for row in rows]
 
 
 def main(page: Path, out: Path) -> None:
     """Write the picture."""
-    rows = best_rows(page.read_text(encoding="utf-8").split('id="pictures"')[1])
+    rows = median_rows(page.read_text(encoding="utf-8").split('id="pictures"')[1])
     size = len(COLUMNS) * (SIDE + GAP) + GAP, TOP + len(rows) * (SIDE + GAP)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
