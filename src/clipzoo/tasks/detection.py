@@ -297,10 +297,14 @@ class DetectionTask(Task[Detection]):
     def render(self, label: Detection, convention: Convention) -> ImageArray:
         """Outlines, and masks at half their brightness, in the colours of segmentation; ignored boxes grey.
 
-        The less sure, the darker; surer ones lie above.
+        The less sure, the darker, beside the surest; boxes less than half as sure as it are left out.
         """
+        best = float(label.scores[~label.ignored].max(initial=0))
+        label = label.take(label.ignored | (label.scores >= best / 2))
         picture = np.zeros((*label.size, 3), np.uint8)
-        colours = np.where(label.ignored[:, None], 96, palette(label.ids) * label.scores[:, None]).astype(np.uint8)
+        colours = np.where(
+            label.ignored[:, None], 96, palette(label.ids) * (label.scores / max(best, 1e-6))[:, None]
+        ).astype(np.uint8)
         order = np.argsort(np.where(label.ignored, -1, label.scores), kind="stable")
         for i, text in enumerate(label.masks or ()):
             picture[_rle.decode(text, label.size)] = colours[i] // 2
