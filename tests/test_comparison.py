@@ -104,7 +104,7 @@ def test_nothing_valid_is_null_and_not_nan():
 
 
 def test_scores_survive_the_disk(tmp_path):
-    shares = np.random.default_rng(0).integers(0, 9, (5, 12)).astype(np.float64)
+    shares = np.random.default_rng(0).integers(1, 9, (5, 9)).astype(np.float64)
     scored = Scored("segmentation", tuple("abcde"), shares, tasks.get("segmentation").metric(CLASSES), CLASSES)
     scored.save(tmp_path / "a" / "segmentation.npz")
     again = Scored.load(tmp_path / "a" / "segmentation.npz")

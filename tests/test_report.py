@@ -30,16 +30,14 @@ def scored_dense(rng, base, levels, n=200):
     keys = tuple(f"t{i:04d}" for i in range(n))
     miou, delta1, angle = levels
     hits = np.clip(base * 0.5 + miou + rng.normal(0, 0.05, n), 0.01, 0.99)
-    confusion = np.zeros((n, 3, 4))
-    for k in range(3):
-        confusion[:, k, k], confusion[:, k, (k + 1) % 3] = 100 * hits, 100 * (1 - hits)
+    areas = np.stack([100 * hits] * 3 + [200 - 100 * hits] * 3 + [np.full(n, 100.0)] * 3, 1)  # of three classes
     depth = np.stack([np.clip(delta1 + base + rng.normal(0, 0.05, n), 0, 1), 0.3 - 0.2 * delta1 + 0 * base,
                       1.2 - delta1 + 0 * base, *np.ones((3, n))], 1)  # fmt: skip
     degrees = angle + 10 * base + rng.normal(0, 1, n)
     normals = np.stack([degrees, *[0.5 * np.ones(n)] * 3, *np.ones((2, n))], 1)
     metrics = {"segmentation": tasks.get("segmentation").metric(CLASSES), "depth": tasks.get("depth").metric(METRES)}
     return {
-        "segmentation": Scored("segmentation", keys, confusion.reshape(n, -1), metrics["segmentation"], CLASSES),
+        "segmentation": Scored("segmentation", keys, areas, metrics["segmentation"], CLASSES),
         "depth": Scored("depth", keys, depth, metrics["depth"], METRES),
         "normals": Scored("normals", keys, normals, tasks.get("normals").metric(Convention())),
     }
