@@ -17,7 +17,7 @@ import pytest
 from clipzoo.errors import DatasetError, ExpertError, StoreError
 from clipzoo.labeling import Interrupted, inspect, label
 from clipzoo.labeling._batches import Batcher, decoded
-from clipzoo.labeling._watch import Budget
+from clipzoo.labeling._watch import Budget, kind_of
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Column, Store, verify
@@ -166,6 +166,17 @@ def test_what_is_no_label_is_a_row(tmp_path, monkeypatch, what):
     monkeypatch.setattr(expert, "predict", gives[what])
     (report,) = run(make_dataset(tmp_path / "data", shards=1), tmp_path / "out", [expert], max_failures=1)
     assert (report.labels, report.failures) == (0, 6)
+
+
+def test_kinds_of_failure_say_what_failed():
+    assert kind_of("the image (jpg) is empty: 0 bytes") == "the image is empty"
+    assert kind_of("the expert failed: RuntimeError: (1)\nmore") == "the expert failed"
+    assert kind_of("(odd)") == "(odd)"
+
+
+def test_one_expert_needs_no_list(tmp_path):
+    (report,) = run(make_dataset(tmp_path / "data"), tmp_path / "out", Bright())
+    assert report.labels == 12
 
 
 def test_equal_faults_give_equal_bytes(tmp_path, monkeypatch):

@@ -157,6 +157,16 @@ def test_a_folder_of_another_recipe_is_refused_with_what_differs(finished: Path,
         workspace.Run(world.model_copy(update={"seeds": (7,)}), finished)
 
 
+def test_a_recipe_may_be_mended_in_its_folder_until_an_arm_was_trained(world: recipe.Recipe, tmp_path: Path) -> None:
+    strict = world.model_copy(update={"labeling": recipe.LabelingRecipe(max_failures=0.0), "max_samples": 40})
+    pipeline.label(workspace.Run(strict, tmp_path))
+    labels = sorted(tmp_path.glob("labels/**/*.tar"))
+    assert len(workspace.Run(strict, tmp_path).plan) == 40
+    assert len(workspace.Run(world, tmp_path).plan) == 96
+    assert sorted(tmp_path.glob("labels/**/*.tar")) == labels
+    assert recipe.load(tmp_path / "recipe.yaml") == world
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

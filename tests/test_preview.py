@@ -97,6 +97,8 @@ def test_too_small_a_dataset_is_told(values: dict[str, Any], tmp_path: Path) -> 
 def test_a_folder_of_another_recipe_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
     parsed = recipe.parse(values)
     (tmp_path / "recipe.yaml").write_text(parsed.model_copy(update={"seeds": (9,)}).to_yaml())
+    preview(parsed, tmp_path)  # as long as nothing was trained by it
+    (tmp_path / "arms").mkdir()
     with pytest.raises(ClipzooError, match="another recipe"):
         preview(parsed, tmp_path)
 
@@ -137,7 +139,7 @@ def test_dry_runs_by_the_command_line(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     path = tmp_path / "r.yaml"
-    path.write_text(recipe.parse(values).to_yaml())
+    path.write_text(recipe.parse(values | {"evaluation": {"test": "demo:test"}}).to_yaml())
     result = CliRunner().invoke(app, [verb[0], str(path), *verb[1:], "--dry-run", "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     assert "48 usable" in result.output
@@ -146,3 +148,11 @@ def test_dry_runs_by_the_command_line(
     assert says in result.output
     assert silent not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(values: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe.parse(values | {"evaluation": {}}).to_yaml())
+    for arguments, says in ((["run"], "nothing to measure"), (["train", "--device", "gpu"], "no device 'gpu'")):
+        result = CliRunner().invoke(app, [arguments[0], str(path), *arguments[1:], "--dry-run"])
+        assert says in str(result.exception)

@@ -17,6 +17,7 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.export._card import card as model_card
 from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
+from clipzoo.recipe import Recipe
 from clipzoo.reporting import PictureRow, write_page
 from clipzoo.reporting.showcase import showcase
 from clipzoo.store import Store
@@ -87,7 +88,7 @@ def train(run: Run, arm: str, seed: int) -> Path:
 @_alone
 def evaluate(run: Run) -> Path:
     """Measure every arm and seed, and all baselines; returns ``results.json``. What is not trained yet is trained."""
-    _measurable(run)
+    check_measurable(run.recipe)
     if set(TRAINED) & set(run.recipe.arms):
         label(run)
     scores: dict[str, Any] = {arm: {seed: run.scores(arm, seed) for seed in run.seeds(arm)} for arm in run.recipe.arms}
@@ -133,7 +134,7 @@ def report(run: Run) -> Path:
 @_alone
 def run(run: Run) -> Path:
     """Everything: label, train, measure, report; returns the path of the page."""
-    _measurable(run)
+    check_measurable(run.recipe)
     for arm in run.recipe.arms:
         for seed in run.seeds(arm) if arm in TRAINED else ():
             train(run, arm, seed)
@@ -200,8 +201,9 @@ def _first_samples(run: Run) -> tuple[list[ImageArray], list[str]]:
     return images, captions
 
 
-def _measurable(run: Run) -> None:
-    if run.recipe.evaluation.test is None:
+def check_measurable(recipe: Recipe) -> None:
+    """Raise `RecipeError` if a recipe has nothing to measure its arms on."""
+    if recipe.evaluation.test is None:
         raise RecipeError(
             "evaluation.test is not set, so there is nothing to measure; set it, or `clipzoo train` alone"
         )

@@ -96,17 +96,19 @@ class Run:
         path = self.out / "recipe.yaml"
         if self.out.exists() and not self.out.is_dir():
             raise CheckpointError(f"{self.out} is a file; give --out a folder")
-        if not path.exists():
-            self._preflight()
-            if self.scratch is None:
-                self.out.mkdir(parents=True, exist_ok=True)
-                write_whole(path, self.recipe.to_yaml())
-        elif changed := recipes.load(path).differences(self.recipe):
+        changed = recipes.load(path).differences(self.recipe) if path.exists() else []
+        if changed and (self.out / "arms").exists():
             raise CheckpointError(
-                f"{self.out} holds a run of another recipe, which has\n  "
+                f"{self.out} holds a run of another recipe, by which arms were trained; it has\n  "
                 + "\n  ".join(changed)
                 + "\nGive another --out, or delete that folder to begin anew"
             )
+        if changed or not path.exists():  # labels are kept: a store knows itself whose they are
+            self._preflight()
+            if self.scratch is None:
+                self.out.mkdir(parents=True, exist_ok=True)
+                (self.out / "plan.parquet").unlink(missing_ok=True)
+                write_whole(path, self.recipe.to_yaml())
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -43,7 +43,9 @@ class Bars:
 
 def labelled(reports: Sequence[ColumnReport]) -> Table:
     """What columns hold after labelling, what is new, and what it cost."""
-    table = Table("column", "labels", "of them new", "failures", "bytes a label", "ms an image")
+    table = Table()
+    for name in ("column", "labels", "of them new", "failures", "bytes a label", "ms an image"):
+        table.add_column(name, overflow="fold", min_width=20 if name == "column" else None)
     for r in reports:
         why = "".join(f"\n{count} × {escape(reason)}" for reason, count in list(r.reasons.items())[:3])
         cost = (f"{r.bytes_per_image:,.0f}", f"{1000 * r.seconds_per_image:,.1f}")
@@ -82,13 +84,23 @@ def opened(recipe: Path | None, out: Path | None, overrides: list[str] | None, d
 
 
 def previewed(
-    recipe: Path, out: Path | None, overrides: list[str] | None, arms: Sequence[str] = (), seeds: Sequence[int] = ()
+    recipe: Path,
+    out: Path | None,
+    overrides: list[str] | None,
+    device: str,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> None:
-    """Print what a run would do: of all of its arms and seeds, or of these."""
+    """Print what a run would do: of all of its arms and seeds and measured, or of these alone."""
+    from clipzoo import pipeline
     from clipzoo.preview import preview
+
+    pipeline.pick_device(device)
 
     loaded, folder = located(recipe, out, overrides)
     with bars() as progress:
+        if not arms:
+            pipeline.check_measurable(loaded)
         found = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress)
     table = Table("what", "found")
     for what, said in found.rows():

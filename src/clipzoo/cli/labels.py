@@ -23,7 +23,9 @@ def ls(store: StorePath) -> None:
     from clipzoo.store import Store
 
     shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds")
-    table = Table(*shown)
+    table = Table()
+    for name in shown:  # the name is what the other verbs ask for: folded, never cut
+        table.add_column(name, overflow="fold", min_width=24 if name == "column" else None)
     for column in Store(store).columns(needed=True):
         told = {**card(column), "bytes": f"{column.manifest.counts.bytes:,}"}
         table.add_row(*(told[name] for name in shown))

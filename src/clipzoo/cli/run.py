@@ -13,7 +13,7 @@ def command(
     from clipzoo.cli._console import console, opened, previewed
 
     if dry_run:
-        previewed(recipe, out, overrides)
+        previewed(recipe, out, overrides, device)
         return
     with opened(recipe, out, overrides, device) as run:
         page = pipeline.run(run)

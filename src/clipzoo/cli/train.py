@@ -25,7 +25,7 @@ def command(
     from clipzoo.cli._console import console, opened, previewed
 
     if dry_run:
-        previewed(recipe, out, overrides, [arm], [seed])
+        previewed(recipe, out, overrides, device, [arm], [seed])
         return
     with opened(recipe, out, overrides, device) as run:
         folder = pipeline.train(run, arm, seed)

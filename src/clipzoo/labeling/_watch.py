@@ -100,13 +100,14 @@ class Budget:
             f"({self.failed / self.seen:.1%}), more than max_failures={self.allowed:g} allows:\n"
             + "\n".join(f"  {count} × {self.examples[kind]}" for kind, count in self.reasons.most_common(10))
             + "\nThe shard in work was dropped, those before it are kept. Mend the cause and run the same again, with "
-            "--retry-failed if an expert is mended, or allow more by --max-failures."
+            "--retry-failed if an expert is mended, or allow more by --max-failures, in a recipe labeling.max_failures."
         )
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what differs from sample to sample: up to its first colon, bracket or line's end."""
-    return re.split(r"[:;(\n]", reason, maxsplit=1)[0].strip() or reason.strip()
+    """A reason without what differs from sample to sample: brackets, and all from the first colon or line's end on."""
+    plain = re.sub(r"\s*\([^()\n]*\)", "", reason)
+    return re.split(r"[:;\n]", plain, maxsplit=1)[0].strip() or reason.strip()
 
 
 class Bar:

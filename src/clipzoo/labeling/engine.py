@@ -55,7 +55,7 @@ class ColumnReport:
 
 def label(
     data: str,
-    experts: Sequence[str | Expert],
+    experts: Sequence[str | Expert] | str | Expert,
     out: str | Path,
     *,
     device: str = "auto",
@@ -69,7 +69,7 @@ def label(
 
     Args:
         data: a folder of shards, one shard, or a glob or brace pattern.
-        experts: URIs or experts; all of them share one decode of each image.
+        experts: URIs or experts, or one alone; all of them share one decode of each image.
         out: the store; made if it is not there. It must lie outside of ``data``.
         device: "auto" is "cuda" where there is one, else "cpu".
         batch_size: the largest batch; by default each expert's own.
@@ -86,7 +86,7 @@ def label(
     """
     reader = open_dataset(data)
     _apart(data, Path(out))
-    made = _experts(experts, batch_size)
+    made = _experts([experts] if isinstance(experts, str | Expert) else experts, batch_size)
     identity = fingerprint(reader)
     store = Store(out)
     columns = [store.create(expert.card, identity) for expert in made]

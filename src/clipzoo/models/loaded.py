@@ -72,7 +72,8 @@ class Loaded:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors, float32 [N,D] on the CPU."""
+        """Unit vectors, float32 [N,D] on the CPU, of texts, or of one."""
+        texts = [texts] if isinstance(texts, str) else texts
         return self.student.encode_text(texts).float().cpu()
 
     def _column(self, name: str) -> str:
@@ -97,11 +98,16 @@ def load(path: str | Path, device: str = "cpu") -> Loaded:
             f"{folder} holds no {CONFIG}, so it is no student's folder; name one such as RUN/arms/clipzoo/0/student, "
             "or one that `clipzoo export` wrote"
         )
-    return Loaded(Student.load(folder).to(device))
+    try:
+        return Loaded(Student.load(folder).to(device))
+    except (RuntimeError, AssertionError) as error:  # torch built without a device asserts
+        raise CheckpointError(f"the student cannot be put on {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def _batches(images: Sequence[Picture]) -> Iterator[list[ImageArray]]:
-    if not images:
+    if isinstance(images, Image.Image):
+        images = [images]
+    if not len(images):
         raise ImageError("no images were given; give at least one, in a list")
     for i in range(0, len(images), BATCH):
         yield [_pixels(image) for image in images[i : i + BATCH]]
