@@ -89,12 +89,14 @@ def verify(
     from clipzoo.store import Store
     from clipzoo.store import verify as verified
 
-    Store(store).columns(needed=True)  # of a path that is mistyped nothing would be wrong
+    columns = Store(store).columns(needed=True)  # of a path that is mistyped nothing would be wrong
     with bars() as progress:
         problems = verified(Store(store), open_dataset(data) if data else None, progress.step)
     for problem in problems:
         console.print(str(problem), markup=False, soft_wrap=True)
-    console.print(f"{len(problems)} problems" if problems else "nothing is wrong")
+    labels = sum(column.manifest.counts.labels for column in columns)
+    found = f"{len(problems)} problems" if problems else "nothing is wrong"
+    console.print(f"{found} in {labels:,} labels of {len(columns)} columns")
     if problems:
         raise typer.Exit(1)
 
