@@ -10,6 +10,7 @@ from PIL import Image
 
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts import ExpertInput
 from clipzoo.experts.files import read
 from clipzoo.labeling import label
 from clipzoo.store import Store
@@ -28,7 +29,7 @@ def look_up(folder: Path, query: str, key: str = "a", size: tuple[int, int] = (1
     """The label of one key, sound by its task's contract."""
     expert = experts.create(f"files:{folder}?{query}")
     expert.load()
-    (found,) = expert.predict_keyed([key], [image(0, size)])
+    (found,) = expert.predict_inputs([ExpertInput(key, image(0, size))])
     tasks.get(expert.card.task).check(found, expert.card.convention)
     return found
 
@@ -122,7 +123,7 @@ def test_class_ids_with_void_and_a_first_id(tmp_path):
     expert = experts.create(f"files:{tmp_path}?task=segmentation&classes=@{tmp_path}/names.txt&void=none")
     assert expert.card.convention.classes == ("floor", "tall wall", "chair")
     with pytest.raises(SampleError, match="neither of the 3 classes nor void: 3 in"):
-        expert.predict_keyed(["grey"], [image(0)])
+        expert.predict_inputs([ExpertInput("grey", image(0))])
 
 
 def test_colour_coded_classes(tmp_path):
@@ -210,7 +211,7 @@ def test_no_folder_and_no_key(tmp_path):
         expert.predict([image(0)])
     for key in ("../a", "b/../../a", "/etc/a"):
         with pytest.raises(SampleError, match="leads out"):
-            expert.predict_keyed([key], [image(0)])
+            expert.predict_inputs([ExpertInput(key, image(0))])
 
 
 def test_files_that_hold_no_plain_numbers_are_refused(tmp_path):

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from clipzoo import experts, import_labels, tasks
 from clipzoo.errors import DatasetError, ExpertError, SampleError, StoreError
-from clipzoo.experts import _palettes, _polygons
+from clipzoo.experts import ExpertInput, _palettes, _polygons
 from clipzoo.labeling.colours import survey
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
@@ -72,7 +72,7 @@ def written(path: Path, values: object) -> Path:
 def look_up(uri: str, key: str = "000000", size: tuple[int, int] = (H, W)):
     """The label of one key, sound by its task's contract."""
     expert = experts.create(uri)
-    (found,) = expert.predict_keyed([key], [image(0, size)])
+    (found,) = expert.predict_inputs([ExpertInput(key, image(0, size))])
     tasks.get(expert.card.task).check(found, expert.card.convention)
     return found
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from clipzoo.errors import DatasetError, ExpertError, StoreError
+from clipzoo.experts import ExpertInput
 from clipzoo.labeling import Interrupted, inspect, label
 from clipzoo.labeling._batches import Batcher, decoded
 from clipzoo.labeling._watch import Budget, kind_of
@@ -105,8 +106,8 @@ def test_waiting_images_are_bounded(monkeypatch):
     taken = []
     batcher = Batcher(100, taken.append)
     for i in range(50):
-        batcher.add(str(i), image(i, (8, 8 + i)))
-        assert sum(w.shape[0] * w.shape[1] for b in batcher._buckets.values() for _, w in b) <= 1000
+        batcher.add(ExpertInput(str(i), image(i, (8, 8 + i))))
+        assert sum(w.image.shape[0] * w.image.shape[1] for b in batcher._buckets.values() for w in b) <= 1000
     batcher.flush()
     assert sum(map(len, taken)) == 50
 

@@ -99,7 +99,7 @@ class Suite:
             "expert": {
                 task: baselines.expert(expert.predict, task, tested, expert.card.convention, expert.batch_size)
                 for task, expert in experts.items()
-                if self.comparable(task, expert.card.convention) and not expert.by_key
+                if self.comparable(task, expert.card.convention) and not expert.needs_sample
             },
         }
 

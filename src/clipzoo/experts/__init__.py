@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from clipzoo import plugins
 from clipzoo.errors import ExpertError
-from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family
 
-__all__ = ["Expert", "ExpertCard", "create"]
+__all__ = ["Expert", "ExpertCard", "ExpertInput", "Family", "create"]
 
 
 def create(uri: str) -> Expert:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts.base import Expert
+from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.types import ImageArray
 
 Size = tuple[int, int]
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 class KeyedExpert(Expert):
     """Labels that exist already."""
 
-    by_key = True
+    needs_sample = True
     batch_size = 1
 
     def load(self, device: str = "cpu") -> None:
@@ -26,15 +26,15 @@ class KeyedExpert(Expert):
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """Always raises: a picture alone names no label."""
-        raise ExpertError(f"{self.card.uri} finds labels by a sample's key; call predict_keyed(keys, images)")
+        raise ExpertError(f"{self.card.uri} finds labels by a sample's key; call predict_inputs(inputs)")
 
-    def predict_keyed(self, keys: Sequence[str], images: Sequence[ImageArray]) -> list[Any]:
+    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
         """The label of each sample.
 
         Raises:
             SampleError: there is none, it cannot be read, or does not fit its image or what was answered.
         """
-        return [self.look_up(key, (image.shape[0], image.shape[1])) for key, image in zip(keys, images, strict=True)]
+        return [self.look_up(sample.key, (sample.image.shape[0], sample.image.shape[1])) for sample in inputs]
 
     @abstractmethod
     def place(self, key: str) -> str | None:
@@ -45,7 +45,7 @@ class KeyedExpert(Expert):
         """The label of one sample whose image has ``size`` (H, W).
 
         Raises:
-            SampleError: see `predict_keyed`.
+            SampleError: see `predict_inputs`.
         """
 
 

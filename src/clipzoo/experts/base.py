@@ -37,16 +37,56 @@ class ExpertCard:
         return {**asdict(self), "convention": self.convention.to_json()}
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertInput:
+    """One sample as an expert sees it.
+
+    Attributes:
+        key: the sample's.
+        image: uint8 H×W×3 RGB, as `clipzoo.types.decode_image` gives it.
+        caption: the sample's; empty if it has none.
+        labels: column name -> the sample's label there, of the columns that the expert ``reads``; no entry where the
+            sample has none.
+    """
+
+    key: str
+    image: ImageArray
+    caption: str = ""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What the models of one family give, and the public statement that says so.
+
+    Attributes:
+        name: of the family, as its authors write it.
+        task: of its labels.
+        gives: kind and axis of depth, frame of normals, label space and void: in the words of `docs/labels.md`.
+        source: where that is said: a paper with its section, or a file of a public repository.
+        seen: its published weights were run through clipzoo; without it only its architecture was.
+    """
+
+    name: str
+    task: str
+    gives: str
+    source: str
+    seen: bool = False
+
+
 class Expert(ABC):
     """A model that predicts labels of one task.
 
-    ``card`` is known before weights are loaded; ``batch_size`` is the largest batch it likes. One whose labels are
-    looked up, not predicted, sets ``by_key`` and overrides `predict_keyed`: it knows the samples of a dataset alone.
+    ``card`` is known before weights are loaded; ``batch_size`` is the largest batch it likes. One that needs more of
+    a sample than its image (its key, caption, or labels of the columns that it ``reads``) sets ``needs_sample`` and
+    overrides `predict_inputs`.
     """
 
     card: ExpertCard
     batch_size: int = 16
-    by_key: bool = False
+    needs_sample: bool = False
+    reads: tuple[str, ...] = ()
+    """Columns of the same store, ``<task>/<slug>``, whose labels it is handed."""
 
     @abstractmethod
     def load(self, device: str = "cpu") -> None:
@@ -56,9 +96,9 @@ class Expert(ABC):
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """One label of ``card.task`` an image; all images (uint8 H×W×3 RGB) have one size."""
 
-    def predict_keyed(self, keys: Sequence[str], images: Sequence[ImageArray]) -> list[Any]:
-        """As `predict`, of samples with these keys; what labelling calls."""
-        return self.predict(images)
+    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
+        """As `predict`, of whole samples; what labelling calls."""
+        return self.predict([sample.image for sample in inputs])
 
 
 def sha256(path: Path) -> str:

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from clipzoo.errors import SampleError
+from clipzoo.experts import ExpertInput
 from clipzoo.readers import Entry, Reader
 from clipzoo.types import ImageArray, decode_image
 
@@ -26,10 +27,11 @@ class Decoded:
     key: str
     image: ImageArray | None
     error: str = ""
+    caption: str = ""
 
 
-Batch = list[tuple[str, ImageArray]]
-"""(key, uint8 H×W×3 RGB), all of one size."""
+Batch = list[ExpertInput]
+"""Samples whose images are all of one size."""
 
 
 def decode(reader: Reader, entry: Entry) -> Decoded:
@@ -37,7 +39,8 @@ def decode(reader: Reader, entry: Entry) -> Decoded:
     if entry.error is not None:
         return Decoded(entry.key, None, entry.error)
     try:
-        return Decoded(entry.key, decode_image(reader.read(entry).image))
+        sample = reader.read(entry)
+        return Decoded(entry.key, decode_image(sample.image), caption=sample.caption)
     except SampleError as error:
         return Decoded(entry.key, None, str(error))
     except (MemoryError, OSError) as error:
@@ -74,10 +77,10 @@ class Batcher:
     _buckets: dict[tuple[int, int], Batch] = field(default_factory=dict)
     _pixels: int = 0
 
-    def add(self, key: str, image: ImageArray) -> None:
-        """Add an image; a batch that it fills is taken, and the largest ones when too much waits."""
-        shape = (image.shape[0], image.shape[1])
-        self._buckets.setdefault(shape, []).append((key, image))
+    def add(self, sample: ExpertInput) -> None:
+        """Add a sample; a batch that it fills is taken, and the largest ones when too much waits."""
+        shape = (sample.image.shape[0], sample.image.shape[1])
+        self._buckets.setdefault(shape, []).append(sample)
         self._pixels += shape[0] * shape[1]
         if len(self._buckets[shape]) >= self.size:
             self._hand_on(shape)

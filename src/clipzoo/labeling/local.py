@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipzoo.errors import LabelError
-from clipzoo.experts.base import Expert
+from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.labeling._batches import Batch, Batcher, decoded
 from clipzoo.labeling._watch import Bar, Budget, Stop
 from clipzoo.labeling.plan import Job
@@ -102,8 +102,8 @@ class Pass:
             found = self._call(batch)
         finally:
             self.work.seconds += time.perf_counter() - start
-        for (key, _), label in zip(batch, found, strict=True):
-            self.waiting.append((key, self.pool.submit(self._ready, label)))
+        for sample, label in zip(batch, found, strict=True):
+            self.waiting.append((sample.key, self.pool.submit(self._ready, label)))
         self.settle(len(batch))
 
     def settle(self, left: int = 0) -> None:
@@ -116,7 +116,7 @@ class Pass:
         """Labels of a batch, an exception in the place of one that could not be made."""
         expert = self.work.expert
         try:
-            labels = list(expert.predict_keyed([key for key, _ in batch], [image for _, image in batch]))
+            labels = list(expert.predict_inputs(batch))
             if len(labels) != len(batch):
                 raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
             return labels
@@ -125,7 +125,7 @@ class Pass:
                 return [error]
         return [label for sample in batch for label in self._alone(sample)]
 
-    def _alone(self, sample: tuple[str, Any]) -> list[Any]:
+    def _alone(self, sample: ExpertInput) -> list[Any]:
         self.stop.check()
         return self._call([sample])
 
@@ -212,7 +212,7 @@ def _feed(
             if sample.image is None:
                 one.fail(sample.key, sample.error, by_sample=True)
             else:
-                one.batcher.add(sample.key, sample.image)
+                one.batcher.add(ExpertInput(sample.key, sample.image, sample.caption))
 
 
 def _note(one: Pass, shard: str) -> None:

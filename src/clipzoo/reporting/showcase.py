@@ -40,7 +40,8 @@ def showcase(
             image = test.images[index : index + 1]
             render = truth.task.render
             labels = {arm: probes[arm][task].predict(features(students[arm], image, suite.layers))[0] for arm in SHOWN}
-            expert = experts[task].predict([image[0]])[0] if task in experts and not experts[task].by_key else None
+            asked = experts.get(task)
+            expert = asked.predict([image[0]])[0] if asked and not asked.needs_sample else None
             label = truth.labels[index]
             found.append(
                 PictureRow(
