@@ -42,7 +42,7 @@ def check(arguments: argparse.Namespace) -> None:
     """Print the rows of docs/demo.md."""
     torch.set_grad_enabled(False)
     run = Run(recipe.load(Path(demo.__file__).parent / "recipe.yaml", ["arms=[clip]"]), arguments.out / "check")
-    rows: dict[str, Mapping[str, Scored]] = dict(run.baselines("validation"))
+    rows: dict[str, Mapping[str, Scored]] = dict(run.baselines(["validation"])["validation"])
     rows["start"] = run.suite.measure(run.start().eval(), ["validation"])["validation"]
     for row, groups in rows.items():
         values = {name: value for scored in groups.values() for name, value in scored.compute().items()}

@@ -89,8 +89,8 @@ def test_boxes_are_trained_on(dataset: Path, boxes: Path, tiny_clip: str, tmp_pa
 
 
 def test_a_probe_finds_what_no_constant_can(parts: list[DenseSet]) -> None:
-    seen = baselines.pixels_position(*parts, grid=(8, 8)).scored["detection"]
-    prior = baselines.position_prior(*parts)["detection"]
+    seen = baselines.pixels_position(*parts[:2], grid=(8, 8)).score(parts[2])["detection"]
+    prior = baselines.position_prior(*parts[:2]).score(parts[2])["detection"]
     name = "detection/ap50"
     assert next(iter(seen.compute())) == name
     assert seen.compute()[name] > prior.compute()[name] + 0.3
@@ -100,18 +100,18 @@ def test_a_probe_finds_what_no_constant_can(parts: list[DenseSet]) -> None:
 
 def test_grids_that_do_not_divide_the_frame_are_probed_and_sets_joined(parts: list[DenseSet]) -> None:
     fit, choose, test = parts
-    maps = [torch.randn(len(part), 4, 5, 7) for part in (fit.extended(choose), choose, test)]
-    scored = probe.dense_features(maps, fit.extended(choose), choose, test).scored["detection"]
+    probes = probe.fit_all(lambda part: torch.randn(len(part), 4, 5, 7), fit.extended(choose), choose)
+    scored = probes.score(test)["detection"]
     assert 0 <= scored.compute()["detection/ap50"] < 0.5
 
 
 def test_scores_are_kept_compared_and_resampled(parts: list[DenseSet], tmp_path: Path) -> None:
-    seen = baselines.pixels_position(*parts, grid=(8, 8)).scored["detection"]
+    seen = baselines.pixels_position(*parts[:2], grid=(8, 8)).score(parts[2])["detection"]
     seen.save(tmp_path / "detection.npz")
     again = Scored.load(tmp_path / "detection.npz")
     assert again.compute() == seen.compute()
     np.testing.assert_array_equal(again.each("ap50"), seen.each("ap50"))
-    prior = baselines.position_prior(*parts)["detection"]
+    prior = baselines.position_prior(*parts[:2]).score(parts[2])["detection"]
     runs = {"clipzoo": {0: {"detection": seen}, 1: {"detection": seen}}, "clip-ft": {0: {"detection": prior}}}
     results = arms.compare(runs, resamples=200)
     cell = results["arms"]["clipzoo"]["detection/ap50"]

@@ -155,7 +155,7 @@ PARTS = tuple(dense_set(n, seed) for seed, n in enumerate((40, 20, 30)))
 
 
 def test_position_prior_is_the_best_of_constants():
-    prior = baselines.position_prior(*PARTS[:1] * 3)
+    prior = baselines.position_prior(PARTS[0], PARTS[0]).score(PARTS[0])
     test, known = PARTS[0], np.ones((16, 16), np.bool_)
     rng = np.random.default_rng(5)
     for _ in range(20):
@@ -166,7 +166,7 @@ def test_position_prior_is_the_best_of_constants():
             "depth": Depth(row.astype(np.float32), known, "metric", "z"),
         }
         for name, label in guesses.items():
-            other = baselines._score_constant(label, test.truth[name], test.keys).compute()
+            other = baselines.score_constant(label, test.truth[name], test.keys).compute()
             headline = next(iter(other))
             assert prior[name].compute()[headline] >= other[headline]
     assert prior["segmentation"].compute()["segmentation/miou"] > 0.3
@@ -174,8 +174,8 @@ def test_position_prior_is_the_best_of_constants():
 
 
 def test_pixels_and_position_see_what_a_constant_cannot():
-    seen = baselines.pixels_position(*PARTS, grid=(4, 4)).scored["segmentation"].compute()
-    prior = baselines.position_prior(*PARTS)["segmentation"].compute()
+    seen = baselines.pixels_position(*PARTS[:2], grid=(4, 4)).score(PARTS[2])["segmentation"].compute()
+    prior = baselines.position_prior(*PARTS[:2]).score(PARTS[2])["segmentation"].compute()
     assert seen["segmentation/miou"] > prior["segmentation/miou"] + 0.1
 
 

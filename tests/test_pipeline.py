@@ -21,6 +21,7 @@ from clipzoo import pipeline, recipe, workspace
 from clipzoo.cli import app, main
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
 from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.progress import Silent
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import ColumnWriter, Store
@@ -284,7 +285,7 @@ def test_mistakes_on_the_command_line_are_clipzoo_errors(
 def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, tmp_path: Path) -> None:
     said: list[str] = []
 
-    class Listener(workspace.Silent):
+    class Listener(Silent):
         def stage(self, text: str) -> None:
             said.append(text)
 

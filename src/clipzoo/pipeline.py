@@ -94,9 +94,9 @@ def evaluate(run: Run) -> Path:
     scores: dict[str, Any] = {arm: {seed: run.scores(arm, seed) for seed in run.seeds(arm)} for arm in run.recipe.arms}
     run.progress.stage("measuring the baselines")
     measured: dict[str, tuple[Any, Any]] = {}
-    for split in run.splits():
+    for split, rows in run.baselines(run.splits()).items():
         arms = {arm: {seed: found[split] for seed, found in seeds.items()} for arm, seeds in scores.items()}
-        measured[split] = arms, {row: {0: groups} for row, groups in run.baselines(split).items()}
+        measured[split] = arms, {row: {0: groups} for row, groups in rows.items()}
     results = compare(
         *measured["test"],
         recipe=run.recipe.name,
@@ -225,7 +225,7 @@ def _pictures(run: Run) -> list[PictureRow]:
         return []
     students = {arm: run.train(arm, seed) for arm in ("clip-ft", "clipzoo")}
     runs: dict[str, Mapping[str, Scored]] = {arm: run.scores(arm, seed)["test"] for arm in students}
-    runs |= {"expert": run.baselines("test").get("expert", {})}
+    runs |= {"expert": run.baselines(["test"])["test"].get("expert", {})}
     return showcase(run.suite, students, runs, run.loaded_experts(), run.recipe.evaluation.pictures)
 
 

@@ -22,11 +22,12 @@ from clipzoo import demo
 from clipzoo.data import Batch, Plan
 from clipzoo.errors import PlanError
 from clipzoo.models import Student
+from clipzoo.progress import Progress, Silent
 from clipzoo.recipe import Recipe, TrainingRecipe
 from clipzoo.store import Column
 from clipzoo.tasks import get as get_task
 from clipzoo.training import objectives
-from clipzoo.workspace import TRAINED, Progress, Run, Silent
+from clipzoo.workspace import TRAINED, Run
 
 FLOAT = 4
 """Bytes of a weight, a gradient and each of AdamW's moments."""

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -32,10 +31,12 @@ from clipzoo import recipe as recipes
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.errors import CheckpointError, DivergedError, RecipeError
 from clipzoo.evaluation import DenseSet, zero_shot
+from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.models import HeadSpec, Student
+from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.store import Column, Store
@@ -48,26 +49,6 @@ SPLITS = ("probe", "validation", *REPORTED)
 TRAINED = ("clip-ft", "clipzoo")
 PSEUDO = 2000
 """Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
-
-
-class Progress(Protocol):
-    """Told what a run is doing; the CLI shows it as bars."""
-
-    def stage(self, text: str) -> None:
-        """A new part of the run begins; ``text`` is a headline."""
-
-    def step(self, what: str, done: int, total: int, note: str = "") -> None:
-        """``done`` of ``total`` of ``what``."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def stage(self, text: str) -> None:
-        """Nothing."""
-
-    def step(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Nothing."""
 
 
 @dataclass
@@ -279,8 +260,7 @@ class Run:
     def rate(self, arm: str) -> float:
         """The learning rate of an arm: of several in the recipe, the one that validation prefers.
 
-        The criterion is the same for every arm: zero-shot top-1 plus the mean of the dense headlines on validation,
-        each on a scale of 0 to 1 (angles as 1 − angle / 90°).
+        See `clipzoo.evaluation.criterion`.
         """
         rates = self.recipe.training.learning_rates
         if len(rates) == 1:
@@ -295,7 +275,7 @@ class Run:
             folder = self.out / "arms" / arm / f"rate-{rate:g}"
             try:
                 student = train_job(self._job(arm, self.recipe.seeds[0], rate, steps, folder))
-                tried[f"{rate:g}"] = _validation(self.suite.measure(student, ["validation"])["validation"])
+                tried[f"{rate:g}"] = criterion(self.suite.measure(student, ["validation"])["validation"])
             except DivergedError:
                 tried[f"{rate:g}"] = {"criterion": -1.0}  # below any that is measured
             write_whole(path, json.dumps(tried, indent=2))
@@ -328,18 +308,19 @@ class Run:
         folder = self.out / "scores" / arm / str(seed)
         return self._scored(folder, lambda: self.suite.measure(self.train(arm, seed), self.splits()))
 
-    def baselines(self, split: str) -> dict[str, dict[str, Scored]]:
-        """Baseline -> group -> scores on a split."""
+    def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
+        """Split -> baseline -> group -> scores."""
+        folder = self.out / "scores" / "baselines"
+        measured = cache(lambda: self._baselines(splits))
+        return {split: self._scored(folder / split, partial(lambda s: measured()[s], split)) for split in splits}
 
-        def measure() -> Mapping[str, Mapping[str, Scored]]:
-            rows = self.suite.baselines(split, self.start(random=True).to(self.device).eval(), self.loaded_experts())
-            pseudo = self._pseudo() if rows and "clip-ft" in self.recipe.arms else None
-            if pseudo is not None:
-                student = self.train("clip-ft", self.recipe.seeds[0])
-                rows["more_labels"] = self.suite.more_labels(student, pseudo, split)
-            return rows
-
-        return self._scored(self.out / "scores" / "baselines" / split, measure)
+    def _baselines(self, splits: Sequence[str]) -> dict[str, dict[str, Mapping[str, Scored]]]:
+        rows = self.suite.baselines(splits, self.start(random=True).to(self.device).eval(), self.loaded_experts())
+        pseudo = self._pseudo() if any(rows.values()) and "clip-ft" in self.recipe.arms else None
+        if pseudo is not None and (more := self.suite.probes(self.train("clip-ft", self.recipe.seeds[0]), pseudo)):
+            for split in set(splits) & set(self.suite.dense):
+                rows[split]["more_labels"] = more.score(self.suite.dense[split])
+        return rows
 
     def loaded_experts(self) -> dict[str, Expert]:
         """Task -> the recipe's (last) expert of it, loaded, if its labels can be compared with the truth."""
@@ -384,19 +365,6 @@ class Run:
         for path in sorted(folder.glob("*/*.npz")):
             found.setdefault(path.parent.name, {})[path.stem] = Scored.load(path)
         return found
-
-
-def _validation(run: Mapping[str, Scored]) -> dict[str, float]:
-    """The headline of every group on validation, and the criterion of `Run.rate`."""
-    values: dict[str, float] = {}
-    dense: list[float] = []
-    for group, scored in run.items():
-        (name, measure), *_ = scored.measures.items()
-        values[name] = value = scored.compute()[name]
-        if group not in ("zero_shot", "retrieval"):
-            dense.append(1 - value / 90 if measure.unit == "°" else value)
-    values["criterion"] = values.get("zero_shot/top1", 0.0) + (sum(dense) / len(dense) if dense else 0.0)
-    return values
 
 
 def check_split(split: str, location: str) -> None:

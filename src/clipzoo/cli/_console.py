@@ -22,7 +22,7 @@ console = Console()
 
 
 class Bars:
-    """A `clipzoo.workspace.Progress` as rich bars."""
+    """A `clipzoo.progress.Progress` as rich bars."""
 
     def __init__(self, bars: RichProgress) -> None:
         self.bars = bars

@@ -9,7 +9,8 @@ truth plus pseudo-labels; what the label volume alone gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipzoo.errors import PlanError
-from clipzoo.evaluation.base import Student
 from clipzoo.evaluation.measure import Scored, rows
-from clipzoo.evaluation.probe import Dense, dense, dense_features, targets
+from clipzoo.evaluation.probe import Probes, fit_all, targets
 from clipzoo.evaluation.ridge import STRENGTHS
 from clipzoo.evaluation.sets import DenseSet, Truth
 from clipzoo.tasks.base import Convention
@@ -32,31 +32,36 @@ VALUES = 1 << 22
 QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
-def position_prior(train: DenseSet, validation: DenseSet, test: DenseSet) -> dict[str, Scored]:
-    """Score, task by task, the constant map that does best on validation by the task's headline.
+@dataclass(frozen=True)
+class Constants:
+    """One label a task, for all pictures."""
+
+    labels: Mapping[str, Any]
+
+    def score(self, part: DenseSet) -> dict[str, Scored]:
+        """The scores on a set, task by task."""
+        return {name: score_constant(label, part.truth[name], part.keys) for name, label in self.labels.items()}
+
+
+def position_prior(train: DenseSet, validation: DenseSet) -> Constants:
+    """The constant map of each task that does best on validation by the task's headline.
 
     The candidates are made of the right raw outputs of the probe split, pixel by pixel: their mean (majority of
     one-hot classes, mean direction), their quantiles around the median (of log depth), and the mean less its
     average over the image (which classes are more frequent here than elsewhere).
     """
-    scored = {}
-    for name, truth in test.truth.items():
-        labels = [_constant(raw, train.truth[name]) for raw in _candidates(train.truth[name])]
-        known = [_score_constant(label, validation.truth[name], validation.keys) for label in labels]
-        scored[name] = _score_constant(labels[_best(known)], truth, test.keys)
-    return scored
+    best = {}
+    for name, truth in train.truth.items():
+        labels = [truth.task.predict(raw[None], truth.convention)[0] for raw in _candidates(truth)]
+        best[name] = labels[_best([score_constant(x, validation.truth[name], validation.keys) for x in labels])]
+    return Constants(best)
 
 
 def pixels_position(
-    train: DenseSet,
-    validation: DenseSet,
-    test: DenseSet,
-    grid: tuple[int, int],
-    strengths: Sequence[float] = STRENGTHS,
-) -> Dense:
+    train: DenseSet, validation: DenseSet, grid: tuple[int, int], strengths: Sequence[float] = STRENGTHS
+) -> Probes:
     """The probe on raw patches of a ``grid`` (h, w), the student's, and one indicator a place."""
-    maps = [patches(part.images, grid) for part in (train, validation, test)]
-    return dense_features(maps, train, validation, test, strengths)
+    return fit_all(lambda part: patches(part.images, grid), train, validation, strengths)
 
 
 def patches(images: ImageArray, grid: tuple[int, int], side: int = PATCH_SIDE) -> Tensor:
@@ -112,18 +117,6 @@ def expert(
     return Scored(task, test.keys, rows(metric, labels, truth.labels), metric, truth.convention)
 
 
-def more_labels(
-    student: Student,
-    train: DenseSet,
-    pseudo: DenseSet,
-    validation: DenseSet,
-    test: DenseSet,
-    layers: Sequence[int] = (-1,),
-) -> Dense:
-    """A student probed on truth plus pseudo-labels, so that a gain is not merely more label volume."""
-    return dense(student, train.extended(pseudo), validation, test, layers)
-
-
 def _batches(test: DenseSet, batch: int) -> Iterator[list[tuple[int, ImageArray]]]:
     """Indices and images, at most ``batch`` consecutive ones of one size at a time."""
     some: list[tuple[int, ImageArray]] = []
@@ -164,11 +157,8 @@ def _widths(total: int, most: int) -> list[int]:
     return [min(most, total - start) for start in range(0, total, most)]
 
 
-def _constant(raw: Tensor, truth: Truth) -> Any:
-    return truth.task.predict(raw[None], truth.convention)[0]
-
-
-def _score_constant(label: Any, truth: Truth, keys: Sequence[str]) -> Scored:
+def score_constant(label: Any, truth: Truth, keys: Sequence[str]) -> Scored:
+    """One label in the place of every prediction."""
     metric = truth.task.metric(truth.convention)
     shares = rows(metric, [label] * len(truth), truth.labels)
     return Scored(truth.task.name, tuple(keys), shares, metric, truth.convention)

@@ -13,7 +13,7 @@ mask is inert.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,40 +76,40 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Dense:
-    """The scores of one student, task by task, and the probes that gave them."""
+class Probes:
+    """The probes of one source of features, a task each; fitted once, they score any set."""
 
-    scored: dict[str, Scored]
-    probes: dict[str, Probe]
+    read: Callable[[DenseSet], Tensor]
+    """A set -> features [N,D,h,w] of its pictures."""
+    tasks: Mapping[str, Probe]
+
+    def score(self, part: DenseSet) -> dict[str, Scored]:
+        """The scores on a set, task by task."""
+        maps = self.read(part)
+        return {name: probe.score(maps, part.truth[name], part.keys) for name, probe in self.tasks.items()}
 
 
 def dense(
     student: Student,
     train: DenseSet,
     validation: DenseSet,
-    test: DenseSet,
     layers: Sequence[int] = (-1,),
     strengths: Sequence[float] = STRENGTHS,
-) -> Dense:
-    """Probe a frozen student on every task of ``test``."""
-    return dense_features([features(student, part.images, layers) for part in (train, validation, test)],
-                          train, validation, test, strengths)  # fmt: skip
+) -> Probes:
+    """Probe a frozen student on every task of ``train``."""
+    return fit_all(lambda part: features(student, part.images, layers), train, validation, strengths)
 
 
-def dense_features(
-    maps: Sequence[Tensor],
+def fit_all(
+    read: Callable[[DenseSet], Tensor],
     train: DenseSet,
     validation: DenseSet,
-    test: DenseSet,
     strengths: Sequence[float] = STRENGTHS,
-) -> Dense:
-    """As `dense`, of features [N,D,h,w] of the three splits already at hand."""
-    scored, probes = {}, {}
-    for name, truth in test.truth.items():
-        probe = fit(maps[0], train.truth[name], maps[1], validation.truth[name], strengths)
-        probes[name] = probe
-        scored[name] = probe.score(maps[2], truth, test.keys)
-    return Dense(scored, probes)
+) -> Probes:
+    """Fit a probe a task from the features [N,D,h,w] that ``read`` finds in pictures."""
+    seen, unseen = read(train), read(validation)
+    found = {name: fit(seen, t, unseen, validation.truth[name], strengths) for name, t in train.truth.items()}
+    return Probes(read, found)
 
 
 def fit(

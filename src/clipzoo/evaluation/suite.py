@@ -62,51 +62,57 @@ class Suite:
             scored["retrieval"] = retrieval.evaluate(student, self.retrieval[split])
         return scored
 
-    def probes(self, student: Student) -> dict[str, probe.Probe]:
-        """The fitted dense probes of a student, task by task; nothing where there is no truth."""
-        if not {"probe", "validation"} <= set(self.dense):
-            return {}
-        fit, choose = self.dense["probe"], self.dense["validation"]
-        maps = [features(student, part.images, self.layers) for part in (fit, choose)]
-        return {task: probe.fit(maps[0], fit.truth[task], maps[1], choose.truth[task]) for task in fit.truth}
+    def probes(self, student: Student, pseudo: DenseSet | None = None) -> probe.Probes | None:
+        """The fitted dense probes of a student; None where there is no truth.
 
-    def measure(self, student: Student, splits: Sequence[str]) -> dict[str, dict[str, Scored]]:
+        ``pseudo`` adds pictures with pseudo-labels to the true ones: what more labels alone would give.
+        """
+        if not self._probed:
+            return None
+        fit = self.dense["probe"] if pseudo is None else self.dense["probe"].extended(pseudo)
+        return probe.dense(student, fit, self.dense["validation"], self.layers)
+
+    @property
+    def _probed(self) -> bool:
+        return {"probe", "validation"} <= set(self.dense)
+
+    def measure(self, student: Student, splits: Sequence[str]) -> dict[str, Run]:
         """Split -> group of measures -> scores."""
         probes = self.probes(student)
-        scored = {}
+        scored: dict[str, Run] = {}
         for split in splits:
-            scored[split] = self.recognition(student, split)
-            if probes and split in self.dense:
-                part = self.dense[split]
-                maps = features(student, part.images, self.layers)
-                scored[split] |= {t: p.score(maps, part.truth[t], part.keys) for t, p in probes.items()}
+            dense = probes.score(self.dense[split]) if probes and split in self.dense else {}
+            scored[split] = self.recognition(student, split) | dense
         return scored
 
-    def baselines(self, split: str, random_student: Student, experts: Mapping[str, Expert]) -> dict[str, Run]:
-        """Baseline -> group -> scores on a split.
+    def baselines(
+        self, splits: Sequence[str], random_student: Student, experts: Mapping[str, Expert]
+    ) -> dict[str, dict[str, Run]]:
+        """Split -> baseline -> group -> scores; each is fitted once.
 
         ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth, or that
         knows labels of its dataset alone, has no row.
         """
-        if not {"probe", "validation", split} <= set(self.dense):
-            return {}
-        fit, choose, tested = (self.dense[name] for name in ("probe", "validation", split))
+        if not self._probed:
+            return {split: {} for split in splits}
+        fit, choose = self.dense["probe"], self.dense["validation"]
         h, w = features(random_student, fit.images[:1], self.layers).shape[-2:]
-        return {
-            "position_prior": baselines.position_prior(fit, choose, tested),
-            "pixels_position": baselines.pixels_position(fit, choose, tested, (h, w)).scored,
-            "random_student": probe.dense(random_student, fit, choose, tested, self.layers).scored,
-            "expert": {
-                task: baselines.expert(expert.predict, task, tested, expert.card.convention, expert.batch_size)
-                for task, expert in experts.items()
-                if self.comparable(task, expert.card.convention) and not expert.needs_sample
-            },
+        fitted: dict[str, baselines.Constants | probe.Probes] = {
+            "position_prior": baselines.position_prior(fit, choose),
+            "pixels_position": baselines.pixels_position(fit, choose, (h, w)),
+            "random_student": probe.dense(random_student, fit, choose, self.layers),
         }
-
-    def more_labels(self, student: Student, pseudo: DenseSet, split: str) -> Run:
-        """A student probed on truth plus the pseudo-labels of ``pseudo``: what more labels alone would give."""
-        fit, choose, tested = (self.dense[name] for name in ("probe", "validation", split))
-        return baselines.more_labels(student, fit, pseudo, choose, tested, self.layers).scored
+        found: dict[str, dict[str, Run]] = {}
+        for split in splits:
+            tested = self.dense.get(split)
+            found[split] = {} if tested is None else {row: one.score(tested) for row, one in fitted.items()}
+            if tested is not None:
+                found[split]["expert"] = {
+                    task: baselines.expert(expert.predict, task, tested, expert.card.convention, expert.batch_size)
+                    for task, expert in experts.items()
+                    if self.comparable(task, expert.card.convention) and not expert.needs_sample
+                }
+        return found
 
     def comparable(self, task: str, convention: Convention) -> bool:
         """Whether there is truth of this task that means the same."""

@@ -33,7 +33,8 @@ def showcase(
     if "test" not in suite.dense:
         return []
     test = suite.dense["test"]
-    probes = {arm: suite.probes(students[arm]) for arm in SHOWN}
+    fitted = {arm: suite.probes(students[arm]) for arm in SHOWN}
+    probes = {arm: found.tasks for arm, found in fitted.items() if found}
     found = []
     for task, truth in ((task, truth) for task, truth in test.truth.items() if task in runs["clipzoo"]):
         for case, index in cases(runs["clipzoo"][task], runs["clip-ft"][task], count):
