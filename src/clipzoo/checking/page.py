@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,18 @@ from rich.table import Table
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Findings, Place, side_of
 from clipzoo.errors import ClipzooError
+from clipzoo.labeling._watch import MAX_FAILURES
 from clipzoo.readers import Entry, Reader
 from clipzoo.reporting.pictures import data_uri
 from clipzoo.types import decode_image
 
 _SIDES = [side_of(least) for least in (0, *SIDES)]
 _ASPECTS = [name for _, name in ASPECTS]
+
+SHOWN = 12
+"""Languages that are told one by one."""
+
+UNTOLD = "not told: pip install 'clipzoo[check]'"
 
 CHARACTERS = 300
 """A longer caption is cut on the page."""
@@ -46,7 +53,7 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
     part = "" if found.of_all else "a part of the dataset; what comes again outside of it is not seen"
     listed: list[tuple[str, str, str]] = [
         ("samples", f"{found.seen:,}", part or f"in {_many(found.shards, 'shard')}"),
-        ("usable", f"{found.usable:,}", _share(found.usable, found.seen)),
+        ("usable", f"{found.usable:,}", _share(found.usable, found.seen) + _refused(found)),
     ]
     for kind, one in sorted(found.broken.items(), key=lambda pair: -pair[1].count):
         listed.append((f"broken: {kind}", f"{one.count:,}", one.example))
@@ -55,6 +62,7 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
         ("shorter side", "", _counted(found.sides, found.usable, _SIDES)),
         ("width to height", "", _counted(found.aspects, found.usable, _ASPECTS)),
         ("scripts", "", _counted(found.scripts, found.usable)),
+        ("languages", "", _counted(found.languages, found.usable) if found.languages else UNTOLD),
         ("caption length", f"{middle}", f"characters in the middle; 90 % have {low} to {high}"),
     ]
     for odd, one in sorted(found.suspicious.items(), key=lambda pair: -pair[1].count):
@@ -117,6 +125,7 @@ def _bars(found: Findings) -> list[tuple[str, list[tuple[str, int, float]]]]:
         ("Shorter side", found.sides, _SIDES),
         ("Width to height", found.aspects, _ASPECTS),
         ("Format", found.formats, [name for name, _ in found.formats.most_common()]),
+        ("Language of the caption", found.languages, [name for name, _ in found.languages.most_common(SHOWN)]),
         ("Script of the caption", found.scripts, [name for name, _ in found.scripts.most_common()]),
     ]
     return [
@@ -138,9 +147,23 @@ def _card(reader: Reader, entry: Entry) -> Card:
     return Card(entry.key, entry.shard, caption, image)
 
 
+def _refused(found: Findings) -> str:
+    """Whether so many are broken that labelling would stop."""
+    broken = found.seen - found.usable
+    if broken <= MAX_FAILURES * found.seen:
+        return ""
+    least = math.ceil(100 * broken / found.seen) / 100
+    return (
+        f"; `clipzoo label` stops where more than {MAX_FAILURES:.0%} fail: give --max-failures {least:g} (in a recipe "
+        "labeling.max_failures), or mend the dataset"
+    )
+
+
 def _counted(counts: Counter[str], total: int, order: Sequence[str] | None = None) -> str:
-    names = order if order is not None else [name for name, _ in counts.most_common()]
-    return ", ".join(f"{name}: {_share(counts[name], total)}" for name in names if counts[name]) or "–"
+    names = order if order is not None else [name for name, _ in counts.most_common(SHOWN)]
+    told = [f"{name}: {_share(counts[name], total)}" for name in names if counts[name]]
+    rest = sum(counts.values()) - sum(counts[name] for name in names)
+    return ", ".join(told + ([f"others: {_share(rest, total)}"] if rest else [])) or "–"
 
 
 def _many(count: int, of: str) -> str:

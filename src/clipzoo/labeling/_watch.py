@@ -17,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clipzoo.errors import ClipzooError, DatasetError, ExpertError
 
+MAX_FAILURES = 0.05
+"""The share of a column's samples that may fail, if nothing else is asked for."""
+
 EARLIEST = 100
 """The budget is not judged on fewer samples than these, unless there are no more."""
 
