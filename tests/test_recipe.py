@@ -81,6 +81,31 @@ def test_all_mistakes_at_once_with_path_and_nearest_name(tmp_path: Path) -> None
     assert "columns.3: no loss is named 'silg'; there are: " in text
 
 
+def test_mistakes_of_values_together_are_told_beside_those_of_one() -> None:
+    values = {
+        "name": 5, "data": "x", "student": {"model": "ViT-B-32", "layer": [1]}, "training": {"batch_size": -1},
+        "columns": [{"expert": "demo:depth", "head": "lineal", "loss": "solig"}, {"weight": "much"}],
+    }  # fmt: skip
+    with pytest.raises(RecipeError) as raised:
+        recipe.parse(values)
+    text = str(raised.value)
+    for found in (
+        "name: Input should be a valid string", "student.layer: no such field; did you mean layers?",
+        "student: ViT-B-32 comes without weights", "training.batch_size: Input should be greater than 0",
+        "training: give steps or epochs", "no head is named 'lineal'", "no loss is named 'solig'",
+        "columns.1.weight: Input should be a valid number", "columns.1: name either expert",
+    ):  # fmt: skip
+        assert text.count(found) == 1, (found, text)
+    assert "8 mistakes" in text  # head and loss are one
+
+
+def test_what_may_come_of_another_mistake_is_not_told() -> None:
+    values = {"name": "x", "data": "x", "student": {"model": "demo:clip"}, "training": {"steps": 1}, "columns": "demo:"}
+    with pytest.raises(RecipeError) as raised:
+        recipe.parse(values)
+    assert "1 mistake:" in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [("[1, 2]", "holds list"), ("a: [", "is not YAML"), ("!!python/object:os.system {}", "is not YAML")],

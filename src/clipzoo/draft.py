@@ -173,8 +173,12 @@ def draft(
     gpu, fresh = device != "cpu", start.random or start.model.startswith("demo:")
     rates = ["1.0e-3"] if fresh else ["3.0e-6", "1.0e-5", "3.0e-5"] if splits else ["1.0e-5"]
     trials = len(rates) * SEARCH if len(rates) > 1 else 0
-    images = round(2 * (1 + trials) * epochs * data.samples)
-    verb, arms = ("run", "") if splits else ("train", "  # nothing to measure on yet: `clipzoo train` alone")
+    images = round((2 if splits else 1) * (1 + trials) * epochs * data.samples)
+    verb, who, arms, expected = (
+        ("run", "both trained arms see", "[clip, clip-ft, clipzoo]", "a page that compares the three arms")
+        if splits
+        else ("train", "the training sees", "[clipzoo]  # nothing to measure on yet", "a student, not measured")
+    )
     weights = (
         "\n  random: true"
         if start.random
@@ -184,8 +188,8 @@ def draft(
     )
     text = f"""\
 # clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)
-# both trained arms see {images:,} images in all: {_hours(images)} at {MEASURED:,} images/s, what one H100 does with
-# ViT-B-16 and three heads; labelling comes before. Expected: a page with clip, clip-ft and clipzoo side by side
+# {who} {images:,} images in all: {_hours(images)} at {MEASURED:,} images/s, what one H100 does with
+# ViT-B-16 and three heads; labelling comes before. Expected: {expected}
 
 name: {json.dumps(path.stem)}
 data: {json.dumps(data.location)}  # {data.samples:,} usable samples; the dataset itself is never changed
@@ -204,7 +208,7 @@ training:
   # compile: true  # minutes at the start, then steps take about 30 % less time on an H100
   workers: {min(8, cores or os.cpu_count() or 1) if gpu else 1}  # processes that read and decode
 {_evaluation(splits, start.layers)}
-arms: [clip, clip-ft, clipzoo]{arms}
+arms: {arms}
 seeds: [0]  # [0, 1, 2] to know how much a seed alone changes
 """
     recipes.parse(yaml.safe_load(text))

@@ -10,7 +10,8 @@ ClipzooError
 ├── ExpertError        an expert cannot be loaded, or gave something that is no label
 ├── StoreError         a label store is damaged, foreign, or in use
 ├── PlanError          images and labels cannot be joined into a training plan
-└── CheckpointError    a run or checkpoint cannot be continued or loaded
+├── CheckpointError    a run or checkpoint cannot be continued or loaded
+└── DivergedError      training has left the finite numbers
 
 Each message says what was seen, why it is wrong, and the exact fix.
 """

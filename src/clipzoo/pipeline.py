@@ -40,8 +40,9 @@ def pick_device(wanted: str = "auto") -> str:
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:  # torch built without it asserts
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"there is no device {wanted!r} here ({reason}); give cpu, cuda, cuda:1 or auto") from error
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        raise RecipeError(f"there is no device {wanted!r} here; there are: {', '.join(there)}; or give auto") from error
     return wanted
 
 

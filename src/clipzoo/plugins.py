@@ -35,7 +35,7 @@ def load(folder: str, name: str) -> ModuleType:
     if name not in known:
         near = difflib.get_close_matches(name, known, 3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
-        raise PluginError(f"no {folder} plugin is named {name!r}; {hint}")
+        raise PluginError(f"clipzoo/{folder} has no {name!r}; {hint}")
     for point in entry_points(group=f"clipzoo.{folder}"):
         if point.name == name:
             module: ModuleType = point.load()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from clipzoo.errors import RecipeError
 Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+Loc = tuple[str | int, ...]
 
 
 class _Model(BaseModel):
@@ -49,9 +52,10 @@ class ColumnRecipe(_Model):
     def _one_source(self) -> ColumnRecipe:
         if (self.expert is None) == (self.column is None):
             raise ValueError("name either expert (a URI) or column (<task>/<slug> of the store)")
-        for what, folder, name in (("head", "heads", self.head), ("loss", "losses", self.loss)):
-            if name is not None and name not in plugins.names(folder):
-                raise ValueError(f"no {what} is named {name!r}; there are: {', '.join(plugins.names(folder))}")
+        asked = (("head", "heads", self.head), ("loss", "losses", self.loss))
+        unknown = [(what, name, plugins.names(folder)) for what, folder, name in asked if name is not None]
+        if wrong := [f"no {what} is named {n!r}; there are: {', '.join(k)}" for what, n, k in unknown if n not in k]:
+            raise ValueError("; ".join(wrong))
         return self
 
 
@@ -243,8 +247,50 @@ def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_line(Recipe, e["loc"], e["msg"], e["type"]) for e in error.errors()]
+        found = [(e["loc"], _line(Recipe, e["loc"], e["msg"], e["type"])) for e in error.errors()]
+        found += _hidden(values, [loc for loc, _ in found])
+        lines = [line for _, line in found]
         raise RecipeError(f"{source} has {len(lines)} mistake{'s'[: len(lines) > 1]}:\n" + "\n".join(lines)) from error
+
+
+def _hidden(values: Mapping[str, Any], told: Sequence[Loc]) -> list[tuple[Loc, str]]:
+    """Mistakes of values together, which are looked for only once each of them alone is right.
+
+    What is wrong already is left out, and so are findings that name it: they may come of its absence.
+    """
+    rest = copy.deepcopy(dict(values))
+    for loc in told:
+        _leave_out(rest, loc)
+    try:
+        Recipe.model_validate(rest)
+    except ValidationError as error:
+        return [
+            (e["loc"], _line(Recipe, e["loc"], e["msg"], e["type"]))
+            for e in error.errors()
+            if e["type"] == "value_error" and e["loc"] not in told and not _names(e["loc"], told) & _words(e["msg"])
+        ]
+    return []
+
+
+def _names(parent: Loc, told: Iterable[Loc]) -> set[str]:
+    """Of the values in ``parent`` that are, or hold, something told."""
+    deep = len(parent)
+    return {str(loc[deep]) for loc in told if loc[:deep] == parent and len(loc) > deep}
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
+
+
+def _leave_out(values: Any, loc: Loc) -> None:
+    """Delete the field at a place, if there is one; items of lists stay, for places count them."""
+    try:
+        for name in loc[:-1]:
+            values = values[name]
+    except (KeyError, IndexError, TypeError):
+        return
+    if isinstance(values, dict) and loc:
+        values.pop(loc[-1], None)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -269,7 +315,7 @@ def _set(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: {path} is not in the recipe ({error})") from error
 
 
-def _line(root: type[BaseModel], loc: tuple[str | int, ...], message: str, kind: str) -> str:
+def _line(root: type[BaseModel], loc: Loc, message: str, kind: str) -> str:
     where = ".".join(map(str, loc)) or "recipe"
     if kind != "extra_forbidden":
         return f"  {where}: {message.removeprefix('Value error, ')}"

@@ -7,6 +7,7 @@ def command() -> None:
     """What this machine has: versions, devices, memory; the first thing to send with a bug report."""
     import os
     import platform
+    import shutil
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
@@ -22,6 +23,13 @@ def command() -> None:
         except PackageNotFoundError:
             table.add_row(package, "[yellow]not installed[/]")
     table.add_row("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    table.add_row("GPU", ", ".join(gpus) or "none: everything runs on the CPU")
+    table.add_row("memory", _gigabytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    table.add_row("disk", f"{_gigabytes(shutil.disk_usage('.').free)} free here")
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    shown = ", ".join(f"{gpu.name} ({_gigabytes(gpu.total_memory)})" for gpu in gpus)
+    table.add_row("GPU", shown or "none: everything runs on the CPU")
     console.print(table)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"

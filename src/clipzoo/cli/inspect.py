@@ -15,8 +15,9 @@ def command(
     count: Annotated[int, typer.Option(help="Samples in the gallery.")] = 24,
 ) -> None:
     """Print the cards of a store's columns and write a gallery of overlays next to captions."""
+    from clipzoo import demo
     from clipzoo.cli._console import console
     from clipzoo.labeling import inspect
 
-    inspect(labels, data, out, count)
+    inspect(labels, demo.locate_data(data, labels / ".data"), out, count)
     console.print(f"the gallery is [bold]{out}[/]")

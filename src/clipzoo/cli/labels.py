@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from clipzoo.store import Column
 
 app = typer.Typer(name="labels", help="Look after label stores, and bring labels in.", no_args_is_help=True)
 
 StorePath = Annotated[Path, typer.Argument(help="A label store.", show_default=False)]
-Name = Annotated[str, typer.Argument(help="A column: <task>/<slug>.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="A column, <task>/<slug>; the task where it has one.", show_default=False)]
+
+
+def _column(store: Path, name: str) -> Column:
+    """The column of a name; a task alone will do where there is one of it."""
+    from clipzoo.store import Store
+
+    task, _, slug = name.partition("/")
+    found = Store(store)
+    own = [column for column in found.columns() if column.task == task]
+    return own[0] if not slug and len(own) == 1 else found.column(task, slug)
 
 
 @app.command("ls")
@@ -37,10 +50,9 @@ def show(store: StorePath, name: Name) -> None:
     """A column's manifest, its runs, and why samples have no label."""
     from clipzoo.cli._console import console
     from clipzoo.labeling import report
-    from clipzoo.store import Store
     from clipzoo.store.manifest import runs
 
-    column = Store(store).column(*name.partition("/")[::2])
+    column = _column(store, name)
     console.print_json(column.manifest.model_dump_json())
     for line in runs(column.path):
         console.print(", ".join(f"{key}: {value}" for key, value in line.items() if key != "software"), markup=False)
@@ -54,11 +66,11 @@ def rm(store: StorePath, name: Name, yes: Annotated[bool, typer.Option("--yes", 
     from clipzoo.cli._console import console
     from clipzoo.store import Store
 
-    column = Store(store).column(*name.partition("/")[::2])
+    column = _column(store, name)
     if not yes:
         typer.confirm(f"remove {column.manifest.counts.labels:,} labels in {column.path}?", abort=True)
     Store(store).remove(column.path.parent.name, column.path.name)
-    console.print(f"{name} is removed")
+    console.print(f"{column.name} is removed")
 
 
 @app.command("merge")
@@ -84,14 +96,16 @@ def verify(
     data: Annotated[str | None, typer.Option("--data", help="The dataset; its keys are compared, too.")] = None,
 ) -> None:
     """Read every byte of a store and say what is wrong with it; exit 1 if anything is."""
+    from clipzoo import demo
     from clipzoo.cli._console import bars, console
     from clipzoo.readers import open_dataset
     from clipzoo.store import Store
     from clipzoo.store import verify as verified
 
     columns = Store(store).columns(needed=True)  # of a path that is mistyped nothing would be wrong
+    reader = open_dataset(demo.locate_data(data, store / ".data")) if data else None
     with bars() as progress:
-        problems = verified(Store(store), open_dataset(data) if data else None, progress.step)
+        problems = verified(Store(store), reader, progress.step)
     for problem in problems:
         console.print(str(problem), markup=False, soft_wrap=True)
     labels = sum(column.manifest.counts.labels for column in columns)
@@ -114,11 +128,13 @@ def import_(
     retry_failed: Annotated[bool, typer.Option(help="Look again for labels that were missing or unsound.")] = False,
 ) -> None:
     """Labels that exist, as a column; what they mean is asked, and nothing is guessed."""
+    from clipzoo import demo
     from clipzoo.cli._console import console, labelled
     from clipzoo.labeling import import_labels
 
     told = dict(one.partition("=")[::2] for one in answers or ())
-    found = import_labels(data, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
+    place = demo.locate_data(data, out / ".data")
+    found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
     console.print(labelled([found.column]))
     console.print(f"{found.matched:,} of {found.samples:,} samples have a label to be found")
 

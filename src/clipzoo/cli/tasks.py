@@ -12,5 +12,5 @@ def command() -> None:
 
     table = Table("task", "what a label means")
     for name in plugins.names("tasks"):
-        table.add_row(name, (plugins.load("tasks", name).__doc__ or "").strip())
+        table.add_row(name, (plugins.load("tasks", name).__doc__ or "").replace("`", "").strip())
     console.print(table)

@@ -28,5 +28,8 @@ def command(
         previewed(recipe, out, overrides, device, [arm], [seed])
         return
     with opened(recipe, out, overrides, device) as run:
+        known = (run.out / "arms" / arm / str(seed) / "student" / "done").exists()
         folder = pipeline.train(run, arm, seed)
-    console.print(f"the student is in [bold]{folder}[/]: open_clip.create_model('local-dir:{folder}') loads it")
+    console.print(f"{arm}, seed {seed}: " + ("was trained already" if known else f"trained for {run.steps()} steps"))
+    loads = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+    console.print(f"the student is in [bold]{folder}[/]; {loads} loads it", soft_wrap=True)
