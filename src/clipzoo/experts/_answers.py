@@ -136,7 +136,7 @@ def answer(
     if fields.get("kind") == "metric" and given.get("along") == "none":
         findings.append("  along=none: metric depth is along z or ray")
     if findings:
-        first = next(iter(required))
+        first = next(iter(asked), "option")
         raise ExpertError(
             f"{zoo}: labels of {task} do not say by themselves what they mean; answer behind the path, as "
             f"{zoo}:PATH?{first}=…&…:\n" + "\n".join(findings)
