@@ -190,6 +190,17 @@ def chosen(name: str, options: tuple[str, ...]) -> Parser:
     return parser
 
 
+def number(name: str, low: float, high: float, kind: type[int] | type[float] = float) -> Parser:
+    """A parser of a number from ``low`` to ``high``."""
+
+    def parser(text: str) -> dict[str, Any]:
+        if not low <= kind(text) <= high:
+            raise ValueError(f"it lies between {low:g} and {high:g}")
+        return {name: kind(text)}
+
+    return parser
+
+
 def _frame(text: str) -> dict[str, Any]:
     return {"frame": parse_frame(text)}
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._answers import Parser, answer, split
+from clipzoo.experts._answers import Parser, answer, number, split
 from clipzoo.experts._derived import DerivedExpert, split_name
 from clipzoo.experts._keyed import Size
 from clipzoo.tasks import _rle
@@ -255,33 +255,18 @@ def _parts(pixels: BoolArray) -> Iterator[tuple[tuple[int, int, int, int], int]]
         yield (columns.start, rows.start, columns.stop, rows.stop), area
 
 
-def _fov(text: str) -> dict[str, Any]:
-    if not 0 < float(text) < 180:
-        raise ValueError("it must lie between 0 and 180")
-    return {"fov": float(text)}
-
-
 def _name(text: str) -> dict[str, Any]:
     if not text:
         raise ValueError("it needs a name")
     return {"background": text}
 
 
-def _share(name: str) -> Parser:
-    def parser(text: str) -> dict[str, Any]:
-        if not 0 <= float(text) < 1:
-            raise ValueError("it must be at least 0 and less than 1")
-        return {name: float(text)}
-
-    return parser
-
-
 PARSERS: Mapping[str, Parser] = {
     "to": lambda text: {},
-    "fov": _fov,
-    "bend": _share("bend"),
+    "fov": number("fov", 1, 179),
+    "bend": number("bend", 0, 1),
     "background": _name,
     "things": lambda text: {"things": tuple(text.split(","))},
-    "least": _share("least"),
+    "least": number("least", 0, 1),
 }
 """Question -> its answer as fields, as in ``_answers.PARSERS``."""

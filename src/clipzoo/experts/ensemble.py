@@ -12,7 +12,7 @@ from typing import Any
 from clipzoo import tasks
 from clipzoo.errors import ExpertError
 from clipzoo.experts import _fusion
-from clipzoo.experts._answers import Parser, answer, split
+from clipzoo.experts._answers import Parser, answer, number, split
 from clipzoo.experts._derived import DerivedExpert, split_name
 from clipzoo.experts._keyed import Size
 from clipzoo.tasks.base import Convention
@@ -103,20 +103,11 @@ def _size(label: Any) -> Size:
     return height, width
 
 
-def _number(name: str, low: float, high: float, kind: type = float) -> Parser:
-    def parser(text: str) -> dict[str, Any]:
-        if not low <= kind(text) <= high:
-            raise ValueError(f"it lies between {low:g} and {high:g}")
-        return {name: kind(text)}
-
-    return parser
-
-
 PARSERS: Mapping[str, Parser] = {
-    "agree": _number("agree", 0, 1),
-    "spread": _number("spread", 0, 10),
-    "angle": _number("angle", 0, 180),
-    "overlap": _number("overlap", 0.01, 1),
-    "experts": _number("experts", 1, 1000, int),
+    "agree": number("agree", 0, 1),
+    "spread": number("spread", 0, 10),
+    "angle": number("angle", 0, 180),
+    "overlap": number("overlap", 0.01, 1),
+    "experts": number("experts", 1, 1000, int),
 }
 """Option -> its answer as a field, as in ``_answers.PARSERS``."""
