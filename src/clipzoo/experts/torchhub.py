@@ -50,8 +50,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "Omnidata, normals", "normals", "frame x-right,y-down,z-forward, after multiply=2 and add=-1",
-        "github.com/EPFL-VILAB/omnidata issue 13: the authors' transform into PyTorch3D's (left, up, forward) negates x "
-        "and y alone; their sentence beside it says z toward the viewer, and rooms measured in "
+        "github.com/EPFL-VILAB/omnidata issue 13: the authors' transform into PyTorch3D's (left, up, forward) negates "
+        "x and y alone; their sentence beside it says z toward the viewer, and rooms measured in "
         "github.com/maturk/dn-splatter issue 9 contradict it: look at a wall first",
     ),
     Family(
@@ -150,9 +150,8 @@ class TorchHub(Expert):
                 f"{self.card.uri}: {self.spec.entry}() of {self.folder / HUBCONF} raised {type(error).__name__}: "
                 f"{error}; install what it needs, and check entry and arguments"
             ) from error
-        for change, value in (("eval", ()), ("to", (device,))):
-            if isinstance(made, torch.nn.Module):
-                getattr(made, change)(*value)
+        if isinstance(made, torch.nn.Module):
+            made = made.eval().to(device)
         self._call, self._device = _follow(made, self.spec.method or "", "method"), device
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
@@ -200,8 +199,8 @@ def _card(place: str, given: Mapping[str, str]) -> tuple[HubCard, Path]:
     path = Path(place).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         raise ExpertError(
-            f"torchhub:{place} names no entry: write torchhub:<owner/repo:ref or folder>#<function of its {HUBCONF}>?…, "
-            "or the path of a YAML"
+            f"torchhub:{place} names no entry: write <owner/repo:ref or folder>#<function of its {HUBCONF}>, or "
+            "the path of a YAML"
         )
     if given:
         raise ExpertError(f"torchhub:{place}: a card answers all questions; write {', '.join(given)} into it")
@@ -211,11 +210,11 @@ def _card(place: str, given: Mapping[str, str]) -> tuple[HubCard, Path]:
 def _nested(given: Mapping[str, str]) -> dict[str, Any]:
     """Answers of a URI as a card has them: ``mean`` in ``input``, ``frame`` in ``output``, ``arguments.x`` in its own.
 
-    A name that a card has in several places means the first of: the card's own, input, output; ``output.layout`` and
-    the like name them in full.
+    A name that is in several places means the first of: the card's own, output, input; ``input.layout`` and the like
+    name them in full.
     """
     found: dict[str, Any] = {}
-    places = (("", HubCard), ("input", Input), ("output", Output))
+    places = (("", HubCard), ("output", Output), ("input", Input))
     for name, text in given.items():
         part, _, leaf = name.rpartition(".")
         if not part:
@@ -247,7 +246,7 @@ def _repository(repo: str, base: Path) -> tuple[Path, str]:
     owner, _, project = name.partition("/")
     if not (owner and project and ref) or "/" in project:
         raise ExpertError(
-            f"{repo!r} is neither a folder nor <owner>/<repo>:<ref>; the ref, a branch or tag, says which version is run"
+            f"{repo!r} is neither a folder nor <owner>/<repo>:<ref>; the ref, a branch or tag, says what is run"
         )
     return _fetched(repo, f"{owner}_{project}_{ref.replace('/', '_')}"), ref
 
@@ -267,7 +266,7 @@ def _fetched(repo: str, name: str) -> Path:
                 ) from error
     if not (folder / HUBCONF).is_file():
         raise ExpertError(f"{repo} has no {HUBCONF}: it is no torch.hub repository")
-    return folder
+    return folder.resolve()
 
 
 def _digest(folder: Path) -> str:
