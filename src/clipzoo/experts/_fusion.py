@@ -56,7 +56,7 @@ def middle(labels: Sequence[Depth], spread: float) -> Depth:
     kind, known = labels[0].kind, np.stack([label.valid for label in labels])
     values = np.stack([label.values.astype(np.float64) for label in labels])
     if kind != "metric":
-        values = np.stack([_aligned(one, known.all(0)) for one in values])
+        values = np.stack([_aligned(one, np.asarray(known.all(0))) for one in values])
     enough = _most(known)
     values = np.where(known & enough, values, np.nan)
     values[:, ~enough] = 0
@@ -136,9 +136,9 @@ def fuse(labels: Sequence[Detection], overlap: float, experts: int) -> Detection
 def joined(labels: Sequence[Detection]) -> Detection:
     """The objects of labels in one frame, one after the other; with masks if every object has one."""
     masks = [label.masks if len(label.ids) else () for label in labels]
-    arrays = (np.concatenate([getattr(label, name) for label in labels]) for name in ARRAYS)
+    boxes, ids, scores, ignored = (np.concatenate([getattr(label, name) for label in labels]) for name in ARRAYS)
     whole = None if None in masks else tuple(text for own in masks for text in own or ())
-    return Detection(labels[0].size, *arrays, masks=whole)
+    return Detection(labels[0].size, boxes, ids, scores, ignored, whole)
 
 
 def _clusters(pile: Detection, owner: NDArray[np.intp], overlap: float) -> list[Cluster]:

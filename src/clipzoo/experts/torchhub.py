@@ -141,10 +141,9 @@ class TorchHub(Expert):
         import torch
 
         _alone(self.folder)
+        hub: Any = torch.hub  # whose functions have no types
         try:
-            made = torch.hub.load(
-                str(self.folder), self.spec.entry, source="local", trust_repo=True, **self.spec.arguments
-            )
+            made = hub.load(str(self.folder), self.spec.entry, source="local", trust_repo=True, **self.spec.arguments)
         except Exception as error:  # anybody's code
             raise ExpertError(
                 f"{self.card.uri}: {self.spec.entry}() of {self.folder / HUBCONF} raised {type(error).__name__}: "
@@ -254,10 +253,11 @@ def _repository(repo: str, base: Path) -> tuple[Path, str]:
 def _fetched(repo: str, name: str) -> Path:
     import torch
 
-    folder = Path(torch.hub.get_dir()) / name  # as torch.hub calls it
+    hub: Any = torch.hub
+    folder = Path(hub.get_dir()) / name  # as torch.hub calls it
     if not folder.is_dir():
         try:
-            torch.hub.list(repo, trust_repo=True, verbose=False)
+            hub.list(repo, trust_repo=True, verbose=False)
         except Exception as error:  # no network, no such ref, or hubconf.py itself fails
             if not folder.is_dir():
                 raise ExpertError(
