@@ -35,6 +35,7 @@ from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
+from clipzoo.labeling._reads import stages
 from clipzoo.models import HeadSpec, Student
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader, fingerprint, open_dataset
@@ -158,7 +159,9 @@ class Run:
     @cached_property
     def experts(self) -> dict[str, Expert]:
         """URI -> expert of the recipe, not loaded; `ExpertError` for one that cannot be made."""
-        return {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
+        made = {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
+        stages(list(made.values()), self.store)
+        return made
 
     @cached_property
     def specs(self) -> dict[str, tuple[ColumnRecipe, HeadSpec]]:

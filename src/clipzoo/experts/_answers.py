@@ -136,7 +136,7 @@ def answer(
     if fields.get("kind") == "metric" and given.get("along") == "none":
         findings.append("  along=none: metric depth is along z or ray")
     if findings:
-        first = next(iter(required))
+        first = next(iter(asked), "option")
         raise ExpertError(
             f"{zoo}: labels of {task} do not say by themselves what they mean; answer behind the path, as "
             f"{zoo}:PATH?{first}=…&…:\n" + "\n".join(findings)
@@ -186,6 +186,17 @@ def chosen(name: str, options: tuple[str, ...]) -> Parser:
         if text not in options:
             raise ValueError(f"not one of {', '.join(options)}")
         return {name: None if text == "none" else text}
+
+    return parser
+
+
+def number(name: str, low: float, high: float, kind: type[int] | type[float] = float) -> Parser:
+    """A parser of a number from ``low`` to ``high``."""
+
+    def parser(text: str) -> dict[str, Any]:
+        if not low <= kind(text) <= high:
+            raise ValueError(f"it lies between {low:g} and {high:g}")
+        return {name: kind(text)}
 
     return parser
 

@@ -125,3 +125,31 @@ def xyxy(box: Sequence[Any], form: str) -> list[float]:
     if form == "xyxy":
         return [a, b, c, d]
     return [a, b, a + c, b + d] if form == "xywh" else [a - c / 2, b - d / 2, a + c / 2, b + d / 2]
+
+
+def guesses(
+    size: Size, boxes: Any, ids: Any, scores: Any, threshold: float, floor: float, masks: Sequence[str] | None = None
+) -> Detection:
+    """A model's guesses as a label: objects from ``threshold`` on, ignored from ``floor`` on, the others left out.
+
+    Where a model hesitates, a student should learn neither that something is there nor that nothing is.
+
+    Args:
+        size: (H, W) of the frame.
+        boxes: [N,4] xyxy in its pixels; cut to it, and left out if nothing of them is in it.
+        ids: [N], of the label space.
+        scores: [N], in [0, 1].
+        threshold, floor: scores.
+        masks: compressed run lengths of the frame, one a box.
+    """
+    (H, W), N = size, len(ids)
+    cut = np.clip(np.asarray(boxes, np.float64).reshape(N, 4), 0, [W, H, W, H])
+    told = Detection(
+        size,
+        cut.astype(np.float32),
+        np.asarray(ids).astype(np.uint16),
+        np.asarray(scores, np.float32),
+        np.asarray(scores) < threshold,
+        None if masks is None else tuple(masks),
+    )
+    return told.take((told.scores >= floor) & (told.boxes[:, 2:] > told.boxes[:, :2]).all(1))

@@ -1,4 +1,4 @@
-"""What experts share that look labels up by a sample's key instead of predicting them."""
+"""What experts share that predict nothing: they look labels up by a sample's key, or make them of other labels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Size = tuple[int, int]
 """(H, W)."""
 
 
-class KeyedExpert(Expert):
-    """Labels that exist already."""
+class SampleExpert(Expert):
+    """An expert to which a picture alone says nothing."""
 
     needs_sample = True
     batch_size = 1
@@ -26,7 +26,11 @@ class KeyedExpert(Expert):
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """Always raises: a picture alone names no label."""
-        raise ExpertError(f"{self.card.uri} finds labels by a sample's key; call predict_inputs(inputs)")
+        raise ExpertError(f"{self.card.uri} finds labels by whole samples; call predict_inputs(inputs)")
+
+
+class KeyedExpert(SampleExpert):
+    """Labels that exist already."""
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
         """The label of each sample.

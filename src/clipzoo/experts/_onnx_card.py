@@ -1,4 +1,6 @@
-"""The YAML beside an ONNX file: what goes in, what comes out, what it means.
+"""The card of a model whose files do not say what goes in, what comes out, and what it means.
+
+For an ONNX file it is a YAML beside it; other zoos (`torchhub:`) add fields of their own to `Described`:
 
     model: u2netp.onnx            # beside this file; left out: this file's name with .onnx
     task: segmentation
@@ -13,7 +15,7 @@ A depth model has ``kind`` and ``along`` in place of classes, a normals model ``
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,12 +35,15 @@ class _Strict(BaseModel):
 class Input(_Strict):
     """How an image becomes the model's input: resize, scale, subtract ``mean``, divide by ``std``.
 
-    ``size`` is (H, W) or one side; None leaves images as they are. ``scale`` divides by 255, by the image's own
-    largest value ("max"), or by 1 ("none"); ``mean`` and ``std`` are in scaled units and the channels' order.
+    ``size`` is (H, W) or one side; None (or "none") leaves images as they are. ``fit`` says how an image of another
+    aspect fills it: "stretch", or "letterbox": as large as it goes, in the middle of the mean colour. ``scale``
+    divides by 255, by the image's own largest value ("max"), or by 1 ("none"); ``mean`` and ``std`` are in scaled
+    units and the channels' order, or one number for all.
     """
 
     name: str | None = None
     size: tuple[int, int] | None = None
+    fit: Literal["stretch", "letterbox"] = "stretch"
     layout: Layout = "NCHW"
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: Literal["255", "max", "none"] = "255"
@@ -53,6 +58,11 @@ class Input(_Strict):
             values = dict(values)
             if isinstance(values.get("size"), int):
                 values["size"] = (values["size"], values["size"])
+            elif values.get("size") == "none":
+                values["size"] = None
+            for name in ("mean", "std"):
+                if isinstance(values.get(name), int | float):
+                    values[name] = (values[name],) * 3
             if isinstance(values.get("scale"), int):
                 values["scale"] = str(values["scale"])
         return values
@@ -63,19 +73,32 @@ class Input(_Strict):
             raise ValueError(f"size {list(self.size)} must be at least [1, 1] (height, width)")
         if 0 in self.std:
             raise ValueError("std divides: no value may be 0")
+        if self.fit == "letterbox" and self.size is None:
+            raise ValueError("fit: letterbox needs a size to fit into")
         return self
+
+    def inner(self, image: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Where an image of this (H, W) stands in the input: top, left, height, width, in pixels of the input."""
+        height, width = self.size or image
+        if self.fit == "stretch":
+            return 0, 0, height, width
+        scale = min(height / image[0], width / image[1])
+        inner = max(round(image[0] * scale), 1), max(round(image[1] * scale), 1)
+        return (height - inner[0]) // 2, (width - inner[1]) // 2, *inner
 
 
 class Output(_Strict):
     """How the model's output becomes a label: pick, activate, ``multiply`` and ``add``, resize.
 
-    ``kind`` says what the chosen output holds: logits or probabilities (segmentation), class ``ids``, or plain
-    ``values``. ``threshold`` turns a single foreground map into two classes. With ``resize`` the label has the
-    image's size, otherwise the output's.
+    ``channels`` takes the first so many alone, where others hold something else, such as a confidence. ``kind`` says
+    what the chosen output holds: logits or probabilities (segmentation), class ``ids``, or plain ``values``.
+    ``threshold`` turns a single foreground map into two classes. With ``resize`` the label has the image's size,
+    otherwise the output's.
     """
 
     index: int = Field(default=0, ge=0)
     name: str | None = None
+    channels: int | None = Field(default=None, ge=1)
     layout: Layout | None = None
     kind: Literal["logits", "probability", "ids", "values"] | None = None
     activation: Literal["none", "sigmoid", "softmax", "minmax"] | None = None
@@ -92,10 +115,9 @@ class Output(_Strict):
         return self
 
 
-class Card(_Strict):
-    """An ONNX model's card, complete."""
+class Described(_Strict):
+    """What every card says."""
 
-    model: str | None = None
     task: Literal["segmentation", "depth", "normals"]
     classes: tuple[str, ...] = ()
     kind: Literal["metric", "affine-depth", "affine-disparity"] | None = None
@@ -112,12 +134,21 @@ class Card(_Strict):
         return Convention(self.classes, self.kind, self.along)
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Input and output as plain values; fields younger than stores only where they are not left as they were."""
+        told = {"input": self.input.model_dump(mode="json"), "output": self.output.model_dump(mode="json")}
+        for part, name, usual in (("input", "fit", "stretch"), ("output", "channels", None)):
+            if told[part][name] == usual:
+                del told[part][name]
+        return told
+
+    @property
     def scores(self) -> str:
         """``output.kind`` with its default."""
         return self.output.kind or ("logits" if self.task == "segmentation" else "values")
 
     @model_validator(mode="after")
-    def _complete(self) -> Card:
+    def _complete(self) -> Described:
         found = [*self._segmentation(), *self._depth(), *self._normals()]
         if found:
             raise ValueError("; ".join(found))
@@ -153,6 +184,34 @@ class Card(_Strict):
         return []
 
 
+class Card(Described):
+    """An ONNX model's card, complete."""
+
+    model: str | None = None
+
+
+C = TypeVar("C", bound=Described)
+
+
+def validated(kind: type[C], values: Any, where: str) -> C:
+    """A card of these values; `ExpertError` with all that is wrong in it, each with its place."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()]
+        raise ExpertError(f"{where} does not describe a model; mend:\n" + "\n".join(lines)) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; `ExpertError` if it cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ExpertError(f"cannot read the card {path} ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExpertError(f"{path} is not YAML: {error}") from error
+
+
 def read_card(path: Path) -> tuple[Card, Path]:
     """The card at ``path`` (or beside it, for an .onnx file) and the path of its model.
 
@@ -160,17 +219,7 @@ def read_card(path: Path) -> tuple[Card, Path]:
         ExpertError: a file is missing, or the card is wrong; all findings at once, each with its place.
     """
     card_path = path if path.suffix in (".yaml", ".yml") else _sibling(path)
-    try:
-        values = yaml.safe_load(card_path.read_text("utf-8"))
-    except OSError as error:
-        raise ExpertError(f"cannot read the card {card_path} ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExpertError(f"{card_path} is not YAML: {error}") from error
-    try:
-        card = Card.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()]
-        raise ExpertError(f"{card_path} does not describe a model; mend:\n" + "\n".join(lines)) from error
+    card = validated(Card, read_yaml(card_path), str(card_path))
     model = card_path.parent / (card.model or card_path.with_suffix(".onnx").name)
     if not model.is_file():
         raise ExpertError(f"{card_path} describes {model}, which is not there; put it there, or set model: in the card")

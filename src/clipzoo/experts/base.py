@@ -32,6 +32,11 @@ class ExpertCard:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.uri).strip("-.")
         return name if len(name) <= 200 else f"{name[:187]}-{hashlib.sha256(self.uri.encode()).hexdigest()[:12]}"
 
+    @property
+    def column(self) -> str:
+        """The name of its column in a store: ``<task>/<slug>``."""
+        return f"{self.task}/{self.slug}"
+
     def to_json(self) -> dict[str, Any]:
         """The fields by name as plain JSON values, the convention by its own `to_json`."""
         return {**asdict(self), "convention": self.convention.to_json()}
@@ -87,6 +92,13 @@ class Expert(ABC):
     needs_sample: bool = False
     reads: tuple[str, ...] = ()
     """Columns of the same store, ``<task>/<slug>``, whose labels it is handed."""
+
+    def bind(self, cards: Mapping[str, ExpertCard]) -> None:  # noqa: B027  # most read nothing
+        """Learn what the columns that it ``reads`` mean: name -> card; called before its own card is used.
+
+        Raises:
+            ExpertError: they are not what it can read.
+        """
 
     @abstractmethod
     def load(self, device: str = "cpu") -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._frames import parse_frame
-from clipzoo.experts._onnx_card import Card, Input, read_card
+from clipzoo.experts._onnx_card import Described, Input, read_card
 from clipzoo.experts.base import Expert, ExpertCard, sha256
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
@@ -57,10 +57,7 @@ class OnnxExpert(Expert):
             licence=self.spec.licence,
             revision=self.spec.revision,
             weights_sha256=sha256(self.model),
-            preprocessing={
-                "input": self.spec.input.model_dump(mode="json"),
-                "output": self.spec.output.model_dump(mode="json"),
-            },
+            preprocessing=self.spec.preprocessing,
         )
         self._session: Any = None
         self._input = self._output = ""
@@ -100,12 +97,17 @@ class OnnxExpert(Expert):
 
     def _run(self, batch: FloatArray) -> NDArray[Any]:
         output = np.asarray(self._session.run([self._output], {self._input: batch})[0])
-        if output.ndim < 3 or len(output) != len(batch):
-            raise ExpertError(
-                f"the output {self._output!r} has the shape {list(output.shape)} for {len(batch)} images; a map "
-                "[B,C,H,W], [B,H,W,C] or [B,H,W] is expected: choose another by output.index or output.name"
-            )
-        return output
+        return checked(output, len(batch), repr(self._output))
+
+
+def checked(output: NDArray[Any], count: int, name: str) -> NDArray[Any]:
+    """The output itself, if it is a map for each of ``count`` images; else `ExpertError`."""
+    if output.ndim < 3 or len(output) != count:
+        raise ExpertError(
+            f"the output {name} has the shape {list(output.shape)} for {count} images; a map [B,C,H,W], [B,H,W,C] or "
+            "[B,H,W] is expected: choose another by output.index or output.name"
+        )
+    return output
 
 
 def _threads() -> int:
@@ -137,23 +139,26 @@ def _pick(what: str, nodes: Sequence[Any], name: str | None, index: int) -> str:
 
 def prepare(image: ImageArray, spec: Input) -> FloatArray:
     """uint8 H×W×3 RGB -> float32 [3,H,W] (or [H,W,3]) as the card's input says."""
-    if spec.size is not None and image.shape[:2] != spec.size:
-        height, width = spec.size
+    top, left, height, width = spec.inner((image.shape[0], image.shape[1]))
+    if image.shape[:2] != (height, width):
         image = np.asarray(Image.fromarray(image).resize((width, height), _RESAMPLE[spec.resample]))
     values = image.astype(np.float32)
     if spec.channels == "bgr":
         values = values[..., ::-1]
     divisor = {"255": 255.0, "none": 1.0, "max": max(float(values.max()), 1e-6)}[spec.scale]
     values = _float32((values / divisor - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32))
+    if spec.size is not None and spec.size != (height, width):
+        below, right = spec.size[0] - top - height, spec.size[1] - left - width
+        values = np.pad(values, ((top, below), (left, right), (0, 0)))  # 0 is the mean colour
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout == "NCHW" else values)
 
 
 # Labels ----------------------------------------------------------------------------------------------------
 
 
-def label(raw: NDArray[Any], card: Card, size: tuple[int, int]) -> Any:
+def label(raw: NDArray[Any], card: Described, size: tuple[int, int]) -> Any:
     """One image's raw output -> its label; ``size`` is the image's (H, W)."""
-    maps = _maps(raw, card)
+    maps = _inner(_maps(raw, card), card, size)
     if card.scores == "ids":
         return _class_ids(maps, card, size)
     maps = _activate(maps.astype(np.float32), card)
@@ -165,7 +170,7 @@ def label(raw: NDArray[Any], card: Card, size: tuple[int, int]) -> Any:
     return make(maps, card)
 
 
-def _maps(raw: NDArray[Any], card: Card) -> NDArray[Any]:
+def _maps(raw: NDArray[Any], card: Described) -> NDArray[Any]:
     """[H,W], [C,H,W] or [H,W,C] -> [C,H,W]."""
     if raw.ndim == 2:
         return raw[None]
@@ -174,10 +179,20 @@ def _maps(raw: NDArray[Any], card: Card) -> NDArray[Any]:
             f"an image's output has the shape {list(raw.shape)}; a map [C,H,W], [H,W,C] or [H,W] is expected"
         )
     last = (card.output.layout or card.input.layout) == "NHWC"
-    return raw.transpose(2, 0, 1) if last else raw
+    return (raw.transpose(2, 0, 1) if last else raw)[: card.output.channels]
 
 
-def _activate(maps: FloatArray, card: Card) -> FloatArray:
+def _inner(maps: NDArray[Any], card: Described, size: tuple[int, int]) -> NDArray[Any]:
+    """The part of the maps that shows the image, where it was letterboxed."""
+    if card.input.fit == "stretch" or card.input.size is None:
+        return maps
+    top, left, height, width = card.input.inner(size)
+    y, x = maps.shape[1] / card.input.size[0], maps.shape[2] / card.input.size[1]
+    rows = slice(round(top * y), max(round((top + height) * y), round(top * y) + 1))
+    return maps[:, rows, round(left * x) : max(round((left + width) * x), round(left * x) + 1)]
+
+
+def _activate(maps: FloatArray, card: Described) -> FloatArray:
     by_default = {"logits": "sigmoid" if len(maps) == 1 else "softmax"}.get(card.scores, "none")
     how = card.output.activation or by_default
     if how == "sigmoid":
@@ -199,7 +214,7 @@ def _resize(channel: FloatArray, size: tuple[int, int]) -> FloatArray:
     return np.array(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def _segmentation(maps: FloatArray, card: Card) -> Segmentation:
+def _segmentation(maps: FloatArray, card: Described) -> Segmentation:
     """Scores in [0, 1] -> the best class, its mean score as confidence; unknown where not finite."""
     valid = np.asarray(np.isfinite(maps).all(0))
     maps = np.where(valid, maps, np.float32(0))
@@ -216,7 +231,7 @@ def _segmentation(maps: FloatArray, card: Card) -> Segmentation:
     return Segmentation(np.where(valid, ids, 0).astype(np.uint16), valid, confidence)
 
 
-def _class_ids(maps: NDArray[Any], card: Card, size: tuple[int, int]) -> Segmentation:
+def _class_ids(maps: NDArray[Any], card: Described, size: tuple[int, int]) -> Segmentation:
     """Class ids as they are; unknown where outside the label space."""
     ids = np.rint(maps[0]).astype(np.int64)
     if card.output.resize:
@@ -226,7 +241,7 @@ def _class_ids(maps: NDArray[Any], card: Card, size: tuple[int, int]) -> Segment
     return Segmentation(np.where(valid, ids, 0).astype(np.uint16), valid)
 
 
-def _depth(maps: FloatArray, card: Card) -> Depth:
+def _depth(maps: FloatArray, card: Described) -> Depth:
     """The first channel; unknown where not finite, or not positive though metric."""
     assert card.kind is not None, "the card was validated"
     values = maps[0]
@@ -236,7 +251,7 @@ def _depth(maps: FloatArray, card: Card) -> Depth:
     return Depth(np.where(valid, values, 0).astype(np.float32), valid, card.kind, card.along)
 
 
-def _normals(maps: FloatArray, card: Card) -> Normals:
+def _normals(maps: FloatArray, card: Described) -> Normals:
     """Three channels turned into our frame and brought to length 1; unknown where they have none."""
     assert card.output.frame is not None, "the card was validated"
     if len(maps) != 3:

@@ -15,7 +15,7 @@ from clipzoo import experts as zoo
 from clipzoo import tasks
 from clipzoo.errors import ClipzooError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
-from clipzoo.labeling import plan
+from clipzoo.labeling import _reads, plan
 from clipzoo.labeling._watch import Bar, Budget, Interrupted, kind_of, signals
 from clipzoo.labeling.local import Work, label_shards
 from clipzoo.readers import Location, Reader, fingerprint, open_dataset
@@ -69,7 +69,8 @@ def label(
 
     Args:
         data: a folder of shards, one shard, or a glob or brace pattern.
-        experts: URIs or experts, or one alone; all of them share one decode of each image.
+        experts: URIs or experts, or one alone; all of them share one decode of each image. Those that read columns of
+            others named here come after them.
         out: the store; made if it is not there. It must lie outside of ``data``.
         device: "auto" is "cuda" where there is one, else "cpu".
         batch_size: the largest batch; by default each expert's own.
@@ -89,6 +90,16 @@ def label(
     made = _experts([experts] if isinstance(experts, str | Expert) else experts, batch_size)
     identity = fingerprint(reader)
     store = Store(out)
+    stages = _reads.stages(made, store)
+    if len(stages) > 1:
+        reports = [
+            one for stage in stages for one in label(
+                data, stage, out, device=device, batch_size=batch_size, max_failures=max_failures,
+                retry_failed=retry_failed, shards=shards, progress=progress,
+            )
+        ]  # fmt: skip
+        names = [expert.card.column for expert in made]
+        return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
     columns = [store.create(expert.card, identity) for expert in made]
     with ExitStack() as stack:
         for column in sorted(columns, key=lambda c: c.path):
@@ -99,6 +110,8 @@ def label(
             Work(expert, column, budget, batch_size or expert.batch_size)
             for expert, column, budget in zip(made, columns, budgets, strict=True)
         ]
+        for i, work in enumerate(works):
+            work.reads = _reads.opened(work.expert, store, identity, [job.shard for job in jobs if i in job.columns])
         _load(works, jobs, _device(device))
         if batch_size is None:
             for work in works:

@@ -18,6 +18,7 @@ from typing import Any
 
 from clipzoo.errors import LabelError
 from clipzoo.experts.base import Expert, ExpertInput
+from clipzoo.labeling import _reads
 from clipzoo.labeling._batches import Batch, Batcher, decoded
 from clipzoo.labeling._watch import Bar, Budget, Stop
 from clipzoo.labeling.plan import Job
@@ -44,6 +45,8 @@ class Work:
     noted: float = 0.0
     """The part of ``seconds`` that ``runs.jsonl`` has."""
     labelled: int = 0
+    reads: Sequence[Column] = ()
+    """Columns whose labels the expert is handed."""
 
     def unnoted(self) -> float:
         """The seconds since the last call."""
@@ -74,10 +77,12 @@ class Pass:
     bar: Bar
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
+    read: _reads.Shard = field(init=False)
     waiting: deque[tuple[str, Future[Ready]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.work.batch_size, self.predict)
+        self.read = _reads.Shard(self.work.reads, self.writer.shard)
 
     def keep(self, previous: Column, shard: str) -> None:
         """Take over the labels of an earlier run; what failed then is done again."""
@@ -212,7 +217,7 @@ def _feed(
             if sample.image is None:
                 one.fail(sample.key, sample.error, by_sample=True)
             else:
-                one.batcher.add(ExpertInput(sample.key, sample.image, sample.caption))
+                one.batcher.add(ExpertInput(sample.key, sample.image, sample.caption, one.read.labels(sample.key)))
 
 
 def _note(one: Pass, shard: str) -> None:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ class Column:
     def convention(self) -> Convention:
         """What the labels mean beyond their task."""
         return Convention.from_json(self.manifest.convention)
+
+    @property
+    def card(self) -> ExpertCard:
+        """The card of the expert whose labels these are, as the manifest keeps it."""
+        known = {field.name for field in fields(ExpertCard)}
+        kept = {name: value for name, value in self.manifest.expert.items() if name in known}
+        return ExpertCard(**{**kept, "task": self.task, "convention": self.convention})
 
     def file(self, shard: str, suffix: str) -> Path:
         """The path of a shard's file; ``suffix`` is ".tar" or ".parquet".

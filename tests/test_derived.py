@@ -1,0 +1,420 @@
+"""column: and ensemble:, labels made of the labels in other columns, and labelling that hands these over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipzoo import experts, recipe
+from clipzoo.errors import ExpertError, SampleError, StoreError
+from clipzoo.experts import Expert, ExpertCard, ExpertInput, _fusion, column
+from clipzoo.labeling import label
+from clipzoo.store import Store
+from clipzoo.tasks import Convention, _rle
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import Normals, normals_from_depth
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import Camera, ImageArray
+from clipzoo.workspace import Run
+from making import Bright, image, make_dataset
+
+SIZE = (12, 16)
+
+
+class Tilted(Expert):
+    """Metric depth of a plane that comes nearer to the right, and of a box before it; nothing for dark corners."""
+
+    def __init__(self, weights: str = "02", kind: str = "metric") -> None:
+        self.card = ExpertCard("test:tilted", "depth", Convention(kind=kind, along="z"), "MIT", weights_sha256=weights)
+
+    def load(self, device: str = "cpu") -> None:
+        pass
+
+    def predict(self, images: Sequence[ImageArray]) -> list[Depth]:
+        return [self.one(picture) for picture in images]
+
+    def one(self, picture: ImageArray) -> Depth:
+        if picture[0, 0, 0] < 40:
+            raise ValueError("a dark corner")
+        x = (np.arange(SIZE[1]) + 0.5) / SIZE[1] - 0.5
+        plane = np.tile(2 / (1 + 0.5 * x / 0.8), (SIZE[0], 1))  # z = 2 − x/2 seen with fx = 0.8 of the width
+        plane[2:7, 3:8] = 0.7
+        return Depth(plane.astype(np.float32), np.ones(SIZE, bool), self.card.convention.kind, "z")
+
+
+class Halves(Bright):
+    """`Bright` with another border between dark and bright."""
+
+    def __init__(self, name: str, border: int) -> None:
+        super().__init__(name)
+        self.border = border
+
+    def predict(self, images: Sequence[ImageArray]) -> list[Segmentation]:
+        return [
+            Segmentation((picture.mean(2) > self.border).astype(np.uint16), np.ones(SIZE, bool)) for picture in images
+        ]
+
+
+FOV = float(np.degrees(2 * np.arctan(0.5 / 0.8)))
+NORMALS = f"column:depth/test-tilted?to=normals&fov={FOV}"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return str(make_dataset(tmp_path / "shards"))
+
+
+def stored(root: Path, expert: str) -> dict[str, Any]:
+    """Key -> label, or the reason why there is none, of the column that this URI made."""
+    (found,) = [one for one in Store(root).columns() if one.manifest.expert["uri"] == expert]
+    rows = [(shard, row) for shard in sorted(found.committed()) for row in found.rows(shard).to_pylist()]
+    return {row["key"]: row["error"] or found.label(shard, row) for shard, row in rows}
+
+
+def boxes(*rows: tuple[float, ...], ignored: Sequence[bool] = (), masks: Any = None) -> Detection:
+    """(x0, y0, x1, y1, id, score) each."""
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    nothing = np.zeros(len(table), bool) if not ignored else np.array(ignored)
+    return Detection(SIZE, table[:, :4], table[:, 4].astype(np.uint16), table[:, 5], nothing, masks)
+
+
+def block(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+# Labelling with columns ------------------------------------------------------------------------------------
+
+
+def test_one_call_makes_a_column_and_what_is_made_of_it(data, tmp_path):
+    """In whatever order they are named; a sample that the first one lacks is a row with its reason."""
+    reports = label(data, [NORMALS, Tilted()], tmp_path / "labels", max_failures=1, progress=False)
+    assert [report.task for report in reports] == ["normals", "depth"]
+    depths, normals = stored(tmp_path / "labels", "test:tilted"), stored(tmp_path / "labels", NORMALS)
+    dark = [key for key, found in depths.items() if isinstance(found, str)]
+    assert 0 < len(dark) < len(depths) == len(normals) == 12
+    for key, found in normals.items():
+        if key in dark:
+            assert "no label to read: depth/test-tilted has none of this sample" in found
+            continue
+        camera = Camera(0.8, 0.8 * 16 / 12)
+        wanted = normals_from_depth(depths[key], camera)
+        assert np.array_equal(found.valid, wanted.valid)
+        assert found.vectors == pytest.approx(wanted.vectors, abs=0.005)
+        plane = np.array([-1, 0, 2]) / np.sqrt(5)  # what comes nearer to the right faces left
+        assert found.vectors[:, 9, 10] == pytest.approx(plane, abs=0.01)
+        assert not found.valid[2:7, 2:4].any(), "the depth jumps here"
+    again = label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
+    assert again[0].labelled == 0
+
+
+def test_a_column_says_whose_labels_it_is_made_of(data, tmp_path):
+    label(data, [Tilted(), NORMALS], tmp_path / "labels", max_failures=1, progress=False)
+    (made,) = [one for one in Store(tmp_path / "labels").columns() if one.task == "normals"]
+    told = made.manifest.expert["preprocessing"]
+    assert told["reads"]["depth/test-tilted"]["weights_sha256"] == "02"
+    assert told["fov"] == str(FOV)
+    assert made.manifest.expert["licence"] == "MIT"
+    Store(tmp_path / "labels").remove("depth", "test-tilted")
+    label(data, [Tilted("03")], tmp_path / "labels", max_failures=1, progress=False)
+    with pytest.raises(StoreError, match="made with preprocessing"):
+        label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
+
+
+def test_what_is_not_there_is_asked_for(data, tmp_path):
+    with pytest.raises(ExpertError, match=r"reads the column 'depth/test-tilted', which is not there(.|\n)*same call"):
+        label(data, [NORMALS], tmp_path / "labels", progress=False)
+    first = "00000"
+    label(data, [Tilted()], tmp_path / "labels", shards=[first], max_failures=1, progress=False)
+    with pytest.raises(StoreError, match="lacks 1 shards, '00001' the first; label them first by test:tilted"):
+        label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
+    (part,) = label(data, [NORMALS], tmp_path / "labels", shards=[first], max_failures=1, progress=False)
+    assert part.shards == 1
+
+
+def test_columns_of_another_dataset_are_not_read(data, tmp_path):
+    label(data, [Tilted()], tmp_path / "labels", max_failures=1, progress=False)
+    other = make_dataset(tmp_path / "other", shards=1)
+    with pytest.raises(StoreError, match="label store of another dataset"):
+        label(str(other), [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
+
+
+def test_columns_that_read_each_other(data, tmp_path):
+    class Circular(Tilted):
+        def __init__(self, own: str, other: str) -> None:
+            self.card = ExpertCard(f"test:{own}", "depth", Convention(kind="metric", along="z"))
+            self.reads = (f"depth/test-{other}",)
+
+    with pytest.raises(ExpertError, match="read each other's columns"):
+        label(data, [Circular("a", "b"), Circular("b", "a")], tmp_path / "labels", progress=False)
+
+
+def test_three_stages(data, tmp_path):
+    """Boxes of an ensemble of two class maps, all named in one call."""
+    ensemble = "ensemble:segmentation/test-a,segmentation/test-b?agree=1"
+    parts = "column:segmentation/ensemble-segmentation-test-a-segmentation-test-b-agree-1?to=detection&things=bright"
+    out = tmp_path / "labels"
+    label(data, [parts, ensemble, Halves("a", 120), Halves("b", 140)], out, progress=False)
+    one, two = stored(out, "test:a"), stored(out, "test:b")
+    for key, found in stored(out, ensemble).items():
+        same = one[key].ids == two[key].ids
+        assert np.array_equal(found.valid, same)
+        assert (found.ids == one[key].ids)[same].all()
+        assert found.confidence == 1
+    (made,) = [column for column in Store(out).columns() if column.task == "detection"]
+    assert made.convention == Convention(("bright",))
+
+
+def test_a_recipe_knows_what_its_derived_columns_mean(data, tmp_path):
+    """Before anything is labelled: the head of the student is built by it."""
+    made = recipe.Recipe.model_validate(
+        {
+            "name": "x", "data": data, "student": {"model": "demo:clip"}, "training": {"steps": 1},
+            "columns": [{"expert": "demo:depth"}, {"expert": "column:depth/demo-depth?to=normals&fov=60"},
+                        {"expert": "demo:segmentation"},
+                        {"expert": "column:segmentation/demo-segmentation?to=detection&things=seating,table"}],
+        }
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(made.to_yaml())
+    specs = Run(made, tmp_path / "run").specs
+    assert [spec.convention.classes for _, spec in specs.values() if spec.task == "detection"] == [("seating", "table")]
+
+
+def test_a_picture_alone_says_nothing(tmp_path):
+    with pytest.raises(ExpertError, match="whole samples"):
+        experts.create(NORMALS).predict([image(0)])
+    with pytest.raises(SampleError, match="no label to read"):
+        experts.create(NORMALS).predict_inputs([ExpertInput("a", image(0))])
+
+
+# column: ---------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_painted_with_the_surest_on_top():
+    masks = [block(0, 0, 8, 6), block(4, 2, 12, 8), block(6, 0, 16, 3)]
+    label = boxes((0, 0, 8, 6, 1, 0.9), (4, 2, 12, 8, 0, 0.5), (6, 0, 16, 3, 2, 0.95), ignored=[False, False, True],
+                  masks=tuple(map(_rle.encode, masks)))  # fmt: skip
+    made = column.painted(label, background=True)
+    assert (made.ids[masks[0]] == 2).all()
+    assert (made.ids[masks[1] & ~masks[0]] == 1).all()
+    doubtful = masks[2] & ~masks[0] & ~masks[1]
+    assert np.array_equal(~made.valid, doubtful)
+    assert (made.ids[~(masks[0] | masks[1] | masks[2])] == 0).all()
+    areas = (masks[0].sum(), (masks[1] & ~masks[0]).sum())
+    assert made.confidence == pytest.approx(np.average([0.9, 0.5], weights=areas), abs=1e-6)
+    rest = column.painted(label, background=False)
+    assert np.array_equal(rest.valid, masks[0] | masks[1])
+    assert (rest.ids[masks[0]] == 1).all()
+    with pytest.raises(SampleError, match="no masks"):
+        column.painted(boxes((0, 0, 8, 6, 1, 0.9)), background=True)
+    assert not column.painted(boxes(), background=False).valid.any()
+
+
+def test_boxes_are_drawn_tight_around_masks():
+    masks = (_rle.encode(block(3, 2, 7, 9)), _rle.encode(np.zeros(SIZE, bool)))
+    made = column.tightened(boxes((0, 0, 16, 12, 1, 0.9), (1, 1, 2, 2, 0, 0.8), masks=masks))
+    assert made.boxes.tolist() == [[3, 2, 7, 9], [1, 1, 2, 2]]
+    assert made.ignored.tolist() == [False, True]
+
+
+def test_connected_parts_of_things_become_boxes():
+    ids = np.zeros(SIZE, np.uint16)
+    ids[1:4, 1:5] = 2
+    ids[4:6, 5:9] = 2  # touches it at a corner: one part
+    ids[8:11, 10:15] = 1
+    ids[0, 15] = 2  # too small
+    valid = ~block(0, 8, 3, 12)
+    made = column.components(Segmentation(ids, valid, 0.8), (2, 1), least=0.02)
+    told = {tuple(box): (int(number), bool(doubt)) for box, number, doubt in
+            zip(made.boxes.tolist(), made.ids, made.ignored, strict=True)}  # fmt: skip
+    assert told == {
+        (1, 1, 9, 6): (0, False), (15, 0, 16, 1): (0, True), (10, 8, 15, 11): (1, False), (0, 8, 3, 12): (0, True),
+    }  # fmt: skip
+    assert made.scores == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("depth/x", "labels of depth do not become labels of what"),
+        ("normals/x?to=depth", "integrating them bends"),
+        ("segmentation/x?to=edges", "two chairs"),
+        ("depth/x?to=normals", "fov is not answered"),
+        ("depth/x?to=normals&fov=200", "between 1 and 179"),
+        ("depth/x?to=normals&fov=60&far=3", "far is no question"),
+        ("segmentation/x?to=detection", "things is not answered"),
+        ("detection/x?to=segmentation&background=", "it needs a name"),
+        ("depth?to=normals&fov=60", "names no column"),
+        ("depth/../../x?to=normals&fov=60", "names no column"),
+    ],
+)
+def test_wrong_columns(uri, message):
+    with pytest.raises(ExpertError, match=message):
+        experts.create(f"column:{uri}")
+
+
+def bound(uri: str, *conventions: Convention) -> Expert:
+    expert = experts.create(uri)
+    cards = [ExpertCard("x:y", name.split("/")[0], c) for name, c in zip(expert.reads, conventions, strict=True)]
+    expert.bind(dict(zip(expert.reads, cards, strict=True)))
+    return expert
+
+
+def test_meanings_of_columns():
+    space = Convention(("cat", "dog"))
+    assert bound("column:detection/x?to=segmentation&background=rest", space).card.convention.classes == (
+        "rest", "cat", "dog",
+    )  # fmt: skip
+    assert bound("column:detection/x?to=detection", space).card.convention == space
+    assert bound("column:segmentation/x?to=detection&things=all", space).card.convention == space
+    for uri, convention, message in (
+        ("column:detection/x?to=segmentation&background=cat", space, "a class 'cat' already"),
+        ("column:segmentation/x?to=detection&things=cow", space, "no class 'cow'; it has cat, dog"),
+        ("column:depth/x?to=normals&fov=60", Convention(kind="affine-disparity"), "an unknown shift bends planes"),
+    ):
+        with pytest.raises(ExpertError, match=message):
+            bound(uri, convention)
+
+
+# ensemble: -------------------------------------------------------------------------------------------------
+
+
+def maps(*rows: str) -> list[Segmentation]:
+    """A label a text: digits are ids, dots unknown."""
+    values = [np.array([[9 if c == "." else int(c) for c in row]], np.uint16) for row in rows]
+    return [Segmentation(ids, ids != 9) for ids in values]
+
+
+def test_the_majority_has_the_pixel():
+    made = _fusion.vote(maps("00112.", "0122..", "0211.."), agree=0.5)
+    assert made.valid.tolist() == [[True, False, True, True, False, False]]
+    assert made.ids[made.valid].tolist() == [0, 1, 1]
+    assert made.confidence == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert _fusion.vote(maps("00112.", "0122..", "0211.."), agree=1).valid.tolist()[0] == [True] + [False] * 5
+    lone = _fusion.vote(maps("00112.", "0122..", "0211.."), agree=0.2)
+    assert lone.valid.tolist()[0] == [True, False, True, True, True, False], "a tie stays unknown"
+    assert _fusion.vote(maps("0", "1"), agree=0).confidence is None
+
+
+def metric(*rows: Sequence[float], kind: str = "metric") -> list[Depth]:
+    """A label a row; 0 is unknown."""
+    return [Depth(np.float32([row]), np.float32([row]) != 0, kind, "z") for row in rows]
+
+
+def test_metric_depth_is_the_median_where_experts_are_near_it():
+    made = _fusion.middle(metric([1, 2, 4, 0], [1.1, 2, 8, 0], [0.9, 2.2, 1, 3]), spread=0.25)
+    assert made.valid.tolist() == [[True, True, False, False]]
+    assert made.values[0, :2] == pytest.approx([1, 2])
+    assert (made.kind, made.along) == ("metric", "z")
+
+
+def test_affine_depths_are_aligned_before_they_are_compared():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(1, 5, (1, 200))
+    labels = [Depth((a * truth + b).astype(np.float32), np.ones((1, 200), bool), "affine-depth", None)
+              for a, b in ((1, 0), (3, -7), (0.2, 100))]  # fmt: skip
+    made = _fusion.middle(labels, spread=0.01)
+    assert made.valid.all()
+    assert np.corrcoef(made.values.ravel(), truth.ravel())[0, 1] == pytest.approx(1, abs=1e-5)
+    broken = labels[0].values.copy()
+    broken[0, :5] += 4
+    odd = Depth(broken, labels[0].valid, "affine-depth", None)
+    assert (_fusion.middle([odd, *labels[1:]], spread=0.3).valid.ravel() == (np.arange(200) >= 5)).all()
+    flat = Depth(np.ones((1, 200), np.float32), labels[0].valid, "affine-depth", None)
+    with pytest.raises(SampleError, match="flat"):
+        _fusion.middle([flat, *labels], 0.3)
+
+
+def test_normals_are_averaged_as_directions():
+    def towards(*degrees: float) -> Normals:
+        angles = np.radians(degrees)[None]
+        vectors = np.stack([np.sin(angles), 0 * angles, np.cos(angles)]).astype(np.float32)
+        return Normals(vectors, np.isfinite(angles))
+
+    made = _fusion.direction([towards(0, 10, 0, -90, 5), towards(20, 10, 80, 90, np.nan)], angle=30)
+    assert made.valid.tolist() == [[True, True, False, False, False]]
+    assert np.degrees(np.arctan2(made.vectors[0], made.vectors[2]))[0, :2] == pytest.approx([10, 10], abs=1e-4)
+    assert np.linalg.norm(made.vectors[:, made.valid], axis=0) == pytest.approx(1)
+
+
+def test_edges_are_averaged():
+    def edges(*values: float) -> Edges:
+        row = np.float32([values])
+        return Edges(np.nan_to_num(row), np.isfinite(row))
+
+    made = _fusion.mean([edges(0, 1, 0.5), edges(0.5, 1, np.nan), edges(1, np.nan, np.nan)])
+    assert made.values.tolist() == [[0.5, 1, 0]]
+    assert made.valid.tolist() == [[True, True, False]]
+
+
+def test_boxes_that_experts_agree_on_are_fused():
+    one = boxes((0, 0, 8, 8, 0, 0.9), (10, 2, 14, 6, 1, 0.6), (0, 8, 4, 12, 1, 0.7))
+    two = boxes((0, 0, 8, 9, 0, 0.3), (10, 2, 14, 6, 0, 0.8), (0, 8, 4, 12, 1, 0.2), (12, 8, 16, 12, 0, 0.4),
+                ignored=[False, False, True, True])  # fmt: skip
+    made = _fusion.fuse([one, two], overlap=0.55, experts=2)
+    sure = made.take(~made.ignored)
+    assert sure.boxes.tolist() == [[0, 0, 8, 8.25]]
+    assert sure.scores == pytest.approx([0.6])
+    doubtful = made.take(made.ignored)
+    assert sorted(map(tuple, doubtful.boxes.tolist())) == [
+        (0, 8, 4, 12), (0, 8, 4, 12), (10, 2, 14, 6), (10, 2, 14, 6), (12, 8, 16, 12),
+    ]  # fmt: skip
+    either = _fusion.fuse([one, two], overlap=0.55, experts=1)
+    assert (~either.ignored).sum() == 4
+    assert either.scores.max() == pytest.approx(0.6)
+    assert (either.ignored).sum() == 1, "what was found is not doubtful"
+
+
+def test_an_expert_has_one_vote_an_object():
+    twice = boxes((0, 0, 8, 8, 0, 0.9), (0, 0, 8, 8, 0, 0.8))
+    made = _fusion.fuse([twice, boxes()], overlap=0.5, experts=2)
+    assert made.ignored.all()
+    assert len(_fusion.fuse([boxes(), boxes()], 0.5, 2).ids) == 0
+
+
+def test_masks_of_a_fused_box_are_where_most_are():
+    blocks = [block(0, 0, 8, 8), block(0, 0, 8, 7), block(1, 0, 8, 8)]
+    labels = [boxes((0, 0, 8, 8, 0, 0.9), masks=(_rle.encode(mask),)) for mask in blocks]
+    (text,) = _fusion.fuse(labels, 0.5, 2).masks
+    assert np.array_equal(_rle.decode(text, SIZE), sum(mask.astype(int) for mask in blocks) >= 2)
+    assert _fusion.fuse([*labels[:2], boxes((0, 0, 8, 8, 0, 0.9))], 0.5, 2).masks is None
+
+
+def test_labels_of_other_sizes_are_brought_to_the_largest():
+    expert = bound("ensemble:segmentation/a,segmentation/b", Convention(("a", "b")), Convention(("a", "b")))
+    small, large = maps("01")[0], Segmentation(np.uint16([[0, 0, 1, 1]] * 2), np.ones((2, 4), bool))
+    labels = {"segmentation/a": small, "segmentation/b": large}
+    (made,) = expert.predict_inputs([ExpertInput("k", image(0), labels=labels)])
+    assert made.ids.tolist() == large.ids.tolist()
+    assert made.valid.all()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("depth/a", "two or more"),
+        ("depth/a,depth/a", "two or more different"),
+        ("depth/a,normals/b", "depth and normals"),
+        ("colour/a,colour/b", "out of segmentation"),
+        ("depth/a,depth/b?agree=0.5", "agree is no question about depth"),
+        ("edges/a,edges/b?agree=0.5", "agree is no question about edges"),
+        ("segmentation/a,segmentation/b?agree=2", "between 0 and 1"),
+        ("detection/a,detection/b?experts=3", "there are 2 columns"),
+    ],
+)
+def test_wrong_ensembles(uri, message):
+    with pytest.raises(ExpertError, match=message):
+        experts.create(f"ensemble:{uri}")
+
+
+def test_only_labels_of_one_meaning_are_compared():
+    with pytest.raises(ExpertError, match=r"depth/b mean .*affine-disparity.* those of depth/a .*metric"):
+        bound("ensemble:depth/a,depth/b", Convention(kind="metric", along="z"), Convention(kind="affine-disparity"))
