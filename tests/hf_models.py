@@ -22,6 +22,7 @@ DETR = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_queries": 12,
 }  # fmt: skip
+DEFORMABLE = {**DETR, "d_model": 32, "decoder_layers": 2}
 PROMPTS = ("chair", "table lamp", "lamp", "picture frame", "sofa")
 """A label space for detectors that are told what to find."""
 
@@ -115,19 +116,11 @@ def dpt_segmentation() -> Built:
     return t.DPTForSemanticSegmentation(config), t.DPTImageProcessor(size={"height": 32, "width": 32})
 
 
-def mobilevit() -> Built:
-    config = t.MobileViTConfig(
-        hidden_sizes=[8, 8, 8], neck_hidden_sizes=[4, 4, 8, 8, 8, 8, 16], num_attention_heads=2, image_size=64,
-        aspp_out_channels=8, atrous_rates=[1, 2, 3], expand_ratio=1.0, id2label=NAMES,
-    )  # fmt: skip
-    processor = t.MobileViTImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
-    return t.MobileViTForSemanticSegmentation(config), processor
-
-
-def swin() -> t.SwinConfig:
+def swin(*stages: int) -> t.SwinConfig:
     return t.SwinConfig(
-        image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4, out_features=STAGES
-    )
+        image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4,
+        out_features=[STAGES[stage - 1] for stage in stages or (1, 2, 3, 4)],
+    )  # fmt: skip
 
 
 def mask2former() -> Built:
@@ -203,7 +196,7 @@ def conditional_detr() -> Built:
 
 def deformable_detr() -> Built:
     config = t.DeformableDetrConfig(
-        **{**DETR, "d_model": 32}, backbone_config=resnet(2, 3, 4), id2label=NAMES, disable_custom_kernels=True
+        **DEFORMABLE, backbone_config=resnet(2, 3, 4), id2label=NAMES, disable_custom_kernels=True
     )
     return t.DeformableDetrForObjectDetection(config), t.DeformableDetrImageProcessor(**RESIZED)
 
@@ -286,7 +279,7 @@ def owlv2() -> Built:
 def grounding_dino() -> Built:
     text = {**VIT, "num_hidden_layers": 2, "vocab_size": 1040, "max_position_embeddings": 64}
     config = t.GroundingDinoConfig(
-        **{**DETR, "d_model": 32}, backbone_config=swin_of(2, 3, 4), text_config={"model_type": "bert", **text}, max_text_len=32,
+        **DEFORMABLE, backbone_config=swin(2, 3, 4), text_config={"model_type": "bert", **text}, max_text_len=32,
         num_feature_levels=3, disable_custom_kernels=True,
     )  # fmt: skip
     special = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}
@@ -294,13 +287,6 @@ def grounding_dino() -> Built:
     tokenizer = tokenizer_of(vocabulary, "[PAD]", "[UNK]", "[CLS] $A [SEP]", model_max_length=64)
     image = t.GroundingDinoImageProcessor(**RESIZED)
     return t.GroundingDinoForObjectDetection(config), t.GroundingDinoProcessor(image, tokenizer)
-
-
-def swin_of(*stages: int) -> t.SwinConfig:
-    config = swin()
-    config._out_features = [STAGES[stage - 1] for stage in stages]
-    config._out_indices = list(stages)
-    return config
 
 
 # Saved -------------------------------------------------------------------------------------------------------
@@ -312,7 +298,7 @@ def save(build: Build, folder: Path, seed: int = 0) -> Path:
     model, processor = build()
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            sharp = 8.0 if "class_" in name or "queries" in name else 1.2
+            sharp = 8.0 if "class" in name or "queries" in name else 1.2
             nn.init.normal_(parameter, std=sharp / parameter[0].numel() ** 0.5)
         elif name.endswith("bias"):
             nn.init.normal_(parameter, std=0.1)

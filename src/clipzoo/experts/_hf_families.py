@@ -154,10 +154,6 @@ FAMILIES: tuple[HfFamily, ...] = (
         "DPT, semantic", ("DPTForSemanticSegmentation",),
         f"Ranftl et al., arXiv 2103.13413, section 4.2; {LIBRARY}/dpt/image_processing_dpt.py",
     ),
-    _semantic(
-        "MobileViT 1 and 2", ("MobileViTForSemanticSegmentation", "MobileViTV2ForSemanticSegmentation"),
-        f"Mehta and Rastegari, arXiv 2110.02178, section 4.2; {LIBRARY}/mobilevit/image_processing_mobilevit.py",
-    ),
     _semantic("any other …ForSemanticSegmentation", ("*ForSemanticSegmentation",), "the model's card"),
     _masks(
         "MaskFormer", ("MaskFormerForInstanceSegmentation",),
@@ -172,12 +168,12 @@ FAMILIES: tuple[HfFamily, ...] = (
         f"Jain et al., arXiv 2211.06220, section 3.1: told which; {LIBRARY}/oneformer/image_processing_oneformer.py",
     ),
     _masks(
-        "EoMT, semantic", ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation"),
+        "EoMT, semantic", ("EomtForUniversalSegmentation",),
         f"Kerssies et al., arXiv 2503.19108; {LIBRARY}/eomt/image_processing_eomt.py: windows of semantic models",
         when={"do_split_image": True}, mode="semantic", threshold=0.8,
     ),
     _masks(
-        "EoMT", ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation"),
+        "EoMT", ("EomtForUniversalSegmentation",),
         f"Kerssies et al., arXiv 2503.19108; {LIBRARY}/eomt/image_processing_eomt.py", threshold=0.8,
     ),
     _masks(
@@ -217,7 +213,7 @@ FAMILIES: tuple[HfFamily, ...] = (
         f"Minderer et al., arXiv 2306.09683; {LIBRARY}/owlv2/image_processing_owlv2.py: boxes of the padded square",
     ),
     _prompted(
-        "Grounding DINO", ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"), "grounding", 0.25,
+        "Grounding DINO", ("GroundingDinoForObjectDetection",), "grounding", 0.25,
         "Liu et al., arXiv 2303.05499, section 3.4: a logit for each token of the text; classes by their tokens as in "
         "github.com/IDEA-Research/GroundingDINO, demo/test_ap_on_coco.py",
     ),
