@@ -28,8 +28,12 @@ SMALL = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model's folder on disk, the hub's commit of it (empty for a local folder), and the URI's options."""
+    """A model's folder on disk, the hub's commit of it (empty for a local folder), and the URI's options.
 
+    ``name`` is the hub id, or the folder's own name.
+    """
+
+    name: str
     folder: Path
     revision: str
     options: Mapping[str, str]
@@ -99,7 +103,7 @@ def find(name: str, known: Iterable[str], code: str) -> Source:
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise ExpertError(f"{folder} has no {CONFIG}: save the model there with save_pretrained()")
-        return Source(folder, "", options)
+        return Source(folder.resolve().name, folder, "", options)
     repo, _, revision = place.partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
         raise ExpertError(f"{place} is neither a folder nor a hub id (<owner>/<model>); check the path")
@@ -107,7 +111,7 @@ def find(name: str, known: Iterable[str], code: str) -> Source:
     folder = _download(repo, revision or None, files)
     if not (folder / CONFIG).is_file():
         raise ExpertError(f"{repo} has no {CONFIG} on the hub: transformers cannot load it")
-    return Source(folder, folder.name, options)
+    return Source(repo, folder, folder.name, options)
 
 
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:

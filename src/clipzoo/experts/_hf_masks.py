@@ -1,0 +1,182 @@
+"""Masks of Hugging Face models: maps of classes, and of universal models segments or instances.
+
+Universal models (MaskFormer and its kin) predict masks with classes, whatever they were trained for; the same outputs
+are read by semantic votes, as panoptic segments or as instances, and only one of these is what training meant.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import numpy as np
+
+from clipzoo.errors import ExpertError
+from clipzoo.experts._hf_boxes import objects
+from clipzoo.experts._hf_families import Mode
+from clipzoo.experts._hf_options import choice, ids, share
+from clipzoo.experts._hf_reading import Model, Reading, Size, post, unknown
+from clipzoo.tasks import _rle
+from clipzoo.tasks.base import Convention
+from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import BoolArray
+
+GIVES = {"semantic": ("segmentation",), "instance": ("detection",), "panoptic": ("segmentation", "detection")}
+"""What masks were trained to be -> tasks that they can be labels of, the default first."""
+
+FIRST_STUFF = "banner"
+"""Of COCO's panoptic classes, in the order of their ids, those before it are things
+(github.com/cocodataset/panopticapi, panoptic_coco_categories.json)."""
+
+
+class SemanticReading(Reading):
+    """The best class of every pixel."""
+
+    auto = "AutoModelForSemanticSegmentation"
+    task = "segmentation"
+
+    def __init__(self, model: Model) -> None:
+        self.convention = Convention(model.classes())
+        self.settings: dict[str, Any] = {}
+        self.unknown = unknown(self.convention.classes)
+
+    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Any:
+        """Unknown where the best class is one of `VOID`.
+
+        The confidence is the mean over pixels of the best class's probability; None where masks vote.
+        """
+        (found,) = post(processor, "post_process_semantic_segmentation")(output, target_sizes=[size])
+        classes = found.cpu().numpy().astype(np.uint16)
+        logits = output.get("logits")
+        sure = float(logits.softmax(1).amax(1).mean()) if logits is not None and logits.ndim == 4 else None
+        return Segmentation(classes, ~np.isin(classes, self.unknown), sure)
+
+
+class MasksReading(SemanticReading):
+    """Masks with classes, read as what they were trained to be."""
+
+    auto = "AutoModelForUniversalSegmentation"
+    options = ("task", "mode", "things", "threshold")
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.told = model.architecture.startswith("OneFormer")
+        self.words = self.told
+        self.mode = _mode(model, self.told)
+        self.task = _task(model, self.mode)
+        self.threshold = share(model.options, "threshold", model.family.threshold)
+        self.one_by_one = self.mode == "semantic" and bool(model.preprocessing.get("do_split_image"))
+        self.settings = {"mode": self.mode}
+        if self.mode != "semantic":
+            self.settings["threshold"] = self.threshold
+        if self.mode == "panoptic" and self.task == "detection":
+            self.settings["things"] = _things(model, self.convention.classes)
+
+    def text(self, asked: tuple[int, ...], count: int) -> dict[str, Any]:
+        """OneFormer is told what its masks shall be."""
+        return {"task_inputs": [self.mode] * count} if self.told else {}
+
+    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Any:
+        """A map of classes, unknown where no segment is sure; or instances with their masks."""
+        if self.mode == "semantic":
+            return super().label(processor, output, size, asked)
+        found = list(self._segments(processor, output, size))
+        return self._instances(found, size) if self.task == "detection" else self._map(found, size)
+
+    def _segments(self, processor: Any, output: Any, size: Size) -> Iterator[tuple[int, float, BoolArray]]:
+        """Class, score and mask [H,W] of each segment; empty masks are none.
+
+        Segments of one class are never fused: transformers then gives several segments one id (its issue 23461).
+        """
+        function = post(processor, f"post_process_{self.mode}_segmentation")
+        known = inspect.signature(function).parameters
+        whole = "return_binary_maps" in known  # one mask each, small; a map of ids loses where instances overlap
+        wishes = {"return_binary_maps": True} if whole else {"target_sizes": [size]}
+        if "label_ids_to_fuse" in known:
+            wishes["label_ids_to_fuse"] = set()
+        (found,) = function(output, threshold=self.threshold, **wishes)
+        for i, segment in enumerate(found["segments_info"]):
+            mask = _enlarged(found["segmentation"][i], size) if whole else found["segmentation"] == segment["id"]
+            if mask.any():
+                yield segment["label_id"], segment["score"], mask.cpu().numpy()
+
+    def _map(self, found: list[tuple[int, float, BoolArray]], size: Size) -> Segmentation:
+        classes, scores = np.zeros(size, np.uint16), np.full(size, np.nan, np.float32)
+        for kind, score, mask in found:
+            classes[mask], scores[mask] = kind, score
+        valid = ~np.isnan(scores) & ~np.isin(classes, self.unknown)
+        return Segmentation(classes, valid, float(scores[valid].mean(dtype=np.float64)) if valid.any() else None)
+
+    def _instances(self, found: list[tuple[int, float, BoolArray]], size: Size) -> Detection:
+        found = [one for one in found if one[0] in self.settings.get("things", (one[0],))]
+        kinds, scores = [one[0] for one in found], [one[1] for one in found]
+        boxes, masks = [_around(one[2]) for one in found], [_rle.encode(one[2]) for one in found]
+        return objects(size, boxes, kinds, scores, np.isin(kinds, self.unknown), masks)
+
+
+def _enlarged(mask: Any, size: Size) -> Any:
+    """A tensor [h,w] of zeros and ones at the image's size, bool [H,W], by nearest pixels as transformers does."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(mask[None, None].float(), size=size, mode="nearest")[0, 0] > 0
+
+
+def _around(mask: BoolArray) -> tuple[int, int, int, int]:
+    """The smallest box, xyxy, that holds all of a mask."""
+    (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
+    return x0, y0, x1 + 1, y1 + 1
+
+
+# What masks are ----------------------------------------------------------------------------------------------
+
+
+def _mode(model: Model, told: bool) -> Mode:
+    """What the URI, the family, the model's name or its classes say; of a model that is told, what the task wants."""
+    modes, task = get_args(Mode), model.options.get("task")
+    if "mode" in model.options:
+        return choice(model.options, "mode", modes)  # type: ignore[return-value]
+    if told:
+        return "instance" if task == "detection" else "semantic"
+    named = [mode for mode in modes if re.search(rf"(?<![a-z]){mode}(?![a-z])", model.name.lower())]
+    found = model.family.mode or (named[0] if len(named) == 1 else None)
+    if found is None and _coco_panoptic(model.classes()):
+        found = "panoptic"
+    if found is None:
+        raise ExpertError(
+            f"what were the masks of {model.name} trained to be? Its files do not say; see its model card and add "
+            "?mode=semantic (a class for every pixel), ?mode=instance (objects) or ?mode=panoptic (both) to the URI"
+        )
+    return found  # type: ignore[return-value]
+
+
+def _task(model: Model, mode: Mode) -> str:
+    task = model.options.get("task", GIVES[mode][0])
+    if task not in GIVES[mode]:
+        raise ExpertError(
+            f"?task={task}: masks of {model.name} are {mode}, and can be labels of {' or '.join(GIVES[mode])}; "
+            "leave task out, name a model trained for it, or correct ?mode="
+        )
+    return task
+
+
+def _coco_panoptic(classes: tuple[str, ...]) -> bool:
+    return FIRST_STUFF in classes and "tree-merged" in classes
+
+
+def _things(model: Model, classes: tuple[str, ...]) -> tuple[int, ...]:
+    """Ids of classes whose segments are objects: as the URI, OneFormer's processor or COCO's names tell."""
+    if "things" in model.options:
+        return ids(model.options["things"], "things", len(classes))
+    metadata = model.preprocessing.get("metadata")
+    listed = metadata.get("thing_ids") if isinstance(metadata, dict) else None
+    if isinstance(listed, list) and listed and all(isinstance(i, int) for i in listed):
+        return tuple(sorted(listed))
+    if _coco_panoptic(classes):
+        return tuple(range(classes.index(FIRST_STUFF)))
+    raise ExpertError(
+        f"which of the {len(classes)} classes of {model.name} are objects, and which stuff like sky? Its files do not "
+        "say; add ?things= with ids and ranges, as things=11-18 of Cityscapes"
+    )
