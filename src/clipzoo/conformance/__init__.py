@@ -2,5 +2,6 @@
 
 from clipzoo.conformance.card import Card, Verdict
 from clipzoo.conformance.engine import check, short
+from clipzoo.conformance.pictures import load_pictures
 
-__all__ = ["Card", "Verdict", "check", "short"]
+__all__ = ["Card", "Verdict", "check", "load_pictures", "short"]

@@ -18,7 +18,8 @@ from clipzoo import tasks
 from clipzoo.conformance.agreement import TOLERANCE, WHOLE, Crop, agreement, overlap, part, upside_down
 from clipzoo.conformance.card import Verdict
 from clipzoo.conformance.contest import Outcome, Wrong, contest, judged
-from clipzoo.conformance.running import ask, changed
+from clipzoo.conformance.pictures import changed, mirrored
+from clipzoo.conformance.running import ask
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.types import View
 
@@ -30,11 +31,6 @@ ASPECT = 1.5
 
 Read = Callable[[Any], Any]
 """A label -> what it says if it is read in another way."""
-
-
-def mirrored(sample: ExpertInput) -> ExpertInput:
-    """The sample with left and right of its picture exchanged."""
-    return changed(sample, sample.image[:, ::-1])
 
 
 def mirror(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:

@@ -9,6 +9,7 @@ import numpy as np
 
 from clipzoo.conformance import geometry
 from clipzoo.conformance.card import Verdict
+from clipzoo.conformance.pictures import mirrored
 from clipzoo.conformance.running import ask, unsound
 from clipzoo.errors import ExpertError
 from clipzoo.experts import Expert, ExpertInput
@@ -54,7 +55,7 @@ def _why(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -
 def _form(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> tuple[str, str] | None:
     """The form of boxes that mirroring tells."""
     try:
-        wrongs, outcome = geometry.readings(labels, ask(expert, [geometry.mirrored(sample) for sample in inputs]))
+        wrongs, outcome = geometry.readings(labels, ask(expert, [mirrored(sample) for sample in inputs]))
     except (ExpertError, AttributeError, TypeError, ValueError):
         return None
     if not outcome.best or not outcome.clear:
