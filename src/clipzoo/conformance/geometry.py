@@ -26,6 +26,9 @@ from clipzoo.types import View
 MARGIN = 0.05
 """Agreements that differ by less are equal."""
 
+LEAST = 0.3
+"""Agreement of an expert with itself below which something is wrong, though no hypothesis says what."""
+
 ASPECT = 1.5
 """Squares are stretched to this aspect, both ways."""
 
@@ -41,16 +44,12 @@ def mirror(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any])
     others = ask(expert, [mirrored(sample) for sample in inputs])
     if task == "detection":
         wrongs, outcome = readings(labels, others)
-        return judged("mirror", outcome, wrongs, "overlap", 0.3)
-    hypotheses = [*_flips(task)]
-    scores = [
-        [
-            agreement(task, part(task, how(a)), part(task, b))
-            for how in (tasks.get(task).hflip, *(w.how for w in hypotheses))
-        ]
-        for a, b in zip(labels, others, strict=True)
-    ]
-    return judged("mirror", contest(scores, MARGIN), hypotheses, "agreement", 0.3)
+        return judged("mirror", outcome, wrongs, "overlap", LEAST)
+    wrongs = _flips(task)
+    hows: list[Read] = [tasks.get(task).hflip, *(wrong.how for wrong in wrongs)]
+    pairs = [(part(task, a), part(task, b)) for a, b in zip(labels, others, strict=True)]
+    scores = [[agreement(task, how(a), b) for how in hows] for a, b in pairs]
+    return judged("mirror", contest(scores, MARGIN), wrongs, "agreement", LEAST)
 
 
 def _flips(task: str) -> list[Wrong[Read]]:
@@ -151,7 +150,7 @@ def frame(expert: Expert, inputs: Sequence[ExpertInput]) -> Verdict:
         [0.5 * (_alike(task, w, s, of, seen) + _alike(task, t, s, _turned(of), _turned(seen))) for of, seen in pairs]
         for s, w, t in zip(squares, wide, tall, strict=True)
     ]
-    return judged("frame", contest(scores, MARGIN), wrongs, "agreement", 0.3)
+    return judged("frame", contest(scores, MARGIN), wrongs, "agreement", LEAST)
 
 
 def _stretched(sample: ExpertInput, side: int, size: tuple[int, int]) -> Any:
