@@ -225,7 +225,7 @@ def _from_depth(label: Any, convention: Convention, size: tuple[int, int]) -> Fl
     across = np.cross(np.gradient(points, axis=2), -np.gradient(points, axis=1), axis=0)
     across *= -np.sign((across * points).sum(0))  # toward the camera
     across /= np.maximum(np.linalg.norm(across, axis=0), 1e-12)
-    return (across * seen.valid).astype(np.float32)
+    return np.asarray(across * seen.valid, np.float32)
 
 
 def _metres(values: Doubles, valid: NDArray[np.bool_], convention: Convention) -> Doubles:

@@ -72,8 +72,8 @@ def space(expert: Expert, labels: Sequence[Any], own: bool) -> Verdict:
             "label space", "fail", "it names no classes", "no label space", "name them in Convention(classes=…)"
         )
     seen = _seen(names, labels)
-    if cause := _badly_named(expert.card.task, names):
-        return Verdict("label space", "warn", seen, *cause)
+    if named := _badly_named(expert.card.task, names):
+        return Verdict("label space", "warn", seen, *named)
     void = sorted({names[i] for label in labels for i in _used(label) if names[i].strip().lower() in NOTHING})
     if void:
         fix = "mark its pixels as not valid, its boxes as ignored"
@@ -100,7 +100,7 @@ def _badly_named(task: str, names: Sequence[str]) -> tuple[str, str] | None:
 
 def _used(label: Any) -> list[int]:
     ids = label.ids[label.valid] if label.ids.ndim == 2 else label.ids[~label.ignored]
-    return np.unique(ids).tolist()
+    return [int(i) for i in np.unique(ids)]
 
 
 def _seen(names: Sequence[str], labels: Sequence[Any]) -> str:
