@@ -54,8 +54,9 @@ def _options(
     pass
 
 
-for verb in (new, check, label, inspect, train, eval, report, run, export, demo, experts, tasks, doctor):
+for verb in (new, check, label, inspect, train, eval, report, run, export, demo, tasks, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+app.add_typer(experts.app)
 app.add_typer(labels.app)
 
 

@@ -1,0 +1,147 @@
+"""How alike two labels of a task are: as answers to one picture, and to the bit and beyond."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import box_iou
+
+from clipzoo import tasks
+from clipzoo.types import View
+
+GRID = (48, 48)
+"""The size at which maps are compared."""
+
+Crop = tuple[float, float, float, float]
+WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
+
+
+def part(task: str, label: Any, crop: Crop = WHOLE) -> Any:
+    """A label's ``crop`` (x0, y0, x1, y1 in shares of its frame), of `GRID`'s size."""
+    return tasks.get(task).crop_resize(label, View(crop, GRID))
+
+
+def agreement(task: str, a: Any, b: Any) -> float:
+    """How alike two labels of one size are: 1 if equal, about 0 if unrelated; NaN where neither says anything.
+
+    Shares of equal pixels beyond those of chance (Cohen's kappa) of segmentation, correlations of depth and edges, mean
+    cosines of normals, mean overlaps of boxes, weighted by their scores, with the likest of their class.
+    """
+    return _AGREE[task](a, b)
+
+
+def difference(task: str, a: Any, b: Any) -> float:
+    """How far two answers to one picture are apart, 0 if equal, as `TOLERANCE` says; infinite if of two sizes."""
+    if task != "detection" and a.valid.shape != b.valid.shape:
+        return float("inf")
+    return _DIFFER[task](a, b)
+
+
+TOLERANCE: Mapping[str, tuple[float, str]] = {
+    "segmentation": (0.005, "share of pixels with another class"),
+    "detection": (0.02, "1 − mean overlap of boxes"),
+    "depth": (0.005, "99th percentile of differences, as a share of the label's range"),
+    "normals": (1.0, "degrees, 99th percentile"),
+    "edges": (0.01, "99th percentile of differences in probability"),
+}
+"""Task -> what rounding may make of one picture's label in another batch, and what that is."""
+
+
+def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Pearson's, of [N] and [N]; NaN where one is constant."""
+    a, b = a.astype(np.float64) - a.mean(dtype=np.float64), b.astype(np.float64) - b.mean(dtype=np.float64)
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 1e-12 else float("nan")
+
+
+def upside_down(label: Any) -> Any:
+    """A label with its top and bottom exchanged, channels of normals as they are."""
+    if hasattr(label, "boxes"):
+        x0, y0, x1, y1 = label.boxes.T
+        H = np.float32(label.size[0])
+        return replace(label, boxes=np.stack([x0, H - y1, x1, H - y0], 1), masks=None)
+    maps = {f.name: getattr(label, f.name) for f in fields(label)}
+    return replace(label, **{k: v[..., ::-1, :].copy() for k, v in maps.items() if isinstance(v, np.ndarray)})
+
+
+def overlap(a: Any, b: Any) -> float:
+    """Mean overlap of each box with the likest of its class in the other label, weighted by scores; NaN if none."""
+    a, b = a.take(~a.ignored), b.take(~b.ignored)
+    if not len(a.ids) and not len(b.ids):
+        return float("nan")
+    if not len(a.ids) or not len(b.ids):
+        return 0.0
+    found = box_iou(torch.from_numpy(a.shares), torch.from_numpy(b.shares)).numpy()
+    found = np.clip(np.nan_to_num(found), 0, 1) * (a.ids[:, None] == b.ids)
+    return 0.5 * (_weighted(found.max(1), a.scores) + _weighted(found.max(0), b.scores))
+
+
+def _weighted(values: NDArray[Any], weights: NDArray[Any]) -> float:
+    return float((values * weights).sum() / max(float(weights.sum()), 1e-9))
+
+
+def _kappa(a: Any, b: Any) -> float:
+    """Of classes, where both are known; NaN where one class is all that both have."""
+    both = a.valid & b.valid
+    first, second = a.ids[both].astype(np.int64), b.ids[both].astype(np.int64)
+    if not first.size:
+        return float("nan")
+    top = int(max(first.max(), second.max())) + 1
+    chance = float((np.bincount(first, minlength=top) * np.bincount(second, minlength=top)).sum()) / first.size**2
+    return float((np.mean(first == second) - chance) / (1 - chance)) if chance < 0.999 else float("nan")
+
+
+def _values(a: Any, b: Any) -> float:
+    both = a.valid & b.valid
+    return correlation(a.values[both], b.values[both]) if both.any() else float("nan")
+
+
+def _cosine(a: Any, b: Any) -> float:
+    both = a.valid & b.valid
+    return float((a.vectors * b.vectors).sum(0)[both].mean()) if both.any() else float("nan")
+
+
+_AGREE: Mapping[str, Callable[[Any, Any], float]] = {
+    "segmentation": _kappa, "detection": overlap, "depth": _values, "normals": _cosine, "edges": _values,
+}  # fmt: skip
+
+
+def _classes_differ(a: Any, b: Any) -> float:
+    return float(np.mean((a.ids != b.ids) | (a.valid != b.valid)))
+
+
+def _boxes_differ(a: Any, b: Any) -> float:
+    alike = overlap(a, b)
+    return 0.0 if np.isnan(alike) else 1 - alike
+
+
+def _values_differ(a: Any, b: Any, spread: float | None = None) -> float:
+    both = a.valid & b.valid
+    if np.mean(a.valid != b.valid) > 0.01:
+        return float("inf")
+    if not both.any():
+        return 0.0
+    spread = spread or max(float(np.ptp(a.values[both])), 1e-9)
+    return float(np.percentile(np.abs(a.values[both] - b.values[both]), 99)) / spread
+
+
+def _angles_differ(a: Any, b: Any) -> float:
+    both = a.valid & b.valid
+    if np.mean(a.valid != b.valid) > 0.01:
+        return float("inf")
+    chords = np.linalg.norm((a.vectors - b.vectors)[:, both], axis=0)
+    return float(np.percentile(np.degrees(2 * np.arcsin(np.clip(chords / 2, 0, 1))), 99)) if chords.size else 0.0
+
+
+_DIFFER: Mapping[str, Callable[[Any, Any], float]] = {
+    "segmentation": _classes_differ,
+    "detection": _boxes_differ,
+    "depth": _values_differ,
+    "normals": _angles_differ,
+    "edges": lambda a, b: _values_differ(a, b, 1.0),
+}

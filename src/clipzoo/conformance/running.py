@@ -1,0 +1,221 @@
+"""How an expert runs: whether its answers repeat, alone and in a batch, at any size, and what they cost."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipzoo import tasks
+from clipzoo.conformance.agreement import TOLERANCE, difference
+from clipzoo.conformance.card import Verdict
+from clipzoo.errors import ExpertError, LabelError
+from clipzoo.experts import Expert, ExpertInput
+from clipzoo.types import ImageArray, View
+
+SIZES = (
+    (1, 1), (5, 7), (1, 40), (40, 1), (33, 47), (32, 640), (640, 32), (16, 4000), (4000, 16), (480, 640),
+    (1000, 1500), (2000, 3000), (3000, 4000),
+)  # fmt: skip
+"""H, W of pictures that datasets hold, the smaller first."""
+
+SMALL = 10_000
+"""Pixels below which a picture costs what this many do."""
+
+SINGLE = 3
+"""How many pictures are asked for alone, beside their batch."""
+
+
+def ask(expert: Expert, inputs: Sequence[ExpertInput]) -> list[Any]:
+    """A label for each of ``inputs``, whose images are of one size, in batches of the expert's own.
+
+    Raises:
+        ExpertError: it raised, or gave another number of labels.
+    """
+    found: list[Any] = []
+    for start in range(0, len(inputs), expert.batch_size):
+        batch = inputs[start : start + expert.batch_size]
+        try:
+            labels = list(expert.predict_inputs(batch))
+        except Exception as error:  # an expert is anybody's code
+            raise ExpertError(f"it raised {type(error).__name__}: {error}") from error
+        if len(labels) != len(batch):
+            raise ExpertError(f"it gave {len(labels)} labels for {len(batch)} images; it must give one each")
+        found += labels
+    return found
+
+
+def unsound(expert: Expert, label: Any) -> str:
+    """Why a label breaks the contract of its task; "" if it does not."""
+    task = tasks.get(expert.card.task)
+    try:
+        task.check(label, expert.card.convention)
+        task.encode(label)
+    except LabelError as error:
+        return str(error)
+    except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
+        return f"a {type(label).__name__} is no label of {task.name}: {error}"
+    return ""
+
+
+def determinism(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
+    """Whether the same batches give the same bytes again; ``labels`` are those that ``inputs`` got."""
+    line, task = "determinism", expert.card.task
+    encode = tasks.get(task).encode
+    again = ask(expert, inputs)
+    other = [(a, b) for a, b in zip(labels, again, strict=True) if encode(a) != encode(b)]
+    if not other:
+        return Verdict(line, "pass", f"{len(labels)} pictures twice, equal bytes")
+    seen = f"{len(other)} of {len(labels)} pictures gave other bytes when asked again"
+    tolerance, unit = TOLERANCE.get(task, (0.0, ""))
+    if tolerance and (far := max(difference(task, a, b) for a, b in other)) <= tolerance:
+        seen += f", {far:.2g} apart at most ({unit})"
+        fix = "for equal bytes at every run, ask for deterministic kernels"
+        return Verdict(line, "warn", seen, "labels differ by rounding", fix)
+    fix = "call model.eval() (dropout), and seed or drop whatever draws numbers"
+    return Verdict(line, "fail", seen, "labels are random", fix)
+
+
+def batch_is_single(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
+    """Whether pictures alone get the ``labels`` that ``inputs`` got in their batches."""
+    line, task = "batch = single", expert.card.task
+    if expert.batch_size == 1:
+        return Verdict(line, "not applicable", "its batches are of one image")
+    if task not in TOLERANCE:
+        return Verdict(line, "not applicable", f"no measure is known for labels of {task}")
+    count = min(SINGLE, len(inputs))
+    far = max(difference(task, labels[i], ask(expert, [inputs[i]])[0]) for i in range(count))
+    tolerance, unit = TOLERANCE[task]
+    seen = f"{far:.2g} apart at most, {tolerance:g} tolerated ({unit}), {count} pictures"
+    if far <= tolerance:
+        return Verdict(line, "pass", seen)
+    fix = "call model.eval() (batch statistics), and pad or normalise each picture for itself"
+    return Verdict(line, "fail", seen, "a picture's label depends on its batch", fix)
+
+
+# Sizes -----------------------------------------------------------------------------------------------------
+
+
+def sizes(expert: Expert, image: ImageArray, seconds: float) -> Verdict:
+    """Whether pictures of all `SIZES` get sound labels; what would take longer than ``seconds`` in all is skipped."""
+    failed: dict[str, str] = {}
+    skipped: list[str] = []
+    ordinary, spent, cost = False, 0.0, Cost(0.0, 0, 1)
+    for size in SIZES:
+        name, growth = f"{size[0]}×{size[1]}", max(1.0, size[0] * size[1] / max(cost.pixels, SMALL))
+        if spent + cost.seconds * growth > seconds or cost.bytes * growth > _available() / 4:
+            skipped.append(name)
+            continue
+        shown = ExpertInput(name, View.whole(size).image(image))
+        with Meter(size[0] * size[1]) as meter:
+            reason = _trial(expert, shown)
+        cost, spent = meter.cost, spent + meter.cost.seconds
+        if reason:
+            failed[name] = reason
+            ordinary |= min(size) >= 32 and max(size) <= 1500 and max(size) <= 4 * min(size)
+    tried = f"{len(SIZES) - len(skipped)} sizes from 1×1, in {spent:.0f} s"
+    left = f"; skipped for their time or memory: {', '.join(skipped)}" if skipped else ""
+    if not failed:
+        return Verdict("sizes", "pass", f"{tried}, all sound{left}")
+    told = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
+    return Verdict(
+        "sizes", "fail" if ordinary else "warn", f"{tried}, {len(failed)} without a label ({told}){left}",
+        f"no label for pictures of {', '.join(failed)}",
+        "resize such pictures in the expert; until then they become rows with this reason",
+    )  # fmt: skip
+
+
+def _trial(expert: Expert, shown: ExpertInput) -> str:
+    """Why the expert has no sound label for a picture; "" if it has."""
+    try:
+        (label,) = ask(expert, [shown])
+    except ExpertError as error:
+        return str(error)[:200]
+    return unsound(expert, label)[:200]
+
+
+# Cost ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds, and bytes of memory at the peak beyond those before, for so many ``pixels``."""
+
+    seconds: float
+    bytes: int
+    pixels: int
+
+
+class Meter:
+    """Measures a block, ``cost`` when it has ended: of a GPU the memory of tensors, else that of the process."""
+
+    def __init__(self, pixels: int, device: str = "cpu") -> None:
+        self.pixels, self.cuda = pixels, device.startswith("cuda")
+        self.cost = Cost(0.0, 0, pixels)
+
+    def __enter__(self) -> Meter:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self._before = torch.cuda.memory_allocated() if self.cuda else _resident()
+        self._peak, self._over = self._before, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - self._began
+        self._over.set()
+        self._thread.join()
+        peak = torch.cuda.max_memory_allocated() if self.cuda else max(self._peak, _resident())
+        self.cost = Cost(spent, max(peak - self._before, 0), self.pixels)
+
+    def _watch(self) -> None:
+        while not self.cuda and not self._over.wait(0.005):
+            self._peak = max(self._peak, _resident())
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; where the system does not tell, the most that it ever had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _available() -> float:
+    """Bytes of memory that are free; no bound where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")
+
+
+def costs(expert: Expert, inputs: Sequence[ExpertInput], device: str, seconds: float) -> list[Verdict]:
+    """Memory an image and images a second, at the expert's batch or at one that takes ``seconds``."""
+    with Meter(1) as one:
+        ask(expert, inputs[:1])
+    count = max(1, min(expert.batch_size, int(seconds / max(one.cost.seconds, 1e-6))))
+    batch = [inputs[i % len(inputs)] for i in range(count)]
+    H, W = inputs[0].image.shape[:2]
+    with Meter(H * W * count, device) as meter:
+        ask(expert, batch)
+    at = f"in a batch of {count} at {H}×{W} on {device}"
+    if count < expert.batch_size:
+        at += f" (its own of {expert.batch_size} would take longer than {seconds:g} s)"
+    return [
+        Verdict("memory", "pass", f"{meter.cost.bytes / count / 1e6:.1f} MB an image at the peak, {at}"),
+        Verdict("throughput", "pass", f"{count / meter.cost.seconds:.1f} images/s, {at}"),
+    ]

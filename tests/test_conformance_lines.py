@@ -1,0 +1,327 @@
+"""The lines of a conformance card that say how an expert runs, what it can be held against, and when nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from clipzoo import conformance
+from clipzoo.cli import app
+from clipzoo.conformance import check, contest, meaning, short
+from clipzoo.conformance.scenes import scenes
+from clipzoo.errors import ClipzooError, DatasetError, ExpertError
+from clipzoo.experts import Expert, ExpertInput
+from clipzoo.tasks import Convention
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import Normals
+from clipzoo.types import ImageArray, View
+from making import image, make_dataset
+from oracles import Oracle, checked, pictures
+
+Labels = list[Any]
+
+
+class Odd(Oracle):
+    """An oracle of which ``answer`` takes (images, the truth of each) and gives what it answers."""
+
+    def __init__(self, task: str, answer: Callable[[Sequence[ImageArray], Labels], Labels]) -> None:
+        super().__init__(task)
+        self.answer, self.asked = answer, 0
+
+    def predict(self, images: Sequence[ImageArray]) -> Labels:
+        self.asked += len(images)
+        return self.answer(images, super().predict(images))
+
+
+def scaled(label: Depth, factor: float) -> Depth:
+    return replace(label, values=(label.values * factor).astype(np.float32))
+
+
+def noisy(strength: float) -> Callable[[Sequence[ImageArray], Labels], Labels]:
+    rng = np.random.default_rng()
+    return lambda images, truth: [scaled(d, 1 + strength * rng.random()) for d in truth]
+
+
+def by_batch(images: Sequence[ImageArray], truth: Labels) -> Labels:
+    """As BatchNorm does that was left in training mode."""
+    mean = np.mean([d.values.mean() for d in truth])
+    return [scaled(d, 3 / mean) for d in truth]
+
+
+def refusing(refused: Callable[[int, int], bool]) -> Callable[[Sequence[ImageArray], Labels], Labels]:
+    def answer(images: Sequence[ImageArray], truth: Labels) -> Labels:
+        if refused(*images[0].shape[:2]):
+            raise RuntimeError("kernel larger than input")
+        return truth
+
+    return answer
+
+
+RUNS = [
+    ("determinism", "fail", "labels are random", noisy(0.5)),
+    ("determinism", "warn", "labels differ by rounding", noisy(1e-3)),
+    ("batch = single", "fail", "a picture's label depends on its batch", by_batch),
+    ("sizes", "warn", "no label for pictures of 1×1, 5×7, 1×40, 40×1", refusing(lambda h, w: min(h, w) < 7)),
+    ("sizes", "fail", "no label for pictures of 480×640", refusing(lambda h, w: (h, w) == (480, 640))),
+    ("sound", "fail", "labels break the contract", lambda images, truth: [{"depth": d.values} for d in truth]),
+    ("sound", "fail", "labels break the contract",
+     lambda images, truth: [Depth(d.values.astype(np.float64), d.valid, "metric", "z") for d in truth]),
+    ("answers", "fail", "it gives no label of some pictures", lambda images, truth: truth[1:]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "cause", "answer"), RUNS, ids=[f"{r[0]}-{r[1]}-{i}" for i, r in enumerate(RUNS)]
+)
+def test_how_an_expert_runs_is_told(line: str, status: str, cause: str, answer: Any) -> None:
+    card = checked(Odd("depth", answer), seconds=5)
+    assert (card[line].status, card[line].cause) == (status, cause), str(card[line])
+    assert card.ok == (status != "fail")
+    with pytest.raises(ClipzooError, match="no line is named 'colour'; there are: loads, card"):
+        card["colour"]
+
+
+def test_labels_that_ignore_a_mirror_are_told() -> None:
+    def same(images: Sequence[ImageArray], truth: Labels) -> Labels:
+        """Those of the picture that was known, mirrored or not."""
+        return [
+            expert.known[int(np.square(expert.thumbs[::2] - t).sum((1, 2)).argmin())][1] for t in map(upright, images)
+        ]
+
+    def upright(shown: ImageArray) -> np.ndarray:
+        from oracles import thumb
+
+        seen = thumb(shown)
+        return min((seen, seen[:, ::-1]), key=lambda t: np.square(expert.thumbs[::2] - t).sum((1, 2)).min())
+
+    expert = Odd("depth", same)
+    verdict = checked(expert)["mirror"]
+    assert (verdict.status, verdict.cause) == ("fail", "labels do not follow when left and right are exchanged")
+
+
+def test_inverted_edges_are_told() -> None:
+    card = checked(Oracle("edges", lambda e: Edges(1 - e.values, e.valid)))
+    assert [v.cause for v in card.lines if v.status == "fail"] == [
+        "probabilities are inverted: they are those of no edge"
+    ]
+
+
+def test_what_a_card_lacks_is_told() -> None:
+    for change, status, cause in (
+        ({"licence": "unknown"}, "warn", "the licence is unknown"),
+        ({"revision": ""}, "warn", "nothing says which weights these are"),
+        ({"convention": Convention(kind="metric")}, "fail", "the kind of depth is not stated"),
+    ):
+        expert = Oracle("depth")
+        expert.card = replace(expert.card, **change)
+        verdict = check(expert, brief=True)["card"]
+        assert (verdict.status, verdict.cause) == (status, cause)
+
+
+def test_an_expert_that_does_not_load_has_a_card_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Oracle, device: str = "cpu") -> None:
+        raise FileNotFoundError("weights.onnx")
+
+    monkeypatch.setattr(Oracle, "load", load)
+    card = check(Oracle("depth"))
+    assert [(v.line, v.status, v.seen) for v in card.lines] == [("loads", "fail", "FileNotFoundError: weights.onnx")]
+
+
+# Short -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["depth", "detection"])
+def test_a_short_check_costs_25_predictions_at_most(task: str) -> None:
+    expert = Odd(task, lambda images, truth: truth)
+    found = short(expert, [shown for shown, _ in expert.known])
+    assert [(v.line, v.status) for v in found] == [
+        (line, "pass") for line in ("sound", "determinism", "batch = single", "mirror")
+    ]
+    assert expert.asked <= 25
+    assert short(expert, []) == []
+
+
+def test_a_short_check_finds_what_is_wrong_and_never_raises() -> None:
+    rooms = [room.image for room in pictures()]
+    swapped = Odd("detection", lambda i, truth: [replace(d, boxes=d.boxes[:, [1, 0, 3, 2]]) for d in truth])
+    assert "boxes are (y0, x0, y1, x1)" in str(short(swapped, rooms)[-1])
+    assert short(Odd("detection", refusing(lambda h, w: True)), rooms)[0].status == "fail"
+    assert [v.line for v in short(Odd("depth", noisy(0.5)), rooms)] == ["sound", "determinism", "mirror"]
+
+
+def test_experts_of_whole_samples_are_not_shown_changed_ones() -> None:
+    class Keyed(Oracle):
+        needs_sample = True
+
+        def predict_inputs(self, inputs: Sequence[ExpertInput]) -> Labels:
+            assert all(sample.key.startswith("room") for sample in inputs)
+            return self.predict([sample.image for sample in inputs])
+
+    shown = [ExpertInput(f"room{i}", room.image) for i, room in enumerate(pictures())]
+    assert [v.line for v in short(Keyed("edges"), shown)] == ["sound", "determinism", "batch = single"]
+    card = check(Keyed("edges"), shown, seconds=0.5)
+    assert card["other pictures"].status == "not applicable"
+    assert card.ok
+
+
+# Two experts, and nobody who knows ---------------------------------------------------------------------------
+
+
+def flipped(n: Normals, signs: tuple[int, int, int]) -> Normals:
+    return Normals(n.vectors * np.float32(signs)[:, None, None], n.valid)
+
+
+def held(expert: Expert, partner: Expert) -> conformance.Verdict:
+    return check(expert, [scene.image for scene in scenes()], partner=partner, seconds=0.1)["normals with depth"]
+
+
+@pytest.mark.parametrize("kind", ["metric", "affine-depth", "affine-disparity"])
+def test_normals_and_depth_are_held_against_each_other(kind: str) -> None:
+    def said(d: Depth) -> Depth:
+        values = {"metric": d.values, "affine-depth": 0.1 * d.values - 1, "affine-disparity": 7 / d.values - 3}[kind]
+        return replace(d, values=values.astype(np.float32), kind=kind)
+
+    def turned(d: Depth) -> Depth:
+        return replace(said(d), values=-said(d).values)
+
+    depth = Oracle("depth", said, Convention(kind=kind, along="z"))
+    assert held(Oracle("normals"), depth).status == "pass"
+    down = held(Oracle("normals", lambda n: flipped(n, (1, -1, 1))), depth)
+    assert (down.status, down.cause) == ("fail", "y points down")
+    if kind == "metric":
+        assert held(depth, Oracle("normals", lambda n: flipped(n, (1, -1, 1)))) == down, "either way round"
+    else:
+        either = held(Oracle("normals"), Oracle("depth", turned, Convention(kind=kind, along="z")))
+        assert "or near and far of the depth are exchanged" in either.cause
+
+
+def test_a_partner_is_of_the_other_task_and_its_faults_are_not_the_experts() -> None:
+    with pytest.raises(ExpertError, match="only depth and normals can be held against each other"):
+        check(Oracle("edges"), partner=Oracle("depth"))
+    card = check(Oracle("normals"), partner=Odd("depth", refusing(lambda h, w: True)), seconds=0.1)
+    assert card["normals with depth"].status == "unsure"
+    assert card.ok
+
+
+def blurred(seed: int) -> np.ndarray:
+    """A smooth random map in [0, 1], 144×192."""
+    values = np.random.default_rng(seed).random((4, 6)).astype(np.float32)
+    return np.array(Image.fromarray(values).resize((192, 144), Image.Resampling.BICUBIC))
+
+
+def test_of_an_expert_that_knows_nothing_nothing_is_claimed() -> None:
+    """Smooth noise, on forty sets of pictures: no hypothesis may win."""
+    truths = [meaning.truth_of(scene) for scene in scenes()]
+    known, metric = np.ones((144, 192), bool), Convention(kind="metric", along="z")
+    failed = 0
+    for seed in range(0, 40 * 100, 100):
+        maps = [np.stack([blurred(seed + 3 * i + k) - 0.5 for k in range(3)]) for i in range(len(truths))]
+        vectors = [Normals(m / np.linalg.norm(m, axis=0), known) for m in maps]
+        failed += meaning.axes("axes", vectors, truths).status in ("fail", "pass")
+        depths = [Depth(np.clip(m[0] + 2, 0.1, None), known, "metric", "z") for m in maps]
+        failed += meaning.depth(depths, scenes(), metric)[0].status in ("fail", "pass")
+    assert failed <= 1
+    flat = [Normals(np.stack([0 * known, 0 * known, known]).astype(np.float32), known)] * len(truths)
+    assert meaning.axes("axes", flat, truths).status == "unsure", "it has said nothing of x and y"
+
+
+def test_a_contest_is_decided_by_nearly_all_pictures() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(12)
+    better = np.stack([base, base + 0.3 + 0.05 * rng.random(12)], 1)
+    assert (contest.contest(better, 0.1).best, contest.contest(better, 0.1).clear) == (1, True)
+    assert contest.contest(better[:, ::-1], 0.1).clear
+    assert not contest.contest(better, 0.5).clear, "a margin that it does not reach"
+    one = np.stack([base, base + np.eye(12)[0] * 9], 1)
+    assert (contest.contest(one, 0.1).best, contest.contest(one, 0.1).clear) == (1, False), (
+        "one picture decides nothing"
+    )
+    assert not contest.contest(better[:5], 0.1).clear, "five pictures decide nothing"
+    holes = np.concatenate([better, np.full((9, 2), np.nan)])
+    assert contest.contest(holes, 0.1).pictures == 12
+
+
+def test_the_scenes_are_what_they_say() -> None:
+    for scene in scenes(3):
+        H, W = scene.depth.shape
+        assert np.abs(np.linalg.norm(scene.normals, axis=0) - 1).max() < 1e-5
+        middle = scene.stretch[H // 2 - 1 : H // 2 + 1, W // 2 - 1 : W // 2 + 1]
+        assert middle.max() < 1.001 < scene.stretch[0, 0]
+        assert (scene.depth > 0.1).all()
+        assert np.isfinite(scene.depth).all()
+        assert scene.image.std() > 10
+    # normals are those of the surface that depth shows: compared where both are smooth
+    truths = [Depth(s.depth, np.ones(s.depth.shape, bool), "metric", "z") for s in scenes()]
+    normals = [Normals(s.normals, np.ones(s.depth.shape, bool)) for s in scenes()]
+    assert meaning.together(normals, truths, Convention(kind="metric", along="z"), (144, 192)).status == "pass"
+    assert meaning.facing(normals).status == "pass"
+
+
+# Pictures and command line ---------------------------------------------------------------------------------
+
+
+def test_pictures_are_those_of_a_dataset_or_of_a_bare_folder(tmp_path: Path) -> None:
+    found = conformance.load_pictures(str(make_dataset(tmp_path / "shards", shards=3, count=30)), 16)
+    assert len(found) == 16
+    assert {int(sample.key) // 30 for sample in found} == {0, 1, 2}, "spread over the shards"
+    assert found[0].caption == "picture 0"
+    (tmp_path / "bare" / "deep").mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(image(i)).save(tmp_path / "bare" / "deep" / f"{i}.png")
+    (tmp_path / "bare" / "broken.png").write_bytes(b"no picture")
+    assert len(conformance.load_pictures(str(tmp_path / "bare"))) == 3
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=r"no picture of .* can be read: clipzoo check"):
+        conformance.load_pictures(str(tmp_path / "none"))
+
+
+def test_pictures_of_many_sizes_are_brought_to_one() -> None:
+    sizes = [(20, 30), (3000, 2000), (64, 64), (64, 64), (1, 1)]
+    shown = conformance.pictures.alike([np.zeros((*size, 3), np.uint8) for size in sizes])
+    assert {sample.image.shape for sample in shown} == {(64, 64, 3)}
+    (large,) = conformance.pictures.alike([View.whole((1500, 3000)).image(image(0))])
+    assert large.image.shape == (320, 640, 3)
+
+
+def test_the_command_lists_families_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = CliRunner().invoke(app, ["experts"], env={"COLUMNS": "200"})
+    assert listed.exit_code == 0
+    for said in ("onnx:", "demo:normals", "x right, y up, z toward the viewer", "docs/demo.md"):
+        assert said in listed.output
+    good = CliRunner().invoke(
+        app, ["experts", "check", "demo:edges", "--short", "--device", "cpu"], env={"COLUMNS": "200"}
+    )
+    assert good.exit_code == 0, good.output
+    assert "determinism" in good.output
+    (tmp_path / "broken_expert.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    bad = CliRunner().invoke(
+        app,
+        ["experts", "check", "python:broken_expert:Upside", "--seconds", "0.1", "--device", "cpu"],
+        env={"COLUMNS": "200"},
+    )
+    assert bad.exit_code == 1, bad.output
+    assert "y points down" in bad.output
+
+
+BROKEN = """
+from dataclasses import replace
+import numpy as np
+from clipzoo.experts import demo
+
+class Upside(demo.DemoExpert):
+    def __init__(self):
+        super().__init__("normals")
+    def predict(self, images):
+        turn = np.float32([1, -1, 1])[:, None, None]
+        return [replace(n, vectors=n.vectors * turn) for n in super().predict(images)]
+"""
