@@ -35,11 +35,11 @@ from clipzoo.evaluation import DenseSet, zero_shot
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
+from clipzoo.files import alone
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.store import Column, Store
-from clipzoo.store.lock import alone
 from clipzoo.training import Job
 from clipzoo.training import train as train_job
 
@@ -359,7 +359,7 @@ class Run:
             return None
         label_size = next(iter(self.suite.dense["test"].truth.values())).size
         return DenseSet.load(
-            self.dataset, self.store.root, self.suite.size, columns=comparable, label_size=label_size, limit=PSEUDO
+            self.dataset, str(self.store.root), self.suite.size, columns=comparable, label_size=label_size, limit=PSEUDO
         )
 
     def splits(self) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(name="labels", help="Look after label stores, and bring labels in.", no_args_is_help=True)
 
-StorePath = Annotated[Path, typer.Argument(help="A label store.", show_default=False)]
+StorePath = Annotated[str, typer.Argument(help="A label store: a folder or address.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="A column: <task>/<slug>.", show_default=False)]
 
 
@@ -63,8 +63,8 @@ def rm(store: StorePath, name: Name, yes: Annotated[bool, typer.Option("--yes", 
 
 @app.command("merge")
 def merge(
-    stores: Annotated[list[Path], typer.Argument(help="Stores over one dataset.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="The merged store; may be one of them.")],
+    stores: Annotated[list[str], typer.Argument(help="Stores over one dataset.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", help="The merged store; may be one of them.")],
 ) -> None:
     """Stores of one dataset, labelled on several machines, as one."""
     from clipzoo.cli._console import bars, console
@@ -106,7 +106,7 @@ def import_(
     data: Annotated[str, typer.Argument(help="The dataset that is labelled.", show_default=False)],
     source: Annotated[str, typer.Argument(help="The folder or file of the labels.", show_default=False)],
     format: Annotated[str, typer.Option("--format", help="files, coco, panoptic, voc, or rows; see docs/labels.md.")],
-    out: Annotated[Path, typer.Option("--out", help="The label store.")],
+    out: Annotated[str, typer.Option("--out", help="The label store.")],
     answers: Annotated[
         list[str] | None, typer.Option("--set", help="What the labels mean: question=answer. May be repeated.")
     ] = None,
