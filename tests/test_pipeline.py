@@ -192,7 +192,7 @@ def test_a_mistake_in_a_new_recipe_is_found_before_any_work_and_leaves_nothing(
 def test_two_processes_do_not_share_a_run(world: recipe.Recipe, tmp_path: Path) -> None:
     run = workspace.Run(world, tmp_path)
     code = (
-        "import sys; from pathlib import Path; from clipzoo.store.lock import alone\n"
+        "import sys; from pathlib import Path; from clipzoo.files import alone\n"
         "with alone(Path(sys.argv[1]), ValueError, ''): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -9,6 +9,7 @@ ClipzooError
 ├── LabelError         a label breaks the contract of its task
 ├── ExpertError        an expert cannot be loaded, or gave something that is no label
 ├── StoreError         a label store is damaged, foreign, or in use
+├── RemoteError        a place on a network cannot be reached, read or written
 ├── PlanError          images and labels cannot be joined into a training plan
 ├── CheckpointError    a run or checkpoint cannot be continued or loaded
 └── DivergedError      training has left the finite numbers
@@ -51,6 +52,10 @@ class ExpertError(ClipzooError, ValueError):
 
 class StoreError(ClipzooError, ValueError):
     """A label store cannot be read or written."""
+
+
+class RemoteError(ClipzooError):
+    """A place on a network cannot be used; no `OSError`, which would be taken for a damaged file."""
 
 
 class PlanError(ClipzooError, ValueError):

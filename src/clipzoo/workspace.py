@@ -35,13 +35,13 @@ from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
+from clipzoo.files import alone
 from clipzoo.labeling._reads import stages
 from clipzoo.models import HeadSpec, Student
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.store import Column, Store
-from clipzoo.store.lock import alone
 from clipzoo.training import Job
 from clipzoo.training import train as train_job
 
@@ -343,7 +343,7 @@ class Run:
             return None
         label_size = next(iter(self.suite.dense["test"].truth.values())).size
         return DenseSet.load(
-            self.dataset, self.store.root, self.suite.size, columns=comparable, label_size=label_size, limit=PSEUDO
+            self.dataset, str(self.store.root), self.suite.size, columns=comparable, label_size=label_size, limit=PSEUDO
         )
 
     def splits(self) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,13 +62,14 @@ def check(data: str, out: str | Path | None = None, *, limit: int | None = None,
     shards = spread(reader.shards, limit)
     with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(THREADS) as pool:
         for left, shard in zip(range(len(shards), 0, -1), shards, strict=True):
-            entries = list(enumerate(reader.index(shard)))
-            chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
-            findings.begin(shard, len(chosen) == len(entries))
-            for number, seen in _looked_at(reader, chosen, pool):
-                findings.add(number, seen)
-                if stop.signal:
-                    break
+            with reader.near(shard) if limit is None else nullcontext():
+                entries = list(enumerate(reader.index(shard)))
+                chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
+                findings.begin(shard, len(chosen) == len(entries))
+                for number, seen in _looked_at(reader, chosen, pool):
+                    findings.add(number, seen)
+                    if stop.signal:
+                        break
             advance(findings)
             if stop.signal:
                 break

@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    labels: Annotated[Path, typer.Argument(help="A label store.")],
+    labels: Annotated[str, typer.Argument(help="A label store.")],
     data: Annotated[str, typer.Option("--data", help="The dataset that it labels.")],
     out: Annotated[Path, typer.Option("--out", help="The gallery.")] = Path("gallery.html"),
     count: Annotated[int, typer.Option(help="Samples in the gallery.")] = 24,
@@ -19,5 +19,5 @@ def command(
     from clipzoo.cli._console import console
     from clipzoo.labeling import inspect
 
-    inspect(labels, demo.locate_data(data, labels / ".data"), out, count)
+    inspect(labels, demo.locate_beside(data, labels), out, count)
     console.print(f"the gallery is [bold]{out}[/]")

@@ -15,7 +15,7 @@ def command(
         str, typer.Argument(help="The dataset: a folder, file or pattern, and options behind ? (docs/data.md).")
     ],
     expert: Annotated[list[str], typer.Option("--expert", help="An expert's URI. May be repeated.")],
-    out: Annotated[Path, typer.Option("--out", help="The label store.")],
+    out: Annotated[str, typer.Option("--out", help="The label store: a folder or address.")],
     device: Device = "auto",
     batch_size: Annotated[int | None, typer.Option(help="Images a batch; default the expert's own.")] = None,
     max_failures: Annotated[float, typer.Option(help="Stop when more than this share fails.")] = 0.05,
@@ -28,9 +28,9 @@ def command(
     from clipzoo.pipeline import pick_device
 
     reports = label(
-        demo.locate_data(data, out / ".data"),
+        demo.locate_beside(data, out),
         expert,
-        str(out),
+        out,
         device=pick_device(device),
         batch_size=batch_size,
         max_failures=max_failures,

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="labels", help="Look after label stores, and bring labels in.", no_args_is_help=True)
 
-StorePath = Annotated[Path, typer.Argument(help="A label store.", show_default=False)]
+StorePath = Annotated[str, typer.Argument(help="A label store: a folder or address.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="A column, <task>/<slug>; the task where it has one.", show_default=False)]
 
 
-def _column(store: Path, name: str) -> Column:
+def _column(store: str, name: str) -> Column:
     """The column of a name; a task alone will do where there is one of it."""
     from clipzoo.store import Store
 
@@ -75,8 +75,8 @@ def rm(store: StorePath, name: Name, yes: Annotated[bool, typer.Option("--yes", 
 
 @app.command("merge")
 def merge(
-    stores: Annotated[list[Path], typer.Argument(help="Stores over one dataset.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="The merged store; may be one of them.")],
+    stores: Annotated[list[str], typer.Argument(help="Stores over one dataset.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", help="The merged store; may be one of them.")],
 ) -> None:
     """Stores of one dataset, labelled on several machines, as one."""
     from clipzoo.cli._console import bars, console
@@ -103,7 +103,7 @@ def verify(
     from clipzoo.store import verify as verified
 
     columns = Store(store).columns(needed=True)  # of a path that is mistyped nothing would be wrong
-    reader = open_dataset(demo.locate_data(data, store / ".data")) if data else None
+    reader = open_dataset(demo.locate_beside(data, store)) if data else None
     with bars() as progress:
         problems = verified(Store(store), reader, progress.step)
     for problem in problems:
@@ -120,7 +120,7 @@ def import_(
     data: Annotated[str, typer.Argument(help="The dataset that is labelled.", show_default=False)],
     source: Annotated[str, typer.Argument(help="The folder or file of the labels.", show_default=False)],
     format: Annotated[str, typer.Option("--format", help="files, coco, panoptic, voc, or rows; see docs/labels.md.")],
-    out: Annotated[Path, typer.Option("--out", help="The label store.")],
+    out: Annotated[str, typer.Option("--out", help="The label store.")],
     answers: Annotated[
         list[str] | None, typer.Option("--set", help="What the labels mean: question=answer. May be repeated.")
     ] = None,
@@ -133,7 +133,7 @@ def import_(
     from clipzoo.labeling import import_labels
 
     told = dict(one.partition("=")[::2] for one in answers or ())
-    place = demo.locate_data(data, out / ".data")
+    place = demo.locate_beside(data, out)
     found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
     console.print(labelled([found.column]))
     console.print(f"{found.matched:,} of {found.samples:,} samples have a label to be found")

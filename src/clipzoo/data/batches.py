@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from clipzoo import files
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.errors import ClipzooError, PlanError
 from clipzoo.readers.base import Reader
@@ -117,6 +119,7 @@ class TrainingSet(Dataset[Seen]):
     ) -> None:
         self.plan, self.reader, self.labels = plan, reader, dict(labels)
         self.viewing, self.seed = viewing, seed
+        self.threads = max(reader.threads, *(files.threads(used.column.path) for used in labels.values()), 1)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -127,7 +130,10 @@ class TrainingSet(Dataset[Seen]):
     def __getitems__(self, positions: Sequence[Position]) -> list[Seen]:
         """Many at once: what a DataLoader calls for a batch."""
         rows = self.plan.rows([index for _, index in positions])
-        return [self._see(row, *position) for row, position in zip(rows, positions, strict=True)]
+        if self.threads == 1:
+            return [self._see(row, *position) for row, position in zip(rows, positions, strict=True)]
+        with ThreadPoolExecutor(self.threads) as pool:  # one a batch: none may outlive a fork
+            return list(pool.map(lambda row, position: self._see(row, *position), rows, positions))
 
     def _see(self, row: Mapping[str, Any], epoch: int, index: int) -> Seen:
         try:

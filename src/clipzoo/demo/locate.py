@@ -63,6 +63,11 @@ def locate_data(location: str, cache: Path, progress: Progress = lambda what, do
     return str(images) if images.is_dir() else found
 
 
+def locate_beside(location: str, store: str) -> str:
+    """As `locate_data`, with packaged data in the folder of a label store; in the user's cache if that is remote."""
+    return locate_data(location, Path.home() / ".cache" / "clipzoo" if "://" in store else Path(store, ".data"))
+
+
 def to_render(location: str) -> int | None:
     """How many pictures ``rooms:<split>?count=N`` means; None for any other location."""
     match = _ROOMS.fullmatch(location)

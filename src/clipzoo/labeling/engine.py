@@ -15,6 +15,7 @@ from clipzoo import experts as zoo
 from clipzoo import tasks
 from clipzoo.errors import ClipzooError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
+from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
 from clipzoo.labeling._watch import Bar, Budget, Interrupted, kind_of, signals
 from clipzoo.labeling.local import Work, label_shards
@@ -30,7 +31,7 @@ class ColumnReport:
 
     task: str
     slug: str
-    path: Path
+    path: Place
     shards: int
     labels: int
     failures: int
@@ -86,7 +87,7 @@ def label(
         Interrupted: SIGINT or SIGTERM; the same call goes on where this one stopped.
     """
     reader = open_dataset(data)
-    _apart(data, Path(out))
+    _apart(data, place(out))
     made = _experts([experts] if isinstance(experts, str | Expert) else experts, batch_size)
     identity = fingerprint(reader)
     store = Store(out)
@@ -102,7 +103,7 @@ def label(
         return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
     columns = [store.create(expert.card, identity) for expert in made]
     with ExitStack() as stack:
-        for column in sorted(columns, key=lambda c: c.path):
+        for column in sorted(columns, key=lambda c: str(c.path)):
             stack.enter_context(column.lock())
         jobs = plan.missing(reader, columns, shards, retry_failed)
         budgets = [_budget(column, max_failures, retry_failed) for column in columns]
@@ -150,11 +151,11 @@ def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) 
     )
 
 
-def _apart(data: str, out: Path) -> None:
+def _apart(data: str, out: Place) -> None:
     """A store's tars in the dataset's folder would be taken for shards by the next run."""
     if out.exists() and not out.is_dir():
         raise StoreError(f"{out} is a file; a label store is a folder: give another")
-    folder = Path(Location.parse(data).path).expanduser()
+    folder = place(Location.parse(data).path)
     if folder.is_dir() and folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise StoreError(
             f"the store {str(out)!r} lies inside of the dataset {data!r}, whose tars are its shards: give an output "
@@ -199,12 +200,12 @@ def _load(works: Sequence[Work], jobs: Sequence[plan.Job], device: str) -> None:
 def _budget(column: Column, allowed: float, retry_failed: bool) -> Budget:
     """The budget of a column, with its committed shards counted; failures to be retried are not."""
     budget = Budget(column.name, allowed)
-    for shard in column.committed():
-        if retry_failed and plan.has_failures(column, shard):
+    for _, rows in column.tables():
+        errors = rows["error"].drop_null().to_pylist()
+        if retry_failed and errors:
             continue
-        errors = column.rows(shard)["error"]
-        budget.seen += len(errors)
-        for error in errors.drop_null().to_pylist():
+        budget.seen += len(rows)
+        for error in errors:
             budget.count(error)
     return budget
 
@@ -214,8 +215,8 @@ def report(column: Column, labelled: int = 0) -> ColumnReport:
     column = Column(column.path)
     counts = column.manifest.counts
     found: Counter[str] = Counter()
-    for shard in column.committed() if counts.failures else ():
-        found.update(kind_of(error) for error in column.rows(shard)["error"].drop_null().to_pylist())
+    for _, rows in column.tables() if counts.failures else ():
+        found.update(kind_of(error) for error in rows["error"].drop_null().to_pylist())
     return ColumnReport(
         column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,
         column.manifest.seconds, labelled, dict(found.most_common()),

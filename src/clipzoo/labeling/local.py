@@ -183,9 +183,10 @@ def _label_shard(
     bar: Bar,
 ) -> None:
     """Label and commit a shard; the budgets of columns that end here are judged before they do."""
-    entries = reader.index(shard)
-    keys = [entry.key for entry in entries]
     with ExitStack() as stack:
+        stack.enter_context(reader.near(shard))
+        entries = reader.index(shard)
+        keys = [entry.key for entry in entries]
         writers = [stack.enter_context(ColumnWriter(work.column, shard, keys)) for work in works]
         passes = [Pass(work, writer, pool, stop, bar) for work, writer in zip(works, writers, strict=True)]
         for one in passes:

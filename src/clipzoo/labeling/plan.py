@@ -48,11 +48,6 @@ def _chosen(reader: Reader, shards: Collection[str] | None) -> list[str]:
 
 
 def _done(column: Column, retry_failed: bool) -> set[str]:
-    have = column.committed()
-    return {shard for shard in have if not has_failures(column, shard)} if retry_failed else have
-
-
-def has_failures(column: Column, shard: str) -> bool:
-    """Whether any sample of a committed shard has no label."""
-    errors = column.rows(shard)["error"]
-    return bool(errors.null_count < len(errors))
+    if not retry_failed:
+        return column.committed()
+    return {shard for shard, rows in column.tables() if rows["error"].null_count == len(rows)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from clipzoo.readers._files import read_at
+from clipzoo.files import read_at
 from clipzoo.readers._formats import open_location
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import Entry, Reader, Span
@@ -18,7 +18,7 @@ __all__ = ["Entry", "Location", "Reader", "Span", "fingerprint", "open_dataset",
 
 
 def open_dataset(location: str) -> Reader:
-    """The dataset at ``location``: a folder, a file, or a glob or brace pattern, and options behind ``?``.
+    """The dataset at ``location``: a folder, file, list, or glob or brace pattern, and options behind ``?``.
 
     The formats and their options are in docs/data.md.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from clipzoo import files
 from clipzoo.errors import SampleError
+from clipzoo.files import Place
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import IMAGE_BYTES, too_large
 
@@ -22,13 +21,13 @@ class ImageFolder:
         outside: whether absolute names, ``..`` and links may lead out of it.
     """
 
-    root: Path
+    root: Place
     outside: bool = False
 
     @classmethod
-    def of(cls, location: Location, default: Path | None = None) -> ImageFolder:
+    def of(cls, location: Location) -> ImageFolder:
         """The folder of the options ``root`` and ``outside``; a relative root starts at the table's folder."""
-        root = (default or location.folder) / Path(location.options.get("root", "")).expanduser()
+        root = files.join(location.folder, location.options.get("root", ""))
         return cls(root, location.flag("outside"))
 
     def refuse(self, name: str) -> str:
@@ -37,8 +36,7 @@ class ImageFolder:
             return f"no file can have this name: {name!r}"
         if self.outside:
             return ""
-        real, root = (os.path.realpath(path) for path in (self.root / name, self.root))
-        if Path(name).is_absolute() or ".." in Path(name).parts or os.path.commonpath([real, root]) != root:
+        if files.leads_out(self.root, name):
             return f"the file leads out of its folder: {name!r}; allow it with the option outside=yes"
         return ""
 
@@ -52,18 +50,12 @@ class ImageFolder:
         if reason:
             raise SampleError(reason)
         try:
-            # A named pipe would otherwise block for ever.
-            number = os.open(self.root / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                found = os.fstat(number)
-                if not stat.S_ISREG(found.st_mode):
+            with files.regular(self.root / name) as (file, size):
+                if size is None:
                     raise SampleError(f"only regular files are read: {name!r} is none")
-                if found.st_size > most:
-                    raise SampleError(too_large("file", found.st_size, most))
-                with open(number, "rb", closefd=False) as file:
-                    return file.read(most)
-            finally:
-                os.close(number)
+                if size > most:
+                    raise SampleError(too_large("file", size, most))
+                return file.read(most)
         except OSError as error:
             raise SampleError(f"cannot read the file: {error.strerror}: {name!r} in {self.root}") from error
 

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
+from clipzoo import files
 from clipzoo.errors import DatasetError
+from clipzoo.files import Place
 from clipzoo.readers import _shards
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2", "jfif", "avif")
@@ -36,33 +38,39 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Take a location apart; a path that exists has no options, whatever its name.
-
-        Raises:
-            DatasetError: the address is remote, or nothing is there.
-        """
-        if "://" in text.partition("?")[0]:
-            raise DatasetError(
-                f"{text!r} is a remote address; data is read by offset from a file system: copy or mount it"
-            )
+        """Take a location apart; a path that exists has no options, whatever its name."""
         match = _OPTIONS.fullmatch(text)
-        if match is None or Path(text).expanduser().exists():
+        if match is None or ("://" not in text and Path(text).expanduser().exists()):
             return cls(text, text, {})
         pairs = (part.partition("=") for part in match[2].split("&"))
         return cls(text, match[1], {name: unquote(value) for name, _, value in pairs})
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """The folder itself, or the one that holds the file."""
-        path = Path(self.path).expanduser()
-        return path if path.is_dir() else path.parent
+        path = files.place(self.path)
+        return path if self.is_folder else path.parent
 
-    @property
+    @cached_property
     def is_folder(self) -> bool:
         """Whether it is a folder, not a file or pattern."""
-        return Path(self.path).expanduser().is_dir()
+        return files.place(self.path).is_dir()
 
-    def files(self) -> Iterator[Path]:
+    def on_disk(self, what: str) -> Path:
+        """Its folder, for formats that are read from a disk.
+
+        Raises:
+            DatasetError: it is on a network.
+        """
+        folder = self.folder
+        if not isinstance(folder, Path):
+            raise DatasetError(
+                f"{self.text!r}: {what} is read from a disk only: copy it to one, or write it as tars, which are read "
+                "from anywhere (docs/data.md)"
+            )
+        return folder
+
+    def files(self) -> Iterator[Place]:
         """Every file that is meant, one after the other; see `_shards.files`."""
         return _shards.files(self.path)[1]
 

@@ -6,10 +6,11 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
+from clipzoo.files import Place
 from clipzoo.readers._captions import Captions
 from clipzoo.readers._images import ImageFolder
 from clipzoo.readers._location import IMAGES, Location
@@ -45,7 +46,7 @@ class Columns:
     key: str
 
     @classmethod
-    def of(cls, names: Sequence[str], location: Location, file: Path) -> Columns:
+    def of(cls, names: Sequence[str], location: Location, file: Place) -> Columns:
         """Columns by the options, else by their names.
 
         Raises:
@@ -74,7 +75,7 @@ class Columns:
         return list(dict.fromkeys([self.image, *self.captions.fields, *([self.key] if self.key else [])]))
 
 
-def _chosen(names: Sequence[str], location: Location, option: str, known: Sequence[str], file: Path) -> str:
+def _chosen(names: Sequence[str], location: Location, option: str, known: Sequence[str], file: Place) -> str:
     given = location.options.get(option)
     if given and given not in names:
         raise DatasetError(f"{file} has no column {given!r} for {option}=; its columns are {', '.join(names)}")
@@ -93,7 +94,7 @@ class Part:
     ``fault`` is why the file ends after them, if it should not.
     """
 
-    path: Path
+    path: Place
     first: int = 0
     rows: int = 0
     offset: int = 0
@@ -103,18 +104,19 @@ class Part:
 class RowReader(Reader):
     """A dataset of rows; a subclass says where they are and what is in them."""
 
-    def __init__(self, location: Location, parts: Mapping[str, Part], columns: Mapping[Path, Columns]) -> None:
+    def __init__(self, location: Location, parts: Mapping[str, Part], columns: Mapping[Place, Columns]) -> None:
         self.location = location.text
         self.parts, self.columns = dict(parts), dict(columns)
         self.shards = tuple(self.parts)
         self.images = ImageFolder.of(location)
+        self.threads = files.threads(self.images.root)
 
     @abstractmethod
     def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
         """(span, key or "", reason or "") of every row of a shard."""
 
     @abstractmethod
-    def values(self, path: Path, span: Span) -> Mapping[str, Any]:
+    def values(self, path: Place, span: Span) -> Mapping[str, Any]:
         """The fields of a row.
 
         Raises:
@@ -165,7 +167,7 @@ class NumberedReader(RowReader):
     """A dataset whose rows have numbers in their file."""
 
     @abstractmethod
-    def row(self, path: Path, number: int, names: Sequence[str]) -> dict[str, Any]:
+    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
         """Some fields of a row.
 
         Raises:
@@ -183,12 +185,12 @@ class NumberedReader(RowReader):
             else:
                 yield (number, 1), "" if found is None else str(found), ""
 
-    def values(self, path: Path, span: Span) -> Mapping[str, Any]:
+    def values(self, path: Place, span: Span) -> Mapping[str, Any]:
         """See `RowReader.values`."""
         return self.row(path, span[0], self.columns[path].names)
 
 
-def cut(path: Path, rows: int, fault: str = "") -> list[Part]:
+def cut(path: Place, rows: int, fault: str = "") -> list[Part]:
     """A file of ``rows`` rows as shards of at most `ROWS`."""
     parts = [Part(path, first, min(ROWS, rows - first)) for first in range(0, rows, ROWS)] or [Part(path)]
     last = parts[-1]

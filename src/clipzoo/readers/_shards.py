@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePath
 
 from clipzoo.errors import DatasetError
+from clipzoo.files import Place, below, found, join, opened, place, remote
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def find(location: str, suffixes: Sequence[str] = (".tar",)) -> dict[str, Path]:
+def find(location: str, suffixes: Sequence[str] = (".tar",)) -> dict[str, Place]:
     """Name -> path of every shard of a folder, a single file, or a glob or brace pattern; sorted by name.
 
     A name is the path below the folder (or below the pattern's part before the first wildcard), without ``.tar`` and
@@ -33,14 +33,14 @@ def find(location: str, suffixes: Sequence[str] = (".tar",)) -> dict[str, Path]:
     Raises:
         DatasetError: nothing is there, or it is compressed.
     """
-    root, found = files(location)
-    paths = [path for path in found if path.suffix.lower() in suffixes or packing(path.name)]
+    root, listed = files(location)
+    paths = [path for path in listed if path.suffix.lower() in suffixes or packing(path.name)]
     shards = {_name(path, root): path for path in paths if path.suffix.lower() in suffixes}
     if ".tar" in suffixes:
         _refuse_packed(paths, shards)
     if not shards:
         raise nothing(location)
-    _say_missing(location)
+    _say_missing(location, set(paths))
     return dict(sorted(shards.items()))
 
 
@@ -48,36 +48,56 @@ def nothing(location: str) -> DatasetError:
     """The error of a place without data."""
     return DatasetError(
         f"no data was found at {location!r}: no .tar, .parquet, .csv or .tsv file and no image; give a folder, a "
-        "file, or a pattern such as 'data/*.tar' or 'data/{00000..00099}.tar'"
+        "file, a pattern such as 'data/*.tar' or 'data/{00000..00099}.tar', or a list of files (.txt)"
     )
 
 
-def files(location: str) -> tuple[Path, Iterator[Path]]:
-    """(root of the names, files that may hold data) of a folder, a file, or a glob or brace pattern.
+def files(location: str) -> tuple[Place, Iterator[Place]]:
+    """(root of the names, files that may hold data) of a folder, a file, a list of files, or a glob or brace pattern.
 
     Raises:
         DatasetError: there is no such file or folder.
     """
-    path = Path(location).expanduser()
+    path = place(location)
     if path.is_dir():
-        return path, (folder / name for folder, names in folders(path) for name in names)
+        return path, _all_below(path)
     if path.is_file():
-        return path.parent, iter([path])
+        return _listed(path) if path.suffix.lower() == ".txt" else (path.parent, iter([path]))
     if not _WILD.search(location):
-        raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset")
-    parts = path.parts
-    fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
-    hits = {hit for pattern in expand(str(path)) for hit in glob.glob(pattern, recursive=True)}  # noqa: PTH207
-    return Path(*parts[:fixed]), (Path(hit) for hit in sorted(hits) if Path(hit).is_file())
+        why = "; a web server lists no files: give a pattern or a list (docs/data.md)" if remote(path) else ""
+        raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset{why}")
+    root = path
+    while _WILD.search(str(root)):
+        root = root.parent
+    return root, iter(found(expand(str(path))))
 
 
-def _say_missing(location: str) -> None:
+def _all_below(folder: Place) -> Iterator[Place]:
+    """Every visible file of a folder."""
+    if isinstance(folder, Path):
+        return (inner / name for inner, names in folders(folder) for name in names)
+    return (folder / name for name in below(folder) if not re.search(r"(^|/)\.", name))
+
+
+def _listed(path: Place) -> tuple[Place, Iterator[Place]]:
+    """Files by a list: a path or address a line, relative ones beginning at the list."""
+    lines = (line.strip() for line in path.read_bytes().decode("utf-8-sig", "replace").splitlines())
+    places = [join(path.parent, line) for line in lines if line and line[0] != "#"]
+    if not places:
+        raise DatasetError(f"{path} lists nothing; write a path or address a line")
+    for root in places[0].parents:
+        if all(root in one.parents for one in places):
+            return root, iter(places)
+    raise DatasetError(f"{path} lists {places[0]} and files that lie under no common folder; list those of one disk")
+
+
+def _say_missing(location: str, there: Collection[Place]) -> None:
     """Warn of shards that a brace pattern names one by one and that are not there."""
-    path = Path(location).expanduser()
-    if "{" not in location or path.exists():
+    path = place(location)
+    if "{" not in location or path in there or path.exists():
         return
-    named = [Path(one) for one in expand(str(path)) if not re.search(r"[*?\[]", one)]
-    missing = [one.name for one in named if not one.is_file()]
+    named = [place(one) for one in expand(str(path)) if not re.search(r"[*?\[]", one)]
+    missing = [one.name for one in named if one not in there]
     if missing:
         listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         log.warning("%d of the %d files that %s names are not there: %s", len(missing), len(named), location, listed)
@@ -121,8 +141,8 @@ def _choices(inner: str) -> list[str]:
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
-def _name(path: Path, root: Path) -> str:
-    name = path.relative_to(root)
+def _name(path: Place, root: Place) -> str:
+    name = PurePath(str(path)).relative_to(str(root))
     return (name.with_suffix("") if path.suffix.lower() in (".tar", ".parquet") else name).as_posix()
 
 
@@ -131,25 +151,25 @@ def packing(name: str) -> str:
     return next((ending for ending in _PACKED if name.lower().endswith(ending)), "")
 
 
-def _refuse_packed(paths: list[Path], shards: dict[str, Path]) -> None:
+def _refuse_packed(paths: list[Place], shards: dict[str, Place]) -> None:
     """A compressed shard without its unpacked twin would be left out silently."""
     have = set(shards.values())
-    for path in sorted(paths):
+    for path in sorted(paths, key=str):
         ending = packing(path.name)
         if ending and path.with_name(path.name[: -len(ending)] + ".tar") not in have:
             raise _packed(path, ending.lstrip("."))
 
 
-def refuse_compressed(path: Path) -> None:
+def refuse_compressed(path: Place) -> None:
     """Raise `DatasetError` if the file's first bytes are those of a compressor."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(6)
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             raise _packed(path, name)
 
 
-def _packed(path: Path, how: str) -> DatasetError:
+def _packed(path: Place, how: str) -> DatasetError:
     tool = "gunzip" if "g" in how else "bunzip2" if "b" in how else "unxz" if "x" in how else "unzstd"
     return DatasetError(
         f"{path} is compressed ({how}); members of a compressed tar cannot be read by offset, and images gain "

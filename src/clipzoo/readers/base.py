@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from clipzoo.types import Sample
@@ -41,6 +42,9 @@ class Reader(ABC):
     identity: str = ""
     """What tells it from another dataset with the same shards and keys, where keys are but numbers of rows."""
 
+    threads: int = 1
+    """How many threads should read at once: more than 1 where each waits for a network."""
+
     @abstractmethod
     def index(self, shard: str) -> list[Entry]:
         """Every sample of a shard in order, the unusable ones with their reason; deterministic."""
@@ -48,6 +52,10 @@ class Reader(ABC):
     @abstractmethod
     def read(self, entry: Entry) -> Sample:
         """The sample of a usable entry; safe in forked workers and threads."""
+
+    def near(self, shard: str) -> AbstractContextManager[None]:
+        """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
+        return nullcontext()
 
 
 class Keys:

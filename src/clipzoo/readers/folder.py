@@ -39,8 +39,9 @@ class Folder(Reader):
         self.location = location.text
         self.captions = Captions.of(location)
         self.order = (*TEXTS, "json") if self.captions.fields == FIELDS else ("json",)
-        self.images = ImageFolder(location.folder, location.flag("outside"))
-        counts = [(folder, sum(1 for _ in _samples(self.images.root, folder))) for folder in self._folders()]
+        self.root = location.on_disk("a folder of images")
+        self.images = ImageFolder(self.root, location.flag("outside"))
+        counts = [(folder, sum(1 for _ in _samples(self.root, folder))) for folder in self._folders()]
         self.slices = {f"{i:06d}": slices for i, slices in enumerate(_cut(counts))}
         self.shards = tuple(self.slices)
         self.identity = digest(counts)
@@ -70,7 +71,7 @@ class Folder(Reader):
         """
         if shard not in self.slices:
             raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
-        keys, root = Keys(), self.images.root
+        keys, root = Keys(), self.root
         try:
             return [
                 self._entry(shard, stem, names, keys)
@@ -98,8 +99,7 @@ class Folder(Reader):
         )  # fmt: skip
 
     def _folders(self) -> Iterator[str]:
-        root = self.images.root
-        return (os.path.relpath(folder, root) for folder, _ in _shards.folders(root))
+        return (os.path.relpath(folder, self.root) for folder, _ in _shards.folders(self.root))
 
     def _entry(self, shard: str, stem: str, names: Sequence[str], keys: Keys) -> Entry:
         """The sample of files ``names``, below the root, which have one ``stem``."""
@@ -114,7 +114,7 @@ class Folder(Reader):
         reason = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in (images[0], caption))), "")
         if reason:
             return Entry(key, shard, error=reason)
-        spans = {ext: (0, _size(self.images.root / f"{stem}.{ext}")) for ext in (images[0], caption)}
+        spans = {ext: (0, _size(self.root / f"{stem}.{ext}")) for ext in (images[0], caption)}
         empty = [f"the file is empty: {stem}.{ext}" for ext, (_, size) in spans.items() if size == 0]
         return Entry(key, shard, spans, images[0], caption, empty[0] if empty else None)
 

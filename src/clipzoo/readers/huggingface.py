@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.readers._files import read_at
+from clipzoo.files import Place, read_at
 from clipzoo.readers._location import Location
 from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
 
@@ -30,7 +30,7 @@ class HuggingFace(NumberedReader):
     """Arrow files of a saved dataset, mapped into memory."""
 
     def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
-        columns: dict[Path, Columns] = {}
+        columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
         for name, path in paths.items():
             file = _mapped(path)
@@ -57,9 +57,9 @@ class HuggingFace(NumberedReader):
         folders = _splits(location.allow(*OPTIONS, "split"))
         return cls(location, {name: path for split, folder in folders for name, path in _files(split, folder)})
 
-    def row(self, path: Path, number: int, names: Sequence[str]) -> dict[str, Any]:
+    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
         """See `NumberedReader.row`."""
-        return _mapped(path).row(number, names)
+        return _mapped(Path(str(path))).row(number, names)
 
 
 READER = HuggingFace
@@ -104,17 +104,17 @@ _mapped = lru_cache(maxsize=64)(_Mapped)
 
 def _splits(location: Location) -> Iterator[tuple[str, Path]]:
     """(prefix of the names, folder) of every split that is meant."""
-    wanted = location.options.get("split")
-    if not (location.folder / SPLITS).is_file():
+    wanted, folder = location.options.get("split"), location.on_disk("what save_to_disk writes")
+    if not (folder / SPLITS).is_file():
         if wanted is not None:
-            raise DatasetError(f"{location.text!r}: there are no splits in {location.folder}; leave out split=")
-        yield "", location.folder
+            raise DatasetError(f"{location.text!r}: there are no splits in {folder}; leave out split=")
+        yield "", folder
         return
-    have = [str(name) for name in _json(location.folder / SPLITS).get("splits", [])]
+    have = [str(name) for name in _json(folder / SPLITS).get("splits", [])]
     if wanted is not None and wanted not in have:
         raise DatasetError(f"{location.text!r}: there is no split {wanted!r}; there are: {', '.join(have)}")
     for name in [wanted] if wanted is not None else sorted(have):
-        yield f"{name}/", location.folder / name
+        yield f"{name}/", folder / name
 
 
 def _files(prefix: str, folder: Path) -> Iterator[tuple[str, Path]]:

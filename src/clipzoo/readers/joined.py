@@ -4,18 +4,21 @@
       web: shards/web
       photos: photos?caption=title
 
-Paths are relative to the file. A shard is called ``<name>/<its name>``, which keeps labels apart; keys are as before.
+Paths are relative to the file; addresses may stand there, too. A shard is called ``<name>/<its name>``, which keeps
+labels apart; keys are as before.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 
 import yaml
 
+from clipzoo import files
 from clipzoo.errors import DatasetError
 from clipzoo.readers import _formats
 from clipzoo.readers._location import Location
@@ -35,11 +38,12 @@ class Joined(Reader):
         self.shards = tuple(f"{name}/{shard}" for name, reader in self.readers.items() for shard in reader.shards)
         identities = [reader.identity for reader in self.readers.values()]
         self.identity = digest(identities) if any(identities) else ""
+        self.threads = max(reader.threads for reader in self.readers.values())
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
         """Whether it is a YAML file; what is in it, `open` judges."""
-        return Path(location.path).suffix.lower() in (".yaml", ".yml") and not location.is_folder
+        return PurePath(location.path).suffix.lower() in (".yaml", ".yml") and not location.is_folder
 
     @classmethod
     def open(cls, location: Location) -> Joined:
@@ -48,7 +52,7 @@ class Joined(Reader):
         Raises:
             DatasetError: the file is not of this form, or one of its datasets cannot be opened.
         """
-        path = Path(location.allow().path).expanduser()
+        path = files.place(location.allow().path)
         try:
             named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
         except (OSError, yaml.YAMLError, AttributeError, RecursionError) as error:
@@ -60,7 +64,7 @@ class Joined(Reader):
             )
         readers = {}
         for name, text in sorted(named.items()):
-            inner = Location.parse(str(path.parent / text))
+            inner = Location.parse(str(files.join(path.parent, text)))
             if cls.accepts(inner):
                 raise DatasetError(f"{path}: {name} is a list of datasets itself; name its datasets here")
             readers[name] = _formats.open_location(inner)
@@ -79,6 +83,11 @@ class Joined(Reader):
         """
         reader, inner = self._reader(entry.shard)
         return replace(reader.read(replace(entry, shard=inner)), shard=entry.shard)
+
+    def near(self, shard: str) -> AbstractContextManager[None]:
+        """See `Reader.near`."""
+        reader, inner = self._reader(shard)
+        return reader.near(inner)
 
     def _reader(self, shard: str) -> tuple[Reader, str]:
         name, _, inner = shard.partition("/")

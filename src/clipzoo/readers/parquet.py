@@ -12,13 +12,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
+from clipzoo.files import Place
 from clipzoo.readers import _shards
 from clipzoo.readers._location import Location
 from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
@@ -33,9 +34,9 @@ CACHE_BYTES = 2**28
 class Parquet(NumberedReader):
     """Parquet files, read by row groups."""
 
-    def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
-        self.groups: dict[Path, list[int]] = {}  # rows before each group, and in all
-        columns: dict[Path, Columns] = {}
+    def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
+        self.groups: dict[Place, list[int]] = {}  # rows before each group, and in all
+        columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
         sizes = []
         for name, path in paths.items():
@@ -69,7 +70,7 @@ class Parquet(NumberedReader):
         """
         return cls(location, _shards.find(location.allow(*OPTIONS).path, (".parquet",)))
 
-    def row(self, path: Path, number: int, names: Sequence[str]) -> dict[str, Any]:
+    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
         """See `NumberedReader.row`."""
         starts = self.groups[path]
         group = bisect.bisect_right(starts, number) - 1
@@ -93,14 +94,14 @@ class _Groups:
     def forget(self) -> None:
         """Begin anew: after a fork the lock may have been held."""
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[Path, int, tuple[str, ...]], pa.Table] = OrderedDict()
+        self._kept: OrderedDict[tuple[Place, int, tuple[str, ...]], pa.Table] = OrderedDict()
 
-    def group(self, path: Path, number: int, names: Sequence[str]) -> pa.Table:
+    def group(self, path: Place, number: int, names: Sequence[str]) -> pa.Table:
         """Columns ``names`` of a row group."""
         place = (path, number, tuple(names))
         with self._lock:
             if place not in self._kept:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(files.arrow(path)) as file:
                     self._kept[place] = file.read_row_group(number, columns=list(names), use_threads=False)
                 while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > CACHE_BYTES:
                     self._kept.popitem(last=False)
@@ -112,12 +113,12 @@ _cache = _Groups()
 os.register_at_fork(after_in_child=_cache.forget)
 
 
-def _opened(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
-    with pq.ParquetFile(path) as file:
+def _opened(path: Place) -> tuple[pq.FileMetaData, pa.Schema]:
+    with pq.ParquetFile(files.arrow(path)) as file:
         return file.metadata, file.schema_arrow
 
 
-def _refuse_large(path: Path, meta: pq.FileMetaData, columns: Columns) -> None:
+def _refuse_large(path: Place, meta: pq.FileMetaData, columns: Columns) -> None:
     """Raise `DatasetError` if a row group would not fit in memory."""
     for number in range(meta.num_row_groups):
         group = meta.row_group(number)

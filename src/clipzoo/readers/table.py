@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import BinaryIO
 
+from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
+from clipzoo.files import Place, read_at
 from clipzoo.readers import _shards
-from clipzoo.readers._files import read_at
 from clipzoo.readers._location import Location
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
 from clipzoo.readers.base import Span
@@ -31,7 +31,7 @@ Record = tuple[int, int, list[str], str]
 class Table(RowReader):
     """Text tables, read by the offsets of their rows."""
 
-    def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
+    def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
         self.heads = {path: _head(path, _separator(path, location)) for path in paths.values()}
         columns = {path: Columns.of(names, location, path) for path, (names, _) in self.heads.items()}
         parts = {name: part for file, path in paths.items() for name, part in named(file, self._cut(path)).items()}
@@ -51,7 +51,10 @@ class Table(RowReader):
             DatasetError: there is none, or one has no header with the columns.
         """
         location.allow(*OPTIONS, "sep")
-        return cls(location, _shards.find(location.path, (".csv", ".tsv")))
+        paths = _shards.find(location.path, (".csv", ".tsv"))
+        for path in paths.values():
+            files.keep(path)  # a request for each row would take longer
+        return cls(location, paths)
 
     def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
         """See `RowReader.rows`."""
@@ -60,7 +63,7 @@ class Table(RowReader):
             key = dict(zip(self.heads[part.path][0], fields, strict=True)).get(columns.key, "") if not fault else ""
             yield (offset, size), key, fault
 
-    def values(self, path: Path, span: Span) -> Mapping[str, str]:
+    def values(self, path: Place, span: Span) -> Mapping[str, str]:
         """See `RowReader.values`."""
         names, separator = self.heads[path]
         try:
@@ -72,12 +75,12 @@ class Table(RowReader):
             raise SampleError(f"{path} has changed since it was indexed: index it again")
         return dict(zip(names, record[2], strict=True))
 
-    def _cut(self, path: Path) -> list[Part]:
+    def _cut(self, path: Place) -> list[Part]:
         """The file's shards, by one pass over its rows."""
         names, separator = self.heads[path]
         starts: list[int] = []
         total = 0
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             found = records(file, separator, len(names))
             next(found)
             for offset, *_ in found:
@@ -88,7 +91,7 @@ class Table(RowReader):
 
     def _records(self, part: Part) -> Iterator[Record]:
         names, separator = self.heads[part.path]
-        with part.path.open("rb") as file:
+        with files.opened(part.path) as file:
             file.seek(part.offset)
             for _, record in zip(range(part.rows), records(file, separator, len(names)), strict=False):
                 yield record
@@ -102,7 +105,7 @@ class Table(RowReader):
 READER = Table
 
 
-def _separator(path: Path, location: Location) -> str:
+def _separator(path: Place, location: Location) -> str:
     given = location.options.get("sep", "tab" if path.suffix.lower() == ".tsv" else "comma")
     separator = SEPARATORS.get(given, given)
     if len(separator) != 1 or separator in '"\r\n':
@@ -110,9 +113,9 @@ def _separator(path: Path, location: Location) -> str:
     return separator
 
 
-def _head(path: Path, separator: str) -> tuple[list[str], str]:
+def _head(path: Place, separator: str) -> tuple[list[str], str]:
     """(names of the columns, separator)."""
-    with path.open("rb") as file:
+    with files.opened(path) as file:
         start = file.read(2)
         file.seek(0)
         first = next(records(file, separator, None), None)

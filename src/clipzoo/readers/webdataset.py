@@ -14,13 +14,15 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
+from clipzoo.files import Place, read_at
 from clipzoo.readers import _shards
 from clipzoo.readers._captions import TEXTS, Captions
-from clipzoo.readers._files import read_at
 from clipzoo.readers._location import IMAGES, Location
 from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
 from clipzoo.types import Sample
@@ -42,11 +44,12 @@ class _Group:
 class WebDataset(Reader):
     """Uncompressed tar shards, read by offset."""
 
-    def __init__(self, location: str, paths: Mapping[str, Path], captions: Captions) -> None:
+    def __init__(self, location: str, paths: Mapping[str, Place], captions: Captions) -> None:
         self.location = location
         self.paths = dict(paths)
         self.shards = tuple(self.paths)
         self.captions = captions
+        self.threads = max(map(files.threads, paths.values()))
         self._order = ("json",) if captions.fields != Captions().fields else (*TEXTS, "json")
 
     @classmethod
@@ -93,11 +96,15 @@ class WebDataset(Reader):
         if entry.error is not None:
             raise SampleError(entry.error)
         path = self._path(entry.shard)
-        members = {ext: _member(path, entry, ext) for ext in entry.members}
+        members = _members(path, entry)
         caption, *others = self.captions.of_member(members[entry.caption], entry.caption)
         return Sample(entry.key, entry.shard, members[entry.image], caption, members, tuple(others))
 
-    def _path(self, shard: str) -> Path:
+    def near(self, shard: str) -> AbstractContextManager[None]:
+        """See `Reader.near`."""
+        return files.near(self._path(shard))
+
+    def _path(self, shard: str) -> Place:
         if shard not in self.paths:
             raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
         return self.paths[shard]
@@ -118,10 +125,10 @@ class _HeaderFile(io.BufferedReader):
         return super().read(size)
 
 
-def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
+def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
     """Member headers; ends with `tarfile.ReadError` where the archive is not complete."""
-    size = path.stat().st_size
-    with _HeaderFile(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    size = files.size(path)
+    with _HeaderFile(files.raw(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # a shard of 10⁵ samples would otherwise be kept in memory
             if member.size < 0:  # the walk would go backwards, without end
@@ -138,9 +145,9 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
             )
 
 
-def _groups(path: Path) -> Iterator[_Group]:
+def _groups(path: Place) -> Iterator[_Group]:
     """Samples of a tar; a cut-off tar ends with a group that says so."""
-    size = path.stat().st_size
+    size = files.size(path)
     group: _Group | None = None
     try:
         for member in _headers(path):
@@ -237,15 +244,17 @@ def _entry(group: _Group, shard: str, order: Sequence[str], keys: Keys) -> Entry
 # Read ------------------------------------------------------------------------------------------------------
 
 
-def _member(path: Path, entry: Entry, ext: str) -> bytes:
-    offset, size = entry.members[ext]
+def _members(path: Place, entry: Entry) -> dict[str, bytes]:
     try:
-        data = read_at(path, offset, size)
+        found = dict(zip(entry.members, files.read_spans(path, [*entry.members.values()]), strict=True))
     except OSError as error:
         raise SampleError(f"cannot read {path}: {error}") from error
-    if len(data) < size:
-        raise SampleError(f"{path} ends inside {entry.key}.{ext}; it has changed since it was indexed: index it again")
-    return data
+    for ext, data in found.items():
+        if len(data) < entry.members[ext][1]:
+            raise SampleError(
+                f"{path} ends inside {entry.key}.{ext}; it has changed since it was indexed: index it again"
+            )
+    return found
 
 
 # Write -----------------------------------------------------------------------------------------------------

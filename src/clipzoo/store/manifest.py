@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clipzoo.errors import StoreError
+from clipzoo import files
+from clipzoo.errors import RemoteError, StoreError
 from clipzoo.experts.base import ExpertCard
+from clipzoo.files import Place
 
 FORMAT = 1
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
         )
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Place) -> Manifest:
         """The manifest in a column's folder.
 
         Raises:
@@ -83,16 +83,13 @@ class Manifest(BaseModel):
             raise StoreError(f"{path} has format {manifest.format}, this clipzoo reads up to {FORMAT}: update clipzoo")
         return manifest
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Replace the manifest in ``folder``, whole or not at all."""
         text = json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        partial = folder / (MANIFEST + ".tmp")
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, "utf-8")
-            partial.replace(folder / MANIFEST)
+            files.write(folder / MANIFEST, text.encode())
 
-    def agree(self, other: Manifest, folder: Path) -> None:
+    def agree(self, other: Manifest, folder: Place) -> None:
         """Raise `StoreError` unless labels made under ``other`` may join this column."""
         for name in ("task", "convention"):
             _same(name, getattr(self, name), getattr(other, name), folder)
@@ -100,7 +97,7 @@ class Manifest(BaseModel):
             _same(name, self.expert.get(name), other.expert.get(name), folder)
         self.belongs(other.dataset, folder)
 
-    def belongs(self, dataset: Mapping[str, Any], folder: Path) -> None:
+    def belongs(self, dataset: Mapping[str, Any], folder: Place) -> None:
         """Raise `StoreError` unless the column's labels are of the dataset with this fingerprint."""
         if self.dataset != dataset:
             raise StoreError(
@@ -109,7 +106,7 @@ class Manifest(BaseModel):
             )
 
 
-def _same(name: str, stored: Any, given: Any, folder: Path) -> None:
+def _same(name: str, stored: Any, given: Any, folder: Place) -> None:
     if stored != given:
         raise StoreError(
             f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}; mixed in one column they "
@@ -136,27 +133,20 @@ def software() -> dict[str, str]:
 # Runs ------------------------------------------------------------------------------------------------------
 
 
-def append_run(folder: Path, **values: Any) -> None:
+def append_run(folder: Place, **values: Any) -> None:
     """Add a line to ``runs.jsonl``, with the time; a line torn by a crash is closed first."""
     line = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
-    with writing(folder), (folder / RUNS).open("ab+") as file:
-        if file.seek(0, os.SEEK_END) and _last_byte(folder / RUNS) != b"\n":
-            file.write(b"\n")
-        file.write(line.encode() + b"\n")
+    with writing(folder):
+        files.append(folder / RUNS, line.encode())
 
 
-def _last_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1)
-
-
-def runs(folder: Path) -> Iterator[dict[str, Any]]:
+def runs(folder: Place) -> Iterator[dict[str, Any]]:
     """The lines of ``runs.jsonl``; torn ones are passed over."""
-    path = folder / RUNS
-    if not path.exists():
+    try:
+        text = (folder / RUNS).read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
         return
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             values = json.loads(line)
         except json.JSONDecodeError:
@@ -166,10 +156,12 @@ def runs(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a `StoreError`: a full one, rights, a folder that is gone."""
+def writing(path: Place) -> Iterator[None]:
+    """Turns what the disk or network refuses into a `StoreError`: a full one, rights, a folder that is gone."""
     try:
         yield
+    except RemoteError as error:
+        raise StoreError(f"{error}; run the same again when it is mended: what is committed is kept") from error
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; make room or give rights, and run the same again: what "

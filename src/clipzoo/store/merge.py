@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
+from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.store.manifest import MANIFEST, append_run, runs, writing
 from clipzoo.store.store import Column, Store
-from clipzoo.store.writer import partial, settle
 
 SUFFIXES = (".tar", ".parquet")
 """The files of a shard; the last one commits it."""
@@ -78,8 +74,7 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
 
 
 def _equal(one: Column, other: Column, shard: str) -> bool:
-    pairs = [(one.file(shard, suffix), other.file(shard, suffix)) for suffix in SUFFIXES]
-    return all(a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False) for a, b in pairs)
+    return all(files.same(one.file(shard, suffix), other.file(shard, suffix)) for suffix in SUFFIXES)
 
 
 def _merged(
@@ -97,24 +92,12 @@ def _merged(
     with target.lock():
         for done, (shard, source) in enumerate(plan.items(), 1):
             for suffix in SUFFIXES:
-                _bring(source.file(shard, suffix), target.file(shard, suffix))
+                with writing(target.file(shard, suffix)):
+                    files.bring(source.file(shard, suffix), target.file(shard, suffix))
             progress(name, done, len(plan))
         _note(sources, target)
         target.finish(merged=len(plan))
     return Column(path)
-
-
-def _bring(source: Path, target: Path) -> None:
-    """A hard link to ``source``, or a copy, at ``target``: whole or not at all."""
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for path in (target, partial(target)):  # of a merge that was killed; a link renamed to itself would stay
-            path.unlink(missing_ok=True)
-        try:
-            os.link(source, partial(target))
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(source, partial(target))
-        settle(target)
 
 
 def _note(sources: Sequence[Column], target: Column) -> None:

@@ -10,22 +10,20 @@ Tars and parquets hold no times, owners or versions: equal labels give equal byt
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import io
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipzoo import tasks
+from clipzoo import files, tasks
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import ExpertCard
-from clipzoo.readers import read_at
-from clipzoo.store.lock import alone
+from clipzoo.files import Place, alone, read_at
 from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
 from clipzoo.tasks.base import Convention
 
@@ -41,10 +39,14 @@ SCHEMA = pa.schema(
 )
 
 
+AHEAD = 32
+"""Shards' rows that are read before they are asked for, from a network."""
+
+
 class Column:
     """The labels of one expert over a dataset."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self.manifest = Manifest.read(path)
 
@@ -75,7 +77,7 @@ class Column:
         kept = {name: value for name, value in self.manifest.expert.items() if name in known}
         return ExpertCard(**{**kept, "task": self.task, "convention": self.convention})
 
-    def file(self, shard: str, suffix: str) -> Path:
+    def file(self, shard: str, suffix: str) -> Place:
         """The path of a shard's file; ``suffix`` is ".tar" or ".parquet".
 
         Raises:
@@ -87,8 +89,7 @@ class Column:
 
     def committed(self) -> set[str]:
         """Names of the shards that are complete."""
-        found = self.path.rglob("*.parquet")
-        return {path.relative_to(self.path).with_suffix("").as_posix() for path in found if path.is_file()}
+        return {name.removesuffix(".parquet") for name in files.below(self.path, ".parquet")}
 
     def has(self, shard: str) -> bool:
         """Whether one shard is complete; does not list the others."""
@@ -102,7 +103,7 @@ class Column:
         """
         path = self.file(shard, ".parquet")
         try:
-            table = pq.ParquetFile(path).read()
+            table = pq.ParquetFile(io.BytesIO(path.read_bytes())).read()
         except FileNotFoundError as error:
             raise StoreError(f"{self.name} has no committed shard {shard!r}: label it first") from error
         except (pa.ArrowException, OSError) as error:
@@ -110,6 +111,14 @@ class Column:
         if table.schema != SCHEMA:
             raise StoreError(f"{path} has the columns {table.schema.names}, not {SCHEMA.names}: remove it, label again")
         return table
+
+    def tables(self) -> Iterator[tuple[str, pa.Table]]:
+        """(shard, `rows`) of every committed shard, by the order of names; a few are read ahead."""
+        shards = sorted(self.committed())
+        with ThreadPoolExecutor(files.threads(self.path)) as pool:
+            for first in range(0, len(shards), AHEAD):
+                some = shards[first : first + AHEAD]
+                yield from zip(some, pool.map(self.rows, some), strict=True)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """The bytes of one label; safe in threads and forked workers.
@@ -145,12 +154,12 @@ class Column:
         """
         append_run(self.path, event="end", seconds=seconds, **values)
         counts = Counts()
-        for shard in sorted(self.committed()):
-            errors = self.rows(shard)["error"]
+        sizes = files.below(self.path, ".tar")
+        for shard, rows in self.tables():
             counts.shards += 1
-            counts.failures += len(errors) - errors.null_count
-            counts.labels += errors.null_count
-            counts.bytes += self.file(shard, ".tar").stat().st_size
+            counts.failures += len(rows) - rows["error"].null_count
+            counts.labels += rows["error"].null_count
+            counts.bytes += sizes.get(f"{shard}.tar", 0)
         total = sum(float(line.get("seconds", 0.0)) for line in runs(self.path))
         self.manifest = self.manifest.model_copy(update={"counts": counts, "seconds": round(total, 3)})
         self.manifest.write(self.path)
@@ -167,16 +176,15 @@ class Column:
             StoreError: another run is writing this column.
         """
         with alone(self.path, StoreError, "two runs on one column would do the same work"):
-            for partial in [*self.path.rglob("*.tar.tmp"), *self.path.rglob("*.parquet.tmp")]:
-                partial.unlink(missing_ok=True)
+            files.drop_drafts(self.path, ".tar", ".parquet")
             yield
 
 
 class Store:
-    """A folder of columns."""
+    """A folder of columns, or the address of one: s3://bucket/labels."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Place) -> None:
+        self.root = files.place(root)
 
     def columns(self, needed: bool = False) -> list[Column]:
         """All columns, sorted by task and slug.
@@ -184,7 +192,7 @@ class Store:
         Raises:
             StoreError: a manifest is damaged; or there is no column, and one is ``needed``.
         """
-        found = sorted(self.root.glob(f"*/*/{MANIFEST}"))
+        found = files.nested(self.root, MANIFEST)
         if needed and not found:
             raise StoreError(f"{str(self.root)!r} has no column; check the path, or label a dataset into it first")
         return [Column(path.parent) for path in found]
@@ -197,14 +205,15 @@ class Store:
         """
         path = self.root / task / slug
         if not safe_name(f"{task}/{slug}") or not (path / MANIFEST).exists():
-            have = ", ".join(f"{p.parent.parent.name}/{p.parent.name}" for p in self.root.glob(f"*/*/{MANIFEST}"))
+            have = ", ".join("/".join(found.parts[-3:-1]) for found in files.nested(self.root, MANIFEST))
             raise StoreError(f"{self.root} has no column {task}/{slug}; it has: {have or 'none'}")
         return Column(path)
 
     def remove(self, task: str, slug: str) -> None:
         """Remove a column for good; nothing outside the store is touched, whatever links lie in it.
 
-        The column is gone at once: killed while it deletes, this leaves a folder ``.removed-…`` that is no column.
+        On a disk the column is gone at once: killed while it deletes, this leaves a folder ``.removed-…`` that is no
+        column. In an object store it loses shard after shard: stopped in between, remove it again.
 
         Raises:
             StoreError: there is no such column, it is in use, or it is a link to elsewhere.
@@ -213,12 +222,7 @@ class Store:
         if column.path.resolve() != self.root.resolve() / task / slug:
             raise StoreError(f"{column.path} is a link to {column.path.resolve()}; remove it, or the column there")
         with column.lock(), writing(column.path):
-            aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=self.root))
-            (aside / task).mkdir()  # deeper than columns lie, so that it is none
-            column.path.rename(aside / task / slug)
-            shutil.rmtree(aside)
-        with suppress(OSError):  # another column of the task is there
-            column.path.parent.rmdir()
+            files.discard(column.path, self.root, MANIFEST)
 
     def create(self, card: ExpertCard, dataset: Mapping[str, Any]) -> Column:
         """The column of an expert over a dataset, made if it is not there yet.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipzoo import tasks
+from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, LabelError
 from clipzoo.readers import Reader, fingerprint
 from clipzoo.readers.webdataset import BLOCK
@@ -88,9 +88,15 @@ def _shard(column: Column, shard: str, reader: Reader | None, tally: _Tally) -> 
         return
     if reader is not None and shard in reader.shards:
         yield from _keys(column, shard, reader, [row["key"] for row in rows])
-    if not column.file(shard, ".tar").exists():
+    tar = column.file(shard, ".tar")
+    if not tar.exists():
         yield Problem(column.name, shard, "", "the tar is missing; remove the .parquet and label again")
         return
+    with files.near(tar):
+        yield from _rows(column, shard, rows, tally)
+
+
+def _rows(column: Column, shard: str, rows: list[dict[str, Any]], tally: _Tally) -> Iterator[Problem]:
     for row in rows:
         if row["size"] is None:
             if row["error"] is None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 
 from clipzoo import tasks
 from clipzoo.errors import StoreError
+from clipzoo.files import Draft
 from clipzoo.readers.webdataset import add_member
 from clipzoo.store.manifest import writing
 from clipzoo.store.store import SCHEMA, Column
@@ -38,6 +37,7 @@ class ColumnWriter:
         self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
         self._rows: dict[str, dict[str, Any]] = {}
         self._tar: tarfile.TarFile | None = None
+        self._drafts: list[Draft] = []  # of the tar, then of the rows
 
     @property
     def failures(self) -> int:
@@ -46,8 +46,8 @@ class ColumnWriter:
 
     def __enter__(self) -> ColumnWriter:
         with writing(self._tar_path):
-            self._tar_path.parent.mkdir(parents=True, exist_ok=True)
-            self._tar = tarfile.open(partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)
+            self._drafts = [Draft(self._tar_path), Draft(self._parquet_path)]
+            self._tar = tarfile.open(self._drafts[0].path, "w", format=tarfile.PAX_FORMAT)
         return self
 
     def __exit__(
@@ -60,8 +60,8 @@ class ColumnWriter:
             if kind is None:
                 self._commit()
         finally:
-            for path in (self._tar_path, self._parquet_path):
-                partial(path).unlink(missing_ok=True)
+            for draft in self._drafts:
+                draft.drop()
 
     def add(self, key: str, label: Any) -> None:
         """Check, encode and write a label.
@@ -117,32 +117,13 @@ class ColumnWriter:
 
     def _commit(self) -> None:
         table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
+        labels, rows = self._drafts
         with writing(self._parquet_path):
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
-            settle(self._tar_path)
-            pq.write_table(table, partial(self._parquet_path), compression="zstd")
-            settle(self._parquet_path)
-
-
-def partial(path: Path) -> Path:
-    """What ``path`` is called while it is being written; `Column.lock` removes what a dead writer left."""
-    return path.with_name(path.name + ".tmp")
-
-
-def settle(path: Path) -> None:
-    """The partial file becomes ``path`` for good: contents, then name, reach the disk."""
-    _sync(partial(path))
-    partial(path).replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            labels.settle()
+            pq.write_table(table, rows.path, compression="zstd")
+            rows.settle()
 
 
 def _confidence(label: Any) -> float | None:

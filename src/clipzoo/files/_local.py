@@ -55,12 +55,14 @@ def _descriptor(path: str) -> _Descriptor:
     return found
 
 
-def read_at(path: Path, offset: int, size: int) -> bytes:
-    """``size`` bytes of the file at ``path`` from ``offset``, or fewer where the file ends before.
+def forget(path: Path) -> None:
+    """Close the file at ``path``: of one that is removed, the disk would keep the bytes."""
+    with _lock:
+        _cache.pop(str(path), None)
 
-    Raises:
-        OSError: the file cannot be opened or read.
-    """
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """As `files.read_at`."""
     held = _descriptor(str(path))
     data = os.pread(held.number, size, offset)
     while len(data) < size:

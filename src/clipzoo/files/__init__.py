@@ -1,0 +1,36 @@
+"""Files on disks and behind networks, read by offset and written whole; `places` is where the two are told apart."""
+
+from clipzoo.files.lock import alone
+from clipzoo.files.places import (
+    Draft,
+    Place,
+    append,
+    arrow,
+    below,
+    bring,
+    discard,
+    drop_drafts,
+    found,
+    join,
+    keep,
+    leads_out,
+    near,
+    nested,
+    opened,
+    place,
+    raw,
+    read_at,
+    read_spans,
+    regular,
+    remote,
+    same,
+    size,
+    threads,
+    write,
+)
+
+__all__ = [
+    "Draft", "Place", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts", "found", "join", "keep",
+    "leads_out", "near", "nested", "opened", "place", "raw", "read_at", "read_spans", "regular", "remote", "same",
+    "size", "threads", "write",
+]  # fmt: skip

@@ -1,0 +1,138 @@
+"""One writer at a time.
+
+On a disk: an advisory lock, which the kernel frees when its holder dies. In a store: an object that names its holder,
+made on condition that there is none. It is renewed every minute; one whose holder was a process of this machine that is
+gone, or that was not renewed for a quarter of an hour, counts no more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from clipzoo.errors import ClipzooError, RemoteError
+from clipzoo.files._remote import Remote
+from clipzoo.files.places import Place
+
+RENEWED, STALE = 60.0, 900.0
+"""Seconds between signs of life, and after which a holder without one counts as dead. Stores refuse clocks that are
+further off than that."""
+
+
+@contextmanager
+def alone(folder: Place, error: type[ClipzooError], why: str) -> Iterator[None]:
+    """Hold ``folder/.lock`` while the block lasts; raise ``error`` at once if another process holds it.
+
+    Args:
+        folder: exists.
+        error: raised with the holder, ``why``, and what to do.
+        why: what two holders would do to each other.
+    """
+    if isinstance(folder, Remote):
+        with _marked(folder, error, why):
+            yield
+    else:
+        with _locked(folder, error, why):
+            yield
+
+
+@contextmanager
+def _locked(folder: Path, error: type[ClipzooError], why: str) -> Iterator[None]:
+    path = folder / ".lock"
+    try:
+        opened = path.open("a+")
+    except OSError as refused:
+        raise error(f"cannot write {path}: {refused.strerror}; make room or give rights") from refused
+    with opened as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as held:
+            file.seek(0)
+            raise error(
+                f"{folder} is in use by process {file.read().strip() or 'unknown'}: {why}; wait for it, or give "
+                f"another output folder ({held.strerror})"
+            ) from held
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _marked(folder: Remote, error: type[ClipzooError], why: str) -> Iterator[None]:
+    path, mine = folder / ".lock", {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+    mine["machine"] = _machine()
+    holder = _holder(path)
+    if holder and not _is_dead(holder):
+        raise error(_in_use(folder, path, holder, why))
+    if holder:
+        path.unlink(missing_ok=True)
+    try:
+        path.write(_sign(mine), new=True)
+    except FileExistsError as held:
+        raise error(_in_use(folder, path, _holder(path), why)) from held
+    over = threading.Event()
+    beat = threading.Thread(target=_renew, args=(path, mine, over), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beat.join()
+        with suppress(RemoteError):  # then it ends by itself
+            if _holder(path).get("token") == mine["token"]:
+                path.unlink(missing_ok=True)
+
+
+def _renew(path: Remote, mine: Mapping[str, Any], over: threading.Event) -> None:
+    while not over.wait(RENEWED):
+        with suppress(RemoteError, OSError):  # a sign may fail; a quarter of an hour of them may not
+            if _holder(path).get("token") == mine["token"]:
+                path.write(_sign(mine))
+
+
+def _sign(mine: Mapping[str, Any]) -> bytes:
+    return json.dumps({**mine, "time": time.time()}, sort_keys=True).encode() + b"\n"
+
+
+def _holder(path: Remote) -> dict[str, Any]:
+    """What the lock says; empty if there is none, and one that nobody can read never ends by itself."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"time": float("inf")}
+
+
+def _is_dead(holder: Mapping[str, Any]) -> bool:
+    if time.time() - float(holder.get("time", 0.0)) > STALE:
+        return True
+    return holder.get("machine") == _machine() and not Path(f"/proc/{holder.get('pid')}").exists()
+
+
+def _machine() -> str:
+    """What tells this machine since its last start, and this space of process numbers, from any other; "" unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return uuid.uuid4().hex
+
+
+def _in_use(folder: Remote, path: Remote, holder: Mapping[str, Any], why: str) -> str:
+    seconds = max(0.0, time.time() - float(holder.get("time", 0.0)))
+    return (
+        f"{folder} is in use by process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown machine')}, "
+        f"last sign of life {seconds:.0f} s ago: {why}; wait for it, or give another output folder. Of a run that is "
+        f"dead the lock ends {STALE / 60:.0f} minutes after that; if you know that it is dead, remove {path}"
+    )
