@@ -96,6 +96,14 @@ class Expert(ABC):
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """One label of ``card.task`` an image; all images (uint8 H×W×3 RGB) have one size."""
 
+    @property
+    def module(self) -> Any:
+        """The torch module that `predict` calls, made anew by each `load`.
+
+        An expert that overrides this lets labelling choose precision and layout; its weights must be in float32.
+        """
+        return None
+
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
         """As `predict`, of whole samples; what labelling calls."""
         return self.predict([sample.image for sample in inputs])

@@ -102,6 +102,11 @@ class HfExpert(Expert):
             )
         self._model = model.to(device, getattr(torch, self.dtype)).eval()
 
+    @property
+    def module(self) -> Any:
+        """The model, for precision and layout of labelling; None before `load`."""
+        return self._model
+
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """One label an image, of the image's size; all of one size, as a batch."""
         if self._model is None:
