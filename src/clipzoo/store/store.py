@@ -39,6 +39,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+EXPERT_MARK, TAR_MARK = "expert", "tar_sha256"
+"""What a shard's parquet says beside its rows: `Manifest.digest`, and the checksum of the tar that belongs to it."""
+
 
 class Column:
     """The labels of one expert over a dataset."""

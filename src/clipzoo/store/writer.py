@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from clipzoo import tasks
 from clipzoo.errors import StoreError
+from clipzoo.experts.base import sha256
 from clipzoo.readers.webdataset import add_member
 from clipzoo.store.manifest import writing
-from clipzoo.store.store import SCHEMA, Column
+from clipzoo.store.store import EXPERT_MARK, SCHEMA, TAR_MARK, Column
 
 
 class ColumnWriter:
@@ -118,6 +119,8 @@ class ColumnWriter:
     def _commit(self) -> None:
         table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
         with writing(self._parquet_path):
+            marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(partial(self._tar_path))}
+            table = table.replace_schema_metadata(marks)
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
             settle(self._tar_path)
