@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipzoo.errors import LabelError, StoreError
+from clipzoo.experts import ExpertCard
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verify
 from clipzoo.tasks import Convention
