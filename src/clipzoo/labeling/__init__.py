@@ -3,7 +3,7 @@
 from clipzoo.labeling._tuning import Precision, Tuning
 from clipzoo.labeling._watch import Interrupted
 from clipzoo.labeling.engine import ColumnReport, label, report
-from clipzoo.labeling.estimate import Estimate, estimate
+from clipzoo.labeling.estimating import Estimate, estimate
 from clipzoo.labeling.gallery import Gallery, inspect
 from clipzoo.labeling.importing import Imported, import_labels
 

@@ -209,7 +209,7 @@ class Progress:
             column: {
                 "images": meter.labelled[column],
                 "images_per_second": round(meter.rate(column), 3),
-                "seconds": round(meter.seconds[column], 4),
+                "seconds": round(meter.seconds[column], 6),
                 "failures": meter.failures[column],
             }
             for column in meter.columns

@@ -128,26 +128,31 @@ class Pass:
 
         Where memory runs out, in halves; where the batch fails otherwise, image by image.
         """
-        try:
-            labels = list(self.work.expert.predict_inputs(batch))
-            if len(labels) != len(batch):
-                raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
-            return labels
-        except Exception as error:  # an expert is anybody's code
-            if len(batch) == 1:
-                return [error.with_traceback(None)]  # whose frames would keep images and tensors alive
-            size = len(batch) // 2 if out_of_memory(error) else 0
-        if size:  # here, where the failed call's frames and their tensors are gone
-            self._shrink(size)
-        parts = [batch[i : i + (size or 1)] for i in range(0, len(batch), size or 1)]
+        size = min(len(batch), self.work.batch_size)
+        if size == len(batch):
+            try:
+                return self._predicted(batch)
+            except Exception as error:  # an expert is anybody's code
+                if size == 1:
+                    return [error.with_traceback(None)]  # whose frames would keep images and tensors alive
+                full = out_of_memory(error)
+            size = self._shrunk(size // 2) if full else 1  # here, where the failed call's frames are gone
+        parts = [batch[i : i + size] for i in range(0, len(batch), size)]
         return [label for part in parts for label in self._call(part)]
 
-    def _shrink(self, size: int) -> None:
-        """Batches of at most ``size`` images from now on, and a line that says so."""
+    def _predicted(self, batch: Batch) -> list[Any]:
+        labels = list(self.work.expert.predict_inputs(batch))
+        if len(labels) != len(batch):
+            raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
+        return labels
+
+    def _shrunk(self, size: int) -> int:
+        """``size``, the largest batch from now on; a line in ``runs.jsonl`` says so."""
         release()
-        self.work.batch_size = self.batcher.size = min(size, self.work.batch_size)
-        append_run(self.work.column.path, event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=self.work.batch_size)
+        self.work.batch_size = size
+        append_run(self.work.column.path, event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size)
         log.warning("%s: out of memory; batches have at most %d images from now on", self.work.column.name, size)
+        return size
 
     def _ready(self, label: Any) -> Ready:
         start, found, reason = time.perf_counter(), None, ""

@@ -202,7 +202,7 @@ def _varies(label: Any) -> bool:
     maps = [value for value in arrays.values() if isinstance(value, np.ndarray)]
     if not maps:
         return True
-    for values in maps:
+    for values in (value for value in maps if value.size):
         flat = values.reshape(-1, *values.shape[-2:]) if values.ndim >= 2 else values.reshape(1, 1, -1)
         known = valid if isinstance(valid, np.ndarray) and valid.shape == flat.shape[1:] else np.s_[:, :]
         if any(channel[known].size and np.ptp(channel[known]) > 0 for channel in flat):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert
 from clipzoo.labeling import engine
 from clipzoo.labeling._progress import COMMIT, Meter, Progress
@@ -100,6 +101,12 @@ def estimate(
     """
     reader = open_dataset(data)
     made = engine.experts_of(experts, batch_size)
+    for expert in made:
+        if expert.reads:
+            raise ExpertError(
+                f"{expert.card.uri} reads the column {expert.reads[0]}, of which a sample has no labels: leave it out "
+                "of the estimate"
+            )
     began = time.perf_counter()
     picked, samples = _pick(reader, IMAGES)
     indexing = (time.perf_counter() - began) / min(SHARDS, len(reader.shards))
