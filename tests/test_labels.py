@@ -260,22 +260,24 @@ def documented(root: Path) -> None:
     sides = "<xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>10</ymax>"
     xml = "<annotation><size><width>16</width><height>12</height></size>"
     xml += f"<object><name>dog</name><bndbox>{sides}</bndbox></object></annotation>"
-    for key in keys:
-        Image.fromarray(grey).save(root / "depth" / f"{key}.png")
-        Image.fromarray(colours).save(root / "masks" / f"{key}.png")
-        Image.fromarray(np.maximum(colours, (64, 0, 0)).astype(np.uint8)).save(root / "panoptic" / f"{key}.png")
-        (root / "Annotations" / f"{key}.xml").write_text(xml)
+    for i, key in enumerate(keys):  # no two alike
+        moved = np.roll(colours, i, 1)
+        Image.fromarray(grey + np.uint16(i)).save(root / "depth" / f"{key}.png")
+        Image.fromarray(moved).save(root / "masks" / f"{key}.png")
+        Image.fromarray(np.maximum(moved, (64, 0, 0)).astype(np.uint8)).save(root / "panoptic" / f"{key}.png")
+        (root / "Annotations" / f"{key}.xml").write_text(xml.replace("<xmax>9", f"<xmax>{4 + i}"))
     images = [{"id": i, "file_name": f"{key}.jpg", "height": 12, "width": 16} for i, key in enumerate(keys)]
     file = {"images": images, "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "sky"}]}
-    box = {"category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0, "segmentation": [[1, 2, 4, 2, 4, 6, 1, 6]]}
-    objects = [{"id": i, "image_id": i, **box} for i in range(12)]
+    box = {"category_id": 1, "iscrowd": 0, "segmentation": [[1, 2, 4, 2, 4, 6, 1, 6]]}
+    objects = [{"id": i, "image_id": i, "bbox": [1, 2, 3 + i, 4], **box} for i in range(12)]
     (root / "instances.json").write_text(json.dumps({**file, "annotations": objects}))
     segments = [{"id": 128, "category_id": 1}, {"id": 64, "category_id": 2}]
     maps = [{"image_id": i, "file_name": f"{key}.png", "segments_info": segments} for i, key in enumerate(keys)]
     (root / "panoptic.json").write_text(json.dumps({**file, "annotations": maps}))
     pictures = [{"bytes": encoded(image(i)), "path": None} for i in range(12)]
-    told = [{"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": [0]}] * 12
-    rows = {"image": pictures, "caption": ["a dog"] * 12, "objects": told, "depth": [encoded(grey)] * 12}
+    told = [{"bbox": [[1.0, 2.0, 3.0 + i, 4.0]], "category": [0]} for i in range(12)]
+    depth = [encoded(grey + np.uint16(i)) for i in range(12)]
+    rows = {"image": pictures, "caption": ["a dog"] * 12, "objects": told, "depth": depth}
     pq.write_table(pa.table(rows), root / "photos.parquet")
     for name, shard in (("machine-a", "00000"), ("machine-b", "00001")):
         labelled(root / "shards", root / name, [shard], Near())

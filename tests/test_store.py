@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipzoo.errors import LabelError, StoreError
+from clipzoo.experts import ExpertCard
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verify
 from clipzoo.tasks import Convention
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from making import Bright, Near, image, make_dataset
 
@@ -270,13 +272,80 @@ def test_verify_against_the_dataset(tmp_path, whole, column):
     assert "00000/000005: the dataset has no sample of this key" in found
 
 
-@pytest.mark.parametrize(("valid", "message"), [(True, "one value all over"), (False, "wholly unknown")])
-def test_verify_columns_that_say_nothing(tmp_path, column, valid, message):
-    empty = Segmentation(np.ones((4, 4), np.uint16) * valid, np.full((4, 4), valid))
+def flat(value: int, valid: bool = True) -> Segmentation:
+    return Segmentation(np.full((4, 4), value, np.uint16), np.full((4, 4), valid))
+
+
+def striped() -> Segmentation:
+    return Segmentation(np.eye(4, dtype=np.uint16), np.ones((4, 4), bool))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([flat(0, False)] * 8, "all 8 labels are wholly unknown"),
+        ([flat(1)] * 8, "all 8 labels know one class alone, 'bright'"),
+        ([flat(i % 2) for i in range(8)], "8 of the 8 labels have one value all over"),
+        ([striped()] * 8, "the 8 labels are one and the same"),
+        ([None] * 9 + [striped()], "9 of 10 samples have no label"),
+        ([flat(1)] * 7, ""),
+        ([flat(0), flat(1), *[striped()] * 6], ""),
+        ([None] * 8 + [striped(), flat(1)], ""),
+    ],
+)
+def test_verify_columns_that_smell(tmp_path, column, labels, message):
     with ColumnWriter(column, "0") as writer:
-        for i in range(8):
-            writer.add(str(i), empty)
-    assert message in messages(Store(tmp_path / "labels"))
+        for i, label in enumerate(labels):
+            writer.fail(str(i), "no luck") if label is None else writer.add(str(i), label)
+    found = messages(Store(tmp_path / "labels"))
+    assert found.count("\n") == 0
+    assert message in found if message else not found
+
+
+def test_verify_boxes_that_are_nowhere(tmp_path, reader):
+    card = ExpertCard("test:boxes", "detection", Convention(("cat", "dog")))
+    column = Store(tmp_path / "labels").create(card, fingerprint(reader))
+    none, one = Detection((9, 9), *_boxes(0)), Detection((9, 9), *_boxes(1))
+    for shard, last in (("0", none), ("1", one)):
+        with ColumnWriter(column, shard) as writer:
+            for i in range(8):
+                writer.add(str(i), last if i == 7 else none)
+        found = messages(Store(tmp_path / "labels"))
+        assert ("none of the 8 labels has an object" in found) == (shard == "0")
+
+
+def _boxes(count: int) -> tuple[np.ndarray, ...]:
+    return (
+        np.tile(np.float32([1, 1, 4, 5]), (count, 1)), np.ones(count, np.uint16), np.ones(count, np.float32),
+        np.zeros(count, bool),
+    )  # fmt: skip
+
+
+def test_verify_a_tar_that_was_changed_where_no_label_tells(whole, column):
+    path = column.path / "00000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")  # padding behind the last label
+    assert messages(whole).endswith("00000: the tar is not as it was written; remove the .parquet and label again")
+
+
+def test_verify_mixed_experts(tmp_path, reader, whole, column):
+    other = dataclasses.replace(Bright().card, uri="test:other", weights_sha256="77")
+    strange = Store(tmp_path / "strange").create(other, fingerprint(reader))
+    fill(strange, "00001", 6)
+    for suffix in (".tar", ".parquet"):
+        (column.path / f"00001{suffix}").write_bytes((strange.path / f"00001{suffix}").read_bytes())
+    assert messages(whole) == (
+        "segmentation/test-bright/00001: was labelled by another expert than the manifest's; label it again"
+    )
+    column.path.rename(column.path.with_name("renamed"))
+    assert "give the folder its own name back" in messages(whole)
+
+
+def test_verify_files_of_no_shard(whole, column):
+    (column.path / "00000.parquet").unlink()
+    (column.path / "deep").mkdir()
+    (column.path / "deep" / "9.parquet.tmp").touch()
+    lines = messages(whole).splitlines()
+    assert ["no committed shard has 00000.tar" in lines[0], "deep/9.parquet.tmp" in lines[1]] == [True, True]
 
 
 def test_the_dataset_is_not_touched(tmp_path, whole):

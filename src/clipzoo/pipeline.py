@@ -15,6 +15,7 @@ from clipzoo.errors import CheckpointError, RecipeError, SampleError
 from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
 from clipzoo.export._card import card as model_card
+from clipzoo.labeling import Tuning
 from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
 from clipzoo.recipe import Recipe
@@ -70,6 +71,7 @@ def label(run: Run) -> Store:
             batch_size=settings.batch_size,
             max_failures=settings.max_failures,
             shards=run.shards(),
+            tuning=Tuning(settings.precision, settings.channels_last, settings.compile),
         )
         run.unload_experts()
     return run.store

@@ -88,6 +88,12 @@ class LabelingRecipe(_Model):
     """Images a batch; null is each expert's own."""
     max_failures: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Labelling stops when more than this share of a column's samples fails."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of experts in torch; it stands in their columns' manifests, as the two below do."""
+    channels_last: bool = False
+    """Lay their images out in memory pixel by pixel, which convolutions on many devices are faster in."""
+    compile: bool = False
+    """Compile them by `torch.compile`."""
 
 
 class TrainingRecipe(_Model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from clipzoo.labeling import ColumnReport
+    from clipzoo.labeling import ColumnReport, Estimate
     from clipzoo.recipe import Recipe
     from clipzoo.workspace import Run
 
@@ -48,9 +49,24 @@ def labelled(reports: Sequence[ColumnReport]) -> Table:
         table.add_column(name, overflow="fold", min_width=20 if name == "column" else None)
     for r in reports:
         why = "".join(f"\n{count} × {escape(reason)}" for reason, count in list(r.reasons.items())[:3])
+        if r.halved_to:
+            why += f"\nout of memory: batches were halved to {r.halved_to}"
         cost = (f"{r.bytes_per_image:,.0f}", f"{1000 * r.seconds_per_image:,.1f}")
         table.add_row(f"{r.task}/{r.slug}", f"{r.labels:,}", f"{r.labelled:,}", f"{r.failures:,}{why}", *cost)
     return table
+
+
+def estimated(guess: Estimate, price: float | None) -> tuple[Table, str]:
+    """What labelling would take, by columns and in all."""
+    table = Table()
+    for name in ("column", "bytes", "ms an image", "failures"):
+        table.add_column(name, overflow="fold", min_width=20 if name == "column" else None)
+    for c in guess.columns:
+        table.add_row(c.name, f"{c.bytes:,.0f}", f"{1000 * c.seconds_per_image:,.1f}", f"{c.failures:.1%}")
+    told = f"{guess.samples:,} samples: {timedelta(seconds=round(guess.seconds))}, {guess.bytes / 1e6:,.1f} MB"
+    if price is not None:
+        told += f", {guess.price(price):,.2f} at {price:g} an hour"
+    return table, f"{told}; from {guess.measured:,} that were labelled and thrown away"
 
 
 @contextmanager

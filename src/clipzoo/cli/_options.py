@@ -7,6 +7,19 @@ from typing import Annotated
 
 import typer
 
+
+def as_share(given: str | float) -> float:
+    """``5%`` or ``0.05`` as 0.05."""
+    text = str(given)
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{text!r} is no share: give 5% or 0.05")
+    return value
+
+
 RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder; default runs/<name of the recipe>.")]
 Set = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipzoo.cli._options import Device
+from clipzoo.cli._options import Device, as_share
 
 
 def command(
@@ -18,22 +18,33 @@ def command(
     out: Annotated[str, typer.Option("--out", help="The label store: a folder or address.")],
     device: Device = "auto",
     batch_size: Annotated[int | None, typer.Option(help="Images a batch; default the expert's own.")] = None,
-    max_failures: Annotated[float, typer.Option(help="Stop when more than this share fails.")] = 0.05,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of experts in torch.")] = "fp32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Their layout in memory.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile them first.")] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of an operator; default a thread a core.")] = None,
+    max_failures: Annotated[
+        float, typer.Option(parser=as_share, metavar="SHARE", help="Stop when more fail: 5% or 0.05.")
+    ] = 0.05,
     retry_failed: Annotated[bool, typer.Option(help="Label rows again that failed before.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Add a line of JSON a shard to this file.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Label a sample and throw it away; say what all would take.")
+    ] = False,
+    price: Annotated[float | None, typer.Option(help="Of an hour of this machine, for --estimate.")] = None,
 ) -> None:
     """Let experts pseudo-label a dataset; stopped at any moment, the same command goes on."""
-    from clipzoo import demo
-    from clipzoo.cli._console import console, labelled
-    from clipzoo.labeling import label
+    from clipzoo import demo, labeling
+    from clipzoo.cli._console import console, estimated, labelled
     from clipzoo.pipeline import pick_device
 
-    reports = label(
-        demo.locate_beside(data, out),
-        expert,
-        out,
-        device=pick_device(device),
-        batch_size=batch_size,
-        max_failures=max_failures,
-        retry_failed=retry_failed,
-    )
+    found, device = demo.locate_beside(data, out), pick_device(device)
+    tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
+    if estimate:
+        guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
+        console.print(*estimated(guess, price), sep="\n")
+        return
+    reports = labeling.label(
+        found, expert, out, device=device, batch_size=batch_size, max_failures=max_failures,
+        retry_failed=retry_failed, tuning=tuning, log=log,
+    )  # fmt: skip
     console.print(labelled(reports))

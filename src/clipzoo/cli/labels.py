@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipzoo.cli._options import as_share
+
 if TYPE_CHECKING:
     from clipzoo.store import Column
 
@@ -124,7 +126,9 @@ def import_(
     answers: Annotated[
         list[str] | None, typer.Option("--set", help="What the labels mean: question=answer. May be repeated.")
     ] = None,
-    max_failures: Annotated[float, typer.Option(help="Stop when more than this share has no label.")] = 1.0,
+    max_failures: Annotated[
+        float, typer.Option(parser=as_share, metavar="SHARE", help="Stop when more have no label: 5% or 0.05.")
+    ] = 1.0,
     retry_failed: Annotated[bool, typer.Option(help="Look again for labels that were missing or unsound.")] = False,
 ) -> None:
     """Labels that exist, as a column; what they mean is asked, and nothing is guessed."""

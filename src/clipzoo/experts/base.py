@@ -7,9 +7,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from clipzoo import files
+from clipzoo.files import Place
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray
 
@@ -108,16 +109,23 @@ class Expert(ABC):
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """One label of ``card.task`` an image; all images (uint8 H×W×3 RGB) have one size."""
 
+    @property
+    def module(self) -> Any:
+        """The torch module that `predict` calls, made anew by each `load`.
+
+        An expert that overrides this lets labelling choose precision and layout; its weights must be in float32.
+        """
+        return None
+
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
         """As `predict`, of whole samples; what labelling calls."""
         return self.predict([sample.image for sample in inputs])
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Place) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits; an OSError where it cannot be read."""
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else (hashlib.sha256(file.read()).hexdigest())
-        )
+    digest = hashlib.sha256()
+    with files.opened(path) as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -186,6 +186,11 @@ class DemoExpert(Expert):
         model.load_state_dict(unpacked(safetensors.torch.load(self._weights)))
         self._model, self._device = model.eval().to(device), device
 
+    @property
+    def module(self) -> TinyUNet | None:
+        """The network, for precision and layout of labelling; None before `load`."""
+        return self._model
+
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
         """One label of the expert's task an image (uint8 H×W×3 RGB), of its size; `ExpertError` before `load`."""
         if self._model is None:

@@ -106,6 +106,11 @@ class HfExpert(Expert):
         self.reading.check(self._processor)
         self._model = model.to(device, getattr(torch, self.dtype)).eval()
 
+    @property
+    def module(self) -> Any:
+        """The model, for precision and layout of labelling; None before `load`."""
+        return self._model
+
     def _load_processor(self, transformers: Any, place: dict[str, Any]) -> Any:
         if not self.reading.words:
             return transformers.AutoImageProcessor.from_pretrained(self.source.folder, **place)

@@ -2,7 +2,7 @@
 
 What the card says is in `clipzoo.experts._onnx_card`. Labels have the output's size unless the card asks for the
 image's; both cover the whole image, since images are squashed to the input's size. Threads within an operator are
-set by ``CLIPZOO_ONNX_THREADS``, else by ``OMP_NUM_THREADS``, else chosen by ONNX Runtime.
+set by ``CLIPZOO_ONNX_THREADS``, else they are as many as torch uses (``--threads``, ``OMP_NUM_THREADS``).
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def checked(output: NDArray[Any], count: int, name: str) -> NDArray[Any]:
 
 
 def _threads() -> int:
-    text = os.environ.get("CLIPZOO_ONNX_THREADS") or os.environ.get("OMP_NUM_THREADS") or "0"
+    import torch
+
+    text = os.environ.get("CLIPZOO_ONNX_THREADS") or str(torch.get_num_threads())
     if not text.isdigit():
         raise ExpertError(
             f"CLIPZOO_ONNX_THREADS={text!r} is no number of threads; set it to 1, 2, … or 0 to let it choose"

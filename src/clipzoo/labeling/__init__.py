@@ -1,8 +1,13 @@
 """Experts over a dataset, into a store: plan, work on shards, commit."""
 
+from clipzoo.labeling._tuning import Precision, Tuning
 from clipzoo.labeling._watch import Interrupted
 from clipzoo.labeling.engine import ColumnReport, label, report
+from clipzoo.labeling.estimating import Estimate, estimate
 from clipzoo.labeling.gallery import Gallery, inspect
 from clipzoo.labeling.importing import Imported, import_labels
 
-__all__ = ["ColumnReport", "Gallery", "Imported", "Interrupted", "import_labels", "inspect", "label", "report"]
+__all__ = [
+    "ColumnReport", "Estimate", "Gallery", "Imported", "Interrupted", "Precision", "Tuning", "estimate",
+    "import_labels", "inspect", "label", "report",
+]  # fmt: skip

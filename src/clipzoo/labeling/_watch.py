@@ -1,4 +1,4 @@
-"""What watches a run: signals, the budget of errors, the progress bar."""
+"""What watches a run: signals, the budget of errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipzoo.errors import ClipzooError, DatasetError, ExpertError
 
@@ -111,45 +108,3 @@ def kind_of(reason: str) -> str:
     """A reason without what differs from sample to sample: brackets, and all from the first colon or line's end on."""
     plain = re.sub(r"\s*\([^()\n]*\)", "", reason)
     return re.split(r"[:;\n]", plain, maxsplit=1)[0].strip() or reason.strip()
-
-
-class Bar:
-    """Shards done, images a second and failures, on standard error."""
-
-    def __init__(self, shards: int, shown: bool) -> None:
-        self._progress = Progress(
-            TextColumn("labelling"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(
-                "shards  {task.fields[images]} images  {task.fields[rate]:.1f}/s  {task.fields[failures]} failed"
-            ),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not shown,
-        )
-        self._task = self._progress.add_task("labelling", total=shards, images=0, rate=0.0, failures=0)
-        self.images = self.failures = 0
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def image(self) -> None:
-        """An image has been decoded."""
-        self.images += 1
-        elapsed = self._progress.tasks[0].elapsed or 0.0
-        rate = self.images / elapsed if elapsed else 0.0
-        self._progress.update(self._task, images=self.images, rate=rate)
-
-    def failed(self) -> None:
-        """A label is missing."""
-        self.failures += 1
-        self._progress.update(self._task, failures=self.failures)
-
-    def shard(self) -> None:
-        """A shard is committed."""
-        self._progress.advance(self._task)

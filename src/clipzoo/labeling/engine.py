@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -17,12 +16,13 @@ from clipzoo.errors import ClipzooError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
-from clipzoo.labeling._watch import Bar, Budget, Interrupted, kind_of, signals
-from clipzoo.labeling.local import Work, label_shards
+from clipzoo.labeling._progress import Progress
+from clipzoo.labeling._tuning import Tuning
+from clipzoo.labeling._watch import Budget, Interrupted, kind_of, signals
+from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.readers import Location, Reader, fingerprint, open_dataset
 from clipzoo.store import Column, Store
-
-log = logging.getLogger(__name__)
+from clipzoo.store.manifest import runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class ColumnReport:
     """Labels made by this run."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Kinds of failure -> how many samples, in the whole column."""
+    halved_to: int | None = None
+    """The batch size that some run went down to when memory ran out: its labels need not be those of another run."""
 
     @property
     def bytes_per_image(self) -> float:
@@ -64,7 +66,9 @@ def label(
     max_failures: float = 0.05,
     retry_failed: bool = False,
     shards: Collection[str] | None = None,
+    tuning: Tuning = Tuning(),  # noqa: B008  # frozen
     progress: bool = True,
+    log: Path | None = None,
 ) -> list[ColumnReport]:
     """Label a dataset with experts; what is labelled already is left as it is.
 
@@ -78,7 +82,9 @@ def label(
         max_failures: the share of a column's samples that may fail before the run stops.
         retry_failed: do again the samples that failed in earlier runs; their shards' labels are kept.
         shards: names of the shards to label; all by default.
-        progress: show a progress bar on standard error.
+        tuning: precision, layout and threads of the experts.
+        progress: show on standard error what is done, where the time goes, when it will end, and what failed.
+        log: a file to which the same is added as a line of JSON a shard.
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
@@ -88,7 +94,7 @@ def label(
     """
     reader = open_dataset(data)
     _apart(data, place(out))
-    made = _experts([experts] if isinstance(experts, str | Expert) else experts, batch_size)
+    made = experts_of(experts, batch_size)
     identity = fingerprint(reader)
     store = Store(out)
     stages = _reads.stages(made, store)
@@ -96,39 +102,46 @@ def label(
         reports = [
             one for stage in stages for one in label(
                 data, stage, out, device=device, batch_size=batch_size, max_failures=max_failures,
-                retry_failed=retry_failed, shards=shards, progress=progress,
+                retry_failed=retry_failed, shards=shards, tuning=tuning, progress=progress, log=log,
             )
         ]  # fmt: skip
         names = [expert.card.column for expert in made]
         return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
-    columns = [store.create(expert.card, identity) for expert in made]
+    columns = [store.create(tuning.card(expert), identity) for expert in made]
     with ExitStack() as stack:
         for column in sorted(columns, key=lambda c: str(c.path)):
             stack.enter_context(column.lock())
+        threads = stack.enter_context(tuning.fixed_threads())
         jobs = plan.missing(reader, columns, shards, retry_failed)
         budgets = [_budget(column, max_failures, retry_failed) for column in columns]
         works = [
-            Work(expert, column, budget, batch_size or expert.batch_size)
+            Work(expert, column, budget, expert.batch_size)
             for expert, column, budget in zip(made, columns, budgets, strict=True)
         ]
         for i, work in enumerate(works):
             work.reads = _reads.opened(work.expert, store, identity, [job.shard for job in jobs if i in job.columns])
-        _load(works, jobs, _device(device))
-        if batch_size is None:
-            for work in works:
-                work.batch_size = work.expert.batch_size  # loading may have shown that it must be 1
-        _run(reader, jobs, works, progress)
+        active = [works[i] for i in sorted({i for job in jobs for i in job.columns})]
+        for work in active:
+            load(work, resolved(device), tuning, batch_size)
+        shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
+        _run(reader, jobs, works, active, shown, threads)
         _settle(columns)
         return [report(work.column, work.labelled) for work in works]
 
 
-def _run(reader: Reader, jobs: Sequence[plan.Job], works: Sequence[Work], progress: bool) -> None:
-    active = [work for i, work in enumerate(works) if any(i in job.columns for job in jobs)]
+def _run(
+    reader: Reader,
+    jobs: Sequence[plan.Job],
+    works: Sequence[Work],
+    active: Sequence[Work],
+    progress: Progress,
+    threads: int,
+) -> None:
     for work in active:
-        work.column.start(batch_size=work.batch_size)
+        work.column.start(batch_size=work.batch_size, threads=threads)
     try:
-        with signals() as stop, Bar(len(jobs), progress and bool(jobs)) as bar:
-            label_shards(reader, jobs, works, stop, bar)
+        with signals() as stop, progress:
+            label_shards(reader, jobs, works, stop, progress)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(jobs, works, str(error))) from None
     finally:
@@ -163,7 +176,9 @@ def _apart(data: str, out: Place) -> None:
         )
 
 
-def _experts(given: Sequence[str | Expert], batch_size: int | None) -> list[Expert]:
+def experts_of(given: Sequence[str | Expert] | str | Expert, batch_size: int | None) -> list[Expert]:
+    """The experts, not loaded; `ExpertError` if there is none, or two would write one column."""
+    given = [given] if isinstance(given, str | Expert) else given
     if not given:
         raise ExpertError("no expert was given; name at least one, as 'demo:segmentation'")
     if batch_size is not None and batch_size < 1:
@@ -177,24 +192,24 @@ def _experts(given: Sequence[str | Expert], batch_size: int | None) -> list[Expe
     return made
 
 
-def _device(device: str) -> str:
+def resolved(device: str) -> str:
+    """The device that is meant: of "auto", what there is."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
 
 
-def _load(works: Sequence[Work], jobs: Sequence[plan.Job], device: str) -> None:
-    needed = {i for job in jobs for i in job.columns}
-    for i in sorted(needed):
-        expert = works[i].expert
-        try:
-            expert.load(device)
-        except ClipzooError:
-            raise
-        except Exception as error:  # an expert is anybody's code
-            raise ExpertError(
-                f"{expert.card.uri} cannot be loaded on {device}: {type(error).__name__}: {error}"
-            ) from error
+def load(work: Work, device: str, tuning: Tuning, batch_size: int | None) -> None:
+    """Load a work's expert and set it up; `ExpertError` whatever it raises."""
+    expert = work.expert
+    try:
+        expert.load(device)
+        tuning.tune(expert, device)
+    except ClipzooError:
+        raise
+    except Exception as error:  # an expert is anybody's code
+        raise ExpertError(f"{expert.card.uri} cannot be loaded on {device}: {type(error).__name__}: {error}") from error
+    work.batch_size = batch_size or expert.batch_size  # loading may have shown that it must be 1
 
 
 def _budget(column: Column, allowed: float, retry_failed: bool) -> Budget:
@@ -220,4 +235,5 @@ def report(column: Column, labelled: int = 0) -> ColumnReport:
     return ColumnReport(
         column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,
         column.manifest.seconds, labelled, dict(found.most_common()),
+        min((line["batch_size"] for line in runs(column.path) if line.get("event") == OUT_OF_MEMORY), default=None),
     )  # fmt: skip

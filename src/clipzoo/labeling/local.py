@@ -6,6 +6,7 @@ whatever reason, leaves nothing behind, and the next run does it again.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -20,16 +21,23 @@ from clipzoo.errors import LabelError
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.labeling import _reads
 from clipzoo.labeling._batches import Batch, Batcher, decoded
-from clipzoo.labeling._watch import Bar, Budget, Stop
+from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
+from clipzoo.labeling._tuning import out_of_memory, release
+from clipzoo.labeling._watch import Budget, Stop
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import Entry, Reader
 from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run
 
+log = logging.getLogger(__name__)
+
 THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
+OUT_OF_MEMORY = "out of memory"
+"""The event in ``runs.jsonl`` by which a run says that it halved its batches; such a run is no longer the same work."""
+
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 AHEAD = 4
-"""Images decoded ahead of the experts, per thread."""
+"""Images decoded ahead of the experts per thread, beside those of the next batch."""
 
 
 @dataclass
@@ -74,7 +82,7 @@ class Pass:
     writer: ColumnWriter
     pool: ThreadPoolExecutor
     stop: Stop
-    bar: Bar
+    meter: Meter
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
     read: _reads.Shard = field(init=False)
@@ -96,7 +104,7 @@ class Pass:
     def fail(self, key: str, reason: str, by_sample: bool = False) -> None:
         """A sample gets no label; raises if the budget is used up."""
         self.writer.fail(key, reason)
-        self.bar.failed()
+        self.meter.fail(self.work.column.name, key, reason)
         self.work.budget.note(reason, by_sample)
 
     def predict(self, batch: Batch) -> None:
@@ -104,35 +112,52 @@ class Pass:
         self.stop.check()
         start = time.perf_counter()
         try:
-            found = self._call(batch)
+            with self.meter.time(self.work.column.name):
+                found = self._call(batch)
         finally:
             self.work.seconds += time.perf_counter() - start
+        self.meter.labelled[self.work.column.name] += len(batch)
         for sample, label in zip(batch, found, strict=True):
             self.waiting.append((sample.key, self.pool.submit(self._ready, label)))
         self.settle(len(batch))
 
     def settle(self, left: int = 0) -> None:
         """Write what is encoded, until so many labels wait."""
-        while len(self.waiting) > left:
-            key, future = self.waiting.popleft()
-            self._write(key, future.result())
+        with self.meter.time(WRITING):
+            while len(self.waiting) > left:
+                key, future = self.waiting.popleft()
+                self._write(key, future.result())
 
     def _call(self, batch: Batch) -> list[Any]:
-        """Labels of a batch, an exception in the place of one that could not be made."""
-        expert = self.work.expert
-        try:
-            labels = list(expert.predict_inputs(batch))
-            if len(labels) != len(batch):
-                raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
-            return labels
-        except Exception as error:  # an expert is anybody's code
-            if len(batch) == 1:
-                return [error]
-        return [label for sample in batch for label in self._alone(sample)]
+        """Labels of a batch, an exception in the place of one that could not be made.
 
-    def _alone(self, sample: ExpertInput) -> list[Any]:
-        self.stop.check()
-        return self._call([sample])
+        Where memory runs out, in halves; where the batch fails otherwise, image by image.
+        """
+        size = min(len(batch), self.work.batch_size)
+        if size == len(batch):
+            try:
+                return self._predicted(batch)
+            except Exception as error:  # an expert is anybody's code
+                if size == 1:
+                    return [error.with_traceback(None)]  # whose frames would keep images and tensors alive
+                full = out_of_memory(error)
+            size = self._shrunk(size // 2) if full else 1  # here, where the failed call's frames are gone
+        parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+        return [label for part in parts for label in self._call(part)]
+
+    def _predicted(self, batch: Batch) -> list[Any]:
+        labels = list(self.work.expert.predict_inputs(batch))
+        if len(labels) != len(batch):
+            raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
+        return labels
+
+    def _shrunk(self, size: int) -> int:
+        """``size``, the largest batch from now on; a line in ``runs.jsonl`` says so."""
+        release()
+        self.work.batch_size = size
+        append_run(self.work.column.path, event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size)
+        log.warning("%s: out of memory; batches have at most %d images from now on", self.work.column.name, size)
+        return size
 
     def _ready(self, label: Any) -> Ready:
         start, found, reason = time.perf_counter(), None, ""
@@ -157,7 +182,7 @@ class Pass:
             self.work.budget.note()
 
 
-def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], stop: Stop, bar: Bar) -> None:
+def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], stop: Stop, bar: Progress) -> None:
     """Do the jobs, one shard after the other.
 
     Raises:
@@ -169,8 +194,10 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
         for job in jobs:
             chosen = [works[i] for i in job.columns]
             ending = [works[i] for i in job.columns if ends[i] is job]
-            _label_shard(reader, job.shard, chosen, ending, pool, stop, bar)
-            bar.shard()
+            meter = bar.begin()
+            _label_shard(reader, job.shard, chosen, ending, pool, stop, meter)
+            meter.stop()
+            bar.shard(job.shard, meter)
 
 
 def _label_shard(
@@ -180,38 +207,48 @@ def _label_shard(
     ending: Sequence[Work],
     pool: ThreadPoolExecutor,
     stop: Stop,
-    bar: Bar,
+    meter: Meter,
 ) -> None:
     """Label and commit a shard; the budgets of columns that end here are judged before they do."""
     with ExitStack() as stack:
-        stack.enter_context(reader.near(shard))
-        entries = reader.index(shard)
+        with meter.time(DATA):
+            stack.enter_context(reader.near(shard))
+            entries = reader.index(shard)
         keys = [entry.key for entry in entries]
         writers = [stack.enter_context(ColumnWriter(work.column, shard, keys)) for work in works]
-        passes = [Pass(work, writer, pool, stop, bar) for work, writer in zip(works, writers, strict=True)]
+        passes = [Pass(work, writer, pool, stop, meter) for work, writer in zip(works, writers, strict=True)]
         for one in passes:
             if one.work.column.has(shard):
                 one.keep(one.work.column, shard)
-        _feed(reader, entries, passes, pool, stop, bar)
+        _feed(reader, entries, passes, pool, stop, meter)
         for one in passes:
             one.batcher.flush()
             one.settle()
         for work in ending:
             work.budget.judge()
         stop.check()
+        with meter.time(COMMIT):
+            stack.close()
     for one in passes:
         _note(one, shard)
 
 
 def _feed(
-    reader: Reader, entries: Sequence[Entry], passes: Sequence[Pass], pool: ThreadPoolExecutor, stop: Stop, bar: Bar
+    reader: Reader,
+    entries: Sequence[Entry],
+    passes: Sequence[Pass],
+    pool: ThreadPoolExecutor,
+    stop: Stop,
+    meter: Meter,
 ) -> None:
     """Give every image to every pass that has no label of it yet."""
     everywhere = set.intersection(*(one.kept for one in passes))
     wanted = [entry for entry in entries if entry.key not in everywhere]
-    for sample in decoded(reader, wanted, pool, AHEAD * THREADS):
+    meter.samples = len(wanted)
+    ahead = AHEAD * THREADS + max(one.work.batch_size for one in passes)
+    for sample in meter.waited(DATA, decoded(reader, wanted, pool, ahead)):
         stop.check()
-        bar.image()
+        meter.images += 1
         for one in passes:
             if sample.key in one.kept:
                 continue

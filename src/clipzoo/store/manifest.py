@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -20,6 +21,9 @@ from clipzoo.files import Place
 
 FORMAT = 1
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
+EXPERT = ("uri", "weights_sha256", "revision", "preprocessing")
+"""What makes an expert's labels its own."""
+
 SOFTWARE = ("clipzoo", "numpy", "pillow", "pyarrow", "torch", "torchvision", "transformers", "timm", "onnxruntime")
 
 
@@ -89,11 +93,17 @@ class Manifest(BaseModel):
         with writing(folder):
             files.write(folder / MANIFEST, text.encode())
 
+    @property
+    def digest(self) -> str:
+        """Of whose labels these are and what they mean: 16 hexadecimal digits, which every shard bears."""
+        told = [self.task, self.convention, *(self.expert.get(name) for name in EXPERT)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
     def agree(self, other: Manifest, folder: Place) -> None:
         """Raise `StoreError` unless labels made under ``other`` may join this column."""
         for name in ("task", "convention"):
             _same(name, getattr(self, name), getattr(other, name), folder)
-        for name in ("uri", "weights_sha256", "revision", "preprocessing"):
+        for name in EXPERT:
             _same(name, self.expert.get(name), other.expert.get(name), folder)
         self.belongs(other.dataset, folder)
 

@@ -38,6 +38,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+EXPERT_MARK, TAR_MARK = "expert", "tar_sha256"
+"""What a shard's parquet says beside its rows: `Manifest.digest`, and the checksum of the tar that belongs to it."""
+
 
 AHEAD = 32
 """Shards' rows that are read before they are asked for, from a network."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
 from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, LabelError
+from clipzoo.experts.base import sha256
 from clipzoo.readers import Reader, fingerprint
 from clipzoo.readers.webdataset import BLOCK
-from clipzoo.store.store import Column, Store
+from clipzoo.store.store import EXPERT_MARK, TAR_MARK, Column, Store
 
 ENOUGH = 8
 """So many labels must agree before a column counts as constant: two pictures may well look alike."""
+
+MOST = 0.99
+"""A column smells where this share of its labels is constant; so does one where `LOST` of its samples have none."""
+
+LOST = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +42,44 @@ class Problem:
 class _Tally:
     """What the labels of a column are like together."""
 
+    samples: int = 0
     labels: int = 0
     varied: int = 0
     valid: float = 0.0
+    classes: set[int] | None = None
+    """Those that occur; None where labels have none."""
+    contents: set[int] = field(default_factory=set)
+    """Hashes of labels, two at most: are they all one and the same?"""
+
+    def add(self, label: Any, share: float, data: bytes) -> None:
+        """Count a label, its valid share and its bytes."""
+        self.labels += 1
+        self.valid += share
+        self.varied += _varies(label)
+        if isinstance(ids := getattr(label, "ids", None), np.ndarray):
+            valid = getattr(label, "valid", None)
+            is_map = isinstance(valid, np.ndarray) and valid.shape == ids.shape
+            self.classes = (self.classes or set()) | set(np.unique(ids[valid] if is_map else ids).tolist())
+        if len(self.contents) < 2:
+            self.contents.add(hash(data))
+
+    def smells(self, classes: Sequence[str]) -> str:
+        """What is suspicious about the column, in the words that say most; "" if nothing is."""
+        if self.samples >= ENOUGH and self.samples - self.labels >= LOST * self.samples:
+            return f"{self.samples - self.labels} of {self.samples} samples have no label; mend the expert, retry them"
+        if self.labels and self.valid == 0:
+            return f"all {self.labels} labels are wholly unknown; the expert says nothing"
+        if self.labels < ENOUGH:
+            return ""
+        if self.classes is not None and not self.classes:
+            return f"none of the {self.labels} labels has an object; check the expert and its score floor"
+        if self.classes and not self.varied and len(self.classes) == 1 < len(classes):
+            return f"all {self.labels} labels know one class alone, {classes[min(self.classes)]!r}; check the expert"
+        if self.labels - self.varied >= MOST * self.labels:
+            return f"{self.labels - self.varied} of the {self.labels} labels have one value all over; check the expert"
+        if len(self.contents) == 1:
+            return f"the {self.labels} labels are one and the same; does the expert look at the images?"
+        return ""
 
 
 def verify(
@@ -48,9 +89,10 @@ def verify(
 ) -> list[Problem]:
     """Everything that is wrong with a store; an empty list if nothing is.
 
-    Looked for: missing or truncated tars, damaged rows, labels that do not decode or break their task's contract,
-    columns that say nothing (all invalid) or always the same; with the dataset's ``reader`` also columns of
-    another dataset and rows whose keys are not the dataset's. A shard that is not labelled yet is no problem.
+    Looked for: missing, truncated or changed tars, damaged rows, labels that do not decode or break their task's
+    contract, shards of another expert, files of no shard, and statistics that smell: (almost) all samples failed,
+    all labels wholly unknown, constant, of one class, or equal; with the dataset's ``reader`` also columns of another
+    dataset and rows whose keys are not the dataset's. A shard that is not labelled yet is no problem.
 
     ``progress`` is told of each shard: (column, shards done, shards in all).
     """
@@ -60,16 +102,26 @@ def verify(
 def _column(column: Column, reader: Reader | None, progress: Callable[[str, int, int], None]) -> Iterator[Problem]:
     if reader is not None:
         yield from _dataset(column, reader)
+    yield from _places(column)
     tally, shards = _Tally(), sorted(column.committed())
     for done, shard in enumerate(shards, 1):
         yield from _shard(column, shard, reader, tally)
         progress(column.name, done, len(shards))
-    if tally.labels and tally.valid == 0:
-        yield Problem(column.name, "", "", f"all {tally.labels} labels are wholly unknown; the expert says nothing")
-    elif tally.labels >= ENOUGH and not tally.varied:
+    if smell := tally.smells(column.convention.classes):
+        yield Problem(column.name, "", "", smell)
+
+
+def _places(column: Column) -> Iterator[Problem]:
+    """Of a column in another's folder, and of files that no committed shard owns."""
+    if column.path.parts[-2:] != (column.task, column.slug):
+        yield Problem(column.name, "", "", f"lies in {column.path}; give the folder its own name back")
+    there = set(files.below(column.path))
+    owned = {name.removesuffix(".parquet") + ".tar" for name in there if name.endswith(".parquet")}
+    for name in sorted(name for name in there - owned if name.endswith((".tar", ".tmp"))):
         yield Problem(
-            column.name, "", "", f"each of the {tally.labels} labels has one value all over; check the expert"
-        )
+            column.name, "", "", f"no committed shard has {name}: a run was killed, or is at work; label again, or "
+            "remove the file"
+        )  # fmt: skip
 
 
 def _dataset(column: Column, reader: Reader) -> Iterator[Problem]:
@@ -82,10 +134,14 @@ def _dataset(column: Column, reader: Reader) -> Iterator[Problem]:
 
 def _shard(column: Column, shard: str, reader: Reader | None, tally: _Tally) -> Iterator[Problem]:
     try:
-        rows = column.rows(shard).to_pylist()
+        table = column.rows(shard)
     except ClipzooError as error:
         yield Problem(column.name, shard, "", str(error))
         return
+    rows, marks = table.to_pylist(), table.schema.metadata or {}
+    tally.samples += len(rows)
+    if marks.get(EXPERT_MARK.encode(), (own := column.manifest.digest).encode()) != own.encode():
+        yield Problem(column.name, shard, "", "was labelled by another expert than the manifest's; label it again")
     if reader is not None and shard in reader.shards:
         yield from _keys(column, shard, reader, [row["key"] for row in rows])
     tar = column.file(shard, ".tar")
@@ -93,6 +149,8 @@ def _shard(column: Column, shard: str, reader: Reader | None, tally: _Tally) -> 
         yield Problem(column.name, shard, "", "the tar is missing; remove the .parquet and label again")
         return
     with files.near(tar):
+        if marks.get(TAR_MARK.encode(), digest := sha256(tar).encode()) != digest:
+            yield Problem(column.name, shard, "", "the tar is not as written; remove the .parquet and label again")
         yield from _rows(column, shard, rows, tally)
 
 
@@ -127,14 +185,13 @@ def _label(column: Column, shard: str, row: dict[str, Any], tally: _Tally) -> No
     written_plainly = name.isascii() and len(name) < 100
     if (written_plainly and stored != name) or _size(header) != row["size"]:
         raise LabelError(f"its row leads to the member {stored!r}; rows and tar are of different runs: label again")
-    label = column.label(shard, row)
+    data = column.read(shard, row["offset"], row["size"])
+    label = task.decode(data)
     task.check(label, column.convention)
     share = task.valid_share(label)
     if abs(share - row["valid_share"]) > 1e-4:
         raise LabelError(f"its valid share is {share:.4f}, the row says {row['valid_share']:.4f}")
-    tally.labels += 1
-    tally.valid += share
-    tally.varied += _varies(label)
+    tally.add(label, share, data)
 
 
 def _size(header: bytes) -> int:
@@ -152,7 +209,7 @@ def _varies(label: Any) -> bool:
     maps = [value for value in arrays.values() if isinstance(value, np.ndarray)]
     if not maps:
         return True
-    for values in maps:
+    for values in (value for value in maps if value.size):
         flat = values.reshape(-1, *values.shape[-2:]) if values.ndim >= 2 else values.reshape(1, 1, -1)
         known = valid if isinstance(valid, np.ndarray) and valid.shape == flat.shape[1:] else np.s_[:, :]
         if any(channel[known].size and np.ptp(channel[known]) > 0 for channel in flat):

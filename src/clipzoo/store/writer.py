@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from clipzoo import tasks
 from clipzoo.errors import StoreError
+from clipzoo.experts.base import sha256
 from clipzoo.files import Draft
 from clipzoo.readers.webdataset import add_member
 from clipzoo.store.manifest import writing
-from clipzoo.store.store import SCHEMA, Column
+from clipzoo.store.store import EXPERT_MARK, SCHEMA, TAR_MARK, Column
 
 
 class ColumnWriter:
@@ -119,6 +120,8 @@ class ColumnWriter:
         table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
         labels, rows = self._drafts
         with writing(self._parquet_path):
+            marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(labels.path)}
+            table = table.replace_schema_metadata(marks)
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
             labels.settle()

@@ -1,0 +1,253 @@
+"""What a run says of itself while it works: where its time goes, when it will end, what failed, when it slows down."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from clipzoo.labeling._watch import kind_of
+from clipzoo.store.manifest import writing
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DATA, WRITING, COMMIT = "data", "writing", "commit"
+"""What the labelling thread spends time on beside the experts: waiting for images, for encoded labels, for the disk."""
+
+RECENT, BEFORE, SLOW = 3, 5, 0.5
+"""Throughput has drifted where so many shards, after at least so many others, are below this share of their median."""
+
+
+class Meter:
+    """What was done with a shard, or with several, and where the time of the thread that labels went.
+
+    Attributes:
+        samples: how many there are to do.
+        images: how many were decoded, or found not to be images.
+        elapsed: seconds from the first to the last.
+        seconds: what they went to -> how many: `DATA`, `WRITING`, `COMMIT`, and by its column's name each expert.
+        labelled: column -> images that its expert has been given.
+        failures: column -> samples without a label.
+        failed: key -> kind of the first reason why a column lacks its label.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.samples = self.images = 0
+        self.elapsed = 0.0
+        self.seconds: dict[str, float] = dict.fromkeys((DATA, WRITING, COMMIT, *columns), 0.0)
+        self.labelled = dict.fromkeys(columns, 0)
+        self.failures = dict.fromkeys(columns, 0)
+        self.failed: dict[str, str] = {}
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def time(self, what: str) -> Iterator[None]:
+        """Count the block's seconds."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - began
+
+    def waited(self, what: str, items: Iterable[T]) -> Iterator[T]:
+        """The items; the seconds until each is there are counted."""
+        iterator, end = iter(items), object()
+        while True:
+            with self.time(what):
+                item = next(iterator, end)
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+
+    def fail(self, column: str, key: str, reason: str) -> None:
+        """Count a label that is missing."""
+        self.failures[column] += 1
+        self.failed.setdefault(key, kind_of(reason))
+
+    def stop(self) -> None:
+        """The shard is done."""
+        self.elapsed = time.perf_counter() - self._began
+
+    def add(self, other: Meter) -> None:
+        """Count what another has counted, but not which samples failed."""
+        self.images += other.images
+        self.elapsed += other.elapsed
+        for mine, others in (
+            (self.seconds, other.seconds), (self.labelled, other.labelled), (self.failures, other.failures)
+        ):  # fmt: skip
+            for name, value in others.items():
+                mine[name] += value  # type: ignore[operator]
+
+    def shares(self) -> dict[str, float]:
+        """Of the time that is accounted for: waiting for data, experts, writing; in [0, 1]."""
+        spent = {
+            "waiting for data": self.seconds[DATA],
+            "experts": sum(self.seconds[column] for column in self.columns),
+            "writing": self.seconds[WRITING] + self.seconds[COMMIT],
+        }
+        return {what: seconds / (sum(spent.values()) or 1.0) for what, seconds in spent.items()}
+
+    def rate(self, column: str) -> float:
+        """Images a second of an expert while it works; 0 if it has not."""
+        return self.labelled[column] / self.seconds[column] if self.seconds[column] else 0.0
+
+
+@dataclass
+class Drift:
+    """Notices when throughput falls and stays low."""
+
+    paces: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    """Of each shard: images a second, and seconds an image by what they went to."""
+    slow: bool = False
+
+    def note(self, meter: Meter) -> str:
+        """Count a shard; the warning, if one is due: one a fall, not one a shard."""
+        if not meter.images or not meter.elapsed:
+            return ""
+        pace = meter.images / meter.elapsed
+        self.paces.append((pace, {what: share / pace for what, share in meter.shares().items()}))
+        recent, before = self.paces[-RECENT:], self.paces[:-RECENT]
+        usual = statistics.median(pace for pace, _ in before) if len(before) >= BEFORE else 0.0
+        was, self.slow = self.slow, max(pace for pace, _ in recent) < SLOW * usual
+        return self._warning(recent, before, usual) if self.slow and not was else ""
+
+    @staticmethod
+    def _warning(recent: Sequence[Any], before: Sequence[Any], usual: float) -> str:
+        def grown(what: str) -> float:
+            now, then = (statistics.median(spent[what] for _, spent in paces) for paces in (recent, before))
+            return now - then
+
+        what = max(recent[0][1], key=grown)
+        return (
+            f"labelling has slowed down to {statistics.median(pace for pace, _ in recent):.1f} images/s over the last "
+            f"{len(recent)} shards, from {usual:.1f}: what grew is {what}, by {1000 * grown(what):.0f} ms an image; is "
+            "another process at work here, the disk or network slower, or are the images larger?"
+        )
+
+
+class Progress:
+    """A display on standard error, and a log of one JSON line a shard.
+
+    Args:
+        columns: names of the columns that are written.
+        shards: how many there are to do.
+        shown: whether there is a display.
+        log: lines are added to this file; none if None.
+    """
+
+    def __init__(self, columns: Sequence[str], shards: int, shown: bool = False, log: Path | None = None) -> None:
+        self.total, self.shards, self.done = Meter(columns), shards, 0
+        self.reasons: Counter[str] = Counter()
+        """Kind of failure -> samples; one that lacks several labels counts once."""
+        self._why: list[Text] = []
+        self._now: Meter | None = None
+        self._log, self._drift = log, Drift()
+        self._began = time.perf_counter()
+        self._live = Live(get_renderable=self._render, console=Console(stderr=True)) if shown else None
+
+    def __enter__(self) -> Progress:
+        if self._log is not None:
+            with writing(self._log):
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+                self._log.open("a").close()
+        self._began = time.perf_counter()
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if self.done:
+            reasons = dict(self.reasons.most_common())
+            self._write("end", self.total, failures=sum(reasons.values()), reasons=reasons)
+
+    def begin(self) -> Meter:
+        """The meter of the shard that is done next; the display follows it."""
+        self._now = Meter(self.total.columns)
+        return self._now
+
+    def shard(self, name: str, meter: Meter) -> None:
+        """A shard is committed."""
+        self._now = None
+        self.done += 1
+        self.total.add(meter)
+        self.reasons.update(meter.failed.values())
+        self._why = [Text(f"  {count:,} × {reason}") for reason, count in self.reasons.most_common(5)]
+        self._write("shard", meter, shard=name, failures=len(meter.failed))
+        if warning := self._drift.note(meter):
+            log.warning(warning)
+
+    def _left(self) -> float | None:
+        """Seconds until the end, if the rest is as what was done."""
+        done = float(self.done)
+        if (now := self._now) is not None and now.samples:
+            done += now.images / now.samples
+        return (time.perf_counter() - self._began) * (self.shards - done) / done if done else None
+
+    def _write(self, event: str, meter: Meter, **values: Any) -> None:
+        if self._log is None:
+            return
+        experts = {
+            column: {
+                "images": meter.labelled[column],
+                "images_per_second": round(meter.rate(column), 3),
+                "seconds": round(meter.seconds[column], 6),
+                "failures": meter.failures[column],
+            }
+            for column in meter.columns
+            if meter.labelled[column] or meter.failures[column]
+        }
+        line = {
+            "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "event": event,
+            **values,
+            "images": meter.images,
+            "seconds": round(meter.elapsed, 4),
+            "images_per_second": round(meter.images / meter.elapsed, 3) if meter.elapsed else None,
+            "shares": {what: round(share, 4) for what, share in meter.shares().items()},
+            "experts": experts,
+            "shards_done": self.done,
+            "shards": self.shards,
+            "seconds_left": round(left, 1) if (left := self._left()) is not None else None,
+        }
+        with writing(self._log), self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _render(self) -> RenderableType:
+        """What is known now; called by the display's own thread."""
+        seen, now = Meter(self.total.columns), self._now
+        for meter in (self.total, now):
+            if meter is not None:
+                seen.add(meter)
+        failed = sum(self.reasons.values()) + (len(now.failed) if now is not None else 0)
+        rate, left = seen.images / max(time.perf_counter() - self._began, 1e-9), self._left()
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            "labelling", ProgressBar(max(self.shards, 1), self.done, width=24), f"{self.done}/{self.shards} shards",
+            f"{seen.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
+            f"{timedelta(seconds=round(left))} left" if left else "",
+        )  # fmt: skip
+        time_goes = " · ".join(f"{what} {share:.0%}" for what, share in seen.shares().items())
+        rows = Table.grid(padding=(0, 2))
+        for column in seen.columns:
+            failures = f"{seen.failures[column]:,} failed" if seen.failures[column] else ""
+            rows.add_row(f"  {column}", f"{seen.rate(column):.1f} images/s", failures)
+        return Group(head, f"  {time_goes}", rows, *self._why)
