@@ -125,10 +125,10 @@ def bare(expert: Expert, batches: Sequence[Sequence[ImageArray]]) -> tuple[float
     return took, sum(forward)
 
 
-def engine(uri: str | Expert, data: str, out: Path) -> float:
-    """Seconds of labelling, without loading; the log says them."""
+def engine(expert: Expert, data: str, out: Path) -> float:
+    """Seconds of labelling by a warm expert, without loading; the log says them."""
     log = out / "log.jsonl"
-    label(data, [uri], out / "labels", device="cpu", progress=False, log=log)
+    label(data, [expert], out / "labels", device="cpu", progress=False, log=log)
     return float(json.loads(log.read_text().splitlines()[-1])["seconds"])
 
 
@@ -170,6 +170,7 @@ def throughput(uris: dict[str, str], data: str, rounds: int, folder: Path) -> di
     for name, uri in uris.items():
         expert = experts.create(uri)
         expert.load("cpu")
+        expert.load = lambda device="cpu": None  # it stays warm
         batches = in_batches(reader, expert.batch_size)
         images = sum(map(len, batches))
         expert.predict(batches[0])
@@ -178,7 +179,7 @@ def throughput(uris: dict[str, str], data: str, rounds: int, folder: Path) -> di
             alone, forward = bare(expert, batches)
             took["expert"].append(alone)
             took["forward"].append(forward)
-            took["engine"].append(engine(uri, data, folder / f"{name}-{i}"))
+            took["engine"].append(engine(expert, data, folder / f"{name}-{i}"))
             if name == "segformer":
                 took["obvious"].append(obvious(uri.removeprefix("hf:"), reader, folder / f"obvious-{i}"))
         found[name] = {
@@ -250,20 +251,22 @@ def decoding(data: str) -> float:
     return 1000 * cpu(lambda: [decode(reader, entry).key for entry in entries])[0] / len(entries)
 
 
-def memory(counts: Sequence[int], folder: Path) -> dict[str, float]:
-    """Count of small images -> peak MB of a process that labels them."""
+def memory(counts: Sequence[int], folder: Path) -> dict[str, dict[str, float]]:
+    """Count of small images -> peak MB of a process that labels them, and before it begins, with all imported."""
     found = {}
     for count in counts:
         data = photos(folder / str(count), count, SMALL)
         command = [sys.executable, __file__, "--child", data, str(folder / f"labels-{count}")]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found[str(count)] = int(output.split()[-1]) / 1024
+        before, peak = (int(kb) / 1024 for kb in output.split()[-2:])
+        found[str(count)] = {"peak": peak, "before": before}
     return found
 
 
 def child(data: str, out: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     label(data, [Brightness()], out, device="cpu", progress=False)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def foreseen(data: str, uris: Sequence[str], folder: Path) -> dict[str, float]:
@@ -297,7 +300,7 @@ def page(found: dict[str, Any]) -> str:
             f"{row['engine_over_expert']:.1%} | {row['bytes_per_label']:,.0f} |"
         )
     ours, rss = found["throughput"]["segformer"], found["peak_rss_mb"]
-    small, large = rss.values()
+    small, large = (one["peak"] for one in rss.values())
     lines += [
         "", f"The obvious loop (segformer): {ours['engine_over_obvious']:.2f} × its throughput, "
         f"{ours['obvious_bytes_over_ours']:.1f} × fewer bytes.", "",
@@ -310,11 +313,11 @@ def page(found: dict[str, Any]) -> str:
             f"| {task} | {row['bytes_per_label']:,.0f} | {row['float32_bytes_per_label']:,.0f} | {ratio:.1f} | "
             f"{row['encode_cpu_ms']:.2f} | {row['write_cpu_ms']:.2f} |"
         )
-    guess = found["estimate"]
+    guess, peaks = found["estimate"], " and ".join(f"{one['peak']:.0f} MB at {n} images" for n, one in rss.items())
     return "\n".join([
         *lines, "", f"Decoding: {found['decode_cpu_ms']:.2f} CPU ms an image of these.", "",
-        f"Peak memory: {' and '.join(f'{mb:.0f} MB at {int(n):,} images' for n, mb in rss.items())} "
-        f"({large / small - 1:+.1%}).", "",
+        f"Peak memory: {peaks} ({large / small - 1:+.1%}); {rss[min(rss, key=int)]['before']:.0f} MB with all imported.",
+        "",
         f"Estimate over truth: time {guess['estimated_seconds_over_true']:.2f}, "
         f"bytes {guess['estimated_bytes_over_true']:.2f}.", "",
     ])  # fmt: skip
