@@ -150,7 +150,8 @@ def _shard(column: Column, shard: str, reader: Reader | None, tally: _Tally) -> 
         return
     with files.near(tar):
         if marks.get(TAR_MARK.encode(), digest := sha256(tar).encode()) != digest:
-            yield Problem(column.name, shard, "", "the tar is not as written; remove the .parquet and label again")
+            told = "the tar is not as it was written; remove the .parquet and label again"
+            yield Problem(column.name, shard, "", told)
         yield from _rows(column, shard, rows, tally)
 
 
