@@ -314,10 +314,10 @@ def page(found: dict[str, Any]) -> str:
             f"{row['encode_cpu_ms']:.2f} | {row['write_cpu_ms']:.2f} |"
         )
     guess, peaks = found["estimate"], " and ".join(f"{one['peak']:.0f} MB at {n} images" for n, one in rss.items())
+    imported = rss[min(rss, key=int)]["before"]
     return "\n".join([
         *lines, "", f"Decoding: {found['decode_cpu_ms']:.2f} CPU ms an image of these.", "",
-        f"Peak memory: {peaks} ({large / small - 1:+.1%}); {rss[min(rss, key=int)]['before']:.0f} MB with all imported.",
-        "",
+        f"Peak memory: {peaks} ({large / small - 1:+.1%}); {imported:.0f} MB with all imported.", "",
         f"Estimate over truth: time {guess['estimated_seconds_over_true']:.2f}, "
         f"bytes {guess['estimated_bytes_over_true']:.2f}.", "",
     ])  # fmt: skip
