@@ -185,7 +185,9 @@ def detr() -> Built:
 
 
 def detr_panoptic() -> Built:
-    config = t.DetrConfig(**{**DETR, "d_model": 128, "encoder_attention_heads": 8}, backbone_config=resnet(1, 2, 3, 4), id2label=NAMES)
+    config = t.DetrConfig(
+        **{**DETR, "d_model": 128, "encoder_attention_heads": 8}, backbone_config=resnet(1, 2, 3, 4), id2label=NAMES
+    )
     return t.DetrForSegmentation(config), t.DetrImageProcessor(**RESIZED)
 
 

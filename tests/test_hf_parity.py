@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hf_models as zoo
 import numpy as np
 import pytest
 import torch
 import transformers as t
-from hf_models import NAMES, PROMPTS, Build, save
 from PIL import Image
 
+import hf_models as zoo
 from clipzoo import demo, experts, tasks
 from clipzoo.readers import open_dataset
 from clipzoo.tasks import _rle
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray, View, decode_image
+from hf_models import NAMES, PROMPTS, Build, save
 
 SIZES = ((58, 83), (97, 41), (33, 64))
 VOID = 2
@@ -138,9 +138,7 @@ def instances(folder: Path, pictures: Pictures) -> list[Found]:
         )[0]
         maps, infos = found["segmentation"].numpy(), found["segments_info"]
         masks = [maps[i] > 0 if apart else maps == info["id"] for i, info in enumerate(infos)]
-        objects.append(
-            boxed((info["label_id"], info["score"], mask) for info, mask in zip(infos, masks, strict=True))
-        )
+        objects.append(boxed((info["label_id"], info["score"], mask) for info, mask in zip(infos, masks, strict=True)))
     return objects
 
 
@@ -214,7 +212,9 @@ def agree(label: Any, theirs: Any, void: bool) -> None:
                 assert np.mean(_rle.decode(text, label.size) == mask) > 0.999
     elif isinstance(label, Segmentation):
         assert label.valid.shape == theirs.shape
-        assert np.mean(np.where(label.valid, label.ids.astype(int), -1) == theirs) > 0.999  # ties fall another way in a batch
+        assert (
+            np.mean(np.where(label.valid, label.ids.astype(int), -1) == theirs) > 0.999
+        )  # ties fall another way in a batch
     else:
         assert label.values.shape == theirs.shape
         known = theirs > 0 if label.kind == "metric" else np.isfinite(theirs)
