@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hf_models as zoo
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers as t
-from hf_models import NAMES, PROMPTS, SQUARE, changed, save
-from making import image
 from safetensors.torch import load_file, save_file
 
+import hf_models as zoo
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError
-from clipzoo.experts import hf
-from clipzoo.experts.base import ExpertInput, sha256
+from clipzoo.experts.base import sha256
 from clipzoo.types import ImageArray
+from hf_models import SQUARE, changed, save
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hf_models as zoo
 import numpy as np
 import pytest
 import torch
 import transformers as t
-from hf_models import NAMES, PROMPTS, Build, save
 from PIL import Image
 
+import hf_models as zoo
 from clipzoo import demo, experts, tasks
 from clipzoo.readers import open_dataset
 from clipzoo.tasks import _rle
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray, View, decode_image
+from hf_models import NAMES, PROMPTS, Build, save
 
 SIZES = ((58, 83), (97, 41), (33, 64))
 VOID = 2

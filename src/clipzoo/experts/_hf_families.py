@@ -15,6 +15,9 @@ from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Family
 from clipzoo.tasks.depth import Kind
 
+VOID = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored", "n/a"})
+"""Names of classes that mean 'not known'."""
+
 Form = Literal["depth", "semantic", "masks", "boxes", "owl", "grounding"]
 Mode = Literal["semantic", "instance", "panoptic"]
 
@@ -67,7 +70,7 @@ def family_of(architecture: str, name: str, told: Mapping[str, Any]) -> HfFamily
 
 # Rows --------------------------------------------------------------------------------------------------------
 
-LIBRARY = "github.com/huggingface/transformers, src/transformers/models"
+LIBRARY = "github.com/huggingface/transformers, models"
 
 
 def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more: Any) -> HfFamily:
@@ -84,14 +87,14 @@ def _semantic(name: str, architectures: tuple[str, ...], source: str) -> HfFamil
 
 def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Any) -> HfFamily:
     gives = (
-        "masks with classes of id2label: semantic (votes), panoptic (void where no segment is sure) or, as detection, "
-        "instances with boxes and masks"
+        "masks with classes of id2label: by votes (semantic), as segments (panoptic; unknown where none is sure), or as "
+        "a detection instances with boxes and masks"
     )
     return HfFamily(name, "segmentation", gives, source, form="masks", architectures=architectures, **more)
 
 
 def _boxes(name: str, architectures: tuple[str, ...], source: str, **more: Any) -> HfFamily:
-    gives = "boxes with classes of id2label, each with a score; boxes of a class called N/A or void are ignored"
+    gives = "boxes with classes of id2label, each with a score; those of classes that mean 'not known' ignored"
     return HfFamily(name, "detection", gives, source, **{"form": "boxes", "architectures": architectures, **more})
 
 
@@ -182,7 +185,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _boxes(
         "DETR", ("DetrForObjectDetection",),
-        f"Carion et al., arXiv 2005.12872, section 3; {LIBRARY}/detr/image_processing_detr.py: the last logit is no object",
+        f"Carion et al., arXiv 2005.12872, section 3; {LIBRARY}/detr/image_processing_detr.py: the last is no object",
     ),
     _boxes(
         "Conditional DETR", ("ConditionalDetrForObjectDetection",),
@@ -194,7 +197,8 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _boxes(
         "RT-DETR 1 and 2", ("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection"),
-        f"Zhao et al., arXiv 2304.08069, and Lv et al., arXiv 2407.17140; {LIBRARY}/rt_detr/image_processing_rt_detr.py",
+        "Zhao et al., arXiv 2304.08069, and Lv et al., arXiv 2407.17140; "
+        f"{LIBRARY}/rt_detr/image_processing_rt_detr.py",
     ),
     _boxes(
         "D-FINE", ("DFineForObjectDetection",),

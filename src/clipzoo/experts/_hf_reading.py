@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._hf_families import HfFamily
+from clipzoo.experts._hf_families import VOID, HfFamily
 from clipzoo.experts._hf_source import Source
 from clipzoo.tasks.base import Convention
 
 Size = tuple[int, int]
 """(H, W)."""
-
-VOID = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored", "n/a"})
-"""Names of classes that mean 'not known'."""
 
 
 @dataclass(frozen=True)
