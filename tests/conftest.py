@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from clipzoo.store import Column, ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.segmentation import Segmentation
+from serving import BUCKET, S3, s3
 
 WORDS = ("red", "green", "blue", "dark", "bright", "square")
 
@@ -114,3 +117,43 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     return f"local-dir:{folder}"
+
+
+# Places behind a network ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[S3]:
+    for name in ("s3fs", "moto", "flask", "flask_cors", "boto3"):
+        pytest.importorskip(name)
+    with s3(BUCKET) as server:
+        yield server
+
+
+@pytest.fixture
+def in_s3(store_server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """The environment of a user of the server."""
+    for name, value in store_server.environment.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield store_server
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
+def far(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty place in a store."""
+    if request.param == "s3":
+        request.getfixturevalue("in_s3")
+        yield f"s3://{BUCKET}/{tmp_path.name}"
+    else:
+        yield "memory://here"
+        fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    yield "memory://here"
+    fsspec.filesystem("memory").store.clear()

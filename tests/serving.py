@@ -14,6 +14,33 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from clipzoo import files
+from clipzoo.files._remote import Remote
+from clipzoo.labeling import ColumnReport, label
+from making import Bright, Near
+
+BUCKET = "bucket"
+
+
+def put(folder: Path, address: str) -> str:
+    """A folder of the disk, in a store."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            Remote.parse(f"{address}/{path.relative_to(folder)}").write(path.read_bytes())
+    return address
+
+
+def run(data: object, out: object, *experts: object, **options: Any) -> list[ColumnReport]:
+    return label(str(data), list(experts) or [Bright(), Near()], str(out), device="cpu", progress=False, **options)
+
+
+def contents(out: object) -> dict[str, bytes]:
+    """Every byte of a store that is not a cost."""
+    root = files.place(str(out))
+    return {
+        name: (root / name).read_bytes() for name in sorted(files.below(root)) if re.search(r"(tar|parquet)$", name)
+    }
+
 
 @dataclass
 class Web:

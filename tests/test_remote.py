@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import random
-import re
-import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -30,53 +23,13 @@ from clipzoo.cli import app
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.data.batches import loader
 from clipzoo.errors import DatasetError, RemoteError, SampleError, StoreError
-from clipzoo.files import _near, _remote, lock
+from clipzoo.files import _near, _remote
 from clipzoo.files._remote import Remote
-from clipzoo.labeling import label
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import Store, verify
+from clipzoo.store import Store
 from making import Bright, Near, encoded, image, make_dataset
-from serving import S3, Web, s3, web
-
-BUCKET = "bucket"
-
-
-@pytest.fixture(scope="session")
-def store_server() -> Iterator[S3]:
-    for name in ("s3fs", "moto", "flask", "flask_cors", "boto3"):
-        pytest.importorskip(name)
-    with s3(BUCKET) as server:
-        yield server
-
-
-@pytest.fixture
-def in_s3(store_server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """The environment of a user of the server."""
-    for name, value in store_server.environment.items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield store_server
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
-def far(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty place in a store."""
-    if request.param == "s3":
-        request.getfixturevalue("in_s3")
-        yield f"s3://{BUCKET}/{tmp_path.name}"
-    else:
-        yield "memory://here"
-        fsspec.filesystem("memory").store.clear()
-
-
-@pytest.fixture
-def memory() -> Iterator[str]:
-    yield "memory://here"
-    fsspec.filesystem("memory").store.clear()
+from serving import BUCKET, Web, contents, put, run, web
 
 
 @pytest.fixture
@@ -92,14 +45,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         yield server
 
 
-def put(folder: Path, address: str) -> str:
-    """A folder of the disk, in a store."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            Remote.parse(f"{address}/{path.relative_to(folder)}").write(path.read_bytes())
-    return address
-
-
 def everything(reader: Reader) -> list[tuple[object, ...]]:
     """Every sample that a reader gives, and every reason."""
     entries = [entry for shard in reader.shards for entry in reader.index(shard)]
@@ -107,18 +52,6 @@ def everything(reader: Reader) -> list[tuple[object, ...]]:
         (e.shard, e.key, e.error) if e.error else (e.shard, e.key, (s := reader.read(e)).image, s.caption)
         for e in entries
     ]
-
-
-def run(data: object, out: object, *experts: object, **options: object):
-    return label(str(data), list(experts) or [Bright(), Near()], str(out), device="cpu", progress=False, **options)
-
-
-def contents(out: object) -> dict[str, bytes]:
-    """Every byte of a store that is not a cost."""
-    root = files.place(str(out))
-    return {
-        name: (root / name).read_bytes() for name in sorted(files.below(root)) if re.search(r"(tar|parquet)$", name)
-    }
 
 
 # Datasets --------------------------------------------------------------------------------------------------
@@ -287,227 +220,6 @@ def test_labels_on_the_web_are_read_by_name(site, data, tmp_path):
     assert np.array_equal(there.label("00000", row).values, here.label("00000", row).values)
     with pytest.raises(RemoteError, match=r"cannot be listed|refused"):
         there.committed()
-
-
-# Stores ----------------------------------------------------------------------------------------------------
-
-
-def test_a_store_far_away_is_the_store_of_the_disk_and_goes_on_where_it_stopped(far, data, tmp_path):
-    (data / "00001.tar").write_bytes((data / "00001.tar").read_bytes()[:-9000])  # some fail
-    run(data, tmp_path / "labels", max_failures=1)
-    there = put(data, f"{far}/data")
-    run(there, f"{far}/labels", shards=["00001"], max_failures=1)
-    assert len(contents(f"{far}/labels")) == 4
-    reports = run(there, f"{far}/labels", max_failures=1)
-    assert [report.shards for report in reports] == [3, 3]
-    assert sum(report.labelled for report in reports) < sum(report.labels for report in reports)
-    assert contents(f"{far}/labels") == contents(tmp_path / "labels")
-    assert [report.labelled for report in run(there, f"{far}/labels", max_failures=1)] == [0, 0]
-    assert run(there, f"{far}/labels", max_failures=1, retry_failed=True)[0].failures > 0
-    assert contents(f"{far}/labels") == contents(tmp_path / "labels")
-    assert verify(Store(f"{far}/labels"), open_dataset(there)) == verify(
-        Store(tmp_path / "labels"), open_dataset(there)
-    )
-    for column in Store(f"{far}/labels").columns():
-        same = Store(tmp_path / "labels").column(column.task, column.slug).manifest
-        assert column.manifest.counts == same.counts
-        assert [line["event"] for line in files_lines(column.path)].count("end") >= 2
-        assert not (column.path / ".lock").exists()
-
-
-def files_lines(folder) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "runs.jsonl").read_bytes().splitlines()]
-
-
-def test_verify_finds_what_is_wrong_far_away(memory, data):
-    run(data, f"{memory}/labels", Bright())
-    assert verify(Store(f"{memory}/labels"), open_dataset(str(data))) == []
-    column = Store(f"{memory}/labels").column("segmentation", "test-bright")
-    tar = column.file("00000", ".tar")
-    tar.write(tar.read_bytes()[:3000])
-    column.file("00001", ".tar").unlink()
-    problems = [str(problem) for problem in verify(Store(f"{memory}/labels"))]
-    assert any("truncated" in problem for problem in problems)
-    assert any("the tar is missing" in problem for problem in problems)
-
-
-def test_the_verbs_take_addresses(far, data, tmp_path):
-    run(data, tmp_path / "a", Bright(), shards=["00000"])
-    run(data, f"{far}/b", Bright(), shards=["00001", "00002"])
-    run(data, f"{far}/b", Near(), shards=["00001"])
-
-    def cli(*words: str) -> str:
-        result = CliRunner().invoke(app, [*words], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return re.sub(r"\s+", " ", result.output)
-
-    cli("labels", "merge", str(tmp_path / "a"), f"{far}/b", "--out", f"{far}/all")
-    run(data, tmp_path / "whole", Bright())
-    column = "segmentation/test-bright"
-    merged = {name: data for name, data in contents(f"{far}/all").items() if name.startswith(column)}
-    assert merged == contents(tmp_path / "whole")
-    assert column in cli("labels", "ls", f"{far}/all")
-    assert "test:bright" in cli("labels", "show", f"{far}/all", column)
-    assert "nothing is wrong" in cli("labels", "verify", f"{far}/all", "--data", str(data))
-    cli("labels", "merge", f"{far}/all", "--out", str(tmp_path / "back"))
-    assert contents(tmp_path / "back") == contents(f"{far}/all")
-    cli("inspect", f"{far}/all", "--data", str(data), "--out", str(tmp_path / "gallery.html"))
-    cli("labels", "rm", f"{far}/all", column, "--yes")
-    assert [one.name for one in Store(f"{far}/all").columns()] == ["depth/test-near"]
-    assert not [name for name in files.below(files.place(f"{far}/all")) if "bright" in name]
-    with pytest.raises(StoreError, match="it has: depth/test-near"):
-        Store(f"{far}/all").column("segmentation", "test-bright")
-
-
-def test_a_killed_removal_leaves_a_smaller_column(memory, data, monkeypatch):
-    run(data, f"{memory}/labels", Bright())
-    store, left = Store(f"{memory}/labels"), [2]
-    unlink = Remote.unlink
-
-    def stop(self, missing_ok=False):
-        left[0] -= 1
-        if left[0] < 0 and self.name != ".lock":
-            raise KeyboardInterrupt
-        unlink(self, missing_ok)
-
-    monkeypatch.setattr(Remote, "unlink", stop)
-    with pytest.raises(KeyboardInterrupt):
-        store.remove("segmentation", "test-bright")
-    monkeypatch.undo()
-    assert len(store.columns()[0].committed()) == 1
-    store.remove("segmentation", "test-bright")
-    assert store.columns() == []
-
-
-def test_a_shard_counts_when_it_is_whole(memory, data, monkeypatch):
-    """The upload of a shard's mark is the last one; what stops before leaves nothing that counts."""
-    upload = Remote.upload
-
-    def stop(self, path):
-        if self.name == "00001.parquet":
-            raise KeyboardInterrupt
-        upload(self, path)
-
-    monkeypatch.setattr(Remote, "upload", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(data, f"{memory}/labels", Bright())
-    monkeypatch.undo()
-    column = Store(f"{memory}/labels").columns()[0]
-    assert column.file("00001", ".tar").exists()
-    assert column.committed() == {"00000"}
-    assert not [*_near._folder(os.getpid()).glob("*.tar")]
-    run(data, f"{memory}/labels", Bright())
-    assert column.committed() == {"00000", "00001", "00002"}
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_of_an_upload_it_goes_on(in_s3, data, tmp_path):
-    run(data, tmp_path / "labels", Bright())
-    out = f"s3://{BUCKET}/killed"
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from making import Bright; from clipzoo.labeling import label\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "label(sys.argv[2], [Bright()], sys.argv[3], device='cpu', progress=False)"
-    )
-    for kill_at in (2, 1):
-        worker = subprocess.Popen(
-            [sys.executable, "-c", script, str(Path(__file__).parent), str(data), out],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-        )  # fmt: skip
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-        in_s3.victim, in_s3.kill_at = worker.pid, kill_at
-        worker.communicate("\n", timeout=120)
-        assert worker.returncode == -signal.SIGKILL
-        column = Store(out).columns()[0]
-        assert column.committed() == {"00000"}
-        assert (column.path / ".lock").exists(), "of the dead process"
-    assert [*tmp_path.glob("clipzoo-*/*.tar")], "its draft"
-    with pytest.MonkeyPatch.context() as patch:  # the next run on this machine clears up
-        patch.setattr("tempfile.tempdir", str(tmp_path))
-        _near._folder(-1)
-        assert not [*tmp_path.glob("clipzoo-*/*.tar")]
-    run(data, out, Bright())
-    assert contents(out) == contents(tmp_path / "labels")
-    assert verify(Store(out), open_dataset(str(data))) == []
-
-
-# One writer ------------------------------------------------------------------------------------------------
-
-
-def held(far: str, **changes: object) -> Remote:
-    """A lock as another machine would have left it."""
-    path = Remote.parse(f"{far}/x/.lock")
-    values = {"host": "elsewhere", "machine": "m", "pid": 1, "token": "t", "time": time.time(), **changes}
-    path.write(json.dumps(values).encode())
-    return path
-
-
-def test_one_writes_at_a_time(far):
-    folder = files.place(f"{far}/x")
-    with lock.alone(folder, StoreError, "why not"):
-        said = rf"process {os.getpid()} on .*sign of life.*why not.*remove .*x/\.lock"
-        with pytest.raises(StoreError, match=said), lock.alone(folder, StoreError, "why not"):
-            raise AssertionError
-        with pytest.raises(FileExistsError):
-            (folder / ".lock").write(b"", new=True)
-    with lock.alone(folder, StoreError, "why not"):
-        pass
-    assert not (folder / ".lock").exists()
-
-
-def test_of_two_that_come_at_once_one_gets_it(far, monkeypatch):
-    """Neither sees a lock when it looks."""
-    folder, both, got = files.place(f"{far}/x"), threading.Barrier(2), []
-    look = lock._holder
-    monkeypatch.setattr(lock, "_holder", lambda path: {} if not both.wait(10) < 0 else look(path))
-
-    def take() -> None:
-        try:
-            with lock.alone(folder, StoreError, "why"):
-                got.append("in")
-                both.wait(10)
-        except StoreError:
-            got.append("out")
-        except threading.BrokenBarrierError:
-            pass
-
-    with ThreadPoolExecutor(2) as pool:
-        [*pool.map(lambda _: take(), range(2))]
-    assert sorted(got) == ["in", "out"]
-
-
-def test_a_lock_ends_with_its_holder(memory):
-    folder = files.place(f"{memory}/x")
-    for living in ({}, {"pid": os.getpid(), "machine": lock._machine()}, {"time": time.time() - 600}):
-        held(memory, **living)
-        with pytest.raises(StoreError, match="in use"), lock.alone(folder, StoreError, "why"):
-            raise AssertionError
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    for gone in ({"time": time.time() - 901}, {"pid": dead.pid, "machine": lock._machine()}):
-        path = held(memory, **gone)
-        with lock.alone(folder, StoreError, "why"):
-            assert lock._holder(path)["pid"] == os.getpid()
-    path.write(b"garbage")
-    with pytest.raises(StoreError, match="unknown"), lock.alone(folder, StoreError, "why"):
-        raise AssertionError
-
-
-def test_a_lock_gives_signs_of_life_and_leaves_anothers_alone(memory, monkeypatch):
-    monkeypatch.setattr(lock, "RENEWED", 0.02)
-    folder = files.place(f"{memory}/x")
-    with lock.alone(folder, StoreError, "why"):
-        first = lock._holder(folder / ".lock")["time"]
-        until = time.monotonic() + 10
-        while lock._holder(folder / ".lock")["time"] == first and time.monotonic() < until:
-            time.sleep(0.02)
-        assert lock._holder(folder / ".lock")["time"] > first
-        held(memory)
-        time.sleep(0.1)
-        assert lock._holder(folder / ".lock")["host"] == "elsewhere"
-    assert lock._holder(folder / ".lock")["host"] == "elsewhere"
 
 
 # Plain words -----------------------------------------------------------------------------------------------

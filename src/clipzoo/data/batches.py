@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -130,10 +129,8 @@ class TrainingSet(Dataset[Seen]):
     def __getitems__(self, positions: Sequence[Position]) -> list[Seen]:
         """Many at once: what a DataLoader calls for a batch."""
         rows = self.plan.rows([index for _, index in positions])
-        if self.threads == 1:
-            return [self._see(row, *position) for row, position in zip(rows, positions, strict=True)]
-        with ThreadPoolExecutor(self.threads) as pool:  # one a batch: none may outlive a fork
-            return list(pool.map(lambda row, position: self._see(row, *position), rows, positions))
+        pairs = zip(rows, positions, strict=True)
+        return list(files.ahead(lambda pair: self._see(pair[0], *pair[1]), pairs, self.threads))
 
     def _see(self, row: Mapping[str, Any], epoch: int, index: int) -> Seen:
         try:

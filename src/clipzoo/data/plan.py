@@ -18,12 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clipzoo import files
 from clipzoo.errors import PlanError
 from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column
 
 _SPANS = ("offset", "size")
+
+INDEXED = 8
+"""Shards that are indexed at once, from a network."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ class Plan:
         for column in columns.values():
             column.manifest.belongs(identity, column.path)
         tables, left_out, total = [], Counter[str](), 0
-        for shard in reader.shards:
-            entries = reader.index(shard)
+        indexes = files.ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
+        for shard, entries in zip(reader.shards, indexes, strict=False):
             left_out.update(_reason(e) for e in entries if e.error)
             table = _samples([e for e in entries if not e.error])
             for name, column in columns.items():

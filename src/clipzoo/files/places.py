@@ -13,17 +13,20 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, TypeVar
 
 from clipzoo.errors import RemoteError
 from clipzoo.files import _local, _near
 from clipzoo.files._remote import Remote, RemoteFile
 
 Place: TypeAlias = Path | Remote
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 ASKED = 32
 """Requests that run at once where each waits for a network."""
@@ -102,6 +105,25 @@ def read_spans(path: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
 def threads(where: Place) -> int:
     """How many threads should read at once, beside those that compute: 1 from a disk."""
     return 1 if isinstance(where, Path) else ASKED
+
+
+def ahead(call: Callable[[In], Out], items: Iterable[In], many: int) -> Iterator[Out]:
+    """``call`` of each item, in their order; ``many`` of them at once, where that is more than 1."""
+    if many == 1:
+        yield from map(call, items)
+        return
+    waiting: deque[Future[Out]] = deque()
+    with ThreadPoolExecutor(many) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(call, item))
+                if len(waiting) == many:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def raw(path: Place) -> io.RawIOBase:
@@ -212,8 +234,7 @@ def found(patterns: Iterable[str]) -> list[Place]:
 
 
 def _there(places: Sequence[Remote]) -> list[Remote]:
-    with ThreadPoolExecutor(ASKED) as pool:
-        return [one for one, there in zip(places, pool.map(Remote.is_file, places), strict=True) if there]
+    return [one for one, there in zip(places, ahead(Remote.is_file, places, ASKED), strict=True) if there]
 
 
 # Write -----------------------------------------------------------------------------------------------------

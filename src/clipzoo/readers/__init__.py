@@ -24,6 +24,7 @@ def open_dataset(location: str) -> Reader:
 
     Raises:
         DatasetError: nothing is there, or no format or more than one knows it.
+        RemoteError: its address cannot be reached.
     """
     return open_location(Location.parse(location))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -40,10 +39,6 @@ SCHEMA = pa.schema(
 
 EXPERT_MARK, TAR_MARK = "expert", "tar_sha256"
 """What a shard's parquet says beside its rows: `Manifest.digest`, and the checksum of the tar that belongs to it."""
-
-
-AHEAD = 32
-"""Shards' rows that are read before they are asked for, from a network."""
 
 
 class Column:
@@ -116,12 +111,9 @@ class Column:
         return table
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
-        """(shard, `rows`) of every committed shard, by the order of names; a few are read ahead."""
+        """(shard, `rows`) of every committed shard, by the order of names."""
         shards = sorted(self.committed())
-        with ThreadPoolExecutor(files.threads(self.path)) as pool:
-            for first in range(0, len(shards), AHEAD):
-                some = shards[first : first + AHEAD]
-                yield from zip(some, pool.map(self.rows, some), strict=True)
+        return zip(shards, files.ahead(self.rows, shards, files.threads(self.path)), strict=True)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """The bytes of one label; safe in threads and forked workers.
