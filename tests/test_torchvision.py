@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,20 @@ def randomised(name: str) -> Any:
     model = get_model(name, weights=None, weights_backbone=None, **more).eval()
     with torch.no_grad():
         for key, values in model.named_parameters():
-            if "classifier" in key and values.ndim > 1:
-                values.mul_(30)
+            if "classification_head" in key and "lite" in name and values.ndim > 1:
+                values.mul_(8)
             if values.ndim == 1 and len(values) % 91 == 0 and ("cls" in key or "classification" in key):
                 values.view(-1, 91).copy_(torch.randn(91))
                 values.view(-1, 91)[:, LIKED] += 4 if "mobile" in name or "rcnn" in name else 2
             if key.startswith("roi_heads.box_predictor.cls_score.bias") and len(values) == 2:
                 values.copy_(torch.tensor([0.0, 1.0]))
+        if name in SEGMENTATIONS:  # no class is better than the others everywhere
+            last = [
+                module
+                for key, module in model.named_modules()
+                if re.match("classifier", key) and hasattr(module, "bias")
+            ]
+            last[-1].bias -= model(torch.randn(1, 3, 64, 64))["out"].mean((0, 2, 3))
     return model
 
 
@@ -80,7 +88,7 @@ def judge_detection(expert: experts.Expert, model: Any, name: str, sizes=SIZES) 
     names = get_model_weights(name).DEFAULT.meta["categories"]
     if name not in FIXED:
         model.transform.min_size = (64,)
-    seen = set()
+    seen: set[int] = set()
     for number, size in enumerate(sizes):
         pictures = [image(10 * number + i, size) for i in range(2)]
         for label, picture in zip(expert.predict(pictures), pictures, strict=True):
@@ -90,6 +98,9 @@ def judge_detection(expert: experts.Expert, model: Any, name: str, sizes=SIZES) 
             sides = (found["boxes"][:, 2:] > found["boxes"][:, :2] + 1 / 256).all(1)
             wanted = np.array([names[i] not in ("N/A", "__background__", "no person") for i in found["labels"]], bool)
             kept = np.flatnonzero((found["scores"] > 0.05) & wanted & sides)
+            if name in FIXED:  # so weak that scores of other boxes are equal but for rounding: any order is right
+                kept = kept[np.lexsort((*found["boxes"][kept].round(1).T, found["labels"][kept]))]
+                label = label.take(np.lexsort((*label.boxes.round(1).T, label.ids)))
             assert [expert.card.convention.classes[i] for i in label.ids] == [names[i] for i in found["labels"][kept]]
             assert label.boxes == pytest.approx(found["boxes"][kept], abs=0.02)
             assert label.scores == pytest.approx(found["scores"][kept], abs=1e-4)
