@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,8 +30,11 @@ T = TypeVar("T")
 DATA, WRITING, COMMIT = "data", "writing", "commit"
 """What the labelling thread spends time on beside the experts: waiting for images, for encoded labels, for the disk."""
 
-RECENT, BEFORE, SLOW = 3, 5, 0.5
-"""Throughput has drifted where so many shards, after at least so many others, are below this share of their median."""
+RECENT, BEFORE, SLOW, LOOK_BACK = 3, 5, 0.5, 200
+"""Throughput has drifted where so many shards, after at least so many others, are below this share of their median.
+
+So many shards are looked back on.
+"""
 
 
 class Meter:
@@ -126,7 +129,8 @@ class Drift:
             return ""
         pace = meter.images / meter.elapsed
         self.paces.append((pace, {what: share / pace for what, share in meter.shares().items()}))
-        recent, before = self.paces[-RECENT:], self.paces[:-RECENT]
+        paces = list(self.paces)
+        recent, before = paces[-RECENT:], paces[:-RECENT]
         usual = statistics.median(pace for pace, _ in before) if len(before) >= BEFORE else 0.0
         was, self.slow = self.slow, max(pace for pace, _ in recent) < SLOW * usual
         return self._warning(recent, before, usual) if self.slow and not was else ""
