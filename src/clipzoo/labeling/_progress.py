@@ -119,7 +119,7 @@ Pace = tuple[float, dict[str, float]]
 class Drift:
     """Notices when throughput falls and stays low."""
 
-    paces: deque[tuple[float, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=LOOK_BACK))
+    paces: deque[Pace] = field(default_factory=lambda: deque(maxlen=LOOK_BACK))
     """Of each shard: images a second, and seconds an image by what they went to."""
     slow: bool = False
 
