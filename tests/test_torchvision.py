@@ -42,14 +42,25 @@ def randomised(name: str) -> Any:
                 values.view(-1, 91)[:, LIKED] += 4 if "mobile" in name or "rcnn" in name else 2
             if key.startswith("roi_heads.box_predictor.cls_score.bias") and len(values) == 2:
                 values.copy_(torch.tensor([0.0, 1.0]))
+        if "mobile" in name:
+            calibrate(model, name in SEGMENTATIONS)
         if name in SEGMENTATIONS:  # no class is better than the others everywhere
-            last = [
-                module
-                for key, module in model.named_modules()
-                if re.match("classifier", key) and hasattr(module, "bias")
-            ]
-            last[-1].bias -= model(torch.randn(1, 3, 64, 64))["out"].mean((0, 2, 3))
+            own = [values for key, values in model.named_parameters() if re.match(r"classifier\..*bias", key)]
+            picture = get_model_weights(name).DEFAULT.transforms(resize_size=64)(tensor(image(0, SIZES[0])))
+            own[-1] -= model(picture[None])["out"].mean((0, 2, 3))
     return model
+
+
+def calibrate(model: Any, segmentation: bool) -> None:
+    """Batch statistics of noise: without them, little of a picture reaches the last layers of a random MobileNet."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    noise = torch.rand(2, 3, 64, 64)
+    model(noise * 4 - 2 if segmentation else list(noise))
+    for norm in norms:
+        norm.eval()
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -71,6 +82,7 @@ def tensor(picture: np.ndarray) -> torch.Tensor:
 
 def judge_segmentation(expert: experts.Expert, model: Any, name: str) -> None:
     transforms = get_model_weights(name).DEFAULT.transforms(resize_size=64)
+    seen: set[int] = set()
     for number, size in enumerate(SIZES):
         pictures = [image(10 * number + i, size) for i in range(2)]
         for label, picture in zip(expert.predict(pictures), pictures, strict=True):
@@ -81,7 +93,8 @@ def judge_segmentation(expert: experts.Expert, model: Any, name: str) -> None:
             assert label.valid.all()
             assert label.confidence == pytest.approx(float(logits.softmax(1).amax(1).mean()), abs=1e-3)
             tasks.get("segmentation").check(label, expert.card.convention)
-            assert len(np.unique(best)) > 1
+            seen |= set(best.ravel().tolist())
+    assert len(seen) > 1
 
 
 def judge_detection(expert: experts.Expert, model: Any, name: str, sizes=SIZES) -> None:
