@@ -139,6 +139,19 @@ def test_oneformers_processor_tells_its_things(folders: Any) -> None:
     assert card(folders(zoo.oneformer), "?mode=panoptic&task=detection").preprocessing["things"] == (3, 4)
 
 
+def test_oneformer_fetches_no_names_of_classes(tmp_path: Path) -> None:
+    """Published processors name a file of another repository of the hub, which only training needs."""
+    folder = save(zoo.oneformer, tmp_path)
+    path = folder / "processor_config.json"
+    values = json.loads(path.read_text())
+    values["image_processor"]["class_info_file"] = "ade20k_panoptic.json"
+    path.write_text(json.dumps(values))
+    for query in ("", "?task=detection"):
+        expert = experts.create(f"hf:{folder}{query}")
+        expert.load()
+        assert expert.predict([image(0)])
+
+
 # Boxes -------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class BoxesReading(Reading):
     """Boxes with classes out of ``id2label``."""
 
     auto = "AutoModelForObjectDetection"
-    options = ("threshold", "floor")
+    options: ClassVar[tuple[str, ...]] = ("threshold", "floor")
     task = "detection"
 
     def __init__(self, model: Model) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class DepthReading(Reading):
     """A map of depths or disparities."""
 
     auto = "AutoModelForDepthEstimation"
-    options = ("kind", "along")
+    options: ClassVar[tuple[str, ...]] = ("kind", "along")
     task = "depth"
 
     def __init__(self, model: Model) -> None:

@@ -87,8 +87,8 @@ def _semantic(name: str, architectures: tuple[str, ...], source: str) -> HfFamil
 
 def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Any) -> HfFamily:
     gives = (
-        "masks with classes of id2label: by votes (semantic), as segments (panoptic; unknown where none is sure), or as "
-        "a detection instances with boxes and masks"
+        "masks with classes of id2label: by votes (semantic), as segments (panoptic; unknown where none is sure), or "
+        "as a detection instances with boxes and masks"
     )
     return HfFamily(name, "segmentation", gives, source, form="masks", architectures=architectures, **more)
 

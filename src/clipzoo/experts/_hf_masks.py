@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class MasksReading(SemanticReading):
     """Masks with classes, read as what they were trained to be."""
 
     auto = "AutoModelForUniversalSegmentation"
-    options = ("task", "mode", "things", "threshold")
+    options: ClassVar[tuple[str, ...]] = ("task", "mode", "things", "threshold")
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -94,7 +94,7 @@ class MasksReading(SemanticReading):
         function = post(processor, f"post_process_{self.mode}_segmentation")
         known = inspect.signature(function).parameters
         whole = "return_binary_maps" in known  # one mask each, small; a map of ids loses where instances overlap
-        wishes = {"return_binary_maps": True} if whole else {"target_sizes": [size]}
+        wishes: dict[str, Any] = {"return_binary_maps": True} if whole else {"target_sizes": [size]}
         if "label_ids_to_fuse" in known:
             wishes["label_ids_to_fuse"] = set()
         (found,) = function(output, threshold=self.threshold, **wishes)
@@ -149,7 +149,7 @@ def _mode(model: Model, told: bool) -> Mode:
             f"what were the masks of {model.name} trained to be? Its files do not say; see its model card and add "
             "?mode=semantic (a class for every pixel), ?mode=instance (objects) or ?mode=panoptic (both) to the URI"
         )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _task(model: Model, mode: Mode) -> str:

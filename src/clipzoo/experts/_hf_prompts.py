@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class PromptsReading(BoxesReading):
     """Boxes of what a text names."""
 
     auto = "AutoModelForZeroShotObjectDetection"
-    options = ("classes", "prompts", "threshold", "floor")
+    options: ClassVar[tuple[str, ...]] = ("classes", "prompts", "threshold", "floor")
     words = True
 
     def __init__(self, model: Model) -> None:
