@@ -14,7 +14,6 @@ import io
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -264,9 +263,15 @@ def memory(counts: Sequence[int], folder: Path) -> dict[str, dict[str, float]]:
 
 
 def child(data: str, out: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     label(data, [Brightness()], out, device="cpu", progress=False)
-    print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(before, peak())
+
+
+def peak() -> int:
+    """The most KB that this process has held (Linux); `getrusage` would count its parent's from before it began."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def foreseen(data: str, uris: Sequence[str], folder: Path) -> dict[str, float]:
