@@ -31,7 +31,7 @@ from clipzoo.files.places import (
 )
 
 __all__ = [
-    "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts", "found", "join", "keep",
-    "leads_out", "near", "nested", "opened", "place", "raw", "read_at", "read_spans", "regular", "remote", "same",
-    "size", "threads", "write",
+    "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts", "found", "join",
+    "keep", "leads_out", "near", "nested", "opened", "place", "raw", "read_at", "read_spans", "regular", "remote",
+    "same", "size", "threads", "write",
 ]  # fmt: skip
