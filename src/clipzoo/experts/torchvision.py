@@ -157,6 +157,11 @@ class Torchvision(Expert):
         self._adapt(model)
         self._model, self._device = model.eval().to(device), device
 
+    @property
+    def module(self) -> Any:
+        """The model, for precision and layout of labelling; None before `load`."""
+        return self._model
+
     def _adapt(self, model: Any) -> None:
         """Make the options the model's."""
         size, task = self.fields.get("size"), self.card.task
