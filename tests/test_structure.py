@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "losses", "heads", "tasks", "readers", "experts", "conformance", "store", "labeling",
-    "data", "models", "recipe", "training", "evaluation", "export", "reporting", "checking", "demo", "workspace", "preview",
-    "pipeline", "draft", "app", "cli",
+    "data", "models", "recipe", "training", "evaluation", "export", "reporting", "checking", "demo", "workspace",
+    "preview", "pipeline", "draft", "app", "cli",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("reporting", "training"), ("reporting", "labeling")}
 
