@@ -43,10 +43,7 @@ def known(task: str) -> Known:
 
 
 class Oracle(Expert):
-    """Knows the truth of a few pictures, however they are stretched or mirrored; ``wrong`` spoils each label.
-
-    ``wrong`` takes the label, and whether the picture was recognised mirrored, and gives another label.
-    """
+    """Knows the truth of a few pictures, however they are stretched or mirrored; ``wrong`` spoils each label."""
 
     batch_size = 8
 

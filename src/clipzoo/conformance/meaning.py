@@ -38,7 +38,7 @@ LENS = 60.0
 TURNABLE = 0.02
 """Mean cosines of normals that differ by less are equal."""
 
-UNITS = {"millimetres": 1000.0, "256ths of a metre": 256.0, "centimetres": 100.0, "kilometres": 0.001}
+UNITS = {"millimetres": 1000.0, "centimetres": 100.0, "kilometres": 0.001}
 """Unit -> how many make a metre."""
 
 
@@ -71,20 +71,20 @@ def _fits(label: Any, scene: Scene) -> dict[str, float]:
 def _kind(fits: Sequence[dict[str, float]], convention: Convention) -> Verdict:
     """Whether larger means farther, or nearer, as the convention says; and if not, what the values are instead."""
     disparity, metric = convention.kind == "affine-disparity", convention.kind == "metric"
-    wrongs: list[Wrong[float]] = []
+    wrongs: list[Wrong[None]] = []
     if disparity:
-        wrongs.append(Wrong("values are depths, not disparities", "state kind: affine-depth, or metric", 1.0))
+        wrongs.append(Wrong("values are depths, not disparities", "state kind: affine-depth, or metric", None))
     else:
-        wrongs.append(Wrong("values are disparities, not depths", "state kind: affine-disparity, or invert them", 1.0))
+        wrongs.append(Wrong("values are disparities, not depths", "state kind: affine-disparity, or invert them", None))
     if not metric:  # metric values are larger than 0
-        wrongs.append(Wrong("values have their sign turned", "negate the values", 1.0))
+        wrongs.append(Wrong("values have their sign turned", "negate the values", None))
     scores = []
     for fit in fits:
         far, near = max(fit["z"], fit["ray"]), max(fit["1/z"], fit["1/ray"])
-        away, off = -min(fit["z"], fit["ray"]), -min(fit["1/z"], fit["1/ray"])
-        scores.append([near, far, off] if disparity else [far, near, away])
+        turned = -min(fit["1/z"], fit["1/ray"]) if disparity else -min(fit["z"], fit["ray"])
+        scores.append([near, far, turned] if disparity else [far, near, turned])
     rows = [row[: 1 + len(wrongs)] for row in scores]
-    return judged("depth kind", contest(rows, MARGIN), wrongs, "fit (Fisher's z)", 0.3)
+    return judged("depth kind", contest(rows, MARGIN), wrongs, "fit (Fisher's z)")
 
 
 def _shape(fits: Sequence[dict[str, float]], convention: Convention) -> Verdict:
@@ -151,7 +151,7 @@ def axes(line: str, labels: Sequence[Any], truths: Sequence[FloatArray]) -> Verd
         both = seen.valid & (np.abs(truth).sum(0) > 0)
         together = truth[:, both] @ seen.vectors[:, both].T / max(int(both.sum()), 1)
         scores.append([float((turn * together).sum()) if both.any() else float("nan") for turn in _TURNS])
-    return judged(line, contest(scores, TURNABLE), _WRONG_AXES, "mean cosine", 0.5)
+    return judged(line, contest(scores, TURNABLE), _WRONG_AXES, "mean cosine")
 
 
 def _turns() -> list[Doubles]:
@@ -242,13 +242,13 @@ def _metres(values: Doubles, valid: NDArray[np.bool_], convention: Convention) -
 
 def edges(labels: Sequence[Any], inputs: Sequence[ExpertInput]) -> Verdict:
     """Whether edges are likely where pictures change, rather than where they do not."""
-    wrongs = [Wrong("probabilities are inverted: they are those of no edge", "give 1 − p", -1.0)]
+    wrongs = [Wrong("probabilities are inverted: they are those of no edge", "give 1 − p", None)]
     scores = []
     for label, sample in zip(labels, inputs, strict=True):
         seen, change = part("edges", label), part("edges", _change(sample.image))
         r = correlation(seen.values[seen.valid], change.values[seen.valid]) if seen.valid.any() else float("nan")
         scores.append([r, -r])
-    return judged("edge polarity", contest(scores, MARGIN), wrongs, "correlation with contrast", 0.1)
+    return judged("edge polarity", contest(scores, MARGIN), wrongs, "correlation with contrast")
 
 
 def _change(image: ImageArray) -> Edges:
