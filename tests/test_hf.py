@@ -1,4 +1,4 @@
-"""Experts of Hugging Face: labels are those of transformers' own pipelines, for tiny random models saved here."""
+"""Experts of Hugging Face: precision, cards, the hub, files that do not fit; for tiny random models saved here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import hf_models as zoo
 from clipzoo import experts, tasks
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import sha256
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
@@ -58,12 +58,18 @@ def test_half_precision_ends_where_post_processing_begins(pictures: list[ImageAr
 
 
 def test_pictures_of_one_pixel(tmp_path: Path) -> None:
-    for build, query in ((zoo.dpt, "?kind=metric"), (zoo.segformer, ""), (zoo.yolos, "")):
+    for build, query in ((zoo.dpt, "?kind=metric"), (zoo.segformer, "")):
         expert = loaded(f"hf:{save(build, tmp_path / build.__name__)}{query}")
         for size in ((1, 1), (1, 40), (40, 1)):
             (label,) = expert.predict([np.full((*size, 3), 99, np.uint8)])
             tasks.get(expert.card.task).check(label, expert.card.convention)
             assert label.valid.shape == size
+
+
+def test_pictures_that_a_processor_cannot_prepare_are_told(tmp_path: Path) -> None:
+    expert = loaded(f"hf:{save(zoo.yolos, tmp_path)}")
+    with pytest.raises(SampleError, match="YolosImageProcessor cannot prepare a picture of 400×1 pixels"):
+        expert.predict([np.full((1, 400, 3), 99, np.uint8)])
 
 
 # What the card says ------------------------------------------------------------------------------------------

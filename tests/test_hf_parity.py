@@ -219,7 +219,10 @@ def agree(label: Any, theirs: Any, void: bool) -> None:
         assert label.values.shape == theirs.shape
         known = theirs > 0 if label.kind == "metric" else np.isfinite(theirs)
         assert np.array_equal(label.valid, known)
-        np.testing.assert_allclose(label.values[known], theirs[known], rtol=5e-4, atol=1e-4)
+        ours, theirs = label.values[known], theirs[known]
+        if label.kind == "metric":  # as Depth Pro predicts it: far away a digit of the inverse is many metres
+            ours, theirs = 1 / ours, 1 / theirs
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def says_something(theirs: list[Any]) -> bool:
@@ -240,7 +243,8 @@ def case(build: Build, reference: Reference, query: str = "") -> Any:
 SEEDS = {
     "depth_pro-depth": 1, "maskformer-classes": 1, "maskformer-things": 6, "mask2former-panoptic": 2,
     "mask2former-things": 6, "oneformer-panoptic": 2, "eomt-panoptic": 1, "eomt-things": 10,
-    "detr_panoptic-panoptic": 2,
+    "detr_panoptic-panoptic": 2, "oneformer-things": 3, "oneformer-instances": 3, "detr-boxes": 1, "rt_detr-boxes": 5,
+    "rt_detr_v2-boxes": 8,
 }  # fmt: skip
 """Where random models that see something are found at once; the search begins at 0 elsewhere."""
 
@@ -302,4 +306,3 @@ def test_labels_are_those_of_the_library(
         tasks.get(expert.card.task).check(label, expert.card.convention)
         agree(single, found, void)
         agree(label, found, void)
-    print(build.__name__, reference.__name__, "seed", seed)

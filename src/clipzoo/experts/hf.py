@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import _hf_source
 from clipzoo.experts._hf_boxes import BoxesReading
 from clipzoo.experts._hf_depth import DepthReading
@@ -125,7 +125,11 @@ class HfExpert(Expert):
         return self.predict_inputs([ExpertInput("", image) for image in images])
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
-        """As `predict`; samples that are asked for the same things go as a batch."""
+        """As `predict`; samples that are asked for the same things go as a batch.
+
+        Raises:
+            SampleError: the model's processor cannot prepare images of this size.
+        """
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         asked = [self.reading.asked(sample.caption) for sample in inputs]
@@ -144,11 +148,12 @@ class HfExpert(Expert):
             return [self.reading.nothing(size) for size in sizes]
         import torch
 
-        inputs = self._processor(
-            images=[Image.fromarray(image) for image in images],
-            return_tensors="pt",
-            **self.reading.text(asked, len(images)),
-        )
+        pictures, text = [Image.fromarray(image) for image in images], self.reading.text(asked, len(images))
+        try:
+            inputs = self._processor(images=pictures, return_tensors="pt", **text)
+        except ValueError as error:  # sides that it would make 0 long, or whose aspect it takes for something else
+            (H, W), name = sizes[0], type(self._processor).__name__
+            raise SampleError(f"the model's {name} cannot prepare a picture of {W}×{H} pixels: {error}") from error
         with torch.inference_mode():
             outputs = self._model(**inputs.to(self._model.device, self._model.dtype))
             return [
