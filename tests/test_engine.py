@@ -181,7 +181,7 @@ def test_what_is_no_module_is_said_and_left_alone(tmp_path, caplog):
 
 
 def test_a_model_of_transformers_in_bf16(tmp_path):
-    from test_hf import segformer
+    from hf_models import segformer
 
     torch.manual_seed(0)
     for part in segformer():

@@ -93,8 +93,16 @@ def _folder(pid: int) -> Path:
     _held.append((hidden / ".held").open("w"))
     fcntl.flock(_held[-1], fcntl.LOCK_EX)
     folder = hidden.rename(hidden.with_name(hidden.name[1:]))  # seen from now on, by the lock only
-    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == pid else None)
+    atexit.register(_leave, pid, folder)
     return folder
+
+
+def _leave(pid: int, folder: Path) -> None:
+    """The end of a process; a forked child's is not that of the process whose folder it knows, too."""
+    for file in _held:
+        file.close()
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(held: Path) -> None:
