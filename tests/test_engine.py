@@ -34,7 +34,7 @@ from making import Bright, Near, encoded, image, make_dataset, raw_tar, samples
 
 
 def run(data: Path, out: Path, experts: Sequence[Any] = (), **options: Any) -> list[Any]:
-    return label(str(data), experts or [Bright()], out, device="cpu", **{"progress": False, **options})
+    return label(str(data), experts or [Bright()], out, device="cpu", **{"progress": False, "check": False, **options})
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ def command(
         float, typer.Option(parser=as_share, metavar="SHARE", help="Stop when more fail: 5% or 0.05.")
     ] = 0.05,
     retry_failed: Annotated[bool, typer.Option(help="Label rows again that failed before.")] = False,
+    check: Annotated[bool, typer.Option(help="Look at the experts' labels of a few pictures first, and warn.")] = True,
     log: Annotated[Path | None, typer.Option(help="Add a line of JSON a shard to this file.")] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Label a sample and throw it away; say what all would take.")
@@ -45,6 +46,6 @@ def command(
         return
     reports = labeling.label(
         found, expert, out, device=device, batch_size=batch_size, max_failures=max_failures,
-        retry_failed=retry_failed, tuning=tuning, log=log,
+        retry_failed=retry_failed, tuning=tuning, check=check, log=log,
     )  # fmt: skip
     console.print(labelled(reports))

@@ -16,6 +16,7 @@ from clipzoo.errors import ClipzooError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
+from clipzoo.labeling._look import look
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling._watch import Budget, Interrupted, kind_of, signals
@@ -67,6 +68,7 @@ def label(
     retry_failed: bool = False,
     shards: Collection[str] | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
+    check: bool = True,
     progress: bool = True,
     log: Path | None = None,
 ) -> list[ColumnReport]:
@@ -83,6 +85,7 @@ def label(
         retry_failed: do again the samples that failed in earlier runs; their shards' labels are kept.
         shards: names of the shards to label; all by default.
         tuning: precision, layout and threads of the experts.
+        check: before a column's first shard, look at what its expert makes of a few pictures, and warn.
         progress: show on standard error what is done, where the time goes, when it will end, and what failed.
         log: a file to which the same is added as a line of JSON a shard.
 
@@ -102,7 +105,7 @@ def label(
         reports = [
             one for stage in stages for one in label(
                 data, stage, out, device=device, batch_size=batch_size, max_failures=max_failures,
-                retry_failed=retry_failed, shards=shards, tuning=tuning, progress=progress, log=log,
+                retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, progress=progress, log=log,
             )
         ]  # fmt: skip
         names = [expert.card.column for expert in made]
@@ -123,8 +126,9 @@ def label(
         active = [works[i] for i in sorted({i for job in jobs for i in job.columns})]
         for work in active:
             load(work, resolved(device), tuning, batch_size)
+        fresh = [work.expert for work in active if check and not work.column.committed()]
         shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
-        _run(reader, jobs, works, active, shown, threads)
+        _run(reader, jobs, works, active, fresh, shown, threads)
         _settle(columns)
         return [report(work.column, work.labelled) for work in works]
 
@@ -134,13 +138,17 @@ def _run(
     jobs: Sequence[plan.Job],
     works: Sequence[Work],
     active: Sequence[Work],
+    fresh: Sequence[Expert],
     progress: Progress,
     threads: int,
 ) -> None:
+    """Label, with a look at the ``fresh`` experts first."""
     for work in active:
         work.column.start(batch_size=work.batch_size, threads=threads)
     try:
         with signals() as stop, progress:
+            look(reader, (job.shard for job in jobs), fresh)
+            stop.check()
             label_shards(reader, jobs, works, stop, progress)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(jobs, works, str(error))) from None

@@ -1,0 +1,44 @@
+"""A short look at experts before they label: the conformance kit's, on the first pictures that they will see."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from clipzoo.conformance import short
+from clipzoo.experts import Expert, ExpertInput
+from clipzoo.labeling._batches import decode
+from clipzoo.readers import Reader
+
+log = logging.getLogger(__name__)
+
+PICTURES = 8
+ENTRIES = 200
+"""So many samples are tried for them, where many are broken."""
+
+
+def look(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> None:
+    """Warn of loaded experts whose labels are unsound, not repeatable, other in a batch, or do not follow a mirror.
+
+    Those that need more of a sample than its image are taken as they are.
+    """
+    asked = [expert for expert in experts if not expert.needs_sample]
+    pictures = _first(reader, shards) if asked else []
+    for expert in asked:
+        for verdict in short(expert, pictures):
+            if verdict.status in ("warn", "fail"):
+                log.warning("%s: %s (`clipzoo experts check` looks closer)", expert.card.uri, verdict)
+
+
+def _first(reader: Reader, shards: Iterable[str]) -> list[ExpertInput]:
+    """The first pictures of the shards, `PICTURES` at most."""
+    found: list[ExpertInput] = []
+    tried = 0
+    for shard in shards:
+        for entry in reader.index(shard):
+            sample = decode(reader, entry)
+            if sample.image is not None:
+                found.append(ExpertInput(sample.key, sample.image, sample.caption))
+            if len(found) == PICTURES or (tried := tried + 1) == ENTRIES:
+                return found
+    return found
