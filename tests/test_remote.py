@@ -294,6 +294,27 @@ def test_an_outage_stops_labelling_and_loses_nothing(site, data, tmp_path):
     assert column.manifest.counts.failures == 0
 
 
+def test_an_outage_is_no_failure_of_a_sample(site, tmp_path):
+    """Nor where each picture is asked for by itself; one that is missing is."""
+    names = [f"{i}.png" for i in range(40)]
+    for i, name in enumerate(names[1:]):
+        (tmp_path / name).write_bytes(encoded(image(i)))
+    (tmp_path / "all.csv").write_text("image,caption\n" + "".join(f"{name},a picture\n" for name in names))
+
+    class Outage(Bright):
+        def predict(self, images):
+            site.faults = [503] * 1000
+            return super().predict(images)
+
+    with pytest.raises(RemoteError, match="503"):
+        run(f"{site.address}/all.csv", tmp_path / "labels", Outage(), max_failures=1)
+    site.faults = []
+    assert Store(tmp_path / "labels").columns()[0].committed() == set()
+    (report,) = run(f"{site.address}/all.csv", tmp_path / "labels", Bright())
+    assert (report.labels, report.failures) == (39, 1)
+    assert "cannot read the file" in next(iter(report.reasons))
+
+
 def test_a_server_that_stalls_or_is_away_is_told(site, data, monkeypatch):
     monkeypatch.setattr(_remote, "TIMEOUT", 0.1)
     monkeypatch.setattr(_remote, "TRIES", 2)

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TextIO
 
 from clipzoo.errors import RemoteError
 from clipzoo.files import _local
@@ -23,7 +22,6 @@ PART, STREAMS = 2**23, 4
 
 _PREFIX = "clipzoo-"
 _copies: dict[Remote, Path] = {}
-_held: list[TextIO] = []
 
 
 def copy_of(where: Remote) -> Path | None:
@@ -90,19 +88,10 @@ def _folder(pid: int) -> Path:
     for held in base.glob(f"{_PREFIX}*/.held"):
         _sweep(held)
     hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=base))
-    _held.append((hidden / ".held").open("w"))
-    fcntl.flock(_held[-1], fcntl.LOCK_EX)
+    fcntl.flock(os.open(hidden / ".held", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC), fcntl.LOCK_EX)  # open to the end
     folder = hidden.rename(hidden.with_name(hidden.name[1:]))  # seen from now on, by the lock only
-    atexit.register(_leave, pid, folder)
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == pid else None)
     return folder
-
-
-def _leave(pid: int, folder: Path) -> None:
-    """The end of a process; a forked child's is not that of the process whose folder it knows, too."""
-    for file in _held:
-        file.close()
-    if os.getpid() == pid:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(held: Path) -> None:
