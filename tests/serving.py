@@ -31,7 +31,8 @@ def put(folder: Path, address: str) -> str:
 
 
 def run(data: object, out: object, *experts: object, **options: Any) -> list[ColumnReport]:
-    return label(str(data), list(experts) or [Bright(), Near()], str(out), device="cpu", progress=False, **options)
+    options = {"progress": False, "check": False, **options}
+    return label(str(data), list(experts) or [Bright(), Near()], str(out), device="cpu", **options)
 
 
 def contents(out: object) -> dict[str, bytes]:
