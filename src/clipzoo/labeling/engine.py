@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from clipzoo import experts as zoo
 from clipzoo import tasks
-from clipzoo.errors import ClipzooError, ExpertError, StoreError
+from clipzoo.errors import ClipzooError, EngineError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.labeling import plan
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._tuning import Tuning
-from clipzoo.labeling._watch import Budget, Interrupted, kind_of, signals
+from clipzoo.labeling._watch import Budget, Interrupted, Stop, kind_of, signals
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
-from clipzoo.readers import Location, Reader, fingerprint, open_dataset
+from clipzoo.readers import Location, fingerprint, open_dataset
 from clipzoo.store import Column, Store
 from clipzoo.store.manifest import runs
+
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ def label(
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
     progress: bool = True,
     log: Path | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
 ) -> list[ColumnReport]:
     """Label a dataset with experts; what is labelled already is left as it is.
 
@@ -83,13 +89,19 @@ def label(
         tuning: precision, layout and threads of the experts.
         progress: show on standard error what is done, where the time goes, when it will end, and what failed.
         log: a file to which the same is added as a line of JSON a shard.
+        engine: "local" labels in this process, "ray" on all machines of a Ray cluster that see data and store; both
+            give the same bytes.
+        ray_address: of the cluster, as ``ray.init`` takes it; by default one that runs, or a new one of this machine.
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
         ExpertError: an expert cannot be made or loaded, or fails too often.
         StoreError: the store is of another dataset or other weights, or in use.
+        EngineError: the engine is not known, or the cluster cannot do it.
         Interrupted: SIGINT or SIGTERM; the same call goes on where this one stopped.
     """
+    if engine not in get_args(Engine):
+        raise EngineError(f"engine={engine!r}: it is one of {', '.join(get_args(Engine))}")
     reader = open_dataset(data)
     _apart(data, Path(out))
     made = experts_of(experts, batch_size)
@@ -107,16 +119,24 @@ def label(
             for expert, column, budget in zip(made, columns, budgets, strict=True)
         ]
         active = [works[i] for i in sorted({i for job in jobs for i in job.columns})]
-        for work in active:
-            load(work, resolved(device), tuning, batch_size)
         shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
-        _run(reader, jobs, works, active, shown, threads)
+        if engine == "ray":
+            from clipzoo.labeling import ray
+
+            order = ray.Order(data, experts, device, batch_size, tuning, threads)
+            do = partial(ray.label_shards, order, ray_address, jobs, works)
+        else:
+            for work in active:
+                load(work, resolved(device), tuning, batch_size)
+            do = partial(label_shards, reader, jobs, works)
+        shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
+        _run(do, jobs, works, active, shown, threads)
         _settle(columns)
         return [report(work.column, work.labelled) for work in works]
 
 
 def _run(
-    reader: Reader,
+    do: Callable[[Stop, Progress], None],
     jobs: Sequence[plan.Job],
     works: Sequence[Work],
     active: Sequence[Work],
@@ -127,7 +147,7 @@ def _run(
         work.column.start(batch_size=work.batch_size, threads=threads)
     try:
         with signals() as stop, progress:
-            label_shards(reader, jobs, works, stop, progress)
+            do(stop, progress)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(jobs, works, str(error))) from None
     finally:
@@ -145,7 +165,7 @@ def _settle(columns: Sequence[Column]) -> None:
 def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) -> str:
     left = sum(any(not works[i].column.has(job.shard) for i in job.columns) for job in jobs)
     return (
-        f"labelling was stopped by {signal or 'SIGINT'}; the shard in work was dropped, {left} of {len(jobs)} shards "
+        f"labelling was stopped by {signal or 'SIGINT'}; what was in work was dropped, {left} of {len(jobs)} shards "
         "are left: run the same again to go on"
     )
 

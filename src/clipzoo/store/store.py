@@ -162,9 +162,14 @@ class Column:
             StoreError: another run is writing this column.
         """
         with alone(self.path, StoreError, "two runs on one column would do the same work"):
-            for partial in [*self.path.rglob("*.tar.tmp"), *self.path.rglob("*.parquet.tmp")]:
-                partial.unlink(missing_ok=True)
+            self.sweep()
             yield
+
+    def sweep(self) -> None:
+        """Remove partial files; only for who holds the lock and has no writer at work."""
+        for partial in self.path.rglob("*.tmp"):
+            if partial.name != f"{MANIFEST}.tmp":  # written without the lock, and replaced by the next
+                partial.unlink(missing_ok=True)
 
 
 class Store:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,7 @@ class ColumnWriter:
         self._task = tasks.get(column.task)
         self._convention = column.convention
         self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
+        self._mark = f".{uuid4().hex[:8]}"
         self._rows: dict[str, dict[str, Any]] = {}
         self._tar: tarfile.TarFile | None = None
 
@@ -48,7 +50,7 @@ class ColumnWriter:
     def __enter__(self) -> ColumnWriter:
         with writing(self._tar_path):
             self._tar_path.parent.mkdir(parents=True, exist_ok=True)
-            self._tar = tarfile.open(partial(self._tar_path), "w", format=tarfile.PAX_FORMAT)
+            self._tar = tarfile.open(partial(self._tar_path, self._mark), "w", format=tarfile.PAX_FORMAT)
         return self
 
     def __exit__(
@@ -62,7 +64,7 @@ class ColumnWriter:
                 self._commit()
         finally:
             for path in (self._tar_path, self._parquet_path):
-                partial(path).unlink(missing_ok=True)
+                partial(path, self._mark).unlink(missing_ok=True)
 
     def add(self, key: str, label: Any) -> None:
         """Check, encode and write a label.
@@ -118,25 +120,27 @@ class ColumnWriter:
 
     def _commit(self) -> None:
         table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
+        rows = partial(self._parquet_path, self._mark)
         with writing(self._parquet_path):
-            marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(partial(self._tar_path))}
-            table = table.replace_schema_metadata(marks)
+            marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(partial(self._tar_path, self._mark))}
+            pq.write_table(table.replace_schema_metadata(marks), rows, compression="zstd")
+            if self._parquet_path.is_file() and self._parquet_path.read_bytes() == rows.read_bytes():
+                return  # a writer that was thought dead was first; the shard is never open again
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
-            settle(self._tar_path)
-            pq.write_table(table, partial(self._parquet_path), compression="zstd")
-            settle(self._parquet_path)
+            settle(self._tar_path, self._mark)
+            settle(self._parquet_path, self._mark)
 
 
-def partial(path: Path) -> Path:
-    """What ``path`` is called while it is being written; `Column.lock` removes what a dead writer left."""
-    return path.with_name(path.name + ".tmp")
+def partial(path: Path, mark: str = "") -> Path:
+    """What ``path`` is called while the writer of this mark writes it; `Column.lock` removes what dead ones left."""
+    return path.with_name(f"{path.name}{mark}.tmp")
 
 
-def settle(path: Path) -> None:
+def settle(path: Path, mark: str = "") -> None:
     """The partial file becomes ``path`` for good: contents, then name, reach the disk."""
-    _sync(partial(path))
-    partial(path).replace(path)
+    _sync(partial(path, mark))
+    partial(path, mark).replace(path)
     _sync(path.parent)
 
 
