@@ -18,7 +18,9 @@ import pytest
 import hostile
 from clipzoo.errors import DatasetError, EngineError, ExpertError, StoreError
 from clipzoo.labeling import Tuning, label
+from clipzoo.labeling._watch import Budget
 from clipzoo.labeling._worker import Order, Worker
+from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Store, verify
 from making import Bright, Near, encoded, image, make_dataset, raw_tar
@@ -70,6 +72,19 @@ def same(one: Path, other: Path) -> None:
         assert ours.manifest.model_copy(update={"seconds": 0.0}) == theirs.manifest.model_copy(update={"seconds": 0.0})
 
 
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Twelve shards of eight images; some are broken, some of another size."""
+    folder = tmp_path / "data"
+    for shard in range(12):
+        members = []
+        for i in range(8 * shard, 8 * shard + 8):
+            picture = encoded(image(i, (12, 16) if i % 3 else (16, 12)))
+            members += [(f"{i:06d}.png", picture[: 60 if i % 29 == 7 else None]), (f"{i:06d}.txt", b"words")]
+        raw_tar(folder / f"{shard:05d}.tar", members)
+    return folder
+
+
 # Without a cluster -----------------------------------------------------------------------------------------
 
 
@@ -83,18 +98,45 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     run(data, tmp_path / "out")  # nothing is locked or half done
 
 
+def ordered(data: Path, out: Path, witness: Path, **values) -> Order:
+    """What a driver would tell a worker that is to fill ``out`` with one expert's labels."""
+    identity = fingerprint(open_dataset(str(data)))
+    column = Store(out).create(Bright().card, identity)
+    told = {"columns": [column.path], "active": [0], "dataset": identity, "folder": Path.cwd(), "witness": witness, **values}
+    return Order(str(data), Bright(), "cpu", None, Tuning(), 1, **told)
+
+
+def test_a_worker_commits_when_it_is_told_to(data, tmp_path):
+    run(data, tmp_path / "local", max_failures=0.5, shards=["00000", "00001"])
+    column = Store(tmp_path / "local").columns()[0]
+    worker, out = Worker(ordered(data, tmp_path / "ray", tmp_path)), tmp_path / "ray"
+    worker.setup()
+    for shard, before in (("00000", 0), ("00001", 2)):
+        known = Budget(column.name, 0.5, seen=90, failed=30)
+        (counts,) = worker.label(Job(shard, (0,)), [known]).values()
+        assert (counts.seen, counts.failed) == (8, column.rows(shard)["error"].drop_null().length())
+        assert len(contents(out)) == before
+        done = worker.commit()
+        assert len(contents(out)) == before + 2
+        assert done.labelled == {0: counts.seen - counts.failed}
+        assert [(line["event"], line["shard"], line["rows"]) for line in done.lines[0]] == [("shard", shard, 8)]
+    assert contents(out) == contents(tmp_path / "local")
+
+
+def test_a_worker_stops_at_a_shard_that_uses_up_the_budget(data, tmp_path):
+    worker = Worker(ordered(data, tmp_path / "ray", tmp_path))
+    worker.setup()
+    with pytest.raises(DatasetError, match="of test failed"):
+        worker.label(Job("00000", (0,)), [Budget("test", 0.3, seen=99, failed=30, by_sample=30)])
+    assert not [path for path in (tmp_path / "ray").rglob("*") if path.is_file() and path.name != "manifest.json"]
+
+
 @pytest.mark.parametrize(("what", "says"), [("store", "share, at one path"), ("data", "another dataset is at")])
 def test_a_machine_that_sees_something_else_is_told(tmp_path, what, says):
     data = make_dataset(tmp_path / "data")
-    run(data, tmp_path / "out")
-    identity, (column,) = fingerprint(open_dataset(str(data))), Store(tmp_path / "out").columns()
-    witness = column.path / "witness"
-    if what == "store":
-        identity = identity | {"sha256": ""}
-    else:
-        witness.touch()
+    order = ordered(data, tmp_path / "out", tmp_path / "nothing" if what == "store" else tmp_path)
+    if what == "data":
         make_dataset(data, shards=3)
-    order = Order(str(data), [Bright()], "cpu", None, Tuning(), 1, [column.path], [0], identity, tmp_path, witness)
     with pytest.raises((DatasetError, StoreError), match=says):
         Worker(order).setup()
 
@@ -133,19 +175,6 @@ def machines() -> Iterator[Machines]:
         made = Machines()
         yield made
         made.cluster.shutdown()
-
-
-@pytest.fixture
-def data(tmp_path) -> Path:
-    """Twelve shards of eight images; some are broken, some of another size."""
-    folder = tmp_path / "data"
-    for shard in range(12):
-        members = []
-        for i in range(8 * shard, 8 * shard + 8):
-            picture = encoded(image(i, (12, 16) if i % 3 else (16, 12)))
-            members += [(f"{i:06d}.png", picture[: 60 if i % 29 == 7 else None]), (f"{i:06d}.txt", b"words")]
-        raw_tar(folder / f"{shard:05d}.tar", members)
-    return folder
 
 
 def until(true: Callable[[], object], seconds: float = 300) -> None:

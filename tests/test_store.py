@@ -199,6 +199,29 @@ def test_columns_are_found_and_a_missing_one_is_named(tmp_path, reader, column):
         store.column("..", "labels")
 
 
+def test_two_writers_of_one_shard_do_not_meet(column):
+    """One was thought dead: the second to commit finds the first one's files, and leaves them."""
+    one, other = ColumnWriter(column, "00000"), ColumnWriter(column, "00000")
+    for writer in (one, other):
+        writer.__enter__()
+    for writer in (one, other, one, other):
+        key = f"{len(writer._rows)}"
+        writer.add(key, Bright.one(image(int(key))))
+    one.__exit__(None, None, None)
+    before = {name: (column.path / name).stat().st_ino for name in ("00000.tar", "00000.parquet")}
+    other.__exit__(None, None, None)
+    assert before == {name: (column.path / name).stat().st_ino for name in before}
+    assert files(column) == {"manifest.json", *before}
+
+
+def test_a_writer_of_other_labels_replaces_the_shard(column):
+    fill(column, order=KEYS[::-1])
+    before = (column.path / "00000.tar").read_bytes()
+    fill(column)
+    assert (column.path / "00000.tar").read_bytes() != before
+    assert verify(Store(column.path.parent.parent)) == []
+
+
 def test_damaged_manifests_are_said(column):
     (column.path / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match="is damaged"):
