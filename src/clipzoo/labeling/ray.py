@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,14 +32,12 @@ log = logging.getLogger(__name__)
 POLL = 1.0
 """Seconds between two looks at which machines there are."""
 
-CRASHES = 3
-"""A shard whose worker's process has died so often, or a machine on which it has while starting, is given up."""
+LOSSES = 3
+"""A shard that has lost so many workers is given up, as is a machine that has while they started; those that died with
+their machine do not count."""
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds without a worker after which the run says that it waits."""
-
-_CRASHED = "worker process has died"
-"""What Ray says of an actor that died alone, not with its machine."""
 
 
 def label_shards(
@@ -153,8 +151,8 @@ class _Run:
         self.counted: set[str] = set()
         self.hands: list[_Hand] = []
         self.steps: dict[Any, tuple[_Hand, Callable[[_Hand, Any], None]]] = {}
-        self.crashes: Counter[str] = Counter()  # of shards and nodes
-        self.given_up: dict[str, str] = {}  # shard -> how its last worker died
+        self.losses: defaultdict[str, list[str]] = defaultdict(list)  # shard, or node -> nodes of workers it lost
+        self.given_up: dict[str, str] = {}  # shard -> how its last worker was lost
         self.refused: dict[str, str] = {}  # node -> why it cannot take part
         self._kind, self._versions = ray.remote(Worker), software()
         self._seen, self._worked = 0.0, time.monotonic()
@@ -181,9 +179,9 @@ class _Run:
         if self.given_up:
             shard, why = next(iter(self.given_up.items()))
             raise EngineError(
-                f"{len(self.given_up)} shards are not labelled, since {CRASHES} processes died over each. The first is "
-                f"{shard!r}: {why}\nIf it was for memory, take a smaller batch or fewer workers a machine (--threads); "
-                "else find the sample by --engine local"
+                f"{len(self.given_up)} shards are not labelled, since {LOSSES} workers were lost over each. The first "
+                f"is {shard!r}: {why}\nIf it was for memory, take a smaller batch or fewer workers a machine "
+                "(--threads); else find the sample by --engine local"
             )
 
     def dismiss(self) -> None:
@@ -215,7 +213,7 @@ class _Run:
             self._worked = time.monotonic()
         elif time.monotonic() - self._worked > PATIENCE:
             self._worked = float("inf")
-            log.warning("no worker for %.0f s: waiting for machines, or for room on them: %s", PATIENCE, self.need)
+            log.warning("no worker for %.0f s: waiting for %s, or for experts to load", PATIENCE, _said(self.need))
 
     def _room(self, node: Mapping[str, Any]) -> int:
         """How many workers a machine can have, were it ours alone."""
@@ -251,15 +249,16 @@ class _Run:
         """A worker is dead, or cannot be reached: what it was at is for another one."""
         self._kill(hand)
         self.hands.remove(hand)
-        crashed, what = _CRASHED in why, hand.job.shard if hand.job else hand.node
-        self.crashes[what] += crashed
-        log.warning("lost a worker on %s: %s", hand.host, why.strip().splitlines()[-1])
-        if self.crashes[what] >= CRASHES and hand.job:
-            self.given_up[what] = why
-        elif self.crashes[what] >= CRASHES:
-            self._refuse(hand, f"{CRASHES} processes died while they started: {why}")
+        what = hand.job.shard if hand.job else hand.node
+        log.warning("lost a worker on %s, at %s: %s", hand.host, what, why.strip().splitlines()[-1])
+        self.losses[what].append(hand.node)
+        alive = {node["NodeID"] for node in self._nodes()}
+        if sum(node in alive for node in self.losses[what]) < LOSSES:
+            self.queue.extendleft([hand.job] if hand.job else [])
         elif hand.job:
-            self.queue.appendleft(hand.job)
+            self.given_up[what] = why
+        else:
+            self._refuse(hand, f"{LOSSES} workers were lost while they started: {why}")
 
     def _kill(self, hand: _Hand) -> None:
         with suppress(Exception):  # Ray's, if it is dead already
@@ -286,11 +285,12 @@ class _Run:
         try:
             answer = self.ray.get(reference)
         except errors.RayTaskError as error:
-            if not isinstance(error.cause, ClipzooError):
-                raise
-            if hand.ready:
+            if not hand.ready:
+                self._refuse(hand, str(error.cause))
+            elif isinstance(error.cause, ClipzooError):
                 raise error.cause from None
-            self._refuse(hand, str(error.cause))
+            else:
+                raise
         except errors.RayError as error:
             self._lost(hand, str(error))
         else:
@@ -307,7 +307,7 @@ class _Run:
         assert hand.job is not None
         if hand.job.shard not in self.counted:
             self.counted.add(hand.job.shard)
-            self.uncounted.subtract(budgets)
+            self.uncounted.subtract(list(budgets))
             for i, counts in budgets.items():
                 budget = self.works[i].budget
                 budget.add(counts)
