@@ -8,9 +8,9 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -224,25 +224,22 @@ class TestCluster:
         assert again.labelled == 0
 
     def test_machines_that_die_and_are_replaced_cost_time_alone(self, machines, data, tmp_path, caplog):
-        over, killed, rng = tmp_path / "over", [], random.Random(0)
-
-        def kill() -> None:
-            while len(killed) < 5 and len(contents(tmp_path / "ray")) < 20:
+        over, kills, rng = tmp_path / "over", 0, random.Random(0)
+        options = {"max_failures": 0.5, **machines.options()}
+        with ThreadPoolExecutor(1) as pool:  # Ray starts machines in the main thread alone
+            labelling = pool.submit(run, data, tmp_path / "ray", Slow(over), **options)
+            while kills < 5 and not labelling.done():
                 if len(workers("Worker.label")) > 1:  # of three: one that can be spared is at work
                     time.sleep(rng.uniform(0, 1))
                     machines.replace(rng.randrange(2))
-                    killed.append(len(contents(tmp_path / "ray")))
+                    kills += 1
                 time.sleep(0.1)
             over.touch()
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        run(data, tmp_path / "ray", Slow(over), max_failures=0.5, **machines.options())
-        killer.join()
+            labelling.result()
         run(data, tmp_path / "local", Slow(), max_failures=0.5)
         same(tmp_path / "ray", tmp_path / "local")
         assert verify(Store(tmp_path / "ray"), open_dataset(str(data))) == []
-        assert len(killed) >= 3
+        assert kills >= 3
         assert caplog.text.count("lost a worker") >= 2
 
     def test_every_hostile_item_is_labelled_or_a_row(self, machines, tmp_path):

@@ -27,6 +27,8 @@ from clipzoo.labeling.local import Work
 from clipzoo.labeling.plan import Job
 from clipzoo.store.manifest import software, writing
 
+__all__ = ["Order", "label_shards"]
+
 log = logging.getLogger(__name__)
 
 POLL = 1.0
@@ -250,7 +252,8 @@ class _Run:
         self._kill(hand)
         self.hands.remove(hand)
         what = hand.job.shard if hand.job else hand.node
-        log.warning("lost a worker on %s, at %s: %s", hand.host, what, why.strip().splitlines()[-1])
+        doing = f"at the shard {hand.job.shard}" if hand.job else "while it started"
+        log.warning("lost a worker on %s, %s: %s", hand.host, doing, why.strip().splitlines()[-1])
         self.losses[what].append(hand.node)
         alive = {node["NodeID"] for node in self._nodes()}
         if sum(node in alive for node in self.losses[what]) < LOSSES:
