@@ -222,7 +222,7 @@ def agree(label: Any, theirs: Any, void: bool) -> None:
         ours, theirs = label.values[known], theirs[known]
         if label.kind == "metric":  # as Depth Pro predicts it: far away a digit of the inverse is many metres
             ours, theirs = 1 / ours, 1 / theirs
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def says_something(theirs: list[Any]) -> bool:

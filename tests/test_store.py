@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_an_exception_leaves_nothing(column):
     writer = ColumnWriter(column, "00000")
     writer.__enter__()
     writer.add("a", Bright.one(image(0)))
-    assert files(column) == {"manifest.json", "00000.tar.tmp"}
+    assert {re.sub(r"\.\w{8}\.tmp", ".tmp", name) for name in files(column)} == {"manifest.json", "00000.tar.tmp"}
     writer.__exit__(RuntimeError, RuntimeError(), None)
     assert files(column) == {"manifest.json"}
 
@@ -196,6 +197,29 @@ def test_columns_are_found_and_a_missing_one_is_named(tmp_path, reader, column):
         store.column("depth", "nobody")
     with pytest.raises(StoreError, match="has no column"):
         store.column("..", "labels")
+
+
+def test_two_writers_of_one_shard_do_not_meet(column):
+    """One was thought dead: the second to commit finds the first one's files, and leaves them."""
+    one, other = ColumnWriter(column, "00000"), ColumnWriter(column, "00000")
+    for writer in (one, other):
+        writer.__enter__()
+    for writer in (one, other, one, other):
+        key = f"{len(writer._rows)}"
+        writer.add(key, Bright.one(image(int(key))))
+    one.__exit__(None, None, None)
+    before = {name: (column.path / name).stat().st_ino for name in ("00000.tar", "00000.parquet")}
+    other.__exit__(None, None, None)
+    assert before == {name: (column.path / name).stat().st_ino for name in before}
+    assert files(column) == {"manifest.json", *before}
+
+
+def test_a_writer_of_other_labels_replaces_the_shard(column):
+    fill(column, order=KEYS[::-1])
+    before = (column.path / "00000.tar").read_bytes()
+    fill(column)
+    assert (column.path / "00000.tar").read_bytes() != before
+    assert verify(Store(column.path.parent.parent)) == []
 
 
 def test_damaged_manifests_are_said(column):

@@ -8,6 +8,7 @@ ClipzooError
 │   └── ImageError     its picture cannot be decoded
 ├── LabelError         a label breaks the contract of its task
 ├── ExpertError        an expert cannot be loaded, or gave something that is no label
+├── EngineError        a cluster cannot do the labelling that it is asked for
 ├── StoreError         a label store is damaged, foreign, or in use
 ├── RemoteError        a place on a network cannot be reached, read or written
 ├── PlanError          images and labels cannot be joined into a training plan
@@ -48,6 +49,10 @@ class LabelError(ClipzooError, ValueError):
 
 class ExpertError(ClipzooError, ValueError):
     """An expert cannot be loaded or used."""
+
+
+class EngineError(ClipzooError, RuntimeError):
+    """There is no cluster to label on, or it cannot do what is asked of it."""
 
 
 class StoreError(ClipzooError, ValueError):

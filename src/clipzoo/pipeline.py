@@ -72,6 +72,8 @@ def label(run: Run) -> Store:
             max_failures=settings.max_failures,
             shards=run.shards(),
             tuning=Tuning(settings.precision, settings.channels_last, settings.compile),
+            engine=settings.engine,
+            ray_address=settings.ray_address,
         )
         run.unload_experts()
     return run.store

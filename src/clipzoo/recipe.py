@@ -94,6 +94,10 @@ class LabelingRecipe(_Model):
     """Lay their images out in memory pixel by pixel, which convolutions on many devices are faster in."""
     compile: bool = False
     """Compile them by `torch.compile`."""
+    engine: Literal["local", "ray"] = "local"
+    """Where: on this machine, or on all machines of a Ray cluster (docs/cluster.md)."""
+    ray_address: str | None = None
+    """HOST:PORT of the cluster; null is the one that runs."""
 
 
 class TrainingRecipe(_Model):

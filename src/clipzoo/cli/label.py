@@ -28,6 +28,8 @@ def command(
     retry_failed: Annotated[bool, typer.Option(help="Label rows again that failed before.")] = False,
     check: Annotated[bool, typer.Option(help="Look at the experts' labels of a few pictures first, and warn.")] = True,
     log: Annotated[Path | None, typer.Option(help="Add a line of JSON a shard to this file.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of the cluster; default the running one.")] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Label a sample and throw it away; say what all would take.")
     ] = False,
@@ -38,7 +40,9 @@ def command(
     from clipzoo.cli._console import console, estimated, labelled
     from clipzoo.pipeline import pick_device
 
-    found, device = demo.locate_beside(data, out), pick_device(device)
+    found = demo.locate_beside(data, out)
+    if engine == "local" or estimate:  # a cluster's devices need not be here
+        device = pick_device(device)
     tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
     if estimate:
         guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
@@ -46,6 +50,7 @@ def command(
         return
     reports = labeling.label(
         found, expert, out, device=device, batch_size=batch_size, max_failures=max_failures,
-        retry_failed=retry_failed, tuning=tuning, check=check, log=log,
+        retry_failed=retry_failed, tuning=tuning, check=check, log=log, engine=engine,  # type: ignore[arg-type]  # it checks
+        ray_address=ray_address,
     )  # fmt: skip
     console.print(labelled(reports))

@@ -243,14 +243,15 @@ def _there(places: Sequence[Remote]) -> list[Remote]:
 class Draft:
     """A file while it is written; ``path``, on this machine, is where to.
 
-    `settle` makes it appear at ``target``, whole or not at all; `drop` leaves nothing behind.
+    `settle` makes it appear at ``target``, whole or not at all; `drop` leaves nothing behind. Writers of one file at a
+    time have a ``mark`` each.
     """
 
-    def __init__(self, target: Place) -> None:
+    def __init__(self, target: Place, mark: str = "") -> None:
         self.target = target
         if isinstance(target, Path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.path = target.with_name(target.name + ".tmp")
+            self.path = target.with_name(f"{target.name}{mark}.tmp")
         else:
             self.path = _near.scratch(target.name)
 
@@ -269,11 +270,15 @@ class Draft:
         self.path.unlink(missing_ok=True)
 
 
-def drop_drafts(folder: Place, *suffixes: str) -> None:
-    """Remove the drafts that dead writers left below ``folder``; those of remote files lie on the writer's machine."""
+def drop_drafts(folder: Place, but: str) -> None:
+    """Remove the drafts that dead writers left below ``folder``, except of files of one name.
+
+    Those of remote files lie on the writer's machine.
+    """
     if isinstance(folder, Path):
-        for path in [draft for suffix in suffixes for draft in folder.rglob(f"*{suffix}.tmp")]:
-            path.unlink(missing_ok=True)
+        for path in folder.rglob("*.tmp"):
+            if path.name != f"{but}.tmp":
+                path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -163,6 +163,8 @@ class Progress:
         self.total, self.shards, self.done = Meter(columns), shards, 0
         self.reasons: Counter[str] = Counter()
         """Kind of failure -> samples; one that lacks several labels counts once."""
+        self.note = ""
+        """What else the display says."""
         self._why: list[Text] = []
         self._now: Meter | None = None
         self._log, self._drift = log, Drift()
@@ -183,6 +185,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
         if self.done:
+            self.total.elapsed = time.perf_counter() - self._began  # workers' seconds overlap
             reasons = dict(self.reasons.most_common())
             self._write("end", self.total, failures=sum(reasons.values()), reasons=reasons)
 
@@ -250,7 +253,7 @@ class Progress:
         head.add_row(
             "labelling", ProgressBar(max(self.shards, 1), self.done, width=24), f"{self.done}/{self.shards} shards",
             f"{seen.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
-            f"{timedelta(seconds=round(left))} left" if left else "",
+            f"{timedelta(seconds=round(left))} left" if left else "", self.note,
         )  # fmt: skip
         time_goes = " · ".join(f"{what} {share:.0%}" for what, share in seen.shares().items())
         rows = Table.grid(padding=(0, 2))

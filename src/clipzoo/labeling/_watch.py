@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -90,6 +90,24 @@ class Budget:
             if self.seen >= EARLIEST:
                 self.judge()
 
+    def since(self, before: Budget) -> Budget:
+        """What was counted since ``before``, a copy of this budget, was made."""
+        return replace(
+            self,
+            seen=self.seen - before.seen,
+            failed=self.failed - before.failed,
+            by_sample=self.by_sample - before.by_sample,
+            reasons=self.reasons - before.reasons,
+        )
+
+    def add(self, other: Budget) -> None:
+        """Count what another one of the same column has counted."""
+        self.seen += other.seen
+        self.failed += other.failed
+        self.by_sample += other.by_sample
+        self.reasons += other.reasons
+        self.examples = {**other.examples, **self.examples}
+
     def judge(self) -> None:
         """Raise `DatasetError` or `ExpertError`, whoever caused most failures, if too many samples failed."""
         if self.failed <= self.allowed * self.seen:
@@ -99,7 +117,7 @@ class Budget:
             f"labelling stopped: {self.failed} of {self.seen} samples of {self.column} failed "
             f"({self.failed / self.seen:.1%}), more than max_failures={self.allowed:g} allows:\n"
             + "\n".join(f"  {count} × {self.examples[kind]}" for kind, count in self.reasons.most_common(10))
-            + "\nThe shard in work was dropped, those before it are kept. Mend the cause and run the same again, with "
+            + "\nWhat was in work was dropped, what is committed is kept. Mend the cause and run the same again, with "
             "--retry-failed if an expert is mended, or allow more by --max-failures, in a recipe labeling.max_failures."
         )
 

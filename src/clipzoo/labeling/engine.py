@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from clipzoo import experts as zoo
 from clipzoo import tasks
-from clipzoo.errors import ClipzooError, ExpertError, StoreError
+from clipzoo.errors import ClipzooError, EngineError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
 from clipzoo.labeling._look import look
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._tuning import Tuning
-from clipzoo.labeling._watch import Budget, Interrupted, kind_of, signals
+from clipzoo.labeling._watch import Budget, Interrupted, Stop, kind_of, signals
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.readers import Location, Reader, fingerprint, open_dataset
 from clipzoo.store import Column, Store
 from clipzoo.store.manifest import runs
+
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ def label(
     check: bool = True,
     progress: bool = True,
     log: Path | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
 ) -> list[ColumnReport]:
     """Label a dataset with experts; what is labelled already is left as it is.
 
@@ -85,16 +91,23 @@ def label(
         retry_failed: do again the samples that failed in earlier runs; their shards' labels are kept.
         shards: names of the shards to label; all by default.
         tuning: precision, layout and threads of the experts.
-        check: before a column's first shard, look at what its expert makes of a few pictures, and warn.
+        check: before a column's first shard, look at what its expert makes of a few pictures, and warn; not on a
+            cluster.
         progress: show on standard error what is done, where the time goes, when it will end, and what failed.
         log: a file to which the same is added as a line of JSON a shard.
+        engine: "local" labels in this process, "ray" on all machines of a Ray cluster that see data and store; both
+            give the same bytes.
+        ray_address: of the cluster, as ``ray.init`` takes it; by default one that runs, or a new one of this machine.
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
         ExpertError: an expert cannot be made or loaded, or fails too often.
         StoreError: the store is of another dataset or other weights, or in use.
+        EngineError: the engine is not known, or the cluster cannot do it.
         Interrupted: SIGINT or SIGTERM; the same call goes on where this one stopped.
     """
+    if engine not in get_args(Engine):
+        raise EngineError(f"engine={engine!r}: it is one of {', '.join(get_args(Engine))}")
     reader = open_dataset(data)
     _apart(data, place(out))
     made = experts_of(experts, batch_size)
@@ -106,6 +119,7 @@ def label(
             one for stage in stages for one in label(
                 data, stage, out, device=device, batch_size=batch_size, max_failures=max_failures,
                 retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, progress=progress, log=log,
+                engine=engine, ray_address=ray_address,
             )
         ]  # fmt: skip
         names = [expert.card.column for expert in made]
@@ -124,37 +138,54 @@ def label(
         for i, work in enumerate(works):
             work.reads = _reads.opened(work.expert, store, identity, [job.shard for job in jobs if i in job.columns])
         active = [works[i] for i in sorted({i for job in jobs for i in job.columns})]
-        for work in active:
-            load(work, resolved(device), tuning, batch_size)
-        fresh = [work.expert for work in active if check and not work.column.committed()]
         shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
-        _run(reader, jobs, works, active, fresh, shown, threads)
+        if engine == "ray":
+            from clipzoo.labeling import ray
+
+            order = ray.Order(data, experts, device, batch_size, tuning, threads)
+            do = partial(ray.label_shards, order, ray_address, jobs, works)
+        else:
+            for work in active:
+                load(work, resolved(device), tuning, batch_size)
+            fresh = [work.expert for work in active if check and not work.column.committed()]
+            do = partial(_label_here, reader, jobs, works, fresh)
+        _run(do, jobs, works, active, shown, threads)
         _settle(columns)
         return [report(work.column, work.labelled) for work in works]
 
 
 def _run(
-    reader: Reader,
+    do: Callable[[Stop, Progress], None],
     jobs: Sequence[plan.Job],
     works: Sequence[Work],
     active: Sequence[Work],
-    fresh: Sequence[Expert],
     progress: Progress,
     threads: int,
 ) -> None:
-    """Label, with a look at the ``fresh`` experts first."""
     for work in active:
         work.column.start(batch_size=work.batch_size, threads=threads)
     try:
         with signals() as stop, progress:
-            look(reader, (job.shard for job in jobs), fresh)
-            stop.check()
-            label_shards(reader, jobs, works, stop, progress)
+            do(stop, progress)
     except KeyboardInterrupt as error:
         raise Interrupted(_how_to_go_on(jobs, works, str(error))) from None
     finally:
         for work in active:
             work.column.finish(work.unnoted(), labelled=work.labelled)
+
+
+def _label_here(
+    reader: Reader,
+    jobs: Sequence[plan.Job],
+    works: Sequence[Work],
+    fresh: Sequence[Expert],
+    stop: Stop,
+    progress: Progress,
+) -> None:
+    """Label on this machine, with a look at the ``fresh`` experts first."""
+    look(reader, (job.shard for job in jobs), fresh)
+    stop.check()
+    label_shards(reader, jobs, works, stop, progress)
 
 
 def _settle(columns: Sequence[Column]) -> None:
@@ -167,7 +198,7 @@ def _settle(columns: Sequence[Column]) -> None:
 def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) -> str:
     left = sum(any(not works[i].column.has(job.shard) for i in job.columns) for job in jobs)
     return (
-        f"labelling was stopped by {signal or 'SIGINT'}; the shard in work was dropped, {left} of {len(jobs)} shards "
+        f"labelling was stopped by {signal or 'SIGINT'}; what was in work was dropped, {left} of {len(jobs)} shards "
         "are left: run the same again to go on"
     )
 

@@ -11,9 +11,9 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,10 @@ class Work:
     labelled: int = 0
     reads: Sequence[Column] = ()
     """Columns whose labels the expert is handed."""
+
+    def note(self, **values: Any) -> None:
+        """Add a line to the column's ``runs.jsonl``."""
+        append_run(self.column.path, **values)
 
     def unnoted(self) -> float:
         """The seconds since the last call."""
@@ -155,7 +159,7 @@ class Pass:
         """``size``, the largest batch from now on; a line in ``runs.jsonl`` says so."""
         release()
         self.work.batch_size = size
-        append_run(self.work.column.path, event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size)
+        self.work.note(event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size)
         log.warning("%s: out of memory; batches have at most %d images from now on", self.work.column.name, size)
         return size
 
@@ -192,45 +196,39 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
     with ThreadPoolExecutor(THREADS, thread_name_prefix="codec") as pool:
         ends = {i: job for job in jobs for i in job.columns}
         for job in jobs:
-            chosen = [works[i] for i in job.columns]
-            ending = [works[i] for i in job.columns if ends[i] is job]
             meter = bar.begin()
-            _label_shard(reader, job.shard, chosen, ending, pool, stop, meter)
+            with labelled_shard(reader, job, works, pool, stop, meter):
+                for work in [works[i] for i in job.columns if ends[i] is job]:
+                    work.budget.judge()
+                stop.check()
             meter.stop()
             bar.shard(job.shard, meter)
 
 
-def _label_shard(
-    reader: Reader,
-    shard: str,
-    works: Sequence[Work],
-    ending: Sequence[Work],
-    pool: ThreadPoolExecutor,
-    stop: Stop,
-    meter: Meter,
-) -> None:
-    """Label and commit a shard; the budgets of columns that end here are judged before they do."""
+@contextmanager
+def labelled_shard(
+    reader: Reader, job: Job, works: Sequence[Work], pool: ThreadPoolExecutor, stop: Stop, meter: Meter
+) -> Iterator[None]:
+    """Label a shard before the block, and commit it after; an exception in the block drops it."""
     with ExitStack() as stack:
         with meter.time(DATA):
-            stack.enter_context(reader.near(shard))
-            entries = reader.index(shard)
+            stack.enter_context(reader.near(job.shard))
+            entries = reader.index(job.shard)
         keys = [entry.key for entry in entries]
-        writers = [stack.enter_context(ColumnWriter(work.column, shard, keys)) for work in works]
-        passes = [Pass(work, writer, pool, stop, meter) for work, writer in zip(works, writers, strict=True)]
-        for one in passes:
-            if one.work.column.has(shard):
-                one.keep(one.work.column, shard)
+        writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys)) for i in job.columns]
+        passes = [Pass(works[i], writer, pool, stop, meter) for i, writer in zip(job.columns, writers, strict=True)]
+        for i, one in zip(job.columns, passes, strict=True):
+            if i in job.again:
+                one.keep(one.work.column, job.shard)
         _feed(reader, entries, passes, pool, stop, meter)
         for one in passes:
             one.batcher.flush()
             one.settle()
-        for work in ending:
-            work.budget.judge()
-        stop.check()
+        yield
         with meter.time(COMMIT):
             stack.close()
     for one in passes:
-        _note(one, shard)
+        _note(one)
 
 
 def _feed(
@@ -258,12 +256,11 @@ def _feed(
                 one.batcher.add(ExpertInput(sample.key, sample.image, sample.caption, one.read.labels(sample.key)))
 
 
-def _note(one: Pass, shard: str) -> None:
+def _note(one: Pass) -> None:
     """A line of cost; a run that is killed later has at least paid for this."""
-    append_run(
-        one.work.column.path,
+    one.work.note(
         event="shard",
-        shard=shard,
+        shard=one.writer.shard,
         seconds=one.work.unnoted(),
         rows=len(one.writer.keys or ()),
         failures=one.writer.failures,

@@ -12,10 +12,14 @@ from clipzoo.store import Column
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A shard and the columns, by their place in the run, that it is to be labelled for."""
+    """A shard and the columns, by their place in the run, that it is to be labelled for.
+
+    ``again`` are those of the columns that have labels of it, which are kept; what failed is done again.
+    """
 
     shard: str
     columns: tuple[int, ...]
+    again: tuple[int, ...] = ()
 
 
 def missing(
@@ -32,8 +36,12 @@ def missing(
         DatasetError: ``shards`` names one that the dataset does not have.
     """
     wanted = _chosen(reader, shards)
-    done = [_done(column, retry_failed) for column in columns]
-    jobs = [Job(shard, tuple(i for i, have in enumerate(done) if shard not in have)) for shard in wanted]
+    have = [column.committed() for column in columns]
+    done = [_done(column, shards, retry_failed) for column, shards in zip(columns, have, strict=True)]
+    jobs = []
+    for shard in wanted:
+        lacking = tuple(i for i, shards in enumerate(done) if shard not in shards)
+        jobs.append(Job(shard, lacking, tuple(i for i in lacking if shard in have[i])))
     return [job for job in jobs if job.columns]
 
 
@@ -47,7 +55,7 @@ def _chosen(reader: Reader, shards: Collection[str] | None) -> list[str]:
     return [shard for shard in reader.shards if shard in set(shards)]
 
 
-def _done(column: Column, retry_failed: bool) -> set[str]:
+def _done(column: Column, have: set[str], retry_failed: bool) -> set[str]:
     if not retry_failed:
-        return column.committed()
+        return have
     return {shard for shard, rows in column.tables() if rows["error"].null_count == len(rows)}

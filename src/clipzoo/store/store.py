@@ -171,8 +171,12 @@ class Column:
             StoreError: another run is writing this column.
         """
         with alone(self.path, StoreError, "two runs on one column would do the same work"):
-            files.drop_drafts(self.path, ".tar", ".parquet")
+            self.sweep()
             yield
+
+    def sweep(self) -> None:
+        """Remove partial files; only for who holds the lock and has no writer at work."""
+        files.drop_drafts(self.path, but=MANIFEST)  # which is written without the lock
 
 
 class Store:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,7 @@ class ColumnWriter:
         self._task = tasks.get(column.task)
         self._convention = column.convention
         self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
+        self._mark = f".{uuid4().hex[:8]}"
         self._rows: dict[str, dict[str, Any]] = {}
         self._tar: tarfile.TarFile | None = None
         self._drafts: list[Draft] = []  # of the tar, then of the rows
@@ -47,7 +49,7 @@ class ColumnWriter:
 
     def __enter__(self) -> ColumnWriter:
         with writing(self._tar_path):
-            self._drafts = [Draft(self._tar_path), Draft(self._parquet_path)]
+            self._drafts = [Draft(path, self._mark) for path in (self._tar_path, self._parquet_path)]
             self._tar = tarfile.open(self._drafts[0].path, "w", format=tarfile.PAX_FORMAT)
         return self
 
@@ -121,11 +123,12 @@ class ColumnWriter:
         labels, rows = self._drafts
         with writing(self._parquet_path):
             marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(labels.path)}
-            table = table.replace_schema_metadata(marks)
+            pq.write_table(table.replace_schema_metadata(marks), rows.path, compression="zstd")
+            if self._parquet_path.is_file() and self._parquet_path.read_bytes() == rows.path.read_bytes():
+                return  # a writer that was thought dead was first; the shard is never open again
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
             labels.settle()
-            pq.write_table(table, rows.path, compression="zstd")
             rows.settle()
 
 

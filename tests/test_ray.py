@@ -1,0 +1,328 @@
+"""Labelling on a Ray cluster: the bytes of the local engine, whatever happens to its machines and its driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import hostile
+from clipzoo.errors import DatasetError, EngineError, ExpertError, StoreError
+from clipzoo.labeling import Tuning, label
+from clipzoo.labeling._watch import Budget
+from clipzoo.labeling._worker import Order, Worker
+from clipzoo.labeling.plan import Job
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.store import Store, verify
+from making import Bright, Near, encoded, image, make_dataset, raw_tar
+from test_labeling import contents
+
+TESTS = Path(__file__).parent
+SMALL = {"object_store_memory": 80_000_000, "include_dashboard": False}
+
+
+class Slow(Bright):
+    """Takes its time, so that something can happen meanwhile: until there is a file, if it is given one."""
+
+    def __init__(self, over: Path | None = None) -> None:
+        super().__init__()
+        self.over = over
+
+    def predict(self, images):
+        for _ in range(40):
+            time.sleep(0.1)
+            if self.over is None or self.over.exists():
+                break
+        return super().predict(images)
+
+
+class Mortal(Bright):
+    """Its process dies over one image, as by a fault in native code."""
+
+    def __init__(self, deadly: bytes) -> None:
+        super().__init__()
+        self.deadly = deadly
+
+    def predict(self, images):
+        if any(image[0, 0].tobytes() == self.deadly for image in images):
+            os._exit(1)
+        return super().predict(images)
+
+
+class Picky(Bright):
+    """Cannot be loaded on some machines."""
+
+    def load(self, device: str = "cpu") -> None:
+        if os.environ.get("WITHOUT_WEIGHTS"):
+            raise OSError("no weights here")
+
+
+def run(data: Path | str, out: Path, *experts, **options):
+    given = {"device": "cpu", "progress": False, "tuning": Tuning(threads=1), **options}
+    return label(str(data), list(experts) or [Bright()], out, **given)
+
+
+def same(one: Path, other: Path) -> None:
+    assert contents(one) == contents(other)
+    assert contents(one)
+    assert not list(one.rglob("*.tmp"))
+    for ours, theirs in zip(Store(one).columns(), Store(other).columns(), strict=True):
+        assert ours.manifest.model_copy(update={"seconds": 0.0}) == theirs.manifest.model_copy(update={"seconds": 0.0})
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Twelve shards of eight images; some are broken, some of another size."""
+    folder = tmp_path / "data"
+    for shard in range(12):
+        members = []
+        for i in range(8 * shard, 8 * shard + 8):
+            picture = encoded(image(i, (12, 16) if i % 3 else (16, 12)))
+            members += [(f"{i:06d}.png", picture[: 60 if i % 29 == 7 else None]), (f"{i:06d}.txt", b"words")]
+        raw_tar(folder / f"{shard:05d}.tar", members)
+    return folder
+
+
+# Without a cluster -----------------------------------------------------------------------------------------
+
+
+def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    data = make_dataset(tmp_path / "data")
+    with pytest.raises(EngineError, match=r"pip install 'clipzoo\[ray\]'"):
+        run(data, tmp_path / "out", engine="ray")
+    with pytest.raises(EngineError, match="one of local, ray"):
+        run(data, tmp_path / "out", engine="roy")
+    run(data, tmp_path / "out")  # nothing is locked or half done
+
+
+def ordered(data: Path, out: Path, witness: Path, **values) -> Order:
+    """What a driver would tell a worker that is to fill ``out`` with one expert's labels."""
+    identity = fingerprint(open_dataset(str(data)))
+    column = Store(out).create(Bright().card, identity)
+    told = {
+        "columns": [column.path],
+        "active": [0],
+        "dataset": identity,
+        "folder": Path.cwd(),
+        "witness": witness,
+        **values,
+    }
+    return Order(str(data), Bright(), "cpu", None, Tuning(), 1, **told)
+
+
+def test_a_worker_commits_when_it_is_told_to(data, tmp_path):
+    run(data, tmp_path / "local", max_failures=0.5, shards=["00000", "00001"])
+    column = Store(tmp_path / "local").columns()[0]
+    worker, out = Worker(ordered(data, tmp_path / "ray", tmp_path)), tmp_path / "ray"
+    worker.setup()
+    for shard, before in (("00000", 0), ("00001", 2)):
+        known = Budget(column.name, 0.5, seen=90, failed=30)
+        (counts,) = worker.label(Job(shard, (0,)), [known]).values()
+        assert (counts.seen, counts.failed) == (8, column.rows(shard)["error"].drop_null().length())
+        assert len(contents(out)) == before
+        done = worker.commit()
+        assert len(contents(out)) == before + 2
+        assert done.labelled == {0: counts.seen - counts.failed}
+        assert [(line["event"], line["shard"], line["rows"]) for line in done.lines[0]] == [("shard", shard, 8)]
+    assert contents(out) == contents(tmp_path / "local")
+
+
+def test_a_worker_stops_at_a_shard_that_uses_up_the_budget(data, tmp_path):
+    worker = Worker(ordered(data, tmp_path / "ray", tmp_path))
+    worker.setup()
+    with pytest.raises(DatasetError, match="of test failed"):
+        worker.label(Job("00000", (0,)), [Budget("test", 0.3, seen=99, failed=30, by_sample=30)])
+    assert not [path for path in (tmp_path / "ray").rglob("*") if path.is_file() and path.name != "manifest.json"]
+
+
+@pytest.mark.parametrize(("what", "says"), [("store", "share, at one path"), ("data", "another dataset is at")])
+def test_a_machine_that_sees_something_else_is_told(tmp_path, what, says):
+    data = make_dataset(tmp_path / "data")
+    order = ordered(data, tmp_path / "out", tmp_path / "nothing" if what == "store" else tmp_path)
+    if what == "data":
+        make_dataset(data, shards=3)
+    with pytest.raises((DatasetError, StoreError), match=says):
+        Worker(order).setup()
+
+
+# Three machines --------------------------------------------------------------------------------------------
+
+cluster_test = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+class Machines:
+    """A cluster of three machines, each with room for one worker; the first one cannot be spared."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **SMALL})
+        self.spare = [self.add(), self.add()]
+
+    def add(self, **options):
+        return self.cluster.add_node(num_cpus=1, wait=False, **SMALL, **options)
+
+    def replace(self, which: int) -> None:
+        """One dies with all that runs on it, and another one comes."""
+        self.cluster.remove_node(self.spare.pop(which), allow_graceful=False)
+        self.spare.append(self.add())
+
+    def options(self) -> dict[str, str]:
+        return {"engine": "ray", "ray_address": self.cluster.address}
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    with pytest.MonkeyPatch.context() as patch:
+        paths = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        made = Machines()
+        yield made
+        made.cluster.shutdown()
+
+
+def until(true: Callable[[], object], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("machines")
+class TestCluster:
+    pytestmark = cluster_test
+
+    def test_the_bytes_are_those_of_the_local_engine(self, machines, data, tmp_path):
+        poison = [image(i)[0, 0].tobytes() for i in (4, 40)]
+        experts = lambda: [Bright(poison=poison), Near()]  # noqa: E731
+        local = run(data, tmp_path / "local", *experts(), max_failures=0.5)
+        ray = run(data, tmp_path / "ray", *experts(), max_failures=0.5, log=tmp_path / "log", **machines.options())
+        same(tmp_path / "ray", tmp_path / "local")
+        told = [(r.labels, r.labelled, r.failures, r.reasons, r.bytes) for r in ray]
+        assert told == [(r.labels, r.labelled, r.failures, r.reasons, r.bytes) for r in local]
+        assert told[0][2] > told[1][2] > 0
+        assert all(r.seconds > 0 for r in ray)
+        lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+        assert [line["event"] for line in lines] == ["shard"] * 12 + ["end"]
+        assert lines[-1]["images"] == 96
+        store = Store(tmp_path / "ray")
+        assert verify(store, open_dataset(str(data))) == []
+        events = [json.loads(line) for line in (store.columns()[0].path / "runs.jsonl").read_text().splitlines()]
+        assert sorted(line["shard"] for line in events if line["event"] == "shard") == [f"{i:05d}" for i in range(12)]
+        (again, _) = run(data, tmp_path / "ray", *experts(), max_failures=0.5, **machines.options())
+        assert again.labelled == 0
+
+    def test_machines_that_die_and_are_replaced_cost_time_alone(self, machines, data, tmp_path, caplog):
+        over, kills, rng = tmp_path / "over", 0, random.Random(0)
+        options = {"max_failures": 0.5, **machines.options()}
+        with ThreadPoolExecutor(1) as pool:  # Ray starts machines in the main thread alone
+            labelling = pool.submit(run, data, tmp_path / "ray", Slow(over), **options)
+            while kills < 5 and not labelling.done():
+                if len(workers("Worker.label")) > 1:  # of three: one that can be spared is at work
+                    time.sleep(rng.uniform(0, 1))
+                    machines.replace(rng.randrange(2))
+                    kills += 1
+                time.sleep(0.1)
+            over.touch()
+            labelling.result()
+        run(data, tmp_path / "local", Slow(), max_failures=0.5)
+        same(tmp_path / "ray", tmp_path / "local")
+        assert verify(Store(tmp_path / "ray"), open_dataset(str(data))) == []
+        assert kills >= 3
+        assert caplog.text.count("lost a worker") >= 2
+
+    def test_every_hostile_item_is_labelled_or_a_row(self, machines, tmp_path):
+        where = hostile.as_shards(tmp_path / "data")
+        for name, options in (("local", {}), ("ray", machines.options())):
+            (report,) = run(where, tmp_path / name, max_failures=1, **options)
+            assert report.labels + report.failures == len(hostile.items())
+        same(tmp_path / "ray", tmp_path / "local")
+
+    def test_the_budget_is_counted_over_all_workers(self, machines, data, tmp_path):
+        poison = [image(i, (12, 16) if i % 3 else (16, 12))[0, 0].tobytes() for i in range(0, 96, 8)]
+        for _ in range(2):  # a shard is left undone, so that the next run stops, too
+            with pytest.raises(ExpertError, match=r"of 96 samples of segmentation/test-bright failed"):
+                run(data, tmp_path / "ray", Bright(poison=poison), max_failures=0.1, **machines.options())
+        assert len(Store(tmp_path / "ray").columns()[0].committed()) == 11
+        assert not list(tmp_path.rglob("*.tmp"))
+
+    def test_a_driver_that_is_killed_leaves_nobody_at_work(self, machines, data, tmp_path):
+        driver = self.driver(machines, data, tmp_path / "ray")
+        until(lambda: len(contents(tmp_path / "ray")) > 2)
+        driver.kill()
+        driver.communicate()
+        until(lambda: not workers())
+        left = contents(tmp_path / "ray")
+        assert 2 < len(left) < 24
+        run(data, tmp_path / "local", Slow(), max_failures=0.5)
+        assert left.items() <= contents(tmp_path / "local").items()
+        run(data, tmp_path / "ray", Slow(), max_failures=0.5)  # the engines go on with each other's work
+        same(tmp_path / "ray", tmp_path / "local")
+
+    def test_a_signal_ends_cleanly(self, machines, data, tmp_path):
+        driver = self.driver(machines, data, tmp_path / "ray")
+        until(lambda: len(contents(tmp_path / "ray")) > 2)
+        driver.send_signal(signal.SIGINT)
+        _, errors = driver.communicate(timeout=120)
+        assert "stopped by SIGINT" in errors
+        assert "run the same again to go on" in errors
+        assert not list(tmp_path.rglob("*.tmp"))
+        (column,) = Store(tmp_path / "ray").columns()
+        assert 0 < column.manifest.counts.shards == len(column.committed()) < 12
+
+    @staticmethod
+    def driver(machines: Machines, data: Path, out: Path) -> subprocess.Popen[str]:
+        code = (
+            "import sys; from test_ray import Slow, run; "
+            "run(*sys.argv[1:3], Slow(), max_failures=0.5, engine='ray', ray_address=sys.argv[3])"
+        )
+        command = [sys.executable, "-c", code, str(data), str(out), machines.cluster.address]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def test_a_shard_that_kills_its_workers_is_set_aside(self, machines, data, tmp_path):
+        deadly = image(40)[0, 0].tobytes()
+        with pytest.raises(
+            EngineError, match=r"1 shards are not labelled, since 3 workers were lost over each[^']*'00005'"
+        ):
+            run(data, tmp_path / "ray", Mortal(deadly), max_failures=0.5, **machines.options())
+        assert len(Store(tmp_path / "ray").columns()[0].committed()) == 11
+
+    def test_a_machine_that_cannot_take_part_is_passed_over(self, machines, data, tmp_path, caplog):
+        broken = machines.add(env_vars={"WITHOUT_WEIGHTS": "1"})
+        machines.cluster.wait_for_nodes()
+        (report,) = run(data, tmp_path / "ray", Picky(), max_failures=0.5, **machines.options())
+        machines.cluster.remove_node(broken, allow_graceful=False)
+        assert report.shards == 12
+        assert "cannot take part: test:bright cannot be loaded on cpu: OSError: no weights here" in caplog.text
+
+    def test_what_the_cluster_cannot_do_is_said(self, machines, data, tmp_path):
+        with pytest.raises(EngineError, match="no machine of the cluster has 64 CPUs; the most there are is 1 CPU"):
+            run(data, tmp_path / "ray", tuning=Tuning(threads=64), **machines.options())
+        with pytest.raises(EngineError, match="no machine of the cluster has 1 CPU and 1 GPU"):
+            run(data, tmp_path / "ray", **machines.options() | {"device": "cuda"})
+        with pytest.raises(EngineError, match="Ray gives each worker its own"):
+            run(data, tmp_path / "ray", **machines.options() | {"device": "cuda:1"})
+        with pytest.raises(EngineError, match="on a machine of the cluster"):
+            run(data, tmp_path / "ray", **machines.options() | {"ray_address": "ray://head:10001"})
+        with pytest.raises(EngineError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
+            run(data, tmp_path / "ray", **machines.options() | {"ray_address": "127.0.0.1:9"})
+
+
+def workers(doing: str = "Worker") -> list[str]:
+    """Names of the processes that label."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(path.read_bytes().decode(errors="replace"))
+    return [name for name in found if name.startswith(f"ray::{doing}")]
