@@ -366,6 +366,7 @@ def test_time_is_foreseen_where_it_is_the_experts(tmp_path):
     assert 0.02 <= guess.columns[0].seconds_per_image <= guess.seconds / 48 < 1
 
 
+@pytest.mark.slow
 def test_bytes_of_the_demo_are_foreseen_from_a_part(tmp_path, monkeypatch):
     """A hundred pictures of 600 tell within 15 %."""
     monkeypatch.setattr("clipzoo.labeling.estimating.IMAGES", 100)

@@ -7,7 +7,7 @@ the same pass, or of what an earlier run had done.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -28,6 +28,11 @@ class Decoded:
     image: ImageArray | None
     error: str = ""
     caption: str = ""
+
+    @property
+    def pixels(self) -> int:
+        """Of the image."""
+        return 0 if self.image is None else self.image.shape[0] * self.image.shape[1]
 
 
 Batch = list[ExpertInput]
@@ -50,22 +55,29 @@ def decode(reader: Reader, entry: Entry) -> Decoded:
 def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Decoded]:
     """The samples in their order; at most ``ahead`` of them, or `PENDING_PIXELS`, are decoded before they are taken."""
     waiting: deque[Future[Decoded]] = deque()
+    uncounted: deque[Future[Decoded]] = deque()  # the last of them, not yet seen to be done
+    pixels = 0  # of the others
     try:
         for entry in entries:
             waiting.append(pool.submit(decode, reader, entry))
-            while len(waiting) >= ahead or _pixels(waiting) > PENDING_PIXELS:
-                yield waiting.popleft().result()
+            uncounted.append(waiting[-1])
+            while True:
+                while uncounted and uncounted[0].done():
+                    pixels += uncounted.popleft().result().pixels
+                if len(waiting) < ahead and pixels <= PENDING_PIXELS:
+                    break
+                future = waiting.popleft()
+                sample = future.result()
+                if uncounted and uncounted[0] is future:
+                    uncounted.popleft()
+                else:
+                    pixels -= sample.pixels
+                yield sample
         while waiting:
             yield waiting.popleft().result()
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _pixels(waiting: Iterable[Future[Decoded]]) -> int:
-    """Of the images that are decoded and not asked for yet."""
-    images = (future.result().image for future in waiting if future.done() and not future.cancelled())
-    return sum(image.shape[0] * image.shape[1] for image in images if image is not None)
 
 
 @dataclass

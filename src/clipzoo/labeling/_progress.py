@@ -89,11 +89,11 @@ class Meter:
         """Count what another has counted, but not which samples failed."""
         self.images += other.images
         self.elapsed += other.elapsed
-        for mine, others in (
-            (self.seconds, other.seconds), (self.labelled, other.labelled), (self.failures, other.failures)
-        ):  # fmt: skip
-            for name, value in others.items():
-                mine[name] += value  # type: ignore[operator]
+        for what, seconds in other.seconds.items():
+            self.seconds[what] += seconds
+        for column in other.columns:
+            self.labelled[column] += other.labelled[column]
+            self.failures[column] += other.failures[column]
 
     def shares(self) -> dict[str, float]:
         """Of the time that is accounted for: waiting for data, experts, writing; in [0, 1]."""
@@ -109,11 +109,14 @@ class Meter:
         return self.labelled[column] / self.seconds[column] if self.seconds[column] else 0.0
 
 
+Pace = tuple[float, dict[str, float]]
+
+
 @dataclass
 class Drift:
     """Notices when throughput falls and stays low."""
 
-    paces: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    paces: list[Pace] = field(default_factory=list)
     """Of each shard: images a second, and seconds an image by what they went to."""
     slow: bool = False
 
@@ -129,7 +132,7 @@ class Drift:
         return self._warning(recent, before, usual) if self.slow and not was else ""
 
     @staticmethod
-    def _warning(recent: Sequence[Any], before: Sequence[Any], usual: float) -> str:
+    def _warning(recent: Sequence[Pace], before: Sequence[Pace], usual: float) -> str:
         def grown(what: str) -> float:
             now, then = (statistics.median(spent[what] for _, spent in paces) for paces in (recent, before))
             return now - then

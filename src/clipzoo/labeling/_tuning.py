@@ -111,5 +111,4 @@ def out_of_memory(error: BaseException) -> bool:
 def release() -> None:
     """Give back what nothing uses any more."""
     gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # nothing where CUDA is not in use
