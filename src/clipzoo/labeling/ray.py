@@ -118,7 +118,7 @@ def connected(address: str | None) -> Iterator[Any]:
         )
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        if address not in (None, "auto", "local"):
+        if address and address not in ("auto", "local"):
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
