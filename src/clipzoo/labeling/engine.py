@@ -119,7 +119,6 @@ def label(
             for expert, column, budget in zip(made, columns, budgets, strict=True)
         ]
         active = [works[i] for i in sorted({i for job in jobs for i in job.columns})]
-        shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
         if engine == "ray":
             from clipzoo.labeling import ray
 
