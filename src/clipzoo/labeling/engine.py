@@ -138,7 +138,6 @@ def label(
         for i, work in enumerate(works):
             work.reads = _reads.opened(work.expert, store, identity, [job.shard for job in jobs if i in job.columns])
         active = [works[i] for i in sorted({i for job in jobs for i in job.columns})]
-        shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
         if engine == "ray":
             from clipzoo.labeling import ray
 

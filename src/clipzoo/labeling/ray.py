@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -118,8 +119,11 @@ def connected(address: str | None) -> Iterator[Any]:
         )
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address and address not in ("auto", "local"):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise EngineError(
             f"no Ray cluster answers at {address or 'RAY_ADDRESS'}: {error}; start one by `ray start --head` on the "
             "first machine and `ray start --address=HOST:6379` on the others, or take one of this machine alone: "
