@@ -148,6 +148,7 @@ def label(
                 load(work, resolved(device), tuning, batch_size)
             fresh = [work.expert for work in active if check and not work.column.committed()]
             do = partial(_label_here, reader, jobs, works, fresh)
+        shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
         _run(do, jobs, works, active, shown, threads)
         _settle(columns)
         return [report(work.column, work.labelled) for work in works]
