@@ -184,6 +184,8 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
+            if not self._live.console.is_terminal:
+                self._live.console.line()  # which rich leaves to terminals
         if self.done:
             self.total.elapsed = time.perf_counter() - self._began  # workers' seconds overlap
             reasons = dict(self.reasons.most_common())
