@@ -158,7 +158,7 @@ def test_a_machine_that_sees_something_else_is_told(tmp_path, what, says):
 
 # Three machines --------------------------------------------------------------------------------------------
 
-cluster_test = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+cluster_test = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 class Machines:

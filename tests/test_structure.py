@@ -96,7 +96,7 @@ def test_help_is_quick() -> None:
         subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], check=True)
         after = os.times()
         seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert min(seconds) < 1.0
+    assert min(seconds) < 1.5
 
 
 def test_files_keep_their_size() -> None:
