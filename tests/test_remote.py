@@ -6,6 +6,7 @@ import csv
 import os
 import random
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from clipzoo.data.batches import loader
 from clipzoo.errors import DatasetError, RemoteError, SampleError, StoreError
 from clipzoo.files import _near, _remote
 from clipzoo.files._remote import Remote
-from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.readers import Reader, fingerprint, in_turn, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from making import Bright, Near, encoded, image, make_dataset
@@ -170,6 +171,33 @@ def test_what_is_read_whole_is_fetched_once_and_what_is_only_indexed_is_not_fetc
     site.asked.clear()
     assert check(address, progress=False).usable == 3
     assert site.sent() < 1.3 * size
+
+
+def test_the_next_shard_is_fetched_while_one_is_in_its_turn(far, data):
+    reader = open_dataset(put(data, f"{far}/data"))
+    paths = list(reader.paths.values())
+
+    def copies(*awaited: int) -> list[int]:
+        until = time.monotonic() + 30
+        while (found := [i for i, path in enumerate(paths) if _near.copy_of(path)]) != list(awaited):
+            assert time.monotonic() < until, f"copies of the shards {found}"
+            time.sleep(0.01)
+        return found
+
+    with in_turn(reader, reader.shards) as turns:
+        for i, shard in enumerate(turns):
+            assert shard == reader.shards[i]
+            copies(*range(len(paths))[i : i + 2])
+    copies()
+    with in_turn(reader, reader.shards) as turns:
+        next(turns)
+    copies()
+    paths[1].unlink()
+    with in_turn(reader, reader.shards) as turns:
+        next(turns)
+        with pytest.raises((RemoteError, FileNotFoundError)):
+            next(turns)
+    copies()
 
 
 def test_files_read_by_ranges_are_the_files(site, tmp_path):

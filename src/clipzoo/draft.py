@@ -179,13 +179,6 @@ def draft(
         if splits
         else ("train", "the training sees", "[clipzoo]  # nothing to measure on yet", "a student, not measured")
     )
-    weights = (
-        "\n  random: true"
-        if start.random
-        else f"\n  pretrained: {json.dumps(start.pretrained)}"
-        if start.pretrained
-        else ""
-    )
     text = f"""\
 # clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)
 # {who} {images:,} images in all: {_hours(images)} at {MEASURED:,} images/s, what one H100 does with
@@ -197,7 +190,7 @@ data: {json.dumps(data.location)}  # {data.samples:,} usable samples; the datase
 columns:  # a weight is that of the loss beside the contrastive loss's 1: lower those that pull zero-shot down
 {_columns(cards)}
 student:
-  model: {json.dumps(start.model)}{weights}
+  model: {json.dumps(start.model)}{_weights(start)}
   layers: {list(start.layers)}  # of the vision tower, which the heads read
 training:
   epochs: {epochs:g}  # or steps
@@ -213,6 +206,12 @@ seeds: [0]  # [0, 1, 2] to know how much a seed alone changes
 """
     recipes.parse(yaml.safe_load(text))
     return text
+
+
+def _weights(start: Start) -> str:
+    if start.random:
+        return "\n  random: true"
+    return f"\n  pretrained: {json.dumps(start.pretrained)}" if start.pretrained else ""
 
 
 def _columns(cards: Mapping[str, ExpertCard]) -> str:

@@ -18,6 +18,9 @@ ClipzooError
 Each message says what was seen, why it is wrong, and the exact fix.
 """
 
+MAX_FAILURES = 0.05
+"""The share of a column's samples that may fail before labelling stops, if nothing else is asked for."""
+
 
 class ClipzooError(Exception):
     """Base of all errors meant for users; the CLI prints it without a traceback."""

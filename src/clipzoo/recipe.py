@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipzoo import plugins
-from clipzoo.errors import RecipeError
+from clipzoo.errors import MAX_FAILURES, RecipeError
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
@@ -86,7 +86,7 @@ class LabelingRecipe(_Model):
 
     batch_size: Count | None = None
     """Images a batch; null is each expert's own."""
-    max_failures: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_failures: Annotated[float, Field(ge=0, le=1)] = MAX_FAILURES
     """Labelling stops when more than this share of a column's samples fails."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of experts in torch; it stands in their columns' manifests, as the two below do."""

@@ -21,7 +21,7 @@ from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import ClipzooError, DatasetError
 from clipzoo.labeling._watch import signals
-from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.readers import Entry, Reader, in_turn, open_dataset
 from clipzoo.types import decode_image
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
@@ -60,16 +60,16 @@ def check(data: str, out: str | Path | None = None, *, limit: int | None = None,
     reader = open_dataset(data)
     findings = Findings(reader.location, len(reader.shards))
     shards = spread(reader.shards, limit)
-    with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(THREADS) as pool:
-        for left, shard in zip(range(len(shards), 0, -1), shards, strict=True):
-            with reader.near(shard) if limit is None else nullcontext():
-                entries = list(enumerate(reader.index(shard)))
-                chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
-                findings.begin(shard, len(chosen) == len(entries))
-                for number, seen in _looked_at(reader, chosen, pool):
-                    findings.add(number, seen)
-                    if stop.signal:
-                        break
+    near = in_turn(reader, shards) if limit is None else nullcontext(iter(shards))
+    with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(THREADS) as pool, near as turns:
+        for left, shard in zip(range(len(shards), 0, -1), turns, strict=True):
+            entries = list(enumerate(reader.index(shard)))
+            chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
+            findings.begin(shard, len(chosen) == len(entries))
+            for number, seen in _looked_at(reader, chosen, pool):
+                findings.add(number, seen)
+                if stop.signal:
+                    break
             advance(findings)
             if stop.signal:
                 break

@@ -18,8 +18,7 @@ from rich.table import Table
 
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Findings, Place, side_of
-from clipzoo.errors import ClipzooError
-from clipzoo.labeling._watch import MAX_FAILURES
+from clipzoo.errors import MAX_FAILURES, ClipzooError
 from clipzoo.readers import Entry, Reader
 from clipzoo.reporting.pictures import data_uri
 from clipzoo.types import decode_image

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipzoo.cli._options import Device, as_share
+from clipzoo.errors import MAX_FAILURES
 
 
 def command(
@@ -24,7 +25,7 @@ def command(
     threads: Annotated[int | None, typer.Option(help="CPU threads of an operator; default a thread a core.")] = None,
     max_failures: Annotated[
         float, typer.Option(parser=as_share, metavar="SHARE", help="Stop when more fail: 5% or 0.05.")
-    ] = 0.05,
+    ] = MAX_FAILURES,
     retry_failed: Annotated[bool, typer.Option(help="Label rows again that failed before.")] = False,
     check: Annotated[bool, typer.Option(help="Look at the experts' labels of a few pictures first, and warn.")] = True,
     log: Annotated[Path | None, typer.Option(help="Add a line of JSON a shard to this file.")] = None,

@@ -82,10 +82,6 @@ class Reading(ABC):
     def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Any:
         """The label of one image of ``size`` from its ``output``, whose tensors have B = 1."""
 
-    def nothing(self, size: Size) -> Any:
-        """The label of an image of which nothing was asked."""
-        raise NotImplementedError
-
 
 def post(processor: Any, name: str) -> Callable[..., Any]:
     """A function of the image processor, or of the whole one; `ExpertError` if neither has it."""

@@ -21,7 +21,7 @@ from clipzoo.experts._hf_depth import DepthReading
 from clipzoo.experts._hf_families import FAMILIES, Form, family_of
 from clipzoo.experts._hf_masks import MasksReading, SemanticReading
 from clipzoo.experts._hf_options import choice, count
-from clipzoo.experts._hf_prompts import GroundingReading, OwlReading
+from clipzoo.experts._hf_prompts import GroundingReading, OwlReading, PromptsReading
 from clipzoo.experts._hf_reading import Model, Reading
 from clipzoo.experts._hf_source import Source
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
@@ -145,6 +145,7 @@ class HfExpert(Expert):
     def _labels(self, images: Sequence[ImageArray], asked: tuple[int, ...] | None) -> list[Any]:
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         if asked is None:
+            assert isinstance(self.reading, PromptsReading)  # the others ask for the same of every image
             return [self.reading.nothing(size) for size in sizes]
         import torch
 

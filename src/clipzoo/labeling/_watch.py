@@ -14,9 +14,6 @@ from typing import Any
 
 from clipzoo.errors import ClipzooError, DatasetError, ExpertError
 
-MAX_FAILURES = 0.05
-"""The share of a column's samples that may fail, if nothing else is asked for."""
-
 EARLIEST = 100
 """The budget is not judged on fewer samples than these, unless there are no more."""
 

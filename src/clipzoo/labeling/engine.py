@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from clipzoo import experts as zoo
 from clipzoo import tasks
-from clipzoo.errors import ClipzooError, EngineError, ExpertError, StoreError
+from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
@@ -68,7 +68,7 @@ def label(
     *,
     device: str = "auto",
     batch_size: int | None = None,
-    max_failures: float = 0.05,
+    max_failures: float = MAX_FAILURES,
     retry_failed: bool = False,
     shards: Collection[str] | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
@@ -111,57 +111,86 @@ def label(
     reader = open_dataset(data)
     _apart(data, place(out))
     made = experts_of(experts, batch_size)
-    identity = fingerprint(reader)
-    store = Store(out)
-    stages = _reads.stages(made, store)
-    if len(stages) > 1:
-        reports = [
-            one for stage in stages for one in label(
-                data, stage, out, device=device, batch_size=batch_size, max_failures=max_failures,
-                retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, progress=progress, log=log,
-                engine=engine, ray_address=ray_address,
-            )
-        ]  # fmt: skip
-        names = [expert.card.column for expert in made]
-        return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
-    columns = [store.create(tuning.card(expert), identity) for expert in made]
+    call = _Call(
+        data, reader, fingerprint(reader), Store(out), device, batch_size, max_failures, retry_failed, shards, tuning,
+        check, progress, log, engine, ray_address,
+    )  # fmt: skip
+    reports = [one for stage in _reads.stages(made, call.store) for one in _label(call, stage)]
+    names = [expert.card.column for expert in made]
+    return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What `label` was asked for, with what it opened."""
+
+    data: str
+    reader: Reader
+    identity: dict[str, Any]
+    store: Store
+    device: str
+    batch_size: int | None
+    max_failures: float
+    retry_failed: bool
+    shards: Collection[str] | None
+    tuning: Tuning
+    check: bool
+    progress: bool
+    log: Path | None
+    engine: Engine
+    ray_address: str | None
+
+    def how(
+        self, experts: Sequence[Expert], jobs: Sequence[plan.Job], works: Sequence[Work], threads: int
+    ) -> Callable[[Stop, Progress], None]:
+        """The engine, ready to do the jobs."""
+        if self.engine == "ray":
+            from clipzoo.labeling import ray
+
+            order = ray.Order(self.data, experts, self.device, self.batch_size, self.tuning, threads)
+            return partial(ray.label_shards, order, self.ray_address, jobs, works)
+        active = _active(jobs, works)
+        for work in active:
+            load(work, resolved(self.device), self.tuning, self.batch_size)
+        fresh = [work.expert for work in active if self.check and not work.column.committed()]
+        return partial(_label_here, self.reader, jobs, works, fresh)
+
+
+def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
+    """Label with experts of which none reads a column that another one writes."""
+    columns = [call.store.create(call.tuning.card(expert), call.identity) for expert in experts]
     with ExitStack() as stack:
         for column in sorted(columns, key=lambda c: str(c.path)):
             stack.enter_context(column.lock())
-        threads = stack.enter_context(tuning.fixed_threads())
-        jobs = plan.missing(reader, columns, shards, retry_failed)
-        budgets = [_budget(column, max_failures, retry_failed) for column in columns]
+        threads = stack.enter_context(call.tuning.fixed_threads())
+        jobs = plan.missing(call.reader, columns, call.shards, call.retry_failed)
         works = [
-            Work(expert, column, budget, expert.batch_size)
-            for expert, column, budget in zip(made, columns, budgets, strict=True)
+            Work(expert, column, _budget(column, call.max_failures, call.retry_failed), expert.batch_size)
+            for expert, column in zip(experts, columns, strict=True)
         ]
         for i, work in enumerate(works):
-            work.reads = _reads.opened(work.expert, store, identity, [job.shard for job in jobs if i in job.columns])
-        active = [works[i] for i in sorted({i for job in jobs for i in job.columns})]
-        if engine == "ray":
-            from clipzoo.labeling import ray
-
-            order = ray.Order(data, experts, device, batch_size, tuning, threads)
-            do = partial(ray.label_shards, order, ray_address, jobs, works)
-        else:
-            for work in active:
-                load(work, resolved(device), tuning, batch_size)
-            fresh = [work.expert for work in active if check and not work.column.committed()]
-            do = partial(_label_here, reader, jobs, works, fresh)
-        shown = Progress([work.column.name for work in active], len(jobs), progress and bool(jobs), log)
-        _run(do, jobs, works, active, shown, threads)
+            needed = [job.shard for job in jobs if i in job.columns]
+            work.reads = _reads.opened(work.expert, call.store, call.identity, needed)
+        do = call.how(experts, jobs, works, threads)
+        names = [work.column.name for work in _active(jobs, works)]
+        _run(do, jobs, works, Progress(names, len(jobs), call.progress and bool(jobs), call.log), threads)
         _settle(columns)
         return [report(work.column, work.labelled) for work in works]
+
+
+def _active(jobs: Sequence[plan.Job], works: Sequence[Work]) -> list[Work]:
+    """Those that have a shard to do."""
+    return [works[i] for i in sorted({i for job in jobs for i in job.columns})]
 
 
 def _run(
     do: Callable[[Stop, Progress], None],
     jobs: Sequence[plan.Job],
     works: Sequence[Work],
-    active: Sequence[Work],
     progress: Progress,
     threads: int,
 ) -> None:
+    active = _active(jobs, works)
     for work in active:
         work.column.start(batch_size=work.batch_size, threads=threads)
     try:

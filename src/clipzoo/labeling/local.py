@@ -25,7 +25,7 @@ from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
 from clipzoo.labeling._watch import Budget, Stop
 from clipzoo.labeling.plan import Job
-from clipzoo.readers import Entry, Reader
+from clipzoo.readers import Entry, Reader, in_turn
 from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run
 
@@ -193,10 +193,13 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
         Interrupted: a signal came; shards before this one are committed.
         DatasetError, ExpertError: too many samples failed.
     """
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="codec") as pool:
-        ends = {i: job for job in jobs for i in job.columns}
+    ends = {i: job for job in jobs for i in job.columns}
+    fetched = in_turn(reader, [job.shard for job in jobs])
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="codec") as pool, fetched as turns:
         for job in jobs:
             meter = bar.begin()
+            with meter.time(DATA):
+                next(turns)
             with labelled_shard(reader, job, works, pool, stop, meter):
                 for work in [works[i] for i in job.columns if ends[i] is job]:
                     work.budget.judge()

@@ -12,9 +12,9 @@ from typing import Any
 from clipzoo.files import read_at
 from clipzoo.readers._formats import open_location
 from clipzoo.readers._location import Location
-from clipzoo.readers.base import Entry, Reader, Span
+from clipzoo.readers.base import Entry, Reader, Span, in_turn
 
-__all__ = ["Entry", "Location", "Reader", "Span", "fingerprint", "open_dataset", "read_at"]
+__all__ = ["Entry", "Location", "Reader", "Span", "fingerprint", "in_turn", "open_dataset", "read_at"]
 
 
 def open_dataset(location: str) -> Reader:

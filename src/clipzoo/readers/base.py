@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from clipzoo.types import Sample
@@ -56,6 +58,33 @@ class Reader(ABC):
     def near(self, shard: str) -> AbstractContextManager[None]:
         """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
         return nullcontext()
+
+
+@contextmanager
+def in_turn(reader: Reader, shards: Sequence[str]) -> Iterator[Iterator[str]]:
+    """An iterator over the shards of which each is near (`Reader.near`) in its turn, and the next one on its way."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool, closing(_turns(reader, shards, pool)) as turns:
+        yield turns
+
+
+def _turns(reader: Reader, shards: Sequence[str], pool: ThreadPoolExecutor) -> Generator[str, None, None]:
+    coming: deque[Future[ExitStack]] = deque()
+    try:
+        for turn, shard in enumerate(shards):
+            for following in shards[turn + len(coming) : turn + 2]:
+                coming.append(pool.submit(_held, reader, following))
+            with coming.popleft().result():
+                yield shard
+    finally:
+        for future in coming:
+            if not future.cancel() and not future.exception():
+                future.result().close()
+
+
+def _held(reader: Reader, shard: str) -> ExitStack:
+    stack = ExitStack()
+    stack.enter_context(reader.near(shard))
+    return stack
 
 
 class Keys:
