@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,17 @@ def test_boxes_that_experts_agree_on_are_fused():
     assert (~either.ignored).sum() == 4
     assert either.scores.max() == pytest.approx(0.6)
     assert (either.ignored).sum() == 1, "what was found is not doubtful"
+
+
+def test_of_fused_boxes_is_known_what_every_expert_was_asked_for():
+    def asked(*given):
+        labels = [replace(boxes(), asked=None if ids is None else np.array(ids, np.uint16)) for ids in given]
+        made = _fusion.fuse(labels, overlap=0.5, experts=1).asked
+        return made if made is None else made.tolist()
+
+    assert asked(None, None) is None
+    assert asked(None, (2, 0), (1, 2)) == [2]
+    assert asked((0,), (1,)) == []
 
 
 def test_an_expert_has_one_vote_an_object():

@@ -63,10 +63,10 @@ def test_every_row_of_the_table_can_be_read_and_names_its_source() -> None:
 @pytest.mark.parametrize(
     ("architecture", "name", "told", "family"),
     [
-        ("DPTForDepthEstimation", "Intel/dpt-large", {}, "DPT of Intel (MiDaS 3)"),
+        ("DPTForDepthEstimation", "Intel/dpt-large", {}, "DPT of Intel (MiDaS 3 and 3.1)"),
         ("DPTForDepthEstimation", "Intel/dpt-hybrid-nyu", {}, "DPT"),
         ("DPTForDepthEstimation", "me/Intel/dpt", {}, "DPT"),
-        ("DepthAnythingForDepthEstimation", "x", {"depth_estimation_type": "metric"}, "Depth Anything 1 and 2, metric"),
+        ("DepthAnythingForDepthEstimation", "x", {"depth_estimation_type": "metric"}, "Depth Anything 2, metric"),
         ("DepthAnythingForDepthEstimation", "x", {}, "Depth Anything 1 and 2"),
         ("DepthProForDepthEstimation", "x", {"use_fov_model": True}, "Depth Pro"),
         ("DepthProForDepthEstimation", "x", {}, "Depth Pro without its field of view"),
@@ -245,6 +245,7 @@ def test_captions_choose_the_prompts(build: Build, folders: Any) -> None:
         for row, theirs in zip(rows, plain.predict([pictures[row] for row in rows]), strict=True):
             assert len(theirs.ids)
             assert labels[row].ids.tolist() == [PROMPTS.index(names[i]) for i in theirs.ids]
+            assert (theirs.asked, set(labels[row].asked)) == (None, {PROMPTS.index(name) for name in names})
             np.testing.assert_allclose(labels[row].boxes, theirs.boxes, atol=1 / 256)
             np.testing.assert_allclose(labels[row].scores, theirs.scores, atol=1e-5)
     assert not labels[1].valid.any()

@@ -238,7 +238,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Boxes(Case):
-    """Detection: `gap` is in pixels."""
+    """Detection: `gap` is in pixels. Labels with masks were not asked for doors, whether there are any or not."""
 
     masks: bool = False
 
@@ -252,6 +252,7 @@ class Boxes(Case):
             np.array([thing.score for thing, *_ in found], np.float32),
             np.array([thing.ignored or share < 0.25 for thing, _, share in found], np.bool_),
             tuple(_rle.encode(thing.mask(seen.u, seen.v)) for thing, *_ in found) if self.masks else None,
+            np.array([0, 2], np.uint16) if self.masks else None,
         )
 
     def gap(self, a: Detection, b: Detection) -> Floats:
@@ -262,7 +263,8 @@ class Boxes(Case):
     def arrays(self, label: Detection) -> dict[str, NDArray[Any]]:
         named = {name: getattr(label, name) for name in ("boxes", "ids", "scores", "ignored", "valid")}
         shapes = [_rle.decode(text, label.size) for text in label.masks or ()]
-        return {**named, "masks": np.array(shapes, np.bool_).reshape(-1, *label.size)}
+        asked = np.arange(len(THINGS)) if label.asked is None else label.asked
+        return {**named, "masks": np.array(shapes, np.bool_).reshape(-1, *label.size), "asked": asked}
 
     def blank(self, label: Detection) -> Detection:
         return replace(label, ignored=np.ones_like(label.ignored))

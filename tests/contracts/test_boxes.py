@@ -170,6 +170,8 @@ GOOD = boxes((1, 2, 3, 4), (5, 6, 7, 8))
         (replace(GOOD, ignored=np.zeros(3, np.bool_)), r"\(3,\)"),
         (replace(GOOD, masks=("0",)), "1 masks for 2 boxes"),
         (replace(GOOD, masks=("0", "5")), "no mask of 40×60"),
+        (replace(GOOD, asked=np.array([0, 3], np.uint16)), "class id 3 in a label space of 3"),
+        (replace(GOOD, asked=np.array([0, 1])), "asked is int64"),
         (replace(GOOD, size=(0, 60)), "0×60"),
         (replace(GOOD, size=(10**5, 10**5)), "100000"),
     ],
@@ -203,6 +205,8 @@ FILE = json.loads(TASK.encode(GOOD))
         ({"size": [40]}, "ValueError"),
         ({"size": [40, -60]}, "40×-60"),
         ({"masks": ["0"]}, "1 masks"),
+        ({"asked": [-1]}, "-1"),
+        ({"asked": 3}, "TypeError"),
     ],
 )
 def test_damaged_files_are_refused(change: dict[str, Any], message: str) -> None:
@@ -287,6 +291,39 @@ def test_outputs_of_every_kind_give_labels() -> None:
         for label in found:
             TASK.check(label, SPACE)
             assert len(label.ids) <= 100
+
+
+def test_a_class_that_was_not_asked_for_is_taught_where_it_is_and_nowhere_that_it_is_not() -> None:
+    label = boxes((2, 2, 9, 9), (20, 20, 30, 30), ids=(0, 2))
+    for asked, unknown in ((None, ()), ((0, 1), (2,)), ((1,), (0, 2)), ((), (0, 1, 2)), ((2, 0), (1,))):
+        ids = None if asked is None else np.array(asked, np.uint16)
+        labels = [replace(label, asked=ids), None, label]
+        raw = torch.zeros((3, 8, 40, 60), requires_grad=True)
+        target = TASK.collate(labels, (40, 60))
+        TASK.loss(raw, target, SPACE).backward()
+        taught = raw.grad[:, :3] != 0
+        there = (target["ids"][:, None] == torch.arange(3).view(3, 1, 1)) & (target["distances"][:, :1] > 0)
+        assert taught[2].all()
+        assert not taught[1].any()
+        for kind in range(3):
+            assert torch.equal(taught[0, kind], there[0, kind] if kind in unknown else torch.ones_like(there[0, kind]))
+
+
+def test_labels_of_all_classes_and_of_some_share_a_batch() -> None:
+    narrow, wide = boxes((0, 0, 9, 9), asked=np.array([1], np.uint16)), boxes((0, 0, 9, 9))
+    asked = TASK.collate([narrow, wide, None], (4, 6))["asked"].tolist()
+    assert asked == [[False, False, True], [True] * 3, [True] * 3]
+    assert TASK.collate([wide], (4, 6))["asked"].tolist() == [[True]]
+
+
+def test_what_the_truth_was_not_asked_for_is_not_judged() -> None:
+    metric, guess = DetectionMetric(2), boxes((0, 0, 9, 9), (20, 20, 30, 30), ids=(0, 1), scores=np.float32([0.5, 0.9]))
+    truth = boxes((0, 0, 9, 9))
+    for ids, right in ((None, 1.0), ((0,), 1.0), ((), 1.0)):
+        asked = None if ids is None else np.array(ids, np.uint16)
+        rows = metric.statistics(guess, replace(truth, asked=asked))[None]
+        assert metric.of(rows)["ap50"] == right
+        assert np.count_nonzero(rows[0, :400].reshape(100, 4)[:, 0]) == (2 if ids is None else 1)
 
 
 def test_every_head_fits() -> None:

@@ -414,6 +414,18 @@ class IgnoredTaughtAsBackground(DetectionTask):
 
 
 @fault
+class AskedForgottenByTheFile(DetectionTask):
+    def decode(self, data: bytes) -> Any:
+        return replace(super().decode(data), asked=None)
+
+
+@fault
+class AskedForgottenByTheView(DetectionTask):
+    def crop_resize(self, label: Any, view: Any) -> Any:
+        return replace(super().crop_resize(label, view), asked=None)
+
+
+@fault
 class LargestBoxWins(DetectionTask):
     def collate(self, labels: Any, size: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:

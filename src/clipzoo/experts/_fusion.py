@@ -6,7 +6,8 @@ All labels are of one size and one convention, and tell the same image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,16 +122,19 @@ def fuse(labels: Sequence[Detection], overlap: float, experts: int) -> Detection
     and that has none of its expert yet, else it begins one. A fused box is the mean of its boxes weighted by their
     scores; its score is their mean times the share of experts that have it (the paper's rescaling). A cluster of fewer
     than ``experts`` is ignored: nobody knows whether an object is there. So are boxes that a label ignores; but not
-    where an object of the class was found. Masks, where all labels have them, are where most of a cluster's are.
+    where an object of the class was found. Masks, where all labels have them, are where most of a cluster's are. Asked
+    for is what every label was asked for.
     """
     pile = joined(labels)
     owner = np.repeat(np.arange(len(labels)), [len(label.ids) for label in labels])
     clusters = _clusters(pile, owner, overlap)
     none = pile.take(slice(0, 0))
+    asked = [label.asked for label in labels if label.asked is not None]
     fused = joined([none, *(_fused(pile.take(c.rows), c.box, len(labels), experts) for c in clusters)])
     sure, doubtful = fused.take(~fused.ignored), joined([fused.take(fused.ignored), pile.take(pile.ignored)])
     same = _iou(doubtful.boxes, sure.boxes) * (doubtful.ids[:, None] == sure.ids)
-    return joined([sure, doubtful.take(same.max(1, initial=0) < overlap)])
+    whole = joined([sure, doubtful.take(same.max(1, initial=0) < overlap)])
+    return replace(whole, asked=reduce(np.intersect1d, asked)) if asked else whole
 
 
 def joined(labels: Sequence[Detection]) -> Detection:

@@ -70,7 +70,7 @@ def family_of(architecture: str, name: str, told: Mapping[str, Any]) -> HfFamily
 
 # Rows --------------------------------------------------------------------------------------------------------
 
-LIBRARY = "github.com/huggingface/transformers, models"
+LIBRARY = "github.com/huggingface/transformers, src/transformers/models"
 
 
 def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more: Any) -> HfFamily:
@@ -105,7 +105,7 @@ def _prompted(name: str, architectures: tuple[str, ...], form: Form, threshold: 
 
 FAMILIES: tuple[HfFamily, ...] = (
     _depth(
-        "DPT of Intel (MiDaS 3)", "DPTForDepthEstimation", "affine-disparity",
+        "DPT of Intel (MiDaS 3 and 3.1)", "DPTForDepthEstimation", "affine-disparity",
         "pytorch.org/hub/intelisl_midas_v2: relative inverse depth; Ranftl et al., arXiv 1907.01341, section 5",
         like=r"Intel/dpt-(?!.*(nyu|kitti))",
     ),
@@ -114,7 +114,7 @@ FAMILIES: tuple[HfFamily, ...] = (
         "Ranftl et al., arXiv 2103.13413, section 4.1: relative, and fine-tuned to metres on NYUv2 and KITTI",
     ),
     _depth(
-        "Depth Anything 1 and 2, metric", "DepthAnythingForDepthEstimation", "metric",
+        "Depth Anything 2, metric", "DepthAnythingForDepthEstimation", "metric",
         "github.com/DepthAnything/Depth-Anything-V2, metric_depth/dataset/hypersim.py: distances made depths along z",
         when={"depth_estimation_type": "metric"},
     ),
@@ -128,7 +128,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _depth(
         "GLPN", "GLPNForDepthEstimation", "metric",
-        "Kim et al., arXiv 2201.07436, section 4: metres of NYUv2 and KITTI, up to max_depth",
+        "Kim et al., arXiv 2201.07436, section 3.3: metres up to max_depth; of NYUv2 (4.1) or KITTI (6.1)",
     ),
     _depth(
         "Depth Pro", "DepthProForDepthEstimation", "metric",
@@ -210,7 +210,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _prompted(
         "OWL-ViT", ("OwlViTForObjectDetection",), "owl", 0.1,
-        f"Minderer et al., arXiv 2205.06230, section 3; {LIBRARY}/owlvit/processing_owlvit.py",
+        f"Minderer et al., arXiv 2205.06230, section 3; {LIBRARY}/owlvit/image_processing_owlvit.py",
     ),
     _prompted(
         "OWLv2", ("Owlv2ForObjectDetection",), "owl", 0.1,
@@ -218,8 +218,8 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _prompted(
         "Grounding DINO", ("GroundingDinoForObjectDetection",), "grounding", 0.25,
-        "Liu et al., arXiv 2303.05499, section 3.4: a logit for each token of the text; classes by their tokens as in "
-        "github.com/IDEA-Research/GroundingDINO, demo/test_ap_on_coco.py",
+        "Liu et al., arXiv 2303.05499, section 3.5: a logit for each token of the text; tokens belong to classes as in "
+        "github.com/IDEA-Research/GroundingDINO, demo/test_ap_on_coco.py, which takes their mean and not the surest",
     ),
     _boxes("any other …ForObjectDetection", ("*ForObjectDetection",), "the model's card"),
 )  # fmt: skip

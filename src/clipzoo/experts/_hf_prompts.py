@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,8 +54,12 @@ class PromptsReading(BoxesReading):
         return tuple(sorted(self.order[group - 1] for group in groups)) or None
 
     def nothing(self, size: Size) -> Detection:
-        """Nothing was asked, so nothing is known: the whole frame is ignored."""
+        """Nothing was asked, so nothing is known, not even of places: the whole frame is ignored."""
         return objects(size, [[0, 0, size[1], size[0]]], [0], [0.0], [True])
+
+    def told(self, asked: tuple[int, ...], label: Detection) -> Detection:
+        """The label, which says what was asked for if that differs."""
+        return replace(label, asked=np.array(asked, np.uint16)) if self.needs_caption else label
 
     def prompts(self, asked: tuple[int, ...]) -> list[str]:
         """The names that are asked for."""
@@ -86,14 +91,14 @@ class OwlReading(PromptsReading):
         function = post(processor, "post_process_object_detection")
         (found,) = function(output, threshold=self.floor, target_sizes=[size])
         ids = found["labels"].new_tensor(asked)[found["labels"]]
-        return self.detection(size, found["boxes"], ids, found["scores"])
+        return self.told(asked, self.detection(size, found["boxes"], ids, found["scores"]))
 
 
 class GroundingReading(PromptsReading):
     """Grounding DINO: one text of all names, and for each box a logit for each token of it.
 
     The library names a box by the tokens that are sure enough, which may be half a name or parts of several
-    (github.com/IDEA-Research/GroundingDINO, issues 63 and 143). Here each token belongs to the class whose name it is
+    (github.com/IDEA-Research/GroundingDINO, issues 63 and 85). Here each token belongs to the class whose name it is
     part of, by its place in the text, and a box is of the class of its surest token, whose probability is its score.
     """
 
@@ -123,7 +128,8 @@ class GroundingReading(PromptsReading):
         function = processor.post_process_grounded_object_detection
         (found,) = function(output, threshold=self.floor, target_sizes=[size])
         scores, tokens = output.logits[0].sigmoid().max(-1)
-        return self.detection(size, found["boxes"], owners[tokens[scores > self.floor]], found["scores"])
+        ids = owners[tokens[scores > self.floor]]
+        return self.told(asked, self.detection(size, found["boxes"], ids, found["scores"]))
 
     def _joined(self, asked: tuple[int, ...]) -> str:
         return " ".join(f"{name}." for name in self.prompts(asked))

@@ -1,9 +1,9 @@
 """Depth, segmentation and detection of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
 
-Images are prepared and outputs brought to the image's size by the model's own processor, so a label is what
-``transformers.pipeline`` gives. ``FAMILIES`` tells what each family's labels are and who says so. Options of all:
-``dtype`` (float32, float16, bfloat16), ``batch_size``, ``trust_remote_code=1`` (run the model's own code); the others
-depend on the family, and stand in docs/experts.md.
+Images are prepared and outputs brought to the image's size by the model's own processor, so a label is what its
+post-processing gives. ``FAMILIES`` tells what each family's labels are and who says so. Options of all: ``dtype``
+(float32, float16, bfloat16), ``batch_size``, ``trust_remote_code=1`` (run the model's own code); the others depend on
+the family, and stand in docs/experts.md.
 """
 
 from __future__ import annotations

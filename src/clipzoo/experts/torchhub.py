@@ -56,8 +56,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "Omnidata, depth", "depth", "kind affine-depth, along z",
-        "github.com/EPFL-VILAB/omnidata: omnidata_tools/torch/demo.py inverts the output to show it; its truth are "
-        "images of depth_zbuffer (paper, arXiv 2110.04994)",
+        "github.com/EPFL-VILAB/omnidata: omnidata_tools/torch/demo.py inverts the output to show it; train_depth.py "
+        "beside it: truth is depth_zbuffer, up to scale and shift",
     ),
     Family(
         "Metric3D, normals", "normals", "frame x-right,y-down,z-forward",

@@ -55,7 +55,7 @@ LICENCE = "BSD-3-Clause; the terms of COCO's pictures may apply"
 
 _VOC_SPACE = (
     "Pascal VOC's 20 classes and background, which is class 0: all that is none of the 20, other things of COCO "
-    "included; trained void (boundaries, crowds) is not predicted"
+    "included; void in training (where masks overlap) is not predicted"
 )
 _COCO_SPACE = (
     "COCO's 80 classes; boxes xyxy in pixels of the image. Ids run to 90: 0 is background, which no box has, and 10 "

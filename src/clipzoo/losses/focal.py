@@ -20,7 +20,7 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25,
     Args:
         prediction: [B,K,H,W] logits.
         target: [B,K,H,W] in [0, 1]; a pixel is positive if any of its channels is larger than 0.
-        valid: bool [B,H,W].
+        valid: bool [B,H,W], or [B,K,H,W] where a pixel's channels are not all known.
         alpha: the weight of what is 1, and one minus that of what is 0; a negative one weighs nothing.
         gamma: how little counts what is easy.
 
@@ -28,7 +28,7 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25,
         a scalar; 0 with the graph attached if nothing is valid.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
-    known = valid[:, None]
+    known = valid if valid.ndim == prediction.ndim else valid[:, None]
     logits = torch.where(known, prediction.to(dtype), 0)
     right = torch.where(known, target.to(dtype), 0)
     losses = sigmoid_focal_loss(logits, right, alpha, gamma)

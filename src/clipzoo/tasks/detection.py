@@ -5,7 +5,8 @@ y down, 0 at the left and upper border of the first pixel, so the whole frame is
 multiples of 1/256 px, which makes mirroring exact. Ids count from 0 in the order of ``Convention.classes``, which
 names things alone: background is where no box is. ``ignored`` marks a box of which only the place is known (a crowd, an
 object that a view cut off, a guess below its expert's floor): there the label says nothing, and neither teaches nor
-judges. Of boxes that overlap, a pixel belongs to the smallest. A score is 1 in truth.
+judges. ``asked`` are the ids of the classes that were looked for, where that is not all: of another class, that no box
+is there says nothing. Of boxes that overlap, a pixel belongs to the smallest. A score is 1 in truth.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ CANDIDATES, OVERLAP, MOST = 1000, 0.6, 100
 class Detection:
     """N objects in a frame of ``size`` (H, W).
 
-    ``boxes`` float32 [N,4] xyxy, ``ids`` uint16 [N], ``scores`` float32 [N] in [0, 1], ``ignored`` bool [N], and
-    ``masks``, if known, N compressed COCO RLEs of the frame.
+    ``boxes`` float32 [N,4] xyxy, ``ids`` uint16 [N], ``scores`` float32 [N] in [0, 1], ``ignored`` bool [N];
+    ``masks``, if known, N compressed COCO RLEs of the frame; ``asked``, if not all, uint16 [M].
     """
 
     size: tuple[int, int]
@@ -64,6 +65,7 @@ class Detection:
     scores: FloatArray
     ignored: BoolArray
     masks: tuple[str, ...] | None = None
+    asked: NDArray[np.uint16] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", np.rint(self.boxes * STEPS) / STEPS)
@@ -90,14 +92,16 @@ class Detection:
         """The objects that ``rows`` (indices, a slice or bool [N]) chooses, in the same frame."""
         kept = np.arange(len(self.ids))[rows]
         masks = None if self.masks is None else tuple(self.masks[i] for i in kept)
-        return Detection(self.size, self.boxes[kept], self.ids[kept], self.scores[kept], self.ignored[kept], masks)
+        arrays = {name: getattr(self, name)[kept] for name in ("boxes", "ids", "scores", "ignored")}
+        return replace(self, **arrays, masks=masks)
 
 
 class DetectionMetric(Metric):
     """COCO's average precision of boxes, of the 100 best an image: ``ap50`` at an overlap of 0.5, ``ap`` over 0.5:0.95.
 
     The mean over the classes that occur in the truth. Ignored boxes of a prediction are no detections; those of the
-    truth excuse detections of their class that lie in them, as crowds do.
+    truth excuse detections of their class that lie in them, as crowds do. Detections of classes that it was not asked
+    for are not judged.
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {"ap50": Measure(), "ap": Measure()}
@@ -117,6 +121,8 @@ class DetectionMetric(Metric):
         top = max(int(label.ids.max(initial=0)) for label in (prediction, truth))
         require(top < self.count, f"class id {top} in a label space of {self.count} classes; compare labels of one")
         found = prediction.take(~prediction.ignored)
+        if truth.asked is not None:
+            found = found.take(np.isin(found.ids, np.append(truth.asked, truth.ids)))
         found = found.take(np.argsort(-found.scores, kind="stable")[:MOST])
         table, bits = np.zeros((MOST, 4)), 1 << np.arange(len(_average_precision.BOUNDS))
         table[: len(found.ids), :2] = np.stack([found.ids + 1.0, found.scores], 1)
@@ -162,7 +168,8 @@ class DetectionTask(Task[Detection]):
     def check(self, label: Detection, convention: Convention) -> None:
         """Raise `LabelError` unless boxes lie in the frame, ids in the label space, and all is of N objects."""
         _check(label)
-        K, top = self.channels(convention) - WHERE, int(label.ids.max(initial=0))
+        K = self.channels(convention) - WHERE
+        top = max(int(ids.max(initial=0)) for ids in (label.ids, label.asked) if ids is not None)
         require(top < K, f"class id {top} in a label space of {K} classes, whose ids end at {K - 1}; name all classes")
         for text in label.masks or ():
             _rle.decode(text, label.size)
@@ -178,6 +185,7 @@ class DetectionTask(Task[Detection]):
             "scores": [float(str(score)) for score in label.scores],  # as few digits as tell it from its neighbours
             "ignored": label.ignored.tolist(),
             **({} if label.masks is None else {"masks": label.masks}),
+            **({} if label.asked is None else {"asked": label.asked.tolist()}),
         }
         return json.dumps(facts, separators=(",", ":")).encode()
 
@@ -236,7 +244,8 @@ class DetectionTask(Task[Detection]):
         """``ids`` int64 [B,H,W], ``distances`` float32 [B,4,H,W], ``valid``, for labels in frames of any size.
 
         Distances are left, up, right, down in shares of the frame: larger than 0 in an object, all 0 elsewhere. A box
-        so small that no pixel's centre lies in it is not taught.
+        so small that no pixel's centre lies in it is not taught. ``asked`` bool [B,1+M]: whether the classes from M on
+        were looked for, and then each of those before.
         """
         B = len(labels)
         ids, distances = np.zeros((B, *size), np.int64), np.zeros((B, 4, *size), np.float32)
@@ -247,18 +256,24 @@ class DetectionTask(Task[Detection]):
                 valid[b] = ~np.append(label.ignored, False)[owner]
                 owner = np.where(valid[b], owner, -1)
                 ids[b], distances[b] = np.append(label.ids, 0)[owner], _fcos.sides_from(label.shares, owner)
-        return {name: torch.from_numpy(x) for name, x in (("ids", ids), ("distances", distances), ("valid", valid))}
+        maps = {"ids": ids, "distances": distances, "valid": valid, "asked": _asked(labels)}
+        return {name: torch.from_numpy(x) for name, x in maps.items()}
 
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
-        """Focal loss of classes, and in objects generalised IoU of boxes and cross-entropy of centerness."""
+        """Focal loss of classes, and in objects generalised IoU of boxes and cross-entropy of centerness.
+
+        A class that was not asked for is taught where it is, and nowhere that it is not.
+        """
         K, valid = self.channels(convention) - WHERE, target["valid"]
         raw = torch.where(valid[:, None], raw.float(), 0)
         hot, distances = _known(target, K)
         inside = distances[:, 0] > 0
+        others, named = target["asked"][:, :1], target["asked"][:, 1 : K + 1]
+        asked = torch.cat([named, others.expand(-1, K - named.shape[1])], 1)[..., None, None]
         return (
-            focal.loss(raw[:, :K], hot, valid)
+            focal.loss(raw[:, :K], hot, valid[:, None] & (asked | hot))
             + giou.loss(_fcos.around(_fcos.distances(raw[:, K:-1])), _fcos.around(distances), inside)
             + focal.loss(raw[:, -1:], _fcos.centerness(distances), inside, alpha=-1, gamma=0)
         )
@@ -323,7 +338,7 @@ def _id(value: Any) -> int:
 
 def _read(facts: Mapping[str, Any]) -> Detection:
     """The label of a file's facts; any of the errors of Python's own conversions if they are none."""
-    (height, width), ids, masks = map(index, facts["size"]), facts["ids"], facts.get("masks")
+    (height, width), ids, masks, asked = map(index, facts["size"]), facts["ids"], facts.get("masks"), facts.get("asked")
     with np.errstate(over="ignore"):  # infinite coordinates are told as boxes outside of the frame
         boxes, scores = (np.array(facts[name], np.float64).astype(np.float32) for name in ("boxes", "scores"))
     return Detection(
@@ -333,6 +348,7 @@ def _read(facts: Mapping[str, Any]) -> Detection:
         scores,
         np.array(facts["ignored"], np.bool_),
         None if masks is None else tuple(map(str, masks)),
+        None if asked is None else np.array([_id(i) for i in asked], np.uint16),
     )
 
 
@@ -369,6 +385,11 @@ def _check(label: Detection) -> None:
         label.masks is None or len(label.masks) == N,
         f"{len(label.masks or ())} masks for {N} boxes; give one a box, or None",
     )
+    asked = np.zeros(0, np.uint16) if label.asked is None else label.asked
+    require(
+        asked.dtype == np.uint16 and asked.ndim == 1,
+        f"asked is {asked.dtype} of shape {asked.shape}; the contract is uint16 of shape (M,), or None for all classes",
+    )
 
 
 def _each(label: Detection, change: Callable[[BoolArray], BoolArray]) -> tuple[str, ...] | None:
@@ -376,6 +397,18 @@ def _each(label: Detection, change: Callable[[BoolArray], BoolArray]) -> tuple[s
     if label.masks is None:
         return None
     return tuple(_rle.encode(change(_rle.decode(text, label.size))) for text in label.masks)
+
+
+def _asked(labels: Sequence[Detection | None]) -> BoolArray:
+    """[B,1+M], as `DetectionTask.collate` says."""
+    asked = [None if label is None else label.asked for label in labels]
+    named = max((int(ids.max(initial=0)) + 1 for ids in asked if ids is not None), default=0)
+    table = np.ones((len(labels), 1 + named), np.bool_)
+    for row, ids in zip(table, asked, strict=True):
+        if ids is not None:
+            row[:] = False
+            row[1 + ids.astype(int)] = True
+    return table
 
 
 def _known(target: Target, K: int) -> tuple[Tensor, Tensor]:
