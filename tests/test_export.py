@@ -144,7 +144,7 @@ def test_preprocessing_of_a_model_that_crops_is_compared_with_its_crop(tiny_clip
     found = home.export(student, tmp_path / "out", pictures, ["red square"], "{parity}")
     assert found["preprocessing_levels"] < 3
     squashed = [View.whole((32, 32)).image(one) for one in pictures]
-    centred = [home._view(student, one).image(one) for one in pictures]
+    centred = [view_of(one, (32, 32), "centre").image(one) for one in pictures]
     assert np.abs(np.float32(squashed) - np.float32(centred)).mean() > 10
 
 

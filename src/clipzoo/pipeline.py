@@ -14,6 +14,7 @@ from clipzoo import plugins
 from clipzoo.errors import CheckpointError, RecipeError, SampleError
 from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.sets import Truth
 from clipzoo.export._card import card as model_card
 from clipzoo.labeling import Tuning
 from clipzoo.labeling import label as label_dataset
@@ -25,7 +26,13 @@ from clipzoo.store import Store
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log
 from clipzoo.types import ImageArray, decode_image
-from clipzoo.workspace import TRAINED, Run, write_whole
+from clipzoo.workspace import PSEUDO, TRAINED, Run, write_whole
+
+AVERAGED = {
+    "segmentation": "pixels of the whole set", "depth": "images", "normals": "pixels of the whole set",
+    "detection": "boxes of the whole set", "edges": "edge pixels of the whole set",
+}  # fmt: skip
+"""What the measures of a task are means over."""
 
 PARITY_SAMPLES = 32
 """Pictures and captions on which an exported student is compared with the trained one."""
@@ -252,18 +259,26 @@ def _cost(run: Run) -> dict[str, Any]:
 def _protocol(run: Run) -> dict[str, Any]:
     """What a result must state."""
     H, W = run.suite.size
-    stride = run.recipe.evaluation.label_stride
+    stride, test = run.recipe.evaluation.label_stride, run.suite.dense.get("test")
+    truth = test.truth if test else {}
+    recognised = "a centred part of the student's aspect" if run.start().crop == "centre" else "the same"
     return {
         "preset": "quick, version 1",
-        "crop": "the whole image, squashed to the student's size",
+        "crop": f"dense tasks: the whole image, squashed to the student's size; zero-shot and retrieval: {recognised}",
         "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
         "mask": "pixels whose true label is known",
-        "alignment": "none: metric depth, camera-frame normals",
-        "averaging": "segmentation and normals over pixels of the whole set, depth over images, detections and edge "
-        "pixels over the whole set",
+        "alignment": _alignment(truth),
+        "averaging": "; ".join(f"{task}: over {AVERAGED[task]}" for task in truth if task in AVERAGED),
         "probe": f"ridge from the tokens of layers {list(run.recipe.evaluation.layers)} of the frozen tower to the "
         "pixels of each token; strength chosen on validation",
         "zero_shot": "normalised mean of normalised embeddings over the dataset's own templates",
         "retrieval": "mean of both directions; equal captions are one candidate",
         "learning_rates": {arm: run.rate(arm) for arm in run.recipe.arms if arm != "clip"},
+        "learning_rate_grid": list(run.recipe.training.learning_rates),
+        "more_labels": f"truth of the probe split and pseudo-labels of {PSEUDO:,} captioned pictures, drawn from all",
     }
+
+
+def _alignment(truth: Mapping[str, Truth]) -> str:
+    kind = truth["depth"].convention.kind if "depth" in truth else "metric"
+    return "none" if kind == "metric" else f"scale and shift of each picture's depth, whose truth is {kind}"

@@ -198,6 +198,8 @@ def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRec
     """
     counts = {part: sum(p.numel() for _, p in named) for part, named in student.parameter_groups().items()}
     total, frozen = sum(counts.values()), 0 if settings.text_factor else counts["text"]
+    for _, parameter in student.parameter_groups()["text"]:
+        parameter.requires_grad_(settings.text_factor > 0)
     forward, weights = partial(_forward, student.train(), strides, settings.precision), list(student.parameters())
     one, two = (kept_bytes(partial(forward, count), weights) for count in (1, 2))
     return Memory(total, FLOAT * (4 * total - 3 * frozen), one + (two - one) * (settings.batch_size - 1))

@@ -144,6 +144,14 @@ class TrainingRecipe(_Model):
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on validation while training; null measures at the end only."""
 
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> TrainingRecipe:
+        if not self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"scale is {list(self.scale)}: it is the least and the greatest share of the area, up to 1"
+            )
+        return self
+
     @property
     def length(self) -> str:
         """``<n> steps`` or ``<n> epochs``."""
@@ -177,6 +185,12 @@ class EvaluationRecipe(_Model):
     """Image pixels per pixel of the true labels that are compared."""
     pictures: Annotated[int, Field(ge=0)] = 2
     """Pictures of each case (best, median, worst) of each task on the page."""
+
+    @model_validator(mode="after")
+    def _probes_are_chosen(self) -> EvaluationRecipe:
+        if self.probe is not None and self.validation is None:
+            raise ValueError("probe fits probes whose strength validation chooses: give validation, too")
+        return self
 
 
 class Recipe(_Model):
@@ -219,14 +233,14 @@ class Recipe(_Model):
         """The complete recipe, defaults written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
-    def differences(self, other: Recipe) -> list[str]:
-        """``a.b: ours, not theirs`` of every value in which the two differ."""
+    def differences(self, other: Recipe) -> dict[str, str]:
+        """Dotted path -> "ours, not theirs" of every value in which the two differ."""
         own, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-        return [
-            f"{path}: {own.get(path, 'nothing')}, not {theirs.get(path, 'nothing')}"
+        return {
+            path: f"{own.get(path, 'nothing')}, not {theirs.get(path, 'nothing')}"
             for path in {**own, **theirs}
             if own.get(path) != theirs.get(path)
-        ]
+        }
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

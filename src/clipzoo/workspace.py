@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from clipzoo import demo, experts
 from clipzoo import recipe as recipes
-from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, entry_of
 from clipzoo.errors import CheckpointError, DivergedError, RecipeError
 from clipzoo.evaluation import DenseSet, zero_shot
 from clipzoo.evaluation.criterion import criterion
@@ -42,7 +43,7 @@ from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.store import Column, Store
-from clipzoo.training import Job
+from clipzoo.training import Job, finished
 from clipzoo.training import train as train_job
 
 REPORTED = ("test", "heldout")
@@ -50,6 +51,15 @@ SPLITS = ("probe", "validation", *REPORTED)
 TRAINED = ("clip-ft", "clipzoo")
 PSEUDO = 2000
 """Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
+
+
+FREE = (
+    "description", "labeling.", "evaluation.", "arms.", "seeds.", "training.workers", "training.log_every",
+    "training.checkpoint_", "training.evaluate_every",
+)  # fmt: skip
+"""Fields that may change in a run's folder when arms are trained, for no arm depends on them."""
+CHOOSING = ("evaluation.probe", "evaluation.validation", "evaluation.layers", "evaluation.label_stride", "seeds.0")
+"""But on these, where they chose its rate."""
 
 
 @dataclass
@@ -78,19 +88,28 @@ class Run:
         path = self.out / "recipe.yaml"
         if self.out.exists() and not self.out.is_dir():
             raise CheckpointError(f"{self.out} is a file; give --out a folder")
-        changed = recipes.load(path).differences(self.recipe) if path.exists() else []
-        if changed and (self.out / "arms").exists():
+        changed = recipes.load(path).differences(self.recipe) if path.exists() else {}
+        trained = (self.out / "arms").exists()
+        if trained and (bound := [f"{name}: {text}" for name, text in changed.items() if self._binds(name)]):
             raise CheckpointError(
                 f"{self.out} holds a run of another recipe, by which arms were trained; it has\n  "
-                + "\n  ".join(changed)
+                + "\n  ".join(bound)
                 + "\nGive another --out, or delete that folder to begin anew"
             )
         if changed or not path.exists():  # labels are kept: a store knows itself whose they are
             self._preflight()
             if self.scratch is None:
                 self.out.mkdir(parents=True, exist_ok=True)
-                (self.out / "plan.parquet").unlink(missing_ok=True)
+                if not trained:
+                    (self.out / "plan.parquet").unlink(missing_ok=True)
+                if not trained or any(name.startswith("evaluation.") for name in changed):
+                    shutil.rmtree(self.out / "scores", ignore_errors=True)
                 write_whole(path, self.recipe.to_yaml())
+
+    def _binds(self, field: str) -> bool:
+        """Whether arms that are trained depend on a field of the recipe."""
+        chosen = len(self.recipe.training.learning_rates) > 1 and field.startswith(CHOOSING)
+        return chosen or not field.startswith(FREE)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -113,10 +132,24 @@ class Run:
         """Find mistakes of a new recipe now, not when hours of labelling are over."""
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
+        wanted = self.recipe.evaluation
         for split in SPLITS:
-            if location := getattr(self.recipe.evaluation, split):
+            if location := getattr(wanted, split):
                 check_split(split, location)
-        self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
+                self._apart(split, location)
+        start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
+        if wanted.probe:
+            start.check_layers(wanted.layers, "evaluation.layers")
+
+    def _apart(self, split: str, location: str) -> None:
+        """Raise `RecipeError` if what measures is what trains."""
+        if demo.check(location) or demo.check(self.recipe.data):
+            return
+        if fingerprint(open_dataset(str(Path(location, "images")))) == fingerprint(open_dataset(self.dataset)):
+            raise RecipeError(
+                f"evaluation.{split} is {location!r}, whose images are those of data, {self.recipe.data!r}: a student "
+                "may not be measured on what it was trained on; give pictures of their own"
+            )
 
     # Data ----------------------------------------------------------------------------------------------
 
@@ -174,6 +207,8 @@ class Run:
             else:
                 column = self._stored(str(wanted.column))
                 name, task, convention = column.name, column.task, column.convention
+            if name in found:
+                raise RecipeError(f"two of the columns are {name}; give each once, with one head and loss")
             found[name] = (
                 wanted,
                 HeadSpec(task, convention, wanted.head, wanted.head_options, wanted.loss, wanted.loss_options),
@@ -228,7 +263,11 @@ class Run:
         wanted = self.recipe.evaluation
         locations = {s: getattr(wanted, s) for s in SPLITS}
         folders = {split: self.folder(location) for split, location in locations.items() if location}
-        return Suite.load(folders, self.start().image_size, wanted.label_stride, wanted.layers)
+        start = self.start()
+        suite = Suite.load(folders, start.image_size, wanted.label_stride, wanted.layers, start.crop)
+        if "test" in suite.dense and not suite.probed:
+            self.progress.stage("the truth of test is not used: probes need evaluation.probe and .validation")
+        return suite
 
     # Students ------------------------------------------------------------------------------------------
 
@@ -236,7 +275,8 @@ class Run:
         """The student that an arm starts from; ``clipzoo`` has heads, drawn from the seed."""
         wanted = self.recipe.student
         specs = {name: spec for name, (_, spec) in self.specs.items()} if arm == "clipzoo" else {}
-        with torch.random.fork_rng():  # asked for in mid-training, too
+        gpus = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(gpus):  # asked for in mid-training, too
             torch.manual_seed(seed)
             model = demo.locate_model(wanted.model)
             return Student.create(model, wanted.pretrained, specs, wanted.layers, random or wanted.random)
@@ -245,8 +285,8 @@ class Run:
         """The trained student of an arm and seed."""
         if arm == "clip":
             return self.start().to(self.device).eval()
-        rate = self.rate(arm)
-        return train_job(self._job(arm, seed, rate, self.steps(), self.out / "arms" / arm / str(seed)))
+        folder = self.out / "arms" / arm / str(seed)
+        return finished(folder, self.device) or train_job(self._job(arm, seed, self.rate(arm), self.steps(), folder))
 
     def steps(self, samples: int | None = None) -> int:
         """Updates of each arm: the recipe's, or its epochs of whole batches over ``samples`` (default the plan's)."""
@@ -342,9 +382,13 @@ class Run:
         if not comparable:
             return None
         label_size = next(iter(self.suite.dense["test"].truth.values())).size
+        draw = np.random.default_rng(self.recipe.seeds[0])
+        rows = sorted(draw.choice(len(self.plan), min(PSEUDO, len(self.plan)), replace=False).tolist())
+        floors = {c.task: w.min_confidence or 0.0 for w, c in self.columns.values()}
         return DenseSet.load(
-            self.dataset, str(self.store.root), self.suite.size, columns=comparable, label_size=label_size, limit=PSEUDO
-        )
+            self.dataset, str(self.store.root), self.suite.size, columns=comparable, label_size=label_size,
+            chosen=[entry_of(row) for row in self.plan.rows(rows)], floors=floors,
+        )  # fmt: skip
 
     def splits(self) -> list[str]:
         """The splits that are reported and that the recipe has: of ``test`` and ``heldout``."""

@@ -6,7 +6,7 @@ from clipzoo.cli._options import Device, Out, RecipePath, Set
 
 
 def command(recipe: RecipePath, out: Out = None, overrides: Set = None, device: Device = "auto") -> None:
-    """Measure every arm of a recipe that is trained, with all baselines; writes results.json."""
+    """Measure every arm of a recipe, trained first where it is not yet, with all baselines; writes results.json."""
     from clipzoo import pipeline
     from clipzoo.cli._console import console, opened
 

@@ -217,6 +217,7 @@ def loader(
     workers: int = 0,
     rank: int = 0,
     ranks: int = 1,
+    pin_memory: bool = False,
 ) -> DataLoader[Any]:
     """A plain DataLoader of `Batch` from step ``start`` to ``steps`` (default: one epoch).
 
@@ -236,16 +237,20 @@ def loader(
         collate_fn=partial(dataset.collate, tokenize=tokenize),
         num_workers=workers,
         persistent_workers=False,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_outlive_signals,
         generator=torch.Generator(),  # views draw from their own; the default one belongs to the student
     )
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the trainer finishes its step and then ends its workers."""
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process; the trainer finishes its step and then ends its workers.
+
+    A second SIGTERM ends a worker that hangs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _caption(sample: Sample, rng: np.random.Generator) -> str:

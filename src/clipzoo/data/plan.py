@@ -77,7 +77,7 @@ class Plan:
             if total == max_samples:
                 break
         plan = cls(pa.concat_tables(tables) if tables else _samples([]), dict(left_out))
-        plan._check(reader, columns)
+        plan._check(reader, columns, min_confidence or {})
         return plan
 
     @classmethod
@@ -124,11 +124,16 @@ class Plan:
         rows: list[dict[str, Any]] = self.table.take(list(indices)).to_pylist()
         return rows
 
-    def _check(self, reader: Reader, columns: Mapping[str, Column]) -> None:
+    def _check(self, reader: Reader, columns: Mapping[str, Column], floors: Mapping[str, float]) -> None:
         if not len(self):
             reasons = ", ".join(f"{count}× {reason}" for reason, count in self.left_out.items()) or "it is empty"
             raise PlanError(f"{reader.location} has no usable sample ({reasons}); run `clipzoo label` on it for a list")
         for name, share in self.coverage().items():
+            if share == 0 and name in floors and columns[name].manifest.counts.labels:
+                raise PlanError(
+                    f"no label of {name} reaches min_confidence {floors[name]:g}, or none bears a key of "
+                    f"{reader.location}; `clipzoo labels show {name}` tells how sure they are: lower it"
+                )
             if share == 0:
                 raise PlanError(
                     f"no label of {name} ({columns[name].path}) bears a key of {reader.location}: the store is empty "

@@ -90,6 +90,7 @@ def _unpacked(cache: Path, progress: Progress) -> Path:
             resources.files("clipzoo.demo").joinpath(PACKED).open("rb") as file,
             tarfile.open(fileobj=file, mode="r:xz") as archive,
         ):
-            archive.extractall(out, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.10 before 12, 3.11 before 4
+            archive.extractall(out)
         (out / ".complete").touch()
     return out

@@ -26,7 +26,7 @@ Arms = Mapping[str, Mapping[int, Run]]
 """Arm or baseline -> seed -> run."""
 
 PAIRS = (("clipzoo", "clip-ft"), ("clipzoo", "clip"), ("clip-ft", "clip"))
-CEILING = "expert"
+CEILING, UNTRAINED = "expert", "clip"
 
 
 def compare(
@@ -61,7 +61,7 @@ def compare(
     """
     found = {
         "recipe": recipe,
-        "seeds": sorted({seed for seeds in runs.values() for seed in seeds}),
+        "seeds": sorted({seed for arm, seeds in runs.items() for seed in seeds if arm != UNTRAINED or len(runs) == 1}),
         **comparison(runs, baselines or {}, resamples, seed),
         "subsets": {name: comparison(*pair, resamples=resamples, seed=seed) for name, pair in (subsets or {}).items()},
         "cost": dict(cost or {}),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
 from clipzoo import plugins, tasks
 from clipzoo.errors import ClipzooError, DatasetError, PlanError
@@ -72,7 +72,8 @@ class DenseSet:
         columns: Mapping[str, str] | None = None,
         label_size: tuple[int, int] | None = None,
         crop: Crop = "whole",
-        limit: int | None = None,
+        chosen: Sequence[Entry] | None = None,
+        floors: Mapping[str, float] | None = None,
     ) -> DenseSet:
         """Read a dataset and columns of a store.
 
@@ -83,14 +84,16 @@ class DenseSet:
             columns: task -> column; by default every ``<task>/truth``.
             label_size: (H, W) of the labels; by default ``size``.
             crop: "whole" or "centre".
-            limit: read this many images at most, the first usable ones; without it every image must be usable.
+            chosen: samples of the dataset to read, of which those that cannot be used are left out; by default all are
+                read, and every one must be usable.
+            floors: task -> the least confidence of a label; by default none.
 
         Raises:
             DatasetError: no usable image, or a broken one; PlanError: no truth; StoreError: a column or shard is
                 missing, or of another dataset.
         """
         reader = open_dataset(location)
-        read = list(islice(_pictures(reader, size, crop, whole=limit is None), limit))
+        read = list(_pictures(reader, size, crop, chosen))
         if not read:
             raise DatasetError(f"{location} has no usable image: no sample has both an image and a caption")
         entries, captions, views, images = zip(*read, strict=True)
@@ -102,7 +105,7 @@ class DenseSet:
         for task, name in (columns or _truth_columns(store, labels)).items():
             column = store.column(*name.split("/", 1))
             column.manifest.belongs(identity, column.path)
-            truth[task] = _truth(column, entries, views, label_size or size)
+            truth[task] = _truth(column, entries, views, label_size or size, (floors or {}).get(task, 0.0))
         return cls(np.stack(images), tuple(e.key for e in entries), captions, views, truth, original)
 
     def select(self, indices: Sequence[int]) -> DenseSet:
@@ -207,15 +210,16 @@ def _decode(files: Sequence[bytes], size: tuple[int, int], crop: Crop) -> tuple[
 
 
 def _pictures(
-    reader: Reader, size: tuple[int, int], crop: Crop, whole: bool
+    reader: Reader, size: tuple[int, int], crop: Crop, chosen: Sequence[Entry] | None
 ) -> Iterator[tuple[Entry, str, View, ImageArray]]:
-    """Entry, caption, view and pixels of every usable sample; one that is not is an error if ``whole``."""
-    for entry in (entry for shard in reader.shards for entry in reader.index(shard) if entry.error is None):
+    """Entry, caption, view and pixels of all usable samples, or the chosen; one that is not is an error among all."""
+    every = (entry for shard in reader.shards for entry in reader.index(shard) if entry.error is None)
+    for entry in every if chosen is None else chosen:
         try:
             sample = reader.read(entry)
             image = decode_image(sample.image)
         except ClipzooError as error:
-            if whole:
+            if chosen is None:
                 raise DatasetError(f"{reader.location}: the picture {entry.key} cannot be used: {error}") from error
             continue
         view = view_of(image, size, crop)
@@ -230,14 +234,19 @@ def _truth_columns(store: Store, labels: str | Path) -> dict[str, str]:
     return truths
 
 
-def _truth(column: Column, entries: Sequence[Entry], views: Sequence[View], size: tuple[int, int]) -> Truth:
+def _truth(
+    column: Column, entries: Sequence[Entry], views: Sequence[View], size: tuple[int, int], floor: float
+) -> Truth:
     task = tasks.get(column.task)
+    wanted: dict[str, list[str]] = {}
+    for entry in entries:
+        wanted.setdefault(entry.shard, []).append(entry.key)
     rows = {
         (shard, row["key"]): row
-        for shard in sorted({entry.shard for entry in entries})
+        for shard, keys in wanted.items()
         if column.has(shard)
-        for row in column.rows(shard).to_pylist()
-        if row["error"] is None
+        for row in column.rows(shard).filter(pc.field("key").isin(keys)).to_pylist()
+        if row["error"] is None and (row["confidence"] is None or row["confidence"] >= floor)
     }
     labels = []
     for entry, view in zip(entries, views, strict=True):

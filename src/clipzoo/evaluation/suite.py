@@ -12,7 +12,7 @@ from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
 from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.base import Student, features
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.sets import DenseSet, RetrievalSet, ZeroShotSet, recognition
+from clipzoo.evaluation.sets import Crop, DenseSet, RetrievalSet, ZeroShotSet, recognition
 from clipzoo.experts import Expert
 from clipzoo.tasks import Convention
 
@@ -31,7 +31,12 @@ class Suite:
 
     @classmethod
     def load(
-        cls, folders: Mapping[str, Path], size: tuple[int, int], label_stride: int = 2, layers: Sequence[int] = (-1,)
+        cls,
+        folders: Mapping[str, Path],
+        size: tuple[int, int],
+        label_stride: int = 2,
+        layers: Sequence[int] = (-1,),
+        crop: Crop = "whole",
     ) -> Suite:
         """Read the benchmark folders of the splits (see the recipe's ``evaluation``).
 
@@ -40,6 +45,7 @@ class Suite:
             size: (H, W) of the student's images.
             label_stride: image pixels per pixel of the labels that are compared.
             layers: of the vision tower that probes read.
+            crop: what zero-shot and retrieval see of an image; dense tasks see the whole, squashed.
         """
         label_size = (size[0] // label_stride, size[1] // label_stride)
         dense = {
@@ -48,7 +54,8 @@ class Suite:
             if (folder / "truth").is_dir()
         }
         _comparable(dense, folders)
-        found = {s: recognition(str(folder / "images"), size) for s, folder in folders.items() if s in SCORED}
+        pictures = {split: str(folder / "images") for split, folder in folders.items() if split in SCORED}
+        found = {split: recognition(location, size, crop=crop) for split, location in pictures.items()}
         named = {split: sets[0] for split, sets in found.items() if sets[0] is not None}
         told = {split: sets[1] for split, sets in found.items() if sets[1] is not None}
         return cls(dense, named, told, size, tuple(layers))
@@ -67,13 +74,14 @@ class Suite:
 
         ``pseudo`` adds pictures with pseudo-labels to the true ones: what more labels alone would give.
         """
-        if not self._probed:
+        if not self.probed:
             return None
         fit = self.dense["probe"] if pseudo is None else self.dense["probe"].extended(pseudo)
         return probe.dense(student, fit, self.dense["validation"], self.layers)
 
     @property
-    def _probed(self) -> bool:
+    def probed(self) -> bool:
+        """Whether there is what probes are fitted on and chosen by."""
         return {"probe", "validation"} <= set(self.dense)
 
     def measure(self, student: Student, splits: Sequence[str]) -> dict[str, Run]:
@@ -93,7 +101,7 @@ class Suite:
         ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth, or that
         knows labels of its dataset alone, has no row.
         """
-        if not self._probed:
+        if not self.probed:
             return {split: {} for split in splits}
         fit, choose = self.dense["probe"], self.dense["validation"]
         h, w = features(random_student, fit.images[:1], self.layers).shape[-2:]

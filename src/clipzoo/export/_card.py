@@ -52,10 +52,16 @@ def card(
         version: of clipzoo.
     """
     what = ARMS[arm].format(
-        model=recipe.student.model, length=recipe.training.length, batch=recipe.training.batch_size, data=recipe.data
+        model=_start(recipe), length=recipe.training.length, batch=recipe.training.batch_size, data=recipe.data
     )
     text = HEAD.format(name=f"{recipe.name}: {arm}, seed {seed}", what=what, version=version)
     return text + _experts(experts) + (_results(results) if results else "")
+
+
+def _start(recipe: Recipe) -> str:
+    student = recipe.student
+    weights = "random weights" if student.random else student.pretrained
+    return f"{student.model} ({weights})" if weights else student.model
 
 
 def _experts(experts: Mapping[str, Manifest]) -> str:

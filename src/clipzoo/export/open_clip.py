@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from clipzoo.errors import CheckpointError
+from clipzoo.evaluation.sets import view_of
 from clipzoo.models import Student
-from clipzoo.types import ImageArray, View
+from clipzoo.types import ImageArray
 
 PARITY = "parity.json"
 TOLERANCE = 1e-5
@@ -79,7 +80,7 @@ def parity(student: Student, folder: Path, images: Sequence[ImageArray], caption
     """
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer, model = open_clip.get_tokenizer(f"local-dir:{folder}"), model.eval()
-    views = [_view(student, image).image(image) for image in images]
+    views = [view_of(image, student.image_size, student.crop).image(image) for image in images]
     mine = student.encode_image(torch.from_numpy(np.stack(views)))
     same = model.encode_image(_transformed(preprocess, views), normalize=True)
     whole = _transformed(preprocess, images)
@@ -105,13 +106,6 @@ def sentence(found: dict[str, Any]) -> str:
         f"evaluated on by {found['preprocessing_levels']:.2g} of 255 levels in the mean, which leaves a cosine of at "
         f"least {found['preprocessing_cosine']:.4f} between embeddings."
     )
-
-
-def _view(student: Student, image: ImageArray) -> View:
-    """What evaluation shows of a picture."""
-    if student.preprocess_cfg["resize_mode"] == "squash":
-        return View.whole(student.image_size)
-    return View.centre(image.shape[:2], student.image_size)
 
 
 def _transformed(preprocess: Any, images: Sequence[ImageArray]) -> Tensor:

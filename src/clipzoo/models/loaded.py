@@ -98,8 +98,9 @@ def load(path: str | Path, device: str = "cpu") -> Loaded:
             f"{folder} holds no {CONFIG}, so it is no student's folder; name one such as RUN/arms/clipzoo/0/student, "
             "or one that `clipzoo export` wrote"
         )
+    student = Student.load(folder)
     try:
-        return Loaded(Student.load(folder).to(device))
+        return Loaded(student.to(device))
     except (RuntimeError, AssertionError) as error:  # torch built without a device asserts
         raise CheckpointError(f"the student cannot be put on {device!r}: {str(error).splitlines()[0]}") from error
 

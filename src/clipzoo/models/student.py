@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clipzoo import heads
-from clipzoo.errors import CheckpointError
+from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.tasks import Convention
 from clipzoo.tasks import get as get_task
 
@@ -59,10 +59,25 @@ class HeadSpec:
         return heads.create(self.name or task.head, widths, channels, **self.options)
 
 
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """A tokenizer of OpenCLIP, called with texts; workers get it without the student."""
+
+    tokenizer: Any
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids, int64 [B,L] on the CPU, padded and cut to the L tokens of the text tower."""
+        if not texts:  # tokenizers fail on none
+            return torch.zeros(0, self.tokenizer.context_length, dtype=torch.int64)
+        ids: Tensor = self.tokenizer(list(texts))
+        return ids
+
+
 class Student(nn.Module):
     """An OpenCLIP model plus heads by column name.
 
-    Images go in as uint8 [B,H,W,3] RGB of `image_size`; normalisation happens inside.
+    Images go in as uint8 [B,H,W,3] RGB of `image_size`; normalisation happens inside. ``tokenize`` makes token ids of
+    texts.
 
     Args:
         clip: an OpenCLIP model with ``forward_intermediates``.
@@ -86,6 +101,7 @@ class Student(nn.Module):
     ) -> None:
         super().__init__()
         self.clip, self.tokenizer, self.config = clip, tokenizer, dict(config)
+        self.tokenize = Tokenize(tokenizer)
         self.specs, self.layers = dict(specs or {}), tuple(layers)
         preprocess = self.preprocess_cfg
         for name in ("mean", "std"):
@@ -153,16 +169,14 @@ class Student(nn.Module):
         size = self.clip.visual.image_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
+    @property
+    def crop(self) -> Literal["whole", "centre"]:
+        """What its preprocessing sees of an image: the whole, squashed, or a centred part of the tower's aspect."""
+        return "whole" if self.preprocess_cfg["resize_mode"] == "squash" else "centre"
+
     def normalize(self, images: Tensor) -> Tensor:
         """Uint8 [B,H,W,3] to float [B,3,H,W] with the model's mean and deviation."""
         return (images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, int64 [B,L] on the CPU, padded and cut to the L tokens of the text tower."""
-        if not texts:  # tokenizers fail on none
-            return torch.zeros(0, self.tokenizer.context_length, dtype=torch.int64)
-        ids: Tensor = self.tokenizer(list(texts))
-        return ids
 
     def forward(self, images: Tensor, tokens: Tensor | None = None) -> dict[str, Any]:
         """Everything that the losses need.
@@ -253,11 +267,21 @@ class Student(nn.Module):
             out["image_intermediates"].pop()
         return out
 
+    def check_layers(self, layers: Sequence[int], name: str) -> None:
+        """Raise `RecipeError` unless the tower, on the CPU, has these layers; ``name`` is the recipe's field."""
+        try:
+            self._probe_maps(layers)
+        except (AssertionError, IndexError, ValueError) as error:
+            raise RecipeError(
+                f"{name} is {list(layers)}, and the vision tower has no such layers ({error}): they count from 0, or "
+                "from the end by negative numbers"
+            ) from error
+
     @torch.no_grad()
-    def _probe_maps(self) -> list[Tensor]:
+    def _probe_maps(self, layers: Sequence[int] | None = None) -> list[Tensor]:
         training = self.clip.training
         self.clip.eval()  # keeps batch norm's statistics out of this
-        maps = self.maps(torch.zeros(1, *self.image_size, 3, dtype=torch.uint8))
+        maps = self.maps(torch.zeros(1, *self.image_size, 3, dtype=torch.uint8), layers)
         self.clip.train(training)
         return maps
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.base import Student, features
+from clipzoo.evaluation.sets import DenseSet, Truth
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.reporting.pictures import PictureRow, cases
@@ -42,7 +43,7 @@ def showcase(
             render = truth.task.render
             labels = {arm: probes[arm][task].predict(features(students[arm], image, suite.layers))[0] for arm in SHOWN}
             asked = experts.get(task)
-            expert = asked.predict([image[0]])[0] if asked and not asked.needs_sample else None
+            expert = _asked(asked, test, index, truth) if asked and not asked.needs_sample else None
             label = truth.labels[index]
             found.append(
                 PictureRow(
@@ -54,6 +55,12 @@ def showcase(
                 )
             )  # fmt: skip
     return found
+
+
+def _asked(expert: Expert, test: DenseSet, index: int, truth: Truth) -> Any:
+    """An expert's label of a picture as it was scored: of the original, brought to the size of the truth."""
+    image = test.original(index) if test.original else test.images[index]
+    return truth.task.view(expert.predict([image])[0], test.views[index].at(truth.size))
 
 
 def _score(scored: Any, index: int) -> str:

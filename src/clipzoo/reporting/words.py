@@ -261,6 +261,7 @@ def _sentence(results: Results, verdict: Verdict, pair: str) -> str:
 
 def _checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
     checks = [*_seed_checks(verdict), *_prior_checks(results, verdict), *_held_checks(results, verdict, pair)]
+    checks += [*_label_checks(results, verdict), *_rate_checks(results, pair)]
     images = results.get("images", {}).get(verdict.metric.split("/")[0])
     if images and verdict.ci:
         blind = change((verdict.ci[1] - verdict.ci[0]) / 2, verdict.cell["unit"]).lstrip("+")
@@ -291,6 +292,26 @@ def _prior_checks(results: Results, verdict: Verdict) -> list[str]:
     return [
         f"A constant map reaches {value(prior['mean'], prior['unit'])}: this test set is predictable from place alone."
     ]
+
+
+def _label_checks(results: Results, verdict: Verdict) -> list[str]:
+    """Whether a probe that reads more labels would do as well as training on them."""
+    cell = results.get("baselines", {}).get("more_labels", {}).get(verdict.metric)
+    if not cell or _beaten(results, verdict.metric, "clipzoo", "more_labels") is not False:
+        return []
+    return [f"{ROWS['more_labels']} reaches {value(cell['mean'], cell['unit'])}: clipzoo does not clearly beat that."]
+
+
+def _rate_checks(results: Results, pair: str) -> list[str]:
+    """Arms whose rate lies at an end of the grid, beyond which nothing was tried."""
+    protocol, checks = results.get("protocol", {}), []
+    grid = protocol.get("learning_rate_grid") or [0]
+    for arm in pair.split("-vs-"):
+        rate = protocol.get("learning_rates", {}).get(arm)
+        if len(grid) > 1 and rate in (min(grid), max(grid)):
+            end = "least" if rate == min(grid) else "greatest"
+            checks.append(f"The rate of {arm}, {rate:g}, is the {end} of those tried: one beyond might do better.")
+    return checks
 
 
 def _held_checks(results: Results, verdict: Verdict, pair: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The loop. It can be killed at any step and goes on at the exact sample, to the same bits on the same machine."""
+"""The loop. It can be killed at any step and goes on at the exact sample; on a CPU, to the same bits."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def train(job: Job) -> Student:
         KeyboardInterrupt: asked to stop; the state is saved first.
     """
     settings, student, device = job.settings, job.student.to(job.device), torch.device(job.device)
-    if (job.out / "student" / "done").exists():
-        return Student.load(job.out / "student").to(device)
+    if done_before := finished(job.out, job.device):
+        return done_before
     job.out.mkdir(parents=True, exist_ok=True)
     rates = {"heads": settings.heads_learning_rate, "image": job.rate, "text": job.rate * settings.text_factor}
     adam = optimizer.build(student, rates, settings.weight_decay)
@@ -68,9 +68,10 @@ def train(job: Job) -> Student:
     log = _Log(job.out, start)
     batches = iter(
         loader(
-            job.dataset, settings.batch_size, student.tokenize, start=start, steps=job.steps, workers=settings.workers
+            job.dataset, settings.batch_size, student.tokenize, start=start, steps=job.steps, workers=settings.workers,
+            pin_memory=device.type == "cuda",
         )
-    )
+    )  # fmt: skip
     student.train()
     forward = torch.compile(student) if settings.compile else student
     saved_at = time.monotonic()
@@ -110,6 +111,12 @@ def train(job: Job) -> Student:
     (job.out / "student" / "done").touch()
     (job.out / "checkpoint.pt").unlink(missing_ok=True)
     return student
+
+
+def finished(out: Path, device: str) -> Student | None:
+    """The student of a training that has ended; None where there is none."""
+    folder = out / "student"
+    return Student.load(folder).to(device).eval() if (folder / "done").exists() else None
 
 
 def _step(
@@ -222,6 +229,8 @@ class _Log:
             self.board.add_scalar(name, value, step)
 
     def skipped(self, step: int, skipped: list[tuple[str, str]]) -> None:
+        if not skipped:
+            return
         with self.skips.open("a") as file:
             file.writelines(json.dumps({"step": step, "key": key, "reason": why}) + "\n" for key, why in skipped)
 

@@ -8,6 +8,9 @@ import torch
 
 from clipzoo.models import Student
 
+EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent")
+"""Parts of the names that OpenCLIP and timm give them."""
+
 
 def build(student: Student, rates: dict[str, float], weight_decay: float) -> torch.optim.AdamW:
     """AdamW over the student's parts.
@@ -23,11 +26,14 @@ def build(student: Student, rates: dict[str, float], weight_decay: float) -> tor
             parameter.requires_grad_(rates[part] > 0)
         if not named or rates[part] == 0:
             continue
-        decayed = [p for n, p in named if p.ndim >= 2 and "embedding" not in n]
-        plain = [p for n, p in named if p.ndim < 2 or "embedding" in n]
-        groups.append({"params": decayed, "weight_decay": weight_decay, "peak": rates[part]})
-        groups.append({"params": plain, "weight_decay": 0.0, "peak": rates[part]})
+        for decays, decay in ((True, weight_decay), (False, 0.0)):
+            chosen = [parameter for name, parameter in named if _decays(name, parameter) is decays]
+            groups.append({"params": chosen, "weight_decay": decay, "peak": rates[part]})
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+
+
+def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and not any(part in name for part in EMBEDDINGS)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
