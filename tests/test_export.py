@@ -20,6 +20,7 @@ import clipzoo
 from clipzoo import demo, pipeline, recipe, tasks, workspace
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, PluginError
+from clipzoo.evaluation.sets import view_of
 from clipzoo.export import open_clip as home
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import WEIGHTS

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,54 @@ def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monk
     assert (finished / "results.json").read_text() == before
 
 
+def changed(world: recipe.Recipe, **fields: Any) -> recipe.Recipe:
+    """The recipe with values of its parts changed."""
+    values = world.model_dump(mode="json")
+    for name, value in fields.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    return recipe.parse(values)
+
+
 def test_a_folder_of_another_recipe_is_refused_with_what_differs(finished: Path, world: recipe.Recipe) -> None:
-    with pytest.raises(CheckpointError, match=r"another recipe.*\n  seeds\.0: 0, not 7\n  seeds\.1: 1, not nothing\n"):
-        workspace.Run(world.model_copy(update={"seeds": (7,)}), finished)
+    other = changed(world, seeds=[7], training={"steps": 9})
+    with pytest.raises(
+        CheckpointError, match=r"another recipe.*\n  training\.steps: 24, not 9\n  seeds\.0: 0, not 7\n"
+    ):
+        workspace.Run(other, finished)
+
+
+def test_what_no_trained_arm_depends_on_may_change(finished: Path, world: recipe.Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / ".lock").unlink(missing_ok=True)
+    free = changed(world, seeds=[0, 1, 2], arms=["clip", "clipzoo"], training={"workers": 1, "checkpoint_every": 5})
+    workspace.Run(free, out)
+    assert recipe.load(out / "recipe.yaml") == free
+    assert (out / "plan.parquet").exists()
+    assert (out / "scores" / "clip" / "0" / "done").exists()
+    workspace.Run(changed(world, evaluation={"heldout": world.evaluation.probe}), out)
+    assert not (out / "scores").exists(), "they are of other measurements"
+    for choosing in ({"evaluation": {"label_stride": 4}}, {"seeds": [1, 0]}):
+        with pytest.raises(CheckpointError, match="another recipe"):
+            workspace.Run(changed(world, **choosing), out)
+
+
+def test_scores_of_another_evaluation_are_forgotten(world: recipe.Recipe, tmp_path: Path) -> None:
+    start = changed(world, arms=["clip"], columns=[], training={"learning_rates": [1e-3]})
+    first, second = (
+        pipeline.evaluate(workspace.Run(changed(start, evaluation={"label_stride": stride}), tmp_path)).read_bytes()
+        for stride in (2, 4)
+    )
+    assert (
+        json.loads(first)["arms"]["clip"]["segmentation/miou"]
+        != json.loads(second)["arms"]["clip"]["segmentation/miou"]
+    )
+
+
+def test_a_finished_student_is_found_whatever_its_labels_became(finished: Path, world: recipe.Recipe) -> None:
+    run = workspace.Run(world, finished)
+    run.__dict__["plan"] = None  # would fail if it were used
+    assert run.train("clipzoo", 1).specs
 
 
 def test_a_recipe_may_be_mended_in_its_folder_until_an_arm_was_trained(world: recipe.Recipe, tmp_path: Path) -> None:
@@ -187,6 +233,28 @@ def test_a_mistake_in_a_new_recipe_is_found_before_any_work_and_leaves_nothing(
     with pytest.raises(ClipzooError, match=says):
         workspace.Run(recipe.parse(values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda root: {"test": f"{root}/captioned"}, "evaluation.test is .* are those of data"),
+        (lambda root: {"layers": [99]}, r"evaluation\.layers is \[99\], and the vision tower has no such layers"),
+    ],
+)
+def test_mistakes_of_measuring_are_found_before_anything_is_trained(
+    world: recipe.Recipe, tmp_path: Path, change: Callable[[Path], dict[str, Any]], says: str
+) -> None:
+    with pytest.raises(RecipeError, match=says):
+        workspace.Run(changed(world, evaluation=change(Path(world.data).parent)), tmp_path)
+
+
+def test_a_column_named_twice_is_refused(world: recipe.Recipe, tmp_path: Path) -> None:
+    pipeline.label(workspace.Run(world, tmp_path))
+    (column,) = Store(tmp_path / "labels").columns()
+    both = changed(world, columns=[*world.model_dump(mode="json")["columns"], {"column": column.name}])
+    with pytest.raises(RecipeError, match=f"two of the columns are {column.name}"):
+        workspace.Run(both, tmp_path)
 
 
 def test_two_processes_do_not_share_a_run(world: recipe.Recipe, tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ def test_labels_of_less_confidence_than_asked_for_do_not_count(
     columns = [{"column": "segmentation/test-sure", "min_confidence": 0.5}]
     found = preview(recipe.parse(values | {"store": str(tmp_path / "labels"), "columns": columns}), tmp_path / "run")
     assert found.coverage == {"segmentation/test-sure": 0.75}
+    columns[0]["min_confidence"] = 0.95
+    with pytest.raises(PlanError, match=r"no label of segmentation/test-sure reaches min_confidence 0\.95"):
+        preview(recipe.parse(values | {"store": str(tmp_path / "labels"), "columns": columns}), tmp_path / "run")
 
 
 def test_epochs_are_steps_of_the_plan(values: dict[str, Any], tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_too_small_a_dataset_is_told(values: dict[str, Any], tmp_path: Path) -> 
 
 def test_a_folder_of_another_recipe_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
     parsed = recipe.parse(values)
-    (tmp_path / "recipe.yaml").write_text(parsed.model_copy(update={"seeds": (9,)}).to_yaml())
+    (tmp_path / "recipe.yaml").write_text(parsed.model_copy(update={"max_samples": 40}).to_yaml())
     preview(parsed, tmp_path)  # as long as nothing was trained by it
     (tmp_path / "arms").mkdir()
     with pytest.raises(ClipzooError, match="another recipe"):
@@ -125,6 +128,9 @@ def test_memory_grows_with_the_batch_as_it_does(tiny_clip: str) -> None:
     assert estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1)).state == 16 * weights
     frozen = recipe.TrainingRecipe(steps=1, text_factor=0)
     assert estimate(student, {"depth/x": 4}, frozen).state < 16 * weights
+    learns = estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1)).activations
+    assert estimate(student, {"depth/x": 4}, frozen).activations < learns, "a frozen tower keeps nothing"
+    assert estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1)).activations == learns
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from clipzoo.errors import CheckpointError, DatasetError, PlanError
 from clipzoo.evaluation import retrieval, zero_shot
 from clipzoo.evaluation.base import embed_texts, features
 from clipzoo.evaluation.sets import DenseSet, RetrievalSet, Truth, ZeroShotSet
+from clipzoo.evaluation.suite import Suite
+from clipzoo.readers.webdataset import write_shard
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import TASK as DEPTH
 from clipzoo.tasks.depth import Depth
@@ -151,6 +153,24 @@ def test_clip_benchmark_layout(tmp_path):
         ZeroShotSet.load(str(tmp_path / "bad"), (16, 16))
     with pytest.raises(DatasetError, match=r"holds a \.tar"):
         ZeroShotSet.load(str(tmp_path), (16, 16))
+
+
+def test_recognition_sees_what_the_models_preprocessing_does(tmp_path):
+    folder = tmp_path / "test"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "classnames.txt").write_text("a\nb")
+    (folder / "images" / "zeroshot_classification_templates.txt").write_text("{c}")
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 200  # the centre alone is bright
+    file = io.BytesIO()
+    Image.fromarray(wide).save(file, "PNG")
+    write_shard(folder / "images" / "0.tar", [("0", {"png": file.getvalue(), "txt": b"a", "cls": b"0"})])
+    means = {}
+    for crop in ("whole", "centre"):
+        suite = Suite.load({"test": folder}, (16, 16), crop=crop)
+        means[crop] = suite.zero_shot["test"].images.mean(), suite.retrieval["test"].images.mean()
+    assert means["centre"] == pytest.approx((200, 200), rel=0.02)
+    assert means["whole"][0] < 100
 
 
 def test_dense_set_reads_dataset_and_store(tmp_path):

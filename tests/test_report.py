@@ -172,6 +172,35 @@ def test_takeaways_tell_what_to_doubt(results):
     assert "200 images" in checks
 
 
+def test_rates_at_an_end_of_the_grid_are_told(results):
+    protocol = {"learning_rates": {"clip-ft": 1e-3, "clipzoo": 2e-3}, "learning_rate_grid": [1e-3, 2e-3, 4e-3]}
+
+    def checks(**change):
+        found = words.takeaways({**results, "protocol": {**protocol, **change}})
+        return " ".join(next(one["checks"] for one in found if one["title"] == "Depth, δ1"))
+
+    assert "The rate of clip-ft, 0.001, is the least of those tried" in checks()
+    assert "The rate of clipzoo" not in checks()
+    assert "The rate of" not in checks(learning_rate_grid=[1e-3])
+
+
+def test_more_labels_that_do_as_well_are_told(results):
+    rivals = copy.deepcopy(results)
+    cell = copy.deepcopy(results["arms"]["clipzoo"]["depth/delta1"])
+    rivals["baselines"]["more_labels"] = {"depth/delta1": cell}
+    found = {one["title"]: " ".join(one["checks"]) for one in words.takeaways(rivals)}
+    assert "clipzoo does not clearly beat that" in found["Depth, δ1"]
+    cell["mean"] -= 0.05
+    found = {one["title"]: " ".join(one["checks"]) for one in words.takeaways(rivals)}
+    assert "clipzoo does not clearly beat" not in found["Depth, δ1"]
+
+
+def test_seeds_are_those_of_trained_arms(runs):
+    later = {"clip": runs["clip"], **{arm: {s + 1: runs[arm][s] for s in (0, 1)} for arm in ("clip-ft", "clipzoo")}}
+    assert arms.compare(later, resamples=10)["seeds"] == [1, 2]
+    assert arms.compare({"clip": runs["clip"]}, resamples=10)["seeds"] == [0]
+
+
 def test_cases_are_chosen_by_the_scores(runs):
     ours, theirs = runs["clipzoo"][0]["depth"], runs["clip-ft"][0]["depth"]
     gain = ours.each("delta1") - theirs.each("delta1")

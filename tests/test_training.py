@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -15,13 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import CheckpointError, ClipzooError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Store
-from clipzoo.training import Job, read_log, train
+from clipzoo.training import Job, optimizer, read_log, train
 
 STEPS = 12
 
@@ -103,14 +105,19 @@ def read_log_safely(out: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_asked_to_stop_it_saves_first(
-    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path, workers: int
 ) -> None:
     def stop(step: int, values: object) -> None:
-        if step == 3:
+        if step == 3:  # every process of the job is told, as schedulers do
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGTERM)
+            time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stopping = replace(job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100), on_step=stop)
+    stopping = job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100, workers=workers)
+    stopping = replace(stopping, on_step=stop)
     with pytest.raises(KeyboardInterrupt):
         train(stopping)
     assert (tmp_path / "checkpoint.pt").exists()
@@ -151,6 +158,24 @@ def test_a_compiled_student_learns_the_same(
     for ours, theirs in zip(read_log(tmp_path)[:2], read_log(uninterrupted)[:2], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
     assert (tmp_path / "student" / "done").exists()
+
+
+def test_workers_do_not_carry_the_student(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
+    made = job(dataset, labels, tiny_clip, tmp_path)
+    sent = pickle.dumps(loader(made.dataset, 16, made.student.tokenize).collate_fn)
+    assert len(sent) < 0.2 * sum(p.nbytes for p in made.student.parameters())
+
+
+def test_embeddings_never_decay() -> None:
+    names = (
+        "clip.visual.trunk.pos_embed",
+        "clip.visual.trunk.cls_token",
+        "clip.positional_embedding",
+        "clip.visual.proj",
+    )
+    weight, gain = torch.nn.Parameter(torch.zeros(1, 4, 8)), torch.nn.Parameter(torch.zeros(8))
+    assert [optimizer._decays(name, weight) for name in names] == [False, False, False, True]
+    assert not optimizer._decays("clip.visual.trunk.norm.weight", gain)
 
 
 def test_a_loss_that_is_not_finite_is_named(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
