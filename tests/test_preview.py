@@ -75,6 +75,7 @@ def test_labels_of_less_confidence_than_asked_for_do_not_count(
             for i, entry in enumerate(reader.index(shard)):
                 label = Segmentation(np.zeros((4, 4), np.uint16), known, confidence=0.9 if i % 4 else 0.2)
                 writer.add(entry.key, label)
+    column.finish()
     columns = [{"column": "segmentation/test-sure", "min_confidence": 0.5}]
     found = preview(recipe.parse(values | {"store": str(tmp_path / "labels"), "columns": columns}), tmp_path / "run")
     assert found.coverage == {"segmentation/test-sure": 0.75}
