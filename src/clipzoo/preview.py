@@ -232,7 +232,7 @@ def _forward(student: Student, strides: Mapping[str, int], precision: str, count
     batch = Batch(images, student.tokenize(captions), captions, targets, [])
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         out = student(batch.images, batch.tokens)
-    return objectives.terms(student, {k: v.float() if torch.is_tensor(v) else v for k, v in out.items()}, batch)
+    return objectives.terms(student, out, batch)
 
 
 def _share(share: float | None) -> str:

@@ -131,7 +131,7 @@ def _step(
         group["lr"] = group["peak"] * factor
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         out = forward(batch.images, batch.tokens)
-    named = objectives.terms(student, _float(out), batch)
+    named = objectives.terms(student, out, batch)
     loss = torch.stack([job.weights.get(name, 1.0) * term for name, term in named.items()]).sum()
     adam.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -173,10 +173,6 @@ def _resume(job: Job, student: Student, adam: torch.optim.Optimizer) -> int:
     if state.get("cuda_rng") and torch.cuda.device_count() == len(state["cuda_rng"]):
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     return int(state["step"])
-
-
-def _float(out: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.float() if isinstance(value, torch.Tensor) else value for name, value in out.items()}
 
 
 def _none_left(step: int, batch: Batch) -> str:

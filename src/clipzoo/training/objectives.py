@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
@@ -19,11 +20,11 @@ def terms(student: Student, out: Mapping[str, Any], batch: Batch) -> dict[str, T
 
     Args:
         student: its specs name the columns.
-        out: what its forward gave, in float32.
+        out: what its forward gave; losses are computed in float32.
         batch: the same batch.
     """
     loss = SigLipLoss() if "logit_bias" in out else ClipLoss()
-    features = {k: v for k, v in out.items() if k not in ("predictions", "image_intermediates", "text_intermediates")}
+    features = {name: value.float() for name, value in out.items() if torch.is_tensor(value)}
     named: dict[str, Tensor] = {"contrastive": loss(**features)}
     for column, spec in student.specs.items():
         target = batch.targets[column]
