@@ -233,7 +233,9 @@ def test_names_on_the_web_are_names_of_files(site, tmp_path):
     write_shard(folder / "of #1.tar", [("0", {"png": encoded(image(1)), "txt": b"x"})])
     site.index = True
     (folder / "all.csv").unlink()
-    assert len(everything(open_dataset(f"{site.address}/with%20space/?format=webdataset"))) == 1
+    reader = open_dataset(f"{site.address}/with%20space/?format=webdataset")
+    assert len(everything(reader)) == 1
+    assert fingerprint(reader) == fingerprint(open_dataset(f"{folder}?format=webdataset"))
 
 
 def test_the_size_of_a_picture_is_asked_for_once(site, tmp_path):

@@ -102,8 +102,9 @@ class Remote:
         return self
 
     def relative_to(self, other: Remote) -> PurePosixPath:
-        """The path below ``other``; `ValueError` if it is not there."""
-        return self.inner.relative_to(other.inner)
+        """The path below ``other``, as names of files; `ValueError` if it is not there."""
+        below = self.inner.relative_to(other.inner)
+        return PurePosixPath(unquote(str(below))) if self.protocol in WEB else below
 
     def with_name(self, name: str) -> Remote:
         """Another one in the same folder."""

@@ -173,9 +173,9 @@ def keep(path: Place) -> None:
 def regular(path: Place) -> Iterator[tuple[BinaryIO, int | None]]:
     """A file that somebody else named, and its size; None if it is a device, a pipe or a folder."""
     if isinstance(path, Remote):
-        raw = RemoteFile(path)
-        with io.BufferedReader(raw) as file:
-            yield file, raw.size
+        source = RemoteFile(path)
+        with io.BufferedReader(source) as file:
+            yield file, source.size
         return
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would otherwise block for ever
     try:

@@ -149,7 +149,7 @@ def _choices(inner: str) -> list[str]:
 
 
 def _name(path: Place, root: Place) -> str:
-    name = PurePath(str(path)).relative_to(str(root))
+    name: PurePath = path.relative_to(root)  # type: ignore[arg-type]  # both lie on a disk, or on one network
     return (name.with_suffix("") if path.suffix.lower() in (".tar", ".parquet") else name).as_posix()
 
 

@@ -103,7 +103,7 @@ def verify(
     if reader is not None:
         problems += [problem for column, have, _ in columns for problem in _dataset(column, identity, have - there)]
     done = Counter[str]()
-    for shard in sorted(set().union(*(have for _, have, _ in columns))):
+    for shard in sorted(set[str]().union(*(have for _, have, _ in columns))):
         keys = {entry.key for entry in reader.index(shard)} if reader is not None and shard in there else None
         for column, have, tally in columns:
             if shard in have:
