@@ -130,7 +130,7 @@ def estimate(
 def _pick(reader: Reader, count: int) -> tuple[list[Entry], int]:
     """Entries from all over the dataset, about ``count``, and how many it has."""
     shards = spread(reader.shards, SHARDS)
-    picked, seen = [], 0
+    picked, seen = list[Entry](), 0
     for shard in shards:
         entries = reader.index(shard)
         seen += len(entries)
