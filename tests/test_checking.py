@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,18 @@ from typer.testing import CliRunner
 
 import clipzoo
 import hostile
-from clipzoo.checking import captions, check, duplicates
+from clipzoo import files
+from clipzoo.checking import captions, check, duplicates, engine
 from clipzoo.checking.captions import SUSPICIONS, language, script, suspicions
 from clipzoo.checking.engine import form_of
-from clipzoo.checking.findings import Findings, Seen, kind_of
+from clipzoo.checking.findings import Findings, Seen
 from clipzoo.checking.page import rows
 from clipzoo.cli import app
-from clipzoo.errors import DatasetError
+from clipzoo.errors import DatasetError, StoreError, kind_of
+from clipzoo.labeling import label, local
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.types import decode_image
-from making import encoded, image, make_dataset, samples
+from making import Bright, encoded, image, make_dataset, samples
 
 # Captions --------------------------------------------------------------------------------------------------
 
@@ -274,6 +277,32 @@ def test_the_command_prints_a_table_and_writes_the_page(tmp_path: Path) -> None:
     assert "usable" in result.output
     assert (tmp_path / "p.html").exists()
     assert clipzoo.check is check
+
+
+def test_a_page_that_cannot_be_written_ends_the_check_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write"):
+        check("nowhere", tmp_path / "file" / "page.html")
+
+
+@pytest.mark.parametrize("does", ["check", "label"])
+def test_as_many_pictures_are_asked_for_as_the_reader_wants(tmp_path: Path, monkeypatch, does: str) -> None:
+    """Where each waits for a network."""
+    many = max(local.THREADS, engine.THREADS) + 4
+    write_shard(tmp_path / "data" / "0.tar", samples(2 * many))
+    together = threading.Barrier(many, timeout=30)
+    monkeypatch.setattr(files, "threads", lambda path: many)
+
+    def decoded(data: bytes) -> np.ndarray:
+        together.wait()
+        return decode_image(data)
+
+    monkeypatch.setattr("clipzoo.labeling._batches.decode_image", decoded)
+    if does == "check":
+        assert check(str(tmp_path / "data"), progress=False).usable == 2 * many
+    else:
+        (report,) = label(str(tmp_path / "data"), Bright(), tmp_path / "out", check=False, progress=False)
+        assert report.labels == 2 * many
 
 
 STOPPED = """

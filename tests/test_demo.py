@@ -19,7 +19,7 @@ from clipzoo.errors import DatasetError
 from clipzoo.evaluation.sets import DenseSet
 from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
-from clipzoo.readers import open_dataset
+from clipzoo.readers import open_dataset, read_at
 from clipzoo.store import Store, verify
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.normals import normals_from_depth
@@ -139,7 +139,7 @@ def test_packaged_pictures_are_those_of_the_renderer(unpacked: Path) -> None:
     scene = rooms.render(int(entry.key), "test")
     assert np.abs(stored - scene.image).mean() < 12, "beyond what WebP loses"
     assert sample.caption == scene.caption
-    assert names()[int(sample.members["cls"])] == scene.name
+    assert names()[int(read_at(reader.paths[entry.shard], *entry.members["cls"]))] == scene.name
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth", "normals"])

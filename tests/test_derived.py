@@ -129,6 +129,20 @@ def test_a_column_says_whose_labels_it_is_made_of(data, tmp_path):
         label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
 
 
+def test_a_damaged_label_that_is_read_is_one_failure(data, tmp_path):
+    label(data, Bright(), tmp_path / "out", progress=False)
+    (read,) = Store(tmp_path / "out").columns()
+    shard = sorted(read.committed())[0]
+    row = read.rows(shard).to_pylist()[1]
+    with read.file(shard, ".tar").open("r+b") as file:
+        file.seek(row["offset"])
+        file.write(b"\0" * 8)
+    parts = "column:segmentation/test-bright?to=detection&things=bright"
+    (report,) = label(data, parts, tmp_path / "out", max_failures=1, progress=False)
+    assert report.failures == 1
+    assert report.reasons == {"a label that the expert reads is damaged": 1}
+
+
 def test_what_is_not_there_is_asked_for(data, tmp_path):
     with pytest.raises(ExpertError, match=r"reads the column 'depth/test-tilted', which is not there(.|\n)*same call"):
         label(data, [NORMALS], tmp_path / "labels", progress=False)

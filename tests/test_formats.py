@@ -20,10 +20,11 @@ from clipzoo import plugins
 from clipzoo.data import Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import ClipzooError, DatasetError, SampleError
 from clipzoo.labeling import label
-from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.readers import Reader, fingerprint, open_dataset, parquet
 from clipzoo.readers import _rows as rows_module
 from clipzoo.readers import folder as folder_module
 from clipzoo.readers import table as table_module
+from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, verify
 from making import Bright, encoded, image, make_dataset
 
@@ -380,13 +381,23 @@ def test_row_groups_too_large_for_memory_are_refused_with_the_fix(
 
 
 def test_kept_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipzoo.readers import parquet
-
     monkeypatch.setattr(parquet, "CACHE_BYTES", 3000)
     reader = open_dataset(hub_parquet(tmp_path))
     for entry in [*entries(reader), *entries(reader)[::-1]]:
         reader.read(entry)
         assert len(parquet._cache._kept) <= 2
+
+
+def test_a_value_that_is_in_a_group_once_is_in_memory_once(tmp_path: Path) -> None:
+    """Its size in the metadata is that of one."""
+    placeholder = encoded(image(0, (80, 80)))
+    pictures = pa.array([{"bytes": placeholder, "path": None}] * 4000, IMAGE)
+    pq.write_table(pa.table({"image": pictures, "caption": ["a", "b"] * 2000}), tmp_path / "t.parquet")
+    parquet._cache.forget()
+    reader = open_dataset(str(tmp_path / "t.parquet"))
+    sample = reader.read(reader.index("t/00000")[3999])
+    assert (sample.image, sample.caption) == (placeholder, "b")
+    assert sum(table.nbytes for table in parquet._cache._kept.values()) < 10 * len(placeholder)
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 400, 2000, 10**6])
@@ -414,6 +425,18 @@ def test_splits_of_a_saved_dict(tmp_path: Path) -> None:
 
 
 # Folders ---------------------------------------------------------------------------------------------------
+
+
+def test_splits_that_lie_elsewhere_and_folders_without_files(tmp_path: Path) -> None:
+    saved_to_disk(tmp_path / "outside")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/dataset_dict.json").write_text(json.dumps({"splits": ["../outside"]}))
+    with pytest.raises(DatasetError, match=r"names '\.\./outside', which is no folder beside it"):
+        open_dataset(str(tmp_path / "data"))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/state.json").write_text('{"epoch": 3}')
+    with pytest.raises(DatasetError, match=r"state\.json names none"):
+        open_dataset(str(tmp_path / "foreign"))
 
 
 def test_a_folder_says_what_it_cannot_use(tmp_path: Path) -> None:
@@ -485,6 +508,21 @@ def test_a_question_mark_may_be_a_wildcard_or_part_of_a_name(tmp_path: Path) -> 
     make_dataset(tmp_path / "odd?name=x", shards=3)
     assert len(open_dataset(str(tmp_path / "odd?name=x")).shards) == 3
     assert len(open_dataset(str(tmp_path / "odd*" / "0000?.tar")).shards) == 3
+
+
+@pytest.mark.parametrize("form", ["folder", "tars"])
+def test_fields_that_are_asked_for_are_those_of_the_json(tmp_path: Path, form: str) -> None:
+    """Also where they are the usual ones."""
+    members = {"png": PICTURES[0], "txt": b"of the txt", "json": b'{"caption": "one", "text": "two"}'}
+    if form == "tars":
+        write_shard(tmp_path / "0.tar", [("0", members)])
+    else:
+        for ext, data in members.items():
+            (tmp_path / f"0.{ext}").write_bytes(data)
+    for options, told in (("", ("of the txt",)), ("?caption=caption|text", ("one", "two"))):
+        reader = open_dataset(f"{tmp_path}{options}")
+        sample = reader.read(entries(reader)[0])
+        assert (sample.caption, *sample.others) == told
 
 
 def test_captions_of_a_shard_from_fields_of_its_json(tmp_path: Path) -> None:

@@ -458,6 +458,24 @@ def test_nothing_matches_or_two_match_one(tmp_path):
         import_labels(str(data), str(path), "demo", {}, tmp_path / "out")
 
 
+@pytest.mark.parametrize("form", ["tars", "tables"])
+def test_one_key_in_two_shards_is_two_samples(tmp_path, form):
+    """Keys are unique in a shard only."""
+    for i, name in enumerate(("a", "b")):
+        data = tmp_path / "data" / name
+        if form == "tars":
+            write_shard(data.with_suffix(".tar"), [("00000000", {"png": encoded(image(i)), "txt": b"x"})])
+        else:
+            data.parent.mkdir(exist_ok=True)
+            pq.write_table(pa.table({"image": [encoded(image(i))], "caption": ["x"]}), data.with_suffix(".parquet"))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.zeros((H, W), np.uint8)).save(tmp_path / "masks" / "00000000.png")
+    answers = {"task": "segmentation", "classes": "a,b", "void": "none"}
+    said = r"samples '00000000' of the shards 'a.*' and 'b.*' would both get the label .*\?key="
+    with pytest.raises(ExpertError, match=said):
+        import_labels(str(tmp_path / "data"), str(tmp_path / "masks"), "files", answers, tmp_path / "out")
+
+
 # Colours ---------------------------------------------------------------------------------------------------
 
 

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from clipzoo import files
 from clipzoo.cli import app
 from clipzoo.errors import StoreError
 from clipzoo.labeling import label
 from clipzoo.readers import open_dataset
-from clipzoo.store import Store, merge, verify
+from clipzoo.store import Column, Store, merge, verify
 from making import Bright, Near, encoded, image, make_dataset
 
 DOCS = Path(__file__).parent.parent / "docs" / "labels.md"
@@ -122,6 +123,34 @@ def test_conflicts_are_refused_before_anything_is_written(tmp_path, data, parts)
     assert not (tmp_path / "out").exists()
 
 
+def test_the_target_is_locked_before_it_is_looked_at(tmp_path, parts, monkeypatch):
+    """A run that ends between the look and the work would have its shards replaced."""
+    merge(parts[:1], Store(tmp_path / "out"))
+    locked, look = [], Column.committed
+
+    def looked(self):
+        if self.path.is_relative_to(tmp_path / "out"):
+            try:
+                with self.lock():
+                    locked.append(False)
+            except StoreError:
+                locked.append(True)
+        return look(self)
+
+    monkeypatch.setattr(Column, "committed", looked)
+    merge(parts, Store(tmp_path / "out"))
+    assert locked[0]
+
+
+def test_runs_are_added_at_once(tmp_path, parts, monkeypatch):
+    """A store far away gets the whole file anew each time."""
+    asked, append = [], files.append
+    monkeypatch.setattr("clipzoo.files.append", lambda path, lines: asked.append(lines) or append(path, lines))
+    merge(parts, Store(tmp_path / "out"))
+    assert len(asked) == 4, "the runs of the sources and the end, of two columns"
+    assert len(asked[-2].splitlines()) > 4
+
+
 def test_a_manifest_cannot_lead_out_of_the_merged_store(tmp_path, parts):
     path = parts[0].columns()[0].path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"slug": "../../../x"}))
@@ -188,6 +217,31 @@ def test_ls_and_show(tmp_path, parts):
     assert "1 × the expert failed" in told
     with pytest.raises(StoreError, match="it has: segmentation/test-bright"):
         CliRunner().invoke(app, ["labels", "show", str(tmp_path / "a"), "depth/none"], catch_exceptions=False)
+
+
+def test_a_damaged_column_is_no_hindrance_to_others(tmp_path, parts):
+    (tmp_path / "b" / "depth" / "test-near" / "manifest.json").write_text("{")
+    assert "test:bright" in run("show", tmp_path / "b", "segmentation/test-bright")
+    assert "test:bright" in run("show", tmp_path / "b", "segmentation")
+    assert "depth/test-near is removed" in run("rm", tmp_path / "b", "depth/test-near", "--yes")
+    assert "test-bright" in run("ls", tmp_path / "b")
+
+
+def test_brackets_are_no_markup(tmp_path, data):
+    expert = Bright()
+    expert.card = replace(expert.card, uri="onnx:/m/[old]/n.yaml", licence="[/x]")
+    labelled(data, tmp_path / "[a]", ["00000"], expert)
+    told = run("ls", tmp_path / "[a]")
+    assert "onnx:/m/[old]/n.yaml" in told
+    assert "[/x]" in told
+    page = tmp_path / "[deep]" / "page.html"
+    found = CliRunner().invoke(
+        app, ["inspect", str(tmp_path / "[a]"), "--data", str(data), "--out", str(page)], env={"COLUMNS": "300"}
+    )
+    assert found.exit_code == 0, found.output
+    assert "onnx:/m/[old]/n.yaml" in found.output
+    assert "[deep]" in found.output
+    assert page.exists()
 
 
 def test_rm_asks(tmp_path, parts):

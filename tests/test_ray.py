@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,27 @@ def test_a_machine_that_sees_something_else_is_told(tmp_path, what, says):
     if what == "data":
         make_dataset(data, shards=3)
     with pytest.raises((DatasetError, StoreError), match=says):
+        Worker(order).setup()
+
+
+def test_workers_make_their_own_experts_of_uris(tmp_path, monkeypatch):
+    """Else one with stale weights would write its labels under the driver's checksum."""
+    data, orders = make_dataset(tmp_path / "data"), []
+    monkeypatch.setattr("clipzoo.labeling.ray.label_shards", lambda order, *rest: orders.append(order))
+    (tmp_path / "own.py").write_text("from making import Bright\nclass Own(Bright):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    near = Near()
+    run(data, tmp_path / "out", "python:own:Own", near, engine="ray")
+    (order,) = orders
+    assert order.experts == ["python:own:Own", near]
+    columns = Store(tmp_path / "out")
+    paths = [columns.column("segmentation", "python-own-Own").path, columns.column("depth", "test-near").path]
+    identity = fingerprint(open_dataset(str(data)))
+    order = replace(order, columns=paths, active=[0], dataset=identity, folder=tmp_path, witness=tmp_path)
+    Worker(order).setup()
+    (tmp_path / "own.py").write_text("from making import Bright\nclass Own(Bright):\n    stale = True\n")
+    with pytest.raises(StoreError, match="was made with revision"):
         Worker(order).setup()
 
 

@@ -116,7 +116,6 @@ def test_round_trip(tmp_path):
     assert sample.shard == "00001"
     assert sample.caption == "picture 8"
     assert sample.image == encoded(image(8))
-    assert set(sample.members) == {"png", "txt"}
 
 
 def test_key_ends_at_the_first_dot_of_the_last_part_and_extensions_ignore_case(tmp_path):
@@ -186,6 +185,27 @@ def test_an_unusable_sample_is_an_entry_with_its_reason(tmp_path, members, reaso
     assert found["c"] is None
     assert len(found) == 3
     assert reason in only_error(path)
+
+
+def test_members_beside_image_and_caption_are_not_read(tmp_path, monkeypatch):
+    """However large they are."""
+    monkeypatch.setattr("clipzoo.readers.webdataset.IMAGE_BYTES", 2000)
+    film, large = ("a.mp4", bytes(10_000)), encoded(image(1, (40, 40)))
+    path = raw_tar(tmp_path / "a.tar", [_pair("a")[0], film, _pair("a")[1], ("b.png", large), ("b.txt", b"words")])
+    reader = open_dataset(str(path))
+    sound, refused = reader.index("a")
+    assert refused.error == f"the image (png) is too large: {len(large)} bytes, more than 2000"
+    spans = []
+    monkeypatch.setattr("clipzoo.files.read_spans", lambda path, asked: spans.extend(asked) or [PNG, b"words"])
+    assert reader.read(sound).caption == "words"
+    assert sum(size for _, size in spans) < 2000
+
+
+def test_a_shard_whose_name_is_no_text_is_named(tmp_path):
+    make_dataset(tmp_path, shards=1)
+    (tmp_path / "00000.tar").rename(tmp_path / "caf\udce9.tar")
+    with pytest.raises(DatasetError, match=r"is not UTF-8.*rename it"):
+        open_dataset(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])

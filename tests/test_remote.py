@@ -6,6 +6,8 @@ import csv
 import os
 import random
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +116,20 @@ def test_a_file_of_the_disk_may_join_what_lies_elsewhere_and_not_the_other_way_r
     assert everything(open_dataset(f"file://{data}")) == everything(open_dataset(str(data)))
 
 
+def test_datasets_of_a_list_have_options_of_their_own(memory, tmp_path):
+    """Which may hold addresses, and begin where the table lies."""
+    Remote.parse(f"{memory}/far/images/0.png").write(encoded(image(0)))
+    table = b"image,caption\n0.png,x\n"
+    Remote.parse(f"{memory}/far/t.csv").write(table)
+    Remote.parse(f"{memory}/list.yaml").write(b"datasets:\n  one: far/t.csv?root=images\n")
+    (tmp_path / "t.csv").write_bytes(table)
+    (tmp_path / "list.yaml").write_text(
+        f"datasets:\n  one: t.csv?root={memory}/far/images\n  two: {memory}/far/t.csv?root=images&caption=caption\n"
+    )
+    for location, count in ((f"{memory}/list.yaml", 1), (str(tmp_path / "list.yaml"), 2)):
+        assert [sample[2] for sample in everything(open_dataset(location))] == [encoded(image(0))] * count
+
+
 @pytest.mark.parametrize("made", ["images", "arrow"])
 def test_formats_of_the_disk_say_so(memory, made):
     name = "a.png" if made == "images" else "state.json"
@@ -198,6 +214,41 @@ def test_the_next_shard_is_fetched_while_one_is_in_its_turn(far, data):
         with pytest.raises((RemoteError, FileNotFoundError)):
             next(turns)
     copies()
+
+
+def test_names_on_the_web_are_names_of_files(site, tmp_path):
+    """Not addresses, in which some characters mean something else: the picture would be another one's."""
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    names = ["a#1.png", "a?b.png", "50%41.png", "a b.png", "é.png"]
+    for i, name in enumerate(["a", "50A.png", "caf.png", *names]):
+        (folder / name).write_bytes(encoded(image(i)))
+    text = "image,caption\n" + "".join(f"{name},{i}\n" for i, name in enumerate(names)) + "caf\udce9.png,5\n"
+    (folder / "all.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    reader = open_dataset(f"{site.address}/with%20space/all.csv")
+    *sound, odd = reader.index(reader.shards[0])
+    assert [reader.read(entry).image for entry in sound] == [encoded(image(i + 3)) for i in range(5)]
+    with pytest.raises(SampleError, match="no file can have this name"):
+        reader.read(odd)
+    write_shard(folder / "of #1.tar", [("0", {"png": encoded(image(1)), "txt": b"x"})])
+    site.index = True
+    (folder / "all.csv").unlink()
+    reader = open_dataset(f"{site.address}/with%20space/?format=webdataset")
+    assert len(everything(reader)) == 1
+    assert fingerprint(reader) == fingerprint(open_dataset(f"{folder}?format=webdataset"))
+
+
+def test_the_size_of_a_picture_is_asked_for_once(site, tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(encoded(image(i)))
+    (tmp_path / "all.csv").write_text("image,caption\n" + "".join(f"{i}.png,x\n" for i in range(3)))
+    reader, sizes = open_dataset(f"{site.address}/all.csv"), []
+    entries = reader.index(reader.shards[0])
+    with pytest.MonkeyPatch.context() as patch:
+        size = Remote.size
+        patch.setattr(Remote, "size", lambda self: (sizes.append(self), size(self))[1])
+        assert len([reader.read(entry) for entry in entries]) == 3
+    assert len(sizes) == 3
 
 
 def test_files_read_by_ranges_are_the_files(site, tmp_path):
@@ -336,6 +387,9 @@ def test_an_outage_is_no_failure_of_a_sample(site, tmp_path):
 
     with pytest.raises(RemoteError, match="503"):
         run(f"{site.address}/all.csv", tmp_path / "labels", Outage(), max_failures=1)
+    site.faults = [0] * 40 + [503] * 1000
+    with pytest.raises(RemoteError):
+        check(f"{site.address}/all.csv", progress=False)
     site.faults = []
     assert Store(tmp_path / "labels").columns()[0].committed() == set()
     (report,) = run(f"{site.address}/all.csv", tmp_path / "labels", Bright())
@@ -372,6 +426,25 @@ def test_a_full_disk_is_told(memory, data, monkeypatch):
     with pytest.raises(RemoteError, match=r"No space left.*TMPDIR"), reader.near("00000"):
         raise AssertionError
     assert not [*_near._folder(os.getpid()).glob("*.tar")]
+
+
+def test_folders_of_other_users_are_left_alone(tmp_path, monkeypatch):
+    """What lies there may be a pipe, which blocks whoever opens it."""
+    (tmp_path / "clipzoo-other").mkdir()
+    os.mkfifo(tmp_path / "clipzoo-other" / ".held")
+    (tmp_path / "clipzoo-dead").mkdir()
+    (tmp_path / "clipzoo-dead" / ".held").touch()
+    lstat = Path.lstat
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: 1 << 20)
+    mine = os.stat_result([0, 0, 0, 0, 1 << 20, 0, 0, 0, 0, 0])
+    monkeypatch.setattr(Path, "lstat", lambda path: mine if path.name == "clipzoo-dead" else lstat(path))
+    looking = threading.Thread(target=_near._folder, args=(-2,), daemon=True)
+    looking.start()
+    looking.join(20)
+    assert not looking.is_alive()
+    assert (tmp_path / "clipzoo-other").exists()
+    assert not (tmp_path / "clipzoo-dead").exists()
 
 
 def test_a_file_that_shrinks_while_it_is_fetched_is_not_taken(memory, monkeypatch):

@@ -202,9 +202,16 @@ def test_one_writes_at_a_time(far):
 
 def test_of_two_that_come_at_once_one_gets_it(far, monkeypatch):
     """Neither sees a lock when it looks."""
-    folder, both, got = files.place(f"{far}/x"), threading.Barrier(2), []
+    folder, both, got, local = files.place(f"{far}/x"), threading.Barrier(2), [], threading.local()
     look = lock._holder
-    monkeypatch.setattr(lock, "_holder", lambda path: {} if not both.wait(10) < 0 else look(path))
+
+    def late(path):
+        if not hasattr(local, "looked"):
+            local.looked = both.wait(10)
+            return {}
+        return look(path)
+
+    monkeypatch.setattr(lock, "_holder", late)
 
     def take() -> None:
         try:
@@ -213,8 +220,7 @@ def test_of_two_that_come_at_once_one_gets_it(far, monkeypatch):
                 both.wait(10)
         except StoreError:
             got.append("out")
-        except threading.BrokenBarrierError:
-            pass
+            both.wait(10)
 
     with ThreadPoolExecutor(2) as pool:
         [*pool.map(lambda _: take(), range(2))]
@@ -236,6 +242,45 @@ def test_a_lock_ends_with_its_holder(memory):
     path.write(b"garbage")
     with pytest.raises(StoreError, match="unknown"), lock.alone(folder, StoreError, "why"):
         raise AssertionError
+
+
+def test_a_stale_lock_is_taken_over_by_one(memory, monkeypatch):
+    """The second one has seen it, too, when the first has just taken it over."""
+
+    def taken_meanwhile(holder):
+        held(memory, token="first")
+        return True
+
+    held(memory, time=time.time() - 901)
+    monkeypatch.setattr(lock, "_is_dead", taken_meanwhile)
+    with pytest.raises(StoreError, match="in use"), lock.alone(files.place(f"{memory}/x"), StoreError, "why"):
+        raise AssertionError
+    assert lock._holder(Remote.parse(f"{memory}/x/.lock"))["token"] == "first"
+
+
+def test_a_lock_whose_first_answer_was_lost_is_ones_own(memory, monkeypatch):
+    """The client tries again by itself, and is told that there is one."""
+    write = Remote.write
+
+    def lost(self, data, new=False):
+        write(self, data, new)
+        if new:
+            raise FileExistsError
+
+    monkeypatch.setattr(Remote, "write", lost)
+    folder = files.place(f"{memory}/x")
+    with lock.alone(folder, StoreError, "why"):
+        assert lock._holder(folder / ".lock")["pid"] == os.getpid()
+    assert not (folder / ".lock").exists()
+
+
+def test_what_a_killed_driver_left_is_removed(memory, data):
+    run(data, f"{memory}/labels", Bright())
+    (column,) = Store(f"{memory}/labels").columns()
+    (column.path / ".0123.tmp").write(b"")
+    assert "no committed shard has .0123.tmp" in str(verify(Store(f"{memory}/labels"))[0])
+    run(data, f"{memory}/labels", Bright())
+    assert verify(Store(f"{memory}/labels")) == []
 
 
 def test_a_lock_gives_signs_of_life_and_leaves_anothers_alone(memory, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from clipzoo.errors import LabelError, StoreError
 from clipzoo.experts import ExpertCard
+from clipzoo.files import places
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verify
 from clipzoo.tasks import Convention
@@ -255,6 +257,66 @@ def whole(tmp_path, reader, column) -> Store:
 
 def messages(store: Store, reader=None) -> str:
     return "\n".join(map(str, verify(store, reader)))
+
+
+def test_a_manifest_reaches_the_disk_and_two_writers_do_not_meet(column, monkeypatch):
+    synced = []
+    monkeypatch.setattr(places, "_sync", synced.append)
+    for _ in range(2):
+        column.manifest.write(column.path)
+    first, folder, second, _ = synced
+    assert folder == column.path
+    assert first != second
+    assert not list(column.path.glob("*.tmp"))
+
+
+def test_a_file_system_without_locks_is_told(column, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StoreError, match=r"has no locks \(flock: Function not implemented\).*-o flock"), column.lock():
+        raise AssertionError
+
+
+def test_reasons_may_hold_names_that_are_no_text(column):
+    with ColumnWriter(column, "00000") as writer:
+        writer.fail("a", "cannot read caf\udce9.png")
+    assert column.rows("00000")["error"].to_pylist() == [r"cannot read caf\udce9.png"]
+
+
+def test_a_manifest_may_hold_names_that_are_no_text(column):
+    told = column.manifest.model_copy(update={"dataset": {"first": "caf\udce9"}})
+    told.write(column.path)
+    assert Column(column.path).manifest == told
+
+
+def test_a_damaged_column_can_be_removed(tmp_path, whole, column):
+    (column.path / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match=r"is damaged.*remove the column"):
+        whole.column(column.path.parent.name, column.path.name)
+    whole.remove("segmentation", "test-bright")
+    assert not column.path.exists()
+
+
+def test_verify_reads_the_dataset_once_for_all_columns(tmp_path, whole, column, reader, monkeypatch):
+    shutil.copytree(column.path, tmp_path / "labels/segmentation/other")
+    asked, index = [], type(reader).index
+    monkeypatch.setattr(type(reader), "index", lambda self, shard: asked.append(shard) or index(self, shard))
+    problems = [str(problem) for problem in verify(whole, reader)]
+    assert sorted(set(asked)) == list(reader.shards)
+    assert len(asked) == len(reader.shards) + 1, "once, and the first for the fingerprint"
+    assert all("give the folder its own name back" in problem for problem in problems)
+
+
+def test_verify_a_tar_that_cannot_be_read(whole, column):
+    tar = column.file("00000", ".tar")
+    tar.unlink()
+    tar.mkdir()
+    found = messages(whole)
+    assert "00000: the tar cannot be read (Is a directory)" in found
+    with pytest.raises(StoreError, match=r"remove 00000\.parquet and label again"):
+        column.read("00000", 0, 1)
 
 
 def test_verify_missing_and_truncated_tars(whole, column):

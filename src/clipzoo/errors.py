@@ -18,8 +18,18 @@ ClipzooError
 Each message says what was seen, why it is wrong, and the exact fix.
 """
 
+import re
+
 MAX_FAILURES = 0.05
 """The share of a column's samples that may fail before labelling stops, if nothing else is asked for."""
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what differs from sample to sample: names, numbers, what is in brackets or behind a colon."""
+    bare = re.sub(r"b?'[^'\n]*'|b?\"[^\"\n]*\"", "…", reason)
+    parts = re.match(r"([^(:;\n]*)(?:\([^()]*\))?([^(:;\n]*)", bare)
+    told = parts[1].rstrip() + parts[2] if parts else bare
+    return re.sub(r"(?<![\w-])\d+", "…", told).strip() or reason.strip()
 
 
 class ClipzooError(Exception):

@@ -14,8 +14,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -37,15 +36,13 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"
 class Sample:
     """One image with its caption, undecoded.
 
-    ``members`` holds every member of the sample by its extension, the image and caption included, where the format
-    has members. ``others`` are captions that stand beside ``caption``: training draws among all of them.
+    ``others`` are captions that stand beside ``caption``: training draws among all of them.
     """
 
     key: str
     shard: str
     image: bytes
     caption: str
-    members: Mapping[str, bytes] = field(default_factory=dict)
     others: tuple[str, ...] = ()
 
 

@@ -10,25 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipzoo.checking import page
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
-from clipzoo.errors import ClipzooError, DatasetError
+from clipzoo.errors import DatasetError
+from clipzoo.labeling._batches import opened
 from clipzoo.labeling._watch import signals
+from clipzoo.labeling.plan import spread
 from clipzoo.readers import Entry, Reader, in_turn, open_dataset
-from clipzoo.types import decode_image
+from clipzoo.store.manifest import begun
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
 AHEAD = 8
 """Samples that are asked for ahead, per thread; each is small once it has been looked at."""
-
-T = TypeVar("T")
 
 Numbered = tuple[int, Entry]
 """An entry with its number in the shard."""
@@ -53,15 +51,18 @@ def check(data: str, out: str | Path | None = None, *, limit: int | None = None,
 
     Raises:
         DatasetError: the dataset cannot be read as a whole.
+        StoreError: the page cannot be written.
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"limit={limit} is no number of samples; give 1 or more")
+    page_at = begun(Path(out)) if out is not None else None
     began = time.monotonic()
     reader = open_dataset(data)
     findings = Findings(reader.location, len(reader.shards))
     shards = spread(reader.shards, limit)
+    threads = max(THREADS, reader.threads)
     near = in_turn(reader, shards) if limit is None else nullcontext(iter(shards))
-    with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(THREADS) as pool, near as turns:
+    with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(threads) as pool, near as turns:
         for left, shard in zip(range(len(shards), 0, -1), turns, strict=True):
             entries = list(enumerate(reader.index(shard)))
             chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
@@ -76,20 +77,17 @@ def check(data: str, out: str | Path | None = None, *, limit: int | None = None,
     findings.stopped = stop.signal
     findings.end(len(shards))
     findings.seconds = time.monotonic() - began
-    if out is not None:
-        page.write(findings, reader, Path(out))
+    if page_at is not None:
+        page.write(findings, reader, page_at)
     return findings
 
 
 def look(reader: Reader, entry: Entry) -> Seen:
     """Read and decode one sample; what is wrong with it becomes its ``error``."""
-    try:
-        sample = reader.read(entry)
-        image = decode_image(sample.image)
-    except ClipzooError as error:
-        return Seen(entry.key, str(error))
-    except (MemoryError, OSError) as error:
-        return Seen(entry.key, f"cannot read the sample: {type(error).__name__}: {error}")
+    found = opened(reader, entry)
+    if isinstance(found, str):
+        return Seen(entry.key, found)
+    sample, image = found
     height, width = image.shape[:2]
     return Seen(
         entry.key, "", sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image)
@@ -111,7 +109,7 @@ def _looked_at(reader: Reader, entries: Sequence[Numbered], pool: ThreadPoolExec
     try:
         for number, entry in entries:
             waiting.append((number, pool.submit(look, reader, entry)))
-            if len(waiting) >= AHEAD * THREADS:
+            if len(waiting) >= max(AHEAD * THREADS, reader.threads):
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
@@ -120,13 +118,6 @@ def _looked_at(reader: Reader, entries: Sequence[Numbered], pool: ThreadPoolExec
     finally:
         for _, future in waiting:
             future.cancel()
-
-
-def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
-    """At most ``count`` of the items, evenly spaced; all if it is None."""
-    if count is None or len(items) <= count:
-        return items
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count).round()]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from clipzoo.checking import duplicates
 from clipzoo.checking.captions import language, script, suspicions
+from clipzoo.errors import kind_of
 
 EXAMPLES = 6
 """Samples that are kept for each finding, by their place."""
@@ -189,13 +189,6 @@ class Findings:
     def _place(self, usable: int) -> Place:
         shard = next(shard for shard, start in reversed(self._starts) if start <= usable)
         return shard, self._ordinals[usable]
-
-
-def kind_of(reason: str) -> str:
-    """A reason without what differs from sample to sample: names, numbers, what is in brackets or behind a colon."""
-    bare = re.sub(r"b?'[^'\n]*'|b?\"[^\"\n]*\"", "…", reason)
-    parts = re.match(r"([^(:;\n]*)(?:\([^()]*\))?([^(:;\n]*)", bare)
-    return re.sub(r"(?<![\w-])\d+", "…", parts[1].rstrip() + parts[2] if parts else bare).strip()
 
 
 def hash64(data: bytes) -> int:

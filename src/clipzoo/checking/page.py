@@ -106,7 +106,6 @@ def write(found: Findings, reader: Reader, out: Path) -> None:
         drawn=cards(sorted(found.drawn)),
         style=Markup(files("clipzoo.reporting").joinpath("page.css").read_text(encoding="utf-8")),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8", errors="replace")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from clipzoo.workspace import Run
 
 console = Console()
+
+
+def bold(path: object) -> str:
+    """A path, set off from the words around it; its brackets are no markup."""
+    return f"[bold]{escape(str(path))}[/]"
 
 
 class Bars:
@@ -40,6 +45,16 @@ class Bars:
         self.bars.update(self.ids[what], completed=done, note=note)
         if done >= total:
             self.bars.remove_task(self.ids.pop(what))
+
+
+def cards(told: Sequence[Mapping[str, str]]) -> Table:
+    """Columns side by side, each as `clipzoo.labeling.gallery.card` tells it."""
+    table = Table(title="Columns", show_lines=True)
+    for name in ("", *(card["column"] for card in told)):
+        table.add_column(escape(name), overflow="fold")
+    for name in [name for name in told[0] if name != "column"]:
+        table.add_row(name, *(escape(card[name]) for card in told))
+    return table
 
 
 def labelled(reports: Sequence[ColumnReport]) -> Table:

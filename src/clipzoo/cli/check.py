@@ -19,12 +19,12 @@ def command(
     from clipzoo import demo
     from clipzoo.checking import check
     from clipzoo.checking.page import table
-    from clipzoo.cli._console import console
+    from clipzoo.cli._console import bold, console
 
     with TemporaryDirectory() as cache:
         found = check(demo.locate_data(data, Path(cache)), out, limit=limit)
     console.print(table(found))
     if out is not None:
-        console.print(f"the page is [bold]{out}[/]")
+        console.print(f"the page is {bold(out)}")
     if found.stopped:
         raise typer.Exit(130)

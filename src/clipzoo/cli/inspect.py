@@ -16,8 +16,9 @@ def command(
 ) -> None:
     """Print the cards of a store's columns and write a gallery of overlays next to captions."""
     from clipzoo import demo
-    from clipzoo.cli._console import console
+    from clipzoo.cli._console import bold, cards, console
     from clipzoo.labeling import inspect
 
-    inspect(labels, demo.locate_beside(data, labels), out, count)
-    console.print(f"the gallery is [bold]{out}[/]")
+    found = inspect(labels, demo.locate_beside(data, labels), out, count)
+    console.print(cards(found.cards))
+    console.print(f"the gallery is {bold(found.path)}")

@@ -26,6 +26,9 @@ def command(
     max_failures: Annotated[
         float, typer.Option(parser=as_share, metavar="SHARE", help="Stop when more fail: 5% or 0.05.")
     ] = MAX_FAILURES,
+    shards: Annotated[
+        list[str] | None, typer.Option("--shards", help="Only these: names or patterns, '0000[0-4]*'. May be repeated.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Label rows again that failed before.")] = False,
     check: Annotated[bool, typer.Option(help="Look at the experts' labels of a few pictures first, and warn.")] = True,
     log: Annotated[Path | None, typer.Option(help="Add a line of JSON a shard to this file.")] = None,
@@ -51,7 +54,7 @@ def command(
         return
     reports = labeling.label(
         found, expert, out, device=device, batch_size=batch_size, max_failures=max_failures,
-        retry_failed=retry_failed, tuning=tuning, check=check, log=log, engine=engine,  # type: ignore[arg-type]  # it checks
+        retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, log=log, engine=engine,  # type: ignore[arg-type]  # it checks
         ray_address=ray_address,
     )  # fmt: skip
     console.print(labelled(reports))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipzoo.cli._options import as_share
-
-if TYPE_CHECKING:
-    from clipzoo.store import Column
 
 app = typer.Typer(name="labels", help="Look after label stores, and bring labels in.", no_args_is_help=True)
 
@@ -18,19 +15,19 @@ StorePath = Annotated[str, typer.Argument(help="A label store: a folder or addre
 Name = Annotated[str, typer.Argument(help="A column, <task>/<slug>; the task where it has one.", show_default=False)]
 
 
-def _column(store: str, name: str) -> Column:
-    """The column of a name; a task alone will do where there is one of it."""
+def _parts(store: str, name: str) -> tuple[str, str]:
+    """Task and slug of a column's name; a task alone will do where there is one of it."""
     from clipzoo.store import Store
 
-    task, _, slug = name.partition("/")
-    found = Store(store)
-    own = [column for column in found.columns() if column.task == task]
-    return own[0] if not slug and len(own) == 1 else found.column(task, slug)
+    own = [one for one in Store(store).names() if one.startswith(f"{name}/")] if "/" not in name else []
+    task, _, slug = (own[0] if len(own) == 1 else name).partition("/")
+    return task, slug
 
 
 @app.command("ls")
 def ls(store: StorePath) -> None:
     """What columns a store has, and what they cost."""
+    from rich.markup import escape
     from rich.table import Table
 
     from clipzoo.cli._console import console
@@ -43,7 +40,7 @@ def ls(store: StorePath) -> None:
         table.add_column(name, overflow="fold", min_width=24 if name == "column" else None)
     for column in Store(store).columns(needed=True):
         told = {**card(column), "bytes": f"{column.manifest.counts.bytes:,}"}
-        table.add_row(*(told[name] for name in shown))
+        table.add_row(*(escape(told[name]) for name in shown))
     console.print(table)
 
 
@@ -52,9 +49,10 @@ def show(store: StorePath, name: Name) -> None:
     """A column's manifest, its runs, and why samples have no label."""
     from clipzoo.cli._console import console
     from clipzoo.labeling import report
+    from clipzoo.store import Store
     from clipzoo.store.manifest import runs
 
-    column = _column(store, name)
+    column = Store(store).column(*_parts(store, name))
     console.print_json(column.manifest.model_dump_json())
     for line in runs(column.path):
         console.print(", ".join(f"{key}: {value}" for key, value in line.items() if key != "software"), markup=False)
@@ -68,11 +66,12 @@ def rm(store: StorePath, name: Name, yes: Annotated[bool, typer.Option("--yes", 
     from clipzoo.cli._console import console
     from clipzoo.store import Store
 
-    column = _column(store, name)
+    found, parts = Store(store), _parts(store, name)
     if not yes:
+        column = found.column(*parts)
         typer.confirm(f"remove {column.manifest.counts.labels:,} labels in {column.path}?", abort=True)
-    Store(store).remove(column.path.parent.name, column.path.name)
-    console.print(f"{column.name} is removed")
+    found.remove(*parts)
+    console.print(f"{'/'.join(parts)} is removed")
 
 
 @app.command("merge")

@@ -24,8 +24,10 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: options and defaults.")] = False,
 ) -> None:
     """Five questions, each answer checked at once; writes a commented recipe. Options answer without being asked."""
+    from rich.markup import escape
+
     from clipzoo import draft
-    from clipzoo.cli._console import bars, console
+    from clipzoo.cli._console import bars, bold, console
     from clipzoo.errors import RecipeError
     from clipzoo.pipeline import pick_device
 
@@ -53,7 +55,7 @@ def command(
     length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(draft.draft(out, found, start, cards, splits, length, device), encoding="utf-8")
-    console.print(f"[bold]{out}[/] is written; next: clipzoo {'run' if splits else 'train'} {out} --dry-run")
+    console.print(f"{bold(out)} is written; next: clipzoo {'run' if splits else 'train'} {escape(str(out))} --dry-run")
 
 
 def _ask(question: str, given: Any, usual: Any, check: Callable[[Any], T], yes: bool) -> T:

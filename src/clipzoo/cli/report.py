@@ -11,8 +11,8 @@ import typer
 def command(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the page of a run that has been measured."""
     from clipzoo import pipeline
-    from clipzoo.cli._console import console, opened
+    from clipzoo.cli._console import bold, console, opened
 
     with opened(folder, None, None) as run:
         path = pipeline.report(run)
-    console.print(f"the page is [bold]{path}[/]")
+    console.print(f"the page is {bold(path)}")

@@ -10,11 +10,11 @@ def command(
 ) -> None:
     """Label, train all arms, measure, and write the page; stopped at any moment, the same command goes on."""
     from clipzoo import pipeline
-    from clipzoo.cli._console import console, opened, previewed
+    from clipzoo.cli._console import bold, console, opened, previewed
 
     if dry_run:
         previewed(recipe, out, overrides, device)
         return
     with opened(recipe, out, overrides, device) as run:
         page = pipeline.run(run)
-    console.print(f"the page is [bold]{page}[/], the numbers are in [bold]{page.with_name('results.json')}[/]")
+    console.print(f"the page is {bold(page)}, the numbers are in {bold(page.with_name('results.json'))}")

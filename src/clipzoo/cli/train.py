@@ -21,8 +21,10 @@ def command(
     dry_run: DryRun = False,
 ) -> None:
     """Train one arm of a recipe; stopped at any moment, the same command goes on at the exact sample."""
+    from rich.markup import escape
+
     from clipzoo import pipeline
-    from clipzoo.cli._console import console, opened, previewed
+    from clipzoo.cli._console import bold, console, opened, previewed
 
     if dry_run:
         previewed(recipe, out, overrides, device, [arm], [seed])
@@ -32,4 +34,4 @@ def command(
         folder = pipeline.train(run, arm, seed)
     console.print(f"{arm}, seed {seed}: " + ("was trained already" if known else f"trained for {run.steps()} steps"))
     loads = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
-    console.print(f"the student is in [bold]{folder}[/]; {loads} loads it", soft_wrap=True)
+    console.print(f"the student is in {bold(folder)}; {escape(loads)} loads it", soft_wrap=True)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipzoo import files
-from clipzoo.errors import PlanError
+from clipzoo.errors import PlanError, kind_of
 from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column
@@ -68,7 +68,7 @@ class Plan:
         tables, left_out, total = [], Counter[str](), 0
         indexes = files.ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
         for shard, entries in zip(reader.shards, indexes, strict=False):
-            left_out.update(_reason(e) for e in entries if e.error)
+            left_out.update(kind_of(e.error) for e in entries if e.error)
             table = _samples([e for e in entries if not e.error])
             for name, column in columns.items():
                 table = _join(table, name, column, shard, (min_confidence or {}).get(name))
@@ -145,10 +145,6 @@ def entry_of(row: Mapping[str, Any]) -> Entry:
     """The reader's entry of a plan row."""
     members = {row[f"{part}:ext"]: (row[f"{part}:offset"], row[f"{part}:size"]) for part in ("image", "caption")}
     return Entry(row["key"], row["shard"], members, row["image:ext"], row["caption:ext"])
-
-
-def _reason(entry: Entry) -> str:
-    return (entry.error or "").split(":")[0]
 
 
 def _samples(entries: list[Entry]) -> pa.Table:

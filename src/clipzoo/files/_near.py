@@ -95,7 +95,9 @@ def _folder(pid: int) -> Path:
 
 
 def _sweep(held: Path) -> None:
-    with suppress(OSError), held.open() as file:
-        if held.parent.lstat().st_uid == os.getuid():
+    with suppress(OSError):
+        if held.parent.lstat().st_uid != os.getuid():
+            return  # another user's may be a pipe, which would block for ever
+        with held.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(held.parent, ignore_errors=True)

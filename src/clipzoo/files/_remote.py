@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote, unquote
 
 import fsspec
 
@@ -23,8 +24,8 @@ STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 """Where an upload appears whole or not at all; nothing is written elsewhere."""
 
 TRIES, WAIT, TIMEOUT = 4, 1.0, 30.0
-"""Attempts over HTTP, seconds before the second one (doubled each time), and seconds without a byte that end one.
-The other file systems try again by themselves."""
+"""Attempts, seconds before the second one (doubled each time), and, over HTTP, seconds without a byte that end one.
+Some file systems try again by themselves, before that."""
 
 LEAST, MOST = 2**16, 2**22
 """Bytes that are read ahead: after a jump, and while reading goes on in order."""
@@ -62,8 +63,9 @@ class Remote:
     def __str__(self) -> str:
         return f"{self.protocol}://{self.inner}"
 
-    def __truediv__(self, name: str | PurePosixPath) -> Remote:
-        return Remote(self.protocol, self.inner / name)
+    def __truediv__(self, name: str) -> Remote:
+        """The file of this name below it; on the web, where ``#`` and ``?`` mean something else, percent-encoded."""
+        return Remote(self.protocol, self.inner / (quote(name) if self.protocol in WEB else name))
 
     @property
     def name(self) -> str:
@@ -100,8 +102,9 @@ class Remote:
         return self
 
     def relative_to(self, other: Remote) -> PurePosixPath:
-        """The path below ``other``; `ValueError` if it is not there."""
-        return self.inner.relative_to(other.inner)
+        """The path below ``other``, as names of files; `ValueError` if it is not there."""
+        below = self.inner.relative_to(other.inner)
+        return PurePosixPath(unquote(str(below))) if self.protocol in WEB else below
 
     def with_name(self, name: str) -> Remote:
         """Another one in the same folder."""
@@ -169,8 +172,8 @@ class Remote:
         found: dict[str, dict[str, Any]] = self._ask("find", detail=True)
         if not found:
             raise _missing(self)
-        names = {self._below(name): info.get("size") or 0 for name, info in found.items()}
-        return {name: names[name] for name in sorted(names) if name and "?" not in name}
+        names = {self._below(name): info.get("size") or 0 for name, info in found.items() if "?" not in name}
+        return {name: names[name] for name in sorted(names) if name}
 
     def folders(self) -> list[Remote]:
         """The folders right below it; none if there is nothing."""
@@ -233,14 +236,15 @@ class Remote:
     def _below(self, name: str) -> str:
         """A path below this one, from the name by which its file system calls it."""
         root = _system(self.protocol)._strip_protocol(str(self)).rstrip("/")
-        return name.removeprefix(root).strip("/")
+        below = name.removeprefix(root).strip("/")
+        return unquote(below) if self.protocol in WEB else below
 
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         system = _system(self.protocol)
         return self._tried(lambda: getattr(system, method)(str(self), *args, **kwargs))
 
     def _tried(self, call: Any) -> Any:
-        """What ``call`` gives; tried again over HTTP where another attempt may help."""
+        """What ``call`` gives; tried again where another attempt may help."""
         for attempt in range(1, TRIES + 1):
             try:
                 return call()
@@ -256,7 +260,7 @@ class RemoteFile(io.RawIOBase):
     """A file read by ranges, ahead of what is asked: more while reading goes on in order, little after a jump."""
 
     def __init__(self, where: Remote) -> None:
-        self.where, self._size = where, where.size()
+        self.where, self.size = where, where.size()
         self._at, self._start, self._block, self._ahead = 0, 0, b"", LEAST
 
     def readable(self) -> bool:
@@ -269,12 +273,12 @@ class RemoteFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a byte; nothing is read."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        self._at = max(0, offset + (0, self._at, self.size)[whence])
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read at most as many bytes as the buffer has."""
-        wanted = min(len(buffer), self._size - self._at)
+        wanted = min(len(buffer), self.size - self._at)
         if wanted <= 0:
             return 0
         at = self._at - self._start
@@ -323,7 +327,7 @@ def _status(error: BaseException | None) -> int:
 
 
 def _passing(error: BaseException) -> bool:
-    """Whether another attempt may help, of an error over HTTP."""
+    """Whether another attempt may help."""
     names = {kind.__name__ for kind in type(error).__mro__}
     gone = names & {"ClientConnectionError", "ClientPayloadError", "TimeoutError", "FSTimeoutError"}
     return bool(gone) or _status(error) in (408, 425, 429) or 500 <= _status(error) < 600

@@ -55,12 +55,17 @@ def _locked(folder: Path, error: type[ClipzooError], why: str) -> Iterator[None]
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as held:
+        except BlockingIOError as held:
             file.seek(0)
             raise error(
                 f"{folder} is in use by process {file.read().strip() or 'unknown'}: {why}; wait for it, or give "
                 f"another output folder ({held.strerror})"
             ) from held
+        except OSError as refused:
+            raise error(
+                f"the file system of {folder} has no locks (flock: {refused.strerror}), without which {why}; mount it "
+                "with them (Lustre: -o flock), or give an output folder elsewhere"
+            ) from refused
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -74,12 +79,13 @@ def _marked(folder: Remote, error: type[ClipzooError], why: str) -> Iterator[Non
     holder = _holder(path)
     if holder and not _is_dead(holder):
         raise error(_in_use(folder, path, holder, why))
-    if holder:
+    if holder and _holder(path) == holder:  # else another one has just taken it over
         path.unlink(missing_ok=True)
-    try:
+    with suppress(FileExistsError):  # another's, or one's own, if the answer to a first try was lost
         path.write(_sign(mine), new=True)
-    except FileExistsError as held:
-        raise error(_in_use(folder, path, _holder(path), why)) from held
+    holder = _holder(path)
+    if holder.get("token") != mine["token"]:
+        raise error(_in_use(folder, path, holder, why))
     over = threading.Event()
     beat = threading.Thread(target=_renew, args=(path, mine, over), daemon=True)
     beat.start()
@@ -122,7 +128,10 @@ def _is_dead(holder: Mapping[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """What tells this machine since its last start, and this space of process numbers, from any other; "" unknown."""
+    """What tells this machine since its last start, and this space of process numbers, from any other.
+
+    Where the system does not say, a word of its own each time: then only age tells that a holder is dead.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
     except OSError:

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
+from uuid import uuid4
 
 from clipzoo.errors import RemoteError
 from clipzoo.files import _local, _near
@@ -172,8 +173,9 @@ def keep(path: Place) -> None:
 def regular(path: Place) -> Iterator[tuple[BinaryIO, int | None]]:
     """A file that somebody else named, and its size; None if it is a device, a pipe or a folder."""
     if isinstance(path, Remote):
-        with path.open() as file:
-            yield file, path.size()
+        source = RemoteFile(path)
+        with io.BufferedReader(source) as file:
+            yield file, source.size
         return
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would otherwise block for ever
     try:
@@ -271,14 +273,10 @@ class Draft:
 
 
 def drop_drafts(folder: Place, but: str) -> None:
-    """Remove the drafts that dead writers left below ``folder``, except of files of one name.
-
-    Those of remote files lie on the writer's machine.
-    """
-    if isinstance(folder, Path):
-        for path in folder.rglob("*.tmp"):
-            if path.name != f"{but}.tmp":
-                path.unlink(missing_ok=True)
+    """Remove the drafts that dead writers left below ``folder``, except of the file of one name."""
+    for name in below(folder, ".tmp"):
+        if not name.startswith(f"{but}."):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -294,14 +292,19 @@ def write(path: Place, data: bytes) -> None:
     if isinstance(path, Remote):
         path.write(data)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(data)
-    beside.replace(path)
+    draft = Draft(path, f".{uuid4().hex[:8]}")
+    try:
+        draft.path.write_bytes(data)
+        draft.settle()
+    finally:
+        draft.drop()
 
 
 def append(path: Place, line: bytes) -> None:
-    """Add a line to a small file; one torn by a crash is closed first. A store has no way to add: it gets all anew."""
+    """Add a line, or several, to a small file; one torn by a crash is closed first.
+
+    A store has no way to add: it gets all anew.
+    """
     if isinstance(path, Remote):
         path.write((path.read_bytes() if path.is_file() else b"") + line + b"\n")
         return

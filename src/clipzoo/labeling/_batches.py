@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from clipzoo.errors import SampleError
 from clipzoo.experts import ExpertInput
 from clipzoo.readers import Entry, Reader
-from clipzoo.types import ImageArray, decode_image
+from clipzoo.types import ImageArray, Sample, decode_image
 
 PENDING_PIXELS = 64_000_000
 """Images of odd sizes wait for others of their size until so many pixels wait: 200 MB."""
@@ -39,17 +39,26 @@ Batch = list[ExpertInput]
 """Samples whose images are all of one size."""
 
 
-def decode(reader: Reader, entry: Entry) -> Decoded:
-    """Read and decode one sample; what is wrong with it becomes its ``error``."""
+def opened(reader: Reader, entry: Entry) -> tuple[Sample, ImageArray] | str:
+    """A sample and its image, or the reason why it cannot be used; a `RemoteError` is none."""
     if entry.error is not None:
-        return Decoded(entry.key, None, entry.error)
+        return entry.error
     try:
         sample = reader.read(entry)
-        return Decoded(entry.key, decode_image(sample.image), caption=sample.caption)
+        return sample, decode_image(sample.image)
     except SampleError as error:
-        return Decoded(entry.key, None, str(error))
+        return str(error)
     except (MemoryError, OSError) as error:
-        return Decoded(entry.key, None, f"cannot read the sample: {type(error).__name__}: {error}")
+        return f"cannot read the sample: {type(error).__name__}: {error}"
+
+
+def decode(reader: Reader, entry: Entry) -> Decoded:
+    """Read and decode one sample; what is wrong with it becomes its ``error``."""
+    found = opened(reader, entry)
+    if isinstance(found, str):
+        return Decoded(entry.key, None, found)
+    sample, image = found
+    return Decoded(entry.key, image, caption=sample.caption)
 
 
 def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Decoded]:

@@ -20,8 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clipzoo.labeling._watch import kind_of
-from clipzoo.store.manifest import writing
+from clipzoo.errors import kind_of
+from clipzoo.store.manifest import begun, writing
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +173,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._log is not None:
-            with writing(self._log):
-                self._log.parent.mkdir(parents=True, exist_ok=True)
-                self._log.open("a").close()
+            begun(self._log)
         self._began = time.perf_counter()
         if self._live is not None:
             self._live.start()
@@ -241,7 +239,7 @@ class Progress:
             "seconds_left": round(left, 1) if (left := self._left()) is not None else None,
         }
         with writing(self._log), self._log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line) + "\n")
 
     def _render(self) -> RenderableType:
         """What is known now; called by the display's own thread."""

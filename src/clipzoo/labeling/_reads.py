@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from clipzoo.errors import ExpertError, StoreError
@@ -44,7 +44,7 @@ def _card(store: Store, name: str, reader: Expert) -> ExpertCard:
         ) from error
 
 
-def opened(expert: Expert, store: Store, dataset: Mapping[str, Any], shards: Iterable[str]) -> tuple[Column, ...]:
+def opened(expert: Expert, store: Store, dataset: Mapping[str, Any], shards: Collection[str]) -> tuple[Column, ...]:
     """The columns that an expert reads, all of these shards being in them.
 
     Raises:
@@ -53,7 +53,8 @@ def opened(expert: Expert, store: Store, dataset: Mapping[str, Any], shards: Ite
     columns = tuple(store.column(*name.split("/", 1)) for name in expert.reads)
     for column in columns:
         column.manifest.belongs(dataset, column.path)
-        lacking = [shard for shard in shards if not column.has(shard)]
+        have = column.committed() if shards else set()
+        lacking = [shard for shard in shards if shard not in have]
         if lacking:
             raise StoreError(
                 f"{expert.card.uri} reads the column {column.name}, which lacks {len(lacking)} shards, {lacking[0]!r} "

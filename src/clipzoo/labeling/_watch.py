@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 from collections import Counter
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
-from clipzoo.errors import ClipzooError, DatasetError, ExpertError
+from clipzoo.errors import ClipzooError, DatasetError, ExpertError, kind_of
 
 EARLIEST = 100
 """The budget is not judged on fewer samples than these, unless there are no more."""
@@ -117,9 +116,3 @@ class Budget:
             + "\nWhat was in work was dropped, what is committed is kept. Mend the cause and run the same again, with "
             "--retry-failed if an expert is mended, or allow more by --max-failures, in a recipe labeling.max_failures."
         )
-
-
-def kind_of(reason: str) -> str:
-    """A reason without what differs from sample to sample: brackets, and all from the first colon or line's end on."""
-    plain = re.sub(r"\s*\([^()\n]*\)", "", reason)
-    return re.split(r"[:;\n]", plain, maxsplit=1)[0].strip() or reason.strip()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from clipzoo.labeling import _reads, engine
 from clipzoo.labeling._progress import Meter
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling._watch import Budget, Stop
-from clipzoo.labeling.local import THREADS, Work, labelled_shard
+from clipzoo.labeling.local import Work, codecs, labelled_shard
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Column, Store
@@ -89,7 +88,6 @@ class Worker:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="codec")
         self._job = Job("", ())
         self._open: AbstractContextManager[None] | None = None
 
@@ -111,6 +109,7 @@ class Worker:
                 "the cluster share, at one path"
             )
         self.reader = open_dataset(order.data)
+        self._pool = codecs(self.reader)
         if fingerprint(self.reader) != order.dataset:
             raise DatasetError(f"another dataset is at {order.data!r} here; it must be the same one on all machines")
         made = engine.experts_of(order.experts, order.batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,16 +14,16 @@ import torch
 
 from clipzoo import experts as zoo
 from clipzoo import tasks
-from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError
+from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError, kind_of
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
 from clipzoo.labeling._look import look
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._tuning import Tuning
-from clipzoo.labeling._watch import Budget, Interrupted, Stop, kind_of, signals
+from clipzoo.labeling._watch import Budget, Interrupted, Stop, signals
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
-from clipzoo.readers import Location, Reader, fingerprint, open_dataset
+from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.store import Column, Store
 from clipzoo.store.manifest import runs
 
@@ -89,7 +89,7 @@ def label(
         batch_size: the largest batch; by default each expert's own.
         max_failures: the share of a column's samples that may fail before the run stops.
         retry_failed: do again the samples that failed in earlier runs; their shards' labels are kept.
-        shards: names of the shards to label; all by default.
+        shards: names of the shards to label, or patterns of names (``0000[0-4]*``); all by default.
         tuning: precision, layout and threads of the experts.
         check: before a column's first shard, look at what its expert makes of a few pictures, and warn; not on a
             cluster.
@@ -109,14 +109,15 @@ def label(
     if engine not in get_args(Engine):
         raise EngineError(f"engine={engine!r}: it is one of {', '.join(get_args(Engine))}")
     reader = open_dataset(data)
-    _apart(data, place(out))
-    made = experts_of(experts, batch_size)
+    _apart(reader, place(out))
+    given = [experts] if isinstance(experts, str | Expert) else experts
+    made = experts_of(given, batch_size)
+    names = [expert.card.column for expert in made]
     call = _Call(
-        data, reader, fingerprint(reader), Store(out), device, batch_size, max_failures, retry_failed, shards, tuning,
-        check, progress, log, engine, ray_address,
+        data, dict(zip(names, given, strict=True)), reader, fingerprint(reader), Store(out), device, batch_size,
+        max_failures, retry_failed, shards, tuning, check, progress, log, engine, ray_address,
     )  # fmt: skip
     reports = [one for stage in _reads.stages(made, call.store) for one in _label(call, stage)]
-    names = [expert.card.column for expert in made]
     return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
 
 
@@ -125,6 +126,8 @@ class _Call:
     """What `label` was asked for, with what it opened."""
 
     data: str
+    given: Mapping[str, str | Expert]
+    """Column -> its expert as the caller named it: a worker on another machine makes its own of a URI."""
     reader: Reader
     identity: dict[str, Any]
     store: Store
@@ -147,7 +150,8 @@ class _Call:
         if self.engine == "ray":
             from clipzoo.labeling import ray
 
-            order = ray.Order(self.data, experts, self.device, self.batch_size, self.tuning, threads)
+            given = [self.given[expert.card.column] for expert in experts]
+            order = ray.Order(self.data, given, self.device, self.batch_size, self.tuning, threads)
             return partial(ray.label_shards, order, self.ray_address, jobs, works)
         active = _active(jobs, works)
         for work in active:
@@ -218,30 +222,31 @@ def _label_here(
 
 
 def _settle(columns: Sequence[Column]) -> None:
-    """Count again where a run was killed between its last shard and its end."""
+    """Count again where a run was killed before its end, or files were removed by hand."""
     for column in columns:
-        if column.manifest.counts.shards != len(column.committed()):
+        events = [line.get("event") for line in runs(column.path)]
+        if events[-1:] not in ([], ["end"]) or column.manifest.counts.shards != len(column.committed()):
             column.finish()
 
 
 def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) -> str:
-    left = sum(any(not works[i].column.has(job.shard) for i in job.columns) for job in jobs)
+    left = len(plan.uncommitted(jobs, [work.column for work in works]))
     return (
         f"labelling was stopped by {signal or 'SIGINT'}; what was in work was dropped, {left} of {len(jobs)} shards "
         "are left: run the same again to go on"
     )
 
 
-def _apart(data: str, out: Place) -> None:
+def _apart(reader: Reader, out: Place) -> None:
     """A store's tars in the dataset's folder would be taken for shards by the next run."""
     if out.exists() and not out.is_dir():
         raise StoreError(f"{out} is a file; a label store is a folder: give another")
-    folder = place(Location.parse(data).path)
-    if folder.is_dir() and folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise StoreError(
-            f"the store {str(out)!r} lies inside of the dataset {data!r}, whose tars are its shards: give an output "
-            "folder beside it"
-        )
+    for folder in reader.folders:
+        if folder.resolve() in (out.resolve(), *out.resolve().parents):
+            raise StoreError(
+                f"the store {str(out)!r} lies inside of the dataset {str(folder)!r}, whose tars are its shards: give "
+                "an output folder beside it"
+            )
 
 
 def experts_of(given: Sequence[str | Expert] | str | Expert, batch_size: int | None) -> list[Expert]:

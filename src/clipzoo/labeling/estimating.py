@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert
@@ -16,12 +15,10 @@ from clipzoo.labeling._progress import COMMIT, Meter, Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling._watch import Budget, signals
 from clipzoo.labeling.local import Work, label_shards
-from clipzoo.labeling.plan import Job
+from clipzoo.labeling.plan import Job, spread
 from clipzoo.readers import Entry, Reader, open_dataset
 from clipzoo.store import Column, Store
 from clipzoo.types import Sample
-
-T = TypeVar("T")
 
 SHARDS, IMAGES, SECONDS = 16, 1000, 20.0
 """A sample comes from so many shards, has at most so many images, and takes about so long where they are slow."""
@@ -69,12 +66,12 @@ class Estimate:
 class _Sampled(Reader):
     """A few entries of another dataset, as shards of their own."""
 
-    def __init__(self, reader: Reader, entries: dict[str, list[Entry]]) -> None:
+    def __init__(self, reader: Reader, entries: dict[str, Sequence[Entry]]) -> None:
         self.reader, self.entries = reader, entries
-        self.location, self.shards = reader.location, tuple(entries)
+        self.location, self.shards, self.threads = reader.location, tuple(entries), reader.threads
 
     def index(self, shard: str) -> list[Entry]:
-        return self.entries[shard]
+        return [*self.entries[shard]]
 
     def read(self, entry: Entry) -> Sample:
         return self.reader.read(entry)
@@ -117,9 +114,9 @@ def estimate(
             engine.load(work, engine.resolved(device), tuning, batch_size)
         loading = time.perf_counter() - began
         largest = max(work.batch_size for work in works)
-        warm = _measure(reader, WARM, _spread(picked, largest), works)
+        warm = _measure(reader, WARM, spread(picked, largest), works)
         count = max(4 * largest, round(SECONDS * warm.images / max(warm.elapsed, 1e-6)))
-        meter = _measure(reader, MEASURED, _spread(picked, count), works)
+        meter = _measure(reader, MEASURED, spread(picked, count), works)
         images = meter.images or 1
         seconds = (
             loading
@@ -132,20 +129,13 @@ def estimate(
 
 def _pick(reader: Reader, count: int) -> tuple[list[Entry], int]:
     """Entries from all over the dataset, about ``count``, and how many it has."""
-    shards = _spread(reader.shards, SHARDS)
-    picked, seen = [], 0
+    shards = spread(reader.shards, SHARDS)
+    picked, seen = list[Entry](), 0
     for shard in shards:
         entries = reader.index(shard)
         seen += len(entries)
-        picked += _spread(entries, -(-count // len(shards)))
+        picked += spread(entries, -(-count // len(shards)))
     return picked, round(seen * len(reader.shards) / len(shards))
-
-
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    """``count`` of the items at equal distances; all if there are no more."""
-    if len(items) <= count:
-        return list(items)
-    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
 
 
 def _work(expert: Expert, store: Store, tuning: Tuning) -> Work:
@@ -153,7 +143,7 @@ def _work(expert: Expert, store: Store, tuning: Tuning) -> Work:
     return Work(expert, column, Budget(column.name, allowed=1.0), expert.batch_size)
 
 
-def _measure(reader: Reader, shard: str, entries: list[Entry], works: Sequence[Work]) -> Meter:
+def _measure(reader: Reader, shard: str, entries: Sequence[Entry], works: Sequence[Work]) -> Meter:
     progress = Progress([work.column.name for work in works], 1)
     job = Job(shard, tuple(range(len(works))))
     with signals() as stop:

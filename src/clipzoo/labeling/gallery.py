@@ -6,20 +6,20 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from clipzoo import tasks
 from clipzoo.errors import ClipzooError, StoreError
+from clipzoo.labeling._batches import opened
+from clipzoo.labeling.plan import spread
 from clipzoo.readers import Entry, Reader, fingerprint, open_dataset
 from clipzoo.store import Column, Store
-from clipzoo.types import ImageArray, decode_image
+from clipzoo.store.manifest import begun
+from clipzoo.types import ImageArray
 
 SIDE = 240
 """The longer side of a picture on the page, in pixels."""
@@ -54,32 +54,29 @@ class _Picture:
 
 
 def inspect(store_root: str | Path, data: str, out_html: str | Path, count: int = 24) -> Gallery:
-    """Print the columns' cards and write ``count`` samples with their labels as one HTML file.
+    """Write the columns' cards and ``count`` samples with their labels as one HTML file.
 
     Samples are spread evenly over the committed shards. Failures are listed, up to 200 a column.
 
     Raises:
-        StoreError: the store has no column, ``count`` is below 1, or the page has no folder to lie in.
+        StoreError: the store has no column, ``count`` is below 1, or the page cannot be written.
         DatasetError: the dataset cannot be read.
     """
     if count < 1:
         raise StoreError(f"count={count} is no number of samples to show; give 1 or more")
-    if not Path(out_html).parent.is_dir():
-        raise StoreError(f"{out_html}: there is no folder {Path(out_html).parent}; make it, or write elsewhere")
     columns = Store(store_root).columns()
     if not columns:
         raise StoreError(f"{str(store_root)!r} has no column; label a dataset into it first")
     reader = open_dataset(data)
     cards = [card(column) for column in columns]
-    Console().print(_table(cards))
-    identity = fingerprint(reader)
+    out, identity = begun(Path(out_html)), fingerprint(reader)
     for column in columns:
         column.manifest.belongs(identity, column.path)
     pictures = [_picture(reader, entry, columns) for entry in _chosen(reader, columns, count)]
     failures = [failure for column in columns for failure in _failures(column)]
     page = _TEMPLATE.render(cards=cards, columns=[c.name for c in columns], pictures=pictures, failures=failures)
-    Path(out_html).write_text(page, "utf-8")
-    return Gallery(Path(out_html), cards, [picture.key for picture in pictures], failures)
+    out.write_text(page, "utf-8", "replace")
+    return Gallery(out, cards, [picture.key for picture in pictures], failures)
 
 
 def card(column: Column) -> dict[str, str]:
@@ -102,38 +99,21 @@ def card(column: Column) -> dict[str, str]:
     }
 
 
-def _table(cards: Sequence[dict[str, str]]) -> Table:
-    table = Table(title="Columns", show_lines=True)
-    for name in ("", *(card["column"] for card in cards)):
-        table.add_column(name, overflow="fold")
-    for name in [name for name in cards[0] if name != "column"]:
-        table.add_row(name, *(card[name] for card in cards))
-    return table
-
-
-def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> list[Entry]:
+def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> Sequence[Entry]:
     """Usable entries, spread evenly over the shards that any column has."""
     done = set[str]().union(*(column.committed() for column in columns))
-    shards = _spread([shard for shard in reader.shards if shard in done], count)
+    shards = spread([shard for shard in reader.shards if shard in done], count)
     found: list[Entry] = []
     for shard in shards:
-        found += _spread([entry for entry in reader.index(shard) if entry.error is None], count)
-    return _spread(found, count)
-
-
-def _spread(items: list[Any], count: int) -> list[Any]:
-    """At most ``count`` of the items, evenly spaced."""
-    if len(items) <= count:
-        return items
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count).round()]
+        found += spread([entry for entry in reader.index(shard) if entry.error is None], count)
+    return spread(found, count)
 
 
 def _picture(reader: Reader, entry: Entry, columns: Sequence[Column]) -> _Picture:
-    try:
-        sample = reader.read(entry)
-        image = decode_image(sample.image)
-    except ClipzooError as error:
-        return _Picture(entry.key, entry.shard, error=str(error))
+    found = opened(reader, entry)
+    if isinstance(found, str):
+        return _Picture(entry.key, entry.shard, error=found)
+    sample, image = found
     labels = [_overlay(column, entry, image) for column in columns]
     return _Picture(entry.key, entry.shard, sample.caption, image=_data_url(_small(image)), labels=labels)
 
@@ -169,12 +149,13 @@ def _data_url(picture: Image.Image) -> str:
 
 
 def _failures(column: Column) -> list[tuple[str, str, str, str]]:
-    found: list[tuple[str, str, str, str]] = []
-    for shard in sorted(column.committed()):
-        for row in column.rows(shard).to_pylist():
-            if row["error"] is not None and len(found) < LISTED:
-                found.append((column.name, shard, row["key"], row["error"]))
-    return found
+    failed = (
+        (column.name, shard, row["key"], row["error"])
+        for shard in sorted(column.committed())
+        for row in column.rows(shard).to_pylist()
+        if row["error"] is not None
+    )
+    return [*islice(failed, LISTED)]
 
 
 _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string("""\

@@ -68,22 +68,34 @@ def import_labels(
 def _match(data: str, expert: KeyedExpert) -> tuple[int, int]:
     """(samples of the dataset, samples that have a label)."""
     reader = open_dataset(data)
-    keys = [entry.key for shard in reader.shards for entry in reader.index(shard) if entry.error is None]
-    owners: dict[str, str] = {}
-    for key in keys:
-        place = _place(expert, key)
-        if place is not None and owners.setdefault(place, key) != key:
-            raise ExpertError(
-                f"the samples {owners[place]!r} and {key!r} would both get the label {place!r}; match by whole keys: "
-                "match=key, with the labels' names as the keys are"
-            )
+    samples, first = 0, list[str]()
+    owners: dict[str, tuple[str, str]] = {}
+    for own in ((shard, entry.key) for shard in reader.shards for entry in reader.index(shard) if entry.error is None):
+        samples, first = samples + 1, [*first, own[1]][:3]
+        place = _place(expert, own[1])
+        if place is not None and owners.setdefault(place, own) != own:
+            raise ExpertError(_twice(place, owners[place], own))
     if not owners:
         raise ExpertError(
-            f"none of {len(keys)} samples of {data!r} has a label in {expert.card.uri}; their keys are as "
-            f"{', '.join(map(repr, keys[:3])) or 'none'}: compare them with the labels' names, and choose match= or "
+            f"none of {samples} samples of {data!r} has a label in {expert.card.uri}; their keys are as "
+            f"{', '.join(map(repr, first)) or 'none'}: compare them with the labels' names, and choose match= or "
             "suffix= where the format has them"
         )
-    return len(keys), len(owners)
+    return samples, len(owners)
+
+
+def _twice(place: str, one: tuple[str, str], other: tuple[str, str]) -> str:
+    """What is wrong with two samples, each (shard, key), of one label."""
+    (shard, key), (other_shard, other_key) = one, other
+    if key != other_key:
+        return (
+            f"the samples {key!r} and {other_key!r} would both get the label {place!r}; match by whole keys: "
+            "match=key, with the labels' names as the keys are"
+        )
+    return (
+        f"the samples {key!r} of the shards {shard!r} and {other_shard!r} would both get the label {place!r}; labels "
+        "need keys that differ over all shards: give the samples such (tables by ?key=), or label by one shard each"
+    )
 
 
 def _place(expert: KeyedExpert, key: str) -> str | None:

@@ -17,10 +17,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipzoo.errors import LabelError
+from clipzoo.errors import LabelError, RemoteError
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.labeling import _reads
-from clipzoo.labeling._batches import Batch, Batcher, decoded
+from clipzoo.labeling._batches import Batch, Batcher, Decoded, decoded
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
 from clipzoo.labeling._watch import Budget, Stop
@@ -32,6 +32,8 @@ from clipzoo.store.manifest import append_run
 log = logging.getLogger(__name__)
 
 THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
+"""That read, decode and encode; more where the reader wants more (`Reader.threads`)."""
+
 OUT_OF_MEMORY = "out of memory"
 """The event in ``runs.jsonl`` by which a run says that it halved its batches; such a run is no longer the same work."""
 
@@ -111,6 +113,18 @@ class Pass:
         self.meter.fail(self.work.column.name, key, reason)
         self.work.budget.note(reason, by_sample)
 
+    def add(self, sample: Decoded) -> None:
+        """Put a sample into its batch; one fails that has no image, or of whose labels one that is read is damaged."""
+        if sample.image is None:
+            self.fail(sample.key, sample.error, by_sample=True)
+            return
+        try:
+            labels = self.read.labels(sample.key)
+        except LabelError as error:
+            self.fail(sample.key, f"a label that the expert reads is damaged: {error}")
+        else:
+            self.batcher.add(ExpertInput(sample.key, sample.image, sample.caption, labels))
+
     def predict(self, batch: Batch) -> None:
         """Label a batch; where it fails as a whole, image by image, so that only the guilty one is a failure."""
         self.stop.check()
@@ -141,6 +155,8 @@ class Pass:
         if size == len(batch):
             try:
                 return self._predicted(batch)
+            except RemoteError:  # an outage is no fault of a sample: it ends the run
+                raise
             except Exception as error:  # an expert is anybody's code
                 if size == 1:
                     return [error.with_traceback(None)]  # whose frames would keep images and tensors alive
@@ -186,6 +202,11 @@ class Pass:
             self.work.budget.note()
 
 
+def codecs(reader: Reader) -> ThreadPoolExecutor:
+    """The threads beside the one that labels."""
+    return ThreadPoolExecutor(max(THREADS, reader.threads), thread_name_prefix="codec")
+
+
 def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], stop: Stop, bar: Progress) -> None:
     """Do the jobs, one shard after the other.
 
@@ -195,7 +216,7 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
     """
     ends = {i: job for job in jobs for i in job.columns}
     fetched = in_turn(reader, [job.shard for job in jobs])
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="codec") as pool, fetched as turns:
+    with codecs(reader) as pool, fetched as turns:
         for job in jobs:
             meter = bar.begin()
             with meter.time(DATA):
@@ -246,17 +267,13 @@ def _feed(
     everywhere = set.intersection(*(one.kept for one in passes))
     wanted = [entry for entry in entries if entry.key not in everywhere]
     meter.samples = len(wanted)
-    ahead = AHEAD * THREADS + max(one.work.batch_size for one in passes)
+    ahead = max(AHEAD * THREADS, reader.threads) + max(one.work.batch_size for one in passes)
     for sample in meter.waited(DATA, decoded(reader, wanted, pool, ahead)):
         stop.check()
         meter.images += 1
         for one in passes:
-            if sample.key in one.kept:
-                continue
-            if sample.image is None:
-                one.fail(sample.key, sample.error, by_sample=True)
-            else:
-                one.batcher.add(ExpertInput(sample.key, sample.image, sample.caption, one.read.labels(sample.key)))
+            if sample.key not in one.kept:
+                one.add(sample)
 
 
 def _note(one: Pass) -> None:

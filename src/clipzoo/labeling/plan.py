@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import filter as fitting
+from typing import TypeVar
 
 from clipzoo.errors import DatasetError
 from clipzoo.readers import Reader
 from clipzoo.store import Column
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ def missing(
     shards: Collection[str] | None = None,
     retry_failed: bool = False,
 ) -> list[Job]:
-    """The shards (out of ``shards``, or all) that lack a column, in the dataset's order.
+    """The shards (of ``shards``, names or patterns, or of all) that lack a column, in the dataset's order.
 
     With ``retry_failed`` a committed shard with failures counts as lacking.
 
@@ -45,14 +49,30 @@ def missing(
     return [job for job in jobs if job.columns]
 
 
+def uncommitted(jobs: Sequence[Job], columns: Sequence[Column]) -> list[str]:
+    """The jobs' shards that some column of theirs lacks."""
+    have = {i: columns[i].committed() for i in {i for job in jobs for i in job.columns}}
+    return [job.shard for job in jobs if any(job.shard not in have[i] for i in job.columns)]
+
+
+def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
+    """``count`` of the items at equal distances; all if there are no more, or it is None."""
+    if count is None or len(items) <= count:
+        return items
+    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
+
+
 def _chosen(reader: Reader, shards: Collection[str] | None) -> list[str]:
     if shards is None:
         return list(reader.shards)
-    unknown = sorted(set(shards) - set(reader.shards))
-    if unknown:
-        have = ", ".join(reader.shards[:5]) + (", …" if len(reader.shards) > 5 else "")
-        raise DatasetError(f"{reader.location!r} has no shard {unknown[0]!r}; it has: {have}")
-    return [shard for shard in reader.shards if shard in set(shards)]
+    there, meant = set(reader.shards), set[str]()
+    for one in shards:
+        fits = {one} & there or set(fitting(reader.shards, one))
+        if not fits:
+            have = ", ".join(reader.shards[:5]) + (", …" if len(reader.shards) > 5 else "")
+            raise DatasetError(f"{reader.location!r} has no shard {one!r}; it has: {have}")
+        meant |= fits
+    return [shard for shard in reader.shards if shard in meant]
 
 
 def _done(column: Column, have: set[str], retry_failed: bool) -> set[str]:

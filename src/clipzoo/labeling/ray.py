@@ -26,7 +26,7 @@ from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._watch import EARLIEST, Stop
 from clipzoo.labeling._worker import Done, Order, Worker
 from clipzoo.labeling.local import Work
-from clipzoo.labeling.plan import Job
+from clipzoo.labeling.plan import Job, uncommitted
 from clipzoo.store.manifest import software, writing
 
 __all__ = ["Order", "label_shards"]
@@ -71,7 +71,7 @@ def label_shards(
             run.dismiss()
             for i in told.active:
                 works[i].column.sweep()
-    lost = [job.shard for job in jobs if not all(works[i].column.has(job.shard) for i in job.columns)]
+    lost = uncommitted(jobs, [work.column for work in works])
     if lost:
         raise StoreError(
             f"{len(lost)} of {len(jobs)} shards were committed where they were labelled and are not to be seen here, "

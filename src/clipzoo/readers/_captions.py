@@ -28,6 +28,8 @@ class Captions:
 
     fields: tuple[str, ...] = FIELDS
     every: bool = False
+    given: bool = False
+    """They were asked for: files that are a caption and nothing else do not count."""
 
     @classmethod
     def of(cls, location: Location, default: tuple[str, ...] = FIELDS) -> Captions:
@@ -46,7 +48,12 @@ class Captions:
                 f"{location.text!r}: caption={given} is neither a,b (the first that has text) nor a|b (one drawn for "
                 "each epoch)"
             )
-        return cls(names, every)
+        return cls(names, every, given=True)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The extensions of members that may hold a caption, the preferred one first."""
+        return ("json",) if self.given else (*TEXTS, "json")
 
     def of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """The captions of a sample's fields, white space around them removed; at least one.

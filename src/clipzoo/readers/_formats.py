@@ -28,4 +28,5 @@ def open_location(location: Location) -> Reader:
             f"{ways}, or the folder or file that you mean"
         )
     opened: Reader = plugins.load("readers", fitting[0]).READER.open(location)
+    opened.folders += location.whole
     return opened

@@ -32,7 +32,7 @@ class ImageFolder:
 
     def refuse(self, name: str) -> str:
         """Why a file may not be read, or ""."""
-        if "\0" in name:
+        if "\0" in name or (files.remote(self.root) and any("\ud800" <= c <= "\udfff" for c in name)):
             return f"no file can have this name: {name!r}"
         if self.outside:
             return ""

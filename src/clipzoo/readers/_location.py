@@ -18,7 +18,7 @@ from clipzoo.readers import _shards
 IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2", "jfif", "avif")
 """Extensions of images, the preferred one first where a sample has several."""
 
-_OPTIONS = re.compile(r"(.+)\?(\w+=[^?]*)", re.DOTALL)
+_OPTIONS = re.compile(r"(.+)(\?\w+=[^?]*)", re.DOTALL)
 _KINDS = {"tar": "tar", "csv": "table", "tsv": "table", "parquet": "parquet", **dict.fromkeys(IMAGES, "image")}
 
 
@@ -39,11 +39,11 @@ class Location:
     @classmethod
     def parse(cls, text: str) -> Location:
         """Take a location apart; a path that exists has no options, whatever its name."""
-        match = _OPTIONS.fullmatch(text)
-        if match is None or ("://" not in text and Path(text).expanduser().exists()):
+        path, options = split(text)
+        if not options or ("://" not in text and Path(text).expanduser().exists()):
             return cls(text, text, {})
-        pairs = (part.partition("=") for part in match[2].split("&"))
-        return cls(text, match[1], {name: unquote(value) for name, _, value in pairs})
+        pairs = (part.partition("=") for part in options[1:].split("&"))
+        return cls(text, path, {name: unquote(value) for name, _, value in pairs})
 
     @property
     def folder(self) -> Place:
@@ -55,6 +55,12 @@ class Location:
     def is_folder(self) -> bool:
         """Whether it is a folder, not a file or pattern."""
         return files.place(self.path).is_dir()
+
+    @property
+    def whole(self) -> tuple[Place, ...]:
+        """The folder of which all is read, with those below it, if there is one."""
+        path = files.place(self.path)
+        return (path,) if self.is_folder else (_shards.tame(path),) if "**" in path.parts else ()
 
     def on_disk(self, what: str) -> Path:
         """Its folder, for formats that are read from a disk.
@@ -104,6 +110,12 @@ class Location:
         if value not in ("yes", "no"):
             raise DatasetError(f"{self.text!r}: {name}={value} is neither yes nor no")
         return value == "yes"
+
+
+def split(text: str) -> tuple[str, str]:
+    """The path, and the options with their ``?``; "" if there are none. A ``?`` without a ``=`` is a wildcard."""
+    match = _OPTIONS.fullmatch(text)
+    return (match[1], match[2]) if match else (text, "")
 
 
 def kind_of(name: str) -> str:

@@ -155,7 +155,7 @@ class RowReader(Reader):
         columns = self.columns[path]
         values = self.values(path, entry.members[ROW])
         caption, *others = columns.captions.of_values(values)
-        return Sample(entry.key, entry.shard, self.images.of_value(values[columns.image]), caption, {}, tuple(others))
+        return Sample(entry.key, entry.shard, self.images.of_value(values[columns.image]), caption, tuple(others))
 
     def _part(self, shard: str) -> Part:
         if shard not in self.parts:

@@ -40,6 +40,9 @@ def find(location: str, suffixes: Sequence[str] = (".tar",)) -> dict[str, Place]
         _refuse_packed(paths, shards)
     if not shards:
         raise nothing(location)
+    for name in shards:
+        if name != name.encode("utf-8", "replace").decode():
+            raise DatasetError(f"the name of the shard {name!r} is not UTF-8, and labels are kept under it: rename it")
     _say_missing(location, set(paths))
     return dict(sorted(shards.items()))
 
@@ -66,10 +69,14 @@ def files(location: str) -> tuple[Place, Iterator[Place]]:
     if not _WILD.search(location):
         why = "; a web server lists no files: give a pattern or a list (docs/data.md)" if remote(path) else ""
         raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset{why}")
-    root = path
-    while _WILD.search(str(root)):
-        root = root.parent
-    return root, iter(found(expand(str(path))))
+    return tame(path), iter(found(expand(str(path))))
+
+
+def tame(path: Place) -> Place:
+    """The folder of a pattern before its first wildcard."""
+    while _WILD.search(str(path)):
+        path = path.parent
+    return path
 
 
 def _all_below(folder: Place) -> Iterator[Place]:
@@ -142,7 +149,7 @@ def _choices(inner: str) -> list[str]:
 
 
 def _name(path: Place, root: Place) -> str:
-    name = PurePath(str(path)).relative_to(str(root))
+    name: PurePath = path.relative_to(root)  # type: ignore[arg-type]  # both lie on a disk, or on one network
     return (name.with_suffix("") if path.suffix.lower() in (".tar", ".parquet") else name).as_posix()
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
+from clipzoo.files import Place
 from clipzoo.types import Sample
 
 Span = tuple[int, int]
@@ -43,6 +44,9 @@ class Reader(ABC):
     """Names of the shards, sorted; unique within the dataset."""
     identity: str = ""
     """What tells it from another dataset with the same shards and keys, where keys are but numbers of rows."""
+
+    folders: tuple[Place, ...] = ()
+    """Those of which all is read: what is put there becomes data."""
 
     threads: int = 1
     """How many threads should read at once: more than 1 where each waits for a network."""

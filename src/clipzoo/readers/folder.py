@@ -15,7 +15,7 @@ from pathlib import Path
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers import _shards
-from clipzoo.readers._captions import FIELDS, TEXTS, Captions
+from clipzoo.readers._captions import TEXTS, Captions
 from clipzoo.readers._images import ImageFolder
 from clipzoo.readers._location import IMAGES, Location
 from clipzoo.readers._rows import ROWS, digest
@@ -38,7 +38,6 @@ class Folder(Reader):
     def __init__(self, location: Location) -> None:
         self.location = location.text
         self.captions = Captions.of(location)
-        self.order = (*TEXTS, "json") if self.captions.fields == FIELDS else ("json",)
         self.root = location.on_disk("a folder of images")
         self.images = ImageFolder(self.root, location.flag("outside"))
         counts = [(folder, sum(1 for _ in _samples(self.root, folder))) for folder in self._folders()]
@@ -94,9 +93,7 @@ class Folder(Reader):
         image = self.images.read(f"{entry.key}.{entry.image}")
         text = self.images.read(f"{entry.key}.{entry.caption}", CAPTION_BYTES)
         caption, *others = self.captions.of_member(text, entry.caption)
-        return Sample(
-            entry.key, entry.shard, image, caption, {entry.image: image, entry.caption: text}, tuple(others)
-        )  # fmt: skip
+        return Sample(entry.key, entry.shard, image, caption, tuple(others))
 
     def _folders(self) -> Iterator[str]:
         return (os.path.relpath(folder, self.root) for folder, _ in _shards.folders(self.root))
@@ -106,11 +103,11 @@ class Folder(Reader):
         key, _ = keys.take(stem)
         extensions = [name.removeprefix(stem + ".") for name in names]
         images = [ext for ext in extensions if ext.lower() in IMAGES]
-        caption = next((ext for wanted in self.order for ext in extensions if ext.lower() == wanted), "")
+        caption = next((ext for wanted in self.captions.members for ext in extensions if ext.lower() == wanted), "")
         if key != stem:
             return Entry(key, shard, error="the name of the file is not UTF-8; rename it")
         if len(images) != 1 or not caption:
-            return Entry(key, shard, error=_lacking(names, images, self.order))
+            return Entry(key, shard, error=_lacking(names, images, self.captions.members))
         reason = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in (images[0], caption))), "")
         if reason:
             return Entry(key, shard, error=reason)

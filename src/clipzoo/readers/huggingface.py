@@ -38,7 +38,8 @@ class HuggingFace(NumberedReader):
                 columns[path] = Columns.of(file.names, location, path)
             parts |= named(name, cut(path, file.starts[-1], file.fault))
         if not columns:
-            raise DatasetError(f"no file of {location.path} can be read: {next(iter(parts.values())).fault}")
+            why = next((part.fault for part in parts.values()), f"its {STATE} names none; save_to_disk writes one")
+            raise DatasetError(f"no file of {location.path} can be read: {why}")
         super().__init__(location, parts, columns)
         self.identity = digest([path.stat().st_size for path in paths.values()])
 
@@ -114,6 +115,8 @@ def _splits(location: Location) -> Iterator[tuple[str, Path]]:
     if wanted is not None and wanted not in have:
         raise DatasetError(f"{location.text!r}: there is no split {wanted!r}; there are: {', '.join(have)}")
     for name in [wanted] if wanted is not None else sorted(have):
+        if Path(name).name != name:
+            raise DatasetError(f"{folder / SPLITS} names {name!r}, which is no folder beside it; copy the folder again")
         yield f"{name}/", folder / name
 
 

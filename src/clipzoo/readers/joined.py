@@ -21,7 +21,7 @@ import yaml
 from clipzoo import files
 from clipzoo.errors import DatasetError
 from clipzoo.readers import _formats
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, split
 from clipzoo.readers._rows import digest
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.types import Sample
@@ -38,6 +38,7 @@ class Joined(Reader):
         self.shards = tuple(f"{name}/{shard}" for name, reader in self.readers.items() for shard in reader.shards)
         identities = [reader.identity for reader in self.readers.values()]
         self.identity = digest(identities) if any(identities) else ""
+        self.folders = tuple(folder for reader in self.readers.values() for folder in reader.folders)
         self.threads = max(reader.threads for reader in self.readers.values())
 
     @classmethod
@@ -64,7 +65,8 @@ class Joined(Reader):
             )
         readers = {}
         for name, text in sorted(named.items()):
-            inner = Location.parse(str(files.join(path.parent, text)))
+            place, options = split(text)
+            inner = Location.parse(f"{files.join(path.parent, place)}{options}")
             if cls.accepts(inner):
                 raise DatasetError(f"{path}: {name} is a list of datasets itself; name its datasets here")
             readers[name] = _formats.open_location(inner)

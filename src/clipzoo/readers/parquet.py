@@ -36,6 +36,7 @@ class Parquet(NumberedReader):
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
         self.groups: dict[Place, list[int]] = {}  # rows before each group, and in all
+        self.texts: dict[Place, list[str]] = {}
         columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
         sizes = []
@@ -48,7 +49,7 @@ class Parquet(NumberedReader):
             columns[path] = Columns.of(schema.names, location, path)
             _refuse_large(path, meta, columns[path])
             rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-            self.groups[path] = [0, *accumulate(rows)]
+            self.groups[path], self.texts[path] = [0, *accumulate(rows)], _texts(meta)
             sizes.append((rows, [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]))
             parts |= named(name, cut(path, meta.num_rows))
         if not columns:
@@ -75,7 +76,7 @@ class Parquet(NumberedReader):
         starts = self.groups[path]
         group = bisect.bisect_right(starts, number) - 1
         try:
-            table = _cache.group(path, group, names)
+            table = _cache.group(path, group, names, self.texts[path])
             values: dict[str, Any] = table.slice(number - starts[group], 1).to_pylist()[0]
         except (pa.ArrowException, OSError, ValueError, IndexError) as error:
             raise SampleError(f"row group {group} of {path.name} cannot be read: {error}") from error
@@ -96,12 +97,12 @@ class _Groups:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Place, int, tuple[str, ...]], pa.Table] = OrderedDict()
 
-    def group(self, path: Place, number: int, names: Sequence[str]) -> pa.Table:
-        """Columns ``names`` of a row group."""
+    def group(self, path: Place, number: int, names: Sequence[str], texts: Sequence[str]) -> pa.Table:
+        """Columns ``names`` of a row group; of ``texts`` equal values are held once."""
         place = (path, number, tuple(names))
         with self._lock:
             if place not in self._kept:
-                with pq.ParquetFile(files.arrow(path)) as file:
+                with pq.ParquetFile(files.arrow(path), read_dictionary=list(texts)) as file:
                     self._kept[place] = file.read_row_group(number, columns=list(names), use_threads=False)
                 while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > CACHE_BYTES:
                     self._kept.popitem(last=False)
@@ -116,6 +117,15 @@ os.register_at_fork(after_in_child=_cache.forget)
 def _opened(path: Place) -> tuple[pq.FileMetaData, pa.Schema]:
     with pq.ParquetFile(files.arrow(path)) as file:
         return file.metadata, file.schema_arrow
+
+
+def _texts(meta: pq.FileMetaData) -> list[str]:
+    """The paths of the columns of bytes and text.
+
+    A value that is in the file once, for thousands of rows, has one size in its metadata: it is to be held once, too.
+    """
+    schema = meta.schema
+    return [one.path for one in (schema.column(i) for i in range(len(schema))) if one.physical_type == "BYTE_ARRAY"]
 
 
 def _refuse_large(path: Place, meta: pq.FileMetaData, columns: Columns) -> None:

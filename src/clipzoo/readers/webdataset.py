@@ -50,7 +50,6 @@ class WebDataset(Reader):
         self.shards = tuple(self.paths)
         self.captions = captions
         self.threads = max(map(files.threads, paths.values()))
-        self._order = ("json",) if captions.fields != Captions().fields else (*TEXTS, "json")
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
@@ -81,24 +80,23 @@ class WebDataset(Reader):
         keys = Keys()
         try:
             _shards.refuse_compressed(path)
-            return [_entry(group, shard, self._order, keys) for group in _groups(path)]
+            return [_entry(group, shard, self.captions.members, keys) for group in _groups(path)]
         except OSError as error:
             raise DatasetError(
                 f"cannot read the shard {path} ({error.strerror}); check that it is still there"
             ) from error
 
     def read(self, entry: Entry) -> Sample:
-        """Image, caption and every other member of a usable entry.
+        """Image and caption of a usable entry.
 
         Raises:
             SampleError: the entry carries an error, has no caption text, or the file has changed.
         """
         if entry.error is not None:
             raise SampleError(entry.error)
-        path = self._path(entry.shard)
-        members = _members(path, entry)
-        caption, *others = self.captions.of_member(members[entry.caption], entry.caption)
-        return Sample(entry.key, entry.shard, members[entry.image], caption, members, tuple(others))
+        image, text = _members(self._path(entry.shard), entry, (entry.image, entry.caption))
+        caption, *others = self.captions.of_member(text, entry.caption)
+        return Sample(entry.key, entry.shard, image, caption, tuple(others))
 
     def near(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.near`."""
@@ -188,8 +186,6 @@ def _take(group: _Group, member: tarfile.TarInfo, name: str, ext: str) -> None:
         group.fault = f"its member {name!r} points outside the shard; rename it without '..', '/' in front or '\\'"
     elif "\ufffd" in name:
         group.fault = f"the name of its member {name!r} is not UTF-8; rename it"
-    elif member.size > IMAGE_BYTES:
-        group.fault = too_large(f"member {name!r}", member.size, IMAGE_BYTES)
 
 
 def _printable(name: str) -> str:
@@ -217,11 +213,13 @@ def _fault(group: _Group, order: Sequence[str] = (*TEXTS, "json")) -> str | None
         return f"the sample has no image: {found}, an image is one of {', '.join(IMAGES)}"
     if not caption:
         return f"the sample has no caption: {found}, a caption is a {' or '.join(order)} member"
-    for part, name in ((image, "image"), (caption, "caption")):
-        if group.members[part][1] == 0:
+    for part, name, most in ((image, "image", IMAGE_BYTES), (caption, "caption", CAPTION_BYTES)):
+        size = group.members[part][1]
+        if size == 0:
             return f"the {name} ({part}) is empty: 0 bytes"
-    size = group.members[caption][1]
-    return too_large(f"caption ({caption})", size, CAPTION_BYTES) if size > CAPTION_BYTES else None
+        if size > most:
+            return too_large(f"{name} ({part})", size, most)
+    return None
 
 
 def _first(wanted: Sequence[str], members: Mapping[str, Span]) -> str:
@@ -244,12 +242,12 @@ def _entry(group: _Group, shard: str, order: Sequence[str], keys: Keys) -> Entry
 # Read ------------------------------------------------------------------------------------------------------
 
 
-def _members(path: Place, entry: Entry) -> dict[str, bytes]:
+def _members(path: Place, entry: Entry, wanted: Sequence[str]) -> list[bytes]:
     try:
-        found = dict(zip(entry.members, files.read_spans(path, [*entry.members.values()]), strict=True))
+        found = files.read_spans(path, [entry.members[ext] for ext in wanted])
     except OSError as error:
         raise SampleError(f"cannot read {path}: {error}") from error
-    for ext, data in found.items():
+    for ext, data in zip(wanted, found, strict=True):
         if len(data) < entry.members[ext][1]:
             raise SampleError(
                 f"{path} ends inside {entry.key}.{ext}; it has changed since it was indexed: index it again"

@@ -6,13 +6,14 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from clipzoo import files
 from clipzoo.errors import RemoteError, StoreError
@@ -78,18 +79,21 @@ class Manifest(BaseModel):
         """
         path = folder / MANIFEST
         try:
-            manifest = cls.model_validate_json(path.read_bytes())
+            manifest = cls.model_validate(json.loads(path.read_bytes()))
         except OSError as error:
             raise StoreError(f"{folder} is no column: cannot read {MANIFEST} ({error.strerror})") from error
-        except ValidationError as error:
-            raise StoreError(f"{path} is damaged: {error}; remove the column and label again") from error
+        except (ValueError, RecursionError) as error:  # pydantic's and JSON's
+            raise StoreError(
+                f"{path} is damaged: {error}; remove the column (`clipzoo labels rm STORE TASK/SLUG --yes`) and label "
+                "again"
+            ) from error
         if manifest.format > FORMAT:
             raise StoreError(f"{path} has format {manifest.format}, this clipzoo reads up to {FORMAT}: update clipzoo")
         return manifest
 
     def write(self, folder: Place) -> None:
         """Replace the manifest in ``folder``, whole or not at all."""
-        text = json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n"
         with writing(folder):
             files.write(folder / MANIFEST, text.encode())
 
@@ -146,8 +150,14 @@ def software() -> dict[str, str]:
 def append_run(folder: Place, **values: Any) -> None:
     """Add a line to ``runs.jsonl``, with the time; a line torn by a crash is closed first."""
     line = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
-    with writing(folder):
-        files.append(folder / RUNS, line.encode())
+    append_lines(folder, [line])
+
+
+def append_lines(folder: Place, lines: Sequence[str]) -> None:
+    """Add lines to ``runs.jsonl`` at once, as they are."""
+    if lines:
+        with writing(folder):
+            files.append(folder / RUNS, "\n".join(lines).encode())
 
 
 def runs(folder: Place) -> Iterator[dict[str, Any]]:
@@ -177,6 +187,14 @@ def writing(path: Place) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; make room or give rights, and run the same again: what "
             "is committed is kept"
         ) from error
+
+
+def begun(path: Path) -> Path:
+    """The file, made with its folder: what is written there after hours of work fails now if it cannot be."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    return path
 
 
 def safe_name(name: str) -> bool:

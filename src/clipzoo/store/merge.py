@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from clipzoo import files
 from clipzoo.errors import StoreError
-from clipzoo.store.manifest import MANIFEST, append_run, runs, writing
+from clipzoo.store.manifest import MANIFEST, append_lines, runs, writing
 from clipzoo.store.store import Column, Store
 
 SUFFIXES = (".tar", ".parquet")
@@ -40,10 +40,11 @@ def merge(
     apart.pop(out.root.resolve(), None)
     given = [column for store in apart.values() for column in _columns(store)]
     with ExitStack() as stack:
-        for column in given:
+        held = [Column(out.root / name) for name in {c.name for c in given} if (out.root / name / MANIFEST).exists()]
+        for column in (*given, *sorted(held, key=lambda column: column.name)):
             stack.enter_context(column.lock())
         plans = {name: _plan([c for c in given if c.name == name], out) for name in sorted({c.name for c in given})}
-        return [_merged(name, plan, given, out, progress) for name, plan in plans.items()]
+        return [_merged(name, plan, given, out, stack, progress) for name, plan in plans.items()]
 
 
 def _columns(store: Store) -> list[Column]:
@@ -82,29 +83,27 @@ def _merged(
     plan: Mapping[str, Column],
     given: Sequence[Column],
     out: Store,
+    locks: ExitStack,
     progress: Callable[[str, int, int], None],
 ) -> Column:
     sources = [column for column in given if column.name == name]
     path = out.root / name
     if not (path / MANIFEST).exists():
         sources[0].manifest.write(path)
+        locks.enter_context(Column(path).lock())  # else it is held already
     target = Column(path)
-    with target.lock():
-        for done, (shard, source) in enumerate(plan.items(), 1):
-            for suffix in SUFFIXES:
-                with writing(target.file(shard, suffix)):
-                    files.bring(source.file(shard, suffix), target.file(shard, suffix))
-            progress(name, done, len(plan))
-        _note(sources, target)
-        target.finish(merged=len(plan))
+    for done, (shard, source) in enumerate(plan.items(), 1):
+        for suffix in SUFFIXES:
+            with writing(target.file(shard, suffix)):
+                files.bring(source.file(shard, suffix), target.file(shard, suffix))
+        progress(name, done, len(plan))
+    _note(sources, target)
+    target.finish(merged=len(plan))
     return Column(path)
 
 
 def _note(sources: Sequence[Column], target: Column) -> None:
     """Add the sources' runs that ``target`` does not know yet: what the labels have cost sums to the truth."""
     known = {json.dumps(line, sort_keys=True) for line in runs(target.path)}
-    for line in (line for source in sources for line in runs(source.path)):
-        text = json.dumps(line, sort_keys=True)
-        if text not in known:
-            known.add(text)
-            append_run(target.path, **line)
+    told = dict.fromkeys(json.dumps(line, sort_keys=True) for source in sources for line in runs(source.path))
+    append_lines(target.path, [line for line in told if line not in known])

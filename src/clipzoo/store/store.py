@@ -125,9 +125,11 @@ class Column:
         try:
             data = read_at(path, offset, size)
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}; label the shard again") from error
+            raise StoreError(f"cannot read {path}: {error.strerror}; remove {shard}.parquet and label again") from error
         if len(data) < size:
-            raise StoreError(f"{path} ends before byte {offset + size}: it is truncated; label the shard again")
+            raise StoreError(
+                f"{path} ends before byte {offset + size}: it is truncated; remove {shard}.parquet and label again"
+            )
         return data
 
     def label(self, shard: str, row: Mapping[str, Any]) -> Any:
@@ -202,11 +204,17 @@ class Store:
         Raises:
             StoreError: there is none of this name; the message lists what there is.
         """
+        return Column(self._folder(task, slug))
+
+    def _folder(self, task: str, slug: str) -> Place:
         path = self.root / task / slug
         if not safe_name(f"{task}/{slug}") or not (path / MANIFEST).exists():
-            have = ", ".join("/".join(found.parts[-3:-1]) for found in files.nested(self.root, MANIFEST))
-            raise StoreError(f"{self.root} has no column {task}/{slug}; it has: {have or 'none'}")
-        return Column(path)
+            raise StoreError(f"{self.root} has no column {task}/{slug}; it has: {', '.join(self.names()) or 'none'}")
+        return path
+
+    def names(self) -> list[str]:
+        """``<task>/<slug>`` of every column, by its folder: of damaged ones, too."""
+        return ["/".join(path.parts[-3:-1]) for path in files.nested(self.root, MANIFEST)]
 
     def remove(self, task: str, slug: str) -> None:
         """Remove a column for good; nothing outside the store is touched, whatever links lie in it.
@@ -217,11 +225,11 @@ class Store:
         Raises:
             StoreError: there is no such column, it is in use, or it is a link to elsewhere.
         """
-        column = self.column(task, slug)
-        if column.path.resolve() != self.root.resolve() / task / slug:
-            raise StoreError(f"{column.path} is a link to {column.path.resolve()}; remove it, or the column there")
-        with column.lock(), writing(column.path):
-            files.discard(column.path, self.root, MANIFEST)
+        path = self._folder(task, slug)
+        if path.resolve() != self.root.resolve() / task / slug:
+            raise StoreError(f"{path} is a link to {path.resolve()}; remove it, or the column there")
+        with alone(path, StoreError, "a run would go on with what is removed"), writing(path):
+            files.discard(path, self.root, MANIFEST)
 
     def create(self, card: ExpertCard, dataset: Mapping[str, Any]) -> Column:
         """The column of an expert over a dataset, made if it is not there yet.

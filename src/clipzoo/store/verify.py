@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -96,19 +97,23 @@ def verify(
 
     ``progress`` is told of each shard: (column, shards done, shards in all).
     """
-    return [problem for column in store.columns() for problem in _column(column, reader, progress)]
-
-
-def _column(column: Column, reader: Reader | None, progress: Callable[[str, int, int], None]) -> Iterator[Problem]:
+    columns = [(column, column.committed(), _Tally()) for column in store.columns()]
+    there, identity = set(reader.shards if reader else ()), fingerprint(reader) if reader else {}
+    problems = [problem for column, _, _ in columns for problem in _places(column)]
     if reader is not None:
-        yield from _dataset(column, reader)
-    yield from _places(column)
-    tally, shards = _Tally(), sorted(column.committed())
-    for done, shard in enumerate(shards, 1):
-        yield from _shard(column, shard, reader, tally)
-        progress(column.name, done, len(shards))
-    if smell := tally.smells(column.convention.classes):
-        yield Problem(column.name, "", "", smell)
+        problems += [problem for column, have, _ in columns for problem in _dataset(column, identity, have - there)]
+    done = Counter[str]()
+    for shard in sorted(set[str]().union(*(have for _, have, _ in columns))):
+        keys = {entry.key for entry in reader.index(shard)} if reader is not None and shard in there else None
+        for column, have, tally in columns:
+            if shard in have:
+                problems += _shard(column, shard, keys, tally)
+                done[column.name] += 1
+                progress(column.name, done[column.name], len(have))
+    for column, _, tally in columns:
+        if smell := tally.smells(column.convention.classes):
+            problems.append(Problem(column.name, "", "", smell))
+    return sorted(problems, key=lambda problem: problem.column)
 
 
 def _places(column: Column) -> Iterator[Problem]:
@@ -124,15 +129,17 @@ def _places(column: Column) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _dataset(column: Column, reader: Reader) -> Iterator[Problem]:
-    stored, given = column.manifest.dataset, fingerprint(reader)
+def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Iterator[Problem]:
+    """Of a column's fingerprint and the dataset's own, and of shards that the dataset does not have."""
+    stored = column.manifest.dataset
     if stored != given:
         yield Problem(column.name, "", "", f"labels another dataset: {stored} is stored, {given} is given")
-    for shard in sorted(column.committed() - set(reader.shards)):
+    for shard in sorted(foreign):
         yield Problem(column.name, shard, "", "the dataset has no shard of this name")
 
 
-def _shard(column: Column, shard: str, reader: Reader | None, tally: _Tally) -> Iterator[Problem]:
+def _shard(column: Column, shard: str, keys: Set[str] | None, tally: _Tally) -> Iterator[Problem]:
+    """Of one shard; ``keys`` are the dataset's, if they are to be compared."""
     try:
         table = column.rows(shard)
     except ClipzooError as error:
@@ -142,17 +149,21 @@ def _shard(column: Column, shard: str, reader: Reader | None, tally: _Tally) -> 
     tally.samples += len(rows)
     if marks.get(EXPERT_MARK.encode(), (own := column.manifest.digest).encode()) != own.encode():
         yield Problem(column.name, shard, "", "was labelled by another expert than the manifest's; label it again")
-    if reader is not None and shard in reader.shards:
-        yield from _keys(column, shard, reader, [row["key"] for row in rows])
+    if keys is not None:
+        yield from _keys(column, shard, keys, [row["key"] for row in rows])
     tar = column.file(shard, ".tar")
     if not tar.exists():
         yield Problem(column.name, shard, "", "the tar is missing; remove the .parquet and label again")
         return
-    with files.near(tar):
-        if marks.get(TAR_MARK.encode(), digest := sha256(tar).encode()) != digest:
-            told = "the tar is not as it was written; remove the .parquet and label again"
-            yield Problem(column.name, shard, "", told)
-        yield from _rows(column, shard, rows, tally)
+    try:
+        with files.near(tar):
+            if marks.get(TAR_MARK.encode(), digest := sha256(tar).encode()) != digest:
+                told = "the tar is not as it was written; remove the .parquet and label again"
+                yield Problem(column.name, shard, "", told)
+            yield from _rows(column, shard, rows, tally)
+    except OSError as error:
+        told = f"the tar cannot be read ({error.strerror}); mend the disk, or remove the .parquet and label again"
+        yield Problem(column.name, shard, "", told)
 
 
 def _rows(column: Column, shard: str, rows: list[dict[str, Any]], tally: _Tally) -> Iterator[Problem]:
@@ -167,8 +178,7 @@ def _rows(column: Column, shard: str, rows: list[dict[str, Any]], tally: _Tally)
             yield Problem(column.name, shard, row["key"], str(error))
 
 
-def _keys(column: Column, shard: str, reader: Reader, keys: list[str]) -> Iterator[Problem]:
-    known = {entry.key for entry in reader.index(shard)}
+def _keys(column: Column, shard: str, known: Set[str], keys: Sequence[str]) -> Iterator[Problem]:
     for key in keys:
         if key not in known:
             yield Problem(column.name, shard, key, "the dataset has no sample of this key")

@@ -100,7 +100,7 @@ class ColumnWriter:
         self._unique(key)
         self._rows[key] = {
             "key": key, "offset": None, "size": None, "valid_share": 0.0, "confidence": None,
-            "error": reason or "no reason was given",
+            "error": reason.encode("utf-8", "backslashreplace").decode() or "no reason was given",
         }  # fmt: skip
 
     def _unique(self, key: str) -> None:
