@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hf_models as zoo
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts._hf_reading import show_all
 from clipzoo.experts.base import sha256
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
@@ -70,6 +72,42 @@ def test_pictures_that_a_processor_cannot_prepare_are_told(tmp_path: Path) -> No
     expert = loaded(f"hf:{save(zoo.yolos, tmp_path)}")
     with pytest.raises(SampleError, match="YolosImageProcessor cannot prepare a picture of 400×1 pixels"):
         expert.predict([np.full((1, 400, 3), 99, np.uint8)])
+
+
+def test_a_processor_that_crops_shows_the_whole_picture(pictures: list[ImageArray], tmp_path: Path) -> None:
+    folder = save(zoo.mobilevit, tmp_path)
+    expert = loaded(f"hf:{folder}")
+    (label,) = expert.predict(pictures[:1])
+    processor = t.AutoImageProcessor.from_pretrained(folder)
+    theirs = {}
+    for crop in (False, True):
+        inputs = processor(Image.fromarray(pictures[0]), return_tensors="pt", do_center_crop=crop)
+        with torch.inference_mode():
+            output = expert.module(**inputs)
+        theirs[crop] = processor.post_process_semantic_segmentation(output, [label.ids.shape])[0].numpy()
+    assert np.array_equal(label.ids, theirs[False])
+    assert not np.array_equal(theirs[False], theirs[True])
+    assert processor.do_center_crop
+    assert expert.card.preprocessing["do_center_crop"] is False
+
+
+@pytest.mark.parametrize("build", [zoo.dpt_dinov2, zoo.dpt_dinov2_segmentation], ids=lambda build: build.__name__)
+def test_padding_is_no_part_of_a_label(build: zoo.Build, tmp_path: Path) -> None:
+    """A picture of odd sides is labelled as where it stands in one with the padding painted on, which needs none."""
+    expert = loaded(f"hf:{save(build, tmp_path)}{'?kind=affine-depth' if build is zoo.dpt_dinov2 else ''}")
+    picture = np.random.default_rng(0).integers(0, 256, (51, 71, 3), np.uint8)
+    painted = np.pad(picture, ((2, 3), (3, 3), (0, 0)), constant_values=128)
+    (label,), (whole,) = expert.predict([picture]), expert.predict([painted])
+    assert label.valid.shape == (51, 71)
+    name = "values" if build is zoo.dpt_dinov2 else "ids"
+    np.testing.assert_allclose(getattr(label, name), getattr(whole, name)[2:53, 3:74], atol=1e-5)
+    assert np.ptp(getattr(label, name)) > 0
+
+
+def test_padding_that_cannot_be_cut_off_is_told() -> None:
+    with pytest.raises(ExpertError, match="pads to multiples of 14; give ensure_multiple_of"):
+        show_all(t.DPTImageProcessor(do_pad=True, size_divisor=14))
+    show_all(t.DPTImageProcessor(do_pad=True, size_divisor=14, ensure_multiple_of=28))
 
 
 # What the card says ------------------------------------------------------------------------------------------
