@@ -48,15 +48,13 @@ def dinov2() -> t.Dinov2Config:
     )  # fmt: skip
 
 
-def dpt_dinov2(head: str = "DepthEstimation") -> Built:
-    """Pads as published ones do, but with a colour that pictures can have."""
-    processor = t.DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=14, image_mean=[128 / 255] * 3)
-    config = t.DPTConfig(backbone_config=dinov2(), **FUSION, id2label=NAMES, use_auxiliary_head=False)
-    return getattr(t, f"DPTFor{head}")(config), processor
+def padding(divisor: int) -> t.DPTImageProcessor:
+    """Pads as those of DINOv2 do, but with a colour that pictures can have."""
+    return t.DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=divisor, image_mean=[128 / 255] * 3)
 
 
-def dpt_dinov2_segmentation() -> Built:
-    return dpt_dinov2("SemanticSegmentation")
+def dpt_dinov2() -> Built:
+    return t.DPTForDepthEstimation(t.DPTConfig(backbone_config=dinov2(), **FUSION)), padding(14)
 
 
 def depth_anything(**more: Any) -> Built:
@@ -137,6 +135,10 @@ def mobilevit() -> Built:
     )  # fmt: skip
     crop = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}
     return t.MobileViTForSemanticSegmentation(config), t.MobileViTImageProcessor(**crop)
+
+
+def dpt_segmentation_padding() -> Built:
+    return dpt_segmentation()[0], padding(32)
 
 
 def swin(*stages: int) -> t.SwinConfig:

@@ -91,16 +91,26 @@ def test_a_processor_that_crops_shows_the_whole_picture(pictures: list[ImageArra
     assert expert.card.preprocessing["do_center_crop"] is False
 
 
-@pytest.mark.parametrize("build", [zoo.dpt_dinov2, zoo.dpt_dinov2_segmentation], ids=lambda build: build.__name__)
-def test_padding_is_no_part_of_a_label(build: zoo.Build, tmp_path: Path) -> None:
-    """A picture of odd sides is labelled as where it stands in one with the padding painted on, which needs none."""
-    expert = loaded(f"hf:{save(build, tmp_path)}{'?kind=affine-depth' if build is zoo.dpt_dinov2 else ''}")
-    picture = np.random.default_rng(0).integers(0, 256, (51, 71, 3), np.uint8)
-    painted = np.pad(picture, ((2, 3), (3, 3), (0, 0)), constant_values=128)
+@pytest.mark.parametrize(
+    ("build", "query", "name", "width", "columns"),
+    [
+        (zoo.dpt_dinov2, "?kind=affine-depth", "values", 71, (3, 3)),
+        (zoo.dpt_segmentation_padding, "", "ids", 53, (5, 6)),  # whose model takes squares alone
+    ],
+    ids=["depth", "classes"],
+)
+def test_padding_is_no_part_of_a_label(
+    build: zoo.Build, query: str, name: str, width: int, columns: tuple[int, int], tmp_path: Path
+) -> None:
+    """A picture is labelled as where it stands in one with the padding painted on, which needs none."""
+    expert = loaded(f"hf:{save(build, tmp_path)}{query}")
+    picture = np.random.default_rng(0).integers(0, 256, (53, width, 3), np.uint8)
+    rows = (1, 2) if name == "values" else columns
+    painted = np.pad(picture, (rows, columns, (0, 0)), constant_values=128)
     (label,), (whole,) = expert.predict([picture]), expert.predict([painted])
-    assert label.valid.shape == (51, 71)
-    name = "values" if build is zoo.dpt_dinov2 else "ids"
-    np.testing.assert_allclose(getattr(label, name), getattr(whole, name)[2:53, 3:74], atol=1e-5)
+    assert label.valid.shape == (53, width)
+    theirs = getattr(whole, name)[rows[0] : rows[0] + 53, columns[0] : columns[0] + width]
+    np.testing.assert_allclose(getattr(label, name), theirs, atol=1e-5)
     assert np.ptp(getattr(label, name)) > 0
 
 
