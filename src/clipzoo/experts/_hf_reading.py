@@ -106,7 +106,7 @@ def show_all(processor: Any) -> None:
 
 def _divisor(own: Any) -> int:
     """What processors of DPT's kind pad sides to a multiple of; 1 of others, whose post-processing undoes padding."""
-    return getattr(own, "size_divisor", None) or 1 if hasattr(own, "ensure_multiple_of") and own.do_pad else 1
+    return int(getattr(own, "size_divisor", None) or 1) if hasattr(own, "ensure_multiple_of") and own.do_pad else 1
 
 
 def shown(processor: Any, size: Size) -> tuple[Size, tuple[slice, slice]]:
