@@ -41,13 +41,25 @@ def dpt() -> Built:
     return t.DPTForDepthEstimation(config), t.DPTImageProcessor(size={"height": 32, "width": 32})
 
 
-def depth_anything(**more: Any) -> Built:
-    backbone = t.Dinov2Config(
+def dinov2() -> t.Dinov2Config:
+    return t.Dinov2Config(
         **{k: v for k, v in VIT.items() if k != "intermediate_size"}, patch_size=14, image_size=70,
         out_features=STAGES, reshape_hidden_states=False,
     )  # fmt: skip
+
+
+def padding(divisor: int) -> t.DPTImageProcessor:
+    """Pads as those of DINOv2 do, but with a colour that pictures can have."""
+    return t.DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=divisor, image_mean=[128 / 255] * 3)
+
+
+def dpt_dinov2() -> Built:
+    return t.DPTForDepthEstimation(t.DPTConfig(backbone_config=dinov2(), **FUSION)), padding(14)
+
+
+def depth_anything(**more: Any) -> Built:
     config = t.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=16, head_hidden_size=4, **FUSION, **more
+        backbone_config=dinov2(), reassemble_hidden_size=16, head_hidden_size=4, **FUSION, **more
     )
     resize = {"size": {"height": 70, "width": 70}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}
     return t.DepthAnythingForDepthEstimation(config), t.DPTImageProcessor(**resize)
@@ -116,6 +128,19 @@ def dpt_segmentation() -> Built:
     return t.DPTForSemanticSegmentation(config), t.DPTImageProcessor(size={"height": 32, "width": 32})
 
 
+def mobilevit() -> Built:
+    config = t.MobileViTConfig(
+        image_size=64, hidden_sizes=[8, 8, 16], neck_hidden_sizes=[4, 4, 8, 8, 8, 8, 16], num_attention_heads=2,
+        aspp_out_channels=8, output_stride=16, id2label=NAMES,
+    )  # fmt: skip
+    crop = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}
+    return t.MobileViTForSemanticSegmentation(config), t.MobileViTImageProcessor(**crop)
+
+
+def dpt_segmentation_padding() -> Built:
+    return dpt_segmentation()[0], padding(32)
+
+
 def swin(*stages: int) -> t.SwinConfig:
     return t.SwinConfig(
         image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4,
@@ -154,11 +179,18 @@ def oneformer() -> Built:
     return t.OneFormerForUniversalSegmentation(config), t.OneFormerProcessor(image, tokenizer, 8, 8)
 
 
-def eomt(**processing: Any) -> Built:
+def eomt(version: str = "", **processing: Any) -> Built:
     small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_blocks": 2, "num_queries": 12}
-    config = t.EomtConfig(**small, image_size=64, patch_size=16, num_upscale_blocks=1, id2label=NAMES)
+    config = getattr(t, f"Eomt{version}Config")(
+        **small, image_size=64, patch_size=16, num_upscale_blocks=1, id2label=NAMES
+    )
     size = {"shortest_edge": 64, "longest_edge": 64}
-    return t.EomtForUniversalSegmentation(config), t.EomtImageProcessor(size=size, do_pad=True, **processing)
+    processor = t.EomtImageProcessor(size=size, do_pad=True, **processing)
+    return getattr(t, f"Eomt{version}ForUniversalSegmentation")(config), processor
+
+
+def eomt_dinov3() -> Built:
+    return eomt("Dinov3")
 
 
 def eomt_semantic() -> Built:
@@ -278,9 +310,9 @@ def owlv2() -> Built:
     return owl("v2")
 
 
-def grounding_dino() -> Built:
+def grounding_dino(version: str = "") -> Built:
     text = {**VIT, "num_hidden_layers": 2, "vocab_size": 1040, "max_position_embeddings": 64}
-    config = t.GroundingDinoConfig(
+    config = getattr(t, f"{version}GroundingDinoConfig")(
         **DEFORMABLE, backbone_config=swin(2, 3, 4), text_config={"model_type": "bert", **text}, max_text_len=32,
         num_feature_levels=3, disable_custom_kernels=True,
     )  # fmt: skip
@@ -288,7 +320,12 @@ def grounding_dino() -> Built:
     vocabulary = {**special, **{piece: 200 + i for i, piece in enumerate(PIECES)}}
     tokenizer = tokenizer_of(vocabulary, "[PAD]", "[UNK]", "[CLS] $A [SEP]", model_max_length=64)
     image = t.GroundingDinoImageProcessor(**RESIZED)
-    return t.GroundingDinoForObjectDetection(config), t.GroundingDinoProcessor(image, tokenizer)
+    model = getattr(t, f"{version}GroundingDinoForObjectDetection")(config)
+    return model, t.GroundingDinoProcessor(image, tokenizer)
+
+
+def mm_grounding_dino() -> Built:
+    return grounding_dino("MM")
 
 
 # Saved -------------------------------------------------------------------------------------------------------

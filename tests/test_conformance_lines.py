@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 from clipzoo import conformance
 from clipzoo.cli import app
 from clipzoo.conformance import check, contest, meaning, short
+from clipzoo.conformance.agreement import difference
 from clipzoo.conformance.scenes import scenes
 from clipzoo.errors import ClipzooError, DatasetError, ExpertError
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.types import ImageArray, View
@@ -132,22 +134,43 @@ def test_an_expert_that_does_not_load_has_a_card_of_one_line(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("task", ["depth", "detection"])
-def test_a_short_check_costs_25_predictions_at_most(task: str) -> None:
+def test_a_short_check_costs_43_predictions_at_most(task: str) -> None:
     expert = Odd(task, lambda images, truth: truth)
     found = short(expert, [shown for shown, _ in expert.known])
     assert [(v.line, v.status) for v in found] == [
-        (line, "pass") for line in ("sound", "determinism", "batch = single", "mirror")
+        (line, "pass") for line in ("sound", "determinism", "batch = single", "mirror", "frame")
     ]
-    assert expert.asked <= 25
+    assert expert.asked <= 43
     assert short(expert, []) == []
 
 
 def test_a_short_check_finds_what_is_wrong_and_never_raises() -> None:
     rooms = [room.image for room in pictures()]
     swapped = Odd("detection", lambda i, truth: [replace(d, boxes=d.boxes[:, [1, 0, 3, 2]]) for d in truth])
-    assert "boxes are (y0, x0, y1, x1)" in str(short(swapped, rooms)[-1])
+    assert "boxes are (y0, x0, y1, x1)" in str(short(swapped, rooms)[-2])
     assert short(Odd("detection", refusing(lambda h, w: True)), rooms)[0].status == "fail"
-    assert [v.line for v in short(Odd("depth", noisy(0.5)), rooms)] == ["sound", "determinism", "mirror"]
+    assert [v.line for v in short(Odd("depth", noisy(0.5)), rooms)] == [
+        "sound", "determinism", "mirror", "frame"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "spoilt"),
+    [
+        ("segmentation", lambda s: replace(s, valid=s.valid.astype(np.uint8) * 255)),
+        ("segmentation", lambda s: replace(s, valid=s.valid.astype(np.uint8))),
+        ("detection", lambda d: replace(d, ignored=d.ignored.astype(np.uint8))),
+    ],
+    ids=["255", "1", "boxes"],
+)
+def test_a_validity_that_is_none_is_told(task: str, spoilt: Callable[[Any], Any]) -> None:
+    found = short(Odd(task, lambda images, truth: [spoilt(one) for one in truth]), [r.image for r in pictures()])
+    assert [(v.line, v.status, v.cause) for v in found] == [("sound", "fail", "labels break the contract")]
+
+
+def test_no_pictures_are_told() -> None:
+    with pytest.raises(ExpertError, match="no pictures to look at"):
+        check(Oracle("edges"), images=[])
 
 
 def test_experts_of_whole_samples_are_not_shown_changed_ones() -> None:
@@ -224,6 +247,26 @@ def test_of_an_expert_that_knows_nothing_nothing_is_claimed() -> None:
     assert failed <= 1
     flat = [Normals(np.stack([0 * known, 0 * known, known]).astype(np.float32), known)] * len(truths)
     assert meaning.axes("axes", flat, truths).status == "unsure", "it has said nothing of x and y"
+
+
+def test_rounding_of_boxes_and_flat_maps_is_no_other_answer() -> None:
+    corners = np.float32([[10 * i, 5, 10 * i + 8, 60] for i in range(10)])
+    scores = np.linspace(0.95, 0.501, 10).astype(np.float32)
+    label = Detection((64, 100), corners, np.zeros(10, np.uint16), scores, np.zeros(10, bool))
+    crossing = replace(label, ignored=scores < 0.51)
+    for rounded in (crossing, label.take(scores > 0.51)):
+        assert max(difference("detection", label, rounded), difference("detection", rounded, label)) < 1e-6
+    sure = replace(label, scores=np.ones(10, np.float32))
+    for one, other in ((label, label.take(slice(1, 10))), (label, label.take([])), (sure, sure.take(slice(9)))):
+        assert min(difference("detection", one, other), difference("detection", other, one)) > 0.02
+    assert difference("detection", label, replace(label, boxes=corners + np.float32(2))) > 0.02
+    flat = Depth(np.full((8, 8), 2, np.float32), np.ones((8, 8), bool), "metric", "z")
+    assert difference("depth", flat, replace(flat, values=np.nextafter(flat.values, np.float32(3)))) < 0.005
+    assert difference("depth", flat, scaled(flat, 1.001)) > 0.005
+
+
+def test_normals_that_nobody_knows_face_nobody() -> None:
+    assert meaning.facing([Normals(np.zeros((3, 4, 4), np.float32), np.zeros((4, 4), bool))]).status == "unsure"
 
 
 def test_a_contest_is_decided_by_nearly_all_pictures() -> None:

@@ -228,6 +228,8 @@ def test_masks_are_painted_with_the_surest_on_top():
     rest = column.painted(label, background=False)
     assert np.array_equal(rest.valid, masks[0] | masks[1])
     assert (rest.ids[masks[0]] == 1).all()
+    some = column.painted(replace(label, asked=np.array([1, 2], np.uint16)), background=True)
+    assert np.array_equal(some.valid, rest.valid), "it may be of a class that was not looked for"
     with pytest.raises(SampleError, match="no masks"):
         column.painted(boxes((0, 0, 8, 6, 1, 0.9)), background=True)
     assert not column.painted(boxes(), background=False).valid.any()
@@ -264,7 +266,8 @@ def test_connected_parts_of_things_become_boxes():
         ("segmentation/x?to=edges", "two chairs"),
         ("depth/x?to=normals", "fov is not answered"),
         ("depth/x?to=normals&fov=200", "between 1 and 179"),
-        ("depth/x?to=normals&fov=60&far=3", "far is no question"),
+        ("depth/x?to=normals&fov=60&bned=3", "options are wrong:\n  bned is no question .*; did you mean bend"),
+        ("depth/x?to=normals&far=3", "do not say by themselves(.|\n)*far is no question"),
         ("segmentation/x?to=detection", "things is not answered"),
         ("detection/x?to=segmentation&background=", "it needs a name"),
         ("depth?to=normals&fov=60", "names no column"),

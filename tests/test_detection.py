@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Store, verify
-from clipzoo.tasks import Convention
+from clipzoo.tasks import Convention, _rle
 from clipzoo.tasks.detection import Detection
 from clipzoo.training import Job, read_log, train
 from clipzoo.types import ImageArray
@@ -86,6 +87,22 @@ def test_boxes_are_trained_on(dataset: Path, boxes: Path, tiny_clip: str, tmp_pa
     train(Job(student, data, {}, recipe, rate=3e-3, steps=25, out=tmp_path))
     losses = [line[f"loss/{column.name}"] for line in read_log(tmp_path) if "loss" in line]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_masks_cost_training_nothing(dataset: Path, tmp_path: Path) -> None:
+    """They are stored as they are, and not read even where they are none."""
+
+    class Masked(Squares):
+        def predict(self, images: Sequence[ImageArray]) -> list[Detection]:
+            found = super().predict(images)
+            return [replace(one, masks=(_rle.encode(np.ones(one.size, np.bool_)),)) for one in found]
+
+    label(str(dataset), [Masked()], str(tmp_path), device="cpu", progress=False, shards=["00000"])
+    (column,), reader = Store(tmp_path).columns(), open_dataset(str(dataset))
+    plan, used = Plan.build(reader, {column.name: column}), {column.name: LabelColumn(column)}
+    seen = TrainingSet(plan, reader, used, Viewing((32, 32)))[0]
+    assert seen.damaged == {}
+    assert seen.labels[column.name].masks is None
 
 
 def test_a_probe_finds_what_no_constant_can(parts: list[DenseSet]) -> None:

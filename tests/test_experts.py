@@ -230,6 +230,11 @@ def test_an_output_that_is_not_there(tmp_path, output, message):
         expert(tmp_path, {**SALIENT, "output": {**SALIENT["output"], **output}})
 
 
+def test_a_fixed_batch_of_several_is_refused(tmp_path):
+    with pytest.raises(ExpertError, match="takes 4 images at a time, no fewer; export it with a dynamic batch"):
+        expert(tmp_path, SALIENT, batch=4)
+
+
 def test_channels_that_do_not_fit(tmp_path):
     with pytest.raises(ExpertError, match="3 channels for 2 classes"):
         expert(tmp_path, SALIENT, out=3).predict([image(0)])

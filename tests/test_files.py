@@ -34,6 +34,15 @@ def look_up(folder: Path, query: str, key: str = "a", size: tuple[int, int] = (1
     return found
 
 
+def test_one_value_of_unknown_pixels_fills_all_channels(tmp_path):
+    values = np.full((12, 16, 3), (128, 128, 255), np.uint8)
+    values[0, :3] = (0, 127, 127), (0, 0, 0), (127, 127, 127)  # to the left; unknown; unknown
+    png(tmp_path / "a.png", values)
+    found = look_up(tmp_path, "task=normals&frame=x-right,y-up,z-toward&range=0,255&invalid=0,127")
+    assert np.flatnonzero(~found.valid).tolist() == [1, 2]
+    assert found.vectors[0, 0, 0] < -0.99
+
+
 # From end to end -------------------------------------------------------------------------------------------
 
 

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hf_models as zoo
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts._hf_reading import show_all
 from clipzoo.experts.base import sha256
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
@@ -70,6 +72,58 @@ def test_pictures_that_a_processor_cannot_prepare_are_told(tmp_path: Path) -> No
     expert = loaded(f"hf:{save(zoo.yolos, tmp_path)}")
     with pytest.raises(SampleError, match="YolosImageProcessor cannot prepare a picture of 400×1 pixels"):
         expert.predict([np.full((1, 400, 3), 99, np.uint8)])
+
+
+def test_a_processor_that_crops_shows_the_whole_picture(pictures: list[ImageArray], tmp_path: Path) -> None:
+    folder = save(zoo.mobilevit, tmp_path)
+    expert = loaded(f"hf:{folder}")
+    (label,) = expert.predict(pictures[:1])
+    processor = t.AutoImageProcessor.from_pretrained(folder)
+    theirs = {}
+    for crop in (False, True):
+        inputs = processor(Image.fromarray(pictures[0]), return_tensors="pt", do_center_crop=crop)
+        with torch.inference_mode():
+            output = expert.module(**inputs)
+        theirs[crop] = output.logits
+        if not crop:
+            (classes,) = processor.post_process_semantic_segmentation(output, [label.ids.shape])
+            assert np.array_equal(label.ids, classes)
+    assert theirs[False].shape != theirs[True].shape
+    assert label.confidence == pytest.approx(float(theirs[False].softmax(1).amax(1).mean()), abs=1e-6)
+    assert processor.do_center_crop
+    assert expert.card.preprocessing["do_center_crop"] is False
+
+
+@pytest.mark.parametrize(
+    ("build", "query", "name", "width", "columns"),
+    [
+        (zoo.dpt_dinov2, "?kind=affine-depth", "values", 71, (3, 3)),
+        (zoo.dpt_segmentation_padding, "", "ids", 53, (5, 6)),  # whose model takes squares alone
+    ],
+    ids=["depth", "classes"],
+)
+def test_padding_is_no_part_of_a_label(
+    build: zoo.Build, query: str, name: str, width: int, columns: tuple[int, int], tmp_path: Path
+) -> None:
+    """A picture is labelled as where it stands in one with the padding painted on, which needs none."""
+    expert = loaded(f"hf:{save(build, tmp_path)}{query}")
+    if name == "ids":  # a random model finds one class everywhere, unless others are made as probable
+        last = expert.module.head.head[-1]
+        last.register_forward_hook(lambda layer, given, logits: logits - logits.mean((2, 3), keepdim=True))
+    picture = np.random.default_rng(0).integers(0, 256, (53, width, 3), np.uint8)
+    rows = (1, 2) if name == "values" else columns
+    painted = np.pad(picture, (rows, columns, (0, 0)), constant_values=128)
+    (label,), (whole,) = expert.predict([picture]), expert.predict([painted])
+    assert label.valid.shape == (53, width)
+    theirs = getattr(whole, name)[rows[0] : rows[0] + 53, columns[0] : columns[0] + width]
+    np.testing.assert_allclose(getattr(label, name), theirs, atol=1e-5)
+    assert np.ptp(getattr(label, name)) > 0
+
+
+def test_padding_that_cannot_be_cut_off_is_told() -> None:
+    with pytest.raises(ExpertError, match="pads to multiples of 14; give ensure_multiple_of"):
+        show_all(t.DPTImageProcessor(do_pad=True, size_divisor=14))
+    show_all(t.DPTImageProcessor(do_pad=True, size_divisor=14, ensure_multiple_of=28))
 
 
 # What the card says ------------------------------------------------------------------------------------------

@@ -71,13 +71,20 @@ def test_every_row_of_the_table_can_be_read_and_names_its_source() -> None:
         ("DepthProForDepthEstimation", "x", {"use_fov_model": True}, "Depth Pro"),
         ("DepthProForDepthEstimation", "x", {}, "Depth Pro without its field of view"),
         ("EomtForUniversalSegmentation", "x", {"do_split_image": True}, "EoMT, semantic"),
+        ("EomtDinov3ForUniversalSegmentation", "x", {}, "EoMT"),
         ("Owlv2ForObjectDetection", "x", {}, "OWLv2"),
+        ("MMGroundingDinoForObjectDetection", "x", {}, "Grounding DINO"),
         ("TableTransformerForObjectDetection", "x", {}, "any other …ForObjectDetection"),
         ("CHMv2ForDepthEstimation", "x", {}, "any other …ForDepthEstimation"),
     ],
 )
 def test_the_first_row_that_fits_is_the_family(architecture: str, name: str, told: Any, family: str) -> None:
     assert family_of(architecture, name, told).name == family
+
+
+def test_a_detector_whose_form_nothing_reads_is_refused_by_name() -> None:
+    with pytest.raises(ExpertError, match="is a OmDetTurboForObjectDetection, whose outputs cannot be read"):
+        family_of("OmDetTurboForObjectDetection", "x", {})
 
 
 # Masks: what they were trained to be -------------------------------------------------------------------------
@@ -249,6 +256,7 @@ def test_captions_choose_the_prompts(build: Build, folders: Any) -> None:
             np.testing.assert_allclose(labels[row].boxes, theirs.boxes, atol=1 / 256)
             np.testing.assert_allclose(labels[row].scores, theirs.scores, atol=1e-5)
     assert not labels[1].valid.any()
+    assert labels[1].asked.tolist() == [], "nothing was looked for"
     assert labels[1].confidence is None
 
 

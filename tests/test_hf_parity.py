@@ -277,7 +277,7 @@ CASES = [
     case(zoo.eomt_semantic, classes),
     *(
         case(build, reference, f"?mode={mode}&threshold=0.3{more}")
-        for build in (zoo.maskformer, zoo.mask2former, zoo.oneformer, zoo.eomt, zoo.detr_panoptic)
+        for build in (zoo.maskformer, zoo.mask2former, zoo.oneformer, zoo.eomt, zoo.eomt_dinov3, zoo.detr_panoptic)
         for reference, mode, more in (
             (panoptic, "panoptic", ""),
             (things, "panoptic", "&task=detection&things=3-4"),
@@ -291,7 +291,7 @@ CASES = [
         )
     ),
     *(case(build, owl, ASKED) for build in (zoo.owlvit, zoo.owlv2)),
-    case(zoo.grounding_dino, grounding, ASKED),
+    *(case(build, grounding, ASKED) for build in (zoo.grounding_dino, zoo.mm_grounding_dino)),
 ]  # fmt: skip
 
 

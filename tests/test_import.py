@@ -147,6 +147,18 @@ def test_labels_match_by_whole_keys_stems_or_ids(tmp_path):
         look_up(f"coco:{path}?classes=all&masks=no", "000001")
 
 
+def test_what_lvis_looked_for_is_told(tmp_path):
+    values = instances()
+    values["categories"].append({"id": 9, "name": "dog"})
+    values["images"][0] |= {"neg_category_ids": [9], "not_exhaustive_category_ids": []}
+    values["images"][1] |= {"neg_category_ids": [], "not_exhaustive_category_ids": [3]}
+    values["images"][2] |= {"neg_category_ids": [3, 9], "not_exhaustive_category_ids": [7]}
+    uri = f"coco:{written(tmp_path / 'a.json', values)}?masks=no&classes="
+    asked = [look_up(uri + "all", f"{i:06d}").asked for i in range(4)]  # car, a crowd in the first; zebra; dog
+    assert [None if ids is None else ids.tolist() for ids in asked] == [[1, 2], [], [0, 2], None]
+    assert look_up(uri + "dog,car&others=drop", "000002").asked.tolist() == [0, 1]
+
+
 def test_boxes_keep_the_frame_of_the_file(tmp_path):
     path = written(tmp_path / "a.json", instances())
     label = look_up(f"coco:{path}?classes=all&masks=no", size=(24, 32))

@@ -225,6 +225,14 @@ def test_what_is_not_answered_is_asked(repo, query, message):
         experts.create(f"torchhub:{repo}#normals?trust_repo=1&{query}".rstrip("&"))
 
 
+def test_text_that_looks_like_a_number_is_text(repo):
+    uri = f"torchhub:{repo}#normals?task=segmentation&classes=no,1&size=32&scale=255&mean=0&std=1&trust_repo=1"
+    made = experts.create(f"{uri}&name=1&revision=2&licence=3.0&arguments.seed=4")
+    assert made.card.convention.classes == ("no", "1")
+    assert (made.spec.output.name, made.card.licence, made.spec.arguments) == ("1", "3.0", {"seed": 4})
+    assert made.card.revision.startswith("2 ")
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [

@@ -92,7 +92,8 @@ class View:
     ) -> View:
         """A random resized crop, as torchvision draws it, of an image of ``image_size`` (H, W).
 
-        ``scale`` bounds the crop's share of the area, ``ratio`` its aspect in pixels; ``flip`` is a probability.
+        ``scale`` bounds the crop's share of the area, ``ratio`` its aspect in pixels; ``flip`` is a probability. Where
+        ten draws do not fit it is `centre`'s, of the aspect of ``size``; torchvision's is of the nearest in ``ratio``.
         """
         H, W = image_size
         flipped = bool(rng.random() < flip)

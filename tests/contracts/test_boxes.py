@@ -255,6 +255,20 @@ def test_a_cut_off_box_is_ignored_below_a_quarter_and_dropped_outside() -> None:
     np.testing.assert_array_equal(seen_.valid[:, :2], np.broadcast_to(np.arange(40)[:, None] < 20, (40, 2)))
 
 
+def test_masks_of_boxes_that_a_view_does_not_show_are_left_alone() -> None:
+    masks = ("no mask", _rle.encode(np.ones((20, 20), bool)))
+    label = boxes((0, 0, 8, 8), (10, 0, 20, 20), size=(20, 20), masks=masks)
+    (text,) = TASK.crop_resize(label, View((0.5, 0, 1, 1), (20, 10))).masks
+    assert _rle.decode(text, (20, 10)).all()
+
+
+def test_training_needs_no_masks() -> None:
+    label = boxes((0, 0, 8, 8), size=(20, 20), masks=("no mask",))
+    taught = TASK.view(TASK.taught(label), View((0, 0, 1, 1), (10, 10), flip=True))
+    assert taught.masks is None
+    assert taught.boxes.tolist() == [[6, 0, 10, 4]]
+
+
 # Learning ---------------------------------------------------------------------------------------------------
 
 

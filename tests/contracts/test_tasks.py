@@ -408,6 +408,13 @@ def test_normals_from_depth_are_those_of_the_scene(along: Any) -> None:
     NORMALS.check(found, Convention())
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 2), (3, 3)])
+def test_a_map_that_is_all_border_has_no_normals(size: tuple[int, int]) -> None:
+    found = normals_from_depth(depth(np.ones(size)), Camera(1, 1))
+    NORMALS.check(found, Convention())
+    assert (found.valid.shape, found.valid.any()) == (size, size == (3, 3))
+
+
 def test_normals_need_metric_depth() -> None:
     with pytest.raises(LabelError, match="affine-depth"):
         normals_from_depth(depth(np.ones((4, 4)), kind="affine-depth"), Camera(1, 1))

@@ -51,6 +51,9 @@ TOLERANCE: Mapping[str, tuple[float, str]] = {
 }
 """Task -> what rounding may make of one picture's label in another batch, and what that is."""
 
+HARDLY = 0.01
+"""What rounding may make of a score."""
+
 
 def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Pearson's, of [N] and [N]; NaN where one is constant."""
@@ -60,11 +63,7 @@ def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def upside_down(label: Any) -> Any:
-    """A label with its top and bottom exchanged, channels of normals as they are."""
-    if hasattr(label, "boxes"):
-        x0, y0, x1, y1 = label.boxes.T
-        H = np.float32(label.size[0])
-        return replace(label, boxes=np.stack([x0, H - y1, x1, H - y0], 1), masks=None)
+    """A label of maps with its top and bottom exchanged, channels of normals as they are."""
     maps = {f.name: getattr(label, f.name) for f in fields(label)}
     return replace(label, **{k: v[..., ::-1, :].copy() for k, v in maps.items() if isinstance(v, np.ndarray)})
 
@@ -74,11 +73,13 @@ def overlap(a: Any, b: Any) -> float:
     a, b = a.take(~a.ignored), b.take(~b.ignored)
     if not len(a.ids) and not len(b.ids):
         return float("nan")
-    if not len(a.ids) or not len(b.ids):
-        return 0.0
+    return 0.5 * (_weighted(_likest(a, b), a.scores) + _weighted(_likest(b, a), b.scores))
+
+
+def _likest(a: Any, b: Any) -> NDArray[Any]:
+    """[N], the overlap of each box of ``a`` with the likest of its class in ``b``; 0 where there is none."""
     found = box_iou(torch.from_numpy(a.shares), torch.from_numpy(b.shares)).numpy()
-    found = np.clip(np.nan_to_num(found), 0, 1) * (a.ids[:, None] == b.ids)
-    return 0.5 * (_weighted(found.max(1), a.scores) + _weighted(found.max(0), b.scores))
+    return np.asarray((np.clip(np.nan_to_num(found), 0, 1) * (a.ids[:, None] == b.ids)).max(1, initial=0))
 
 
 def _weighted(values: NDArray[Any], weights: NDArray[Any]) -> float:
@@ -116,8 +117,20 @@ def _classes_differ(a: Any, b: Any) -> float:
 
 
 def _boxes_differ(a: Any, b: Any) -> float:
-    alike = overlap(a, b)
-    return 0.0 if np.isnan(alike) else 1 - alike
+    return 0.5 * (_lost(a, b) + _lost(b, a))
+
+
+def _lost(a: Any, b: Any) -> float:
+    """The weighted share of what is no overlap of boxes of ``a`` with those of ``b``.
+
+    Rounding takes scores across a threshold: a box may be an ignored one in ``b``, and one whose score is hardly above
+    the least of both, and no truth's, may be left out.
+    """
+    least = min(label.scores[~label.ignored].min(initial=1) for label in (a, b))
+    a = a.take(~a.ignored)
+    likest = _likest(a, b)
+    known = (likest >= 0.5) | (a.scores > least + HARDLY) | (a.scores == 1)
+    return 1 - _weighted(likest[known], a.scores[known]) if known.any() else 0.0
 
 
 def _values_differ(a: Any, b: Any, spread: float | None = None) -> float:
@@ -126,8 +139,9 @@ def _values_differ(a: Any, b: Any, spread: float | None = None) -> float:
         return float("inf")
     if not both.any():
         return 0.0
-    spread = spread or max(float(np.ptp(a.values[both])), 1e-9)
-    return float(np.percentile(np.abs(a.values[both] - b.values[both]), 99)) / spread
+    values = a.values[both]
+    spread = spread or max(float(np.ptp(values)), 1e-3 * float(np.abs(values).mean()), 1e-9)
+    return float(np.percentile(np.abs(values - b.values[both]), 99)) / spread
 
 
 def _angles_differ(a: Any, b: Any) -> float:

@@ -14,8 +14,8 @@ from clipzoo.errors import ClipzooError, ExpertError, LabelError
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.types import ImageArray
 
-BRIEF, MIRRORED = 8, 6
-"""Pictures of a short check, and how many of them are mirrored."""
+BRIEF, CHANGED = 8, 6
+"""Pictures of a short check, and how many of them are mirrored, and stretched: no fewer decide anything."""
 
 BATCH = 1 / 6
 """The share of the seconds for pictures of all sizes that one batch may take."""
@@ -48,7 +48,7 @@ def check(
         the card. It ends early where an expert does not load, or gives what is no label.
 
     Raises:
-        ExpertError: the partner is not of the other task.
+        ExpertError: there are no pictures, or the partner is not of the other task.
     """
     if partner is not None and {partner.card.task, expert.card.task} != {"depth", "normals"}:
         raise ExpertError(
@@ -56,6 +56,8 @@ def check(
             "normals can be held against each other"
         )
     shown = [scene.image for scene in scenes()] if images is None else images
+    if not len(shown):
+        raise ExpertError("no pictures to look at; give some, or None for rendered scenes")
     lines = _identity(expert, device)
     if lines[0].status != "fail":
         lines += short(expert, shown) if brief else _gathered(_all(expert, shown, images is not None, seconds, device))
@@ -65,15 +67,15 @@ def check(
 
 
 def short(expert: Expert, images: Pictures) -> list[Verdict]:
-    """A quick look before labelling, at the first `BRIEF` pictures of a dataset: at most 25 predictions.
+    """A quick look before labelling, at the first `BRIEF` pictures of a dataset: at most 43 predictions.
 
     Args:
         expert: loaded.
         images: uint8 H×W×3 RGB, or whole samples, as the dataset has them; brought to one size.
 
     Returns:
-        verdicts on soundness, determinism, batch = single, and the mirror; the caller warns of those whose status is
-        "fail" or "warn" (`str` of a verdict says all of it). What the expert raises is a verdict, too.
+        verdicts on soundness, determinism, batch = single, the mirror and the frame; the caller warns of those whose
+        status is "fail" or "warn" (`str` of a verdict says all of it). What the expert raises is a verdict, too.
     """
     return _gathered(_brief(expert, images)) if len(images) else []
 
@@ -96,7 +98,8 @@ def _brief(expert: Expert, images: Pictures) -> Iterator[Verdict]:
     if verdict.status != "fail":
         yield from _repeats(expert, inputs, labels)
         if not expert.needs_sample:
-            yield geometry.mirror(expert, inputs[:MIRRORED], labels[:MIRRORED])
+            yield geometry.mirror(expert, inputs[:CHANGED], labels[:CHANGED])
+            yield geometry.frame(expert, inputs[:CHANGED])
 
 
 def _all(expert: Expert, images: Pictures, own: bool, seconds: float, device: str) -> Iterator[Verdict]:

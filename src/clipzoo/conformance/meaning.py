@@ -189,7 +189,9 @@ def facing(labels: Sequence[Any]) -> Verdict:
         for seen in (part("normals", x) for x in labels)
         if seen.valid.any()
     ]
-    share = float(np.mean(shares)) if shares else 0.0
+    if not shares:
+        return Verdict("facing", "unsure", "no normal is known in any picture")
+    share = float(np.mean(shares))
     seen = f"{share:.0%} of the normals of {len(shares)} pictures point away from the viewer"
     if share < 0.1:
         return Verdict("facing", "pass", seen)

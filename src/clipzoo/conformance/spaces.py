@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipzoo.conformance import geometry
 from clipzoo.conformance.card import Verdict
@@ -13,9 +14,7 @@ from clipzoo.conformance.pictures import mirrored
 from clipzoo.conformance.running import ask, unsound
 from clipzoo.errors import ExpertError
 from clipzoo.experts import Expert, ExpertInput
-
-NOTHING = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "n/a", ""})
-"""Names of what is no class."""
+from clipzoo.tasks.base import unknown
 
 BACKGROUND = frozenset({"background", "__background__", "bg"})
 
@@ -36,10 +35,7 @@ def sound(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) 
 def _why(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> tuple[str, str]:
     """What is probably wrong with unsound labels, and the fix."""
     count = len(expert.card.convention.classes)
-    ids = [
-        x.ids[x.valid] if x.ids.ndim == 2 else x.ids for x in labels if isinstance(getattr(x, "ids", None), np.ndarray)
-    ]
-    seen = np.unique(np.concatenate([x.ravel() for x in ids])) if ids else np.zeros(0, np.int64)
+    seen = np.unique(np.concatenate([_ids(label) for label in labels]))
     beyond = seen[seen >= count]
     if len(beyond) == 1 and beyond[0] in (255, 65535):
         return f"void ({beyond[0]}) is given as a class", "mark these pixels as not valid"
@@ -52,11 +48,20 @@ def _why(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -
     return "labels break the contract", "see docs/experts.md, and clipzoo tasks"
 
 
+def _ids(label: Any) -> NDArray[Any]:
+    """All ids of what may be a label, but for those that it says are not valid."""
+    ids = getattr(label, "ids", None)
+    if not isinstance(ids, np.ndarray):
+        return np.zeros(0, np.int64)
+    valid = np.asarray(getattr(label, "valid", None)).astype(np.bool_) if ids.ndim == 2 else np.bool_(True)
+    return ids[valid] if valid.shape == ids.shape else ids.ravel()
+
+
 def _form(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> tuple[str, str] | None:
     """The form of boxes that mirroring tells."""
     try:
         wrongs, outcome = geometry.readings(labels, ask(expert, [mirrored(sample) for sample in inputs]))
-    except (ExpertError, AttributeError, TypeError, ValueError):
+    except (ExpertError, AttributeError, IndexError, TypeError, ValueError):
         return None
     if not outcome.best or not outcome.clear:
         return None
@@ -74,7 +79,8 @@ def space(expert: Expert, labels: Sequence[Any], own: bool) -> Verdict:
     seen = _seen(names, labels)
     if named := _badly_named(expert.card.task, names):
         return Verdict("label space", "warn", seen, *named)
-    void = sorted({names[i] for label in labels for i in _used(label) if names[i].strip().lower() in NOTHING})
+    nothing = unknown(names)
+    void = sorted({names[i] for label in labels for i in _used(label) if i in nothing})
     if void:
         fix = "mark its pixels as not valid, its boxes as ignored"
         return Verdict("label space", "fail", seen, f"{void[0]!r} is given as a class, though it means 'unknown'", fix)

@@ -155,7 +155,7 @@ class TrainingSet(Dataset[Seen]):
             return None
         source = self.labels[name]
         label = source.task.decode(source.column.read(row["shard"], offset, row[f"{name}:size"]))
-        return source.task.view(label, view.at(self.target_size(name)))
+        return source.task.view(source.task.taught(label), view.at(self.target_size(name)))
 
     def target_size(self, name: str) -> tuple[int, int]:
         """(H, W) of a column's targets in pixels: the view's size over the column's stride, rounded down."""

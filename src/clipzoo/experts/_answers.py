@@ -6,8 +6,9 @@ guessed, and all that is missing or wrong is told at once.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -126,7 +127,8 @@ def answer(
     """
     asked = {**required, **optional}
     findings = [f"  {name} is not answered: {how}" for name, how in required.items() if name not in given]
-    findings += [f"  {name} is no question about {task}" for name in given if name not in asked]
+    left_open = bool(findings)
+    findings += [f"  {name} is no question about {task}{_near(name, asked)}" for name in given if name not in asked]
     fields: dict[str, Any] = {}
     for name in [name for name in given if name in asked]:
         try:
@@ -136,12 +138,19 @@ def answer(
     if fields.get("kind") == "metric" and given.get("along") == "none":
         findings.append("  along=none: metric depth is along z or ray")
     if findings:
-        first = next(iter(asked), "option")
-        raise ExpertError(
-            f"{zoo}: labels of {task} do not say by themselves what they mean; answer behind the path, as "
-            f"{zoo}:PATH?{first}=…&…:\n" + "\n".join(findings)
-        )
+        head = f"{zoo}: these options are wrong:"
+        if left_open:
+            head = (
+                f"{zoo}: labels of {task} do not say by themselves what they mean; answer behind the path, as "
+                f"{zoo}:PATH?{next(iter(asked))}=…&…:"
+            )
+        raise ExpertError("\n".join([head, *findings]))
     return fields
+
+
+def _near(name: str, asked: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, asked, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def parse_classes(text: str) -> dict[str, Any]:

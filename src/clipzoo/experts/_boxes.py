@@ -13,6 +13,7 @@ from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._answers import Parser, chosen, parse_classes
 from clipzoo.experts._keyed import Size
 from clipzoo.tasks.detection import Detection
+from clipzoo.types import BoolArray
 
 OTHERS = "objects of classes that are not in classes: drop (where they are is background) or ignore (nothing is known)"
 LICENCE = "of the labels"
@@ -127,6 +128,37 @@ def xyxy(box: Sequence[Any], form: str) -> list[float]:
     return [a, b, a + c, b + d] if form == "xywh" else [a - c / 2, b - d / 2, a + c / 2, b + d / 2]
 
 
+def around(mask: BoolArray) -> tuple[int, int, int, int]:
+    """The smallest box, xyxy in whole pixels, that holds all of a mask [H,W], which is not empty."""
+    (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
+    return x0, y0, x1 + 1, y1 + 1
+
+
+def objects(
+    size: Size, boxes: Any, ids: Any, scores: Any, ignored: Any, masks: Sequence[str] | None = None
+) -> Detection:
+    """N objects as a label.
+
+    Args:
+        size: (H, W) of the frame.
+        boxes: [N,4] xyxy in its pixels; cut to it, and left out if nothing of them is in it.
+        ids: [N], of the label space.
+        scores: [N]; cut to [0, 1].
+        ignored: bool [N].
+        masks: compressed run lengths of the frame, one a box.
+    """
+    (H, W), N = size, len(ids)
+    label = Detection(
+        size,
+        np.clip(np.asarray(boxes, np.float64).reshape(N, 4), 0, [W, H, W, H]).astype(np.float32),
+        np.asarray(ids).astype(np.uint16),
+        np.clip(np.asarray(scores, np.float32), 0, 1),
+        np.asarray(ignored, np.bool_),
+        None if masks is None else tuple(masks),
+    )
+    return label.take((label.boxes[:, 2:] > label.boxes[:, :2]).all(1))
+
+
 def guesses(
     size: Size, boxes: Any, ids: Any, scores: Any, threshold: float, floor: float, masks: Sequence[str] | None = None
 ) -> Detection:
@@ -136,20 +168,8 @@ def guesses(
 
     Args:
         size: (H, W) of the frame.
-        boxes: [N,4] xyxy in its pixels; cut to it, and left out if nothing of them is in it.
-        ids: [N], of the label space.
-        scores: [N], in [0, 1].
+        boxes, ids, scores, masks: as of `objects`.
         threshold, floor: scores.
-        masks: compressed run lengths of the frame, one a box.
     """
-    (H, W), N = size, len(ids)
-    cut = np.clip(np.asarray(boxes, np.float64).reshape(N, 4), 0, [W, H, W, H])
-    told = Detection(
-        size,
-        cut.astype(np.float32),
-        np.asarray(ids).astype(np.uint16),
-        np.asarray(scores, np.float32),
-        np.asarray(scores) < threshold,
-        None if masks is None else tuple(masks),
-    )
-    return told.take((told.scores >= floor) & (told.boxes[:, 2:] > told.boxes[:, :2]).all(1))
+    told = objects(size, boxes, ids, scores, np.asarray(scores) < threshold, masks)
+    return told.take(told.scores >= floor)

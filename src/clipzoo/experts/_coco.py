@@ -30,6 +30,10 @@ class Picture:
 
     id: int | str
     size: Size
+    absent: tuple[int | str, ...] | None = None
+    """Ids of categories that it was searched for in vain, where the file tells (LVIS); of others nobody knows."""
+    partly: tuple[int | str, ...] = ()
+    """Ids of categories of which not all objects are in the file."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def read(path: Path, match: str) -> Annotated:
         sha256(path),
         match,
         {c["id"]: str(c.get("name")) for c in sorted(categories, key=lambda c: (str(type(c["id"])), c["id"]))},
-        {name: Picture(image["id"], _size(image)) for name, image in zip(names, images, strict=True)},
+        {name: _picture(image) for name, image in zip(names, images, strict=True)},
         dict(annotations),
     )
 
@@ -147,6 +151,14 @@ def _name(image: Mapping[str, Any], match: str, path: Path) -> str:
     folder, slash, last = whole.rpartition("/")
     stem = last.rpartition(".")[0] or last
     return folder + slash + stem if match == "key" else stem
+
+
+def _picture(image: Mapping[str, Any]) -> Picture:
+    absent, partly = (
+        tuple(i for i in ids if isinstance(i, int | str)) if isinstance(ids, list) else None
+        for ids in (image.get("neg_category_ids"), image.get("not_exhaustive_category_ids"))
+    )
+    return Picture(image["id"], _size(image), absent, partly or ())
 
 
 def _size(image: Mapping[str, Any]) -> Size:

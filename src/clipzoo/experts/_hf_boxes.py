@@ -1,16 +1,16 @@
-"""Boxes of Hugging Face detectors, as their processors give them; objects that become a detection label."""
+"""Boxes of Hugging Face detectors, as their processors give them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from clipzoo.errors import ExpertError
+from clipzoo.experts._boxes import objects
 from clipzoo.experts._hf_options import share
-from clipzoo.experts._hf_reading import Model, Reading, Size, post, unknown
-from clipzoo.tasks.base import Convention
+from clipzoo.experts._hf_reading import Model, Reading, Size, post
+from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 
 
@@ -46,19 +46,3 @@ class BoxesReading(Reading):
         """Tensors [N,4] xyxy in pixels, [N] and [N] as a label."""
         boxes, ids, scores = (x.float().cpu().numpy() for x in (boxes, ids, scores))
         return objects(size, boxes, ids, scores, ~(scores > self.threshold) | np.isin(ids, self.unknown))
-
-
-def objects(
-    size: Size, boxes: Any, ids: Any, scores: Any, ignored: Any, masks: Sequence[str] | None = None
-) -> Detection:
-    """N objects as a label: boxes cut to the frame, and what has no area in it dropped."""
-    (H, W), N = size, len(ids)
-    label = Detection(
-        size,
-        np.clip(np.asarray(boxes, np.float32).reshape(N, 4), 0, np.array([W, H, W, H], np.float32)),
-        np.asarray(ids).astype(np.uint16),
-        np.clip(np.asarray(scores, np.float32), 0, 1),
-        np.asarray(ignored, np.bool_),
-        None if masks is None else tuple(masks),
-    )
-    return label.take((label.boxes[:, 2:] > label.boxes[:, :2]).all(1))

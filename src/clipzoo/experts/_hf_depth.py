@@ -8,7 +8,7 @@ import numpy as np
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._hf_options import choice
-from clipzoo.experts._hf_reading import Model, Reading, Size, post
+from clipzoo.experts._hf_reading import Model, Reading, Size, post, shown
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Along, Depth, Kind
 
@@ -35,8 +35,10 @@ class DepthReading(Reading):
         """Unknown where not finite, or not positive though metric."""
         kind = self.convention.kind
         assert kind is not None, "the convention was checked"
-        (found,) = post(processor, "post_process_depth_estimation")(output, [size])
-        values = found["predicted_depth"].float().cpu().numpy().reshape(size)  # sides of one pixel are squeezed away
+        whole, place = shown(processor, size)
+        (found,) = post(processor, "post_process_depth_estimation")(output, [whole])
+        values = found["predicted_depth"].float().cpu().numpy()
+        values = values.reshape(whole)[place]  # sides of one pixel are squeezed away
         valid = np.isfinite(values)
         if kind == "metric":
             valid &= np.where(valid, values, 0) > 0

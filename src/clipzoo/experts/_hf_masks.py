@@ -14,12 +14,12 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._hf_boxes import objects
+from clipzoo.experts._boxes import around, objects
 from clipzoo.experts._hf_families import Mode
 from clipzoo.experts._hf_options import choice, ids, share
-from clipzoo.experts._hf_reading import Model, Reading, Size, post, unknown
+from clipzoo.experts._hf_reading import Model, Reading, Size, post, shown
 from clipzoo.tasks import _rle
-from clipzoo.tasks.base import Convention
+from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import BoolArray
@@ -44,12 +44,13 @@ class SemanticReading(Reading):
         self.unknown = unknown(self.convention.classes)
 
     def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Any:
-        """Unknown where the best class is one of `VOID`.
+        """Unknown where the best class is one of `clipzoo.tasks.base.VOID`.
 
         The confidence is the mean over pixels of the best class's probability; None where masks vote.
         """
-        (found,) = post(processor, "post_process_semantic_segmentation")(output, target_sizes=[size])
-        classes = found.cpu().numpy().astype(np.uint16)
+        whole, place = shown(processor, size)
+        (found,) = post(processor, "post_process_semantic_segmentation")(output, target_sizes=[whole])
+        classes = found.cpu().numpy().astype(np.uint16)[place]
         logits = output.get("logits")
         sure = float(logits.softmax(1).amax(1).mean()) if logits is not None and logits.ndim == 4 else None
         return Segmentation(classes, ~np.isin(classes, self.unknown), sure)
@@ -113,7 +114,7 @@ class MasksReading(SemanticReading):
     def _instances(self, found: list[tuple[int, float, BoolArray]], size: Size) -> Detection:
         found = [one for one in found if one[0] in self.settings.get("things", (one[0],))]
         kinds, scores = [one[0] for one in found], [one[1] for one in found]
-        boxes, masks = [_around(one[2]) for one in found], [_rle.encode(one[2]) for one in found]
+        boxes, masks = [around(one[2]) for one in found], [_rle.encode(one[2]) for one in found]
         return objects(size, boxes, kinds, scores, np.isin(kinds, self.unknown), masks)
 
 
@@ -122,12 +123,6 @@ def _enlarged(mask: Any, size: Size) -> Any:
     from torch.nn.functional import interpolate
 
     return interpolate(mask[None, None].float(), size=size, mode="nearest")[0, 0] > 0
-
-
-def _around(mask: BoolArray) -> tuple[int, int, int, int]:
-    """The smallest box, xyxy, that holds all of a mask."""
-    (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
-    return x0, y0, x1 + 1, y1 + 1
 
 
 # What masks are ----------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._hf_boxes import BoxesReading, objects
+from clipzoo.experts._boxes import objects
+from clipzoo.experts._hf_boxes import BoxesReading
 from clipzoo.experts._hf_options import choice, label_space
 from clipzoo.experts._hf_reading import Model, Size, post
 from clipzoo.tasks.detection import Detection
@@ -55,7 +56,7 @@ class PromptsReading(BoxesReading):
 
     def nothing(self, size: Size) -> Detection:
         """Nothing was asked, so nothing is known, not even of places: the whole frame is ignored."""
-        return objects(size, [[0, 0, size[1], size[0]]], [0], [0.0], [True])
+        return self.told((), objects(size, [[0, 0, size[1], size[0]]], [0], [0.0], [True]))
 
     def told(self, asked: tuple[int, ...], label: Detection) -> Detection:
         """The label, which says what was asked for if that differs."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._hf_families import VOID, HfFamily
+from clipzoo.experts._hf_families import HfFamily
 from clipzoo.experts._hf_source import Source
 from clipzoo.tasks.base import Convention
 
@@ -83,9 +83,47 @@ class Reading(ABC):
         """The label of one image of ``size`` from its ``output``, whose tensors have B = 1."""
 
 
+def images_of(processor: Any) -> Any:
+    """The part of a processor that prepares images; itself if it does nothing else."""
+    return getattr(processor, "image_processor", processor)
+
+
+def show_all(processor: Any) -> None:
+    """Have the model shown the whole of each image, since a label covers it.
+
+    Raises:
+        ExpertError: images are padded after they were resized, so that it is not known where they end.
+    """
+    own = images_of(processor)
+    if getattr(own, "do_center_crop", False):
+        own.do_center_crop = False
+    if (divisor := _divisor(own)) > 1 and own.do_resize and (own.ensure_multiple_of or 1) % divisor:
+        raise ExpertError(
+            f"the {type(own).__name__} resizes to multiples of {own.ensure_multiple_of} and then pads to multiples of "
+            f"{divisor}; give ensure_multiple_of in preprocessor_config.json the value of size_divisor"
+        )
+
+
+def _divisor(own: Any) -> int:
+    """What processors of DPT's kind pad sides to a multiple of; 1 of others, whose post-processing undoes padding."""
+    return int(getattr(own, "size_divisor", None) or 1) if hasattr(own, "ensure_multiple_of") and own.do_pad else 1
+
+
+def shown(processor: Any, size: Size) -> tuple[Size, tuple[slice, slice]]:
+    """The size of what a model was shown of an image of ``size``, and rows and columns of the image in it.
+
+    Half of the padding, rounded down, stands above and left (transformers, models/dpt/image_processing_dpt.py).
+    """
+    own = images_of(processor)
+    (H, W), divisor = size, 1 if getattr(own, "do_resize", True) else _divisor(own)  # see `show_all` of resized images
+    below, right = -H % divisor, -W % divisor
+    rows, columns = slice(below // 2, below // 2 + H), slice(right // 2, right // 2 + W)
+    return (H + below, W + right), (rows, columns)
+
+
 def post(processor: Any, name: str) -> Callable[..., Any]:
     """A function of the image processor, or of the whole one; `ExpertError` if neither has it."""
-    for place in (getattr(processor, "image_processor", processor), processor):
+    for place in (images_of(processor), processor):
         if hasattr(place, name):
             function: Callable[..., Any] = getattr(place, name)
             return function
@@ -93,8 +131,3 @@ def post(processor: Any, name: str) -> Callable[..., Any]:
         f"the processor, a {type(processor).__name__}, has no {name}(): this architecture's outputs cannot be read; "
         "write a python: expert for it (docs/experts.md)"
     )
-
-
-def unknown(classes: Sequence[str]) -> list[int]:
-    """Ids of classes that mean 'not known'."""
-    return [i for i, name in enumerate(classes) if name.strip().lower() in VOID]

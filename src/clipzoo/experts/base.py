@@ -113,7 +113,8 @@ class Expert(ABC):
     def module(self) -> Any:
         """The torch module that `predict` calls, made anew by each `load`.
 
-        An expert that overrides this lets labelling choose precision and layout; its weights must be in float32.
+        An expert that overrides this lets labelling choose layout and, of weights in float32, precision: in autocast
+        others would be of neither precision.
         """
         return None
 

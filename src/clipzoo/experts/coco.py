@@ -2,14 +2,18 @@
 
 Boxes (x, y, width, height) and masks (polygons, run lengths) are read in the frame that the file tells, which may be
 larger or smaller than the sample's picture. ``iscrowd`` makes a box ignored. An image without annotations has no
-objects; a sample without an image in the file is a failed row. Panoptic files are ``panoptic:``'s.
+objects; a sample without an image in the file is a failed row. Where images have ``neg_category_ids`` (LVIS), the
+label says which classes were looked for. Panoptic files are ``panoptic:``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from clipzoo.errors import SampleError
 from clipzoo.experts import _boxes, _coco, _polygons
@@ -80,7 +84,17 @@ class Coco(KeyedExpert):
                 mask = mask_of(annotation, picture.size) if self.masks else None
                 box = _boxes.xyxy(annotation.get("bbox", ()), "xywh")
                 objects.add(name, box, bool(annotation.get("iscrowd", 0)), mask)
-        return objects.label()
+        return self._asked(objects.label(), picture)
+
+    def _asked(self, label: Detection, picture: _coco.Picture) -> Detection:
+        """The label, which tells what was looked for where that is not everything."""
+        if picture.absent is None:
+            return label
+        classes = self.space.classes
+        numbers = {i: classes.index(name) for i, name in self.file.categories.items() if name in classes}
+        absent, partly = ({numbers[i] for i in ids if i in numbers} for ids in (picture.absent, picture.partly))
+        found = set(label.ids[~label.ignored].tolist())
+        return replace(label, asked=np.array(sorted((absent | found) - partly), np.uint16))
 
 
 def mask_of(annotation: Mapping[str, Any], size: Size) -> str:

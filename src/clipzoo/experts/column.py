@@ -19,6 +19,7 @@ import numpy as np
 
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._answers import Parser, answer, number, split
+from clipzoo.experts._boxes import around
 from clipzoo.experts._derived import DerivedExpert, split_name
 from clipzoo.experts._keyed import Size
 from clipzoo.tasks import _rle
@@ -180,11 +181,12 @@ WAYS: Mapping[tuple[str, str], type[Column]] = {
 def painted(label: Detection, background: bool) -> Segmentation:
     """Masks painted one over the other, the highest score on top; those that are ignored below, as unknown.
 
-    What no mask covers is class 0 if there is a ``background`` (ids of objects then count from 1), else unknown. The
-    confidence is the mean score over the pixels of objects.
+    What no mask covers is class 0 if there is a ``background`` (ids of objects then count from 1), else unknown; also
+    where not all classes were asked for, since it may be of one of the others. The confidence is the mean score over
+    the pixels of objects.
     """
     ids = np.zeros(label.size, np.uint16)
-    valid = np.full(label.size, background)
+    valid = np.full(label.size, background and label.asked is None)
     scores = np.full(label.size, np.nan, np.float32)
     for i in np.argsort(np.where(label.ignored, -1, label.scores), kind="stable"):
         mask = _mask(label, i)
@@ -199,9 +201,8 @@ def tightened(label: Detection) -> Detection:
     boxes, ignored = label.boxes.copy(), label.ignored.copy()
     for i in range(len(label.ids)):
         mask = _mask(label, i)
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if len(rows):
-            boxes[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        if mask.any():
+            boxes[i] = around(mask)
         else:
             ignored[i] = True
     return replace(label, boxes=boxes, ignored=ignored)

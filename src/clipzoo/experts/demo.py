@@ -192,7 +192,7 @@ class DemoExpert(Expert):
         return self._model
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label of the expert's task an image (uint8 H×W×3 RGB), of its size; `ExpertError` before `load`."""
+        """One label of the expert's task an image (uint8 H×W×3 RGB); `ExpertError` before `load`."""
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         task, convention = self.card.task, self.card.convention

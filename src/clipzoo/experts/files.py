@@ -139,11 +139,12 @@ def label(values: Values, answers: Answers, path: Path) -> Any:
 
 
 def _known(values: Values, answers: Answers) -> BoolArray:
-    """Where [H,W] or [H,W,C] is finite and none of the values of unknown pixels, in every channel."""
-    known = np.isfinite(values)
+    """Where [H,W] or [H,W,C] is finite, and not one of the values of unknown pixels in all channels."""
+    channels = values if values.ndim == 3 else values[..., None]
+    known = np.isfinite(channels).all(-1)
     for value in answers.unknown:
-        known &= values != value
-    return np.asarray(known if known.ndim == 2 else np.isfinite(values).all(-1) & known.any(-1))
+        known &= ~(channels == value).all(-1)
+    return np.asarray(known)
 
 
 def _segmentation(values: Values, answers: Answers, path: Path) -> Segmentation:

@@ -1,9 +1,9 @@
 """Depth, segmentation and detection of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
 
 Images are prepared and outputs brought to the image's size by the model's own processor, so a label is what its
-post-processing gives. ``FAMILIES`` tells what each family's labels are and who says so. Options of all: ``dtype``
-(float32, float16, bfloat16), ``batch_size``, ``trust_remote_code=1`` (run the model's own code); the others depend on
-the family, and stand in docs/experts.md.
+post-processing gives, but always of the whole image: none is cropped, and padding is cut off. ``FAMILIES`` tells what
+each family's labels are and who says so. Options of all: ``dtype`` (float32, float16, bfloat16), ``batch_size``,
+``trust_remote_code=1`` (run the model's own code); the others depend on the family, and stand in docs/experts.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipzoo.experts._hf_families import FAMILIES, Form, family_of
 from clipzoo.experts._hf_masks import MasksReading, SemanticReading
 from clipzoo.experts._hf_options import choice, count
 from clipzoo.experts._hf_prompts import GroundingReading, OwlReading, PromptsReading
-from clipzoo.experts._hf_reading import Model, Reading
+from clipzoo.experts._hf_reading import Model, Reading, show_all
 from clipzoo.experts._hf_source import Source
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
 from clipzoo.types import ImageArray
@@ -65,7 +65,7 @@ class HfExpert(Expert):
         self.dtype, self.batch_size = choice(options, "dtype", DTYPES), count(options, "batch_size", 8)
         self.reading = _reading(source)
         self.needs_sample = self.reading.needs_caption
-        preprocessing = {**source.preprocessing, **self.reading.settings, "dtype": self.dtype}
+        preprocessing = {**source.preprocessing, "do_center_crop": False, **self.reading.settings, "dtype": self.dtype}
         if self.trusted:
             preprocessing["trust_remote_code"] = True
         self.card = ExpertCard(
@@ -103,6 +103,7 @@ class HfExpert(Expert):
                 f"{self.card.uri} lacks {len(missing)} of its weights, {sorted(missing)[0]} the first: they would be "
                 f"random; is this a backbone without the head of {type(model).__name__}? Name a model fine-tuned for it"
             )
+        show_all(self._processor)
         self.reading.check(self._processor)
         self._model = model.to(device, getattr(torch, self.dtype)).eval()
 

@@ -83,6 +83,11 @@ class OnnxExpert(Expert):
         self._output = _pick("output", self._session.get_outputs(), self.spec.output.name, self.spec.output.index)
         shape = next(i.shape for i in self._session.get_inputs() if i.name == self._input)
         if shape and isinstance(shape[0], int):
+            if shape[0] != 1:
+                raise ExpertError(
+                    f"{self.model} takes {shape[0]} images at a time, no fewer; export it with a dynamic batch axis, "
+                    "or for one image"
+                )
             self.batch_size = 1
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._answers import split
@@ -92,6 +92,13 @@ class HubCard(Described):
         if self.takes == "image" and (self.input.model_fields_set or self.key):
             raise ValueError("takes: image hands pictures over as they are; leave input and key out")
         return self
+
+
+PLACES: Mapping[str, type[BaseModel]] = {"": HubCard, "output": Output, "input": Input}
+"""Where a field of a URI may be, the first place first."""
+
+TEXTS = (str, str | None, tuple[str, ...])
+"""Types of fields that hold text, whatever it looks like."""
 
 
 def create(name: str) -> TorchHub:
@@ -213,16 +220,22 @@ def _nested(given: Mapping[str, str]) -> dict[str, Any]:
     name them in full.
     """
     found: dict[str, Any] = {}
-    places = (("", HubCard), ("output", Output), ("input", Input))
     for name, text in given.items():
         part, _, leaf = name.rpartition(".")
         if not part:
-            part = next((where for where, model in places if leaf in model.model_fields), "")
-        value: Any = [_scalar(one) for one in text.split(",")] if leaf in LISTS else _scalar(text)
+            part = next((where for where, model in PLACES.items() if leaf in model.model_fields), "")
+        read = _reader(part, leaf)
+        value: Any = [read(one) for one in text.split(",")] if leaf in LISTS else read(text)
         if leaf in LISTS and leaf != "classes" and len(value) == 1:
             (value,) = value
         (found.setdefault(part, {}) if part else found)[leaf] = value
     return found
+
+
+def _reader(part: str, leaf: str) -> Callable[[str], Any]:
+    """What makes a field's value of an answer: the text itself where the field holds text."""
+    field = PLACES[part].model_fields.get(leaf) if part in PLACES else None
+    return str if field and field.annotation in TEXTS else _scalar
 
 
 def _scalar(text: str) -> Any:

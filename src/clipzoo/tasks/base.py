@@ -31,6 +31,15 @@ Rows = NDArray[np.float64]
 """Float64 [N,S]: statistics of N images; sets are merged by stacking."""
 
 
+VOID = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "n/a", ""})
+"""Names of classes that mean 'not known'."""
+
+
+def unknown(classes: Sequence[str]) -> list[int]:
+    """Ids of classes whose names are in `VOID`, in any case of letters."""
+    return [i for i, name in enumerate(classes) if name.strip().lower() in VOID]
+
+
 @dataclass(frozen=True, slots=True)
 class Convention:
     """What the labels of a column mean beyond their task; part of its manifest.
@@ -138,6 +147,10 @@ class Task(ABC, Generic[L]):
         return self.hflip(seen) if view.flip else seen
 
     # Learning ------------------------------------------------------------------------------------------
+
+    def taught(self, label: L) -> L:
+        """The label without what `collate` does not read, which need not follow a view."""
+        return label
 
     @abstractmethod
     def channels(self, convention: Convention) -> int:

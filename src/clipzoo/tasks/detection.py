@@ -219,9 +219,9 @@ class DetectionTask(Task[Detection]):
             size=view.size,
             boxes=((cut - [x0, y0, x0, y0]) * scale).astype(np.float32),
             ignored=label.ignored | (share < SEEN_SHARE),
-            masks=_each(label, lambda mask: _maps.nearest(mask, view)),
         )
-        return seen.take((seen.boxes[:, 2:] > seen.boxes[:, :2]).all(1))
+        kept = (seen.boxes[:, 2:] > seen.boxes[:, :2]).all(1)
+        return replace(seen.take(kept), masks=_each(label.take(kept), lambda mask: _maps.nearest(mask, view)))
 
     def hflip(self, label: Detection) -> Detection:
         """Left and right exchanged: the new left side is the old right one."""
@@ -230,6 +230,10 @@ class DetectionTask(Task[Detection]):
         return replace(label, boxes=np.stack([W - x1, y0, W - x0, y1], 1), masks=_each(label, _maps.mirror))
 
     # Learning ------------------------------------------------------------------------------------------
+
+    def taught(self, label: Detection) -> Detection:
+        """The label without its masks."""
+        return replace(label, masks=None)
 
     def channels(self, convention: Convention) -> int:
         """One logit a class, four distances, centerness."""

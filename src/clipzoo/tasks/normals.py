@@ -180,8 +180,8 @@ def normals_from_depth(depth: Depth, camera: Camera, bend: float = 0.05) -> Norm
 
     The cross product of the central differences of the points seen, which is exact on planes. Inverse depth
     is linear over the picture of a plane; where its second difference exceeds ``bend`` of itself, the
-    neighbours lie on different surfaces and the normal is unknown, as it is on the border and beside
-    unknown depth. On the crease of a corner it is that of a cut across.
+    neighbours lie on different surfaces and the normal is unknown, as it is on the border, which is all of a
+    map of less than 3×3, and beside unknown depth. On the crease of a corner it is that of a cut across.
 
     Args:
         depth: metric, along z or ray.
@@ -196,6 +196,8 @@ def normals_from_depth(depth: Depth, camera: Camera, bend: float = 0.05) -> Norm
         f"normals need metric depth, not {depth.kind} along {depth.along}: an unknown shift bends "
         "planes; use a column of metric depth",
     )
+    if min(depth.valid.shape) < 3:
+        return Normals(np.zeros((3, *depth.valid.shape), np.float32), np.zeros(depth.valid.shape, np.bool_))
     points = _points(depth, camera)
     across, down = points[:, 1:-1, 2:] - points[:, 1:-1, :-2], points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
     vectors = np.cross(down, across, axis=0)  # x right and y up give z toward the viewer
