@@ -1,4 +1,4 @@
-"""The example of a real edge expert: its network and conversion always, its weights where ``make experts`` has put them."""
+"""The example of a real edge expert: its network and conversion always, its weights where they were fetched."""
 
 from __future__ import annotations
 

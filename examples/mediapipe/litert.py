@@ -33,6 +33,7 @@ FOLDER = Path(__file__).parent
 class LiteRT(Expert):
     """A TFLite model of one square picture, run on the CPU; pictures are stretched to its size."""
 
+    batch_size = 1
     name: ClassVar[str]
     task: ClassVar[str]
     convention: ClassVar[Convention]
@@ -146,7 +147,7 @@ def anchors() -> Tensor:
     """Float32 [1917,4]: centre x, y, width, height in shares of the picture; map by map, row by row, cell by cell.
 
     Squares grow from 0.2 to 0.95 of the picture, and each map has one more, between its own and the next map's; the
-    finest has three boxes a cell, of which the square is of 0.1 (MediaPipe's calculators/tflite/ssd_anchors_calculator).
+    finest has three boxes a cell, of which the square is of 0.1 (MediaPipe: calculators/tflite/ssd_anchors_calculator).
     """
     scales = [*np.linspace(0.2, 0.95, len(GRIDS)), 1.0]
     found = []
