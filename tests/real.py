@@ -43,21 +43,8 @@ def clipzoo(*arguments: str) -> str:
 
 def label_corpus(where: str, out: Path, *options: str) -> None:
     """Label the corpus in one pass: of every expert each item is a label, or a row that says why not."""
-    experts = [argument for uri in EXPERTS for argument in ("--expert", uri)]
-    clipzoo(
-        "label",
-        where,
-        *experts,
-        "--out",
-        str(out),
-        "--max-failures",
-        "100%",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        *options,
-    )
+    experts = [f"--expert={uri}" for uri in EXPERTS]
+    clipzoo("label", where, *experts, f"--out={out}", "--max-failures=100%", "--device=cpu", "--threads=1", *options)
     assert "nothing is wrong" in clipzoo("labels", "verify", str(out), "--data", where)
     items, shards = {one.name: one.usable for one in hostile.items()}, open_dataset(where).shards
     columns = Store(out).columns()
