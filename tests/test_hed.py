@@ -1,4 +1,4 @@
-"""The example of a real edge expert: its network and conversion always, its weights where ``fetch.py`` has put them."""
+"""The example of a real edge expert: its network and conversion always, its weights where they were fetched."""
 
 from __future__ import annotations
 
@@ -76,13 +76,12 @@ def test_a_label_is_the_sigmoid_of_the_fusion_of_a_picture_less_the_mean(
 
 def test_without_weights_it_says_how_to_get_them(hed: ModuleType, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(hed, "WEIGHTS", tmp_path / "none")
-    with pytest.raises(ExpertError, match=r"fetch\.py` once"):
+    with pytest.raises(ExpertError, match=r"fetch\.py hed` once"):
         experts.create("python:hed:HED")
 
 
 def test_kernels_of_keras_become_those_of_torch(hed: ModuleType, tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    fetch = importlib.import_module("fetch")
     rng = np.random.default_rng(0)
     layers = [(f"dsn{i + 1}", (1, 1, block[-1], 1)) for i, block in enumerate(hed.BLOCKS)] + [("fuse", (1, 1, 5, 1))]
     for i, block in enumerate(hed.BLOCKS):
@@ -94,7 +93,7 @@ def test_kernels_of_keras_become_those_of_torch(hed: ModuleType, tmp_path: Path)
             file[f"{name}/vars/0"] = rng.normal(size=shape).astype(np.float32)
             file[f"{name}/vars/1"] = rng.normal(size=shape[-1:]).astype(np.float32)
         network = hed.Network()
-        network.load_state_dict(fetch.converted(file))
+        network.load_state_dict(hed.converted(file))
         kernel, bias = (file[f"block1/layers/conv2d/vars/{k}"][()] for k in (0, 1))
     patch = rng.normal(size=(3, 3, 3)).astype(np.float32)  # [h,w,in]
     with torch.inference_mode():
@@ -104,7 +103,7 @@ def test_kernels_of_keras_become_those_of_torch(hed: ModuleType, tmp_path: Path)
 
 def test_the_real_weights_find_the_outline_of_a_shape(hed: ModuleType) -> None:
     if not hed.WEIGHTS.is_file():
-        pytest.skip("examples/hed/fetch.py was not run")
+        pytest.skip("no weights here: make experts")
     expert = hed.HED()
     expert.load()
     y, x = np.mgrid[:96, :128]

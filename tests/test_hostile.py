@@ -22,6 +22,7 @@ from clipzoo.store import Store, verify
 from clipzoo.training import read_log, train
 from clipzoo.types import decode_image
 from making import Bright, make_dataset, samples
+from real import label_corpus, needs_weights
 
 ITEMS = {one.name: one for one in hostile.items()}
 PLAIN = {"caption-json", "caption-json-null", "caption-json-deep", "caption-json-surrogate", "caption-json-number"}
@@ -167,3 +168,9 @@ def test_the_packaged_expert_and_the_training_loop_take_the_corpus(tmp_path: Pat
     losses = [line["loss"] for line in read_log(tmp_path / "run") if "loss" in line]
     assert len(losses) == 5
     assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.slow
+@needs_weights
+def test_experts_with_real_weights_take_the_corpus(tmp_path: Path) -> None:
+    label_corpus(hostile.as_shards(tmp_path / "data", 4), tmp_path / "labels")

@@ -26,6 +26,7 @@ from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Store, verify
 from making import Bright, Near, encoded, image, make_dataset, raw_tar
+from real import FOLDERS, label_corpus, needs_weights
 from test_labeling import contents
 
 TESTS = Path(__file__).parent
@@ -207,7 +208,7 @@ class Machines:
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
     with pytest.MonkeyPatch.context() as patch:
-        paths = [str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
+        paths = [str(TESTS), str(TESTS.parent / "src"), *FOLDERS, os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         made = Machines()
         yield made
@@ -269,6 +270,13 @@ class TestCluster:
         for name, options in (("local", {}), ("ray", machines.options())):
             (report,) = run(where, tmp_path / name, max_failures=1, **options)
             assert report.labels + report.failures == len(hostile.items())
+        same(tmp_path / "ray", tmp_path / "local")
+
+    @needs_weights
+    def test_experts_with_real_weights_give_the_bytes_of_the_local_engine(self, machines, tmp_path):
+        where = hostile.as_shards(tmp_path / "data", 6)
+        label_corpus(where, tmp_path / "local")
+        label_corpus(where, tmp_path / "ray", "--engine", "ray", "--ray-address", machines.cluster.address)
         same(tmp_path / "ray", tmp_path / "local")
 
     def test_the_budget_is_counted_over_all_workers(self, machines, data, tmp_path):

