@@ -327,7 +327,7 @@ def test_verify_missing_and_truncated_tars(whole, column):
     path = column.path / "00001.tar"
     path.write_bytes(path.read_bytes()[:1024])
     assert "is truncated" in messages(whole)
-    with pytest.raises(StoreError, match="label the shard again"):
+    with pytest.raises(StoreError, match=r"remove 00000\.parquet and label again"):
         column.read("00000", 512, 10)
 
 
