@@ -13,15 +13,15 @@ from clipzoo.errors import ClipzooError
 from clipzoo.experts import ExpertCard
 from clipzoo.preview import preview
 from clipzoo.tasks import Convention
+from making import make_dataset
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def bench(dataset: Path, tmp_path: Path) -> Path:
+def bench(tmp_path: Path) -> Path:
     for split in ("probe", "validation", "test"):
-        (tmp_path / "bench" / split).mkdir(parents=True)
-        (tmp_path / "bench" / split / "images").symlink_to(dataset)
+        make_dataset(tmp_path / "bench" / split / "images", shards=1)
     return tmp_path / "bench"
 
 
