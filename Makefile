@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test test-all test-cluster experts lint setup clean
 
-demo: setup
+demo: $(VENV)/.package
 	$(BIN)/clipzoo demo
 
 test: lint
@@ -30,9 +30,13 @@ lint: setup
 
 setup: $(VENV)/.done
 
-$(VENV)/.done: pyproject.toml requirements.txt
+$(VENV)/.package: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+$(VENV)/.done: $(VENV)/.package
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 

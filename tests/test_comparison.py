@@ -33,6 +33,36 @@ def test_interval_covers_the_known_mean():
     assert 51 <= covered <= 60
 
 
+def detections(rng, images=60, classes=3, given=5):
+    """Of each image one true box, and detections of its class of which at most one is right at all bounds."""
+    rows = np.zeros((images, 4 * 100 + classes))
+    of = rng.integers(classes, size=images)
+    rows[np.arange(images), 400 + of] = 1
+    cells = rows[:, :400].reshape(images, 100, 4)
+    cells[:, :given, 0], cells[:, :given, 1] = of[:, None] + 1, rng.random((images, given))
+    cells[:, 0, 2] = np.where(rng.random(images) < 0.6, 2**10 - 1, 0)
+    rows[:, :400] = cells.reshape(images, 400)
+    metric = tasks.get("detection").metric(Convention(classes=tuple("abc")))
+    return Scored("detection", tuple(f"b{i}" for i in range(images)), rows, metric, CLASSES)
+
+
+def test_intervals_of_average_precision_lie_around_what_was_measured():
+    scored = detections(np.random.default_rng(0))
+    value = scored.compute()["detection/ap50"]
+    draws = bootstrap.resample({"a": scored.statistics}, scored.metric, 500)["a"]["ap50"]
+    assert draws.mean() > value + 0.2 * draws.std()  # copies of an image tie, and precision is made to fall
+    found = arms.comparison({"clip": {0: {"detection": scored}}}, {})["arms"]["clip"]["detection/ap50"]
+    low, high = found["ci"]
+    assert (low + high) / 2 == pytest.approx(value, abs=0.15 * draws.std())
+    assert high - low == pytest.approx(np.diff(np.quantile(draws, [0.025, 0.975]))[0], rel=0.1)
+
+
+def test_draws_that_are_not_numbers_are_left_alone():
+    found = bootstrap.centred(np.array([1.0, np.nan, 3.0]), 5.0)
+    np.testing.assert_array_equal(found, [4.0, np.nan, 6.0])
+    assert np.isnan(bootstrap.centred(np.array([np.nan]), 1.0)).all()
+
+
 def test_paired_difference_is_tighter_than_unpaired():
     rng = np.random.default_rng(0)
     easy = rng.random(400)

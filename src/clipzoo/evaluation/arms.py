@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipzoo.errors import PlanError
-from clipzoo.evaluation.bootstrap import RESAMPLES, interval, p_value, resample
+from clipzoo.evaluation.bootstrap import RESAMPLES, centred, interval, p_value, resample
 from clipzoo.evaluation.measure import Scored
 from clipzoo.tasks.base import Measure
 
@@ -124,10 +124,10 @@ def _add_group(out: dict[str, Any], group: str, runs: Arms, baselines: Arms, res
 
 
 def _cell(values: Sequence[float], draws: np.ndarray[Any, Any], measure: Measure) -> dict[str, Any]:
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    spread, mean = float(np.std(values, ddof=1)) if len(values) > 1 else None, float(np.mean(values))
     return {
-        "mean": float(np.mean(values)), "std": spread, "n": len(values), "values": list(values),
-        "ci": interval(draws), "direction": measure.direction, "unit": measure.unit,
+        "mean": mean, "std": spread, "n": len(values), "values": list(values),
+        "ci": interval(centred(draws, mean)), "direction": measure.direction, "unit": measure.unit,
     }  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _difference(
 ) -> dict[str, Any]:
     """``mean`` is ours less theirs in the measure's own sense; ``values`` are the paired seeds'."""
     a, b = float(np.mean(list(ours.values()))), float(np.mean(list(theirs.values())))
-    top = None if ceiling is None else float(np.mean(list(ceiling.values())))
+    top, draws = None if ceiling is None else float(np.mean(list(ceiling.values()))), centred(draws, a - b)
     return {
         "mean": a - b, "ci": interval(draws), "p": p_value(draws), "values": _paired(ours, theirs),
         "gap_closed": _gap_closed(a, b, top, measure), "direction": measure.direction, "unit": measure.unit,
