@@ -5,8 +5,8 @@
 
 What a drawing becomes is in ``openclipart.py``. Drawings of one series (same title, or same folder and first word of
 the file's name) share a split; series of more than ``LARGE`` (decks of cards, road signs) are trained on only. The
-splits with truth have ``segmentation/truth``; a drawing that fills its box has no background to be told from, and gets
-none. Drawings are cached in ``OUT/drawings``: a run that was stopped goes on there.
+splits with truth have ``segmentation/truth`` and ``edges/truth``; a drawing that fills its box has no background to be
+told from, and gets none. Drawings are cached in ``OUT/drawings``: a run that was stopped goes on there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -29,11 +30,15 @@ from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks.base import Convention
-from clipzoo.tasks.segmentation import Segmentation
-from openclipart import SHARES, Drawing, compose, draw, read, series, split_of, truth
+from openclipart import SHARES, Drawing, compose, draw, outline, read, series, split_of, truth
 
 SHARD = 250
 TELL = partial(print, flush=True)
+TRUTHS = {
+    "segmentation": (truth, Convention(classes=("background", "foreground")), "alpha, version 1"),
+    "edges": (outline, Convention(), "outline of alpha, version 1"),
+}
+"""Task -> how a drawing's alpha tells it, what labels mean, and what made them."""
 
 
 def collect(root: Path, reasons: Counter[str]) -> list[Drawing]:
@@ -57,12 +62,13 @@ def write_split(split: str, drawings: Sequence[Drawing], cache: Path, out: Path)
     """``images/`` of a split, and ``truth/`` for those in `SHARES`; returns what there is."""
     images = out / split / "images"
     shutil.rmtree(out / split, ignore_errors=True)
-    labels: dict[str, Segmentation | None] = {}
+    labels: dict[str, dict[str, Any]] = {task: {} for task in TRUTHS}
 
     def samples(chunk: Sequence[Drawing]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
         for d in chunk:
             picture, alpha = compose(Image.open(cache / f"{d.key}.png"), d.key)
-            labels[d.key] = truth(alpha)
+            for task, (told, *_) in TRUTHS.items():
+                labels[task][d.key] = told(alpha)
             file = io.BytesIO()
             picture.save(file, "PNG")
             yield d.key, {"png": file.getvalue(), "txt": d.caption.encode()}
@@ -72,25 +78,24 @@ def write_split(split: str, drawings: Sequence[Drawing], cache: Path, out: Path)
     counts = {"pictures": len(drawings)}
     if split in SHARES:
         write_truth(out / split, labels)
-        counts["with truth"] = sum(label is not None for label in labels.values())
+        counts["with truth"] = sum(label is not None for label in labels["segmentation"].values())
     return counts
 
 
-def write_truth(folder: Path, labels: Mapping[str, Segmentation | None]) -> None:
-    """The column ``segmentation/truth`` of a split."""
+def write_truth(folder: Path, labels: Mapping[str, Mapping[str, Any]]) -> None:
+    """The columns ``<task>/truth`` of a split; ``labels`` are task -> key -> label, None if there is none."""
     reader = open_dataset(str(folder / "images"))
-    convention = Convention(classes=("background", "foreground"))
-    card = ExpertCard("truth", "segmentation", convention, licence="public domain", revision="alpha, version 1")
-    column = Store(folder / "truth").create(card, fingerprint(reader))
-    for shard in reader.shards:
-        with ColumnWriter(column, shard) as writer:
-            for entry in reader.index(shard):
-                label = labels[entry.key]
-                if label is None:
-                    writer.fail(entry.key, "the drawing fills its box: its alpha tells no background")
-                else:
-                    writer.add(entry.key, label)
-    column.finish()
+    for task, (_, convention, revision) in TRUTHS.items():
+        card = ExpertCard("truth", task, convention, licence="public domain", revision=revision)
+        column = Store(folder / "truth").create(card, fingerprint(reader))
+        for shard in reader.shards:
+            with ColumnWriter(column, shard) as writer:
+                for entry in reader.index(shard):
+                    if (label := labels[task][entry.key]) is None:
+                        writer.fail(entry.key, "the drawing fills its box: its alpha tells no background")
+                    else:
+                        writer.add(entry.key, label)
+        column.finish()
 
 
 def build(svg: Path, out: Path, workers: int | None = None, tell: Callable[[str], None] = TELL) -> None:

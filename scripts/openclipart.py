@@ -1,9 +1,9 @@
-"""What an OpenClipart drawing becomes: caption, series, picture, true foreground. `build_openclipart` uses it.
+"""What an OpenClipart drawing becomes: caption, series, picture, true foreground and outline. For `build_openclipart`.
 
 The caption is title, keywords and description as the SVG's authors wrote them. The picture is the drawing, cut to what
 it covers, on a square page with a soft gradient; size, place and colours are drawn from its name. (On white pages a
 threshold on the pixels nearly is the mask, and a measurement of features means little.) The truth is the drawing's own
-alpha: above 90 % foreground, below 10 % background, unknown between.
+alpha: above 90 % foreground, below 10 % background, unknown between; its outline is an edge, the page has none.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import cairosvg
 import numpy as np
 from defusedxml import ElementTree
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.segmentation import Segmentation
 
 SIDE = 160  # of a picture, in pixels
+BAND = 4  # pixels on both sides of an outline where an edge beside it would be taken for it at 48×48
 SECONDS = 30  # of processor time a drawing may take
 LARGE = 25
 LEFT_OUT = frozenset({"computer", "shapes", "signs_and_symbols", "special", "unsorted"})
@@ -33,6 +35,7 @@ JUNK = re.compile(r"hash\(|@|http")
 FILLER = frozenset({"and", "clipart", "for", "nicu", "buculei", "simple", "svg", "the", "with"})
 SHARES = {"test": 26, "validation": 14, "probe": 20}  # percent of the series that are not large
 Alpha = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,25 @@ def truth(alpha: Alpha, box_share: float = 0.95) -> Segmentation | None:
     if not len(rows) or opaque[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean() > box_share:
         return None
     return Segmentation(opaque.astype(np.uint16), opaque | (alpha < 0.1 * 255))
+
+
+def outline(alpha: Alpha) -> Edges | None:
+    """1 where a drawing ends, 0 on the page; None as for `truth`.
+
+    What lies deeper in the drawing than `BAND` is unknown: an edge may be there or not. So are soft ends.
+    """
+    if truth(alpha) is None:
+        return None
+    opaque, clear = (Image.fromarray(np.uint8(255 * part)) for part in (alpha > 0.9 * 255, alpha < 0.1 * 255))
+    near_page, near_drawing = (_grown(part, 2) for part in (clear, opaque))
+    ends = (alpha >= 128) & _grown(Image.fromarray(np.uint8(255 * (alpha < 128))), 1) & near_page & near_drawing
+    band = _grown(Image.fromarray(np.uint8(255 * ends)), BAND)
+    return Edges(ends.astype(np.float32), ends | (alpha < 0.1 * 255) | band)
+
+
+def _grown(part: Image.Image, steps: int) -> Mask:
+    """Bool [H,W]: where a 0/255 picture is within so many pixels of 255."""
+    return np.asarray(part.filter(ImageFilter.MaxFilter(2 * steps + 1))) > 0
 
 
 def draw(job: tuple[Path, Path]) -> str | None:

@@ -99,6 +99,26 @@ def test_the_truth_is_the_alpha(drawings: Any) -> None:
     assert (np.asarray(again) == pixels).all()
 
 
+def test_the_outline_is_an_edge_and_the_inside_unknown(drawings: Any) -> None:
+    _, alpha = drawings.compose(drawings.render(svg("disc", "Disc")), "food/disc")
+    label = drawings.outline(alpha)
+    rows, columns = np.nonzero(alpha > 128)
+    middle, radius = (rows.mean(), columns.mean()), (np.ptp(rows) + 1) / 2
+    distance = np.hypot(*(np.indices(alpha.shape) - np.reshape(middle, (2, 1, 1)))) - radius
+    edge = label.values == 1
+    assert np.abs(distance[edge]).max() < 2
+    assert edge.sum() > 5 * radius, "all around"
+    assert label.valid[distance > 2].all(), "the page is known"
+    assert not label.valid[distance < -2 * drawings.BAND].any(), "what the disc holds is not"
+
+
+def test_a_soft_end_is_no_edge(drawings: Any) -> None:
+    ramp = np.tile(np.linspace(0, 255, drawings.SIDE).astype(np.uint8), (drawings.SIDE, 1))
+    label = drawings.outline(ramp)
+    assert label.valid[:, :8].all()
+    assert not label.values.any()
+
+
 def test_a_drawing_that_fills_its_box_has_no_truth(drawings: Any) -> None:
     _, alpha = drawings.compose(drawings.render(svg("plate", "Plate")), "food/plate")
     assert drawings.truth(alpha) is None
@@ -126,6 +146,7 @@ def test_the_folders_are_read_by_clipzoo(drawings: Any, tmp_path: Path) -> None:
     dense = DenseSet.load(str(test / "images"), test / "truth", (64, 64))
     labels = dense.truth["segmentation"].labels
     assert [label is None for label in labels] == [False, True]
+    assert [label is None for label in dense.truth["edges"].labels] == [False, True]
     assert RetrievalSet.load(str(test / "images"), (64, 64)).captions == (("Disc",), ("Plate",))
     reader = open_dataset(str(tmp_path / "out" / "captioned" / "images"))
     assert len(reader.index(reader.shards[0])) == 2
