@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test test-all test-cluster experts lint setup clean
 
@@ -10,11 +11,11 @@ demo: $(VENV)/.package
 
 test: lint
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not cluster"
+	$(PYTEST) -m "not slow and not cluster"
 
 test-all: lint
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not cluster"
+	$(PYTEST) -m "not cluster"
 
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster
