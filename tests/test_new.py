@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Path:
-    for split in ("probe", "validation", "test"):
-        make_dataset(tmp_path / "bench" / split / "images", shards=1)
+    for more, split in enumerate(("probe", "validation", "test")):
+        make_dataset(tmp_path / "bench" / split / "images", shards=1, count=6 + more)
     return tmp_path / "bench"
 
 

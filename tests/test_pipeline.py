@@ -179,7 +179,7 @@ def test_what_no_trained_arm_depends_on_may_change(finished: Path, world: recipe
     assert recipe.load(out / "recipe.yaml") == free
     assert (out / "plan.parquet").exists()
     assert (out / "scores" / "clip" / "0" / "done").exists()
-    workspace.Run(changed(world, evaluation={"heldout": world.evaluation.probe}), out)
+    workspace.Run(changed(world, evaluation={"heldout": "demo:heldout"}), out)
     assert not (out / "scores").exists(), "they are of other measurements"
     for choosing in ({"evaluation": {"label_stride": 4}}, {"seeds": [1, 0]}):
         with pytest.raises(CheckpointError, match="another recipe"):
@@ -304,7 +304,7 @@ def test_a_device_that_is_not_there_is_said() -> None:
 
 
 def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="is not trained"):
+    with pytest.raises(RecipeError, match="no arm 'clip' to train; did you mean clipzoo or clip-ft"):
         pipeline.train(workspace.Run(world, tmp_path), "clip", 0)
 
 

@@ -297,9 +297,7 @@ def _weights(start: Start) -> str:
 
 
 def _columns(cards: Mapping[str, ExpertCard]) -> str:
-    head = (
-        "columns:  # a weight is that of the loss beside the contrastive loss's 1: lower those that pull zero-shot down"
-    )
+    head = "columns:  # a weight is beside the contrastive loss's 1: lower those that pull zero-shot down"
     lines = [
         f"  - {{{'expert' if ':' in name else 'column'}: {json.dumps(name)}, weight: 1.0, "
         f"head: {get_task(card.task).head}, stride: 4}}  # {card.task}"
