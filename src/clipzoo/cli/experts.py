@@ -26,7 +26,8 @@ def zoos(context: typer.Context) -> None:
     for name in plugins.names("experts"):
         module = plugins.load("experts", name)
         count = len(getattr(module, "FAMILIES", ()))
-        table.add_row(f"{name}:", escape((module.__doc__ or "").strip().splitlines()[0]), str(count or "–"))
+        told = (module.__doc__ or "").replace("`", "").strip().splitlines()[0]
+        table.add_row(f"{name}:", escape(told), str(count or "–"))
     console.print(table)
     console.print("clipzoo experts ls [--zoo hf] [--task depth] [WORD]: what the labels of families are", markup=False)
     console.print("clipzoo experts check URI: whether an expert's labels mean what they say")
@@ -56,12 +57,12 @@ def ls(
     ]
     if not families:
         raise PluginError("no family is all of that; `clipzoo experts ls` has all: leave out an option, or the word")
-    table = Table()
-    for head in ("zoo", "family", "task", "gives", "source", "seen"):
-        table.add_column(head, overflow="fold")  # names are to be copied: never cut
+    table = Table("family", "task", "what its labels are, and whose word that is", show_lines=True)
+    for column in table.columns:
+        column.overflow = "fold"  # names are to be copied: never cut
     for name, one in families:
-        told = (one.name, one.task, one.gives, one.source, "yes" if one.seen else "not yet")
-        table.add_row(f"{name}:", *map(escape, told))
+        seen = "seen" if one.seen else "not yet seen"
+        table.add_row(*map(escape, (f"{name}: {one.name}", one.task, f"{one.gives}\n{one.source}\n{seen}")))
     console.print(table)
     console.print(
         "seen: published weights were run through clipzoo; `clipzoo experts check URI` judges those that you have"

@@ -29,7 +29,8 @@ def command(
         console.print(table, "clipzoo tasks NAME tells one in full", sep="\n")
         return
     task = tasks.get(name)
-    console.print(told[name], markup=False, highlight=False)
+    for paragraph in told[name].split("\n\n"):
+        console.print(" ".join(paragraph.split()), "", sep="\n", markup=False, highlight=False)
     table = Table(show_header=False)
     for what, line in _rows(task):
         table.add_row(what, escape(line))
