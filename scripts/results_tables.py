@@ -64,7 +64,9 @@ def _cell(found: Mapping[str, Any], metric: str, column: str, table: Table) -> s
         closed = words.gap(found, verdict, PAIR)
         return "–" if closed is None else words.share(closed)
     cells = {**found["baselines"], **found["arms"]}
-    means = [cells[row][metric]["mean"] for row in (words.TRIVIAL if column == "best" else (column,)) if metric in cells[row]]
+    means = [
+        cells[row][metric]["mean"] for row in (words.TRIVIAL if column == "best" else (column,)) if metric in cells[row]
+    ]
     if not means:
         return "–"
     best = max(means) if verdict.cell["direction"] == "higher" else min(means)

@@ -107,7 +107,10 @@ def test_a_named_loss_gets_its_channels_trains_them_and_is_saved(tiny_clip: str,
 def test_a_loss_or_option_that_does_not_exist_is_named(tiny_clip: str) -> None:
     for changes, message in (
         ({"loss": "silog"}, "normals is not learnt by the loss 'silog'; it is by angular or angmf"),
-        ({"loss_options": {"epsilon": 1}}, "column normals/x: the loss angmf has no option 'epsilon'; did you mean eps"),
+        (
+            {"loss_options": {"epsilon": 1}},
+            "column normals/x: the loss angmf has no option 'epsilon'; did you mean eps",
+        ),
         ({"loss_options": {"eps": "small"}}, "column normals/x: the loss angmf does not take eps: 'small': "),
         ({"options": {"widht": 8}}, "column normals/x: the head dpt has no option 'widht'; did you mean width"),
         ({"options": {"width": 0.5}}, "column normals/x: the head dpt cannot be made with width: 0.5: "),
