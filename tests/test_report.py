@@ -176,7 +176,7 @@ def test_an_expert_that_students_pass_is_no_ceiling(results, tmp_path):
     assert words.gap(passed, words.judge(passed, "depth/delta1", "clip-ft-vs-clip"), "clip-ft-vs-clip") is not None
     found = {one["title"]: one for one in words.takeaways(passed)}["Depth, δ1"]
     assert "% of the gap" not in found["sentence"]
-    assert "no more than clipzoo: it is no ceiling here" in " ".join(found["checks"])
+    assert "no better than clipzoo: it is no ceiling here" in " ".join(found["checks"])
     told, before = (write_page(r, tmp_path / "p.html").read_text("utf-8") for r in (passed, results))
     for said in ("expert itself (no ceiling here)", "the expert is no ceiling here", "<td>no ceiling</td>"):
         assert said in told

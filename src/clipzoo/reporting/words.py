@@ -339,8 +339,8 @@ def _ceiling_checks(results: Results, verdict: Verdict) -> list[str]:
         return []
     cell = results["baselines"]["expert"][verdict.metric]
     return [
-        f"The expert itself reaches {value(cell['mean'], cell['unit'])}, no more than {_listed(arms)}: it is no ceiling "
-        "here, and no share of a gap to it is told."
+        f"The expert itself reaches {value(cell['mean'], cell['unit'])}, no better than {_listed(arms)}: it is no "
+        "ceiling here, and no share of a gap to it is told."
     ]
 
 
