@@ -156,11 +156,17 @@ def test_labels_that_are_there_are_used_and_none_is_made_again(
         (["--yes", "--data", str(dataset)], ["--yes", "--data", str(dataset), "--store", "labels"])
     ):
         result = CliRunner().invoke(app, ["new", "--out", f"{number}.yaml", *common, *options], catch_exceptions=False)
-        assert "labels has labels of it, which are used: depth/demo-depth, demo:edges" in result.output
+        assert "labels has labels of it, not to be made again: depth/demo-depth, demo:edges" in result.output
         written = recipe.load(f"{number}.yaml")
         assert written.store == "labels"
         assert [(c.expert, c.column) for c in written.columns] == [(None, "depth/demo-depth"), ("demo:edges", None)]
     assert Run(written, tmp_path / "run").unlabelled() == []
+    wrong = ["new", "--yes", "--out", "x.yaml", *common, "--data", str(dataset), "--expert"]
+    for name, says in (
+        ("edges", "'edges' names no expert"),
+        ("edges/x", "no column edges/x; it has: depth/demo-depth"),
+    ):
+        assert says in str(CliRunner().invoke(app, [*wrong, name]).exception)
     none = [
         "new",
         "--yes",

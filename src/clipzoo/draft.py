@@ -151,7 +151,7 @@ def check_experts(names: Sequence[str], store: Store | None = None) -> dict[str,
         raise RecipeError(f"give each expert once, and one at least; `clipzoo experts` lists the zoos (given: {names})")
     if store is None:
         return {name: experts.create(name).card for name in names}
-    made = {name: experts.create(name) for name in names if ":" in name}
+    made = {name: experts.create(name) for name in names if ":" in name or "/" not in name}
     stages(list(made.values()), store)
     for card in [expert.card for expert in made.values()]:
         if card.column in store.names():

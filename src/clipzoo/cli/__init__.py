@@ -61,16 +61,15 @@ app.add_typer(experts.app)
 app.add_typer(labels.app)
 
 
+ELSEWHERE = "give another place"
 REFUSED = {
-    errno.EACCES: "give another place, or the rights to write there",
-    errno.EPERM: "give another place, or the rights to write there",
-    errno.EROFS: "that disk is read-only: give another place",
-    errno.ENOSPC: "make room, or give another place, and run the same again",
-    errno.EDQUOT: "make room, or give another place, and run the same again",
-    errno.ENOTDIR: "a part of it is a file: give another place",
-    errno.EEXIST: "there is a file: give another place",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), f"{ELSEWHERE}, or the rights to write there"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"make room, or {ELSEWHERE}, and run the same again"),
+    errno.EROFS: f"that disk is read-only: {ELSEWHERE}",
+    errno.ENOTDIR: f"a part of it is a file: {ELSEWHERE}",
+    errno.EEXIST: f"there is a file: {ELSEWHERE}",
     errno.EISDIR: "there is a folder: give a file",
-    errno.ENAMETOOLONG: "give a shorter one",
+    errno.ENAMETOOLONG: "give a shorter name",
 }
 """What a disk refuses, which is no fault of the program, -> what to do."""
 

@@ -51,7 +51,9 @@ def command(
     if store and labels and not kept:
         console.print(f"   {place} has no labels yet: they will be put there", markup=False, soft_wrap=True)
     if kept:
-        console.print(f"   {place} has labels of it, which are used: {', '.join(kept)}", markup=False, soft_wrap=True)
+        console.print(
+            f"   {place} has labels of it, not to be made again: {', '.join(kept)}", markup=False, soft_wrap=True
+        )
     usual = draft.defaults(found.location, device)
     which = "2. Which CLIP: 'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:"
     start = _ask(which, model, usual["model"], draft.check_start, yes)

@@ -46,11 +46,8 @@ def _rows(task: Task[Any]) -> Iterator[tuple[str, str]]:
     meant = {kind: Convention(("a", "b"), kind, "z") for kind in kinds}
     yield "stored as", f".{task.extension}"
     for number, (measure, how) in enumerate(task.metric(meant[kinds[0]]).measures.items()):
-        unit = f" in {how.unit}" if how.unit else ""
-        yield (
-            "" if number else "measures",
-            f"{measure}{unit}, {how.direction} is better",
-        )
+        read = f"{measure}{f' in {how.unit}' if how.unit else ''}, {how.direction} is better"
+        yield "" if number else "measures", read
     fitting = [one for one in plugins.names("heads") if _fits(one, task, meant[kinds[0]])]
     for number, one in enumerate(sorted(fitting, key=lambda one: one != task.head)):
         default = " (default)" if one == task.head else ""

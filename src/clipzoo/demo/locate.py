@@ -103,4 +103,5 @@ def _unpacked(cache: Path, progress: Progress) -> Path:
             archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.10 before 12, 3.11 before 4
             archive.extractall(out)
         (out / ".complete").touch()
+        progress("unpacking", 1, 1)
     return out
