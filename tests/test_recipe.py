@@ -99,6 +99,26 @@ def test_mistakes_of_values_together_are_told_beside_those_of_one() -> None:
     assert "8 mistakes" in text  # head and loss are one
 
 
+def test_wrong_values_are_told_in_the_words_of_a_recipe() -> None:
+    values = minimal() | {
+        "training": {"steps": "many", "scale": [0.5], "learning_rates": 1e-4, "warmup": 2, "compile": "maybe"},
+        "columns": ["demo:depth"], "arms": ["clipz"], "evaluation": "b" * 80,
+    }  # fmt: skip
+    with pytest.raises(RecipeError) as raised:
+        recipe.parse(values)
+    assert str(raised.value).splitlines() == [
+        "recipe has 8 mistakes:",
+        '  columns.0 is "demo:depth"; give names and values, as {name: value}',
+        '  training.steps is "many"; give a whole number',
+        "  training.learning_rates is 0.0001; give a list, as [a, b]",
+        "  training.warmup is 2; give a number below 1",
+        "  training.scale.1 is missing; give it, for there is no default",
+        '  training.compile is "maybe"; give true or false',
+        f'  evaluation is "{"b" * 59}…; give names and values, as {{name: value}}',
+        "  arms.0 is \"clipz\"; give one of 'clip', 'clip-ft' or 'clipzoo'; did you mean clip or clipzoo or clip-ft?",
+    ]
+
+
 def test_what_may_come_of_another_mistake_is_not_told() -> None:
     values = {"name": "x", "data": "x", "student": {"model": "demo:clip"}, "training": {"steps": 1}, "columns": "demo:"}
     with pytest.raises(RecipeError) as raised:

@@ -287,7 +287,9 @@ def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        found = [(e["loc"], _line(e)) for e in error.errors()]
+        found = [  # a list of which every item is wrong counts as empty
+            (e["loc"], _line(e)) for e in error.errors() if not (e["type"] == "too_short" and e["input"])
+        ]
         found += _hidden(values, [loc for loc, _ in found])
         lines = [line for _, line in found]
         raise RecipeError(f"{source} has {len(lines)} mistake{'s'[: len(lines) > 1]}:\n" + "\n".join(lines)) from error
