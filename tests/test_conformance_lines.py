@@ -329,9 +329,9 @@ def test_pictures_of_many_sizes_are_brought_to_one() -> None:
 
 
 def test_the_command_lists_families_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = CliRunner().invoke(app, ["experts"], env={"COLUMNS": "200"})
+    listed = CliRunner().invoke(app, ["experts", "ls"], env={"COLUMNS": "200"})
     assert listed.exit_code == 0
-    for said in ("onnx:", "demo:normals", "x right, y up, z toward the viewer", "docs/demo.md"):
+    for said in ("torchhub:", "demo:normals", "x right, y up, z toward the viewer", "docs/demo.md"):
         assert said in listed.output
     good = CliRunner().invoke(
         app, ["experts", "check", "demo:edges", "--short", "--device", "cpu"], env={"COLUMNS": "200"}

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import clipzoo
 from clipzoo import demo, pipeline, recipe, tasks, workspace
 from clipzoo.cli import app
-from clipzoo.errors import CheckpointError, ImageError, PluginError
+from clipzoo.errors import CheckpointError, ImageError, PluginError, RecipeError
 from clipzoo.evaluation.sets import view_of
 from clipzoo.export import open_clip as home
 from clipzoo.models import HeadSpec, Student
@@ -243,3 +243,9 @@ def test_the_documented_example_runs(exported: Path, tmp_path: Path, capsys: pyt
     Image.fromarray(image(0, (60, 100))).save(tmp_path / "a.png")
     exec(block, {"folder": exported, "path": tmp_path / "a.png"})
     assert "True metric" in capsys.readouterr().out
+
+
+def test_an_arm_that_does_not_exist_is_told_with_those_that_do(finished: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(finished), "--arm", "clipzo"])
+    assert isinstance(result.exception, RecipeError)
+    assert "there is no arm 'clipzo' to export; did you mean clipzoo" in str(result.exception)

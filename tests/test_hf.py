@@ -20,6 +20,7 @@ from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._hf_reading import show_all
 from clipzoo.experts.base import sha256
+from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
 
@@ -256,3 +257,31 @@ def test_code_of_a_model_runs_only_if_it_is_asked_for_by_name(tmp_path: Path) ->
     trusted = loaded(f"hf:{folder}?trust_remote_code=1")
     assert trusted.card.preprocessing["trust_remote_code"] is True
     assert (tmp_path / "ran").exists()
+
+
+def test_loading_draws_no_bars_and_leaves_them_as_they_were(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = save(zoo.depth_anything, tmp_path / "model")
+    t.utils.logging.enable_progress_bar()
+    try:
+        capfd.readouterr()
+        loaded(f"hf:{folder}")
+        assert "Loading" not in capfd.readouterr().err
+        assert t.utils.logging.is_progress_bar_enabled()
+        t.AutoModelForDepthEstimation.from_pretrained(folder)
+        assert "Loading" in capfd.readouterr().err, "which they are, unasked"
+    finally:
+        t.utils.logging.disable_progress_bar()
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_bars_of_downloads_stay_unless_nothing_is_left_to_fetch(fetched: bool) -> None:
+    (huggingface_hub.utils.enable_progress_bars if fetched else huggingface_hub.utils.disable_progress_bars)()
+    try:
+        with no_bars():
+            assert huggingface_hub.utils.are_progress_bars_disabled() is not fetched
+        with no_bars(downloads=True):
+            assert huggingface_hub.utils.are_progress_bars_disabled()
+        assert huggingface_hub.utils.are_progress_bars_disabled() is not fetched
+    finally:
+        huggingface_hub.utils.enable_progress_bars()
+        t.utils.logging.disable_progress_bar()

@@ -11,8 +11,10 @@ from clipzoo import draft, recipe
 from clipzoo.cli import app
 from clipzoo.errors import ClipzooError
 from clipzoo.experts import ExpertCard
+from clipzoo.labeling import label
 from clipzoo.preview import preview
 from clipzoo.tasks import Convention
+from clipzoo.workspace import Run
 from making import make_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -20,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Path:
-    for split in ("probe", "validation", "test"):
-        make_dataset(tmp_path / "bench" / split / "images", shards=1)
+    for more, split in enumerate(("probe", "validation", "test")):
+        make_dataset(tmp_path / "bench" / split / "images", shards=1, count=6 + more)
     return tmp_path / "bench"
 
 
@@ -139,3 +141,71 @@ def test_the_template_among_the_recipes_is_what_new_writes() -> None:
     data, start = draft.Data("shards/", 1_000_000, {}), draft.Start("ViT-B-16", "openai", False, (5, 11))
     written = draft.draft(Path("recipes/fine-tune-yours.yaml"), data, start, cards, splits, 3, "cuda", cores=16)
     assert path.read_text() == written
+
+
+def test_labels_that_are_there_are_used_and_none_is_made_again(
+    dataset: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    label(str(dataset), "demo:edges", "labels", device="cpu", check=False, progress=False)
+    label(str(dataset), "demo:depth", "labels", device="cpu", check=False, progress=False)
+    manifest = next(Path("labels/depth").glob("*/manifest.json"))
+    manifest.write_text(manifest.read_text().replace("demo:depth", "demo:gone"))  # whose expert is not at hand
+    common = ["--device", "cpu", "--model", tiny_clip, "--bench", "none", "--epochs", "1"]
+    for number, options in enumerate(
+        (["--yes", "--data", str(dataset)], ["--yes", "--data", str(dataset), "--store", "labels"])
+    ):
+        result = CliRunner().invoke(app, ["new", "--out", f"{number}.yaml", *common, *options], catch_exceptions=False)
+        assert "labels has labels of it, not to be made again: depth/demo-depth, demo:edges" in result.output
+        written = recipe.load(f"{number}.yaml")
+        assert written.store == "labels"
+        assert [(c.expert, c.column) for c in written.columns] == [(None, "depth/demo-depth"), ("demo:edges", None)]
+    assert Run(written, tmp_path / "run").unlabelled() == []
+    wrong = ["new", "--yes", "--out", "x.yaml", *common, "--data", str(dataset), "--expert"]
+    for name, says in (
+        ("edges", "'edges' names no expert"),
+        ("edges/x", "no column edges/x; it has: depth/demo-depth"),
+    ):
+        assert says in str(CliRunner().invoke(app, [*wrong, name]).exception)
+    none = [
+        "new",
+        "--yes",
+        "--out",
+        "2.yaml",
+        *common,
+        "--data",
+        str(dataset),
+        "--store",
+        "none",
+        "--expert",
+        "demo:edges",
+    ]
+    CliRunner().invoke(app, none, catch_exceptions=False)
+    assert recipe.load("2.yaml").store is None
+    assert Run(recipe.load("2.yaml"), tmp_path / "other").unlabelled() == ["edges/demo-edges"]
+
+
+def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
+    dataset: Path, bench: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    label(str(bench / "test" / "images"), "demo:edges", "labels", device="cpu", check=False, progress=False)
+    options = ["--data", str(dataset), "--model", tiny_clip, "--bench", "none", "--expert", "demo:edges"]
+    run = ["new", "--yes", "--device", "cpu", *options]
+    assert "another dataset" in str(CliRunner().invoke(app, [*run, "--store", "labels"]).exception)
+    CliRunner().invoke(app, [*run, "--out", "own.yaml"], catch_exceptions=False)
+    assert recipe.load("own.yaml").store is None, "labels of something else are no labels of this"
+    result = CliRunner().invoke(app, [*run, "--out", "new.yaml", "--store", "fresh"], catch_exceptions=False)
+    assert "fresh has no labels yet: they will be put there" in result.output
+    assert recipe.load("new.yaml").store == "fresh"
+
+
+def test_the_head_names_the_command_and_promises_no_gpu_where_there_is_none() -> None:
+    cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="metric", along="z"))}
+    data, start = draft.Data("shards/", 1000, {}), draft.Start("demo:clip", None, True, (3, 4))
+    splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}
+    for device, measured, verb in (("cpu", {}, "train"), ("cpu", splits, "run"), ("cuda", {}, "train")):
+        text = draft.draft(Path("r.yaml"), data, start, cards, measured, 1, device)
+        assert text.startswith(f"# clipzoo {verb} r.yaml ")
+        assert f"clipzoo {'run' if verb == 'train' else 'train'}" not in text
+        assert ("H100" in text) is (device == "cuda")

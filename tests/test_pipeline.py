@@ -154,6 +154,60 @@ def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monk
     assert (finished / "results.json").read_text() == before
 
 
+class Listener(Silent):
+    """Keeps the headlines."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_eval_says_what_it_trains_first_and_then_each_part(world: recipe.Recipe, tmp_path: Path) -> None:
+    short = changed(
+        world, seeds=[0], arms=["clip", "clip-ft", "clipzoo"], training={"steps": 2, "learning_rates": [1e-3]}
+    )
+    heard, again = Listener(), Listener()
+    pipeline.train(workspace.Run(short, tmp_path), "clip-ft", 0)
+    pipeline.evaluate(workspace.Run(short, tmp_path, heard))
+    assert heard.said == [
+        "not trained yet, so it is trained before anything is measured: clipzoo: seed 0",
+        "training clipzoo, seed 0", "measuring clip", "measuring clip-ft, seed 0", "measuring clipzoo, seed 0",
+        "measuring the baselines",
+    ]  # fmt: skip
+    run = workspace.Run(short, tmp_path, again)
+    pipeline.evaluate(run)
+    assert pipeline.train(run, "clipzoo", 0) == tmp_path / "arms" / "clipzoo" / "0" / "student"
+    assert again.said == [], "all of it was done"
+
+
+def test_the_first_line_of_eval_on_a_new_folder_names_all_that_is_to_train(
+    world: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Listener()
+    monkeypatch.setattr(workspace.Run, "train", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.evaluate(workspace.Run(world, tmp_path, heard))
+    first, second, third = heard.said
+    assert first.endswith(": clip-ft: seed 0, 1; clipzoo: seed 0, 1")
+    assert second.startswith("labelling ")
+    assert second.endswith(": segmentation/python-test_pipeline-SquareExpert")
+    assert third == "training clip-ft, seed 0"
+
+
+def test_labels_cost_what_went_into_them_and_dropped_work_stands_apart(world: recipe.Recipe, tmp_path: Path) -> None:
+    run = workspace.Run(world, tmp_path)
+    pipeline.label(run)
+    ((name, (_, column)),) = run.columns.items()
+    before = pipeline._cost(run)[name]
+    assert before["dropped_seconds"] == 0
+    column.finish(seconds=7.0)  # what a run spent on a shard that it did not commit
+    after = pipeline._cost(run)[name]
+    assert after["seconds_per_image"] == before["seconds_per_image"]
+    assert after["dropped_seconds"] == 7.0
+
+
 def changed(world: recipe.Recipe, **fields: Any) -> recipe.Recipe:
     """The recipe with values of its parts changed."""
     values = world.model_dump(mode="json")
@@ -179,7 +233,7 @@ def test_what_no_trained_arm_depends_on_may_change(finished: Path, world: recipe
     assert recipe.load(out / "recipe.yaml") == free
     assert (out / "plan.parquet").exists()
     assert (out / "scores" / "clip" / "0" / "done").exists()
-    workspace.Run(changed(world, evaluation={"heldout": world.evaluation.probe}), out)
+    workspace.Run(changed(world, evaluation={"heldout": "demo:heldout"}), out)
     assert not (out / "scores").exists(), "they are of other measurements"
     for choosing in ({"evaluation": {"label_stride": 4}}, {"seeds": [1, 0]}):
         with pytest.raises(CheckpointError, match="another recipe"):
@@ -304,7 +358,7 @@ def test_a_device_that_is_not_there_is_said() -> None:
 
 
 def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="is not trained"):
+    with pytest.raises(RecipeError, match="no arm 'clip' to train; did you mean clipzoo or clip-ft"):
         pipeline.train(workspace.Run(world, tmp_path), "clip", 0)
 
 
@@ -351,17 +405,12 @@ def test_mistakes_on_the_command_line_are_clipzoo_errors(
 
 
 def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, tmp_path: Path) -> None:
-    said: list[str] = []
-
-    class Listener(Silent):
-        def stage(self, text: str) -> None:
-            said.append(text)
-
-    run = workspace.Run(world.model_copy(update={"seeds": (0,)}), tmp_path, Listener())
+    heard = Listener()
+    run = workspace.Run(world.model_copy(update={"seeds": (0,)}), tmp_path, heard)
     (expert,) = run.experts.values()
     expert.card = replace(expert.card, convention=Convention(classes=("background", "circle")))
     assert run.loaded_experts() == {}
-    assert "no truth of segmentation with its convention" in said[0]
+    assert "no truth of segmentation with its convention" in heard.said[0]
 
 
 def interrupted() -> None:

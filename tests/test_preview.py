@@ -134,6 +134,29 @@ def test_memory_grows_with_the_batch_as_it_does(tiny_clip: str) -> None:
     assert estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1)).activations == learns
 
 
+def test_what_is_done_already_is_told_and_what_is_left(values: dict[str, Any], tmp_path: Path) -> None:
+    parsed = recipe.parse(values | {"columns": values["columns"][:1], "seeds": [0, 1]})
+    run = Run(parsed, tmp_path)
+    run.train("clip-ft", 0)
+    folder = run.folder_of("clip-ft", 1)
+    folder.mkdir()
+    torch.save({"step": 4, "student": {"w": torch.zeros(1000)}}, folder / "checkpoint.pt")
+    rows = dict(preview(parsed, tmp_path).rows())
+    assert rows["done already"] == "trained: clip-ft: seed 0\nbegun: clip-ft: seed 1, 4 of 10 steps\n26 steps are left"
+    alone = dict(preview(parsed, tmp_path, arms=["clip-ft"], seeds=[0]).rows())
+    assert alone["done already"] == "trained: clip-ft: seed 0\nnothing is left to train"
+    assert "done already" not in dict(preview(parsed, tmp_path, arms=["clipzoo"]).rows())
+
+
+def test_trials_that_are_over_are_not_left(values: dict[str, Any], tmp_path: Path) -> None:
+    values["training"] |= {"learning_rates": [1e-4, 1e-3], "search_steps": 3}
+    parsed = recipe.parse(values | {"columns": values["columns"][:1], "evaluation": {"validation": "demo:validation"}})
+    Run(parsed, tmp_path)
+    (tmp_path / "arms" / "clipzoo").mkdir(parents=True)
+    (tmp_path / "arms" / "clipzoo" / "rates.json").write_text('{"0.0001": {"criterion": 1.0}}')
+    assert dict(preview(parsed, tmp_path).rows())["done already"] == "1 of 4 trials\n49 steps are left"
+
+
 @pytest.mark.parametrize(
     ("verb", "says", "silent"),
     [
@@ -160,6 +183,10 @@ def test_dry_runs_by_the_command_line(
 def test_a_dry_run_refuses_what_the_run_would_refuse(values: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(recipe.parse(values | {"evaluation": {}}).to_yaml())
-    for arguments, says in ((["run"], "nothing to measure"), (["train", "--device", "gpu"], "no device 'gpu'")):
+    for arguments, says in (
+        (["run"], "nothing to measure"),
+        (["train", "--device", "gpu"], "no device 'gpu'"),
+        (["train", "--arm", "clipzo"], "no arm 'clipzo' to train; did you mean clipzoo"),
+    ):
         result = CliRunner().invoke(app, [arguments[0], str(path), *arguments[1:], "--dry-run"])
         assert says in str(result.exception)

@@ -74,7 +74,7 @@ def test_all_mistakes_at_once_with_path_and_nearest_name(tmp_path: Path) -> None
     text = str(caught.value)
     assert "6 mistakes" in text
     assert "training.batchsize: no such field; did you mean batch_size?" in text
-    assert "training.steps: Input should be greater than 0" in text
+    assert "training.steps is 0; give a number above 0" in text
     assert "columns.0.wieght: no such field; did you mean weight?" in text
     assert "columns.1: name either expert" in text
     assert "columns.2: no head is named 'cnv'; there are: conv" in text
@@ -90,13 +90,33 @@ def test_mistakes_of_values_together_are_told_beside_those_of_one() -> None:
         recipe.parse(values)
     text = str(raised.value)
     for found in (
-        "name: Input should be a valid string", "student.layer: no such field; did you mean layers?",
-        "student: ViT-B-32 comes without weights", "training.batch_size: Input should be greater than 0",
+        "name is 5; give text", "student.layer: no such field; did you mean layers?",
+        "student: ViT-B-32 comes without weights", "training.batch_size is -1; give a number above 0",
         "training: give steps or epochs", "no head is named 'lineal'", "no loss is named 'solig'",
-        "columns.1.weight: Input should be a valid number", "columns.1: name either expert",
+        "columns.1.weight is \"much\"; give a number", "columns.1: name either expert",
     ):  # fmt: skip
         assert text.count(found) == 1, (found, text)
     assert "8 mistakes" in text  # head and loss are one
+
+
+def test_wrong_values_are_told_in_the_words_of_a_recipe() -> None:
+    values = minimal() | {
+        "training": {"steps": "many", "scale": [0.5], "learning_rates": 1e-4, "warmup": 2, "compile": "maybe"},
+        "columns": ["demo:depth"], "arms": ["clipz"], "evaluation": "b" * 80,
+    }  # fmt: skip
+    with pytest.raises(RecipeError) as raised:
+        recipe.parse(values)
+    assert str(raised.value).splitlines() == [
+        "recipe has 8 mistakes:",
+        '  columns.0 is "demo:depth"; give names and values, as {name: value}',
+        '  training.steps is "many"; give a whole number',
+        "  training.learning_rates is 0.0001; give a list, as [a, b]",
+        "  training.warmup is 2; give a number below 1",
+        "  training.scale.1 is missing; give it, for there is no default",
+        '  training.compile is "maybe"; give true or false',
+        f'  evaluation is "{"b" * 59}…; give names and values, as {{name: value}}',
+        "  arms.0 is \"clipz\"; give one of 'clip', 'clip-ft' or 'clipzoo'; did you mean clip or clipzoo or clip-ft?",
+    ]
 
 
 def test_what_may_come_of_another_mistake_is_not_told() -> None:
@@ -141,8 +161,8 @@ def test_the_arm_with_labels_needs_labels() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"seeds": []}, "at least 1 item"),
-        ({"seeds": [-1]}, "greater than or equal to 0"),
+        ({"seeds": []}, r"seeds is \[\]; give 1 or more"),
+        ({"seeds": [-1]}, r"seeds.0 is -1; give 0 or more"),
         ({"arms": ["clip", "clip"]}, "arms has clip more than once"),
         ({"evaluation": {"probe": "x"}}, "give validation, too"),
         ({"training": {"steps": 1, "scale": [1.0, 0.2]}}, "scale is .1.0, 0.2."),

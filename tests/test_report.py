@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ import pytest
 
 from clipzoo import tasks
 from clipzoo.evaluation import arms, zero_shot
-from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.measure import Scored, rounded
 from clipzoo.reporting import PictureRow, cases, words, write_page
 from clipzoo.reporting.pictures import data_uri
 from clipzoo.tasks.base import Convention
 
+ROOT = Path(__file__).parent.parent
 METRES = Convention(kind="metric", along="z")
 CLASSES = Convention(classes=("floor", "wall", "chair"))
 LEVELS = {
@@ -161,6 +164,54 @@ def test_lower_is_better_is_understood(results):
     assert verdict.state == "better"
     assert verdict.cell["mean"] < 0 < verdict.gain
     assert verdict.ci[0] < verdict.ci[1]
+
+
+def test_an_expert_that_students_pass_is_no_ceiling(results, tmp_path):
+    assert words.gap(results, words.judge(results, "depth/delta1"), "clipzoo-vs-clip-ft") > 0
+    passed = copy.deepcopy(results)
+    passed["baselines"]["expert"]["depth/delta1"] |= {"mean": results["arms"]["clipzoo"]["depth/delta1"]["mean"] - 0.01}
+    verdict = words.judge(passed, "depth/delta1")
+    assert verdict.cell["gap_closed"] is not None, "as results of before have it"
+    assert words.gap(passed, verdict, "clipzoo-vs-clip-ft") is None
+    assert words.gap(passed, words.judge(passed, "depth/delta1", "clip-ft-vs-clip"), "clip-ft-vs-clip") is not None
+    found = {one["title"]: one for one in words.takeaways(passed)}["Depth, δ1"]
+    assert "% of the gap" not in found["sentence"]
+    assert "no better than clipzoo: it is no ceiling here" in " ".join(found["checks"])
+    told, before = (write_page(r, tmp_path / "p.html").read_text("utf-8") for r in (passed, results))
+    for said in ("expert itself (no ceiling here)", "the expert is no ceiling here", "<td>no ceiling</td>"):
+        assert said in told
+        assert said not in before
+    assert told.count("expert itself (ceiling)") == before.count("expert itself (ceiling)") - 2
+
+
+def test_no_share_of_a_gap_to_an_expert_that_is_passed(runs):
+    short = {arm: runs[arm] for arm in ("clip", "clip-ft", "clipzoo")}
+    for level, wanted in (("expert", False), ("clip-ft", True)):
+        cells = arms.compare(short, {"expert": {0: runs[level][0]}}, resamples=10)["differences"]["clipzoo-vs-clip-ft"]
+        assert (cells["depth/delta1"]["gap_closed"] is None) is wanted
+        assert (cells["normals/mean_angle"]["gap_closed"] is None) is wanted
+
+
+@pytest.mark.parametrize(
+    ("number", "percent", "points"),
+    [(0.1235, "12.4", "+12.4"), (0.6805, "68.1", "+68.1"), (-0.0005, "-0.1", "−0.1"), (0.00049, "0.0", "0.0")],
+)
+def test_equal_numbers_are_rounded_equally_wherever_they_stand(number, percent, points):
+    assert rounded(number, 1, percent=True) == percent
+    assert float(rounded(number, 3)) == pytest.approx(float(percent) / 100)
+    assert words.change(number, "") == f"{points} points"
+    assert words.value(number, "").removesuffix("\u202f%") == percent
+    assert (words.value(0.5, "m"), words.change(0.5, "m"), words.spread(0.5, "m")) == ("0.500 m", "+0.500 m", "0.500")
+
+
+def test_tables_of_the_docs_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "scripts" / "results_tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    sys.modules["tables"] = tables
+    spec.loader.exec_module(tables)
+    for table in tables.TABLES:
+        text = (ROOT / table.file).read_text()
+        assert tables.written(table, text) == text, "run python scripts/results_tables.py"
 
 
 def test_takeaways_tell_what_to_doubt(results):

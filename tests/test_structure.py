@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "files", "losses", "heads", "tasks", "readers", "experts", "conformance",
     "store", "labeling", "data", "models", "recipe", "training", "evaluation", "export", "reporting", "checking",
-    "demo", "workspace", "preview", "pipeline", "draft", "app", "cli", "__main__",
+    "demo", "preflight", "workspace", "preview", "pipeline", "draft", "app", "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("reporting", "training"), ("reporting", "labeling")}
 

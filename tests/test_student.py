@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from clipzoo import demo, heads
 from clipzoo.data import Batch
-from clipzoo.errors import CheckpointError
+from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.losses import angmf
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import CONFIG
@@ -60,7 +60,7 @@ def test_weights_trained_with_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch)
 
 def test_layers_and_options_that_do_not_exist_are_named() -> None:
     spec = HeadSpec("depth", Convention(kind="metric", along="z"), "linear", {"widht": 3})
-    with pytest.raises(CheckpointError, match="widht"):
+    with pytest.raises(RecipeError, match=r"column depth/x: the head linear has no option .widht.; there are: upscale"):
         Student.create(demo.locate_model("demo:clip"), specs={"depth/x": spec})
     with pytest.raises(CheckpointError, match="layers"):
         Student.create(demo.locate_model("demo:clip"), specs={"depth/x": replace(spec, options={})}, layers=[99])
@@ -107,7 +107,13 @@ def test_a_named_loss_gets_its_channels_trains_them_and_is_saved(tiny_clip: str,
 def test_a_loss_or_option_that_does_not_exist_is_named(tiny_clip: str) -> None:
     for changes, message in (
         ({"loss": "silog"}, "normals is not learnt by the loss 'silog'; it is by angular or angmf"),
-        ({"loss_options": {"epsilon": 1}}, "epsilon"),
+        (
+            {"loss_options": {"epsilon": 1}},
+            "column normals/x: the loss angmf has no option 'epsilon'; did you mean eps",
+        ),
+        ({"loss_options": {"eps": "small"}}, "column normals/x: the loss angmf does not take eps: 'small': "),
+        ({"options": {"widht": 8}}, "column normals/x: the head dpt has no option 'widht'; did you mean width"),
+        ({"options": {"width": 0.5}}, "column normals/x: the head dpt cannot be made with width: 0.5: "),
     ):
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(RecipeError, match=message):
             Student.create(tiny_clip, specs={"normals/x": replace(NORMALS, **changes)})  # type: ignore[arg-type]

@@ -11,32 +11,39 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import open_clip
 import torch
 import yaml
 
 from clipzoo import demo, experts
 from clipzoo import recipe as recipes
-from clipzoo.errors import DatasetError, RecipeError
+from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError
 from clipzoo.experts import ExpertCard
+from clipzoo.labeling._reads import stages
 from clipzoo.models import Student
-from clipzoo.readers import open_dataset
+from clipzoo.models.student import check_model
+from clipzoo.preflight import SPLITS, check_split
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.store import Column, Store
+from clipzoo.store.manifest import Manifest
 from clipzoo.tasks import get as get_task
-from clipzoo.workspace import SPLITS, check_split
 
 MEASURED = 1300
 """Images a second of a ViT-B-16 with three heads in bf16 on one H100: benchmarks/results/training/vitb16-bf16.json."""
 SEARCH = 0.25
 """Length of a trial of a learning rate, in trainings."""
+COMPILE = "  # compile: true  # minutes at the start, then steps take about 30 % less time on an H100\n"
+BESIDE = "labels"
+"""Where a store is looked for, since it is where the first steps of the README put one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A dataset that has been looked through."""
+    """A dataset that has been looked through; of one that is yet to be rendered no ``fingerprint`` is known."""
 
     location: str
     samples: int
     left_out: Mapping[str, int]
+    fingerprint: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,20 @@ class Start:
     pretrained: str | None
     random: bool
     layers: tuple[int, ...]
+
+
+def check_out(path: Path) -> None:
+    """Make the folder of a recipe and see that it can be written there, which is no news to have after five answers.
+
+    Raises:
+        RecipeError: the file is there already.
+        OSError: the disk refuses.
+    """
+    if path.exists():
+        raise RecipeError(f"{path} is there already; give another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    path.unlink()
 
 
 def check_data(location: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Data:
@@ -70,9 +91,34 @@ def check_data(location: str, progress: Callable[[int, int], None] = lambda done
             left_out.update(error.split(":")[0] for error in errors if error)
             samples += errors.count(None)
             progress(done, len(reader.shards))
+        known = fingerprint(reader)
     if not samples:
         raise DatasetError(f"{location} has no usable sample: {_reasons(left_out) or 'it is empty'}")
-    return Data(location, samples, dict(left_out))
+    return Data(location, samples, dict(left_out), known)
+
+
+def check_store(location: str, data: Data) -> Store | None:
+    """The store that a run is to take labels from, and put labels into; it need not be there yet. None for ``none``.
+
+    Raises:
+        StoreError: a column in it is damaged, or of another dataset.
+    """
+    if location == "none":
+        return None
+    store = Store(location)
+    for column in store.columns():
+        if data.fingerprint is not None:
+            column.manifest.belongs(data.fingerprint, column.path)
+    return store
+
+
+def find_store(data: Data) -> str:
+    """``labels`` if that is a folder here with labels of this dataset, else ``none``."""
+    try:
+        found = check_store(BESIDE, data)
+    except StoreError:
+        return "none"
+    return BESIDE if found and found.names() and data.fingerprint is not None else "none"
 
 
 def check_start(answer: str) -> Start:
@@ -81,34 +127,54 @@ def check_start(answer: str) -> Start:
     The architecture is built to see its layers; weights that must be fetched are not.
 
     Raises:
-        RecipeError: weights that the model does not have.
-        CheckpointError: OpenCLIP does not know the model.
+        CheckpointError: OpenCLIP does not know the model, or no such weights of it.
     """
     named = answer.strip().removesuffix(" random")
     random = named != answer.strip()
     model, _, weights = (named, "", "") if ":" in named else named.partition(" ")
+    if ":" not in model:
+        check_model(model, None if random else weights)
     student = Student.create(demo.locate_model(model), random=True)
-    if ":" not in model and not random:
-        tags = open_clip.list_pretrained_tags_by_model(model)
-        if weights not in tags and not Path(weights).is_file():
-            raise RecipeError(
-                f"{model} has no weights {weights!r}; give '{model} TAG' with a tag out of {', '.join(tags)}, or a "
-                f"file, or '{model} random'"
-            )
     return Start(model, weights or None, random, _layers(student))
 
 
-def check_experts(uris: Sequence[str]) -> dict[str, ExpertCard]:
-    """URI -> card.
+def check_experts(names: Sequence[str], store: Store | None = None) -> dict[str, ExpertCard]:
+    """URI, or name of a column of the store whose labels are taken as they are -> card.
 
     Raises:
         ExpertError: one cannot be made.
         PluginError: a zoo that does not exist.
         RecipeError: none is given, or one twice.
+        StoreError: there is no such column, or an expert would now make other labels than those of its own.
     """
-    if not uris or len(set(uris)) < len(uris):
-        raise RecipeError(f"give each expert once, and one at least; `clipzoo experts` lists the zoos (given: {uris})")
-    return {uri: experts.create(uri).card for uri in uris}
+    if not names or len(set(names)) < len(names):
+        raise RecipeError(f"give each expert once, and one at least; `clipzoo experts` lists the zoos (given: {names})")
+    if store is None:
+        return {name: experts.create(name).card for name in names}
+    made = {name: experts.create(name) for name in names if ":" in name or "/" not in name}
+    stages(list(made.values()), store)
+    for card in [expert.card for expert in made.values()]:
+        if card.column in store.names():
+            column = store.column(card.task, card.slug)
+            column.manifest.agree(Manifest.of(card, column.manifest.dataset), column.path)
+    return {name: made[name].card if name in made else store.column(*name.split("/", 1)).card for name in names}
+
+
+def stored(store: Store | None) -> list[str]:
+    """What a store proposes for a recipe, a name a column: its expert's, or its own.
+
+    Its own where the expert is not at hand, would now make other labels, or fails more often than labelling allows.
+    """
+    return [_source(column, store) for column in store.columns()] if store else []
+
+
+def _source(column: Column, store: Store) -> str:
+    counts, uri = column.manifest.counts, column.card.uri
+    try:
+        check_experts([uri], store)
+    except ClipzooError:
+        return column.name
+    return uri if counts.failures <= MAX_FAILURES * (counts.labels + counts.failures) else column.name
 
 
 def check_benchmarks(folder: str) -> dict[str, str]:
@@ -161,6 +227,7 @@ def draft(
     epochs: float,
     device: str,
     cores: int | None = None,
+    store: str | None = None,
 ) -> str:
     """A commented recipe, which `clipzoo.recipe.load` reads.
 
@@ -169,26 +236,20 @@ def draft(
         data, start, cards, splits, epochs: what the checks gave.
         device: "cpu", or a GPU's name; sets batch, precision and workers.
         cores: of the machine; default those of this one.
+        store: the label store; default one in the run's folder.
     """
     gpu, fresh = device != "cpu", start.random or start.model.startswith("demo:")
     rates = ["1.0e-3"] if fresh else ["3.0e-6", "1.0e-5", "3.0e-5"] if splits else ["1.0e-5"]
     trials = len(rates) * SEARCH if len(rates) > 1 else 0
     images = round((2 if splits else 1) * (1 + trials) * epochs * data.samples)
-    verb, who, arms, expected = (
-        ("run", "both trained arms see", "[clip, clip-ft, clipzoo]", "a page that compares the three arms")
-        if splits
-        else ("train", "the training sees", "[clipzoo]  # nothing to measure on yet", "a student, not measured")
-    )
+    workers = min(8, cores or os.cpu_count() or 1) if gpu else 1
     text = f"""\
-# clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)
-# {who} {images:,} images in all: {_hours(images)} at {MEASURED:,} images/s, what one H100 does with
-# ViT-B-16 and three heads; labelling comes before. Expected: {expected}
+{_head(path, bool(splits), images, gpu)}
 
 name: {json.dumps(path.stem)}
 data: {json.dumps(data.location)}  # {data.samples:,} usable samples; the dataset itself is never changed
 # max_samples: 10000  # label and train on the first so many: a rehearsal
-columns:  # a weight is that of the loss beside the contrastive loss's 1: lower those that pull zero-shot down
-{_columns(cards)}
+{_store(store)}{_columns(cards)}
 student:
   model: {json.dumps(start.model)}{_weights(start)}
   layers: {list(start.layers)}  # of the vision tower, which the heads read
@@ -198,14 +259,35 @@ training:
   learning_rates: [{", ".join(rates)}]  # of several, validation chooses, for each arm by itself
   heads_learning_rate: 1.0e-3
   precision: {"bf16" if gpu else "fp32"}
-  # compile: true  # minutes at the start, then steps take about 30 % less time on an H100
-  workers: {min(8, cores or os.cpu_count() or 1) if gpu else 1}  # processes that read and decode
+{COMPILE if gpu else ""}  workers: {workers}  # processes that read and decode
 {_evaluation(splits, start.layers)}
-arms: {arms}
+arms: {"[clip, clip-ft, clipzoo]" if splits else "[clipzoo]  # nothing to measure on yet"}
 seeds: [0]  # [0, 1, 2] to know how much a seed alone changes
 """
     recipes.parse(yaml.safe_load(text))
     return text
+
+
+def _head(path: Path, measured: bool, images: int, gpu: bool) -> str:
+    """The command, how long it takes and what comes of it."""
+    verb, who, expected = (
+        ("run", "both trained arms see", "a page that compares the three arms")
+        if measured
+        else ("train", "the training sees", "a student, not measured")
+    )
+    lasts = (
+        f": {_hours(images)} at {MEASURED:,} images/s, what one H100 does with\n# ViT-B-16 and three heads;"
+        if gpu
+        else ", on a CPU for as long as the rate\n# of the first steps tells, in hours or days;"
+    )
+    return (
+        f"# clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)\n"
+        f"# {who} {images:,} images in all{lasts} labelling comes before. Expected: {expected}"
+    )
+
+
+def _store(store: str | None) -> str:
+    return f"store: {json.dumps(store)}  # labels that are there are used, others are added\n" if store else ""
 
 
 def _weights(start: Start) -> str:
@@ -215,11 +297,13 @@ def _weights(start: Start) -> str:
 
 
 def _columns(cards: Mapping[str, ExpertCard]) -> str:
+    head = "columns:  # a weight is beside the contrastive loss's 1: lower those that pull zero-shot down"
     lines = [
-        f"  - {{expert: {json.dumps(uri)}, weight: 1.0, head: {get_task(card.task).head}, stride: 4}}  # {card.task}"
-        for uri, card in cards.items()
+        f"  - {{{'expert' if ':' in name else 'column'}: {json.dumps(name)}, weight: 1.0, "
+        f"head: {get_task(card.task).head}, stride: 4}}  # {card.task}"
+        for name, card in cards.items()
     ]
-    return "\n".join(lines)
+    return "\n".join([head, *lines])
 
 
 def _evaluation(splits: Mapping[str, str], layers: Sequence[int]) -> str:

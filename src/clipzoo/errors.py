@@ -32,6 +32,12 @@ def kind_of(reason: str) -> str:
     return re.sub(r"(?<![\w-])\d+", "…", told).strip() or reason.strip()
 
 
+def brief(error: BaseException, most: int = 160) -> str:
+    """The first line of what another library says, cut to ``most`` letters: its advice on itself goes on for lines."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 class ClipzooError(Exception):
     """Base of all errors meant for users; the CLI prints it without a traceback."""
 

@@ -19,14 +19,15 @@ from clipzoo.export._card import card as model_card
 from clipzoo.labeling import Tuning
 from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
+from clipzoo.preflight import TRAINED, check_arm
 from clipzoo.recipe import Recipe
 from clipzoo.reporting import PictureRow, write_page
 from clipzoo.reporting.showcase import showcase
 from clipzoo.store import Store
-from clipzoo.store.manifest import software
-from clipzoo.training import read_log
+from clipzoo.store.manifest import runs, software
+from clipzoo.training import ended, read_log
 from clipzoo.types import ImageArray, decode_image
-from clipzoo.workspace import PSEUDO, TRAINED, Run, write_whole
+from clipzoo.workspace import PSEUDO, Run, told, write_whole
 
 AVERAGED = {
     "segmentation": "pixels of the whole set", "depth": "images", "normals": "pixels of the whole set",
@@ -69,6 +70,8 @@ def _alone(verb: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, 
 def label(run: Run) -> Store:
     """Let the recipe's experts label its dataset; what is labelled already is not labelled again."""
     if run.experts:
+        if left := run.unlabelled():
+            run.progress.stage(f"labelling {run.recipe.data}: {', '.join(left)}")
         settings = run.recipe.labeling
         label_dataset(
             run.dataset,
@@ -88,23 +91,24 @@ def label(run: Run) -> Store:
 
 @_alone
 def train(run: Run, arm: str, seed: int) -> Path:
-    """Train one arm; returns the folder of the student."""
-    if arm not in TRAINED:
-        raise RecipeError(f"the arm {arm!r} is not trained; {' and '.join(TRAINED)} are")
-    label(run)
-    run.progress.stage(f"training {arm}, seed {seed}")
-    run.train(arm, seed)
-    return run.out / "arms" / arm / str(seed) / "student"
+    """Train one arm, unless it was trained already; returns the folder of the student."""
+    check_arm(arm, "train")
+    if not ended(run.folder_of(arm, seed)):
+        label(run)
+        run.progress.stage(f"training {arm}, seed {seed}")
+        run.train(arm, seed)
+    return run.folder_of(arm, seed) / "student"
 
 
 @_alone
 def evaluate(run: Run) -> Path:
     """Measure every arm and seed, and all baselines; returns ``results.json``. What is not trained yet is trained."""
     check_measurable(run.recipe)
-    if set(TRAINED) & set(run.recipe.arms):
-        label(run)
+    if left := run.untrained():
+        run.progress.stage(f"not trained yet, so it is trained before anything is measured: {told(left)}")
+    for arm, seed in left:
+        train(run, arm, seed)
     scores: dict[str, Any] = {arm: {seed: run.scores(arm, seed) for seed in run.seeds(arm)} for arm in run.recipe.arms}
-    run.progress.stage("measuring the baselines")
     measured: dict[str, tuple[Any, Any]] = {}
     for split, rows in run.baselines(run.splits()).items():
         arms = {arm: {seed: found[split] for seed, found in seeds.items()} for arm, seeds in scores.items()}
@@ -130,7 +134,7 @@ def report(run: Run) -> Path:
         raise CheckpointError(f"{run.out} has no results.json: run `clipzoo eval {run.out}` first")
     run.progress.stage("writing the page")
     curves: dict[str, Any] = {
-        arm: {seed: _curve(run.out / "arms" / arm / str(seed)) for seed in run.seeds(arm)}
+        arm: {seed: _curve(run.folder_of(arm, seed)) for seed in run.seeds(arm)}
         for arm in run.recipe.arms
         if arm in TRAINED
     }
@@ -146,10 +150,6 @@ def report(run: Run) -> Path:
 @_alone
 def run(run: Run) -> Path:
     """Everything: label, train, measure, report; returns the path of the page."""
-    check_measurable(run.recipe)
-    for arm in run.recipe.arms:
-        for seed in run.seeds(arm) if arm in TRAINED else ():
-            train(run, arm, seed)
     evaluate(run)
     return report(run)
 
@@ -171,8 +171,10 @@ def export(
         the folder, and how near the student there is, in a sentence.
 
     Raises:
+        RecipeError: there is no such arm.
         CheckpointError: the arm is not trained yet, the folder is taken, or the exported student is another.
     """
+    check_arm(arm, "export", ("clip", *TRAINED))
     form = plugins.load("export", to)
     seed = run.seeds(arm)[0] if seed is None else seed
     out = out or run.out / "export" / to / f"{arm}-{seed}"
@@ -188,13 +190,12 @@ def export(
 def _trained(run: Run, arm: str, seed: int) -> Student:
     if arm == "clip":
         return run.start()
-    folder = run.out / "arms" / arm / str(seed) / "student"
-    if not (folder / "done").exists():
+    if not ended(run.folder_of(arm, seed)):
         raise CheckpointError(
             f"{run.out} has no trained student of the arm {arm!r} with seed {seed}: run `clipzoo train {run.out} "
             f"--arm {arm} --seed {seed}` first"
         )
-    return Student.load(folder)
+    return Student.load(run.folder_of(arm, seed) / "student")
 
 
 def _first_samples(run: Run) -> tuple[list[ImageArray], list[str]]:
@@ -242,13 +243,16 @@ def _pictures(run: Run) -> list[PictureRow]:
 
 
 def _cost(run: Run) -> dict[str, Any]:
-    """What labelling cost, column by column, from the manifests."""
-    cost = {}
-    for name, (_, column) in run.columns.items():
-        manifest = column.manifest
+    """What the labels in use cost, column by column; what was spent on shards that were then dropped stands apart."""
+    cost, stored = {}, {column.name: column for column in run.store.columns()}
+    for name in [name for name in run.specs if name in stored]:
+        column, manifest = stored[name], stored[name].manifest
         images = max(manifest.counts.labels + manifest.counts.failures, 1)
+        committed = [float(line["seconds"]) for line in runs(column.path) if line.get("event") == "shard"]
+        seconds = sum(committed) if committed else manifest.seconds
         cost[name] = {
-            "seconds_per_image": manifest.seconds / images,
+            "seconds_per_image": seconds / images,
+            "dropped_seconds": round(max(manifest.seconds - seconds, 0.0), 1),
             "bytes_per_image": manifest.counts.bytes / images,
             "images": images,
             "failures": manifest.counts.failures,

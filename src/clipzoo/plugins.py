@@ -9,11 +9,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 
 from clipzoo.errors import PluginError
+
+MANY = 20
+"""More names than these are not listed."""
 
 
 @cache
@@ -33,11 +37,24 @@ def load(folder: str, name: str) -> ModuleType:
     """
     known = names(folder)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
-        raise PluginError(f"clipzoo/{folder} has no {name!r}; {hint}")
+        raise PluginError(f"clipzoo/{folder} has no {name!r}; {hint(name, known)}")
     for point in entry_points(group=f"clipzoo.{folder}"):
         if point.name == name:
             module: ModuleType = point.load()
             return module
     return importlib.import_module(f"clipzoo.{folder}.{name}")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What may have been meant of the ``known`` names, as a question; empty where none is near."""
+    found = difflib.get_close_matches(name, list(known), 3)
+    return f"did you mean {' or '.join(found)}?" if found else ""
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """As `near`; where none is, what there is."""
+    every = list(known)
+    if len(every) > MANY:
+        some = difflib.get_close_matches(name, every, MANY // 2, 0)
+        return near(name, every) or f"the nearest of {len(every)} are: {', '.join(some)}"
+    return near(name, every) or f"there are: {', '.join(every) or 'none'}"

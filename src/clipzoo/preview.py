@@ -22,12 +22,13 @@ from clipzoo import demo
 from clipzoo.data import Batch, Plan
 from clipzoo.errors import PlanError
 from clipzoo.models import Student
+from clipzoo.preflight import TRAINED, check_arm
 from clipzoo.progress import Progress, Silent
 from clipzoo.recipe import Recipe, TrainingRecipe
 from clipzoo.store import Column
 from clipzoo.tasks import get as get_task
-from clipzoo.training import objectives
-from clipzoo.workspace import TRAINED, Run
+from clipzoo.training import ended, objectives, reached
+from clipzoo.workspace import Run, told
 
 FLOAT = 4
 """Bytes of a weight, a gradient and each of AdamW's moments."""
@@ -56,7 +57,8 @@ class Preview:
         coverage: column -> share of the samples that have a label, or None where no shard is labelled yet.
         steps: updates of each training. search_steps: of each trial of a learning rate.
         trainings: (arm, seed) of each.
-        trials: how many learning rates are tried, over all arms.
+        done: (arm, seed) of a training -> the steps that it has behind it; all of ``steps`` where it has ended.
+        trials: of learning rates, over all arms. tried: how many of them have ended.
         memory: of the arm with most terms.
         epoch_bytes: of pictures, captions and labels, read once; None of rows of tables, whose index knows no
             sizes, and of pictures that are yet to be rendered.
@@ -70,7 +72,9 @@ class Preview:
     steps: int
     search_steps: int
     trainings: Sequence[tuple[str, int]]
+    done: Mapping[tuple[str, int], int]
     trials: int
+    tried: int
     memory: Memory
     epoch_bytes: int | None
 
@@ -89,6 +93,7 @@ class Preview:
             ("each training", f"{self.steps:,} steps of {self.recipe.training.batch_size} = {self.epochs:.3g} epochs"),
             ("learning rates", self._rates()),
             ("trainings", self._trainings()),
+            *([("done already", self._done())] if any(self.done.values()) or self.tried else []),
             ("memory, estimated", self._memory()),
             (
                 "data of an epoch",
@@ -106,11 +111,21 @@ class Preview:
         return f"image tower {grid}{chosen}; text tower ×{settings.text_factor:g}; {heads}"
 
     def _trainings(self) -> str:
-        arms = list(dict.fromkeys(arm for arm, _ in self.trainings))
-        told = "; ".join(f"{arm}: seed {', '.join(str(s) for a, s in self.trainings if a == arm)}" for arm in arms)
         total = len(self.trainings) * self.steps + self.trials * self.search_steps
         trials = f" + {self.trials} trials × {self.search_steps:,}" if self.trials else ""
-        return f"{told}\n{len(self.trainings)} × {self.steps:,}{trials} = {total:,} steps" if told else "none"
+        shown = f"{told(self.trainings)}\n{len(self.trainings)} × {self.steps:,}{trials} = {total:,} steps"
+        return shown if self.trainings else "none"
+
+    def _done(self) -> str:
+        ended = [one for one, steps in self.done.items() if steps >= self.steps]
+        begun = {one: steps for one, steps in self.done.items() if 0 < steps < self.steps}
+        lines = [f"trained: {told(ended)}"] if ended else []
+        lines += [f"begun: {told([one])}, {steps:,} of {self.steps:,} steps" for one, steps in begun.items()]
+        lines += [f"{self.tried} of {self.trials} trials"] if self.tried else []
+        lines += ["measured: results.json"] if (self.folder / "results.json").exists() else []
+        behind = sum(self.done.values()) + self.tried * self.search_steps
+        left = len(self.trainings) * self.steps + self.trials * self.search_steps - behind
+        return "\n".join([*lines, f"{left:,} steps are left" if left else "nothing is left to train"])
 
     def _memory(self) -> str:
         m, settings = self.memory, self.recipe.training
@@ -141,6 +156,8 @@ def preview(
         ClipzooError: the same mistakes that would stop the run.
         PlanError: fewer samples than one batch.
     """
+    for arm in arms or ():
+        check_arm(arm, "train")
     with TemporaryDirectory() as scratch:
         run = Run(recipe, out, progress or Silent(), scratch=Path(scratch))
         samples, left_out, coverage, size = _data(run)
@@ -150,8 +167,13 @@ def preview(
                 f"{recipe.data} has {samples} usable samples, fewer than one batch of {settings.batch_size}; lower "
                 f"training.batch_size to at most {samples}"
             )
-        trained = [arm for arm in arms or recipe.arms if arm in TRAINED]
-        rates = len(settings.learning_rates)
+        trained = list(arms or (arm for arm in recipe.arms if arm in TRAINED))
+        trainings = [(arm, seed) for arm in trained for seed in seeds or recipe.seeds]
+        steps = run.steps(samples)
+        folders = {one: run.folder_of(*one) for one in trainings}
+        done = {one: steps if ended(folder) else reached(folder) for one, folder in folders.items()}
+        grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
+        tried = sum(f"{rate:g}" in run.tried(arm) for arm in trained for rate in grid)
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
             recipe=recipe,
@@ -159,10 +181,12 @@ def preview(
             samples=samples,
             left_out=left_out,
             coverage=coverage,
-            steps=run.steps(samples),
+            steps=steps,
             search_steps=run.search_steps(samples),
-            trainings=[(arm, seed) for arm in trained for seed in seeds or recipe.seeds],
-            trials=rates * len(trained) if rates > 1 else 0,
+            trainings=trainings,
+            done=done,
+            trials=len(grid) * len(trained),
+            tried=tried,
             memory=estimate(student, {n: w.stride for n, (w, _) in run.specs.items()}, settings),
             epoch_bytes=size,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -23,3 +25,29 @@ class Silent:
 
     def step(self, what: str, done: int, total: int, note: str = "") -> None:
         """Nothing."""
+
+
+@contextmanager
+def no_bars(downloads: bool = False) -> Iterator[None]:
+    """Keep transformers from drawing bars over those of a run while it loads weights in the block.
+
+    Bars of bytes that come from the hub stay, unless ``downloads`` are silenced, too. What the user has set by
+    ``HF_HUB_DISABLE_PROGRESS_BARS`` stands.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+        yield
+        return
+    shown, fetched = logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    logging.disable_progress_bar()  # and the hub's
+    if fetched and not downloads:
+        hub.enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # and the hub's
+        (hub.enable_progress_bars if fetched else hub.disable_progress_bars)()

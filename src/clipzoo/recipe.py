@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import difflib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +20,22 @@ Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Loc = tuple[str | int, ...]
+
+
+_NUMBER, _WHOLE, _NAMED = "a number", "a whole number", "names and values, as {{name: value}}"
+GIVE = {
+    "string_type": "text", "bool_type": "true or false", "bool_parsing": "true or false",
+    "int_type": _WHOLE, "int_parsing": _WHOLE, "int_from_float": _WHOLE, "int_parsing_size": "a smaller number",
+    "float_type": _NUMBER, "float_parsing": _NUMBER, "finite_number": "a finite number",
+    "tuple_type": "a list, as [a, b]", "dict_type": _NAMED, "model_type": _NAMED, "model_attributes_type": _NAMED,
+    "greater_than": "a number above {gt:g}", "greater_than_equal": "{ge:g} or more",
+    "less_than": "a number below {lt:g}", "less_than_equal": "{le:g} or less",
+    "too_short": "{min_length} or more in the list", "too_long": "{max_length} in the list, no more",
+    "literal_error": "one of {expected}",
+}  # fmt: skip
+"""Pydantic's kind of error -> what to give instead."""
+SHOWN = 60
+"""Letters of a wrong value that are told."""
 
 
 class _Model(BaseModel):
@@ -271,7 +287,9 @@ def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        found = [(e["loc"], _line(Recipe, e["loc"], e["msg"], e["type"])) for e in error.errors()]
+        found = [  # a list of which every item is wrong counts as empty
+            (e["loc"], _line(e)) for e in error.errors() if not (e["type"] == "too_short" and e["input"])
+        ]
         found += _hidden(values, [loc for loc, _ in found])
         lines = [line for _, line in found]
         raise RecipeError(f"{source} has {len(lines)} mistake{'s'[: len(lines) > 1]}:\n" + "\n".join(lines)) from error
@@ -289,7 +307,7 @@ def _hidden(values: Mapping[str, Any], told: Sequence[Loc]) -> list[tuple[Loc, s
         Recipe.model_validate(rest)
     except ValidationError as error:
         return [
-            (e["loc"], _line(Recipe, e["loc"], e["msg"], e["type"]))
+            (e["loc"], _line(e))
             for e in error.errors()
             if e["type"] == "value_error" and e["loc"] not in told and not _names(e["loc"], told) & _words(e["msg"])
         ]
@@ -339,13 +357,20 @@ def _set(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: {path} is not in the recipe ({error})") from error
 
 
-def _line(root: type[BaseModel], loc: Loc, message: str, kind: str) -> str:
+def _line(error: Mapping[str, Any]) -> str:
+    """A finding of pydantic in a user's words: where, what was seen, what to give."""
+    loc, kind, seen, context = error["loc"], error["type"], error["input"], error.get("ctx", {})
     where = ".".join(map(str, loc)) or "recipe"
-    if kind != "extra_forbidden":
-        return f"  {where}: {message.removeprefix('Value error, ')}"
-    known = list(_fields(root, loc[:-1]))
-    near = difflib.get_close_matches(str(loc[-1]), known, 1)
-    return f"  {where}: no such field; " + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
+    if kind == "value_error":
+        return f"  {where}: {error['msg'].removeprefix('Value error, ')}"
+    if kind == "extra_forbidden":
+        return f"  {where}: no such field; {plugins.hint(str(loc[-1]), _fields(Recipe, loc[:-1]))}"
+    if kind == "missing":
+        return f"  {where} is missing; give it, for there is no default"
+    shown = json.dumps(seen, default=str, ensure_ascii=False)
+    wanted = GIVE[kind].format(**context) if kind in GIVE else f"what is meant: {error['msg']}"
+    near = plugins.near(str(seen), re.findall("'(.*?)'", wanted)) if kind == "literal_error" else ""
+    return f"  {where} is {shown[:SHOWN]}{'…' * (len(shown) > SHOWN)}; give {wanted}{'; ' * bool(near)}{near}"
 
 
 def _fields(root: type[BaseModel], loc: Iterable[str | int]) -> Iterable[str]:

@@ -39,16 +39,15 @@ from clipzoo.experts import Expert
 from clipzoo.files import alone
 from clipzoo.labeling._reads import stages
 from clipzoo.models import HeadSpec, Student
+from clipzoo.preflight import REPORTED, SPLITS, TRAINED, check_splits
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.store import Column, Store
-from clipzoo.training import Job, finished
+from clipzoo.training import Job, ended, finished
 from clipzoo.training import train as train_job
 
-REPORTED = ("test", "heldout")
-SPLITS = ("probe", "validation", *REPORTED)
-TRAINED = ("clip-ft", "clipzoo")
+RATES = "rates.json"
 PSEUDO = 2000
 """Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
 
@@ -132,24 +131,10 @@ class Run:
         """Find mistakes of a new recipe now, not when hours of labelling are over."""
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
-        wanted = self.recipe.evaluation
-        for split in SPLITS:
-            if location := getattr(wanted, split):
-                check_split(split, location)
-                self._apart(split, location)
+        check_splits(self.recipe)
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
-        if wanted.probe:
-            start.check_layers(wanted.layers, "evaluation.layers")
-
-    def _apart(self, split: str, location: str) -> None:
-        """Raise `RecipeError` if what measures is what trains."""
-        if demo.check(location) or demo.check(self.recipe.data):
-            return
-        if fingerprint(open_dataset(str(Path(location, "images")))) == fingerprint(open_dataset(self.dataset)):
-            raise RecipeError(
-                f"evaluation.{split} is {location!r}, whose images are those of data, {self.recipe.data!r}: a student "
-                "may not be measured on what it was trained on; give pictures of their own"
-            )
+        if self.recipe.evaluation.probe:
+            start.check_layers(self.recipe.evaluation.layers, "evaluation.layers")
 
     # Data ----------------------------------------------------------------------------------------------
 
@@ -224,6 +209,12 @@ class Run:
         task, _, slug = name.partition("/")
         return self.store.column(task, slug)
 
+    def unlabelled(self) -> list[str]:
+        """Names of the columns of which an expert has shards to label."""
+        wanted = set(self.shards() or self.reader.shards)
+        done = {column.name for column in self.store.columns() if wanted <= column.committed()}
+        return [name for name, (one, _) in self.specs.items() if one.expert and name not in done]
+
     def unload_experts(self) -> None:
         """Let go of the experts and their weights; they are made again when they are needed."""
         self.__dict__.pop("experts", None)
@@ -271,6 +262,18 @@ class Run:
 
     # Students ------------------------------------------------------------------------------------------
 
+    def _arm(self, arm: str) -> Path:
+        return self.out / "arms" / arm
+
+    def folder_of(self, arm: str, seed: int) -> Path:
+        """Where an arm is trained from a seed."""
+        return self._arm(arm) / str(seed)
+
+    def untrained(self) -> list[tuple[str, int]]:
+        """(arm, seed) of the recipe's trainings that have not ended."""
+        trained = [(arm, seed) for arm in self.recipe.arms if arm in TRAINED for seed in self.recipe.seeds]
+        return [(arm, seed) for arm, seed in trained if not ended(self.folder_of(arm, seed))]
+
     def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
         """The student that an arm starts from; ``clipzoo`` has heads, drawn from the seed."""
         wanted = self.recipe.student
@@ -285,7 +288,7 @@ class Run:
         """The trained student of an arm and seed."""
         if arm == "clip":
             return self.start().to(self.device).eval()
-        folder = self.out / "arms" / arm / str(seed)
+        folder = self.folder_of(arm, seed)
         return finished(folder, self.device) or train_job(self._job(arm, seed, self.rate(arm), self.steps(), folder))
 
     def steps(self, samples: int | None = None) -> int:
@@ -308,22 +311,26 @@ class Run:
         rates = self.recipe.training.learning_rates
         if len(rates) == 1:
             return rates[0]
-        path = self.out / "arms" / arm / "rates.json"
-        tried: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
-        steps = self.search_steps()
+        tried, steps = self.tried(arm), self.search_steps()
         for rate in rates:
             if f"{rate:g}" in tried:
                 continue
             self.progress.stage(f"{arm}: trying the learning rate {rate:g}")
-            folder = self.out / "arms" / arm / f"rate-{rate:g}"
+            folder = self._arm(arm) / f"rate-{rate:g}"
             try:
                 student = train_job(self._job(arm, self.recipe.seeds[0], rate, steps, folder))
                 tried[f"{rate:g}"] = criterion(self.suite.measure(student, ["validation"])["validation"])
             except DivergedError:
                 tried[f"{rate:g}"] = {"criterion": -1.0}  # below any that is measured
-            write_whole(path, json.dumps(tried, indent=2))
+            write_whole(self._arm(arm) / RATES, json.dumps(tried, indent=2))
             shutil.rmtree(folder / "student", ignore_errors=True)
         return max(rates, key=lambda rate: tried[f"{rate:g}"]["criterion"])
+
+    def tried(self, arm: str) -> dict[str, dict[str, float]]:
+        """Learning rate -> what validation said of its trial, of those that an arm has tried."""
+        path = self._arm(arm) / RATES
+        found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        return found
 
     def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Job:
         student, settings = self.start(arm, seed), self.recipe.training
@@ -348,8 +355,12 @@ class Run:
 
     def scores(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
         """Split -> group -> scores of a trained arm."""
-        folder = self.out / "scores" / arm / str(seed)
-        return self._scored(folder, lambda: self.suite.measure(self.train(arm, seed), self.splits()))
+
+        def measure() -> Mapping[str, Mapping[str, Scored]]:
+            self.progress.stage(f"measuring {arm}, seed {seed}" if arm in TRAINED else f"measuring {arm}")
+            return self.suite.measure(self.train(arm, seed), self.splits())
+
+        return self._scored(self.out / "scores" / arm / str(seed), measure)
 
     def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
         """Split -> baseline -> group -> scores."""
@@ -358,6 +369,7 @@ class Run:
         return {split: self._scored(folder / split, partial(lambda s: measured()[s], split)) for split in splits}
 
     def _baselines(self, splits: Sequence[str]) -> dict[str, dict[str, Mapping[str, Scored]]]:
+        self.progress.stage("measuring the baselines")
         rows = self.suite.baselines(splits, self.start(random=True).to(self.device).eval(), self.loaded_experts())
         pseudo = self._pseudo() if any(rows.values()) and "clip-ft" in self.recipe.arms else None
         if pseudo is not None and (more := self.suite.probes(self.train("clip-ft", self.recipe.seeds[0]), pseudo)):
@@ -414,17 +426,14 @@ class Run:
         return found
 
 
-def check_split(split: str, location: str) -> None:
-    """Raise `RecipeError` unless ``location`` is a benchmark folder, or a packaged one, for this part of evaluation."""
-    if not demo.check(location) and not Path(location, "images").is_dir():
-        raise RecipeError(
-            f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how such a "
-            "folder is made"
-        )
-
-
 def write_whole(path: Path, text: str) -> None:
     """A file that is there is whole, whenever the run was killed."""
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def told(trainings: Sequence[tuple[str, int]]) -> str:
+    """(arm, seed) of several trainings in words."""
+    arms = dict.fromkeys(arm for arm, _ in trainings)
+    return "; ".join(f"{arm}: seed {', '.join(str(s) for a, s in trainings if a == arm)}" for arm in arms)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -60,16 +61,37 @@ app.add_typer(experts.app)
 app.add_typer(labels.app)
 
 
+ELSEWHERE = "give another place"
+REFUSED = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), f"{ELSEWHERE}, or the rights to write there"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"make room, or {ELSEWHERE}, and run the same again"),
+    errno.EROFS: f"that disk is read-only: {ELSEWHERE}",
+    errno.ENOTDIR: f"a part of it is a file: {ELSEWHERE}",
+    errno.EEXIST: f"there is a file: {ELSEWHERE}",
+    errno.EISDIR: "there is a folder: give a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+"""What a disk refuses, which is no fault of the program, -> what to do."""
+
+
 def main() -> None:
     """Entry point: errors meant for users are printed without a traceback; exit 2 for them, 130 if interrupted."""
     try:
         app()
     except ClipzooError as error:
-        Console(stderr=True).print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        _refuse(f"{error.filename or 'the disk'}: {error.strerror}; {REFUSED[error.errno]}")
     except SystemExit as end:
         stopped = getattr(end.__context__, "__cause__", None)  # Typer exits with 130 from an interrupt
         if isinstance(stopped, KeyboardInterrupt):
             said = str(stopped) or "stopped; run the same command again to go on where it stopped"
             Console(stderr=True).print(escape(said), highlight=False, soft_wrap=True)
         raise
+
+
+def _refuse(why: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error[/]: {escape(why)}", highlight=False, soft_wrap=True)
+    sys.exit(2)

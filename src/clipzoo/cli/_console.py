@@ -95,23 +95,40 @@ def bars() -> Iterator[Bars]:
         yield Bars(progress)
 
 
-def located(recipe: Path | None, out: Path | None, overrides: list[str] | None) -> tuple[Recipe, Path]:
+def located(recipe: Path, out: Path | None, overrides: list[str] | None) -> tuple[Recipe, Path]:
     """The recipe of a file, or of a folder that holds one, and the run's folder."""
     from clipzoo import recipe as recipes
+    from clipzoo.preflight import check_places
 
-    path = recipe if recipe is not None else (out or Path()) / "recipe.yaml"
-    loaded = recipes.load(path / "recipe.yaml" if path.is_dir() else path, overrides or ())
-    return loaded, out or (path if path.is_dir() else Path("runs") / loaded.name)
+    if recipe.is_dir():
+        return recipes.load(recipe / "recipe.yaml", overrides or ()), out or recipe
+    loaded = recipes.load(recipe, overrides or ())
+    check_places(loaded, recipe)
+    return loaded, out or Path("runs") / loaded.name
 
 
 @contextmanager
-def opened(recipe: Path | None, out: Path | None, overrides: list[str] | None, device: str = "auto") -> Iterator[Run]:
+def opened(recipe: Path, out: Path | None, overrides: list[str] | None, device: str = "auto") -> Iterator[Run]:
     """The run of a recipe, with bars on the terminal."""
     from clipzoo import pipeline, workspace
 
     loaded, folder = located(recipe, out, overrides)
     with bars() as progress:
         yield workspace.Run(loaded, folder, progress, pipeline.pick_device(device))
+
+
+@contextmanager
+def found(folder: Path) -> Iterator[Run]:
+    """The run that a folder holds, with bars on the terminal; `CheckpointError` if it holds none."""
+    from clipzoo.errors import CheckpointError
+    from clipzoo.plugins import hint
+
+    if not folder.is_file() and not (folder / "recipe.yaml").is_file():
+        runs = sorted(str(path.parent) for path in Path("runs").glob("*/recipe.yaml"))
+        what = hint(str(folder), runs) if runs else "`clipzoo run RECIPE` makes one"
+        raise CheckpointError(f"{folder} is no run's folder, for it has no recipe.yaml; {what}")
+    with opened(folder, None, None) as run:
+        yield run
 
 
 def previewed(

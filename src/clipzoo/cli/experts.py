@@ -12,8 +12,8 @@ app = typer.Typer(name="experts", invoke_without_command=True)
 
 
 @app.callback()
-def ls(context: typer.Context) -> None:
-    """The zoos that experts come from and the families that they know; `check` one."""
+def zoos(context: typer.Context) -> None:
+    """The zoos that experts come from; `ls` the families that they know, `check` an expert."""
     if context.invoked_subcommand:
         return
     from rich.markup import escape
@@ -22,17 +22,48 @@ def ls(context: typer.Context) -> None:
     from clipzoo import plugins
     from clipzoo.cli._console import console
 
-    zoos, known = Table("zoo", "what it is"), Table("zoo", "family", "task", "gives", "source", "seen")
+    table = Table("zoo", "what it is", "families")
     for name in plugins.names("experts"):
         module = plugins.load("experts", name)
-        zoos.add_row(f"{name}:", escape((module.__doc__ or "").strip().splitlines()[0]))
-        for one in getattr(module, "FAMILIES", ()):
-            told = (one.name, one.task, one.gives, one.source, "yes" if one.seen else "not yet")
-            known.add_row(f"{name}:", *map(escape, told))
-    for column in (*zoos.columns, *known.columns):
+        count = len(getattr(module, "FAMILIES", ()))
+        told = (module.__doc__ or "").replace("`", "").strip().splitlines()[0]
+        table.add_row(f"{name}:", escape(told), str(count or "–"))
+    console.print(table)
+    console.print("clipzoo experts ls [--zoo hf] [--task depth] [WORD]: what the labels of families are", markup=False)
+    console.print("clipzoo experts check URI: whether an expert's labels mean what they say")
+
+
+@app.command("ls")
+def ls(
+    word: Annotated[str | None, typer.Argument(help="In a family's name or what it gives.", show_default=False)] = None,
+    zoo: Annotated[str | None, typer.Option(help="Families of this zoo alone.")] = None,
+    task: Annotated[str | None, typer.Option(help="Those with labels of this task.")] = None,
+) -> None:
+    """The families that zoos know: what their labels are, and whose word that is."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from clipzoo import plugins, tasks
+    from clipzoo.cli._console import console
+    from clipzoo.errors import PluginError
+
+    if task:
+        tasks.get(task)
+    families = [
+        (name, one)
+        for name in ([zoo] if zoo else plugins.names("experts"))
+        for one in getattr(plugins.load("experts", name), "FAMILIES", ())
+        if task in (None, one.task) and (word or "").lower() in f"{one.name} {one.gives}".lower()
+    ]
+    if not families:
+        raise PluginError("no family is all of that; `clipzoo experts ls` has all: leave out an option, or the word")
+    table = Table("family", "task", "what its labels are, and whose word that is", show_lines=True)
+    for column in table.columns:
         column.overflow = "fold"  # names are to be copied: never cut
-    console.print(zoos)
-    console.print(known)
+    for name, one in families:
+        seen = "seen" if one.seen else "not yet seen"
+        table.add_row(*map(escape, (f"{name}: {one.name}", one.task, f"{one.gives}\n{one.source}\n{seen}")))
+    console.print(table)
     console.print(
         "seen: published weights were run through clipzoo; `clipzoo experts check URI` judges those that you have"
     )

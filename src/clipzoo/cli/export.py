@@ -18,9 +18,9 @@ def command(
 ) -> None:
     """Hand a trained student over to other software, and measure that it is the same there."""
     from clipzoo import pipeline
-    from clipzoo.cli._console import bold, console, opened
+    from clipzoo.cli._console import bold, console, found
 
-    with opened(folder, None, None) as run:
+    with found(folder) as run:
         path, said = pipeline.export(run, to, arm, seed, out, heads)
     console.print(said)
     console.print(f"the student is in {bold(path)}")

@@ -16,8 +16,13 @@ T = TypeVar("T")
 def command(
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
     data: Annotated[str | None, typer.Option(help="The image–caption dataset.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Labels that you have, or where to put them; none. Default: labels, if it fits.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:.")] = None,
-    expert: Annotated[list[str] | None, typer.Option(help="An expert's URI. May be repeated.")] = None,
+    expert: Annotated[
+        list[str] | None, typer.Option(help="An expert's URI, or a column of the store. May be repeated.")
+    ] = None,
     bench: Annotated[str | None, typer.Option(help="Folder with probe, validation, test; or none.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
     device: Device = "auto",
@@ -28,11 +33,9 @@ def command(
 
     from clipzoo import draft
     from clipzoo.cli._console import bars, bold, console
-    from clipzoo.errors import RecipeError
     from clipzoo.pipeline import pick_device
 
-    if out.exists():
-        raise RecipeError(f"{out} is there already; give another --out")
+    draft.check_out(out)
     device = pick_device(device)
 
     def counted(location: str) -> draft.Data:
@@ -42,19 +45,28 @@ def command(
     found = _ask("1. Where is the data (docs/data.md)", data, "demo:captioned", counted, yes)
     left = "".join(f"; left out: {count:,} × {reason}" for reason, count in found.left_out.items())
     console.print(f"   {found.samples:,} usable samples{left}", markup=False)
+    place = store or draft.find_store(found)
+    labels = draft.check_store(place, found)
+    kept = draft.stored(labels)
+    if store and labels and not kept:
+        console.print(f"   {place} has no labels yet: they will be put there", markup=False, soft_wrap=True)
+    if kept:
+        console.print(
+            f"   {place} has labels of it, not to be made again: {', '.join(kept)}", markup=False, soft_wrap=True
+        )
     usual = draft.defaults(found.location, device)
     which = "2. Which CLIP: 'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:"
     start = _ask(which, model, usual["model"], draft.check_start, yes)
     cards = _ask(
-        "3. Which experts (docs/experts.md), a space between", expert or None, " ".join(usual["experts"]),
-        lambda told: draft.check_experts(told.split() if isinstance(told, str) else told), yes,
+        "3. Which experts (docs/experts.md), a space between", expert or None, " ".join(kept or usual["experts"]),
+        lambda told: draft.check_experts(told.split() if isinstance(told, str) else told, labels), yes,
     )  # fmt: skip
     for card in cards.values():
         console.print(f"   {card.task}, licence {card.licence}", markup=False)
     splits = _ask("4. Where to measure (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
     length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(draft.draft(out, found, start, cards, splits, length, device), encoding="utf-8")
+    text = draft.draft(out, found, start, cards, splits, length, device, store=place if labels else None)
+    out.write_text(text, encoding="utf-8")
     console.print(f"{bold(out)} is written; next: clipzoo {'run' if splits else 'train'} {escape(str(out))} --dry-run")
 
 

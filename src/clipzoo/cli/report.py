@@ -11,8 +11,8 @@ import typer
 def command(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the page of a run that has been measured."""
     from clipzoo import pipeline
-    from clipzoo.cli._console import bold, console, opened
+    from clipzoo.cli._console import bold, console, found
 
-    with opened(folder, None, None) as run:
+    with found(folder) as run:
         path = pipeline.report(run)
     console.print(f"the page is {bold(path)}")

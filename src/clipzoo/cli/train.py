@@ -15,7 +15,7 @@ def command(
     arm: Annotated[
         str, typer.Option(help="clipzoo (captions and pseudo-labels) or clip-ft (captions only).")
     ] = "clipzoo",
-    seed: Annotated[int, typer.Option(help="Draws views, order and heads.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws views, order and heads.")] = 0,
     overrides: Set = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -25,12 +25,13 @@ def command(
 
     from clipzoo import pipeline
     from clipzoo.cli._console import bold, console, opened, previewed
+    from clipzoo.training import ended
 
     if dry_run:
         previewed(recipe, out, overrides, device, [arm], [seed])
         return
     with opened(recipe, out, overrides, device) as run:
-        known = (run.out / "arms" / arm / str(seed) / "student" / "done").exists()
+        known = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
     console.print(f"{arm}, seed {seed}: " + ("was trained already" if known else f"trained for {run.steps()} steps"))
     loads = f"open_clip.create_model_and_transforms('local-dir:{folder}')"

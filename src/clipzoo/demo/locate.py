@@ -34,6 +34,16 @@ def check(location: str) -> bool:
     return False
 
 
+def shared(one: str, other: str) -> bool:
+    """Whether two locations of the embedded default have pictures in common: those of one split."""
+    return check(one) and check(other) and _split(one) == _split(other)
+
+
+def _split(location: str) -> str:
+    match = _ROOMS.fullmatch(location)
+    return match[1] if match else location.removeprefix("demo:")
+
+
 def locate(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
     """The folder of a dataset location; a location that is not of the embedded default is given back as it is.
 
@@ -93,4 +103,5 @@ def _unpacked(cache: Path, progress: Progress) -> Path:
             archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.10 before 12, 3.11 before 4
             archive.extractall(out)
         (out / ".complete").touch()
+        progress("unpacking", 1, 1)
     return out

@@ -156,12 +156,11 @@ def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[floa
 
 
 def _gap_closed(ours: float, theirs: float, top: float | None, measure: Measure) -> float | None:
-    """(ours − theirs) / (expert − theirs); None unless the expert is better than theirs."""
+    """(ours − theirs) / (expert − theirs); None unless the expert is better than both: else it is no ceiling."""
     if top is None:
         return None
-    gap = top - theirs
-    ahead = gap if measure.direction == "higher" else -gap
-    return (ours - theirs) / gap if ahead > 0 else None
+    ahead = min(top - ours, top - theirs) if measure.direction == "higher" else min(ours - top, theirs - top)
+    return (ours - theirs) / (top - theirs) if ahead > 0 else None
 
 
 def _pairs(runs: Arms, baselines: Arms) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import importlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ from clipzoo.tasks.base import Convention, Measure, Metric, Rows
 
 RECOGNITION = ("zero_shot", "retrieval")
 """The groups of measures that belong to no task; each is a module of this package with a ``METRIC``."""
+
+
+def rounded(number: float, digits: int, percent: bool = False) -> str:
+    """A number, or its percent, with so many decimals; halves go away from zero, as they do by hand.
+
+    It rounds the number that is read in ``results.json``, not its nearest binary one: 0.1235 is 0.124 and 12.4 %.
+    """
+    exact = Decimal(repr(float(number))).scaleb(2 if percent else 0)
+    return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
 @dataclass(frozen=True)

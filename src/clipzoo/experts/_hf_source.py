@@ -17,8 +17,9 @@ from urllib.parse import parse_qsl
 
 import yaml
 
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, brief
 from clipzoo.experts.base import sha256
+from clipzoo.progress import no_bars
 
 CONFIG = "config.json"
 FILES = ("*.json", "*.txt", "*.model", "README.md", "model*.safetensors")
@@ -105,8 +106,8 @@ def find(name: str, known: Iterable[str], code: str) -> Source:
             raise ExpertError(f"{folder} has no {CONFIG}: save the model there with save_pretrained()")
         return Source(folder.resolve().name, folder, "", options)
     repo, _, revision = place.partition("@")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
-        raise ExpertError(f"{place} is neither a folder nor a hub id (<owner>/<model>); check the path")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ExpertError(f"{place!r} is neither a folder nor a hub id (<owner>/<model>); check the name")
     files = (*FILES, "*.py") if options.get(code) == "1" else FILES
     folder = _download(repo, revision or None, files)
     if not (folder / CONFIG).is_file():
@@ -115,10 +116,12 @@ def find(name: str, known: Iterable[str], code: str) -> Source:
 
 
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 
+    cached = isinstance(try_to_load_from_cache(repo, CONFIG, revision=revision), str)
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
+        with no_bars(downloads=cached):  # which are drawn even if nothing is left to fetch
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     except errors.GatedRepoError as error:
         raise ExpertError(
             f"{repo} is gated: accept its terms at huggingface.co/{repo}, then log in with `hf auth login`"
@@ -132,8 +135,8 @@ def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # no network, offline mode, a full disk; httpx or requests
         wanted = f"{repo} --revision {revision}" if revision else repo
         raise ExpertError(
-            f"cannot download {repo}, and the hub's cache does not hold it ({type(error).__name__}: {error}); where "
-            f"there is a network run `hf download {wanted} --local-dir FOLDER`, copy FOLDER here, and name hf:FOLDER"
+            f"cannot download {repo}, and the hub's cache does not hold it ({type(error).__name__}: {brief(error)}); "
+            f"where there is a network run `hf download {wanted} --local-dir FOLDER`, copy FOLDER here, name hf:FOLDER"
         ) from error
 
 

@@ -25,6 +25,7 @@ from clipzoo.experts._hf_prompts import GroundingReading, OwlReading, PromptsRea
 from clipzoo.experts._hf_reading import Model, Reading, show_all
 from clipzoo.experts._hf_source import Source
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
+from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 
 __all__ = ["FAMILIES", "HfExpert", "create"]
@@ -91,10 +92,11 @@ class HfExpert(Expert):
 
         place: dict[str, Any] = {"trust_remote_code": self.trusted, "local_files_only": True}
         try:
-            self._processor = self._load_processor(transformers, place)
-            model, loaded = getattr(transformers, self.reading.auto).from_pretrained(
-                self.source.folder, use_safetensors=True, output_loading_info=True, **place
-            )
+            with no_bars():
+                self._processor = self._load_processor(transformers, place)
+                model, loaded = getattr(transformers, self.reading.auto).from_pretrained(
+                    self.source.folder, use_safetensors=True, output_loading_info=True, **place
+                )
         except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
             fix = "" if "trust_remote_code" not in str(error) else "; add ?trust_remote_code=1 if you trust its code"
             raise ExpertError(f"transformers cannot load {self.card.uri}: {error}{fix}") from error

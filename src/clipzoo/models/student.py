@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,9 +19,10 @@ from open_clip.pretrained import get_pretrained_cfg
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clipzoo import heads
-from clipzoo.errors import CheckpointError, RecipeError
-from clipzoo.tasks import Convention
+from clipzoo import heads, plugins
+from clipzoo.errors import CheckpointError, ClipzooError, RecipeError, brief
+from clipzoo.progress import no_bars
+from clipzoo.tasks import Convention, Task
 from clipzoo.tasks import get as get_task
 
 CONFIG = "open_clip_config.json"
@@ -49,14 +49,32 @@ class HeadSpec:
 
         Raises:
             PluginError: there is no such head, or the task is not learnt by the loss.
-            TypeError: the head or the loss takes no such option.
+            RecipeError: the head or the loss does not take its options.
         """
-        task = get_task(self.task)
-        if self.loss or self.loss_options:
-            criterion = task.criterion(self.convention, self.loss)
-            inspect.signature(criterion).bind(None, None, None, **self.loss_options)
+        task, name = get_task(self.task), self.name or get_task(self.task).head
         channels = task.raw_channels(self.convention, self.loss)
-        return heads.create(self.name or task.head, widths, channels, **self.options)
+        if self.loss or self.loss_options:
+            self._check_loss(task, channels)
+        _takes(f"the head {name}", plugins.load("heads", name).Head, self.options)
+        try:
+            return heads.create(name, widths, channels, **self.options)
+        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+            raise RecipeError(f"the head {name} cannot be made with {_shown(self.options)}: {error}") from error
+
+    def _check_loss(self, task: Task[Any], channels: int) -> None:
+        """Compute the loss of one picture that has no label: what it says of its options, it says now."""
+        offered = task.losses(self.convention)
+        if not offered and not self.loss:
+            raise RecipeError(
+                f"{self.task} has a loss of its own, which takes no {_shown(self.loss_options)}; leave it out"
+            )
+        name = self.loss or offered[0]
+        _takes(f"the loss {name}", task.criterion(self.convention, self.loss), self.loss_options)
+        target = task.collate([None], (8, 8))
+        try:
+            task.loss(torch.zeros(1, channels, 8, 8), target, self.convention, self.loss, **self.loss_options)
+        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+            raise RecipeError(f"the loss {name} does not take {_shown(self.loss_options)}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,7 @@ class Student(nn.Module):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1), persistent=False)
         widths = [m.shape[1] for m in self._probe_maps()] if self.specs else []
-        self.heads = nn.ModuleDict({_safe(column): spec.build(widths) for column, spec in self.specs.items()})
+        self.heads = nn.ModuleDict({_safe(column): _built(column, spec, widths) for column, spec in self.specs.items()})
 
     @classmethod
     def create(
@@ -128,13 +146,16 @@ class Student(nn.Module):
             random: take the architecture only, with random weights.
 
         Raises:
-            CheckpointError: OpenCLIP does not know or cannot load the model.
+            CheckpointError: OpenCLIP does not know or cannot load the model or its weights, or it has no such layers.
+            RecipeError: a head or its loss cannot be made.
         """
+        if ":" not in model:
+            check_model(model, pretrained)
         weights = not random and (pretrained is not None or ":" in model)  # local-dir: and hf-hub: hold theirs
         tag = get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else {}
         quick_gelu = bool((tag or {}).get("quick_gelu"))  # OpenAI's weights and others were trained with it
         try:
-            with _unwarned(silent=not weights):
+            with _unwarned(silent=not weights), no_bars():
                 clip = open_clip.create_model(
                     model,
                     pretrained=pretrained,
@@ -142,20 +163,22 @@ class Student(nn.Module):
                     require_pretrained=weights,
                     force_quick_gelu=quick_gelu,
                 )
-            tokenizer = open_clip.get_tokenizer(model)
+                tokenizer = open_clip.get_tokenizer(model)
         except (RuntimeError, FileNotFoundError, ValueError) as error:
             raise CheckpointError(
-                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {_brief(error)}; give "
-                f"{_nearest(model)}, local-dir:PATH or hf-hub:ID"
+                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {brief(error)}; weights may be "
+                "a file, too, and a model local-dir:PATH, a folder with open_clip_config.json, or hf-hub:ID"
             ) from error
         clip.visual.to(memory_format=torch.channels_last)  # images come as H×W×3; convolutions keep their order
         config = {**get_model_config(model), **({"quick_gelu": True} if quick_gelu else {})}
         try:
             return cls(clip, tokenizer, config, specs, layers)
+        except RecipeError:
+            raise
         except (AssertionError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{model} cannot have these heads on its layers {list(layers)}: {error}; check student.layers (as "
-                "forward_intermediates counts them, negative from the end) and the columns' heads, losses and options"
+                f"{model} has no layers {list(layers)}: {error}; check student.layers, as forward_intermediates counts "
+                "them, negative from the end"
             ) from error
 
     @property
@@ -286,15 +309,41 @@ class Student(nn.Module):
         return maps
 
 
-def _brief(error: Exception) -> str:
-    """The first line of an error, without the list of all models that OpenCLIP adds."""
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    return text.split(". Available", 1)[0][:300]
+def check_model(model: str, pretrained: str | None = None) -> None:
+    """Raise `CheckpointError` unless OpenCLIP has a model of this plain name, and weights of this tag or file."""
+    if model not in open_clip.list_models():
+        raise CheckpointError(
+            f"OpenCLIP has no model {model!r}, and it is no local-dir:PATH, hf-hub:ID or demo:clip; "
+            f"{plugins.hint(model, open_clip.list_models())}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if not (pretrained is None or Path(pretrained).is_file() or get_pretrained_cfg(model, pretrained)):
+        meant = plugins.near(pretrained, tags)
+        raise CheckpointError(
+            f"{model} has no weights {pretrained!r}: no file has that name, and its tags are "
+            f"{', '.join(tags) or 'none'}{'; ' if meant else ''}{meant}"
+        )
 
 
-def _nearest(model: str) -> str:
-    near = difflib.get_close_matches(model, open_clip.list_models(), 3)
-    return f"a name of open_clip.list_models() ({' or '.join(near)}?)" if near else "a name of open_clip.list_models()"
+def _takes(what: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise `RecipeError` for options that a head or a loss, ``what``, does not have."""
+    known = inspect.signature(function).parameters.values()
+    names = [one.name for one in known if one.default is not one.empty]
+    unknown = [name for name in options if name not in names]
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in known):
+        raise RecipeError(f"{what} has no option {unknown[0]!r}; {plugins.hint(unknown[0], names)}")
+
+
+def _built(column: str, spec: HeadSpec, widths: Sequence[int]) -> nn.Module:
+    """The head of a column; a mistake in it names the column."""
+    try:
+        return spec.build(widths)
+    except ClipzooError as error:
+        raise RecipeError(f"the column {column}: {error}") from error
+
+
+def _shown(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value!r}" for name, value in options.items())
 
 
 @contextmanager

@@ -40,9 +40,9 @@ def ladder(results: words.Results, metric: str) -> Markup:
     height = ROW * len(rows) + 30
     floor = [cell["mean"] for row, cell in rows if row in words.TRIVIAL]
     marks = [_floor(place, floor, direction, height)] if floor else []
-    marks += [_mark(i, row, cell, place) for i, (row, cell) in enumerate(rows)]
+    marks += [_mark(i, row, words.row_name(results, metric, row), cell, place) for i, (row, cell) in enumerate(rows)]
     label = f"{words.group_name(metric)}, {words.measure_name(metric)}: " + ", ".join(
-        f"{words.ROWS.get(row, row)} {words.value(cell['mean'], unit)}" for row, cell in rows
+        f"{words.row_name(results, metric, row)} {words.value(cell['mean'], unit)}" for row, cell in rows
     )
     foot = f'<text class="axis" x="{WIDTH - RIGHT}" y="{height - 8}" text-anchor="end">better →</text>'
     return _svg(label, WIDTH, height, [*marks, foot])
@@ -129,21 +129,17 @@ def _scale(low: float, high: float, start: float, stop: float, *, flip: bool, pa
     return place
 
 
-def _mark(i: int, row: str, cell: words.Cell, place: Any) -> str:
+def _mark(i: int, row: str, title: str, cell: words.Cell, place: Any) -> str:
     y, x = ROW * i + 15, place(cell["mean"])
-    kind = "arm" if row in words.ARMS else "ceiling" if row == "expert" else "base"
+    kind = "arm" if row in words.ARMS else "ceiling" if title.endswith("(ceiling)") else "base"
     number = words.value(cell["mean"], cell["unit"])
     whisker = ""
     if cell["ci"]:
         low, high = (place(end) for end in cell["ci"])
         whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
-    name = (
-        words.ROWS.get(row, row)
-        .replace(" (ceiling)", "")
-        .replace("CLIP-FT probed on truth + pseudo-labels", "more labels")
-    )
+    name = "more labels" if row == "more_labels" else words.ROWS.get(row, row)
     return (
-        f'<g class="{kind} arm-{escape(row)}"><title>{escape(words.ROWS.get(row, row))}: {escape(number)}</title>'
+        f'<g class="{kind} arm-{escape(row)}"><title>{escape(title)}: {escape(number)}</title>'
         f'<text class="row" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
         f'<line class="rail" x1="{LEFT}" x2="{WIDTH - RIGHT + 6}" y1="{y}" y2="{y}"/>{whisker}'
         f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="{5.5 if kind == "arm" else 4.5}"/>'

@@ -19,6 +19,7 @@ COST = {
     "images": ("images", ""),
     "labels": ("labels", ""),
     "failures": ("failures", ""),
+    "dropped_seconds": ("dropped", "s in all"),
     "seconds": ("in all", "s"),
     "bytes": ("in all", "bytes"),
 }
@@ -104,6 +105,7 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "verdict": verdict,
                 "arms": arms,
                 "state": _state(verdict),
+                "gap": words.gap_words(results, verdict, pair),
                 "pair": pair.replace("-vs-", " less ").replace("-", "‑"),
             }
         )
@@ -142,10 +144,25 @@ def _gains(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         for v in verdicts:
             ends = [abs(end) for end in (v.gain or 0.0, *(v.ci or ()))]
             reach[v.cell["unit"]] = max(reach.get(v.cell["unit"], 0), *ends)
-        rows = [(v, charts.forest(v, reach[v.cell["unit"]]), _state(v)) for v in verdicts]
+        rows = [
+            {
+                "verdict": v,
+                "bar": charts.forest(v, reach[v.cell["unit"]]),
+                "gap": _gap(results, v, pair),
+                "state": _state(v),
+            }
+            for v in verdicts
+        ]
         if rows:
             tables.append({"pair": pair, "names": pair.split("-vs-"), "rows": rows})
     return tables
+
+
+def _gap(results: Mapping[str, Any], verdict: words.Verdict, pair: str) -> str:
+    closed = words.gap(results, verdict, pair)
+    if closed is not None:
+        return words.share(closed)
+    return "no ceiling" if words.gap_words(results, verdict, pair) else "–"
 
 
 def _moved(verdict: words.Verdict) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from clipzoo.evaluation.base import Student, features
 from clipzoo.evaluation.sets import DenseSet, Truth
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
+from clipzoo.reporting import words
 from clipzoo.reporting.pictures import PictureRow, cases
 
 SHOWN = ("clip-ft", "clipzoo")
@@ -66,5 +68,5 @@ def _asked(expert: Expert, test: DenseSet, index: int, truth: Truth) -> Any:
 def _score(scored: Any, index: int) -> str:
     """The headline of one image, as a reader wants it."""
     name, measure = next(iter(scored.metric.measures.items()))
-    value = scored.metric.of(scored.statistics[index : index + 1])[name]
-    return f"{name} {value:.1f}{measure.unit}" if measure.unit else f"{name} {value:.2f}"
+    number = scored.metric.of(scored.statistics[index : index + 1])[name]
+    return f"{words.measure_name(name)} {words.value(number if math.isfinite(number) else None, measure.unit)}"

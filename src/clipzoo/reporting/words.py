@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from clipzoo.evaluation.measure import rounded
+
 Results = Mapping[str, Any]
 Cell = Mapping[str, Any]
 State = Literal["better", "worse", "unclear"]
@@ -24,7 +26,7 @@ ROWS = {
     "pixels_position": "pixels + position",
     "random_student": "random student",
     "more_labels": "CLIP-FT probed on truth + pseudo-labels",
-    "expert": "expert itself (ceiling)",
+    "expert": "expert itself",
     "clip": "clip",
     "clip-ft": "clip-ft",
     "clipzoo": "clipzoo",
@@ -54,30 +56,35 @@ def measure_name(metric: str) -> str:
     return MEASURES.get(measure, measure.replace("_", " "))
 
 
+def figure(number: float, unit: str) -> str:
+    """A number as all of this page have it: scores in [0, 1] are percent. See `clipzoo.evaluation.measure.rounded`."""
+    return rounded(number, 1 if unit in ("", *DEGREES) else 3, percent=unit == "")
+
+
 def value(number: float | None, unit: str) -> str:
-    """A value with its unit; scores in [0, 1] become percent."""
+    """A value with its unit."""
     if number is None:
         return "–"
-    if unit == "":
-        return f"{100 * number:.1f} %"
-    return f"{number:.1f}°" if unit in DEGREES else f"{number:.3g} {unit}"
+    return f"{figure(number, unit)}{'°' if unit in DEGREES else f' {unit}' if unit else ' %'}"
 
 
 def spread(number: float | None, unit: str) -> str:
     """A deviation in the unit of `value`, without repeating it."""
-    if number is None:
-        return ""
-    return f"{100 * number:.1f}" if unit == "" else f"{number:.1f}" if unit in DEGREES else f"{number:.2g}"
+    return "" if number is None else figure(number, unit)
 
 
 def change(number: float | None, unit: str) -> str:
-    """A signed difference with its unit; of scores in percentage points."""
+    """A signed difference with its unit, of scores in points; rounded itself, not the difference of rounded ones."""
     if number is None:
         return "–"
-    scale, digits = (100, 1) if unit == "" else (1, 1 if unit in DEGREES else 3)
-    text = f"{scale * number:+.{digits}f}".replace("-", "−")
-    text = text.replace("−0.0", "0.0").replace("+0.0", "0.0") if float(f"{scale * number:.{digits}f}") == 0 else text
-    return f"{text} points" if unit == "" else f"{text}°" if unit in DEGREES else f"{text} {unit}"
+    size = figure(abs(number), unit)
+    sign = "" if float(size) == 0 else "−" if number < 0 else "+"
+    return f"{sign}{size}{'°' if unit in DEGREES else f' {unit}' if unit else ' points'}"
+
+
+def share(number: float) -> str:
+    """A share in whole percent."""
+    return f"{rounded(number, 0, percent=True)} %".replace("-", "−")
 
 
 def between(ci: Sequence[float] | None, unit: str) -> str:
@@ -145,6 +152,37 @@ def headlines(results: Results) -> list[str]:
         for metric in cells:
             first.setdefault(metric.split("/")[0], metric)
     return list(first.values())
+
+
+def unmatched(results: Results, metric: str) -> list[str]:
+    """The arms that are as good as the expert itself, or better: where there is one, the expert is no ceiling."""
+    top = results.get("baselines", {}).get("expert", {}).get(metric)
+    if top is None or top["mean"] is None:
+        return []
+    sign = 1 if top["direction"] == "higher" else -1
+    means = {arm: cells[metric]["mean"] for arm, cells in results["arms"].items() if metric in cells}
+    return [arm for arm, mean in means.items() if mean is not None and sign * (top["mean"] - mean) <= 0]
+
+
+def gap(results: Results, verdict: Verdict, pair: str) -> float | None:
+    """The share of the gap from the second row to the expert that the first has closed; None where there is no gap."""
+    closed: float | None = verdict.cell.get("gap_closed")
+    return None if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")) else closed
+
+
+def gap_words(results: Results, verdict: Verdict, pair: str) -> str:
+    """`gap` in words; empty where there is no expert to compare with."""
+    if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")):
+        return "the expert is no ceiling here"
+    closed = gap(results, verdict, pair)
+    return "" if closed is None else f"{share(closed)} of the gap to the expert"
+
+
+def row_name(results: Results, metric: str, row: str) -> str:
+    """The readable name of a row; that of the expert says whether it is the ceiling of this measure."""
+    if row != "expert":
+        return ROWS.get(row, row)
+    return f"{ROWS[row]} ({'no ceiling here' if unmatched(results, metric) else 'ceiling'})"
 
 
 def dense(results: Results) -> list[str]:
@@ -250,9 +288,9 @@ def _sentence(results: Results, verdict: Verdict, pair: str) -> str:
     if ours and theirs:
         unit = ours["unit"]
         text += f": {value(theirs['mean'], unit)} with {b}, {value(ours['mean'], unit)} with {a} ({_size(verdict)})"
-    closed = verdict.cell.get("gap_closed")
+    closed = gap(results, verdict, pair)
     if closed is not None:
-        text += f"; {100 * closed:.0f} % of the gap to the expert is closed".replace("-", "−")
+        text += f"; {share(closed)} of the gap to the expert is closed"
     if verdict.behind:
         rows = _listed([ROWS[row] for row in verdict.behind])
         text += f". It does not clearly beat {rows}: by this the gain does not count"
@@ -261,7 +299,7 @@ def _sentence(results: Results, verdict: Verdict, pair: str) -> str:
 
 def _checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
     checks = [*_seed_checks(verdict), *_prior_checks(results, verdict), *_held_checks(results, verdict, pair)]
-    checks += [*_label_checks(results, verdict), *_rate_checks(results, pair)]
+    checks += [*_ceiling_checks(results, verdict), *_label_checks(results, verdict), *_rate_checks(results, pair)]
     images = results.get("images", {}).get(verdict.metric.split("/")[0])
     if images and verdict.ci:
         blind = change((verdict.ci[1] - verdict.ci[0]) / 2, verdict.cell["unit"]).lstrip("+")
@@ -291,6 +329,18 @@ def _prior_checks(results: Results, verdict: Verdict) -> list[str]:
         return []
     return [
         f"A constant map reaches {value(prior['mean'], prior['unit'])}: this test set is predictable from place alone."
+    ]
+
+
+def _ceiling_checks(results: Results, verdict: Verdict) -> list[str]:
+    """Whether the expert is better than its students."""
+    arms = unmatched(results, verdict.metric)
+    if not arms:
+        return []
+    cell = results["baselines"]["expert"][verdict.metric]
+    return [
+        f"The expert itself reaches {value(cell['mean'], cell['unit'])}, no better than {_listed(arms)}: it is no "
+        "ceiling here, and no share of a gap to it is told."
     ]
 
 

@@ -21,14 +21,23 @@ def save(path: Path, state: dict[str, Any]) -> None:
     beside.replace(path)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, lazily: bool = False) -> dict[str, Any]:
     """Read plain tensors and values; nothing in the file is executed.
+
+    Args:
+        path: what `save` wrote.
+        lazily: leave the tensors on the disk until they are used.
 
     Raises:
         CheckpointError: damaged, or no checkpoint.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except Exception as error:  # torch raises many kinds on a damaged file
         raise CheckpointError(f"{path} is no checkpoint ({error}); delete it to begin this run anew") from error
     return state
+
+
+def step(path: Path) -> int:
+    """How many steps a checkpoint has behind it; 0 where there is none. Its tensors are not read."""
+    return int(load(path, lazily=True)["step"]) if path.exists() else 0

@@ -22,6 +22,9 @@ from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training import checkpoint, objectives, optimizer
 
+CHECKPOINT, DONE = "checkpoint.pt", "done"
+"""Files in the folder of a training, and of its student once that is whole."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -80,19 +83,16 @@ def train(job: Job) -> Student:
             began = time.perf_counter()
             batch: Batch = next(batches).to(device)
             waited = time.perf_counter() - began
-            named, loss, norm, factor = _step(job, forward, adam, batch, step)
+            update = _step(job, forward, adam, batch, step)
             log.skipped(step, batch.skipped)
             if step % settings.log_every == 0 or step == job.steps - 1:
                 seconds = time.perf_counter() - began
-                values = {f"loss/{name}": term.item() for name, term in named.items()}
-                values |= {"loss": loss.item(), "gradient_norm": norm.item(), "rate": job.rate * factor}
                 speed = {"images_per_second": len(batch.captions) / seconds, "waiting": waited / seconds}
-                log.write(step, values, speed)
+                log.write(step, values := update.values(), speed)
                 job.on_step(step, values | speed)
             done = step + 1
-            if settings.evaluate_every and job.evaluate and done % settings.evaluate_every == 0 and done < job.steps:
-                student.eval()
-                log.write(step, dict(job.evaluate(student)), {})
+            if settings.evaluate_every and done % settings.evaluate_every == 0 and done < job.steps:
+                _evaluate(job, student, log, step)
                 student.train()
             due = (
                 done % settings.checkpoint_every == 0 or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
@@ -103,26 +103,47 @@ def train(job: Job) -> Student:
             if stop:
                 log.close()
                 raise KeyboardInterrupt
-    student.eval()
-    if job.evaluate:
-        log.write(job.steps, dict(job.evaluate(student)), {})
+    _evaluate(job, student, log, job.steps)
     log.close()
     student.save(job.out / "student")
-    (job.out / "student" / "done").touch()
-    (job.out / "checkpoint.pt").unlink(missing_ok=True)
+    (job.out / "student" / DONE).touch()
+    (job.out / CHECKPOINT).unlink(missing_ok=True)
     return student
+
+
+def ended(out: Path) -> bool:
+    """Whether the training in this folder has ended: its student is whole."""
+    return (out / "student" / DONE).exists()
+
+
+def reached(out: Path) -> int:
+    """How many steps an unfinished training has behind it: those that it would not take again."""
+    return checkpoint.step(out / CHECKPOINT)
 
 
 def finished(out: Path, device: str) -> Student | None:
     """The student of a training that has ended; None where there is none."""
-    folder = out / "student"
-    return Student.load(folder).to(device).eval() if (folder / "done").exists() else None
+    return Student.load(out / "student").to(device).eval() if ended(out) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """What one update was: the loss and its terms, unweighted, the gradient's norm, the rate of the image tower."""
+
+    terms: Mapping[str, Tensor]
+    loss: Tensor
+    norm: Tensor
+    rate: float
+
+    def values(self) -> dict[str, float]:
+        """For the log; waits for the device."""
+        named = {f"loss/{name}": term.item() for name, term in self.terms.items()}
+        return named | {"loss": self.loss.item(), "gradient_norm": self.norm.item(), "rate": self.rate}
 
 
 def _step(
     job: Job, forward: Callable[..., dict[str, Any]], adam: torch.optim.Optimizer, batch: Batch, step: int
-) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
-    """One update; returns the terms, their weighted sum, the gradient's norm and the factor on the rates."""
+) -> _Update:
     if not batch.captions:
         raise DatasetError(_none_left(step, batch))
     settings, student = job.settings, job.student
@@ -141,7 +162,14 @@ def _step(
     adam.step()
     with torch.no_grad():
         student.clip.logit_scale.clamp_(0, math.log(100))
-    return named, loss, norm, factor
+    return _Update(named, loss, norm, job.rate * factor)
+
+
+def _evaluate(job: Job, student: Student, log: _Log, step: int) -> None:
+    """Measure the student, if the job says how; leaves it in evaluation mode."""
+    student.eval()
+    if job.evaluate:
+        log.write(step, dict(job.evaluate(student)), {})
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
@@ -158,11 +186,11 @@ def _save(job: Job, student: Student, adam: torch.optim.Optimizer, step: int) ->
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    checkpoint.save(job.out / "checkpoint.pt", state)
+    checkpoint.save(job.out / CHECKPOINT, state)
 
 
 def _resume(job: Job, student: Student, adam: torch.optim.Optimizer) -> int:
-    path = job.out / "checkpoint.pt"
+    path = job.out / CHECKPOINT
     if not path.exists():
         torch.manual_seed(job.dataset.seed)
         return 0

@@ -1,0 +1,119 @@
+"""Mistakes that a look at a recipe's places finds, before anything is labelled or trained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from clipzoo import recipe
+from clipzoo.cli import app
+from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.models.student import check_model
+from clipzoo.preflight import check_places, check_splits
+from making import make_dataset
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """Data and three splits, no two of them alike."""
+    make_dataset(tmp_path / "data", shards=1)
+    for more, split in enumerate(("probe", "validation", "test"), 1):
+        make_dataset(tmp_path / "bench" / split / "images", shards=1, count=6 + more)
+    return tmp_path
+
+
+def made(root: Path, **splits: str) -> recipe.Recipe:
+    given = (
+        {"data": str(root / "data")} | {s: str(root / "bench" / s) for s in ("probe", "validation", "test")} | splits
+    )
+    return recipe.parse(
+        {
+            "name": "x", "data": given.pop("data"), "student": {"model": "demo:clip"}, "training": {"steps": 1},
+            "arms": ["clip"], "evaluation": given,
+        }
+    )  # fmt: skip
+
+
+def test_splits_of_their_own_are_fine(places: Path) -> None:
+    check_splits(made(places))
+    check_splits(made(places, data="demo:captioned", probe="demo:probe", test="rooms:test?count=9"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"test": "bench/probe"}, "evaluation.test is .*bench/probe', whose images are those of evaluation.probe"),
+        ({"test": "bench/probe/../probe"}, "those of evaluation.probe"),
+        ({"test": "link"}, "those of evaluation.validation"),
+        ({"test": "copy"}, "those of evaluation.validation"),
+        ({"heldout": "bench/test"}, "evaluation.heldout is .* those of evaluation.test"),
+        ({"data": "bench"}, "evaluation.probe is .* those of data"),
+        ({"data": "bench/test/images"}, "evaluation.test is .* those of data"),
+        ({"validation": "demo:probe", "probe": "rooms:probe?count=50"}, "those of evaluation.probe"),
+        ({"data": "rooms:captioned?count=50", "test": "demo:captioned"}, "those of data"),
+    ],
+)
+def test_pictures_that_are_in_two_places_are_refused(places: Path, change: dict[str, str], says: str) -> None:
+    shutil.copytree(places / "bench" / "validation", places / "copy")
+    (places / "link").symlink_to(places / "bench" / "validation")
+    there = {name: text if ":" in text else str(places / text) for name, text in change.items()}
+    with pytest.raises(RecipeError, match=says):
+        check_splits(made(places, **there))
+
+
+def test_a_dry_run_refuses_a_split_that_is_another_one(places: Path) -> None:
+    (places / "r.yaml").write_text(made(places, test=str(places / "bench" / "probe")).to_yaml())
+    result = CliRunner().invoke(app, ["run", str(places / "r.yaml"), "--out", str(places / "run"), "--dry-run"])
+    assert "whose images are those of evaluation.probe" in str(result.exception)
+
+
+def test_places_beside_the_recipe_are_told_apart_from_those_here(
+    places: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (places / "card.yaml").touch()
+    (places / "my clip").mkdir()
+    values: dict[str, Any] = {
+        "name": "x", "data": "data/{00000..00001}.tar", "store": "bench", "training": {"steps": 1},
+        "student": {"model": "local-dir:my clip"}, "evaluation": {"test": "bench/test"},
+        "columns": [{"expert": "onnx:card.yaml?batch_size=1"}, {"expert": "demo:depth"}],
+    }  # fmt: skip
+    (places / "r.yaml").write_text(recipe.parse(values).to_yaml())
+    monkeypatch.chdir(places)
+    check_places(recipe.load("r.yaml"), Path("r.yaml"))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    result = CliRunner().invoke(app, ["train", str(places / "r.yaml"), "--dry-run"])
+    told = str(result.exception)
+    for name, place in {
+        "data": "data", "store": "bench", "student.model": "my clip", "evaluation.test": "bench/test",
+        "columns.0.expert": "card.yaml",
+    }.items():  # fmt: skip
+        assert f"  {name}: there is {places / place}, but no {elsewhere / place}\n" in told
+    assert "columns.1" not in told
+    assert f"Start it in {places}, or write those places as they are seen from here" in told
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "says"),
+    [
+        ("ViT-B-17", None, "no model 'ViT-B-17'.*did you mean ViT-B-16"),
+        ("ViT-B/16", "openai", "did you mean ViT-B-16"),
+        ("zzz", None, "the nearest of .* are: "),
+        ("RN50", "opanai", "no weights 'opanai'.*its tags are openai, yfcc15m, cc12m; did you mean openai"),
+    ],
+)
+def test_models_and_weights_that_do_not_exist_come_with_those_that_do(
+    model: str, weights: str | None, says: str
+) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        check_model(model, weights)
+
+
+def test_weights_may_be_a_file_or_a_tag_in_any_letters(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").touch()
+    check_model("RN50", str(tmp_path / "w.pt"))
+    check_model("ViT-B-32", "laion2b-s34b-b79k")
