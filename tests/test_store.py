@@ -321,9 +321,7 @@ def test_verify_a_tar_that_cannot_be_read(whole, column):
 
 def test_verify_missing_and_truncated_tars(whole, column):
     (column.path / "00000.tar").unlink()
-    assert messages(whole) == (
-        "segmentation/test-bright/00000: the tar is missing; remove the .parquet and label again"
-    )
+    assert messages(whole) == ("segmentation/test-bright/00000: the tar is missing; label again")
     path = column.path / "00001.tar"
     path.write_bytes(path.read_bytes()[:1024])
     assert "is truncated" in messages(whole)
