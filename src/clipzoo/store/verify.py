@@ -156,9 +156,10 @@ def _places(column: Column) -> Iterator[Problem]:
 
 def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Iterator[Problem]:
     """Of a column's fingerprint and the dataset's own, and of shards that the dataset does not have."""
-    stored = column.manifest.dataset
-    if stored != given:
-        yield Problem(column.name, "", "", f"labels another dataset: {stored} is stored, {given} is given")
+    try:
+        column.manifest.belongs(given, column.path)
+    except StoreError as error:
+        yield Problem(column.name, "", "", str(error))
     for shard in sorted(foreign):
         yield Problem(column.name, shard, "", "the dataset has no shard of this name")
 
