@@ -143,7 +143,8 @@ class Column:
 
     def source(self, shard: str) -> str:
         """`clipzoo.readers.shard_fingerprint` of the samples that a committed shard labels; "" if it was not kept."""
-        return (self.rows(shard).schema.metadata or {}).get(SOURCE_MARK.encode(), b"").decode()
+        marks: Mapping[bytes, bytes] = self.rows(shard).schema.metadata or {}
+        return marks.get(SOURCE_MARK.encode(), b"").decode()
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
         """(shard, `rows`) of every committed shard, by the order of names."""
