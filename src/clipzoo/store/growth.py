@@ -33,7 +33,7 @@ def grow(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
     if column.manifest.dataset == dataset:
         return
     shards = sorted(column.committed())
-    gone = [shard for shard in shards if shard not in set(reader.shards)]
+    gone = sorted(set(shards) - set(reader.shards))
     if gone:
         raise StoreError(
             f"{column.path} is a label store of another dataset: {len(gone)} of its {len(shards)} shards, {gone[0]!r} "
