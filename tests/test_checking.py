@@ -163,7 +163,7 @@ def test_counts_of_a_small_dataset(tmp_path: Path) -> None:
     found = check(str(tmp_path), tmp_path / "page.html", progress=False)
     assert (found.shards, found.seen, found.usable, found.of_all) == (2, 7, 5, True)
     assert {kind: one.count for kind, one in found.broken.items()} == {
-        "the image is empty": 1, "cannot decode the image": 1,
+        "the image is empty": 1, "cannot decode the image: OSError: image file is truncated": 1,
     }  # fmt: skip
     assert found.formats == {"PNG": 4, "JPEG": 1}
     assert found.sides == {"0 to 31 px": 2, "64 to 127 px": 1, "128 to 223 px": 2}
@@ -201,6 +201,22 @@ def test_languages_are_not_told_without_their_package(monkeypatch: pytest.Monkey
     assert "max-failures" not in str(rows(found))
 
 
+def test_a_dataset_without_captions_is_told_what_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And not to install what would tell the language of captions."""
+    monkeypatch.setattr(captions, "_detector", lambda: None)
+    write_shard(tmp_path / "tars" / "0.tar", [(str(i), {"png": encoded(image(i)), "cls": b"1"}) for i in range(3)])
+    told = {what: words for what, _, words in rows(check(str(tmp_path / "tars"), progress=False))}
+    assert told["languages"] == "–"
+    assert told["usable"] == (
+        "0 %; nothing can be labelled or trained on, mostly as 0: the sample has no caption: it has png, cls, a "
+        "caption is a txt or caption or json member"
+    )
+    fields = [("a", {"png": encoded(image(0)), "json": b'{"url": "x", "alt": "a cat"}'})]
+    write_shard(tmp_path / "json" / "0.tar", fields)
+    told = {what: words for what, _, words in rows(check(str(tmp_path / "json"), progress=False))}
+    assert "no text under caption or text, only url, alt; name another field by ?caption=NAME" in told["usable"]
+
+
 def test_boilerplate_is_found(tmp_path: Path) -> None:
     captions = [b"photo not available" if i < 12 else b"%d" % i for i in range(20)]
     write_shard(tmp_path / "0.tar", [(str(i), {"png": encoded(image(i)), "txt": captions[i]}) for i in range(20)])
@@ -235,7 +251,7 @@ def test_what_is_drawn_is_bounded_and_spread() -> None:
 def test_reasons_of_one_kind_are_counted_together() -> None:
     reasons = {
         "the image (jpg) is empty: 0 bytes": "the image is empty",
-        "cannot decode the image (79 bytes, beginning b'\\xff(:'): OSError: x": "cannot decode the image",
+        "cannot decode the image (79 bytes, beginning b'\\xff(:'): OSError: x": "cannot decode the image: OSError: x",
         "the image has too many pixels (Image size (4 pixels) exceeds (x)); shrink it": "the image has too many pixels",
         "its member 'a/b (1): c.png' is a link; only regular files are read": "its member … is a link",
         "the image has 12×10 pixels, too many; shrink it": "the image has …×… pixels, too many",

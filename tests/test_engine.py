@@ -22,6 +22,7 @@ from clipzoo.demo import locate_data
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import Tuning, estimate, label
+from clipzoo.labeling import report as report_of
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Drift, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory
 from clipzoo.readers.webdataset import write_shard
@@ -88,10 +89,11 @@ def test_without_memory_batches_are_halved_for_the_rest_of_the_run(tmp_path, fai
 
 def test_an_image_that_is_too_large_alone_is_a_failure(tmp_path):
     expert = Tight(0)
-    (report,) = run(make_dataset(tmp_path / "data", 1, 4), tmp_path / "out", [expert], max_failures=1)
-    assert (report.failures, report.halved_to) == (4, 1)
-    rows = Store(tmp_path / "out").columns()[0].rows("00000").to_pylist()
-    assert all("can't allocate memory" in row["error"] for row in rows)
+    with pytest.raises(ExpertError, match=r"all 4 samples .* can't allocate memory"):
+        run(make_dataset(tmp_path / "data", 1, 4), tmp_path / "out", [expert], max_failures=1)
+    (column,) = Store(tmp_path / "out").columns()
+    assert report_of(column).halved_to == 1
+    assert all("can't allocate memory" in reason for _, _, reason in column.failures())
 
 
 def test_other_failures_do_not_halve(tmp_path):
@@ -278,7 +280,7 @@ def test_failures_are_samples_whatever_number_of_experts(tmp_path, capsys):
     run(tmp_path / "data", tmp_path / "out", [poisoned, Near()], max_failures=1, log=log, progress=True)
     end = logged(log)[-1]
     assert end["failures"] == 2
-    assert end["reasons"] == {"the image is empty": 1, "the expert failed": 1}
+    assert end["reasons"] == {"the image is empty": 1, "the expert failed: RuntimeError: out of luck": 1}
     assert [one["failures"] for one in end["experts"].values()] == [2, 1]
     shown = capsys.readouterr().err
     assert "2 failed" in shown

@@ -182,8 +182,9 @@ def test_edges_black_on_white(tmp_path):
 @pytest.mark.parametrize(
     ("query", "findings"),
     [
-        ("", ["needs task, one of segmentation, depth, normals, edges, not ''"]),
-        ("task=boxes", ["needs task"]),
+        ("", ["task is not answered: segmentation, depth, normals, edges", "depth: kind = metric", "edges: range = "]),
+        ("task=boxes", ["task=boxes is none: segmentation, depth", "by --set task="]),
+        ("task=edges", ["range is not answered", "suffix may be left out: what follows", "licence may be left out"]),
         ("task", ["not of the form"]),
         ("task=depth", ["kind is not", "along is not", "scale is not answered: what values", "invalid is not"]),
         ("task=segmentation", ["classes is not answered", "void is not answered"]),

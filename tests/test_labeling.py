@@ -169,14 +169,39 @@ def test_what_is_no_label_is_a_row(tmp_path, monkeypatch, what):
     gives = {"nothing": lambda x: [None] * len(x), "foreign": lambda x: [42] * len(x), "too few": lambda x: []}
     expert = Bright()
     monkeypatch.setattr(expert, "predict", gives[what])
-    (report,) = run(make_dataset(tmp_path / "data", shards=1), tmp_path / "out", [expert], max_failures=1)
-    assert (report.labels, report.failures) == (0, 6)
+    with pytest.raises(ExpertError, match="segmentation/test-bright has no label: all 6 samples"):
+        run(make_dataset(tmp_path / "data", shards=1), tmp_path / "out", [expert], max_failures=1)
+    assert Store(tmp_path / "out").columns()[0].manifest.counts.failures == 6
 
 
 def test_kinds_of_failure_say_what_failed():
     assert kind_of("the image (jpg) is empty: 0 bytes") == "the image is empty"
-    assert kind_of("the expert failed: RuntimeError: (1)\nmore") == "the expert failed"
     assert kind_of("(odd)") == "(odd)"
+
+
+def failed(message: str) -> str:
+    return "the expert failed: " + message
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        (failed("RuntimeError: (1)\nmore"), failed("RuntimeError")),
+        (failed("RuntimeError: CUDA error: out of memory (3)\n2"), failed("RuntimeError: CUDA error: out of memory")),
+        (failed("Timeout: no answer in 30 s"), failed("Timeout: no answer in … s")),
+        (failed("SampleError: no label file: m has no 3.png"), failed("SampleError: no label file")),
+        (failed("OSError: cannot open /data/a/3.png: no"), failed("OSError: cannot open …: no")),
+        (failed("FileNotFoundError: [Errno 2] None: 'x/3.png'"), failed("FileNotFoundError: [Errno …] None: …")),
+        (failed("RuntimeError: <X object at 0x7f3a12> died"), failed("RuntimeError: <X object at …> died")),
+        ("the expert gave no sound label: class id 7 of 2; mend", "the expert gave no sound label: class id … of …"),
+        ("cannot read the label: m/1.png: OSError: truncated (9 bytes)", "cannot read the label: OSError: truncated"),
+        ("cannot read the label: m/2.png: OSError: truncated (3 bytes)", "cannot read the label: OSError: truncated"),
+        ("OSError: it is gone", "OSError: it is gone"),
+        (failed("ValueError: " + "word " * 200), (failed("ValueError: ") + "word " * 200)[:119] + "…"),
+    ],
+)  # fmt: skip
+def test_kinds_of_failure_keep_what_to_act_on(reason, kind):
+    assert kind_of(reason) == kind
 
 
 def test_one_expert_needs_no_list(tmp_path):
@@ -190,7 +215,8 @@ def test_equal_faults_give_equal_bytes(tmp_path, monkeypatch):
     for name in ("a", "b"):
         expert = Bright()
         monkeypatch.setattr(expert, "predict", lambda images: [object() for _ in images])
-        run(data, tmp_path / name, [expert], max_failures=1)
+        with pytest.raises(ExpertError, match="has no label"):
+            run(data, tmp_path / name, [expert], max_failures=1)
         stores.append(contents(tmp_path / name))
     assert stores[0] == stores[1]
 
@@ -213,8 +239,25 @@ def test_a_label_outside_its_label_space_is_a_row(tmp_path, monkeypatch):
 
     expert, wrong = Bright(), Segmentation(np.full((2, 2), 7, np.uint16), np.ones((2, 2), bool))
     monkeypatch.setattr(expert, "predict", lambda images: [wrong] * len(images))
-    (report,) = run(make_dataset(tmp_path / "data", shards=1), tmp_path / "out", [expert], max_failures=1)
-    assert report.reasons == {"the expert gave no sound label": 6}
+    with pytest.raises(ExpertError, match="as 00000/000000: the expert gave no sound label: class id 7 in"):
+        run(make_dataset(tmp_path / "data", shards=1), tmp_path / "out", [expert], max_failures=1)
+
+
+def test_a_column_without_a_label_is_an_error_until_it_has_one(tmp_path):
+    data, everything = make_dataset(tmp_path / "data"), [image(i)[0, 0].tobytes() for i in range(12)]
+    for _ in range(2):  # it is no less of one when there is nothing left to do
+        with pytest.raises(
+            ExpertError, match=r"all 12 .* as 00000/000000: the expert failed: RuntimeError: out of luck"
+        ):
+            run(data, tmp_path / "out", [Bright(poison=everything)], max_failures=1)
+    assert Store(tmp_path / "out").columns()[0].committed() == {"00000", "00001"}
+    with pytest.raises(ExpertError, match="--retry-failed"):
+        run(data, tmp_path / "out", [Bright()], max_failures=1)
+    (report,) = run(data, tmp_path / "out", [Bright(poison=everything[1:])], max_failures=1, retry_failed=True)
+    assert (report.labels, report.failures) == (1, 11)
+    assert report.reasons == {"the expert failed: RuntimeError: out of luck": 11}
+    told = "00000/000001: the expert failed: RuntimeError: out of luck (on purpose)"
+    assert report.examples == {"the expert failed: RuntimeError: out of luck": told}
 
 
 def test_what_cannot_be_reached_is_no_failure_of_a_sample(tmp_path, monkeypatch):
@@ -277,7 +320,7 @@ def test_failures_are_retried_when_asked_and_the_rest_is_kept(tmp_path):
 def test_a_store_of_another_dataset_is_refused(tmp_path):
     run(make_dataset(tmp_path / "a"), tmp_path / "out")
     with pytest.raises(StoreError, match="another dataset"):
-        run(make_dataset(tmp_path / "b", shards=3), tmp_path / "out")
+        run(make_dataset(tmp_path / "b", shards=3, count=5), tmp_path / "out")
 
 
 @pytest.mark.parametrize("out", ["data", "data/labels"])
@@ -469,7 +512,7 @@ def test_gallery(tmp_path):
 
 
 def test_gallery_of_nothing(tmp_path):
-    with pytest.raises(StoreError, match="has no column"):
+    with pytest.raises(StoreError, match=r"there is no label store at .*: no column is in it .*labels ls FOLDER"):
         inspect(tmp_path, str(make_dataset(tmp_path / "data")), tmp_path / "page.html")
 
 

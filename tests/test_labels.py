@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from clipzoo import files
 from clipzoo.cli import app
-from clipzoo.errors import StoreError
+from clipzoo.errors import ExpertError, StoreError
 from clipzoo.labeling import label
 from clipzoo.readers import open_dataset
 from clipzoo.store import Column, Store, merge, verify
@@ -25,8 +25,9 @@ from making import Bright, Near, encoded, image, make_dataset
 DOCS = Path(__file__).parent.parent / "docs" / "labels.md"
 
 
-def labelled(data: Path, out: Path, shards: list[str], *experts) -> Store:
-    label(str(data), experts or [Bright()], out, shards=shards, max_failures=0.5, progress=False)
+def labelled(data: Path, out: Path, shards: list[str], *experts, **options) -> Store:
+    options = {"max_failures": 0.5, "progress": False, **options}
+    label(str(data), experts or [Bright()], out, shards=shards, **options)
     return Store(out)
 
 
@@ -86,6 +87,15 @@ def test_merging_again_changes_nothing_and_a_source_may_be_the_target(tmp_path, 
     assert contents(tmp_path / "a") == before
 
 
+def test_a_shard_that_is_not_whole_is_left_out_and_said(tmp_path, parts, caplog):
+    (parts[0].columns()[0].path / "00002.tar").unlink()
+    (_, column) = merge(parts, Store(tmp_path / "out"))
+    assert column.committed() == {"00000", "00001", "00003"}
+    assert re.search(
+        r"00002 is left out: it is not whole, .*a/segmentation/test-bright/00002\.tar is missing", caplog.text
+    )
+
+
 def test_a_merged_shard_does_not_change_with_its_source(tmp_path, parts):
     merge(parts, Store(tmp_path / "out"))
     before = contents(tmp_path / "out")
@@ -113,10 +123,13 @@ def test_conflicts_are_refused_before_anything_is_written(tmp_path, data, parts)
     with pytest.raises(StoreError, match="made with weights_sha256 = '00', the expert now has 'ff'"):
         merge([parts[0], Store(tmp_path / "d")], Store(tmp_path / "out"))
     elsewhere = make_dataset(tmp_path / "elsewhere", shards=3)
-    labelled(elsewhere, tmp_path / "e", ["00001"])
-    with pytest.raises(StoreError, match="of another dataset"):
+    labelled(elsewhere, tmp_path / "e", ["00001"], Near())  # of which the other store has no column
+    said = r"a/segmentation/test-bright is a label store of another dataset: it has 4 .*e/depth/test-near has 3 shards"
+    with pytest.raises(StoreError, match=said):
         merge([parts[0], Store(tmp_path / "e")], Store(tmp_path / "out"))
-    with pytest.raises(StoreError, match="none' has no column; check the path"):
+    with pytest.raises(StoreError, match="e/depth/test-near is a label store of another dataset"):
+        merge(parts[:1], Store(tmp_path / "e"))
+    with pytest.raises(StoreError, match=r"there is no label store at '.*none': nothing is there"):
         merge([parts[0], Store(tmp_path / "none")], Store(tmp_path / "out"))
     with parts[0].columns()[0].lock(), pytest.raises(StoreError, match="in use by process"):
         merge(parts, Store(tmp_path / "out"))
@@ -214,15 +227,37 @@ def test_ls_and_show(tmp_path, parts):
     told = run("show", tmp_path / "a", "segmentation/test-bright")
     assert '"weights_sha256": "00"' in told
     assert "event: shard" in told
-    assert "1 × the expert failed" in told
+    assert "1 × the expert failed: RuntimeError: out of luck\n" in told
+    assert "    as 00000/000003: the expert failed: RuntimeError: out of luck (on purpose)\n" in told
     with pytest.raises(StoreError, match="it has: segmentation/test-bright"):
         CliRunner().invoke(app, ["labels", "show", str(tmp_path / "a"), "depth/none"], catch_exceptions=False)
+
+
+def test_every_failure_is_a_line(tmp_path, data, monkeypatch):
+    def predict(images):
+        raise RuntimeError("one\ttab,\ntwo lines \x1b[2J " + "long " * 100)
+
+    expert = Bright()
+    monkeypatch.setattr(expert, "predict", predict)
+    with pytest.raises(ExpertError, match="all 12 samples that were looked at failed"):
+        labelled(data, tmp_path / "out", ["00000", "00002"], expert, max_failures=1.0)
+    rows = [line.split("\t") for line in run("show", tmp_path / "out", "segmentation", "--failed").splitlines()]
+    assert [row[:2] for row in rows] == [[f"0000{i // 6}", f"{i:06d}"] for i in (*range(6), *range(12, 18))]
+    reason = r"the expert failed: RuntimeError: one\ttab,\ntwo lines \x1b[2J " + "long " * 100
+    assert all(row[2:] == [reason] for row in rows)
+    monkeypatch.undo()
+    labelled(data, tmp_path / "out", ["00000", "00002"], expert, retry_failed=True)
+    assert run("show", tmp_path / "out", "segmentation", "--failed") == ""
 
 
 def test_a_damaged_column_is_no_hindrance_to_others(tmp_path, parts):
     (tmp_path / "b" / "depth" / "test-near" / "manifest.json").write_text("{")
     assert "test:bright" in run("show", tmp_path / "b", "segmentation/test-bright")
     assert "test:bright" in run("show", tmp_path / "b", "segmentation")
+    told = run("ls", tmp_path / "b")
+    assert re.search(r"depth/test-near .*manifest.json is damaged: .*labels rm", told)
+    assert re.search(r"segmentation/test-bright .*test:bright", told)
+    assert "manifest.json is damaged" in run("verify", tmp_path / "b", code=1)
     assert "depth/test-near is removed" in run("rm", tmp_path / "b", "depth/test-near", "--yes")
     assert "test-bright" in run("ls", tmp_path / "b")
 
@@ -257,9 +292,12 @@ def test_merge_and_verify(tmp_path, data, parts):
     )
     assert "nothing is wrong" in run("verify", tmp_path / "out", "--data", data)
     other = make_dataset(tmp_path / "other", count=5)
-    assert "labels another dataset" in run("verify", tmp_path / "out", "--data", other, code=1)
-    for verb in ("verify", "ls"):  # of a path that is mistyped
-        assert isinstance(CliRunner().invoke(app, ["labels", verb, str(tmp_path / "uot")]).exception, StoreError)
+    assert "is a label store of another dataset" in run("verify", tmp_path / "out", "--data", other, code=1)
+    (tmp_path / "empty").mkdir()
+    for verb in ("verify", "ls"):
+        for name, why in (("uot", "nothing is there"), ("empty", "no column is in it")):
+            with pytest.raises(StoreError, match=f"there is no label store at '.*{name}': {why}"):
+                CliRunner().invoke(app, ["labels", verb, str(tmp_path / name)], catch_exceptions=False)
     (tmp_path / "out" / "segmentation" / "test-bright" / "00001.tar").unlink()
     assert "00001: the tar is missing" in run("verify", tmp_path / "out", code=1)
 

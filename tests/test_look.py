@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipzoo.errors import ExpertError
 from clipzoo.labeling import label
 from making import Bright, make_dataset
 
@@ -59,6 +60,9 @@ def test_a_dataset_of_broken_pictures_is_no_reason_to_warn(tmp_path: Path, caplo
     for i in range(3):
         (tmp_path / "data" / f"{i}.png").write_bytes(b"none")
         (tmp_path / "data" / f"{i}.txt").write_text("a caption")
-    with caplog.at_level(logging.WARNING):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(ExpertError, match=r"all 3 samples .* cannot decode the image"),
+    ):
         label(str(tmp_path / "data"), [Bright()], tmp_path / "labels", device="cpu", progress=False, max_failures=1)
     assert caplog.text == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -13,15 +14,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from clipzoo.data import Plan
 from clipzoo.errors import LabelError, StoreError
 from clipzoo.experts import ExpertCard
 from clipzoo.files import places
-from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers import fingerprint, open_dataset, shard_fingerprint
+from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verify
 from clipzoo.tasks import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
-from making import Bright, Near, image, make_dataset
+from making import Bright, Near, image, make_dataset, samples
 
 KEYS = [f"{i:06d}" for i in range(6)]
 
@@ -243,6 +246,22 @@ def test_a_second_writer_is_told_and_stale_files_are_removed(column):
         pass
 
 
+def test_what_is_written_has_the_rights_of_any_new_file(tmp_path, reader):
+    before = os.umask(0o027)
+    try:
+        column = Store(tmp_path / "other").create(Bright().card, fingerprint(reader))
+        fill(column)
+        column.finish()
+        with places.whole(tmp_path / "a") as beside:  # as safetensors writes
+            beside.unlink()
+            os.close(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    written = [path for path in (tmp_path / "other").rglob("*") if path.is_file()]
+    assert len(written) == 4
+    assert {path.stat().st_mode & 0o777 for path in [*written, tmp_path / "a"]} == {0o640}
+
+
 # Damage ----------------------------------------------------------------------------------------------------
 
 
@@ -321,14 +340,53 @@ def test_verify_a_tar_that_cannot_be_read(whole, column):
 
 def test_verify_missing_and_truncated_tars(whole, column):
     (column.path / "00000.tar").unlink()
-    assert messages(whole) == (
-        "segmentation/test-bright/00000: the tar is missing; remove the .parquet and label again"
-    )
+    assert messages(whole) == ("segmentation/test-bright/00000: the tar is missing; label again")
     path = column.path / "00001.tar"
     path.write_bytes(path.read_bytes()[:1024])
     assert "is truncated" in messages(whole)
     with pytest.raises(StoreError, match=r"remove 00000\.parquet and label again"):
         column.read("00000", 512, 10)
+
+
+def test_a_shard_counts_when_both_of_its_files_are_there(whole, column, reader, tmp_path):
+    (column.path / "00000.tar").unlink()
+    (column.path / "00001.parquet").unlink()
+    assert column.committed() == set()
+    assert column.halves() == {"00000": ".tar", "00001": ".parquet"}
+    assert not column.has("00001")
+    with pytest.raises(
+        StoreError, match=r"00000\.tar is gone, and with it the labels .* run again what made the column"
+    ):
+        column.has("00000")
+    with pytest.raises(StoreError, match=r"00000\.tar is gone"):
+        Plan.build(reader, {column.name: column})
+    fill(column)  # the same rows, which are there, and the tar, which is not
+    assert column.halves() == {"00001": ".parquet"}
+    column.read("00000", 512, 10)
+
+
+def test_verify_tells_of_a_damaged_manifest_and_goes_on(tmp_path, whole, column, reader):
+    other = Store(tmp_path / "labels").create(Near().card, fingerprint(reader))
+    (other.path / "manifest.json").write_text("{")
+    (column.path / "00000.tar").unlink()
+    damaged, missing = messages(whole, reader).splitlines()[:1], messages(whole, reader).splitlines()[-1]
+    assert re.match(r"depth/test-near: .*manifest.json is damaged", damaged[0])
+    assert missing == "segmentation/test-bright/00000: the tar is missing; label again"
+
+
+def test_verify_a_store_of_nothing(tmp_path):
+    with pytest.raises(StoreError, match=r"there is no label store at .*: nothing is there; check the path"):
+        verify(Store(tmp_path / "none"))
+
+
+def test_verify_other_pictures_under_the_same_keys(tmp_path, reader, column):
+    shard = reader.shards[0]
+    with ColumnWriter(column, shard, KEYS, shard_fingerprint(reader, shard)) as writer:
+        for key in KEYS:
+            writer.add(key, Bright.one(image(int(key))))
+    assert verify(Store(tmp_path / "labels"), reader) == []
+    write_shard(tmp_path / "data" / f"{shard}.tar", samples(6, size=(24, 16)))
+    assert "00000: the dataset has other pictures under these keys" in messages(Store(tmp_path / "labels"), reader)
 
 
 def test_verify_exchanged_and_overwritten_labels(whole, column):
@@ -353,7 +411,7 @@ def test_verify_damaged_rows(whole, column):
 def test_verify_against_the_dataset(tmp_path, whole, column):
     other = open_dataset(str(make_dataset(tmp_path / "other", shards=1, count=5)))
     found = messages(whole, other)
-    assert "labels another dataset" in found
+    assert "is a label store of another dataset" in found
     assert "test-bright/00001: the dataset has no shard of this name" in found
     assert "00000/000005: the dataset has no sample of this key" in found
 

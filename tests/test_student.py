@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_a_named_loss_gets_its_channels_trains_them_and_is_saved(tiny_clip: str,
     again = Student.load(tmp_path)
     assert again.specs == student.specs
     torch.testing.assert_close(again(images)["predictions"], out["predictions"])
+
+
+def test_weights_have_the_rights_of_any_new_file(tiny_clip: str, tmp_path: Path) -> None:
+    """A colleague can load them: safetensors makes files that nobody else can read."""
+    before = os.umask(0o022)
+    try:
+        Student.create(tiny_clip, specs={"normals/x": NORMALS}).save(tmp_path)
+    finally:
+        os.umask(before)
+    assert len([*tmp_path.glob("*.safetensors")]) == 2
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
 
 
 def test_a_loss_or_option_that_does_not_exist_is_named(tiny_clip: str) -> None:

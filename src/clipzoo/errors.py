@@ -23,13 +23,44 @@ import re
 MAX_FAILURES = 0.05
 """The share of a column's samples that may fail before labelling stops, if nothing else is asked for."""
 
+LONGEST = 120
+"""Characters of a kind: a library may say much in one line."""
+
+_VARIES = re.compile(r"b?'[^'\n]*'|b?\"[^\"\n]*\"|(?<![\w.~-])[\w.~-]*/\S*\w|0x[0-9a-fA-F…]+")
+"""Names, paths, addresses in memory."""
+
+_RAISED = re.compile(r"((?<=the expert failed: )\w+|\b\w*(?:Error|Exception)): (.*)")
+"""An exception's type and the first line that it says."""
+
+_OURS = ("SampleError", "ImageError", "LabelError", "ExpertError")
+"""Exceptions that samples meet, of this file: they, too, say behind a colon what differs from sample to sample."""
+
 
 def kind_of(reason: str) -> str:
-    """A reason without what differs from sample to sample: names, numbers, what is in brackets or behind a colon."""
-    bare = re.sub(r"b?'[^'\n]*'|b?\"[^\"\n]*\"", "…", reason)
-    parts = re.match(r"([^(:;\n]*)(?:\([^()]*\))?([^(:;\n]*)", bare)
-    told = parts[1].rstrip() + parts[2] if parts else bare
-    return re.sub(r"(?<![\w-])\d+", "…", told).strip() or reason.strip()
+    """A reason without what differs from sample to sample: names, numbers, what is in brackets or behind a colon.
+
+    Kept behind a colon is what an exception says, and what is wrong with an expert's label: it is what to mend.
+    """
+    bare = _VARIES.sub("…", reason[: 10 * LONGEST])
+    told, raised = _clause(bare), _RAISED.search(bare)
+    if raised is not None:
+        said = _clause(raised[2]) if raised[1] in _OURS else _plain(re.sub(r"\([^()]*\)", "", raised[2]))
+        told = ": ".join(dict.fromkeys(filter(None, (told, raised[1], said))))
+    elif bare.startswith(("the expert ", "a label that the expert ")):
+        told = f"{told}: {_clause(bare.partition(': ')[2])}".removesuffix(": ")
+    told = told or reason.strip()
+    return told if len(told) <= LONGEST else told[: LONGEST - 1].rstrip() + "…"
+
+
+def _clause(text: str) -> str:
+    """A text up to its first colon, without its first brackets."""
+    parts = re.match(r"([^(:;\n]*)(?:\([^()]*\))?([^(:;\n]*)", text)
+    return _plain(parts[1].rstrip() + parts[2] if parts else text)
+
+
+def _plain(text: str) -> str:
+    """Without numbers."""
+    return re.sub(r"(?<![\w-])\d+", "…", text).strip()
 
 
 def brief(error: BaseException, most: int = 160) -> str:

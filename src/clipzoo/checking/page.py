@@ -61,7 +61,7 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
         ("shorter side", "", _counted(found.sides, found.usable, _SIDES)),
         ("width to height", "", _counted(found.aspects, found.usable, _ASPECTS)),
         ("scripts", "", _counted(found.scripts, found.usable)),
-        ("languages", "", _counted(found.languages, found.usable) if found.languages else UNTOLD),
+        ("languages", "", _counted(found.languages, found.usable) if found.languages or not found.usable else UNTOLD),
         ("caption length", f"{middle}", f"characters in the middle; 90 % have {low} to {high}"),
     ]
     for odd, one in sorted(found.suspicious.items(), key=lambda pair: -pair[1].count):
@@ -146,10 +146,13 @@ def _card(reader: Reader, entry: Entry) -> Card:
 
 
 def _refused(found: Findings) -> str:
-    """Whether so many are broken that labelling would stop."""
+    """What follows where so many are broken that labelling would stop."""
     broken = found.seen - found.usable
     if broken <= MAX_FAILURES * found.seen:
         return ""
+    if not found.usable:
+        most = max(found.broken.values(), key=lambda one: one.count)
+        return f"; nothing can be labelled or trained on, mostly as {most.example}"
     least = math.ceil(100 * broken / found.seen) / 100
     return (
         f"; `clipzoo label` stops where more than {MAX_FAILURES:.0%} fail: give --max-failures {least:g} (in a recipe "

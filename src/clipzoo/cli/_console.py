@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +19,24 @@ if TYPE_CHECKING:
     from clipzoo.recipe import Recipe
     from clipzoo.workspace import Run
 
-console = Console()
+WIDE = 100_000
+"""Columns of what is no terminal: a table is as wide as its content there."""
+
+
+class _Console(Console):
+    """Tables of which nothing is cut: folded on a terminal, whole in a pipe or file, where programs read them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does it."""
+        if not self.is_terminal:
+            self.width = WIDE
+        for table in (one for one in objects if isinstance(one, Table)):
+            for column in table.columns:
+                column.overflow = "fold"
+        super().print(*objects, **options)
+
+
+console = _Console()
 
 
 def bold(path: object) -> str:
@@ -51,31 +68,35 @@ def cards(told: Sequence[Mapping[str, str]]) -> Table:
     """Columns side by side, each as `clipzoo.labeling.gallery.card` tells it."""
     table = Table(title="Columns", show_lines=True)
     for name in ("", *(card["column"] for card in told)):
-        table.add_column(escape(name), overflow="fold")
+        table.add_column(escape(name))
     for name in [name for name in told[0] if name != "column"]:
         table.add_row(name, *(escape(card[name]) for card in told))
     return table
 
 
-def labelled(reports: Sequence[ColumnReport]) -> Table:
-    """What columns hold after labelling, what is new, and what it cost."""
+def labelled(reports: Sequence[ColumnReport]) -> None:
+    """Print what columns hold after labelling, what is new, and what it cost; and an example of what failed most."""
     table = Table()
     for name in ("column", "labels", "of them new", "failures", "bytes a label", "ms an image"):
-        table.add_column(name, overflow="fold", min_width=20 if name == "column" else None)
+        table.add_column(name, min_width=20 if name == "column" else None)
     for r in reports:
         why = "".join(f"\n{count} × {escape(reason)}" for reason, count in list(r.reasons.items())[:3])
         if r.halved_to:
             why += f"\nout of memory: batches were halved to {r.halved_to}"
         cost = (f"{r.bytes_per_image:,.0f}", f"{1000 * r.seconds_per_image:,.1f}")
         table.add_row(f"{r.task}/{r.slug}", f"{r.labels:,}", f"{r.labelled:,}", f"{r.failures:,}{why}", *cost)
-    return table
+    console.print(table)
+    for r in reports:
+        for example in list(r.examples.values())[:1]:
+            told = f"{r.task}/{r.slug}: for example {example}\nall of them: {r.listing}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def estimated(guess: Estimate, price: float | None) -> tuple[Table, str]:
     """What labelling would take, by columns and in all."""
     table = Table()
     for name in ("column", "bytes", "ms an image", "failures"):
-        table.add_column(name, overflow="fold", min_width=20 if name == "column" else None)
+        table.add_column(name, min_width=20 if name == "column" else None)
     for c in guess.columns:
         table.add_row(c.name, f"{c.bytes:,.0f}", f"{1000 * c.seconds_per_image:,.1f}", f"{c.failures:.1%}")
     told = f"{guess.samples:,} samples: {timedelta(seconds=round(guess.seconds))}, {guess.bytes / 1e6:,.1f} MB"

@@ -18,7 +18,10 @@ def command(
     from clipzoo import demo
     from clipzoo.cli._console import bold, cards, console
     from clipzoo.labeling import inspect
+    from clipzoo.store import Store
 
-    found = inspect(labels, demo.locate_beside(data, labels), out, count)
+    Store(labels).columns(needed=True)  # before anything is unpacked
+    with demo.looked_at(data, labels) as located:
+        found = inspect(labels, located, out, count)
     console.print(cards(found.cards))
     console.print(f"the gallery is {bold(found.path)}")

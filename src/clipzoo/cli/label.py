@@ -44,17 +44,19 @@ def command(
     from clipzoo.cli._console import console, estimated, labelled
     from clipzoo.pipeline import pick_device
 
-    found = demo.locate_beside(data, out)
+    if price is not None and not estimate:
+        raise typer.BadParameter("--price says what --estimate would cost: add --estimate, or leave --price out")
     if engine == "local" or estimate:  # a cluster's devices need not be here
         device = pick_device(device)
     tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
     if estimate:
-        guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
+        with demo.looked_at(data, out) as found:
+            guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
         console.print(*estimated(guess, price), sep="\n")
         return
     reports = labeling.label(
-        found, expert, out, device=device, batch_size=batch_size, max_failures=max_failures,
+        demo.locate_beside(data, out), expert, out, device=device, batch_size=batch_size, max_failures=max_failures,
         retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, log=log, engine=engine,  # type: ignore[arg-type]  # it checks
         ray_address=ray_address,
     )  # fmt: skip
-    console.print(labelled(reports))
+    labelled(reports)

@@ -24,6 +24,11 @@ def _parts(store: str, name: str) -> tuple[str, str]:
     return task, slug
 
 
+def _in_a_line(text: str) -> str:
+    """A text whose line ends, tabs and control characters are written as a programmer would."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @app.command("ls")
 def ls(store: StorePath) -> None:
     """What columns a store has, and what they cost."""
@@ -32,32 +37,47 @@ def ls(store: StorePath) -> None:
 
     from clipzoo.cli._console import console
     from clipzoo.labeling.gallery import card
-    from clipzoo.store import Store
+    from clipzoo.store import Column, Store
 
     shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds")
     table = Table()
-    for name in shown:  # the name is what the other verbs ask for: folded, never cut
-        table.add_column(name, overflow="fold", min_width=24 if name == "column" else None)
-    for column in Store(store).columns(needed=True):
-        told = {**card(column), "bytes": f"{column.manifest.counts.bytes:,}"}
+    for name in shown:
+        table.add_column(name, min_width=24 if name == "column" else None)
+    for name, column in Store(store).each(needed=True).items():
+        if isinstance(column, Column):
+            told = {**card(column), "bytes": f"{column.manifest.counts.bytes:,}"}
+        else:
+            told = {**dict.fromkeys(shown, ""), "column": name, "expert": str(column)}
         table.add_row(*(escape(told[name]) for name in shown))
     console.print(table)
 
 
 @app.command("show")
-def show(store: StorePath, name: Name) -> None:
-    """A column's manifest, its runs, and why samples have no label."""
+def show(
+    store: StorePath,
+    name: Name,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Every sample without a label: shard, key and reason, tabs between.")
+    ] = False,
+) -> None:
+    """A column's manifest, its runs, and why samples have no label; or all of these samples."""
     from clipzoo.cli._console import console
     from clipzoo.labeling import report
     from clipzoo.store import Store
     from clipzoo.store.manifest import runs
 
     column = Store(store).column(*_parts(store, name))
+    if failed:
+        for row in column.failures():
+            typer.echo("\t".join(map(_in_a_line, row)))
+        return
     console.print_json(column.manifest.model_dump_json())
     for line in runs(column.path):
         console.print(", ".join(f"{key}: {value}" for key, value in line.items() if key != "software"), markup=False)
-    for reason, count in report(column).reasons.items():
-        console.print(f"{count} × {reason}", markup=False)
+    found = report(column)
+    for kind, count in found.reasons.items():
+        told = f"{count} × {kind}\n    as {found.examples[kind]}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("rm")
@@ -100,16 +120,15 @@ def verify(
     from clipzoo import demo
     from clipzoo.cli._console import bars, console
     from clipzoo.readers import open_dataset
-    from clipzoo.store import Store
+    from clipzoo.store import Column, Store
     from clipzoo.store import verify as verified
 
-    columns = Store(store).columns(needed=True)  # of a path that is mistyped nothing would be wrong
-    reader = open_dataset(demo.locate_beside(data, store)) if data else None
-    with bars() as progress:
-        problems = verified(Store(store), reader, progress.step)
+    columns = Store(store).each(needed=True).values()  # before anything is unpacked
+    with demo.looked_at(data or "", store) as place, bars() as progress:
+        problems = verified(Store(store), open_dataset(place) if data else None, progress.step)
     for problem in problems:
         console.print(str(problem), markup=False, soft_wrap=True)
-    labels = sum(column.manifest.counts.labels for column in columns)
+    labels = sum(column.manifest.counts.labels for column in columns if isinstance(column, Column))
     found = f"{len(problems)} problems" if problems else "nothing is wrong"
     console.print(f"{found} in {labels:,} labels of {len(columns)} columns")
     if problems:
@@ -138,7 +157,7 @@ def import_(
     told = dict(one.partition("=")[::2] for one in answers or ())
     place = demo.locate_beside(data, out)
     found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
-    console.print(labelled([found.column]))
+    labelled([found.column])
     console.print(f"{found.matched:,} of {found.samples:,} samples have a label to be found")
 
 

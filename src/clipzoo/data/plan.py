@@ -60,7 +60,7 @@ class Plan:
 
         Raises:
             PlanError: nothing usable, or labels that fit no sample.
-            StoreError: a column is of another dataset.
+            StoreError: a column is of another dataset, or of a shard has the rows alone and not the labels.
         """
         identity = fingerprint(reader) if columns else {}
         for column in columns.values():

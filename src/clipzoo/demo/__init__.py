@@ -7,6 +7,15 @@ Locations, wherever a recipe takes a dataset or a model:
     demo:clip                       the packaged start, as a student's model
 """
 
-from clipzoo.demo.locate import check, locate, locate_beside, locate_data, locate_model, shared, to_render
+from clipzoo.demo.locate import (
+    check,
+    locate,
+    locate_beside,
+    locate_data,
+    locate_model,
+    looked_at,
+    shared,
+    to_render,
+)
 
-__all__ = ["check", "locate", "locate_beside", "locate_data", "locate_model", "shared", "to_render"]
+__all__ = ["check", "locate", "locate_beside", "locate_data", "locate_model", "looked_at", "shared", "to_render"]

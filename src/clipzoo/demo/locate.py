@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from clipzoo.demo.render import render_split
 from clipzoo.demo.rooms import SPLITS
@@ -75,7 +77,19 @@ def locate_data(location: str, cache: Path, progress: Progress = lambda what, do
 
 def locate_beside(location: str, store: str) -> str:
     """As `locate_data`, with packaged data in the folder of a label store; in the user's cache if that is remote."""
-    return locate_data(location, Path.home() / ".cache" / "clipzoo" if "://" in store else Path(store, ".data"))
+    return locate_data(location, _beside(store))
+
+
+@contextmanager
+def looked_at(location: str, store: str) -> Iterator[str]:
+    """As `locate_beside`, for who changes nothing: what is not there yet is there while the block lasts."""
+    with TemporaryDirectory(prefix="clipzoo-look-") as scratch:
+        cache = _beside(store)
+        yield locate_data(location, cache if cache.is_dir() else Path(scratch))
+
+
+def _beside(store: str) -> Path:
+    return Path.home() / ".cache" / "clipzoo" if "://" in store else Path(store, ".data")
 
 
 def to_render(location: str) -> int | None:

@@ -91,8 +91,9 @@ def _render_truth(
     with ExitStack() as stack, _pool(workers) as pool:
         for column in columns.values():
             stack.enter_context(column.lock())
+        done = set.intersection(*(column.committed() for column in columns.values()))
         for start, shard in zip(range(0, count, SHARD), reader.shards, strict=False):
-            if all(column.has(shard) for column in columns.values()):
+            if shard in done:
                 continue
             seeds = range(start, min(start + SHARD, count))
             labels = pool.imap(partial(_labels, split=split, size=size), seeds, 16)

@@ -24,6 +24,9 @@ from clipzoo.types import FloatArray
 Parser = Callable[[str], dict[str, Any]]
 """An answer -> fields; raises `ValueError` on what is none."""
 
+FORMATS = ("files", "coco", "panoptic", "voc", "rows")
+"""Zoos of experts that look labels up; what `clipzoo labels import` knows."""
+
 INVALID = "the value of unknown pixels (several with commas), as 0, or none; not-a-number is unknown anyway"
 QUESTIONS: Mapping[str, Mapping[str, str]] = {
     "segmentation": {
@@ -81,20 +84,37 @@ class Answers:
         return Convention(self.classes, self.kind, self.along)
 
 
-def parse(given: Mapping[str, str], zoo: str) -> Answers:
-    """The answers of ``task=depth&kind=metric&…``, as `split` gives them.
+def parse(given: Mapping[str, str], zoo: str, first: Mapping[str, str]) -> Answers:
+    """The answers of ``task=depth&kind=metric&…``, as `split` gives them; ``first`` are questions of the zoo's own.
 
     Raises:
         ExpertError: a question is unanswered, an answer wrong, or nobody asked; all findings at once.
     """
     task = given.get("task", "")
     if task not in QUESTIONS:
-        raise ExpertError(
-            f"{zoo}: needs task, one of {', '.join(QUESTIONS)}, not {task!r}: write {zoo}:labels/?task=depth&…"
-        )
+        raise without_task(given, zoo, first, QUESTIONS)
     optional = {"task": "", **({"first": FIRST} if task == "segmentation" else {}), **OPTIONAL}
-    fields = answer(given, QUESTIONS[task], optional, PARSERS, zoo, task)
-    return Answers(given=given, **fields)
+    fields = answer(given, {**first, **QUESTIONS[task]}, optional, PARSERS, zoo, task)
+    return Answers(given={name: text for name, text in given.items() if name not in first}, **fields)
+
+
+def without_task(
+    given: Mapping[str, str], zoo: str, first: Mapping[str, str], tasks: Mapping[str, Mapping[str, str]]
+) -> ExpertError:
+    """The error where nobody says what task labels are of: all that is open, and what each task then asks."""
+    told = f"task={given['task']} is none" if "task" in given else "task is not answered"
+    lines = [f"  {name} is not answered: {how}" for name, how in first.items() if name not in given]
+    lines.append(f"  {told}: {', '.join(tasks)}; each then asks")
+    for task, questions in tasks.items():
+        lines += [f"    {task}: {name} = {how}" for name, how in questions.items() if name not in {**first, **given}]
+    return ExpertError("\n".join([_ask(zoo, "these labels", "task"), *lines]))
+
+
+def _ask(zoo: str, what: str, question: str) -> str:
+    how = f"answer behind the path, as {zoo}:PATH?{question}=…&…"
+    if zoo in FORMATS:
+        how += f", or to `clipzoo labels import` by --set {question}=… and so on"
+    return f"{zoo}: {what} do not say by themselves what they mean; {how}:"
 
 
 def split(query: str) -> dict[str, str]:
@@ -140,10 +160,10 @@ def answer(
     if findings:
         head = f"{zoo}: these options are wrong:"
         if left_open:
-            head = (
-                f"{zoo}: labels of {task} do not say by themselves what they mean; answer behind the path, as "
-                f"{zoo}:PATH?{next(iter(asked))}=…&…:"
-            )
+            head = _ask(zoo, f"labels of {task}", next(iter(asked)))
+            findings += [
+                f"  {name} may be left out: {how}" for name, how in optional.items() if how and name not in given
+            ]
         raise ExpertError("\n".join([head, *findings]))
     return fields
 
@@ -210,12 +230,19 @@ def number(name: str, low: float, high: float, kind: type[int] | type[float] = f
     return parser
 
 
+def _label(text: str) -> dict[str, Any]:
+    if not text:
+        raise ValueError("it needs a name")
+    return {}
+
+
 def _frame(text: str) -> dict[str, Any]:
     return {"frame": parse_frame(text)}
 
 
 PARSERS: Mapping[str, Parser] = {
     "classes": parse_classes,
+    "label": _label,
     "task": lambda text: {"task": text},
     "void": _unknown,
     "invalid": _unknown,

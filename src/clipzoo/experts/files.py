@@ -39,7 +39,7 @@ def create(name: str) -> FilesExpert:
         ExpertError: the folder is not there, or the URI leaves open what the files mean.
     """
     folder, _, query = name.partition("?")
-    answers = parse(split(query), "files")
+    answers = parse(split(query), "files", {})
     if not Path(folder).expanduser().is_dir():
         raise ExpertError(f"{folder!r} is no folder, so there are no labels in it; check the path in files:{name}")
     return FilesExpert(Path(folder).expanduser(), answers, f"files:{name}")

@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import _boxes, files
-from clipzoo.experts._answers import Answers, answer, chosen, parse, split
+from clipzoo.experts._answers import PARSERS as ANSWERS
+from clipzoo.experts._answers import QUESTIONS, Answers, answer, chosen, parse, split, without_task
 from clipzoo.experts._keyed import KeyedExpert, Size, same_aspect
 from clipzoo.experts.base import ExpertCard
 from clipzoo.readers import Entry, open_dataset
@@ -32,6 +33,9 @@ REQUIRED = {
     "box": "xyxy (corners), xywh (corner and sides) or cxcywh (centre and sides)",
     "unit": "pixels (of the row's own picture) or relative (shares of its width and height)",
 }
+TASKS = {**QUESTIONS, "detection": {name: how for name, how in REQUIRED.items() if name != "label"}}
+"""Task -> question -> how it is answered."""
+
 OPTIONAL = {
     "task": "",
     "boxes": "the field of an object's box, by default bbox",
@@ -41,8 +45,7 @@ OPTIONAL = {
 }
 PARSERS = {
     **_boxes.PARSERS,
-    "label": lambda text: {},
-    "task": lambda text: {},
+    **{question: ANSWERS[question] for question in ("label", "task")},
     "box": chosen("box", ("xyxy", "xywh", "cxcywh")),
     "unit": chosen("unit", ("pixels", "relative")),
     "boxes": lambda text: {"boxes": text},
@@ -60,14 +63,14 @@ def create(name: str) -> Rows:
     path, _, query = name.partition("?")
     given = split(query)
     options = {option: given.pop(option) for option in READER if option in given}
-    if not given.get("label"):
-        raise ExpertError(f"rows: label is not answered: {LABEL}; write rows:PATH?label=mask&task=…")
-    if given.get("task") == "detection":
+    if given.get("task") not in TASKS:
+        raise without_task(given, "rows", {"label": LABEL}, TASKS)
+    if given["task"] == "detection":
         boxes = answer(given, REQUIRED, OPTIONAL, PARSERS, "rows", "detection")
         convention, licence = Convention(boxes["classes"]), boxes.get("licence", "unknown")
         card = ExpertCard(f"rows:{name}", "detection", convention, licence, preprocessing=given)
         return Objects(card, _reader(path, options, given["label"]), boxes)
-    answers = parse({question: text for question, text in given.items() if question != "label"}, "rows")
+    answers = parse(given, "rows", {"label": LABEL})
     return Pictures(files.card(f"rows:{name}", answers), _reader(path, options, given["label"]), answers)
 
 

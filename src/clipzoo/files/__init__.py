@@ -27,11 +27,12 @@ from clipzoo.files.places import (
     same,
     size,
     threads,
+    whole,
     write,
 )
 
 __all__ = [
     "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts", "found", "join",
     "keep", "leads_out", "near", "nested", "opened", "place", "raw", "read_at", "read_spans", "regular", "remote",
-    "same", "size", "threads", "write",
+    "same", "size", "threads", "whole", "write",
 ]  # fmt: skip

@@ -287,17 +287,32 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears at ``path`` when the block ends: whole or not at all; folders are made.
+
+    It has the rights of any new file of this process (its umask), though a library may write files that nobody else
+    can read, as safetensors does since 0.8.
+    """
+    draft = Draft(path, f".{uuid4().hex[:8]}")
+    try:
+        draft.path.touch()
+        rights = draft.path.stat().st_mode
+        yield draft.path
+        if draft.path.stat().st_mode != rights:
+            draft.path.chmod(stat.S_IMODE(rights))
+        draft.settle()
+    finally:
+        draft.drop()
+
+
 def write(path: Place, data: bytes) -> None:
     """Replace a small file, whole or not at all; folders are made."""
     if isinstance(path, Remote):
         path.write(data)
         return
-    draft = Draft(path, f".{uuid4().hex[:8]}")
-    try:
-        draft.path.write_bytes(data)
-        draft.settle()
-    finally:
-        draft.drop()
+    with whole(path) as beside:
+        beside.write_bytes(data)
 
 
 def append(path: Place, line: bytes) -> None:

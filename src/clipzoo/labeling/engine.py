@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,8 +26,10 @@ from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling._watch import Budget, Interrupted, Stop, signals
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.readers import Reader, fingerprint, open_dataset
-from clipzoo.store import Column, Store
+from clipzoo.store import Column, Store, grow
 from clipzoo.store.manifest import runs
+
+log = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
 
@@ -45,9 +49,27 @@ class ColumnReport:
     labelled: int
     """Labels made by this run."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """Kinds of failure -> how many samples, in the whole column."""
+    """Kinds of failure -> how many samples, in the whole column, the most frequent first."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Kinds of failure, in the same order -> the first sample that failed so, and its reason in full."""
     halved_to: int | None = None
     """The batch size that some run went down to when memory ran out: its labels need not be those of another run."""
+
+    def refuse_empty(self) -> None:
+        """Raise `ExpertError` if all samples failed: a column without a label teaches nothing."""
+        if self.labels or not self.failures:
+            return
+        raise ExpertError(
+            f"{self.task}/{self.slug} has no label: all {self.failures:,} samples that were looked at failed, as "
+            f"{next(iter(self.examples.values()))}\nTheir rows are kept: `{self.listing}` lists them. Mend the cause "
+            "and run the same again with --retry-failed, without which failed samples are left as they are; where an "
+            "option or answer was wrong, remove the column first (`clipzoo labels rm`)"
+        )
+
+    @property
+    def listing(self) -> str:
+        """The command that lists every sample without a label, and why."""
+        return f"clipzoo labels show {shlex.quote(str(self.path.parent.parent))} {self.task}/{self.slug} --failed"
 
     @property
     def bytes_per_image(self) -> float:
@@ -101,7 +123,8 @@ def label(
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
-        ExpertError: an expert cannot be made or loaded, or fails too often.
+        ExpertError: an expert cannot be made or loaded, or fails too often; or a column ends without a single label,
+            whatever ``max_failures`` allows: its rows are kept.
         StoreError: the store is of another dataset or other weights, or in use.
         EngineError: the engine is not known, or the cluster cannot do it.
         Interrupted: SIGINT or SIGTERM; the same call goes on where this one stopped.
@@ -118,6 +141,8 @@ def label(
         max_failures, retry_failed, shards, tuning, check, progress, log, engine, ray_address,
     )  # fmt: skip
     reports = [one for stage in _reads.stages(made, call.store) for one in _label(call, stage)]
+    for one in reports:
+        one.refuse_empty()
     return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
 
 
@@ -162,12 +187,14 @@ class _Call:
 
 def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
     """Label with experts of which none reads a column that another one writes."""
-    columns = [call.store.create(call.tuning.card(expert), call.identity) for expert in experts]
+    columns = [call.store.create(call.tuning.card(expert), call.identity, grows=True) for expert in experts]
     with ExitStack() as stack:
         for column in sorted(columns, key=lambda c: str(c.path)):
             stack.enter_context(column.lock())
+            grow(column, call.reader, call.identity)
         threads = stack.enter_context(call.tuning.fixed_threads())
         jobs = plan.missing(call.reader, columns, call.shards, call.retry_failed)
+        _say_halves(columns, jobs)
         works = [
             Work(expert, column, _budget(column, call.max_failures, call.retry_failed), expert.batch_size)
             for expert, column in zip(experts, columns, strict=True)
@@ -219,6 +246,15 @@ def _label_here(
     look(reader, (job.shard for job in jobs), fresh)
     stop.check()
     label_shards(reader, jobs, works, stop, progress)
+
+
+def _say_halves(columns: Sequence[Column], jobs: Sequence[plan.Job]) -> None:
+    """Warn of shards that were begun or labelled once, and have one of their two files."""
+    again = {job.shard for job in jobs}
+    for column in columns:
+        for shard, suffix in column.halves().items():
+            if shard in again:
+                log.warning("%s is not whole, %s is missing: it is labelled again", shard, column.file(shard, suffix))
 
 
 def _settle(columns: Sequence[Column]) -> None:
@@ -303,10 +339,13 @@ def report(column: Column, labelled: int = 0) -> ColumnReport:
     column = Column(column.path)
     counts = column.manifest.counts
     found: Counter[str] = Counter()
-    for _, rows in column.tables() if counts.failures else ():
-        found.update(kind_of(error) for error in rows["error"].drop_null().to_pylist())
+    examples: dict[str, str] = {}
+    for shard, key, reason in column.failures() if counts.failures else ():
+        found[kind_of(reason)] += 1
+        examples.setdefault(kind_of(reason), f"{shard}/{key}: {reason}")
+    reasons = dict(found.most_common())
     return ColumnReport(
         column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,
-        column.manifest.seconds, labelled, dict(found.most_common()),
+        column.manifest.seconds, labelled, reasons, {kind: examples[kind] for kind in reasons},
         min((line["batch_size"] for line in runs(column.path) if line.get("event") == OUT_OF_MEMORY), default=None),
     )  # fmt: skip

@@ -64,14 +64,13 @@ def inspect(store_root: str | Path, data: str, out_html: str | Path, count: int 
     """
     if count < 1:
         raise StoreError(f"count={count} is no number of samples to show; give 1 or more")
-    columns = Store(store_root).columns()
-    if not columns:
-        raise StoreError(f"{str(store_root)!r} has no column; label a dataset into it first")
+    columns = Store(store_root).columns(needed=True)
     reader = open_dataset(data)
     cards = [card(column) for column in columns]
-    out, identity = begun(Path(out_html)), fingerprint(reader)
+    identity = fingerprint(reader)
     for column in columns:
         column.manifest.belongs(identity, column.path)
+    out = begun(Path(out_html))
     pictures = [_picture(reader, entry, columns) for entry in _chosen(reader, columns, count)]
     failures = [failure for column in columns for failure in _failures(column)]
     page = _TEMPLATE.render(cards=cards, columns=[c.name for c in columns], pictures=pictures, failures=failures)
@@ -149,13 +148,7 @@ def _data_url(picture: Image.Image) -> str:
 
 
 def _failures(column: Column) -> list[tuple[str, str, str, str]]:
-    failed = (
-        (column.name, shard, row["key"], row["error"])
-        for shard in sorted(column.committed())
-        for row in column.rows(shard).to_pylist()
-        if row["error"] is not None
-    )
-    return [*islice(failed, LISTED)]
+    return [(column.name, *failed) for failed in islice(column.failures(), LISTED)]
 
 
 _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string("""\

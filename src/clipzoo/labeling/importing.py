@@ -9,12 +9,10 @@ from urllib.parse import quote
 
 from clipzoo import experts
 from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts._answers import FORMATS
 from clipzoo.experts._keyed import KeyedExpert
 from clipzoo.labeling.engine import ColumnReport, label
 from clipzoo.readers import open_dataset
-
-FORMATS = ("files", "coco", "panoptic", "voc", "rows")
-"""Zoos of experts that look labels up."""
 
 
 @dataclass(frozen=True, slots=True)

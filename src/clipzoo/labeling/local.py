@@ -25,7 +25,7 @@ from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
 from clipzoo.labeling._watch import Budget, Stop
 from clipzoo.labeling.plan import Job
-from clipzoo.readers import Entry, Reader, in_turn
+from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
 from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run
 
@@ -239,7 +239,8 @@ def labelled_shard(
             stack.enter_context(reader.near(job.shard))
             entries = reader.index(job.shard)
         keys = [entry.key for entry in entries]
-        writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys)) for i in job.columns]
+        source = shard_fingerprint(reader, job.shard, entries)
+        writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys, source)) for i in job.columns]
         passes = [Pass(works[i], writer, pool, stop, meter) for i, writer in zip(job.columns, writers, strict=True)]
         for i, one in zip(job.columns, passes, strict=True):
             if i in job.again:

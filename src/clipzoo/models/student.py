@@ -19,7 +19,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clipzoo import heads, plugins
+from clipzoo import files, heads, plugins
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError, brief
 from clipzoo.progress import no_bars
 from clipzoo.tasks import Convention, Task
@@ -244,7 +244,8 @@ class Student(nn.Module):
     def save(self, folder: Path, heads: bool = True) -> None:
         """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it, or without."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_contiguous(self.clip), folder / WEIGHTS)
+        with files.whole(folder / WEIGHTS) as path:
+            save_file(_contiguous(self.clip), path)
         config = {"model_cfg": self.config, "preprocess_cfg": _jsonable(self.preprocess_cfg)}
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         if hasattr(self.tokenizer, "save_pretrained"):
@@ -254,7 +255,8 @@ class Student(nn.Module):
         specs = {c: {**asdict(s), "convention": s.convention.to_json()} for c, s in self.specs.items()}
         (folder / f"{HEADS}.json").write_text(json.dumps({"layers": self.layers, "heads": specs}, indent=2))
         if self.specs:
-            save_file(_contiguous(self.heads), folder / f"{HEADS}.safetensors")
+            with files.whole(folder / f"{HEADS}.safetensors") as path:
+                save_file(_contiguous(self.heads), path)
 
     @classmethod
     def load(cls, folder: Path) -> Student:

@@ -7,6 +7,7 @@ for locations of this format only, and ``open(location: Location) -> Reader``.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from clipzoo.files import read_at
@@ -14,7 +15,9 @@ from clipzoo.readers._formats import open_location
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import Entry, Reader, Span, in_turn
 
-__all__ = ["Entry", "Location", "Reader", "Span", "fingerprint", "in_turn", "open_dataset", "read_at"]
+__all__ = [
+    "Entry", "Location", "Reader", "Span", "fingerprint", "in_turn", "open_dataset", "read_at", "shard_fingerprint",
+]  # fmt: skip
 
 
 def open_dataset(location: str) -> Reader:
@@ -39,12 +42,26 @@ def fingerprint(reader: Reader) -> dict[str, Any]:
     """
     first = reader.shards[0]
     entries = reader.index(first)
-    keys = [f"{entry.key} {entry.members.get(entry.image, (0, 0))[1]}" for entry in entries]
     identity = ["", reader.identity] if reader.identity else []
-    text = "\n".join([*reader.shards, "", *keys, *identity]).encode("utf-8", "surrogateescape")
+    text = "\n".join([*reader.shards, "", *_pictures(entries), *identity]).encode("utf-8", "surrogateescape")
     return {
         "sha256": hashlib.sha256(text).hexdigest(),
         "shards": len(reader.shards),
         "first": first,
         "samples": len(entries),
     }
+
+
+def shard_fingerprint(reader: Reader, shard: str, entries: Sequence[Entry] = ()) -> str:
+    """What tells a shard from another one of its name: SHA-256 of its keys and the sizes of its pictures.
+
+    Where keys are numbers of rows, what they refer to is in it, too (`Reader.contents`). ``entries`` is its index, for
+    who has it already.
+    """
+    told = [*_pictures(entries or reader.index(shard)), "", reader.contents(shard)]
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _pictures(entries: Sequence[Entry]) -> list[str]:
+    """Key and bytes of each picture."""
+    return [f"{entry.key} {entry.members.get(entry.image, (0, 0))[1]}" for entry in entries]

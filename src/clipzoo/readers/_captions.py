@@ -67,7 +67,11 @@ class Captions:
             if found and not self.every:
                 break
         if not found:
-            raise SampleError(f"the sample has no caption: there is no text under {' or '.join(self.fields)}")
+            seen = ", ".join(list(values)[:20]) or "no field"
+            raise SampleError(
+                f"the sample has no caption: there is no text under {' or '.join(self.fields)}, only {seen}; name "
+                "another field by ?caption=NAME behind the location"
+            )
         return tuple(found)
 
     def of_member(self, data: bytes, extension: str) -> tuple[str, ...]:

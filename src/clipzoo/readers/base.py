@@ -59,6 +59,10 @@ class Reader(ABC):
     def read(self, entry: Entry) -> Sample:
         """The sample of a usable entry; safe in forked workers and threads."""
 
+    def contents(self, shard: str) -> str:
+        """What tells a shard from another one with the same keys, where they are but numbers of rows; else ""."""
+        return ""
+
     def near(self, shard: str) -> AbstractContextManager[None]:
         """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
         return nullcontext()

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.files import Place, read_at
+from clipzoo.files import Place, read_at, size
 from clipzoo.readers._location import Location
 from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
 
@@ -61,6 +61,10 @@ class HuggingFace(NumberedReader):
     def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
         """See `NumberedReader.row`."""
         return _mapped(Path(str(path))).row(number, names)
+
+    def contents(self, shard: str) -> str:
+        """The size of its file."""
+        return digest(size(self._part(shard).path))
 
 
 READER = HuggingFace

@@ -86,6 +86,11 @@ class Joined(Reader):
         reader, inner = self._reader(entry.shard)
         return replace(reader.read(replace(entry, shard=inner)), shard=entry.shard)
 
+    def contents(self, shard: str) -> str:
+        """See `Reader.contents`."""
+        reader, inner = self._reader(shard)
+        return reader.contents(inner)
+
     def near(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.near`."""
         reader, inner = self._reader(shard)

@@ -39,7 +39,7 @@ class Parquet(NumberedReader):
         self.texts: dict[Place, list[str]] = {}
         columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
-        sizes = []
+        self.sizes: dict[Place, tuple[list[int], list[int]]] = {}  # of each group: rows, bytes
         for name, path in paths.items():
             try:
                 meta, schema = _opened(path)
@@ -50,12 +50,12 @@ class Parquet(NumberedReader):
             _refuse_large(path, meta, columns[path])
             rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
             self.groups[path], self.texts[path] = [0, *accumulate(rows)], _texts(meta)
-            sizes.append((rows, [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]))
+            self.sizes[path] = rows, [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
             parts |= named(name, cut(path, meta.num_rows))
         if not columns:
             raise DatasetError(f"{next(iter(parts.values())).path}: {next(iter(parts.values())).fault}")
         super().__init__(location, parts, columns)
-        self.identity = digest(sizes)
+        self.identity = digest([*self.sizes.values()])
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
@@ -81,6 +81,10 @@ class Parquet(NumberedReader):
         except (pa.ArrowException, OSError, ValueError, IndexError) as error:
             raise SampleError(f"row group {group} of {path.name} cannot be read: {error}") from error
         return values
+
+    def contents(self, shard: str) -> str:
+        """The sizes of its file's row groups."""
+        return digest(self.sizes.get(self._part(shard).path))
 
 
 READER = Parquet

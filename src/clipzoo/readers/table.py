@@ -75,6 +75,10 @@ class Table(RowReader):
             raise SampleError(f"{path} has changed since it was indexed: index it again")
         return dict(zip(names, record[2], strict=True))
 
+    def contents(self, shard: str) -> str:
+        """The names of its images."""
+        return digest(self._images_of(self._part(shard)))
+
     def _cut(self, path: Place) -> list[Part]:
         """The file's shards, by one pass over its rows."""
         names, separator = self.heads[path]

@@ -105,18 +105,23 @@ class Manifest(BaseModel):
 
     def agree(self, other: Manifest, folder: Place) -> None:
         """Raise `StoreError` unless labels made under ``other`` may join this column."""
+        self.same_expert(other, folder)
+        self.belongs(other.dataset, folder)
+
+    def same_expert(self, other: Manifest, folder: Place) -> None:
+        """Raise `StoreError` unless the labels of ``other`` are by the same expert, and mean the same."""
         for name in ("task", "convention"):
             _same(name, getattr(self, name), getattr(other, name), folder)
         for name in EXPERT:
             _same(name, self.expert.get(name), other.expert.get(name), folder)
-        self.belongs(other.dataset, folder)
 
-    def belongs(self, dataset: Mapping[str, Any], folder: Place) -> None:
-        """Raise `StoreError` unless the column's labels are of the dataset with this fingerprint."""
+    def belongs(self, dataset: Mapping[str, Any], folder: Place, whose: str = "this one") -> None:
+        """Raise `StoreError` unless the column's labels are of the dataset with this fingerprint, ``whose``."""
         if self.dataset != dataset:
             raise StoreError(
-                f"{folder} is a label store of another dataset: it has {_short(self.dataset)}, this one has "
-                f"{_short(dataset)}; labels are joined by shard and key, so give another folder"
+                f"{folder} is a label store of another dataset: it has {_short(self.dataset)}, {whose} has "
+                f"{_short(dataset)}; labels are joined by shard and key, so give another folder. Where shards were "
+                "only added to the dataset, first run again what made the column: it goes on with what is there"
             )
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.store.manifest import MANIFEST, append_lines, runs, writing
-from clipzoo.store.store import Column, Store
+from clipzoo.store.store import SUFFIXES, Column, Store
 
-SUFFIXES = (".tar", ".parquet")
-"""The files of a shard; the last one commits it."""
+log = logging.getLogger(__name__)
 
 
 def merge(
@@ -34,11 +34,13 @@ def merge(
         the columns of ``out`` that the sources have, counted again.
 
     Raises:
-        StoreError: columns of one name do not agree, two stores have a shard with other labels, or one is in use.
+        StoreError: the stores are of different datasets, columns of one name do not agree, two stores have a shard with
+            other labels, or one is in use.
     """
     apart = {store.root.resolve(): store for store in sources}
     apart.pop(out.root.resolve(), None)
     given = [column for store in apart.values() for column in _columns(store)]
+    _of_one_dataset([*out.columns(), *given])
     with ExitStack() as stack:
         held = [Column(out.root / name) for name in {c.name for c in given} if (out.root / name / MANIFEST).exists()]
         for column in (*given, *sorted(held, key=lambda column: column.name)):
@@ -55,6 +57,12 @@ def _columns(store: Store) -> list[Column]:
     return columns
 
 
+def _of_one_dataset(columns: Sequence[Column]) -> None:
+    """Raise `StoreError` unless they are, whatever their names: a store beside a dataset holds labels of no other."""
+    for other in columns[1:]:
+        columns[0].manifest.belongs(other.manifest.dataset, columns[0].path, str(other.path))
+
+
 def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
     """The shards that ``out`` lacks, and the first that has each; `StoreError` if they cannot be one column."""
     task, slug = columns[0].task, columns[0].slug
@@ -64,6 +72,8 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
         first.manifest.agree(other.manifest, first.path)
     owners: dict[str, Column] = {}
     for column in (first, *others):
+        for shard, suffix in column.halves().items() if column not in held else ():
+            log.warning("%s is left out: it is not whole, %s is missing", shard, column.file(shard, suffix))
         for shard in sorted(column.committed()):
             owner = owners.setdefault(shard, column)
             if owner is not column and not _equal(owner, column, shard):

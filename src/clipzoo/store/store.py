@@ -17,6 +17,7 @@ from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipzoo import files, tasks
@@ -37,8 +38,12 @@ SCHEMA = pa.schema(
     ]
 )
 
-EXPERT_MARK, TAR_MARK = "expert", "tar_sha256"
-"""What a shard's parquet says beside its rows: `Manifest.digest`, and the checksum of the tar that belongs to it."""
+SUFFIXES = (".tar", ".parquet")
+"""The files of a shard; the last one commits it."""
+
+EXPERT_MARK, TAR_MARK, SOURCE_MARK = "expert", "tar_sha256", "source"
+"""What a shard's parquet says beside its rows: `Manifest.digest`, the checksum of the tar that belongs to it, and
+`clipzoo.readers.shard_fingerprint` of the samples."""
 
 
 class Column:
@@ -86,12 +91,38 @@ class Column:
         return self.path / (shard + suffix)
 
     def committed(self) -> set[str]:
-        """Names of the shards that are complete."""
-        return {name.removesuffix(".parquet") for name in files.below(self.path, ".parquet")}
+        """Names of the shards that are complete: both of their files are there."""
+        tars, tables = self._files()
+        return tars & tables
+
+    def halves(self) -> dict[str, str]:
+        """Shard -> the suffix of its file that is missing.
+
+        A run that was killed while it committed leaves a tar alone; rows alone are what is left of a damaged shard.
+        """
+        tars, tables = self._files()
+        return {shard: ".parquet" if shard in tars else ".tar" for shard in sorted(tars ^ tables)}
+
+    def _files(self) -> tuple[set[str], set[str]]:
+        """The shards that have a tar, and those that have rows; by one listing."""
+        names = files.below(self.path)
+        tars, tables = ({name.removesuffix(end) for name in names if name.endswith(end)} for end in SUFFIXES)
+        return tars, tables
 
     def has(self, shard: str) -> bool:
-        """Whether one shard is complete; does not list the others."""
-        return self.file(shard, ".parquet").is_file()
+        """Whether one shard is complete; does not list the others.
+
+        Raises:
+            StoreError: its rows are there, and its labels are gone.
+        """
+        tar, table = (self.file(shard, suffix) for suffix in SUFFIXES)
+        there = table.is_file()
+        if there and not tar.is_file():
+            raise StoreError(
+                f"{tar} is gone, and with it the labels of {self.name} in the shard {shard!r}: run again what made the "
+                "column (`clipzoo label`, `clipzoo labels import`), which makes what is missing"
+            )
+        return there
 
     def rows(self, shard: str) -> pa.Table:
         """The rows of a committed shard, of `SCHEMA`, in the order of the dataset; keys are unique.
@@ -109,6 +140,11 @@ class Column:
         if table.schema != SCHEMA:
             raise StoreError(f"{path} has the columns {table.schema.names}, not {SCHEMA.names}: remove it, label again")
         return table
+
+    def source(self, shard: str) -> str:
+        """`clipzoo.readers.shard_fingerprint` of the samples that a committed shard labels; "" if it was not kept."""
+        marks: Mapping[bytes, bytes] = self.rows(shard).schema.metadata or {}
+        return marks.get(SOURCE_MARK.encode(), b"").decode()
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
         """(shard, `rows`) of every committed shard, by the order of names."""
@@ -131,6 +167,13 @@ class Column:
                 f"{path} ends before byte {offset + size}: it is truncated; remove {shard}.parquet and label again"
             )
         return data
+
+    def failures(self) -> Iterator[tuple[str, str, str]]:
+        """(shard, key, reason in full) of every sample that was looked at and has no label."""
+        for shard, rows in self.tables():
+            failed = rows.filter(pc.is_null(rows["size"])).select(["key", "error"])
+            for row in failed.to_pylist():
+                yield shard, row["key"], row["error"] or "no reason is stored"
 
     def label(self, shard: str, row: Mapping[str, Any]) -> Any:
         """The label of a row (as ``rows(shard).to_pylist()`` gives it), of this column's task.
@@ -193,10 +236,33 @@ class Store:
         Raises:
             StoreError: a manifest is damaged; or there is no column, and one is ``needed``.
         """
-        found = files.nested(self.root, MANIFEST)
+        found = []
+        for column in self.each(needed).values():
+            if isinstance(column, StoreError):
+                raise column
+            found.append(column)
+        return found
+
+    def each(self, needed: bool = False) -> dict[str, Column | StoreError]:
+        """``<task>/<slug>``, by folders -> the column, or what is wrong with its manifest; sorted.
+
+        Raises:
+            StoreError: there is none, and one is ``needed``.
+        """
+        found = self.names()
         if needed and not found:
-            raise StoreError(f"{str(self.root)!r} has no column; check the path, or label a dataset into it first")
-        return [Column(path.parent) for path in found]
+            why = "nothing is there" if not self.root.exists() else "no column is in it (TASK/EXPERT/manifest.json)"
+            raise StoreError(
+                f"there is no label store at {str(self.root)!r}: {why}; check the path. `clipzoo labels ls FOLDER` "
+                "lists the columns of a store, `clipzoo label DATA --expert URI --out FOLDER` makes one"
+            )
+        return {name: self._opened(name) for name in found}
+
+    def _opened(self, name: str) -> Column | StoreError:
+        try:
+            return Column(self.root / name)
+        except StoreError as error:
+            return error
 
     def column(self, task: str, slug: str) -> Column:
         """One column.
@@ -231,12 +297,13 @@ class Store:
         with alone(path, StoreError, "a run would go on with what is removed"), writing(path):
             files.discard(path, self.root, MANIFEST)
 
-    def create(self, card: ExpertCard, dataset: Mapping[str, Any]) -> Column:
+    def create(self, card: ExpertCard, dataset: Mapping[str, Any], grows: bool = False) -> Column:
         """The column of an expert over a dataset, made if it is not there yet.
 
         Args:
             card: who the expert is and what its labels mean.
             dataset: `clipzoo.readers.fingerprint` of the dataset.
+            grows: a column over another dataset is given back, too: whoever writes it calls `clipzoo.store.grow`.
 
         Raises:
             StoreError: the column exists with other labels, or over another dataset; the message says which field.
@@ -246,7 +313,10 @@ class Store:
         path = self.root / card.task / card.slug
         fresh = Manifest.of(card, dataset)
         if (path / MANIFEST).exists():
-            Manifest.read(path).agree(fresh, path)
+            held = Manifest.read(path)
+            held.same_expert(fresh, path)
+            if not grows:
+                held.belongs(dataset, path)
         else:
             fresh.write(path)
         return Column(path)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from clipzoo import files, tasks
-from clipzoo.errors import ClipzooError, LabelError
+from clipzoo.errors import ClipzooError, LabelError, StoreError
 from clipzoo.experts.base import sha256
-from clipzoo.readers import Reader, fingerprint
+from clipzoo.readers import Reader, fingerprint, shard_fingerprint
 from clipzoo.readers.webdataset import BLOCK
-from clipzoo.store.store import EXPERT_MARK, TAR_MARK, Column, Store
+from clipzoo.store.store import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Column, Store
 
 ENOUGH = 8
 """So many labels must agree before a column counts as constant: two pictures may well look alike."""
@@ -90,30 +90,55 @@ def verify(
 ) -> list[Problem]:
     """Everything that is wrong with a store; an empty list if nothing is.
 
-    Looked for: missing, truncated or changed tars, damaged rows, labels that do not decode or break their task's
-    contract, shards of another expert, files of no shard, and statistics that smell: (almost) all samples failed,
-    all labels wholly unknown, constant, of one class, or equal; with the dataset's ``reader`` also columns of another
-    dataset and rows whose keys are not the dataset's. A shard that is not labelled yet is no problem.
+    Looked for: damaged manifests, missing, truncated or changed tars, damaged rows, labels that do not decode or break
+    their task's contract, shards of another expert, files of no shard, and statistics that smell: (almost) all
+    samples failed, all labels wholly unknown, constant, of one class, or equal; with the dataset's ``reader`` also
+    columns of another dataset and rows whose keys or pictures are not the dataset's. A shard that is not labelled yet
+    is no problem.
 
     ``progress`` is told of each shard: (column, shards done, shards in all).
+
+    Raises:
+        StoreError: there is no column at all.
     """
-    columns = [(column, column.committed(), _Tally()) for column in store.columns()]
+    found = store.each(needed=True)
+    problems = [Problem(name, "", "", str(error)) for name, error in found.items() if isinstance(error, StoreError)]
+    columns = [(column, _begun(column), _Tally()) for column in found.values() if isinstance(column, Column)]
     there, identity = set(reader.shards if reader else ()), fingerprint(reader) if reader else {}
-    problems = [problem for column, _, _ in columns for problem in _places(column)]
+    problems += [problem for column, _, _ in columns for problem in _places(column)]
     if reader is not None:
         problems += [problem for column, have, _ in columns for problem in _dataset(column, identity, have - there)]
     done = Counter[str]()
     for shard in sorted(set[str]().union(*(have for _, have, _ in columns))):
-        keys = {entry.key for entry in reader.index(shard)} if reader is not None and shard in there else None
+        given = _Given.of(reader, shard) if reader is not None and shard in there else None
         for column, have, tally in columns:
             if shard in have:
-                problems += _shard(column, shard, keys, tally)
+                problems += _shard(column, shard, given, tally)
                 done[column.name] += 1
                 progress(column.name, done[column.name], len(have))
     for column, _, tally in columns:
         if smell := tally.smells(column.convention.classes):
             problems.append(Problem(column.name, "", "", smell))
     return sorted(problems, key=lambda problem: problem.column)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A shard of the dataset: its keys, and `shard_fingerprint`."""
+
+    keys: Set[str]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, reader: Reader, shard: str) -> _Given:
+        """Of one shard."""
+        entries = reader.index(shard)
+        return cls({entry.key for entry in entries}, shard_fingerprint(reader, shard, entries))
+
+
+def _begun(column: Column) -> set[str]:
+    """The shards that have rows, with or without a tar."""
+    return column.committed() | {shard for shard, lacking in column.halves().items() if lacking == ".tar"}
 
 
 def _places(column: Column) -> Iterator[Problem]:
@@ -131,15 +156,16 @@ def _places(column: Column) -> Iterator[Problem]:
 
 def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Iterator[Problem]:
     """Of a column's fingerprint and the dataset's own, and of shards that the dataset does not have."""
-    stored = column.manifest.dataset
-    if stored != given:
-        yield Problem(column.name, "", "", f"labels another dataset: {stored} is stored, {given} is given")
+    try:
+        column.manifest.belongs(given, column.path)
+    except StoreError as error:
+        yield Problem(column.name, "", "", str(error))
     for shard in sorted(foreign):
         yield Problem(column.name, shard, "", "the dataset has no shard of this name")
 
 
-def _shard(column: Column, shard: str, keys: Set[str] | None, tally: _Tally) -> Iterator[Problem]:
-    """Of one shard; ``keys`` are the dataset's, if they are to be compared."""
+def _shard(column: Column, shard: str, given: _Given | None, tally: _Tally) -> Iterator[Problem]:
+    """Of one shard; ``given`` is the dataset's, if they are to be compared."""
     try:
         table = column.rows(shard)
     except ClipzooError as error:
@@ -149,11 +175,11 @@ def _shard(column: Column, shard: str, keys: Set[str] | None, tally: _Tally) -> 
     tally.samples += len(rows)
     if marks.get(EXPERT_MARK.encode(), (own := column.manifest.digest).encode()) != own.encode():
         yield Problem(column.name, shard, "", "was labelled by another expert than the manifest's; label it again")
-    if keys is not None:
-        yield from _keys(column, shard, keys, [row["key"] for row in rows])
+    if given is not None:
+        yield from _samples(column, shard, given, [row["key"] for row in rows], marks.get(SOURCE_MARK.encode(), b""))
     tar = column.file(shard, ".tar")
     if not tar.exists():
-        yield Problem(column.name, shard, "", "the tar is missing; remove the .parquet and label again")
+        yield Problem(column.name, shard, "", "the tar is missing; label again")
         return
     try:
         with files.near(tar):
@@ -178,7 +204,11 @@ def _rows(column: Column, shard: str, rows: list[dict[str, Any]], tally: _Tally)
             yield Problem(column.name, shard, row["key"], str(error))
 
 
-def _keys(column: Column, shard: str, known: Set[str], keys: Sequence[str]) -> Iterator[Problem]:
+def _samples(column: Column, shard: str, given: _Given, keys: Sequence[str], source: bytes) -> Iterator[Problem]:
+    known = given.keys
+    if source and known == set(keys) and source != given.fingerprint.encode():
+        told = "the dataset has other pictures under these keys; remove the shard's two files and label again"
+        yield Problem(column.name, shard, "", told)
     for key in keys:
         if key not in known:
             yield Problem(column.name, shard, key, "the dataset has no sample of this key")

@@ -19,7 +19,7 @@ from clipzoo.experts.base import sha256
 from clipzoo.files import Draft
 from clipzoo.readers.webdataset import add_member
 from clipzoo.store.manifest import writing
-from clipzoo.store.store import EXPERT_MARK, SCHEMA, TAR_MARK, Column
+from clipzoo.store.store import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK, Column
 
 
 class ColumnWriter:
@@ -30,10 +30,12 @@ class ColumnWriter:
         shard: the shard's name; one writer a shard at a time.
         keys: the shard's keys in their order, if known. Then rows are put in this order, whatever the order of
             `add`, and the commit demands one for each.
+        source: `clipzoo.readers.shard_fingerprint` of the shard, by which a store knows it again in a dataset that has
+            grown.
     """
 
-    def __init__(self, column: Column, shard: str, keys: Sequence[str] | None = None) -> None:
-        self.column, self.shard, self.keys = column, shard, keys
+    def __init__(self, column: Column, shard: str, keys: Sequence[str] | None = None, source: str = "") -> None:
+        self.column, self.shard, self.keys, self.source = column, shard, keys, source
         self._task = tasks.get(column.task)
         self._convention = column.convention
         self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
@@ -123,8 +125,10 @@ class ColumnWriter:
         labels, rows = self._drafts
         with writing(self._parquet_path):
             marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(labels.path)}
+            marks |= {SOURCE_MARK: self.source} if self.source else {}
             pq.write_table(table.replace_schema_metadata(marks), rows.path, compression="zstd")
-            if self._parquet_path.is_file() and self._parquet_path.read_bytes() == rows.path.read_bytes():
+            there = self._tar_path.is_file() and self._parquet_path.is_file()
+            if there and self._parquet_path.read_bytes() == rows.path.read_bytes():
                 return  # a writer that was thought dead was first; the shard is never open again
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""A dataset that has got more shards goes on with its labels; one that has changed does not."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipzoo.data import Plan
+from clipzoo.errors import StoreError
+from clipzoo.labeling import label
+from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers.webdataset import write_shard
+from clipzoo.store import Store, merge, verify
+from making import Bright, Near, encoded, image, make_dataset, samples
+
+
+def run(data: object, out: Path, expert=None, **options):
+    options = {"progress": False, "check": False, "device": "cpu", **options}
+    (report,) = label(str(data), [expert or Bright()], out, **options)
+    return report
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix in (".tar", ".parquet")}
+
+
+def test_what_is_new_is_labelled_and_the_store_is_that_of_one_run(tmp_path, caplog):
+    data = make_dataset(tmp_path / "data", shards=2)
+    run(data, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.tar")}
+    make_dataset(data, shards=4)
+    expert = Bright()
+    assert run(data, tmp_path / "out", expert).labelled == 12
+    assert sum(len(call) for call in expert.calls) == 12
+    assert "segmentation/test-bright goes on with a dataset of other shards: the 2 that it has are in it" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    run(data, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    reader, (column,) = open_dataset(str(data)), Store(tmp_path / "out").columns()
+    assert column.manifest.dataset == fingerprint(reader)
+    assert verify(Store(tmp_path / "out"), reader) == []
+    assert Plan.build(reader, {column.name: column}).coverage() == {column.name: 1}
+
+
+def test_a_trial_shard_is_the_beginning_of_the_whole(tmp_path):
+    data = make_dataset(tmp_path / "data", shards=3)
+    run(data / "00001.tar", tmp_path / "out")
+    assert run(data, tmp_path / "out").labelled == 12
+    with pytest.raises(
+        StoreError, match=r"2 of its 3 shards, '00000' the first, are not in .*00001.tar'.* by --shards"
+    ):
+        run(data / "00001.tar", tmp_path / "out")
+
+
+def test_labels_are_read_with_the_grown_dataset_once_they_are_its_own(tmp_path):
+    data = make_dataset(tmp_path / "data", shards=1)
+    for name in ("out", "other"):
+        run(data, tmp_path / name)
+    make_dataset(data, shards=2)
+    reader = open_dataset(str(data))
+    with pytest.raises(StoreError, match="first run again what made the column: it goes on with what is there"):
+        Plan.build(reader, {"x": Store(tmp_path / "out").columns()[0]})
+    run(data, tmp_path / "out", shards=["00000"])  # nothing is left to do, but it knows the dataset now
+    assert Plan.build(reader, {"x": Store(tmp_path / "out").columns()[0]}).coverage() == {"x": 0.5}
+    with pytest.raises(StoreError, match="of another dataset"):
+        merge([Store(tmp_path / "out"), Store(tmp_path / "other")], Store(tmp_path / "all"))
+    run(data, tmp_path / "other", shards=["00001"])
+    (column,) = merge([Store(tmp_path / "out"), Store(tmp_path / "other")], Store(tmp_path / "all"))
+    assert column.committed() == {"00000", "00001"}
+
+
+def resized(data: Path) -> None:
+    write_shard(data / "00001.tar", samples(6, 6, size=(13, 16)))
+
+
+def more(data: Path) -> None:
+    write_shard(data / "00001.tar", samples(7, 6))
+
+
+def renamed(data: Path) -> None:
+    write_shard(data / "00001.tar", [(f"x{key}", members) for key, members in samples(6, 6)])
+
+
+@pytest.mark.parametrize("change", [resized, more, renamed])
+def test_a_changed_shard_is_refused_by_name(tmp_path, change: Callable[[Path], None]):
+    """Also if it is not the first one, and the dataset has grown besides."""
+    data = make_dataset(tmp_path / "data", shards=2)
+    run(data, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    change(data)
+    write_shard(data / "00002.tar", samples(6, 12))
+    with pytest.raises(
+        StoreError, match=r"the shard '00001' has other samples in .*remove 00001.parquet and 00001.tar"
+    ):
+        run(data, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    for suffix in ("parquet", "tar"):
+        (tmp_path / "out" / "segmentation" / "test-bright" / f"00001.{suffix}").unlink()
+    run(data, tmp_path / "out")
+    assert verify(Store(tmp_path / "out"), open_dataset(str(data))) == []
+
+
+def test_shards_of_which_nothing_is_known_are_refused(tmp_path):
+    """Of a clipzoo that kept the first shard's identity alone."""
+    data = make_dataset(tmp_path / "data", shards=1)
+    run(data, tmp_path / "out")
+    path = tmp_path / "out" / "segmentation" / "test-bright" / "00000.parquet"
+    table = pq.read_table(path)
+    marks = {name: value for name, value in table.schema.metadata.items() if name != b"source"}
+    pq.write_table(table.replace_schema_metadata(marks), path)
+    run(data, tmp_path / "out")  # nothing has changed
+    make_dataset(data, shards=2)
+    with pytest.raises(StoreError, match=r"'00000' was labelled by a clipzoo that did not keep .*remove 00000.parquet"):
+        run(data, tmp_path / "out")
+
+
+def table_of(path: Path, first: int, swapped: bool = False) -> None:
+    """Two rows without keys; ``swapped`` they have as many bytes, and other pictures."""
+    names = [f"{first + i}.png" for i in range(2)]
+    for i, name in enumerate(names):
+        path.parent.mkdir(exist_ok=True)
+        (path.parent / name).write_bytes(encoded(image(first + i)))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "caption"], *([name, "x"] for name in names[:: -1 if swapped else 1])])
+
+
+def rows_of(path: Path, first: int, swapped: bool = False) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pictures = [encoded(image(first + i)) + b" " * 1000 * swapped for i in range(2)]
+    pq.write_table(pa.table({"image": pictures, "caption": ["x", "x"]}), path)
+
+
+@pytest.mark.parametrize(("suffix", "make"), [("csv", table_of), ("parquet", rows_of)])
+def test_rows_that_are_but_numbered_are_known_by_what_they_refer_to(tmp_path, suffix, make):
+    data = f"{tmp_path / 'data'}?format={'table' if suffix == 'csv' else suffix}"
+    for i, name in enumerate("ab"):
+        make(tmp_path / "data" / f"{name}.{suffix}", 2 * i)
+    run(data, tmp_path / "out")
+    make(tmp_path / "data" / f"c.{suffix}", 4)
+    assert run(data, tmp_path / "out").labelled == 2
+    make(tmp_path / "data" / f"d.{suffix}", 6)
+    make(tmp_path / "data" / f"b.{suffix}", 2, swapped=True)
+    with pytest.raises(StoreError, match=r"the shard 'b.*/00000' has other samples"):
+        run(data, tmp_path / "out")
+
+
+def test_a_list_of_datasets_may_get_longer(tmp_path):
+    make_dataset(tmp_path / "a", shards=1)
+    make_dataset(tmp_path / "b", shards=1, count=5)
+    (tmp_path / "both.yaml").write_text("datasets:\n  a: a\n")
+    run(tmp_path / "both.yaml", tmp_path / "out")
+    (tmp_path / "both.yaml").write_text("datasets:\n  a: a\n  b: b\n")
+    assert run(tmp_path / "both.yaml", tmp_path / "out").labelled == 5
+
+
+# Shards that are not whole ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".parquet"])
+def test_half_a_shard_is_labelled_again_and_said(tmp_path, suffix, caplog):
+    data = make_dataset(tmp_path / "data", shards=3)
+    run(data, tmp_path / "out")
+    run(data, tmp_path / "out", Near())
+    before = contents(tmp_path / "out")
+    lost = tmp_path / "out" / "segmentation" / "test-bright" / f"00001{suffix}"
+    lost.unlink()
+    assert run(data, tmp_path / "out", Near()).labelled == 0
+    assert not caplog.text
+    assert run(data, tmp_path / "out", retry_failed=True).labelled == 6
+    assert re.search(f"00001 is not whole, {lost} is missing: it is labelled again", caplog.text)
+    assert contents(tmp_path / "out") == before
