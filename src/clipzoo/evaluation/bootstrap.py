@@ -1,4 +1,4 @@
-"""Intervals by resampling images (Efron, Tibshirani, *An Introduction to the Bootstrap*: ch. 10, bias; 13, percentiles).
+"""Intervals by resampling images (Efron, Tibshirani, *An Introduction to the Bootstrap*: ch. 10 and 13).
 
 A resample of N images is a multinomial weight vector. The same weights serve every row, so differences are
 paired image by image. Draws are moved so that their mean is the measured value: images that come twice raise average
