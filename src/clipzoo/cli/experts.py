@@ -58,8 +58,6 @@ def ls(
     if not families:
         raise PluginError("no family is all of that; `clipzoo experts ls` has all: leave out an option, or the word")
     table = Table("family", "task", "what its labels are, and whose word that is", show_lines=True)
-    for column in table.columns:
-        column.overflow = "fold"  # names are to be copied: never cut
     for name, one in families:
         seen = "seen" if one.seen else "not yet seen"
         table.add_row(*map(escape, (f"{name}: {one.name}", one.task, f"{one.gives}\n{one.source}\n{seen}")))
