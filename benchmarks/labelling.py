@@ -1,6 +1,6 @@
 """What labelling costs beside the experts, side by side in one run: time, bytes, memory, and how well it is foreseen.
 
-    python benchmarks/labelling.py --u2netp u2netp.onnx              # an hour on two cores
+    python benchmarks/labelling.py --u2netp u2netp.onnx              # 25 minutes on two cores
     python benchmarks/labelling.py --quick --out /tmp/labelling      # minutes; its figures prove nothing
 
 The contenders take turns, round by round; ratios are medians over rounds. Writes results.json and results.md.
@@ -125,7 +125,7 @@ def bare(expert: Expert, batches: Sequence[Sequence[ImageArray]]) -> tuple[float
 
 
 def engine(expert: Expert, data: str, out: Path) -> float:
-    """Seconds of labelling by a warm expert, without loading; the log says them."""
+    """Seconds of labelling by a warm expert, without loading and the short look at it; the log says them."""
     log = out / "log.jsonl"
     label(data, [expert], out / "labels", device="cpu", progress=False, log=log)
     return float(json.loads(log.read_text().splitlines()[-1])["seconds"])
@@ -329,7 +329,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    data = photos(folder / "photos", *((6, SMALL) if args.quick else (192, SIZES)))
+    data = photos(folder / "photos", *((6, SMALL) if args.quick else (args.images, SIZES)))
     uris = {"segformer": segformer(folder / "segformer", 64 if args.quick else 512)}
     if args.u2netp:
         (folder / "u2netp.yaml").write_text(CARD.format(path=args.u2netp.resolve()))
@@ -353,6 +353,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
     parser.add_argument("--u2netp", type=Path, help="u2netp.onnx")
     parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--images", type=int, default=96, help="of which throughput is taken")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/labelling")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -360,7 +361,7 @@ def main() -> None:
     if args.child:
         child(*args.child)
         return
-    args.rounds = args.rounds or (1 if args.quick else 5)
+    args.rounds = args.rounds or (1 if args.quick else 3)
     with TemporaryDirectory(prefix="labelling-") as folder, Tuning(threads=args.threads).fixed_threads():
         found = measure(args, Path(folder))
     args.out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from clipzoo.cli._options import as_share
 from clipzoo.demo import locate_data
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts import Expert, ExpertCard
-from clipzoo.labeling import Tuning, estimate, label
+from clipzoo.labeling import Tuning, engine, estimate, label
 from clipzoo.labeling import report as report_of
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Drift, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory
@@ -270,6 +271,15 @@ def test_the_log_has_a_line_a_shard_with_where_the_time_went(tmp_path):
         experts = line["experts"].values()
         assert sum(one["seconds"] for one in experts) < line["seconds"]
         assert all(one["images_per_second"] == pytest.approx(10 / one["seconds"], rel=0.01) for one in experts)
+
+
+def test_the_look_at_experts_is_no_time_of_labelling(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "look", lambda *_: time.sleep(0.5))
+    data, log = make_dataset(tmp_path / "data", shards=1, count=4), tmp_path / "log.jsonl"
+    began = time.monotonic()
+    run(data, tmp_path / "out", [Bright()], log=log, check=True)
+    assert time.monotonic() - began > 0.5
+    assert logged(log)[-1]["seconds"] < 0.4
 
 
 def test_failures_are_samples_whatever_number_of_experts(tmp_path, capsys):

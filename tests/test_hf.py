@@ -20,6 +20,7 @@ from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._hf_reading import show_all
 from clipzoo.experts.base import sha256
+from clipzoo.experts.hf import _one
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
@@ -285,3 +286,12 @@ def test_bars_of_downloads_stay_unless_nothing_is_left_to_fetch(fetched: bool) -
     finally:
         huggingface_hub.utils.enable_progress_bars()
         t.utils.logging.disable_progress_bar()
+
+
+def test_the_outputs_of_one_image_are_laid_out_as_it_alone_would_have_them():
+    from transformers.modeling_outputs import SemanticSegmenterOutput
+
+    many = torch.rand(4, 3, 5, 6).to(memory_format=torch.channels_last)
+    one = _one(SemanticSegmenterOutput(logits=many), 2, 4)
+    assert one.logits.is_contiguous()
+    assert torch.equal(one.logits, many[2:3])

@@ -191,6 +191,8 @@ class Progress:
 
     def begin(self) -> Meter:
         """The meter of the shard that is done next; the display follows it."""
+        if self._now is None and not self.done:
+            self._began = time.perf_counter()  # what came before was a look at the experts
         self._now = Meter(self.total.columns)
         return self._now
 
