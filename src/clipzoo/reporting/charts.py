@@ -15,7 +15,7 @@ Curves = Mapping[str, Mapping[Any, Sequence[Mapping[str, Any]]]]
 """Arm -> seed -> list of {"step", "name", "value"}."""
 
 ORDER = ("position_prior", "pixels_position", "random_student", "clip", "clip-ft", "more_labels", "clipzoo", "expert")
-WIDTH, LEFT, RIGHT, ROW = 370, 116, 60, 25
+WIDTH, LEFT, RIGHT, ROW, WORDS = 370, 116, 60, 25, 90
 
 
 def rows_of(results: words.Results, metric: str) -> list[tuple[str, words.Cell]]:
@@ -151,7 +151,8 @@ def _floor(place: Any, floor: Sequence[float], direction: str, height: int) -> s
     best = max(floor) if direction == "higher" else min(floor)
     return (
         f'<line class="floor" x1="{place(best):.1f}" x2="{place(best):.1f}" y1="4" y2="{height - 26}"/>'
-        f'<text class="axis" x="{place(best):.1f}" y="{height - 8}" text-anchor="middle">best trivial row</text>'
+        f'<text class="axis" x="{min(place(best), WIDTH - RIGHT - WORDS):.1f}" y="{height - 8}" text-anchor="middle">'
+        "best trivial row</text>"
     )
 
 
