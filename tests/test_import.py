@@ -528,3 +528,19 @@ def test_unknown_colours_are_listed_and_not_named(tmp_path):
         survey(tmp_path)
     with pytest.raises(ExpertError, match="has no PNG"):
         survey(tmp_path / "none")
+
+
+def test_the_void_of_colours_is_a_colour(tmp_path):
+    (tmp_path / "names.txt").write_text("0 0 0 floor\n0 0 200 dog\n")
+    uri = f"files:{tmp_path}?task=segmentation&classes=@{tmp_path}/names.txt&void="
+    with pytest.raises(ExpertError, match="write void=#c80000"):
+        experts.create(uri + "200,0,0")
+    with pytest.raises(ExpertError, match="write void=#rrggbb"):
+        experts.create(uri + "255")
+    assert experts.create(uri + "%23c80000").card.convention.classes == ("floor", "dog")
+
+
+def test_a_file_of_names_that_lacks_its_sign_is_no_class(tmp_path):
+    (tmp_path / "names.txt").write_text("floor\ndog\n")
+    with pytest.raises(ExpertError, match=r"is a file, not a class; @.*names.txt reads the names"):
+        experts.create(f"files:{tmp_path}?task=segmentation&classes={tmp_path}/names.txt&void=none")

@@ -43,6 +43,18 @@ def test_splits_of_their_own_are_fine(places: Path) -> None:
     check_splits(made(places, data="demo:captioned", probe="demo:probe", test="rooms:test?count=9"))
 
 
+def test_a_split_that_cannot_be_measured_on_is_told(places: Path) -> None:
+    images = places / "bench" / "test" / "images"
+    make_dataset(places / "bench" / "test" / "truth" / "x", shards=1)
+    with pytest.raises(RecipeError, match=r"evaluation.test .* has no column <task>/truth; it has: none"):
+        check_splits(made(places))
+    shutil.rmtree(images)
+    (images / "0").mkdir(parents=True)
+    (images / "0" / "a.jpg").write_bytes(b"")
+    with pytest.raises(RecipeError, match=r"evaluation.test .* cannot be measured on: .* holds a .tar"):
+        check_splits(made(places))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -12,13 +12,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, loader
-from clipzoo.errors import CheckpointError, ClipzooError
+from clipzoo.errors import CheckpointError, ClipzooError, DatasetError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
@@ -184,6 +185,22 @@ def test_a_loss_that_is_not_finite_is_named(dataset: Path, labels: Path, tiny_cl
         broken.student.heads["depth/test-truth"].project.bias.fill_(float("nan"))
     with pytest.raises(ClipzooError, match="depth/test-truth=nan"):
         train(broken)
+
+
+def test_a_measurement_that_fails_costs_no_training(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    def unmeasurable(student: Student) -> Any:
+        raise DatasetError("there is no picture to measure on")
+
+    first = job(dataset, labels, tiny_clip, tmp_path / "run")
+    with pytest.raises(DatasetError, match="no picture"):
+        train(replace(first, evaluate=unmeasurable))
+    steps: list[int] = []
+    again = job(dataset, labels, tiny_clip, tmp_path / "run")
+    train(replace(again, evaluate=lambda student: [], on_step=lambda step, values: steps.append(step)))
+    assert steps == []
+    assert same_student(tmp_path / "run", uninterrupted)
 
 
 def test_a_damaged_checkpoint_says_what_to_do(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:

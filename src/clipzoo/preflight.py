@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from clipzoo import demo
-from clipzoo.errors import RecipeError
+from clipzoo.errors import ClipzooError, RecipeError
+from clipzoo.evaluation.datasets.webdataset import shards_of
+from clipzoo.evaluation.sets import truth_columns
 from clipzoo.plugins import hint
 from clipzoo.readers import Location, fingerprint, open_dataset
 from clipzoo.recipe import Recipe
+from clipzoo.store import Store
 
 REPORTED = ("test", "heldout")
 SPLITS = ("probe", "validation", *REPORTED)
@@ -32,11 +35,23 @@ def check_arm(arm: str, to: str, known: Sequence[str] = TRAINED) -> None:
 
 def check_split(split: str, location: str) -> None:
     """Raise `RecipeError` unless ``location`` is a benchmark folder, or a packaged one, for this part of evaluation."""
-    if not demo.check(location) and not Path(location, "images").is_dir():
+    if demo.check(location):
+        return
+    images, truth = Path(location, "images"), Path(location, "truth")
+    if not images.is_dir():
         raise RecipeError(
             f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how such a "
             "folder is made"
         )
+    try:
+        shards_of(images)
+        if truth.is_dir():
+            store, identity = Store(truth), fingerprint(open_dataset(str(images)))
+            for name in truth_columns(store, truth).values():
+                column = store.column(*name.split("/", 1))
+                column.manifest.belongs(identity, column.path)
+    except ClipzooError as error:
+        raise RecipeError(f"evaluation.{split} is {location!r}, which cannot be measured on: {error}") from error
 
 
 def check_splits(recipe: Recipe) -> None:

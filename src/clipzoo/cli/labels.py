@@ -158,7 +158,9 @@ def import_(
     place = demo.locate_beside(data, out)
     found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
     labelled([found.column])
-    console.print(f"{found.matched:,} of {found.samples:,} samples have a label to be found")
+    console.print(
+        f"{found.matched:,} of {found.samples:,} samples have a label to be found; {found.column.labels:,} are sound"
+    )
 
 
 @app.command("colours")

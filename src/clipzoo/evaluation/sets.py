@@ -102,7 +102,7 @@ class DenseSet:
             return decode_image(reader.read(entries[index]).image)
 
         store, identity, truth = Store(labels), fingerprint(reader), {}
-        for task, name in (columns or _truth_columns(store, labels)).items():
+        for task, name in (columns or truth_columns(store, labels)).items():
             column = store.column(*name.split("/", 1))
             column.manifest.belongs(identity, column.path)
             truth[task] = _truth(column, entries, views, label_size or size, (floors or {}).get(task, 0.0))
@@ -226,11 +226,12 @@ def _pictures(
         yield entry, sample.caption, view, view.image(image)
 
 
-def _truth_columns(store: Store, labels: str | Path) -> dict[str, str]:
+def truth_columns(store: Store, labels: str | Path) -> dict[str, str]:
+    """Task -> its column ``<task>/truth`` of the store at ``labels``; `PlanError` if there is none."""
     truths = {column.task: column.name for column in store.columns() if column.slug == "truth"}
     if not truths:
         has = ", ".join(column.name for column in store.columns()) or "none"
-        raise PlanError(f"{labels} has no column <task>/truth; it has: {has}; name the columns")
+        raise PlanError(f"{labels} has no column <task>/truth; it has: {has}; docs/benchmarks.md writes one")
     return truths
 
 

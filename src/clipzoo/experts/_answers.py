@@ -95,7 +95,21 @@ def parse(given: Mapping[str, str], zoo: str, first: Mapping[str, str]) -> Answe
         raise without_task(given, zoo, first, QUESTIONS)
     optional = {"task": "", **({"first": FIRST} if task == "segmentation" else {}), **OPTIONAL}
     fields = answer(given, {**first, **QUESTIONS[task]}, optional, PARSERS, zoo, task)
+    if fields.get("colours"):
+        _check_colours(given["void"])
     return Answers(given={name: text for name, text in given.items() if name not in first}, **fields)
+
+
+def _check_colours(void: str) -> None:
+    """Raise `ExpertError` unless the void of colour-coded files is ``none`` or colours."""
+    parts = [] if void == "none" else void.split(",")
+    if all(part.startswith("#") for part in parts):
+        return
+    meant = f"#{int(parts[0]):02x}{int(parts[1]):02x}{int(parts[2]):02x}" if len(parts) == 3 else "#rrggbb"
+    raise ExpertError(
+        f"void={void}: these are numbers, but the classes have colours, and so has void: write void={meant} (several "
+        "with commas between), or void=none"
+    )
 
 
 def without_task(
@@ -182,6 +196,8 @@ def parse_classes(text: str) -> dict[str, Any]:
     lines = [name.split() for name in named]
     if not lines or not all(lines):
         raise ValueError("a class has no name")
+    if inline and len(named) == 1 and Path(text).expanduser().is_file():
+        raise ValueError(f"{text} is a file, not a class; @{text} reads the names that are in it")
     if inline or not all(len(words) > 3 and all(word.isdecimal() for word in words[:3]) for words in lines):
         return {"classes": tuple(" ".join(words) for words in lines)}
     colours = tuple((int(r), int(g), int(b)) for r, g, b, *_ in lines)

@@ -103,6 +103,8 @@ def train(job: Job) -> Student:
             if stop:
                 log.close()
                 raise KeyboardInterrupt
+    if job.evaluate and start < job.steps:
+        _save(job, student, adam, job.steps)  # what fails while it measures costs no training
     _evaluate(job, student, log, job.steps)
     log.close()
     student.save(job.out / "student")

@@ -25,11 +25,7 @@ def read(location: str | Path, split: str = "test", limit: int | None = None) ->
     Raises:
         DatasetError: no tar, no picture, or a class index without a name.
     """
-    root = Path(location)
-    folder = root / split if list((root / split).glob("*.tar")) else root
-    shards = sorted(folder.glob("*.tar"))
-    if not shards:
-        raise DatasetError(f"neither {root} nor its folder {split!r} holds a .tar; give the folder of the shards")
+    root, (folder, shards) = Path(location), shards_of(location, split)
     found = [sample for shard in shards for sample in _samples(shard)][:limit]
     images = tuple(next(m[e] for e in IMAGES if e in m) for _, m in found)
     targets = tuple(int(m["cls"]) for _, m in found if "cls" in m)
@@ -38,6 +34,16 @@ def read(location: str | Path, split: str = "test", limit: int | None = None) ->
     captions = tuple(_captions(members) for _, members in found)
     templates = _lines(folder, "zeroshot_classification_templates.txt") or PLAIN
     return Benchmark(tuple(key for key, _ in found), images, targets, captions, names, templates)
+
+
+def shards_of(location: str | Path, split: str = "test") -> tuple[Path, list[Path]]:
+    """The folder of the tars, ``location`` or its folder ``split``, and the tars; `DatasetError` if there is none."""
+    root = Path(location)
+    folder = root / split if list((root / split).glob("*.tar")) else root
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise DatasetError(f"neither {root} nor its folder {split!r} holds a .tar; give the folder of the shards")
+    return folder, shards
 
 
 def _captions(members: dict[str, bytes]) -> tuple[str, ...]:
