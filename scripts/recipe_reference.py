@@ -27,7 +27,8 @@ HEAD = """# Recipes
 A recipe is a YAML file that describes a run completely. `clipzoo run recipe.yaml` goes through all of it. `train`,
 `eval`, `run` and `demo` take `--set a.b=value` to override one value, as `--set training.steps=100` or
 `--set columns.0.weight=2`. Unknown names and wrong values are all told at once. The complete recipe, defaults written
-out, is kept as `recipe.yaml` in the run's folder, which `train` and `eval` take as well. This page is written by `scripts/recipe_reference.py`.
+out, is kept as `recipe.yaml` in the run's folder, which `train` and `eval` take as well.
+This page is written by `scripts/recipe_reference.py`.
 
 Places in a recipe (`data`, `store`, the folders of `evaluation`, files of experts, `local-dir:`) count from the folder
 in which clipzoo is started, as on a command line, not from the recipe's own; one that is found only beside the recipe
