@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from clipzoo import plugins
+from clipzoo import files, plugins
 from clipzoo.errors import CheckpointError, RecipeError, SampleError
 from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
@@ -27,7 +27,7 @@ from clipzoo.store import Store
 from clipzoo.store.manifest import runs, software
 from clipzoo.training import ended, read_log
 from clipzoo.types import ImageArray, decode_image
-from clipzoo.workspace import PSEUDO, Run, told, write_whole
+from clipzoo.workspace import PSEUDO, Run, told
 
 AVERAGED = {
     "segmentation": "pixels of the whole set", "depth": "images", "normals": "pixels of the whole set",
@@ -122,7 +122,7 @@ def evaluate(run: Run) -> Path:
         versions=software(),
     )
     path = run.out / "results.json"
-    write_whole(path, json.dumps(results, indent=1, allow_nan=False))
+    files.write(path, json.dumps(results, indent=1, allow_nan=False).encode())
     return path
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipzoo import demo, experts
+from clipzoo import demo, experts, files
 from clipzoo import recipe as recipes
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, entry_of
 from clipzoo.errors import CheckpointError, DivergedError, RecipeError
@@ -103,7 +103,7 @@ class Run:
                     (self.out / "plan.parquet").unlink(missing_ok=True)
                 if not trained or any(name.startswith("evaluation.") for name in changed):
                     shutil.rmtree(self.out / "scores", ignore_errors=True)
-                write_whole(path, self.recipe.to_yaml())
+                files.write(path, self.recipe.to_yaml().encode())
 
     def _binds(self, field: str) -> bool:
         """Whether arms that are trained depend on a field of the recipe."""
@@ -240,7 +240,7 @@ class Run:
             )
         if known != made_of or not (path.exists() and beside.exists()):
             self.join(columns).save(path)
-            write_whole(beside, json.dumps(made_of, indent=2))
+            files.write(beside, json.dumps(made_of, indent=2).encode())
         return Plan.load(path)
 
     def join(self, columns: Mapping[str, Column]) -> Plan:
@@ -322,7 +322,7 @@ class Run:
                 tried[f"{rate:g}"] = criterion(self.suite.measure(student, ["validation"])["validation"])
             except DivergedError:
                 tried[f"{rate:g}"] = {"criterion": -1.0}  # below any that is measured
-            write_whole(self._arm(arm) / RATES, json.dumps(tried, indent=2))
+            files.write(self._arm(arm) / RATES, json.dumps(tried, indent=2).encode())
             shutil.rmtree(folder / "student", ignore_errors=True)
         return max(rates, key=lambda rate: tried[f"{rate:g}"]["criterion"])
 
@@ -424,13 +424,6 @@ class Run:
         for path in sorted(folder.glob("*/*.npz")):
             found.setdefault(path.parent.name, {})[path.stem] = Scored.load(path)
         return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file that is there is whole, whenever the run was killed."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def told(trainings: Sequence[tuple[str, int]]) -> str:

@@ -123,8 +123,7 @@ def label(
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
-        ExpertError: an expert cannot be made or loaded, or fails too often; or a column ends without a single label,
-            whatever ``max_failures`` allows: its rows are kept.
+        ExpertError: an expert cannot be made or loaded, fails too often, or gives no label at all: its rows are kept.
         StoreError: the store is of another dataset or other weights, or in use.
         EngineError: the engine is not known, or the cluster cannot do it.
         Interrupted: SIGINT or SIGTERM; the same call goes on where this one stopped.
