@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipzoo import heads, plugins
+from clipzoo.heads._layers import Gather
 
 VIT = [(24, 7, 9)] * 4
 RESNET = [(8, 32, 24), (16, 16, 12), (32, 8, 6), (64, 4, 3)]
@@ -41,6 +42,33 @@ def test_the_output_has_its_channels_and_every_parameter_a_gradient(
 def test_an_image_does_not_see_its_batch(name: str) -> None:
     head, maps = heads.create(name, [c for c, _, _ in RESNET], 6), drawn(RESNET)
     torch.testing.assert_close(head([m[:1] for m in maps]), head(maps)[:1])
+
+
+@every_map
+def test_gathering_equals_norms_then_sizes_then_a_convolution(shapes: list[tuple[int, int, int]]) -> None:
+    torch.manual_seed(0)
+    gather = Gather([c for c, _, _ in shapes])
+    project = nn.Conv2d(gather.out_channels, 5, 1)
+    for parameter in gather.parameters():
+        nn.init.normal_(parameter)
+    size = max(h for _, h, _ in shapes), max(w for _, _, w in shapes)
+    levels = [heads.resize(norm(m), size) for norm, m in zip(gather.norms, drawn(shapes), strict=True)]
+    plain = project(torch.cat(levels, 1))
+    ours = gather(drawn(shapes), project)
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+    weight = torch.randn_like(ours)
+    gradients = [torch.autograd.grad((x * weight).sum(), [*gather.parameters()]) for x in (ours, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
+
+
+def test_heads_share_what_they_begin_with() -> None:
+    maps = heads.Maps(drawn(RESNET))
+    first, second = (heads.create(name, [c for c, _, _ in RESNET], 6) for name in ("linear", "fcos"))
+    alone = first(list(maps))
+    before = maps.stacked
+    torch.testing.assert_close(first(maps), alone)
+    second(maps)
+    assert maps.stacked is before
 
 
 @every_head

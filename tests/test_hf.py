@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import hf_models as zoo
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts._hf_masks import contenders
 from clipzoo.experts._hf_reading import show_all
 from clipzoo.experts.base import sha256
 from clipzoo.experts.hf import _one
@@ -295,3 +296,26 @@ def test_the_outputs_of_one_image_are_laid_out_as_it_alone_would_have_them():
     one = _one(SemanticSegmenterOutput(logits=many), 2, 4)
     assert one.logits.is_contiguous()
     assert torch.equal(one.logits, many[2:3])
+
+
+@pytest.mark.parametrize("size", [(40, 56), (97, 131), (13, 9), (11, 7), (1, 1)])
+@pytest.mark.parametrize("coarse", [(13, 9), (5, 4), (2, 2)])
+def test_classes_that_are_best_nowhere_are_not_enlarged(coarse: tuple[int, int], size: tuple[int, int]) -> None:
+    def resized(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return torch.nn.functional.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        logits = resized(torch.randn(60, *coarse, generator=generator), (13, 9))
+        logits[7] = logits[3]  # of equal ones the first is best
+        able = contenders(logits)
+        assert able.tolist() == sorted(able.tolist())
+        assert torch.equal(able[resized(logits[able], size).argmax(0)], resized(logits, size).argmax(0))
+        assert len(able) < 50 or coarse != (2, 2)
+
+
+def test_only_what_can_win_between_four_neighbours_contends() -> None:
+    logits = torch.tensor([[[4.0, 0.0]] * 2, [[0.0, 4.0]] * 2, [[3.0, 3.0]] * 2, [[-1.0, -1.0]] * 2])
+    assert contenders(logits).tolist() == [0, 1, 2]  # the third is best half-way, at no neighbour
+    assert contenders(logits[:, :1]).tolist() == [0, 1, 2, 3]
+    assert contenders(torch.full((2, 3, 3), torch.nan)).tolist() == [0, 1]

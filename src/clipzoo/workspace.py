@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from clipzoo.errors import CheckpointError, DivergedError, RecipeError
 from clipzoo.evaluation import DenseSet, zero_shot
 from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.files import alone
@@ -353,12 +354,18 @@ class Run:
 
     # Measurements --------------------------------------------------------------------------------------
 
+    @cached_property
+    def probes(self) -> Callable[[str, int], Probes | None]:
+        """Arm and seed -> the probes of its student, None where there is no truth; the last two that were fitted are
+        kept."""
+        return lru_cache(maxsize=2)(lambda arm, seed: self.suite.probes(self.train(arm, seed)))
+
     def scores(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
         """Split -> group -> scores of a trained arm."""
 
         def measure() -> Mapping[str, Mapping[str, Scored]]:
             self.progress.stage(f"measuring {arm}, seed {seed}" if arm in TRAINED else f"measuring {arm}")
-            return self.suite.measure(self.train(arm, seed), self.splits())
+            return self.suite.measure(self.train(arm, seed), self.splits(), self.probes(arm, seed))
 
         return self._scored(self.out / "scores" / arm / str(seed), measure)
 

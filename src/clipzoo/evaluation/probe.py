@@ -14,7 +14,8 @@ mask is inert.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -107,8 +108,9 @@ def fit_all(
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probes:
     """Fit a probe a task from the features [N,D,h,w] that ``read`` finds in pictures."""
-    seen, unseen = read(train), read(validation)
-    found = {name: fit(seen, t, unseen, validation.truth[name], strengths) for name, t in train.truth.items()}
+    seen = _Tokens.of(read(train))
+    unseen = replace(seen, maps=read(validation))
+    found = {name: _fit(seen, t, unseen, validation.truth[name], strengths) for name, t in train.truth.items()}
     return Probes(read, found)
 
 
@@ -120,21 +122,51 @@ def fit(
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probe:
     """Fit a probe from features [N,D,h,w] to a task's truth; the strength comes from validation."""
-    _, D, h, w = train_maps.shape
+    seen = _Tokens.of(train_maps)
+    return _fit(seen, train, replace(seen, maps=validation_maps), validation, strengths)
+
+
+@dataclass
+class _Tokens:
+    """Features [N,D,h,w] of a set, whose tokens are standardised by ``mean`` and ``scale`` [D]."""
+
+    maps: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, maps: Tensor) -> _Tokens:
+        """Features that are standardised by themselves."""
+        deviation = maps.std((0, 2, 3), correction=0)
+        scale = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), torch.zeros_like(deviation))
+        return cls(maps, maps.mean((0, 2, 3)), scale)
+
+    def rows(self, images: slice) -> Tensor:
+        """The tokens [n,D] of some images."""
+        return _tokens(self.maps[images], self.mean, self.scale)
+
+    @cached_property
+    def sums(self) -> Moments:
+        """Of all tokens alike: what every task whose labels are known everywhere has in common."""
+        sums, step = Moments.zero(self.maps.shape[1], 0), _images_per_chunk(self.maps, 0)
+        for i in range(0, len(self.maps), step):
+            X = self.rows(slice(i, i + step))
+            sums.add_inputs(X, X.new_ones(len(X)))
+        return sums
+
+
+def _fit(seen: _Tokens, train: Truth, unseen: _Tokens, validation: Truth, strengths: Sequence[float]) -> Probe:
+    _, D, h, w = seen.maps.shape
     H, W = train.size
     block = (-(-H // h), -(-W // w))
-    mean = train_maps.mean((0, 2, 3))
-    deviation = train_maps.std((0, 2, 3), correction=0)
-    scale = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), torch.zeros_like(deviation))
     outputs = train.task.channels(train.convention) * block[0] * block[1]
     width = max(1, GROUP_BYTES // (16 * D))
     ridges = []
     for low in range(0, outputs, width):
         group = slice(low, min(low + width, outputs))
-        seen = _moments(train_maps, train, mean, scale, group, outputs)
-        unseen = _moments(validation_maps, validation, mean, scale, group, outputs)
-        ridges.append(solve(seen, unseen, strengths))
-    return Probe(train, mean, scale, tuple(ridges), block)
+        fit, choose = _moments(seen, train, group, outputs), _moments(unseen, validation, group, outputs)
+        ridges.append(solve(fit, choose, strengths))
+    return Probe(train, seen.mean, seen.scale, tuple(ridges), block)
 
 
 def targets(truth: Truth, size: tuple[int, int], step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -154,19 +186,20 @@ def targets(truth: Truth, size: tuple[int, int], step: int) -> Iterator[tuple[Te
         yield (raw if bool(valid.all()) else torch.where(valid[:, None], raw, 0.0)), valid
 
 
-def _moments(maps: Tensor, truth: Truth, mean: Tensor, scale: Tensor, group: slice, outputs: int) -> Moments:
-    _, D, h, w = maps.shape
+def _moments(tokens: _Tokens, truth: Truth, group: slice, outputs: int) -> Moments:
+    _, D, h, w = tokens.maps.shape
     H, W = truth.size
     size = (-(-H // h) * h, -(-W // w) * w)
-    sums = Moments.zero(D, group.stop - group.start)
-    step = _images_per_chunk(maps, outputs)
+    known = all(label is not None and truth.task.valid_share(label) == 1 for label in truth.labels)
+    width = group.stop - group.start
+    sums = tokens.sums.with_outputs(width) if known else Moments.zero(D, width)
+    add, step = sums.add_outputs if known else sums.add, _images_per_chunk(tokens.maps, outputs)
     for i, (raw, valid) in enumerate(targets(truth, size, step)):
         Y, weight = _blocks(raw, valid, (h, w))
-        X = _tokens(maps[i * step : (i + 1) * step], mean, scale)
-        known = weight > 0
-        if not bool(known.all()):
-            X, Y, weight = X[known], Y[known], weight[known]
-        sums.add(X, Y[:, group], weight)
+        X = tokens.rows(slice(i * step, (i + 1) * step))
+        if not bool((some := weight > 0).all()):
+            X, Y, weight = X[some], Y[some], weight[some]
+        add(X, Y[:, group], weight)
     return sums
 
 

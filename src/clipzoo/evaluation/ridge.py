@@ -10,7 +10,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,14 +40,27 @@ class Moments:
         x, y, xx, xy = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
         return cls(0.0, x, y, xx, xy, 0.0)
 
+    def with_outputs(self, outputs: int) -> Moments:
+        """These sums over inputs, to which `add_outputs` adds another task's."""
+        zero = Moments.zero(0, outputs)
+        return replace(zero, n=self.n, x=self.x, xx=self.xx, xy=zero.xy.new_zeros(len(self.x), outputs))
+
     def add(self, X: Tensor, Y: Tensor, weight: Tensor) -> None:
         """Add rows X [n,D], Y [n,O] with weights [n]; products of one call are summed in the dtype of X."""
+        self.add_inputs(X, weight)
+        self.add_outputs(X, Y, weight)
+
+    def add_inputs(self, X: Tensor, weight: Tensor) -> None:
+        """The half of `add` that does not ask what the outputs are."""
         weighted = X * weight[:, None]
         self.n += float(weight.double().sum())
         self.x += weighted.sum(0).double().cpu()
-        self.y += (weight @ Y).double().cpu()
         self.xx += (weighted.T @ X).double().cpu()
-        self.xy += (weighted.T @ Y).double().cpu()
+
+    def add_outputs(self, X: Tensor, Y: Tensor, weight: Tensor) -> None:
+        """The other half of `add`."""
+        self.y += (weight @ Y).double().cpu()
+        self.xy += (X.T @ (Y * weight[:, None])).double().cpu()
         self.yy += float((weight @ Y.square()).double().sum())
 
     def around(self, x0: Tensor, y0: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -84,9 +84,9 @@ class Suite:
         """Whether there is what probes are fitted on and chosen by."""
         return {"probe", "validation"} <= set(self.dense)
 
-    def measure(self, student: Student, splits: Sequence[str]) -> dict[str, Run]:
-        """Split -> group of measures -> scores."""
-        probes = self.probes(student)
+    def measure(self, student: Student, splits: Sequence[str], probes: probe.Probes | None = None) -> dict[str, Run]:
+        """Split -> group of measures -> scores, by the student's ``probes`` if they are fitted already."""
+        probes = probes or self.probes(student)
         scored: dict[str, Run] = {}
         for split in splits:
             dense = probes.score(self.dense[split]) if probes and split in self.dense else {}

@@ -70,6 +70,7 @@ def family_of(architecture: str, name: str, told: Mapping[str, Any]) -> HfFamily
 # Rows --------------------------------------------------------------------------------------------------------
 
 EOMT = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation")
+ANY_SEMANTIC = ("*ForSemanticSegmentation",)
 REFUSED = frozenset({"OmDetTurboForObjectDetection"})
 """Would fit a row of any others, but is told by a text what to find, in a form that nothing here reads."""
 
@@ -160,7 +161,7 @@ FAMILIES: tuple[HfFamily, ...] = (
         "DPT, semantic", ("DPTForSemanticSegmentation",),
         f"Ranftl et al., arXiv 2103.13413, section 4.2; {LIBRARY}/dpt/image_processing_dpt.py",
     ),
-    _semantic("any other …ForSemanticSegmentation", ("*ForSemanticSegmentation",), "the model's card"),
+    _semantic("any other …ForSemanticSegmentation", ANY_SEMANTIC, "the model's card"),
     _masks(
         "MaskFormer", ("MaskFormerForInstanceSegmentation",),
         f"Cheng et al., arXiv 2107.06278, section 3.4; {LIBRARY}/maskformer/image_processing_maskformer.py",

@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from clipzoo import plugins
-from clipzoo.heads._layers import resize
+from clipzoo.heads._layers import Maps, resize
 
-__all__ = ["create", "resize"]
+__all__ = ["Maps", "create", "resize"]
 
 
 def create(name: str, in_channels: Sequence[int], out_channels: int, **options: Any) -> nn.Module:

@@ -28,15 +28,35 @@ def _weights(before: int, after: int, like: Tensor) -> Tensor:
     return F.interpolate(places, (after, before), mode="bilinear", antialias=True)[0, 0].to(like.dtype)
 
 
+class Maps(list[Tensor]):
+    """A student's tapped maps [B,C_i,h_i,w_i], shallow to deep; what all its heads begin with is made once."""
+
+    _stacked: Tensor | None = None  # torch.compile ends its graph at a cached_property
+
+    @property
+    def stacked(self) -> Tensor:
+        """[B,ΣC,h,w] at the size of the finest, each map of mean 0 and deviation 1 before it was resized."""
+        if self._stacked is None:
+            size = max(m.shape[-2] for m in self), max(m.shape[-1] for m in self)
+            self._stacked = torch.cat([resize(F.group_norm(m, 1), size) for m in self], 1)
+        return self._stacked
+
+
 class Gather(nn.Module):
-    """Normalises each tapped map over its channels and stacks them at the size of the finest: [B,ΣC,h,w]."""
+    """Normalises each tapped map over its channels, stacks them at the size of the finest and projects them.
+
+    The norms' own weights go into the projection's, since resizing keeps sums: what is left to do on maps does not
+    depend on the head.
+    """
 
     def __init__(self, in_channels: Sequence[int]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(1, channels) for channels in in_channels)
         self.out_channels = sum(in_channels)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps [B,C_i,h_i,w_i] as one [B,ΣC,h,w]."""
-        size = max(m.shape[-2] for m in maps), max(m.shape[-1] for m in maps)
-        return torch.cat([resize(norm(m), size) for norm, m in zip(self.norms, maps, strict=True)], 1)
+    def forward(self, maps: Sequence[Tensor], project: nn.Conv2d) -> Tensor:
+        """Maps [B,C_i,h_i,w_i] -> [B,out,h,w], with ``project`` a 1×1 convolution of ΣC channels."""
+        weight, bias = (torch.cat([getattr(norm, name) for norm in self.norms]) for name in ("weight", "bias"))
+        shift = F.conv2d(bias[None, :, None, None], project.weight, project.bias).flatten()
+        stacked = (maps if isinstance(maps, Maps) else Maps(maps)).stacked
+        return F.conv2d(stacked, project.weight * weight[:, None, None], shift)

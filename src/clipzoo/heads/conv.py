@@ -27,4 +27,6 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """``maps`` [B,C,h,w] a tapped layer; raw [B,out,h·upscale,w·upscale]."""
-        return F.pixel_shuffle(self.project(self.mix(self.gather(maps))), self.upscale)
+        narrow = self.mix[0]
+        assert isinstance(narrow, nn.Conv2d)
+        return F.pixel_shuffle(self.project(self.mix[1:](self.gather(maps, narrow))), self.upscale)

@@ -43,7 +43,7 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """``maps`` [B,C,h,w] a tapped layer; raw [B,out,h·upscale,w·upscale]."""
-        seen = self.narrow(self.gather(maps))
+        seen = self.gather(maps, self.narrow)
         return torch.cat([F.pixel_shuffle(tower(seen), self.upscale) for tower in (self.what, self.where)], 1)
 
 

@@ -21,4 +21,4 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """``maps`` [B,C,h,w] a tapped layer."""
-        return F.pixel_shuffle(self.project(self.gather(maps)), self.upscale)
+        return F.pixel_shuffle(self.gather(maps, self.project), self.upscale)

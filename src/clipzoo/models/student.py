@@ -213,7 +213,7 @@ class Student(nn.Module):
             ``predictions``: column -> raw [B,C,h,w].
         """
         out = self._forward(images, tokens, self.layers)
-        maps = out.pop("image_intermediates")
+        maps = heads.Maps(out.pop("image_intermediates"))
         out["predictions"] = {column: self.heads[_safe(column)](maps) for column in self.specs}
         out.pop("text_intermediates", None)
         return out

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from clipzoo.evaluation.arms import Run
-from clipzoo.evaluation.base import Student, features
+from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.sets import DenseSet, Truth
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.reporting import words
 from clipzoo.reporting.pictures import PictureRow, cases
 
-SHOWN = ("clip-ft", "clipzoo")
-
 
 def showcase(
     suite: Suite,
-    students: Mapping[str, Student],
+    probes: Mapping[str, Probes | None],
     runs: Mapping[str, Run],
     experts: Mapping[str, Expert],
     count: int = 1,
@@ -28,22 +27,21 @@ def showcase(
 
     Args:
         suite: its test split is shown.
-        students: "clip-ft" and "clipzoo".
-        runs: arm (and "expert") -> scores of the same students.
+        probes: of "clip-ft" and "clipzoo".
+        runs: arm (and "expert") -> scores of the same.
         experts: task -> its loaded expert.
         count: pictures of each case.
     """
     if "test" not in suite.dense:
         return []
     test = suite.dense["test"]
-    fitted = {arm: suite.probes(students[arm]) for arm in SHOWN}
-    probes = {arm: found.tasks for arm, found in fitted.items() if found}
+    fitted = {arm: one for arm, one in probes.items() if one}
     found = []
     for task, truth in ((task, truth) for task, truth in test.truth.items() if task in runs["clipzoo"]):
         for case, index in cases(runs["clipzoo"][task], runs["clip-ft"][task], count):
             image = test.images[index : index + 1]
-            render = truth.task.render
-            labels = {arm: probes[arm][task].predict(features(students[arm], image, suite.layers))[0] for arm in SHOWN}
+            render, picture = truth.task.render, replace(test, images=image)
+            labels = {arm: one.tasks[task].predict(one.read(picture))[0] for arm, one in fitted.items()}
             asked = experts.get(task)
             expert = _asked(asked, test, index, truth) if asked and not asked.needs_sample else None
             label = truth.labels[index]

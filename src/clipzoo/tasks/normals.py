@@ -28,6 +28,9 @@ SHORTEST = 0.01
 ZERO = np.float32(127)
 """The code of 0; codes run from 0 (−1) to 254 (+1)."""
 
+DECODED = (np.arange(256, dtype=np.float32) - ZERO) / ZERO
+"""Code -> value."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Normals:
@@ -103,8 +106,9 @@ class NormalsTask(Task[Normals]):
     def decode(self, data: bytes) -> Normals:
         """The inverse of `encode`, within its quantisation."""
         codes, _ = _png.read(data, self.name, ("RGB",))
-        vectors = (np.moveaxis(codes, -1, 0).astype(np.float32) - ZERO) / ZERO
-        length, valid = np.sqrt(np.square(vectors).sum(0)), np.asarray(codes.any(-1))
+        planes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))
+        vectors = DECODED[planes]
+        length, valid = np.sqrt(np.square(vectors).sum(0)), np.asarray(planes.any(0))
         require(
             bool((np.abs(length[valid] - 1) < 0.01).all()),
             "the normals of a PNG are not of length 1: something changed its pixels; label the image again",
