@@ -80,12 +80,27 @@ def test_without_memory_batches_are_halved_for_the_rest_of_the_run(tmp_path, fai
     assert (report.labels, report.failures, report.halved_to) == (32, 0, 2)
     lines = [line for line in runs(report.path) if line["event"] == "out of memory"]
     assert [(line["shard"], line["batch_size"]) for line in lines] == [("00000", 4), ("00000", 2)]
-    assert "batches have at most 2 images from now on" in caplog.text
+    assert "batches of images of 192 pixels and more have at most 2 images from now on" in caplog.text
     run(data, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")  # of an expert that does not mind
     (again,) = run(data, tmp_path / "out")
     assert again.halved_to == 2  # the column still says so
     assert run(data, tmp_path / "whole")[0].halved_to is None
+
+
+def test_smaller_images_keep_their_batches_when_larger_ones_have_no_memory(tmp_path):
+    class Small(Bright):
+        def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+            if sum(image.shape[0] * image.shape[1] for image in images) > 8 * 12 * 16:
+                too_much_for_the_cpu()
+            return super().predict(images)
+
+    large = [(f"l{i}", {"jpg": encoded(np.full((60, 80, 3), i, np.uint8)), "txt": b"a room"}) for i in range(4)]
+    write_shard(tmp_path / "data" / "00000.tar", [*large, *samples(16)])
+    (report,) = run(tmp_path / "data", tmp_path / "out", [expert := Small(batch_size=8)], max_failures=1)
+    assert report.halved_to == 1
+    assert (report.labels, report.failures) == (16, 4)
+    assert [len(call) for call in expert.calls] == [8, 8]
 
 
 def test_an_image_that_is_too_large_alone_is_a_failure(tmp_path):

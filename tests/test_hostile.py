@@ -13,7 +13,7 @@ import torch
 
 import hostile
 import test_training
-from clipzoo.data import Plan, TrainingSet, Viewing, loader
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import ClipzooError, DatasetError
 from clipzoo.labeling import label
 from clipzoo.readers import open_dataset
@@ -92,6 +92,27 @@ def test_a_crafted_tar_loses_nothing_silently(crafted: hostile.Crafted, tmp_path
     assert (used, refused) == (crafted.usable, crafted.refused)
 
 
+def test_crafted_tars_are_labelled_verified_and_trained_on(tmp_path: Path) -> None:
+    crafted = [one for one in hostile.tars() if one.usable >= 0]
+    for i, one in enumerate(crafted):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{i:02d}.tar").write_bytes(one.data)
+    reader = open_dataset(str(tmp_path / "data"))
+    (report,) = label(
+        str(tmp_path / "data"), [Bright()], tmp_path / "out", device="cpu", progress=False, max_failures=1
+    )
+    (column,) = Store(tmp_path / "out").columns()
+    for i, one in enumerate(crafted):
+        reasons = [row["error"] for row in column.rows(f"{i:02d}").to_pylist()]
+        assert (reasons.count(None), len(reasons)) == (one.usable, one.usable + one.refused), one.name
+    problems = verify(Store(tmp_path / "out"), reader)
+    assert ["one and the same" in one.message for one in problems] == [True]  # as the pictures are
+    plan = Plan.build(reader, {column.name: column})
+    data = TrainingSet(plan, reader, {column.name: LabelColumn(column)}, Viewing((16, 16)))
+    (batch,) = loader(data, len(plan), lambda texts: torch.zeros(len(texts), 4))
+    assert len(batch.images) == report.labels == sum(one.usable for one in crafted)
+
+
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_a_header_that_claims_what_is_there_is_not_read_into_memory(kind: bytes, tmp_path: Path) -> None:
     """The file is as large as its header says, all holes."""
@@ -136,13 +157,13 @@ def test_a_full_disk_ends_in_a_clear_line_and_nothing_committed_is_lost(tmp_path
 
 
 MEASURED = """
-import resource, sys
+import sys
 sys.path.insert(0, sys.argv[3])
 from clipzoo.labeling import label
-from making import Bright, make_dataset, samples
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from making import Bright, peak
+before = peak()
 label(sys.argv[1], [Bright()], sys.argv[2], device="cpu", progress=False, max_failures=1)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 

@@ -20,7 +20,7 @@ from clipzoo.errors import DatasetError, ExpertError, RemoteError, StoreError, k
 from clipzoo.experts import ExpertInput
 from clipzoo.labeling import Interrupted, inspect, label
 from clipzoo.labeling._batches import Batcher, decoded
-from clipzoo.labeling._watch import Budget
+from clipzoo.labeling._budget import Budget
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Column, Store, verify

@@ -20,7 +20,7 @@ import pytest
 import hostile
 from clipzoo.errors import DatasetError, EngineError, ExpertError, StoreError
 from clipzoo.labeling import Tuning, label
-from clipzoo.labeling._watch import Budget
+from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._worker import Order, Worker
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset

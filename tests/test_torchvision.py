@@ -115,6 +115,7 @@ def judge_detection(expert: experts.Expert, model: Any, name: str, sizes=SIZES) 
             if name in FIXED:  # so weak that scores of other boxes are equal but for rounding: any order is right
                 ours = np.array([expert.card.convention.classes[i] for i in label.ids])
                 theirs = np.array([names[i] for i in found["labels"][kept]])
+                assert len(label.ids) == len(kept)
                 far = np.abs(label.boxes[:, None] - found["boxes"][kept]).sum(2) + 1e4 * (ours[:, None] != theirs)
                 kept = kept[linear_sum_assignment(far)[1]]
             assert [expert.card.convention.classes[i] for i in label.ids] == [names[i] for i in found["labels"][kept]]

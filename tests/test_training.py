@@ -23,6 +23,7 @@ from clipzoo.errors import CheckpointError, ClipzooError, DatasetError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
+from clipzoo.stopping import Interrupted
 from clipzoo.store import Store
 from clipzoo.training import Job, optimizer, read_log, train
 
@@ -101,6 +102,24 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
     assert [line["loss"] for line in resumed] == [line["loss"] for line in whole]
 
 
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing_behind(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
+        "from test_training import job, train; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000,) * 2)\n"
+        "try: train(job(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], Path(sys.argv[5])))\n"
+        "except OSError as error: sys.exit(f'the disk: {error.strerror}')"
+    )
+    arguments = [str(Path(__file__).parent), str(dataset), str(labels), tiny_clip, str(tmp_path)]
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert ended.stderr.strip().endswith("the disk: File too large")
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+    train(job(dataset, labels, tiny_clip, tmp_path))
+    assert same_student(tmp_path, uninterrupted)
+
+
 def read_log_safely(out: Path) -> list[str]:
     path = out / "log.jsonl"
     return path.read_text().splitlines() if path.exists() else []
@@ -119,11 +138,22 @@ def test_asked_to_stop_it_saves_first(
 
     stopping = job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100, workers=workers)
     stopping = replace(stopping, on_step=stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM; the same command goes on behind step 4"):
         train(stopping)
     assert (tmp_path / "checkpoint.pt").exists()
     train(job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100))
     assert same_student(tmp_path, uninterrupted)
+
+
+def test_asked_twice_it_does_not_wait(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
+    def stop(step: int, values: object) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one was not heard")
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        train(replace(job(dataset, labels, tiny_clip, tmp_path), on_step=stop))
+    assert not isinstance(raised.value, Interrupted)
 
 
 @pytest.mark.parametrize("last", [3, STEPS - 1])

@@ -252,6 +252,7 @@ def _cost(run: Run) -> dict[str, Any]:
         seconds = sum(committed) if committed else manifest.seconds
         cost[name] = {
             "seconds_per_image": seconds / images,
+            "images_per_second": images / seconds if seconds else None,
             "dropped_seconds": round(max(manifest.seconds - seconds, 0.0), 1),
             "bytes_per_image": manifest.counts.bytes / images,
             "images": images,

@@ -173,6 +173,7 @@ class HolesEatenByTheLargest(EdgesTask):
         return Edges(super().crop_resize(label, view).values, valid & (values > 0))
 
 
+@fault
 class SidesNotExchangedByTheFlip(DetectionTask):
     def hflip(self, label: Any) -> Any:
         x0, y0, x1, y1 = label.boxes.T

@@ -19,9 +19,9 @@ from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import DatasetError
 from clipzoo.labeling._batches import opened
-from clipzoo.labeling._watch import signals
 from clipzoo.labeling.plan import spread
 from clipzoo.readers import Entry, Reader, in_turn, open_dataset
+from clipzoo.stopping import signals
 from clipzoo.store.manifest import begun
 
 THREADS = max(1, min(16, os.cpu_count() or 1))

@@ -65,6 +65,7 @@ ELSEWHERE = "give another place"
 REFUSED = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), f"{ELSEWHERE}, or the rights to write there"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"make room, or {ELSEWHERE}, and run the same again"),
+    errno.EFBIG: f"no file may be as large there: {ELSEWHERE}, or raise ulimit -f",
     errno.EROFS: f"that disk is read-only: {ELSEWHERE}",
     errno.ENOTDIR: f"a part of it is a file: {ELSEWHERE}",
     errno.EEXIST: f"there is a file: {ELSEWHERE}",

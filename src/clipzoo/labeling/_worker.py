@@ -19,12 +19,13 @@ from clipzoo.errors import DatasetError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place
 from clipzoo.labeling import _reads, engine
+from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import Meter
 from clipzoo.labeling._tuning import Tuning
-from clipzoo.labeling._watch import Budget, Stop
 from clipzoo.labeling.local import Work, codecs, labelled_shard
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.stopping import Stop
 from clipzoo.store import Column, Store
 from clipzoo.store.manifest import Manifest, software
 

@@ -20,12 +20,13 @@ from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError,
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
+from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._look import look
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._tuning import Tuning
-from clipzoo.labeling._watch import Budget, Interrupted, Stop, signals
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.stopping import Interrupted, Stop, signals
 from clipzoo.store import Column, Store, grow
 from clipzoo.store.manifest import runs
 

@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert
 from clipzoo.labeling import engine
+from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, Meter, Progress
 from clipzoo.labeling._tuning import Tuning
-from clipzoo.labeling._watch import Budget, signals
 from clipzoo.labeling.local import Work, label_shards
 from clipzoo.labeling.plan import Job, spread
 from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.stopping import signals
 from clipzoo.store import Column, Store
 from clipzoo.types import Sample
 

@@ -95,6 +95,7 @@ def card(column: Column) -> dict[str, str]:
         "failures": str(counts.failures),
         "bytes a label": f"{per_label:,.0f}",
         "seconds": f"{manifest.seconds:,.1f}",
+        "images/s": f"{(counts.labels + counts.failures) / manifest.seconds:,.1f}" if manifest.seconds else "–",
     }
 
 

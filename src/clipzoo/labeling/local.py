@@ -21,11 +21,12 @@ from clipzoo.errors import LabelError, RemoteError
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.labeling import _reads
 from clipzoo.labeling._batches import Batch, Batcher, Decoded, decoded
+from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
-from clipzoo.labeling._watch import Budget, Stop
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
+from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run
 
@@ -50,6 +51,8 @@ class Work:
     column: Column
     budget: Budget
     batch_size: int
+    limits: dict[int, int] = field(default_factory=dict)
+    """Pixels of an image -> how many such images, or larger ones, had memory together when more had not."""
     seconds: float = 0.0
     """In predicting and encoding; decoding is shared and not counted."""
     noted: float = 0.0
@@ -57,6 +60,10 @@ class Work:
     labelled: int = 0
     reads: Sequence[Column] = ()
     """Columns whose labels the expert is handed."""
+
+    def most(self, pixels: int) -> int:
+        """How many images of so many pixels make a batch: as many as had memory so far."""
+        return min([self.batch_size, *(size for known, size in self.limits.items() if pixels >= known)])
 
     def note(self, **values: Any) -> None:
         """Add a line to the column's ``runs.jsonl``."""
@@ -151,7 +158,8 @@ class Pass:
 
         Where memory runs out, in halves; where the batch fails otherwise, image by image.
         """
-        size = min(len(batch), self.work.batch_size)
+        pixels = batch[0].image.shape[0] * batch[0].image.shape[1]
+        size = min(len(batch), self.work.most(pixels))
         if size == len(batch):
             try:
                 return self._predicted(batch)
@@ -161,7 +169,7 @@ class Pass:
                 if size == 1:
                     return [error.with_traceback(None)]  # whose frames would keep images and tensors alive
                 full = out_of_memory(error)
-            size = self._shrunk(size // 2) if full else 1  # here, where the failed call's frames are gone
+            size = self._shrunk(size // 2, pixels) if full else 1  # here, where the failed call's frames are gone
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
         return [label for part in parts for label in self._call(part)]
 
@@ -171,12 +179,15 @@ class Pass:
             raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
         return labels
 
-    def _shrunk(self, size: int) -> int:
-        """``size``, the largest batch from now on; a line in ``runs.jsonl`` says so."""
+    def _shrunk(self, size: int, pixels: int) -> int:
+        """``size``, the largest batch of images of ``pixels`` or more from now on; a line in ``runs.jsonl`` says so."""
         release()
-        self.work.batch_size = size
-        self.work.note(event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size)
-        log.warning("%s: out of memory; batches have at most %d images from now on", self.work.column.name, size)
+        self.work.limits[pixels] = size
+        self.work.note(event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size, pixels=pixels)
+        log.warning(
+            "%s: out of memory; batches of images of %d pixels and more have at most %d images from now on",
+            self.work.column.name, pixels, size,
+        )  # fmt: skip
         return size
 
     def _ready(self, label: Any) -> Ready:

@@ -22,11 +22,12 @@ from uuid import uuid4
 
 from clipzoo import files
 from clipzoo.errors import ClipzooError, EngineError, StoreError
+from clipzoo.labeling._budget import EARLIEST
 from clipzoo.labeling._progress import Progress
-from clipzoo.labeling._watch import EARLIEST, Stop
 from clipzoo.labeling._worker import Done, Order, Worker
 from clipzoo.labeling.local import Work
 from clipzoo.labeling.plan import Job, uncommitted
+from clipzoo.stopping import Stop
 from clipzoo.store.manifest import software, writing
 
 __all__ = ["Order", "label_shards"]

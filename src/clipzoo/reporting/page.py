@@ -15,6 +15,7 @@ from clipzoo.reporting.pictures import CASES, PictureRow, data_uri
 
 COST = {
     "seconds_per_image": ("labelling", "s / image"),
+    "images_per_second": ("labelling", "images / s"),
     "bytes_per_image": ("stored", "bytes / image"),
     "images": ("images", ""),
     "labels": ("labels", ""),

@@ -12,13 +12,24 @@ from clipzoo.errors import CheckpointError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values beside ``path``, sync, rename: the file is whole or not there."""
+    """Write tensors and plain values beside ``path``, sync, rename: the file is whole or not there.
+
+    Raises:
+        OSError: the disk refuses it; nothing is left of the attempt.
+    """
     beside = path.with_suffix(".tmp")
-    with beside.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except RuntimeError as error:  # torch's, at the end of a file that the disk has refused
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def load(path: Path, lazily: bool = False) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from clipzoo.data import Batch, TrainingSet, loader
 from clipzoo.errors import DatasetError, DivergedError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
+from clipzoo.stopping import Interrupted, signals
 from clipzoo.training import checkpoint, objectives, optimizer
 
 CHECKPOINT, DONE = "checkpoint.pt", "done"
@@ -59,7 +58,7 @@ def train(job: Job) -> Student:
     Raises:
         DatasetError: no sample of a whole batch can be read.
         DivergedError: the loss is no longer finite.
-        KeyboardInterrupt: asked to stop; the state is saved first.
+        Interrupted: asked to stop by SIGINT or SIGTERM; the state is saved first. A second signal does not wait.
     """
     settings, student, device = job.settings, job.student.to(job.device), torch.device(job.device)
     if done_before := finished(job.out, job.device):
@@ -78,7 +77,7 @@ def train(job: Job) -> Student:
     student.train()
     forward = torch.compile(student) if settings.compile else student
     saved_at = time.monotonic()
-    with _stop_signals() as stop:
+    with signals() as stop:
         for step in range(start, job.steps):
             began = time.perf_counter()
             batch: Batch = next(batches).to(device)
@@ -97,12 +96,12 @@ def train(job: Job) -> Student:
             due = (
                 done % settings.checkpoint_every == 0 or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
             )
-            if stop or (due and done < job.steps):
+            if stop.signal or (due and done < job.steps):
                 _save(job, student, adam, done)
                 saved_at = time.monotonic()
-            if stop:
+            if stop.signal:
                 log.close()
-                raise KeyboardInterrupt
+                raise Interrupted(f"stopped by {stop.signal}; the same command goes on behind step {done}")
     if job.evaluate and start < job.steps:
         _save(job, student, adam, job.steps)  # what fails while it measures costs no training
     _evaluate(job, student, log, job.steps)
@@ -220,21 +219,6 @@ def _not_finite(step: int, named: Mapping[str, torch.Tensor], batch: Batch) -> s
         "training.learning_rates or a column's weight; if one term alone is not finite, its labels break the contract "
         "(`clipzoo inspect` shows them)"
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that is no longer empty once SIGINT or SIGTERM came: the step at hand is finished first."""
-    seen: list[int] = []
-    try:
-        old = {s: signal.signal(s, lambda number, frame: seen.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: its owner handles signals
-        old = {}
-    try:
-        yield seen
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 class _Log:
