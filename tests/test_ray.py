@@ -48,6 +48,13 @@ class Slow(Bright):
         return super().predict(images)
 
 
+class Forgetful(Bright):
+    """Another label whenever it is asked."""
+
+    def predict(self, images):
+        return [replace(label, ids=label.ids ^ random.getrandbits(1)) for label in super().predict(images)]
+
+
 class Mortal(Bright):
     """Its process dies over one image, as by a fault in native code."""
 
@@ -82,7 +89,7 @@ class Picky(Bright):
 
 
 def run(data: Path | str, out: Path, *experts, **options):
-    given = {"device": "cpu", "progress": False, "tuning": Tuning(threads=1), **options}
+    given = {"device": "cpu", "progress": False, "check": False, "tuning": Tuning(threads=1), **options}
     return label(str(data), list(experts) or [Bright()], out, **given)
 
 
@@ -257,6 +264,12 @@ class TestCluster:
         assert sorted(line["shard"] for line in events if line["event"] == "shard") == [f"{i:05d}" for i in range(12)]
         (again, _) = run(data, tmp_path / "ray", *experts(), max_failures=0.5, **machines.options())
         assert again.labelled == 0
+
+    def test_the_first_worker_looks_at_new_experts(self, machines, data, tmp_path, caplog):
+        for _ in range(2):
+            run(data, tmp_path / "ray", Forgetful(), check=True, max_failures=0.5, **machines.options())
+            assert caplog.text.count("determinism") == 1  # once: later the column is not new
+            (tmp_path / "ray" / "segmentation" / Forgetful().card.slug / "00003.parquet").unlink()
 
     def test_machines_that_die_and_are_replaced_cost_time_alone(self, machines, data, tmp_path, caplog):
         over, kills, rng = tmp_path / "over", 0, random.Random(0)

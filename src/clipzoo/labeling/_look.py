@@ -17,17 +17,21 @@ ENTRIES = 200
 """So many samples are tried for them, where many are broken."""
 
 
-def look(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> None:
-    """Warn of loaded experts whose labels are unsound, not repeatable, other in a batch, or do not follow a mirror.
+def warn(found: Iterable[str]) -> None:
+    """Tell what `look` saw."""
+    for line in found:
+        log.warning("%s (`clipzoo experts check` looks closer)", line)
+
+
+def look(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> list[str]:
+    """Which loaded experts' labels are unsound, not repeatable, other in a batch, or do not follow a mirror.
 
     Those that need more of a sample than its image are taken as they are.
     """
     asked = [expert for expert in experts if not expert.needs_sample]
     pictures = _first(reader, shards) if asked else []
-    for expert in asked:
-        for verdict in short(expert, pictures):
-            if verdict.status in ("warn", "fail"):
-                log.warning("%s: %s (`clipzoo experts check` looks closer)", expert.card.uri, verdict)
+    found = [(expert.card.uri, verdict) for expert in asked for verdict in short(expert, pictures)]
+    return [f"{uri}: {verdict}" for uri, verdict in found if verdict.status in ("warn", "fail")]
 
 
 def _first(reader: Reader, shards: Iterable[str]) -> list[ExpertInput]:

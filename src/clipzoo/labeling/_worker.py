@@ -20,6 +20,7 @@ from clipzoo.experts.base import Expert
 from clipzoo.files import Place
 from clipzoo.labeling import _reads, engine
 from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._look import look
 from clipzoo.labeling._progress import Meter
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, codecs, labelled_shard
@@ -125,6 +126,10 @@ class Worker:
         for i in order.active:
             engine.load(self.works[i], order.device, order.tuning, order.batch_size)
         return software()
+
+    def look(self, places: Sequence[int], shards: Sequence[str]) -> list[str]:
+        """What a short look at the experts in these places says; see `clipzoo.labeling._look.look`."""
+        return look(self.reader, shards, [self.works[i].expert for i in places])
 
     def label(self, job: Job, budgets: Sequence[Budget]) -> dict[int, Budget]:
         """Label a shard, to be committed by `commit`; place of the column -> what there was to count.

@@ -21,7 +21,7 @@ from clipzoo.experts.base import Expert
 from clipzoo.files import Place, place
 from clipzoo.labeling import _reads, plan
 from clipzoo.labeling._budget import Budget
-from clipzoo.labeling._look import look
+from clipzoo.labeling._look import look, warn
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
@@ -177,7 +177,8 @@ class _Call:
 
             given = [self.given[expert.card.column] for expert in experts]
             order = ray.Order(self.data, given, self.device, self.batch_size, self.tuning, threads)
-            return partial(ray.label_shards, order, self.ray_address, jobs, works)
+            new = [i for i, work in enumerate(works) if self.check and not work.column.committed()]
+            return partial(ray.label_shards, order, self.ray_address, jobs, works, new)
         active = _active(jobs, works)
         for work in active:
             load(work, resolved(self.device), self.tuning, self.batch_size)
@@ -243,7 +244,7 @@ def _label_here(
     progress: Progress,
 ) -> None:
     """Label on this machine, with a look at the ``fresh`` experts first."""
-    look(reader, (job.shard for job in jobs), fresh)
+    warn(look(reader, (job.shard for job in jobs), fresh))
     stop.check()
     label_shards(reader, jobs, works, stop, progress)
 

@@ -23,6 +23,7 @@ from uuid import uuid4
 from clipzoo import files
 from clipzoo.errors import ClipzooError, EngineError, StoreError
 from clipzoo.labeling._budget import EARLIEST
+from clipzoo.labeling._look import warn
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._worker import Done, Order, Worker
 from clipzoo.labeling.local import Work
@@ -41,12 +42,21 @@ LOSSES = 3
 """A shard that has lost so many workers is given up, as is a machine that has while they started; those that died with
 their machine do not count."""
 
+FIRST = 8
+"""Shards whose pictures a short look may see."""
+
 PATIENCE = 120.0
 """Seconds without a worker after which the run says that it waits."""
 
 
 def label_shards(
-    order: Order, address: str | None, jobs: Sequence[Job], works: Sequence[Work], stop: Stop, progress: Progress
+    order: Order,
+    address: str | None,
+    jobs: Sequence[Job],
+    works: Sequence[Work],
+    fresh: Sequence[int],
+    stop: Stop,
+    progress: Progress,
 ) -> None:
     """Do the jobs on a cluster.
 
@@ -55,6 +65,7 @@ def label_shards(
         address: of the cluster; by default that of ``RAY_ADDRESS``, or one that was started on this machine, or a new
             one of this machine alone.
         jobs, works, stop, progress: as of `clipzoo.labeling.local.label_shards`; the experts are not loaded here.
+        fresh: places of experts at which the first worker has a short look.
 
     Raises:
         EngineError: there is no Ray, no cluster, no machine that can do it; or a shard kills its workers.
@@ -65,7 +76,7 @@ def label_shards(
     if not jobs:
         return
     with connected(address) as ray, _told(order, jobs, works) as told:
-        run = _Run(ray, told, jobs, works, progress)
+        run = _Run(ray, told, jobs, works, [i for i in fresh if i in told.active], progress)
         try:
             run.go(stop)
         finally:
@@ -152,9 +163,18 @@ class _Hand:
 class _Run:
     """The driver's view of a run."""
 
-    def __init__(self, ray: Any, order: Order, jobs: Sequence[Job], works: Sequence[Work], progress: Progress) -> None:
-        self.ray, self.works, self.progress = ray, works, progress
+    def __init__(
+        self,
+        ray: Any,
+        order: Order,
+        jobs: Sequence[Job],
+        works: Sequence[Work],
+        fresh: Sequence[int],
+        progress: Progress,
+    ) -> None:
+        self.ray, self.works, self.fresh, self.progress = ray, works, fresh, progress
         self.queue = deque(jobs)
+        self.first = [job.shard for job in jobs[:FIRST]]
         self.uncounted = Counter(i for job in jobs for i in job.columns)
         self.counted: set[str] = set()
         self.hands: list[_Hand] = []
@@ -248,10 +268,18 @@ class _Run:
         self.steps[hand.actor.setup.remote()] = hand, self._begin
 
     def _begin(self, hand: _Hand, versions: Mapping[str, str]) -> None:
-        hand.ready = True
+        if self.fresh:
+            self.steps[hand.actor.look.remote(self.fresh, self.first)] = hand, self._looked
+            self.fresh = ()
+        else:
+            hand.ready = True
         if versions != self._versions:
             other = {name: have for name, have in versions.items() if have != self._versions.get(name)}
             log.warning("%s has %s: labels made there may differ in their last bits", hand.host, other)
+
+    def _looked(self, hand: _Hand, found: Sequence[str]) -> None:
+        warn(found)
+        hand.ready = True
 
     def _lost(self, hand: _Hand, why: str) -> None:
         """A worker is dead, or cannot be reached: what it was at is for another one."""

@@ -1,0 +1,26 @@
+"""The benchmarks run: tiny, to see that they do; what they measure stands in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_labelling_is_measured_side_by_side(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "labelling.py"), "--quick", "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    for name, row in found["throughput"].items():
+        assert {"expert", "forward", "engine", "obvious"} == set(row["seconds"]), name
+        assert row["obvious_bytes_over_ours"] > 5
+    assert set(found["columns"]) == {"segmentation", "detection", "depth", "normals", "edges"}
+    assert found["estimate"]["estimated_bytes_over_true"] == pytest.approx(1, abs=0.15)
+    assert "these figures prove nothing" in (tmp_path / "results.md").read_text()
