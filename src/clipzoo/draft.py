@@ -20,7 +20,7 @@ from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError
 from clipzoo.experts import ExpertCard
 from clipzoo.labeling._reads import stages
 from clipzoo.models import Student
-from clipzoo.models.student import check_model
+from clipzoo.models._open_clip import check_model
 from clipzoo.preflight import SPLITS, check_split
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Column, Store

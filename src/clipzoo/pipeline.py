@@ -29,12 +29,6 @@ from clipzoo.training import ended, read_log
 from clipzoo.types import ImageArray, decode_image
 from clipzoo.workspace import PSEUDO, Run, told
 
-AVERAGED = {
-    "segmentation": "pixels of the whole set", "depth": "images", "normals": "pixels of the whole set",
-    "detection": "boxes of the whole set", "edges": "edge pixels of the whole set",
-}  # fmt: skip
-"""What the measures of a task are means over."""
-
 PARITY_SAMPLES = 32
 """Pictures and captions on which an exported student is compared with the trained one."""
 
@@ -265,6 +259,7 @@ def _protocol(run: Run) -> dict[str, Any]:
     H, W = run.suite.size
     stride, test = run.recipe.evaluation.label_stride, run.suite.dense.get("test")
     truth = test.truth if test else {}
+    averaged = [(task, one.task.metric(one.convention).over) for task, one in truth.items()]
     recognised = "a centred part of the student's aspect" if run.start().crop == "centre" else "the same"
     return {
         "preset": "quick, version 1",
@@ -272,7 +267,7 @@ def _protocol(run: Run) -> dict[str, Any]:
         "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
         "mask": "pixels whose true label is known",
         "alignment": _alignment(truth),
-        "averaging": "; ".join(f"{task}: over {AVERAGED[task]}" for task in truth if task in AVERAGED),
+        "averaging": "; ".join(f"{task}: over {over}" for task, over in averaged if over),
         "probe": f"ridge from the tokens of layers {list(run.recipe.evaluation.layers)} of the frozen tower to the "
         "pixels of each token; strength chosen on validation",
         "zero_shot": "normalised mean of normalised embeddings over the dataset's own templates",

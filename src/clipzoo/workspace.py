@@ -132,7 +132,8 @@ class Run:
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
         check_splits(self.recipe)
-        start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
+        looking = self.scratch is not None  # for which no weights are fetched
+        start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=looking)
         if self.recipe.evaluation.probe:
             start.check_layers(self.recipe.evaluation.layers, "evaluation.layers")
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from clipzoo.errors import CheckpointError, ImageError
 from clipzoo.heads import resize
-from clipzoo.models.student import CONFIG, Student
+from clipzoo.models._open_clip import CONFIG
+from clipzoo.models.student import Student
 from clipzoo.tasks import get as get_task
 from clipzoo.types import ImageArray, View, to_rgb
 
