@@ -16,6 +16,7 @@ from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.sets import Truth
 from clipzoo.export._card import card as model_card
+from clipzoo.files import AnyPath
 from clipzoo.labeling import Tuning
 from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
@@ -149,7 +150,7 @@ def run(run: Run) -> Path:
 
 
 def export(
-    run: Run, to: str = "open_clip", arm: str = "clipzoo", seed: int | None = None, out: Path | None = None,
+    run: Run, to: str = "open_clip", arm: str = "clipzoo", seed: int | None = None, out: AnyPath | None = None,
     heads: bool = False,
 ) -> tuple[Path, str]:  # fmt: skip
     """Hand a student over in the format of a file of ``export/``; nothing is trained for it.
@@ -171,14 +172,14 @@ def export(
     check_arm(arm, "export", ("clip", *TRAINED))
     form = plugins.load("export", to)
     seed = run.seeds(arm)[0] if seed is None else seed
-    out = out or run.out / "export" / to / f"{arm}-{seed}"
+    folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
     images, captions = _first_samples(run)
     manifests = {name: column.manifest for name, (_, column) in run.columns.items()} if arm == "clipzoo" else {}
     results = run.out / "results.json"
     measured = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     text = model_card(run.recipe, arm, seed, manifests, measured, software().get("clipzoo", "(source)"))
-    found = form.export(_trained(run, arm, seed), out, images, captions, text, heads)
-    return out, form.sentence(found)
+    found = form.export(_trained(run, arm, seed), folder, images, captions, text, heads)
+    return folder, form.sentence(found)
 
 
 def _trained(run: Run, arm: str, seed: int) -> Student:

@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from clipzoo import files, heads, plugins
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
+from clipzoo.files import AnyPath
 from clipzoo.models import _open_clip
 from clipzoo.models._open_clip import CONFIG
 from clipzoo.tasks import Convention, Task
@@ -229,8 +229,9 @@ class Student(nn.Module):
             groups[part].append((name, parameter))
         return groups
 
-    def save(self, folder: Path, heads: bool = True) -> None:
+    def save(self, folder: AnyPath, heads: bool = True) -> None:
         """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it, or without."""
+        folder = files.local(folder, "a student")
         folder.mkdir(parents=True, exist_ok=True)
         with files.whole(folder / WEIGHTS) as path:
             save_file(_contiguous(self.clip), path)
@@ -247,12 +248,13 @@ class Student(nn.Module):
                 save_file(_contiguous(self.heads), path)
 
     @classmethod
-    def load(cls, folder: Path) -> Student:
+    def load(cls, folder: AnyPath) -> Student:
         """The student that `save` wrote, heads included if they are there; on the CPU.
 
         Raises:
             CheckpointError: OpenCLIP cannot load the folder, or its heads do not fit the model.
         """
+        folder = files.local(folder, "a student")
         if not (folder / f"{HEADS}.json").exists():
             return cls.create(f"local-dir:{folder}")
         described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
