@@ -52,11 +52,11 @@ class ColumnRecipe(_Model):
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Of its loss, beside the contrastive loss's 1."""
     head: str = "conv"
-    """The light module that learns the labels: a file of ``clipzoo/heads/``."""
+    """The light module that learns the labels: a file of ``clipzoo/heads/``, or one of your own (docs/extending.md)."""
     head_options: dict[str, Any] = Field(default_factory=dict)
     """Keywords of the head."""
     loss: str | None = None
-    """One of those that the column's task offers; null is the task's default."""
+    """One of those that ``clipzoo tasks TASK`` tells, or one of your own; null is the task's default."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
     """Keywords of the loss."""
     stride: Count = 2
@@ -181,7 +181,7 @@ class TrainingRecipe(_Model):
 
 
 class EvaluationRecipe(_Model):
-    """What the arms are measured on: benchmark folders; null leaves that measurement out.
+    """What the arms are measured on: benchmark folders or their addresses; null leaves that measurement out.
 
     A benchmark folder has ``images/`` (shards; with ``classnames.txt`` and a ``.cls`` a sample it measures zero-shot)
     and, for dense tasks, ``truth/``, a label store with one column ``<task>/truth`` a task.
@@ -221,7 +221,7 @@ class Recipe(_Model):
     max_samples: Count | None = None
     """Label and train on the first so many usable samples; null is all of them."""
     store: str | None = None
-    """Folder of the label store; default ``labels`` inside the run's folder."""
+    """Folder or address of the label store; default ``labels`` inside the run's folder."""
     columns: tuple[ColumnRecipe, ...] = ()
     """The pseudo-labels of the arm ``clipzoo``."""
     labeling: LabelingRecipe = LabelingRecipe()
