@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,5 @@ def installed(folder: Path, files: Mapping[str, str]) -> Iterator[Path]:
 
 def forget() -> None:
     """Look for plugins anew."""
-    known: tuple[Callable[..., object], ...] = (plugins.names, plugins.installed, plugins.load)
-    for one in known:
-        one.cache_clear()  # type: ignore[attr-defined]
+    for one in (plugins.names, plugins.installed, plugins.load):
+        one.cache_clear()

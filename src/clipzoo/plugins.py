@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -31,16 +31,12 @@ def names(folder: str) -> tuple[str, ...]:
     """Names of all plugins of ``folder`` ("tasks", "heads", …), sorted; none is imported."""
     package = importlib.import_module(f"clipzoo.{folder}")
     own = [m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and m.name[0] != "_"]
-    return tuple(sorted({*own, *_installed(folder)}))
+    return tuple(sorted({*own, *installed(folder)}))
 
 
 @cache
-def installed(folder: str) -> tuple[str, ...]:
-    """Those of `names` that other packages bring, sorted."""
-    return tuple(sorted(_installed(folder)))
-
-
-def _installed(folder: str) -> dict[str, EntryPoint]:
+def installed(folder: str) -> Mapping[str, EntryPoint]:
+    """Those that other packages bring, by name."""
     return {point.name: point for point in entry_points(group=f"clipzoo.{folder}")}
 
 
@@ -54,7 +50,7 @@ def load(folder: str, name: str) -> ModuleType:
     known = names(folder)
     if name not in known:
         raise PluginError(f"clipzoo/{folder} has no {name!r}; {hint(name, known)}")
-    point = _installed(folder).get(name)
+    point = installed(folder).get(name)
     return _module(folder, point) if point else importlib.import_module(f"clipzoo.{folder}.{name}")
 
 

@@ -177,8 +177,7 @@ class Task(ABC, Generic[L]):
 
     def _learnt(self, name: str, convention: Convention) -> bool:
         """Whether an installed loss of this name says that it learns such labels."""
-        known = name in plugins.installed("losses")
-        return known and bool(plugins.load("losses", name).learns(self.name, convention))
+        return name in plugins.installed("losses") and bool(plugins.load("losses", name).learns(self.name, convention))
 
     def criterion(self, convention: Convention, name: str | None = None) -> Callable[..., Tensor]:
         """The function of this loss, or of the default one.
