@@ -64,63 +64,66 @@ class Web:
         return sum(count for _, path, count in self.asked if path.endswith(suffix))
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Answers as its ``state`` says."""
+
+    state: Web
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args, directory=str(self.state.root))
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def list_directory(self, path: Any) -> Any:
+        if self.state.index:
+            return super().list_directory(path)
+        self.send_error(403)
+        return None
+
+    def do_HEAD(self) -> None:
+        if not self.faulty():
+            super().do_HEAD()
+
+    def do_GET(self) -> None:
+        if self.faulty():
+            return
+        path, asked = Path(self.translate_path(self.path)), self.headers.get("Range")
+        if not path.is_file() or not asked or not self.state.ranges:
+            super().do_GET()
+            self.state.asked.append(("GET", self.path, path.stat().st_size if path.is_file() else 0))
+            return
+        first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups()
+        size = path.stat().st_size
+        if int(first) >= size:
+            self.send_error(416)
+            return
+        data = path.read_bytes()[int(first) : int(last) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(data) - 1}/{size}")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        self.state.asked.append(("GET", self.path, len(data)))
+
+    def faulty(self) -> bool:
+        time.sleep(self.state.stall)
+        if not self.state.faults:
+            return False
+        status = self.state.faults.pop(0)
+        if status:
+            self.send_error(status)
+        else:
+            self.close_connection = True
+        return True
+
+
 @contextmanager
 def web(root: Path) -> Iterator[Web]:
     """A web server for ``root``."""
     state = Web(root)
-
-    class Handler(SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(root))
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def list_directory(self, path: Any) -> Any:
-            if state.index:
-                return super().list_directory(path)
-            self.send_error(403)
-            return None
-
-        def do_HEAD(self) -> None:
-            if not self.faulty():
-                super().do_HEAD()
-
-        def do_GET(self) -> None:
-            if self.faulty():
-                return
-            path, asked = Path(self.translate_path(self.path)), self.headers.get("Range")
-            if not path.is_file() or not asked or not state.ranges:
-                super().do_GET()
-                state.asked.append(("GET", self.path, path.stat().st_size if path.is_file() else 0))
-                return
-            first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups()
-            size = path.stat().st_size
-            if int(first) >= size:
-                self.send_error(416)
-                return
-            data = path.read_bytes()[int(first) : int(last) + 1]
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(data) - 1}/{size}")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-            state.asked.append(("GET", self.path, len(data)))
-
-        def faulty(self) -> bool:
-            time.sleep(state.stall)
-            if not state.faults:
-                return False
-            status = state.faults.pop(0)
-            if status:
-                self.send_error(status)
-            else:
-                self.close_connection = True
-            return True
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"state": state}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

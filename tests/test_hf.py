@@ -177,9 +177,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_without_a_network_the_fix_is_told(hub: Path) -> None:
+def test_without_a_network_the_fix_is_told(hub: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ExpertError, match=r"hf download owner/model --revision v2 --local-dir FOLDER.*hf:FOLDER"):
         experts.create("hf:owner/model@v2")
+    assert f"fetching owner/model into {hub}" in caplog.text
     with pytest.raises(ExpertError, match="neither a folder nor a hub id"):
         experts.create("hf:/no/such/folder")
 

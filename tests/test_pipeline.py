@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.training import read_log
 from conftest import WORDS, picture
 
 SPACE = Convention(classes=("background", "square"))
@@ -152,6 +154,47 @@ def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monk
     monkeypatch.setattr("clipzoo.training.loop.objectives.terms", lambda *a: pytest.fail("trained again"))
     pipeline.evaluate(workspace.Run(world, finished))
     assert (finished / "results.json").read_text() == before
+
+
+def described(section: str) -> list[str]:
+    """What the first cells of a section's tables in docs/run.md name."""
+    page = (Path(__file__).parent.parent / "docs" / "run.md").read_text()
+    part = re.split(r"^## ", page, flags=re.MULTILINE)
+    (text,) = [one for one in part if one.startswith(section)]
+    return [name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall("`(.*?)`", row)]
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether a pattern of the page means a name: ``<column>`` may have slashes, a folder holds what is below it."""
+    escaped = re.sub("<(.*?)>", lambda m: ".+" if m[1] == "column" else "[^/]+", re.escape(pattern))
+    return re.fullmatch(escaped + (".*" if pattern.endswith("/") else ""), name) is not None
+
+
+LATER = ("data/", "arms/<arm>/<seed>/checkpoint.pt", "export/<format>/<arm>-<seed>/")
+"""What a finished run of files on a disk does not have."""
+
+
+def test_the_page_of_a_runs_folder_names_all_that_is_there(finished: Path) -> None:
+    files = [path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()]
+    logs = [line for arm in ("clip-ft", "clipzoo") for line in read_log(finished / "arms" / arm / "0")]
+    results = json.loads((finished / "results.json").read_text())
+    for section, there, later in (
+        ("Files", files, LATER),
+        ("log.jsonl", {name for line in logs for name in line}, ()),
+        ("results.json", list(results), ()),
+    ):
+        told = described(section)
+        assert [name for name in there if not any(fits(one, name) for one in told)] == []
+        assert [one for one in told if not any(fits(one, name) for name in there)] == list(later)
+
+
+def test_the_page_reads_a_runs_folder_back(finished: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "run.md").read_text()
+    names: dict[str, Any] = {"folder": str(finished)}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], names)
+    assert len(names["curve"]) == 4, "of 24 steps every tenth and the last"
+    assert names["worst"][1] in names["scored"].keys
+    assert names["student"].columns == tuple(names["run"].specs)
 
 
 class Listener(Silent):

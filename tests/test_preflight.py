@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, RecipeError
-from clipzoo.models.student import check_model
+from clipzoo.models._open_clip import check_model
 from clipzoo.preflight import check_places, check_splits
 from making import make_dataset
 

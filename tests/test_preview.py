@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.data import TrainingSet, Viewing, loader
-from clipzoo.errors import ClipzooError, PlanError
+from clipzoo.errors import CheckpointError, ClipzooError, PlanError
 from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
 from clipzoo.preview import _forward, estimate, kept_bytes, preview
@@ -23,6 +24,7 @@ from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.workspace import Run
+from test_student import TINY
 
 
 @pytest.fixture
@@ -90,6 +92,17 @@ def test_epochs_are_steps_of_the_plan(values: dict[str, Any], tmp_path: Path) ->
     one_epoch = sum(1 for _ in loader(dataset, 10, lambda texts: torch.zeros(len(texts), 1)))
     assert run.steps() == round(2.5 * one_epoch)
     assert run.search_steps() == run.steps() // 4
+
+
+def test_looking_fetches_no_weights_of_the_student(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"far": {"url": "http://127.0.0.1:9/w.pt"}})
+    wanted = recipe.parse(values | {"student": {"model": "tiny", "pretrained": "far"}})
+    assert preview(wanted, tmp_path / "run").memory.parameters > 0
+    with pytest.raises(CheckpointError, match="cannot make the model 'tiny'"):
+        Run(wanted, tmp_path / "run")
 
 
 def test_too_small_a_dataset_is_told(values: dict[str, Any], tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from clipzoo.data import Batch
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.losses import angmf
 from clipzoo.models import HeadSpec, Student
-from clipzoo.models.student import CONFIG
+from clipzoo.models._open_clip import CONFIG
 from clipzoo.tasks import Convention
 from clipzoo.training.objectives import terms
 
@@ -52,11 +54,46 @@ def test_weights_trained_with_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch)
         asked.update(options)
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr("clipzoo.models.student.open_clip.create_model", stop)
+    monkeypatch.setattr("clipzoo.models._open_clip.open_clip.create_model", stop)
     for tag, expected in (("openai", True), ("laion2b_s34b_b88k", False)):
         with pytest.raises(CheckpointError):
             Student.create("ViT-B-16", tag)
         assert asked["force_quick_gelu"] is expected
+
+
+TINY = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+}
+
+
+def test_random_weights_are_fetched_from_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the pictures are normalised as the weights that were named want it."""
+    half = (0.5, 0.5, 0.5)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    monkeypatch.setitem(
+        open_clip.pretrained._PRETRAINED, "tiny", {"far": {"url": "http://127.0.0.1:9/w.pt", "mean": half, "std": half}}
+    )
+    assert Student.create("tiny", "far", random=True).preprocess_cfg["mean"] == half
+    with pytest.raises(CheckpointError, match="cannot make the model 'tiny'"):
+        Student.create("tiny", "far")
+
+
+def test_random_weights_of_a_hub_model_ask_for_its_config_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "squash"}}))
+    asked = []
+
+    def fetch(repo_id: str, filename: str, **options: object) -> str:
+        asked.append(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("open_clip.pretrained.hf_hub_download", fetch)
+    student = Student.create("hf-hub:owner/tiny", random=True)
+    assert student.crop == "whole"
+    assert set(asked) == {CONFIG}
 
 
 def test_layers_and_options_that_do_not_exist_are_named() -> None:
@@ -123,9 +160,9 @@ def test_a_loss_or_option_that_does_not_exist_is_named(tiny_clip: str) -> None:
             {"loss_options": {"epsilon": 1}},
             "column normals/x: the loss angmf has no option 'epsilon'; did you mean eps",
         ),
-        ({"loss_options": {"eps": "small"}}, "column normals/x: the loss angmf does not take eps: 'small': "),
+        ({"loss_options": {"eps": "small"}}, "column normals/x: the loss angmf fails with eps: 'small': "),
         ({"options": {"widht": 8}}, "column normals/x: the head dpt has no option 'widht'; did you mean width"),
-        ({"options": {"width": 0.5}}, "column normals/x: the head dpt cannot be made with width: 0.5: "),
+        ({"options": {"width": 0.5}}, "column normals/x: the head dpt cannot be made and run with width: 0.5: "),
     ):
         with pytest.raises(RecipeError, match=message):
             Student.create(tiny_clip, specs={"normals/x": replace(NORMALS, **changes)})  # type: ignore[arg-type]

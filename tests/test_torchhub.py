@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from clipzoo import experts, tasks
+from clipzoo import experts, recipe, tasks
 from clipzoo.errors import ExpertError
 from clipzoo.experts import torchhub
 from making import image
@@ -261,3 +261,18 @@ def test_frames_of_families_can_be_read():
     assert len(normals) == 3
     for family in normals:
         torchhub.Output(frame=family.gives.split()[1].rstrip(",:"))
+
+
+def test_the_recipe_the_page_and_the_table_agree_about_dsine() -> None:
+    """And the recipe is refused as it stands: whoever runs it says that the repository is trusted."""
+    root = Path(__file__).parent.parent
+    columns = recipe.load(root / "recipes" / "cliptex-cc3m.yaml").columns
+    (uri,) = [column.expert for column in columns if column.expert and "DSINE" in column.expert]
+    with pytest.raises(ExpertError, match="runs the Python code of that repository"):
+        experts.create(uri)
+    place, _, query = uri.removeprefix("torchhub:").partition("?")
+    card, _ = torchhub._card(place, torchhub.split(query))
+    (family,) = [one for one in torchhub.FAMILIES if one.name == "DSINE"]
+    assert card.task == family.task
+    assert card.output.frame in family.gives
+    assert uri.partition("#")[2] in (root / "docs" / "experts.md").read_text()

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 import yaml
 
-from clipzoo import demo, experts
+from clipzoo import demo, experts, files
 from clipzoo import recipe as recipes
 from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError
 from clipzoo.experts import ExpertCard
+from clipzoo.files import AnyPath
 from clipzoo.labeling._reads import stages
 from clipzoo.models import Student
-from clipzoo.models.student import check_model
+from clipzoo.models._open_clip import check_model
 from clipzoo.preflight import SPLITS, check_split
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Column, Store
@@ -56,13 +57,14 @@ class Start:
     layers: tuple[int, ...]
 
 
-def check_out(path: Path) -> None:
+def check_out(path: AnyPath) -> None:
     """Make the folder of a recipe and see that it can be written there, which is no news to have after five answers.
 
     Raises:
         RecipeError: the file is there already.
         OSError: the disk refuses.
     """
+    path = files.local(path, "a recipe")
     if path.exists():
         raise RecipeError(f"{path} is there already; give another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,12 +189,13 @@ def check_benchmarks(folder: str) -> dict[str, str]:
     """
     if folder == "none":
         return {}
-    places = {split: f"demo:{split}" if folder == "demo:" else str(Path(folder) / split) for split in SPLITS}
-    if folder != "demo:" and not Path(places["heldout"]).is_dir():
-        del places["heldout"]
-    for split, place in places.items():
-        check_split(split, place)
-    return places
+    found = {}
+    for split in SPLITS:
+        place = f"demo:{split}" if folder == "demo:" else str(files.place(folder) / split)
+        if split != "heldout" or folder == "demo:" or files.place(place).is_dir():
+            check_split(split, place)
+            found[split] = place
+    return found
 
 
 def check_epochs(answer: str | float) -> float:

@@ -16,6 +16,7 @@ from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.sets import Truth
 from clipzoo.export._card import card as model_card
+from clipzoo.files import AnyPath
 from clipzoo.labeling import Tuning
 from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
@@ -28,12 +29,6 @@ from clipzoo.store.manifest import runs, software
 from clipzoo.training import ended, read_log
 from clipzoo.types import ImageArray, decode_image
 from clipzoo.workspace import PSEUDO, Run, told
-
-AVERAGED = {
-    "segmentation": "pixels of the whole set", "depth": "images", "normals": "pixels of the whole set",
-    "detection": "boxes of the whole set", "edges": "edge pixels of the whole set",
-}  # fmt: skip
-"""What the measures of a task are means over."""
 
 PARITY_SAMPLES = 32
 """Pictures and captions on which an exported student is compared with the trained one."""
@@ -155,7 +150,7 @@ def run(run: Run) -> Path:
 
 
 def export(
-    run: Run, to: str = "open_clip", arm: str = "clipzoo", seed: int | None = None, out: Path | None = None,
+    run: Run, to: str = "open_clip", arm: str = "clipzoo", seed: int | None = None, out: AnyPath | None = None,
     heads: bool = False,
 ) -> tuple[Path, str]:  # fmt: skip
     """Hand a student over in the format of a file of ``export/``; nothing is trained for it.
@@ -177,14 +172,14 @@ def export(
     check_arm(arm, "export", ("clip", *TRAINED))
     form = plugins.load("export", to)
     seed = run.seeds(arm)[0] if seed is None else seed
-    out = out or run.out / "export" / to / f"{arm}-{seed}"
+    folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
     images, captions = _first_samples(run)
     manifests = {name: column.manifest for name, (_, column) in run.columns.items()} if arm == "clipzoo" else {}
     results = run.out / "results.json"
     measured = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     text = model_card(run.recipe, arm, seed, manifests, measured, software().get("clipzoo", "(source)"))
-    found = form.export(_trained(run, arm, seed), out, images, captions, text, heads)
-    return out, form.sentence(found)
+    found = form.export(_trained(run, arm, seed), folder, images, captions, text, heads)
+    return folder, form.sentence(found)
 
 
 def _trained(run: Run, arm: str, seed: int) -> Student:
@@ -266,6 +261,7 @@ def _protocol(run: Run) -> dict[str, Any]:
     H, W = run.suite.size
     stride, test = run.recipe.evaluation.label_stride, run.suite.dense.get("test")
     truth = test.truth if test else {}
+    averaged = [(task, one.task.metric(one.convention).over) for task, one in truth.items()]
     recognised = "a centred part of the student's aspect" if run.start().crop == "centre" else "the same"
     return {
         "preset": "quick, version 1",
@@ -273,7 +269,7 @@ def _protocol(run: Run) -> dict[str, Any]:
         "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
         "mask": "pixels whose true label is known",
         "alignment": _alignment(truth),
-        "averaging": "; ".join(f"{task}: over {AVERAGED[task]}" for task in truth if task in AVERAGED),
+        "averaging": "; ".join(f"{task}: over {over}" for task, over in averaged if over),
         "probe": f"ridge from the tokens of layers {list(run.recipe.evaluation.layers)} of the frozen tower to the "
         "pixels of each token; strength chosen on validation",
         "zero_shot": "normalised mean of normalised embeddings over the dataset's own templates",

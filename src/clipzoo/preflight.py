@@ -9,10 +9,11 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from clipzoo import demo
+from clipzoo import demo, files
 from clipzoo.errors import ClipzooError, RecipeError
 from clipzoo.evaluation.datasets.webdataset import shards_of
 from clipzoo.evaluation.sets import truth_columns
+from clipzoo.files import Place
 from clipzoo.plugins import hint
 from clipzoo.readers import Location, fingerprint, open_dataset
 from clipzoo.recipe import Recipe
@@ -23,7 +24,7 @@ SPLITS = ("probe", "validation", *REPORTED)
 TRAINED = ("clip-ft", "clipzoo")
 """Arms that are trained; ``clip`` is the model as it came."""
 
-Looked = tuple[list[Path], Mapping[str, Any]]
+Looked = tuple[list[Place], Mapping[str, Any]]
 """The folders of which a dataset is all, and its fingerprint."""
 
 
@@ -37,7 +38,11 @@ def check_split(split: str, location: str) -> None:
     """Raise `RecipeError` unless ``location`` is a benchmark folder, or a packaged one, for this part of evaluation."""
     if demo.check(location):
         return
-    images, truth = Path(location, "images"), Path(location, "truth")
+    if location.startswith(("http://", "https://")):
+        raise RecipeError(
+            f"evaluation.{split} is {location!r}, and a web server has no folders; copy it to a disk, or to a bucket"
+        )
+    images, truth = (files.place(location) / name for name in ("images", "truth"))
     if not images.is_dir():
         raise RecipeError(
             f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how such a "
@@ -76,7 +81,7 @@ def _look(location: str) -> Looked | None:
     if demo.check(location):
         return None
     found = demo.locate_data(location, Path())
-    folders = [folder.resolve() for folder in Location.parse(found).whole if isinstance(folder, Path)]
+    folders = [folder.resolve() for folder in Location.parse(found).whole]
     return folders, fingerprint(open_dataset(found))
 
 
@@ -84,7 +89,8 @@ def _shared(one: Looked | None, other: Looked | None) -> bool:
     """Whether two datasets are equal, or one lies within the other."""
     if one is None or other is None:
         return False
-    return one[1] == other[1] or any(a.is_relative_to(b) or b.is_relative_to(a) for a, b in product(one[0], other[0]))
+    pairs = [*product(one[0], other[0]), *product(other[0], one[0])]
+    return one[1] == other[1] or any(a == b or a in b.parents for a, b in pairs)
 
 
 def check_places(recipe: Recipe, file: Path) -> None:

@@ -21,9 +21,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from clipzoo import demo
 from clipzoo.data import Batch, Plan
 from clipzoo.errors import PlanError
+from clipzoo.files import AnyPath
 from clipzoo.models import Student
 from clipzoo.preflight import TRAINED, check_arm
-from clipzoo.progress import Progress, Silent
+from clipzoo.progress import Progress
 from clipzoo.recipe import Recipe, TrainingRecipe
 from clipzoo.store import Column
 from clipzoo.tasks import get as get_task
@@ -138,7 +139,7 @@ class Preview:
 
 def preview(
     recipe: Recipe,
-    out: Path,
+    out: AnyPath,
     *,
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
@@ -159,7 +160,7 @@ def preview(
     for arm in arms or ():
         check_arm(arm, "train")
     with TemporaryDirectory() as scratch:
-        run = Run(recipe, out, progress or Silent(), scratch=Path(scratch))
+        run = Run(recipe, out, progress, scratch=Path(scratch))
         samples, left_out, coverage, size = _data(run)
         settings = recipe.training
         if samples < settings.batch_size:
@@ -177,7 +178,7 @@ def preview(
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
             recipe=recipe,
-            folder=out,
+            folder=run.out,
             samples=samples,
             left_out=left_out,
             coverage=coverage,

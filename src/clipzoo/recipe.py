@@ -7,14 +7,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clipzoo import plugins
+from clipzoo import files, plugins
 from clipzoo.errors import MAX_FAILURES, RecipeError
+from clipzoo.files import AnyPath
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
@@ -52,11 +52,11 @@ class ColumnRecipe(_Model):
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Of its loss, beside the contrastive loss's 1."""
     head: str = "conv"
-    """The light module that learns the labels: a file of ``clipzoo/heads/``."""
+    """The light module that learns the labels: a file of ``clipzoo/heads/``, or one of your own (docs/extending.md)."""
     head_options: dict[str, Any] = Field(default_factory=dict)
     """Keywords of the head."""
     loss: str | None = None
-    """One of those that the column's task offers; null is the task's default."""
+    """One of those that ``clipzoo tasks TASK`` tells, or one of your own; null is the task's default."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
     """Keywords of the loss."""
     stride: Count = 2
@@ -181,7 +181,7 @@ class TrainingRecipe(_Model):
 
 
 class EvaluationRecipe(_Model):
-    """What the arms are measured on: benchmark folders; null leaves that measurement out.
+    """What the arms are measured on: benchmark folders or their addresses; null leaves that measurement out.
 
     A benchmark folder has ``images/`` (shards; with ``classnames.txt`` and a ``.cls`` a sample it measures zero-shot)
     and, for dense tasks, ``truth/``, a label store with one column ``<task>/truth`` a task.
@@ -221,7 +221,7 @@ class Recipe(_Model):
     max_samples: Count | None = None
     """Label and train on the first so many usable samples; null is all of them."""
     store: str | None = None
-    """Folder of the label store; default ``labels`` inside the run's folder."""
+    """Folder or address of the label store; default ``labels`` inside the run's folder."""
     columns: tuple[ColumnRecipe, ...] = ()
     """The pseudo-labels of the arm ``clipzoo``."""
     labeling: LabelingRecipe = LabelingRecipe()
@@ -259,7 +259,7 @@ class Recipe(_Model):
         }
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: AnyPath, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
@@ -270,7 +270,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: all findings at once, each with its path and a did-you-mean.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -20,7 +20,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
-from clipzoo.files import alone
+from clipzoo.files import AnyPath, Place, alone
 from clipzoo.labeling._reads import stages
 from clipzoo.models import HeadSpec, Student
 from clipzoo.preflight import REPORTED, SPLITS, TRAINED, check_splits
@@ -62,29 +61,36 @@ CHOOSING = ("evaluation.probe", "evaluation.validation", "evaluation.layers", "e
 """But on these, where they chose its rate."""
 
 
-@dataclass
 class Run:
     """A recipe and its folder; every property is made at first use and found again later.
 
-    Attributes:
+    Args:
         recipe: complete.
-        out: the folder.
+        out: the folder, on a disk.
         progress: told what is being done.
         device: as torch names it.
-        scratch: only look: nothing is written into ``out``, and packaged data is unpacked here.
+        scratch: only look: nothing is written into ``out``, no weights are fetched for the student, and packaged data
+            is unpacked here.
 
     Raises:
         ClipzooError: a mistake of a new recipe, or a folder that holds a run of another one.
     """
 
-    recipe: Recipe
-    out: Path
-    progress: Progress = field(default_factory=Silent)
-    device: str = "cpu"
-    scratch: Path | None = None
-    _held: bool = field(default=False, init=False)
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: AnyPath,
+        progress: Progress | None = None,
+        device: str = "cpu",
+        scratch: Path | None = None,
+    ) -> None:
+        self.recipe, self.out = recipe, files.local(out, "a run's folder")
+        self.progress, self.device, self.scratch = progress or Silent(), device, scratch
+        self._held = False
+        self._settle()
 
-    def __post_init__(self) -> None:
+    def _settle(self) -> None:
+        """Find the run that the folder holds, or begin one."""
         path = self.out / "recipe.yaml"
         if self.out.exists() and not self.out.is_dir():
             raise CheckpointError(f"{self.out} is a file; give --out a folder")
@@ -133,7 +139,8 @@ class Run:
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
         check_splits(self.recipe)
-        start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip")
+        looking = self.scratch is not None  # for which no weights are fetched
+        start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=looking)
         if self.recipe.evaluation.probe:
             start.check_layers(self.recipe.evaluation.layers, "evaluation.layers")
 
@@ -144,9 +151,9 @@ class Run:
         """Where packaged and rendered data is put."""
         return self.scratch or self.out / "data"
 
-    def folder(self, location: str) -> Path:
-        """A dataset location on disk, unpacked or rendered where it is of the embedded default."""
-        return Path(demo.locate(location, self._packaged, lambda *a: self.progress.step(*a)))
+    def folder(self, location: str) -> Place:
+        """The folder of a location, unpacked or rendered where it is of the embedded default."""
+        return files.place(demo.locate(location, self._packaged, lambda *a: self.progress.step(*a)))
 
     @cached_property
     def reader(self) -> Reader:

@@ -3,7 +3,6 @@
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +12,7 @@ from scene import CASES, Case
 
 from clipzoo import plugins, tasks
 from clipzoo.errors import PluginError
+from installing import DOCS, written
 
 NAMES = plugins.names("tasks")
 
@@ -56,13 +56,12 @@ def test_a_loss_that_a_task_does_not_offer_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def documented() -> dict[str, Any]:
-    """What the scripts of docs/add-a-task.md define."""
-    page = (Path(__file__).parents[2] / "docs" / "add-a-task.md").read_text()
-    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(scripts) == 2
+    """What docs/add-a-task.md defines of the task: the file, and its row in the laws."""
+    scripts = re.findall(r"```python\n(.*?)```", (DOCS / "add-a-task.md").read_text(), re.DOTALL)
+    (row,) = [script for script in scripts if "from scene import Case" in script]
     module = ModuleType("documented_task")
     sys.modules[module.__name__] = module  # dataclasses look their module up
-    for script in scripts:
+    for script in (written("add-a-task.md")["elevation.py"], row):
         exec(script, vars(module))
     return vars(module)
 
@@ -70,3 +69,8 @@ def documented() -> dict[str, Any]:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_the_documented_task_keeps_every_law(law: Law, documented: dict[str, Any]) -> None:
     law(documented["TASK"], documented["CASE"])
+
+
+def test_every_metric_says_what_it_averages(documented: dict[str, Any]) -> None:
+    metrics = [tasks.get(case.task).metric(case.convention) for case in EVERY]
+    assert all(metric.over for metric in [*metrics, documented["TASK"].metric(documented["CASE"].convention)])

@@ -9,15 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clipzoo import files
 from clipzoo.checking import page
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import DatasetError
+from clipzoo.files import AnyPath
 from clipzoo.labeling._batches import opened
 from clipzoo.labeling.plan import spread
 from clipzoo.readers import Entry, Reader, in_turn, open_dataset
@@ -37,7 +38,7 @@ _MAGIC = {
 }  # fmt: skip
 
 
-def check(data: str, out: str | Path | None = None, *, limit: int | None = None, progress: bool = True) -> Findings:
+def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None, progress: bool = True) -> Findings:
     """Look at a dataset: what it holds, what is broken, suspicious or comes again.
 
     Args:
@@ -55,7 +56,7 @@ def check(data: str, out: str | Path | None = None, *, limit: int | None = None,
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"limit={limit} is no number of samples; give 1 or more")
-    page_at = begun(Path(out)) if out is not None else None
+    page_at = begun(files.local(out, "the page")) if out is not None else None
     began = time.monotonic()
     reader = open_dataset(data)
     findings = Findings(reader.location, len(reader.shards))

@@ -27,5 +27,10 @@ Set = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print samples, steps, memory and what would run; start and write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print samples, steps, memory and what would run; start and write nothing. Experts' weights "
+        "that are not at hand are fetched, for they name columns; the student's are not.",
+    ),
 ]

@@ -26,7 +26,7 @@ def zoos(context: typer.Context) -> None:
     for name in plugins.names("experts"):
         module = plugins.load("experts", name)
         count = len(getattr(module, "FAMILIES", ()))
-        told = (module.__doc__ or "").replace("`", "").strip().splitlines()[0]
+        told = (module.__doc__ or "").replace("`", "").strip().partition("\n")[0]
         table.add_row(f"{name}:", escape(told), str(count or "–"))
     console.print(table)
     console.print("clipzoo experts ls [--zoo hf] [--task depth] [WORD]: what the labels of families are", markup=False)

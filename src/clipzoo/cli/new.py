@@ -21,7 +21,8 @@ def command(
     ] = None,
     model: Annotated[str | None, typer.Option(help="'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:.")] = None,
     expert: Annotated[
-        list[str] | None, typer.Option(help="An expert's URI, or a column of the store. May be repeated.")
+        list[str] | None,
+        typer.Option(help="An expert's URI, whose weights are fetched; or a column of the store. Repeat."),
     ] = None,
     bench: Annotated[str | None, typer.Option(help="Folder with probe, validation, test; or none.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,

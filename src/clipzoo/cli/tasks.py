@@ -54,7 +54,7 @@ def _rows(task: Task[Any]) -> Iterator[tuple[str, str]]:
         yield "" if number else "heads", f"{one}{_options(plugins.load('heads', one).Head)}{default}"
     losses: dict[tuple[str, ...], list[str]] = {}
     for kind, convention in meant.items():
-        losses.setdefault(task.losses(convention), []).append(kind)
+        losses.setdefault(task.offered(convention), []).append(kind)
     for offered, of in losses.items():
         what = "losses" if len(losses) == 1 else f"losses, {' and '.join(of)}"
         lines = [f"{one}{_options(task.criterion(meant[of[0]], one))}" for one in offered]
@@ -66,7 +66,7 @@ def _fits(head: str, task: Task[Any], convention: Convention) -> bool:
 
     try:
         heads.create(head, [8], task.raw_channels(convention))
-    except ValueError:
+    except Exception:  # anybody's code
         return False
     return True
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from clipzoo import files
 from clipzoo.errors import PlanError, kind_of
+from clipzoo.files import AnyPath
 from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column
@@ -81,16 +81,19 @@ class Plan:
         return plan
 
     @classmethod
-    def load(cls, path: Path) -> Plan:
+    def load(cls, path: AnyPath) -> Plan:
         """The plan that `save` wrote; an OSError or pyarrow's error where there is none or it is damaged."""
-        table = pq.read_table(path).combine_chunks()  # taking rows of many chunks would join them at every batch
+        table = pq.read_table(
+            files.local(path, "a plan")
+        ).combine_chunks()  # taking rows of many chunks would join them at every batch
         reasons = (table.schema.metadata or {}).get(b"left_out", b"")
         pairs = (line.rsplit("\t", 1) for line in reasons.decode().splitlines())
         return cls(table, {reason: int(count) for reason, count in pairs})
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write as parquet, whole or not at all."""
         reasons = "\n".join(f"{reason}\t{count}" for reason, count in self.left_out.items())
+        path = files.local(path, "a plan")
         beside = path.with_name(path.name + ".tmp")
         pq.write_table(self.table.replace_schema_metadata({"left_out": reasons}), beside)
         beside.replace(path)

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from clipzoo import files
 from clipzoo.demo.render import render_split
 from clipzoo.demo.rooms import SPLITS
 from clipzoo.errors import DatasetError
@@ -17,6 +18,8 @@ from clipzoo.errors import DatasetError
 PACKED = "rooms.tar.xz"
 PACKAGED = ("captioned", "probe", "validation", "test", "heldout")
 _ROOMS = re.compile(r"rooms:(\w+)\?count=(\d+)")
+_FOLDER = re.compile(r"(?!\w+://).+|(?!https?://)[^*?\[{]+", re.DOTALL)
+"""What may be a folder with others in it: a path, or an address in a store that is no pattern."""
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
@@ -71,8 +74,8 @@ def locate(location: str, cache: Path, progress: Progress = lambda what, done, t
 def locate_data(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
     """As `locate`, for what a reader opens: of a benchmark folder, its ``images/``."""
     found = locate(location, cache, progress)
-    images = Path(found) / "images"
-    return str(images) if images.is_dir() else found
+    images = files.place(found) / "images" if _FOLDER.fullmatch(found) else None
+    return str(images) if images and images.is_dir() else found
 
 
 def locate_beside(location: str, store: str) -> str:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
 
-from clipzoo import plugins, tasks
+from clipzoo import files, plugins, tasks
 from clipzoo.errors import ClipzooError, DatasetError, PlanError
 from clipzoo.evaluation.datasets.base import Benchmark
-from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.files import AnyPath, Place
+from clipzoo.readers import fingerprint, in_turn, open_dataset
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column, Store
 from clipzoo.tasks.base import Convention, Task
@@ -66,7 +66,7 @@ class DenseSet:
     def load(
         cls,
         location: str,
-        labels: str | Path,
+        labels: AnyPath | Place,
         size: tuple[int, int],
         *,
         columns: Mapping[str, str] | None = None,
@@ -213,8 +213,7 @@ def _pictures(
     reader: Reader, size: tuple[int, int], crop: Crop, chosen: Sequence[Entry] | None
 ) -> Iterator[tuple[Entry, str, View, ImageArray]]:
     """Entry, caption, view and pixels of all usable samples, or the chosen; one that is not is an error among all."""
-    every = (entry for shard in reader.shards for entry in reader.index(shard) if entry.error is None)
-    for entry in every if chosen is None else chosen:
+    for entry in _usable(reader) if chosen is None else chosen:
         try:
             sample = reader.read(entry)
             image = decode_image(sample.image)
@@ -226,7 +225,14 @@ def _pictures(
         yield entry, sample.caption, view, view.image(image)
 
 
-def truth_columns(store: Store, labels: str | Path) -> dict[str, str]:
+def _usable(reader: Reader) -> Iterator[Entry]:
+    """Every usable entry, each while its shard is near."""
+    with in_turn(reader, reader.shards) as shards:
+        for shard in shards:
+            yield from (entry for entry in reader.index(shard) if entry.error is None)
+
+
+def truth_columns(store: Store, labels: AnyPath | Place) -> dict[str, str]:
     """Task -> its column ``<task>/truth`` of the store at ``labels``; `PlanError` if there is none."""
     truths = {column.task: column.name for column in store.columns() if column.slug == "truth"}
     if not truths:
@@ -249,12 +255,14 @@ def _truth(
         for row in column.rows(shard).filter(pc.field("key").isin(keys)).to_pylist()
         if row["error"] is None and (row["confidence"] is None or row["confidence"] >= floor)
     }
-    labels = []
-    for entry, view in zip(entries, views, strict=True):
+
+    def seen(pair: tuple[Entry, View]) -> Any | None:
+        entry, view = pair
         row = rows.get((entry.shard, entry.key))
-        label = None if row is None else column.label(entry.shard, row)
-        labels.append(None if label is None else task.view(label, view.at(size)))
-    return Truth(task, column.convention, tuple(labels), size)
+        return None if row is None else task.view(column.label(entry.shard, row), view.at(size))
+
+    pairs = zip(entries, views, strict=True)
+    return Truth(task, column.convention, tuple(files.ahead(seen, pairs, files.threads(column.path))), size)
 
 
 def _joined(own: Truth, other: Truth | None, count: int) -> Truth:

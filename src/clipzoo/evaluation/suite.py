@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 from clipzoo.errors import PlanError
 from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
@@ -14,6 +13,7 @@ from clipzoo.evaluation.base import Student, features
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.sets import Crop, DenseSet, RetrievalSet, ZeroShotSet, recognition
 from clipzoo.experts import Expert
+from clipzoo.files import Place
 from clipzoo.tasks import Convention
 
 SCORED = ("validation", "test", "heldout")
@@ -32,7 +32,7 @@ class Suite:
     @classmethod
     def load(
         cls,
-        folders: Mapping[str, Path],
+        folders: Mapping[str, Place],
         size: tuple[int, int],
         label_stride: int = 2,
         layers: Sequence[int] = (-1,),
@@ -129,7 +129,7 @@ class Suite:
         )
 
 
-def _comparable(dense: Mapping[str, DenseSet], folders: Mapping[str, Path]) -> None:
+def _comparable(dense: Mapping[str, DenseSet], folders: Mapping[str, Place]) -> None:
     """Raise `PlanError` unless the splits are different folders whose truth is of the same tasks and meaning."""
     for split, other in combinations(folders, 2):
         if folders[split].resolve() == folders[other].resolve():

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 import yaml
 
 from clipzoo.errors import ExpertError, brief
-from clipzoo.experts.base import sha256
+from clipzoo.experts.base import fetching, sha256
 from clipzoo.progress import no_bars
 
 CONFIG = "config.json"
@@ -116,9 +116,11 @@ def find(name: str, known: Iterable[str], code: str) -> Source:
 
 
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import constants, errors, snapshot_download, try_to_load_from_cache
 
     cached = isinstance(try_to_load_from_cache(repo, CONFIG, revision=revision), str)
+    if not cached:
+        fetching(repo, constants.HF_HUB_CACHE)
     try:
         with no_bars(downloads=cached):  # which are drawn even if nothing is left to fetch
             return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))

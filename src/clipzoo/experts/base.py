@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from clipzoo import files
 from clipzoo.files import Place
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +133,8 @@ def sha256(path: Place) -> str:
         while part := file.read(1 << 20):
             digest.update(part)
     return digest.hexdigest()
+
+
+def fetching(what: str, folder: object) -> None:
+    """Say that something comes over a network into a cache, before it does."""
+    log.warning("fetching %s into %s: an expert is known by the bytes of its weights or code", what, folder)

@@ -31,7 +31,7 @@ from pydantic import BaseModel, Field, model_validator
 from clipzoo.errors import ExpertError
 from clipzoo.experts._answers import split
 from clipzoo.experts._onnx_card import Described, Input, Output, read_yaml, validated
-from clipzoo.experts.base import Expert, ExpertCard, Family, sha256
+from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
 from clipzoo.experts.onnx import checked, label, prepare
 from clipzoo.types import ImageArray
 
@@ -270,6 +270,7 @@ def _fetched(repo: str, name: str) -> Path:
     folder = Path(hub.get_dir()) / name  # as torch.hub calls it
     if not folder.is_dir():
         try:
+            fetching(repo, folder.parent)
             hub.list(repo, trust_repo=True, verbose=False)
         except Exception as error:  # no network, no such ref, or hubconf.py itself fails
             if not folder.is_dir():

@@ -19,7 +19,7 @@ import numpy as np
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import _boxes
 from clipzoo.experts._answers import Parser, answer, number, parse_classes, split
-from clipzoo.experts.base import Expert, ExpertCard, Family, sha256
+from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
 from clipzoo.tasks import _rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
@@ -278,6 +278,7 @@ def _fetched(weights: Any) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
+            fetching(weights.url, path.parent)
             torch.hub.download_url_to_file(weights.url, str(path), begins, progress=False)
     except (OSError, RuntimeError) as error:  # no network, a full disk; bytes that are not those of the name
         raise ExpertError(

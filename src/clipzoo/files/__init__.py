@@ -2,6 +2,7 @@
 
 from clipzoo.files.lock import alone
 from clipzoo.files.places import (
+    AnyPath,
     Draft,
     Place,
     ahead,
@@ -15,6 +16,7 @@ from clipzoo.files.places import (
     join,
     keep,
     leads_out,
+    local,
     near,
     nested,
     opened,
@@ -32,7 +34,7 @@ from clipzoo.files.places import (
 )
 
 __all__ = [
-    "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts", "found", "join",
-    "keep", "leads_out", "near", "nested", "opened", "place", "raw", "read_at", "read_spans", "regular", "remote",
-    "same", "size", "threads", "whole", "write",
+    "AnyPath", "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts",
+    "found", "join", "keep", "leads_out", "local", "near", "nested", "opened", "place", "raw", "read_at", "read_spans",
+    "regular", "remote", "same", "size", "threads", "whole", "write",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import filecmp
 import glob
 import io
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -25,6 +26,7 @@ from clipzoo.errors import RemoteError
 from clipzoo.files import _local, _near
 from clipzoo.files._remote import Remote, RemoteFile
 
+AnyPath: TypeAlias = str | os.PathLike[str]
 Place: TypeAlias = Path | Remote
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -36,17 +38,33 @@ GAP = 2**16
 """Spans of a remote file that lie so near to each other, in bytes, are read by one request."""
 
 
-def place(given: str | Path | Remote) -> Place:
+def place(given: AnyPath | Remote) -> Place:
     """The place of a path or address; ``file://`` is a path.
 
     Raises:
         RemoteError: the address is of no known kind.
     """
-    if not isinstance(given, str):
+    if isinstance(given, Path | Remote):
         return given
+    given = os.fspath(given)
     if given.startswith(("file://", "local://")):
         return Path(given.partition("://")[2])
     return Remote.parse(given) if "://" in given else Path(given).expanduser()
+
+
+def local(given: AnyPath, what: str) -> Path:
+    """The path of a file or folder that has to lie on a disk of this machine; ``what`` it is.
+
+    Raises:
+        RemoteError: it is an address, though `Path` may have taken a slash of it.
+    """
+    found = place(given)
+    if isinstance(found, Remote) or re.match(r"\w+:/", str(found)):
+        raise RemoteError(
+            f"{given} is an address, and {what} has to lie on a disk of this machine: give a path, and copy it "
+            "there, or from there, with the tools of its store"
+        )
+    return found.expanduser()
 
 
 def join(folder: Place, name: str) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +19,7 @@ from clipzoo import experts as zoo
 from clipzoo import tasks
 from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError, kind_of
 from clipzoo.experts.base import Expert
-from clipzoo.files import Place, place
+from clipzoo.files import AnyPath, Place, local, place
 from clipzoo.labeling import _reads, plan
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._look import look, warn
@@ -85,9 +86,9 @@ class ColumnReport:
 
 
 def label(
-    data: str,
+    data: AnyPath,
     experts: Sequence[str | Expert] | str | Expert,
-    out: str | Path,
+    out: AnyPath | Place,
     *,
     device: str = "auto",
     batch_size: int | None = None,
@@ -97,7 +98,7 @@ def label(
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
     check: bool = True,
     progress: bool = True,
-    log: Path | None = None,
+    log: AnyPath | None = None,
     engine: Engine = "local",
     ray_address: str | None = None,
 ) -> list[ColumnReport]:
@@ -131,14 +132,15 @@ def label(
     """
     if engine not in get_args(Engine):
         raise EngineError(f"engine={engine!r}: it is one of {', '.join(get_args(Engine))}")
-    reader = open_dataset(data)
+    location, written = os.fspath(data), None if log is None else local(log, "the log")
+    reader = open_dataset(location)
     _apart(reader, place(out))
     given = [experts] if isinstance(experts, str | Expert) else experts
     made = experts_of(given, batch_size)
     names = [expert.card.column for expert in made]
     call = _Call(
-        data, dict(zip(names, given, strict=True)), reader, fingerprint(reader), Store(out), device, batch_size,
-        max_failures, retry_failed, shards, tuning, check, progress, log, engine, ray_address,
+        location, dict(zip(names, given, strict=True)), reader, fingerprint(reader), Store(out), device, batch_size,
+        max_failures, retry_failed, shards, tuning, check, progress, written, engine, ray_address,
     )  # fmt: skip
     reports = [one for stage in _reads.stages(made, call.store) for one in _label(call, stage)]
     for one in reports:

@@ -12,8 +12,9 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from clipzoo import tasks
+from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, StoreError
+from clipzoo.files import AnyPath, Place
 from clipzoo.labeling._batches import opened
 from clipzoo.labeling.plan import spread
 from clipzoo.readers import Entry, Reader, fingerprint, open_dataset
@@ -53,7 +54,7 @@ class _Picture:
     labels: list[dict[str, str]] = field(default_factory=list)
 
 
-def inspect(store_root: str | Path, data: str, out_html: str | Path, count: int = 24) -> Gallery:
+def inspect(store_root: AnyPath | Place, data: AnyPath, out_html: AnyPath, count: int = 24) -> Gallery:
     """Write the columns' cards and ``count`` samples with their labels as one HTML file.
 
     Samples are spread evenly over the committed shards. Failures are listed, up to 200 a column.
@@ -70,7 +71,7 @@ def inspect(store_root: str | Path, data: str, out_html: str | Path, count: int 
     identity = fingerprint(reader)
     for column in columns:
         column.manifest.belongs(identity, column.path)
-    out = begun(Path(out_html))
+    out = begun(files.local(out_html, "the page"))
     pictures = [_picture(reader, entry, columns) for entry in _chosen(reader, columns, count)]
     failures = [failure for column in columns for failure in _failures(column)]
     page = _TEMPLATE.render(cards=cards, columns=[c.name for c in columns], pictures=pictures, failures=failures)

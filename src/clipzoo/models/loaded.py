@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,12 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
+from clipzoo import files
 from clipzoo.errors import CheckpointError, ImageError
+from clipzoo.files import AnyPath
 from clipzoo.heads import resize
-from clipzoo.models.student import CONFIG, Student
+from clipzoo.models._open_clip import CONFIG
+from clipzoo.models.student import Student
 from clipzoo.tasks import get as get_task
 from clipzoo.types import ImageArray, View, to_rgb
 
@@ -86,13 +88,13 @@ class Loaded:
         return found[0]
 
 
-def load(path: str | Path, device: str = "cpu") -> Loaded:
+def load(path: AnyPath, device: str = "cpu") -> Loaded:
     """A student from its folder: that of a run (``arms/clipzoo/0/student``), or an exported one.
 
     Raises:
         CheckpointError: the folder holds no student.
     """
-    folder = Path(path).expanduser()
+    folder = files.local(path, "a student")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{folder} holds no {CONFIG}, so it is no student's folder; name one such as RUN/arms/clipzoo/0/student, "

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 import torch
-from open_clip.factory import get_model_config
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.pretrained import get_pretrained_cfg
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clipzoo import files, heads, plugins
-from clipzoo.errors import CheckpointError, ClipzooError, RecipeError, brief
-from clipzoo.progress import no_bars
+from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
+from clipzoo.files import AnyPath
+from clipzoo.models import _open_clip
+from clipzoo.models._open_clip import CONFIG
 from clipzoo.tasks import Convention, Task
 from clipzoo.tasks import get as get_task
 
-CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 HEADS = "clipzoo_heads"
 
@@ -44,12 +39,13 @@ class HeadSpec:
     loss: str | None = None
     loss_options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, widths: Sequence[int]) -> nn.Module:
-        """The head, for maps of ``widths`` channels each.
+    @torch.no_grad()
+    def build(self, maps: Sequence[Tensor]) -> nn.Module:
+        """The head, tried on ``maps`` [1,C,h,w] of one picture, one a tapped layer.
 
         Raises:
             PluginError: there is no such head, or the task is not learnt by the loss.
-            RecipeError: the head or the loss does not take its options.
+            RecipeError: the head or the loss does not take its options, or does not give what it has to.
         """
         task, name = get_task(self.task), self.name or get_task(self.task).head
         channels = task.raw_channels(self.convention, self.loss)
@@ -57,24 +53,36 @@ class HeadSpec:
             self._check_loss(task, channels)
         _takes(f"the head {name}", plugins.load("heads", name).Head, self.options)
         try:
-            return heads.create(name, widths, channels, **self.options)
-        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-            raise RecipeError(f"the head {name} cannot be made with {_shown(self.options)}: {error}") from error
+            head = heads.create(name, [m.shape[1] for m in maps], channels, **self.options)
+            raw = head.eval()(maps)
+        except Exception as error:  # anybody's code
+            raise RecipeError(f"the head {name} cannot be made and run{_with(self.options)}: {error}") from error
+        gives = list(raw.shape) if torch.is_tensor(raw) else type(raw).__name__
+        if not isinstance(gives, list) or len(gives) != 4 or gives[:2] != [1, channels]:
+            raise RecipeError(f"the head {name} gives {gives} of one picture; it has to give [1, {channels}, h, w]")
+        return head.train()
 
     def _check_loss(self, task: Task[Any], channels: int) -> None:
-        """Compute the loss of one picture that has no label: what it says of its options, it says now."""
+        """Compute the loss of one picture that has no label: what is wrong with it, or its options, it says now."""
         offered = task.losses(self.convention)
         if not offered and not self.loss:
             raise RecipeError(
-                f"{self.task} has a loss of its own, which takes no {_shown(self.loss_options)}; leave it out"
+                f"{self.task} has a loss of its own, not to be had{_with(self.loss_options)}; leave that out"
             )
         name = self.loss or offered[0]
         _takes(f"the loss {name}", task.criterion(self.convention, self.loss), self.loss_options)
         target = task.collate([None], (8, 8))
-        try:
-            task.loss(torch.zeros(1, channels, 8, 8), target, self.convention, self.loss, **self.loss_options)
-        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-            raise RecipeError(f"the loss {name} does not take {_shown(self.loss_options)}: {error}") from error
+        with torch.inference_mode(False), torch.enable_grad():
+            raw = torch.zeros(1, channels, 8, 8, requires_grad=True)
+            try:
+                value = task.loss(raw, target, self.convention, self.loss, **self.loss_options)
+            except Exception as error:  # anybody's code
+                raise RecipeError(f"the loss {name} fails{_with(self.loss_options)}: {error}") from error
+        if not (torch.is_tensor(value) and value.ndim == 0 and value.requires_grad and value.item() == 0):
+            raise RecipeError(
+                f"the loss {name} of pictures without labels is {value}; it has to be a scalar 0 with its graph, as "
+                "(losses * valid).sum() / valid.sum().clamp(min=1) is"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +132,8 @@ class Student(nn.Module):
         preprocess = self.preprocess_cfg
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1), persistent=False)
-        widths = [m.shape[1] for m in self._probe_maps()] if self.specs else []
-        self.heads = nn.ModuleDict({_safe(column): _built(column, spec, widths) for column, spec in self.specs.items()})
+        maps = self._probe_maps() if self.specs else []
+        self.heads = nn.ModuleDict({_safe(column): _built(column, spec, maps) for column, spec in self.specs.items()})
 
     @classmethod
     def create(
@@ -143,34 +151,14 @@ class Student(nn.Module):
             pretrained: weights tag or file for a plain name; None starts from random weights.
             specs: column -> head to build.
             layers: tapped layers of the vision tower.
-            random: take the architecture only, with random weights.
+            random: take the architecture only, with random weights; none are fetched.
 
         Raises:
             CheckpointError: OpenCLIP does not know or cannot load the model or its weights, or it has no such layers.
             RecipeError: a head or its loss cannot be made.
         """
-        if ":" not in model:
-            check_model(model, pretrained)
-        weights = not random and (pretrained is not None or ":" in model)  # local-dir: and hf-hub: hold theirs
-        tag = get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else {}
-        quick_gelu = bool((tag or {}).get("quick_gelu"))  # OpenAI's weights and others were trained with it
-        try:
-            with _unwarned(silent=not weights), no_bars():
-                clip = open_clip.create_model(
-                    model,
-                    pretrained=pretrained,
-                    load_weights=weights,
-                    require_pretrained=weights,
-                    force_quick_gelu=quick_gelu,
-                )
-                tokenizer = open_clip.get_tokenizer(model)
-        except (RuntimeError, FileNotFoundError, ValueError) as error:
-            raise CheckpointError(
-                f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {brief(error)}; weights may be "
-                "a file, too, and a model local-dir:PATH, a folder with open_clip_config.json, or hf-hub:ID"
-            ) from error
+        clip, tokenizer, config = _open_clip.make(model, pretrained, random)
         clip.visual.to(memory_format=torch.channels_last)  # images come as H×W×3; convolutions keep their order
-        config = {**get_model_config(model), **({"quick_gelu": True} if quick_gelu else {})}
         try:
             return cls(clip, tokenizer, config, specs, layers)
         except RecipeError:
@@ -241,8 +229,9 @@ class Student(nn.Module):
             groups[part].append((name, parameter))
         return groups
 
-    def save(self, folder: Path, heads: bool = True) -> None:
+    def save(self, folder: AnyPath, heads: bool = True) -> None:
         """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it, or without."""
+        folder = files.local(folder, "a student")
         folder.mkdir(parents=True, exist_ok=True)
         with files.whole(folder / WEIGHTS) as path:
             save_file(_contiguous(self.clip), path)
@@ -259,12 +248,13 @@ class Student(nn.Module):
                 save_file(_contiguous(self.heads), path)
 
     @classmethod
-    def load(cls, folder: Path) -> Student:
+    def load(cls, folder: AnyPath) -> Student:
         """The student that `save` wrote, heads included if they are there; on the CPU.
 
         Raises:
             CheckpointError: OpenCLIP cannot load the folder, or its heads do not fit the model.
         """
+        folder = files.local(folder, "a student")
         if not (folder / f"{HEADS}.json").exists():
             return cls.create(f"local-dir:{folder}")
         described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
@@ -311,22 +301,6 @@ class Student(nn.Module):
         return maps
 
 
-def check_model(model: str, pretrained: str | None = None) -> None:
-    """Raise `CheckpointError` unless OpenCLIP has a model of this plain name, and weights of this tag or file."""
-    if model not in open_clip.list_models():
-        raise CheckpointError(
-            f"OpenCLIP has no model {model!r}, and it is no local-dir:PATH, hf-hub:ID or demo:clip; "
-            f"{plugins.hint(model, open_clip.list_models())}"
-        )
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if not (pretrained is None or Path(pretrained).is_file() or get_pretrained_cfg(model, pretrained)):
-        meant = plugins.near(pretrained, tags)
-        raise CheckpointError(
-            f"{model} has no weights {pretrained!r}: no file has that name, and its tags are "
-            f"{', '.join(tags) or 'none'}{'; ' if meant else ''}{meant}"
-        )
-
-
 def _takes(what: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raise `RecipeError` for options that a head or a loss, ``what``, does not have."""
     known = inspect.signature(function).parameters.values()
@@ -336,31 +310,17 @@ def _takes(what: str, function: Callable[..., Any], options: Mapping[str, Any]) 
         raise RecipeError(f"{what} has no option {unknown[0]!r}; {plugins.hint(unknown[0], names)}")
 
 
-def _built(column: str, spec: HeadSpec, widths: Sequence[int]) -> nn.Module:
+def _built(column: str, spec: HeadSpec, maps: Sequence[Tensor]) -> nn.Module:
     """The head of a column; a mistake in it names the column."""
     try:
-        return spec.build(widths)
+        return spec.build(maps)
     except ClipzooError as error:
         raise RecipeError(f"the column {column}: {error}") from error
 
 
-def _shown(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {value!r}" for name, value in options.items())
-
-
-@contextmanager
-def _unwarned(silent: bool) -> Iterator[None]:
-    """Keeps OpenCLIP from warning, on the root logger, of weights missing where none were asked for."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not (silent and "weights" in record.getMessage())
-
-    root = logging.getLogger()
-    root.addFilter(wanted)
-    try:
-        yield
-    finally:
-        root.removeFilter(wanted)
+def _with(options: Mapping[str, Any]) -> str:
+    shown = ", ".join(f"{name}: {value!r}" for name, value in options.items())
+    return f" with {shown}" if shown else ""
 
 
 def _safe(column: str) -> str:

@@ -7,10 +7,11 @@ for locations of this format only, and ``open(location: Location) -> Reader``.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
-from clipzoo.files import read_at
+from clipzoo.files import AnyPath, read_at
 from clipzoo.readers._formats import open_location
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import Entry, Reader, Span, in_turn
@@ -20,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def open_dataset(location: str) -> Reader:
+def open_dataset(location: AnyPath) -> Reader:
     """The dataset at ``location``: a folder, file, list, or glob or brace pattern, and options behind ``?``.
 
     The formats and their options are in docs/data.md.
@@ -29,7 +30,7 @@ def open_dataset(location: str) -> Reader:
         DatasetError: nothing is there, or no format or more than one knows it.
         RemoteError: its address cannot be reached.
     """
-    return open_location(Location.parse(location))
+    return open_location(Location.parse(os.fspath(location)))
 
 
 def fingerprint(reader: Reader) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from clipzoo import plugins, tasks
 from clipzoo.evaluation.measure import rounded
 
 Results = Mapping[str, Any]
@@ -31,7 +32,6 @@ ROWS = {
     "clip-ft": "clip-ft",
     "clipzoo": "clipzoo",
 }
-GROUPS = {"zero_shot": "zero-shot", "segmentation": "segmentation", "depth": "depth", "normals": "surface normals"}
 MEASURES = {
     "miou": "mIoU", "accuracy": "pixel accuracy", "delta1": "δ1", "absrel": "absolute relative error",
     "rmse": "RMSE", "coverage": "coverage", "mean_angle": "mean angle", "within_11": "within 11.25°",
@@ -45,9 +45,10 @@ PREDICTABLE = 0.45
 
 
 def group_name(metric: str) -> str:
-    """The readable group of ``<group>/<measure>``."""
+    """The readable group of ``<group>/<measure>``, or of a group alone: of a task that is here, its title."""
     group = metric.split("/")[0]
-    return GROUPS.get(group, group.replace("_", " "))
+    title = tasks.get(group).title if group in plugins.names("tasks") else ""
+    return title or group.replace("_", "-")
 
 
 def measure_name(metric: str) -> str:

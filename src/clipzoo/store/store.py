@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from clipzoo import files, tasks
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import ExpertCard
-from clipzoo.files import Place, alone, read_at
+from clipzoo.files import AnyPath, Place, alone, read_at
 from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
 from clipzoo.tasks.base import Convention
 
@@ -227,7 +227,7 @@ class Column:
 class Store:
     """A folder of columns, or the address of one: s3://bucket/labels."""
 
-    def __init__(self, root: str | Place) -> None:
+    def __init__(self, root: AnyPath | Place) -> None:
         self.root = files.place(root)
 
     def columns(self, needed: bool = False) -> list[Column]:

@@ -75,6 +75,9 @@ class Metric(ABC):
     measures: ClassVar[Mapping[str, Measure]]
     """Name -> how to read it; the first is the task's headline."""
 
+    over: ClassVar[str] = ""
+    """What they are means over, as results state it: images, pixels of the whole set."""
+
     @abstractmethod
     def statistics(self, prediction: Any, truth: Any) -> Statistics:
         """Float64 [S] of one image; prediction and truth are labels of one size."""
@@ -112,6 +115,8 @@ class Task(ABC, Generic[L]):
     name: ClassVar[str]
     extension: ClassVar[str] = "png"
     head: ClassVar[str] = "conv"
+    title: ClassVar[str] = ""
+    """Its name on a page, where that is not ``name``."""
 
     # Label ---------------------------------------------------------------------------------------------
 
@@ -161,8 +166,18 @@ class Task(ABC, Generic[L]):
         """Labels of one ``size`` (H, W) as tensors; a missing one is all invalid."""
 
     def losses(self, convention: Convention) -> tuple[str, ...]:
-        """Files of ``losses/`` that a recipe's column may name, the default first; none where `loss` is its own."""
+        """Files of ``losses/`` that learn such labels, the default first; none where `loss` is its own."""
         return ()
+
+    def offered(self, convention: Convention) -> tuple[str, ...]:
+        """What a recipe's column may name: `losses`, then installed ones that say that they learn such labels."""
+        own = self.losses(convention)
+        others = [name for name in plugins.installed("losses") if name not in own] if own else []
+        return (*own, *(name for name in others if self._learnt(name, convention)))
+
+    def _learnt(self, name: str, convention: Convention) -> bool:
+        """Whether an installed loss of this name says that it learns such labels."""
+        return name in plugins.installed("losses") and bool(plugins.load("losses", name).learns(self.name, convention))
 
     def criterion(self, convention: Convention, name: str | None = None) -> Callable[..., Tensor]:
         """The function of this loss, or of the default one.
@@ -179,11 +194,12 @@ class Task(ABC, Generic[L]):
         return self.channels(convention) + int(extra)
 
     def _loss_file(self, convention: Convention, name: str | None) -> ModuleType:
-        offered = self.losses(convention)
-        if (name or next(iter(offered), None)) not in offered:
-            what, others = convention.kind or "", " or ".join(offered) or "its own alone"
-            raise PluginError(f"{what} {self.name} is not learnt by the loss {name!r}; it is by {others}".strip())
-        return plugins.load("losses", name or offered[0])
+        own = self.losses(convention)
+        chosen = name or next(iter(own), "")
+        if chosen in own or (own and self._learnt(chosen, convention)):
+            return plugins.load("losses", chosen)
+        what, others = convention.kind or "", " or ".join(self.offered(convention)) or "its own alone"
+        raise PluginError(f"{what} {self.name} is not learnt by the loss {name!r}; it is by {others}".strip())
 
     @abstractmethod
     def loss(
@@ -195,7 +211,7 @@ class Task(ABC, Generic[L]):
             raw: [B,C,H,W] with `raw_channels`.
             target: what `collate` gave.
             convention: that of the column.
-            name: one of `losses`; default the first.
+            name: one that is `offered`; default the first.
             options: of that loss.
         """
 

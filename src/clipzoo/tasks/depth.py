@@ -74,6 +74,7 @@ class DepthMetric(Additive):
         "rmse": Measure("lower", "m"),
         "coverage": Measure(),
     }
+    over = "images"
 
     def statistics(self, prediction: Depth, truth: Depth) -> Statistics:
         """Float64 [6]: δ1, absrel, rmse, 1 if these could be taken; coverage, 1 if any truth is known."""

@@ -105,6 +105,7 @@ class DetectionMetric(Metric):
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {"ap50": Measure(), "ap": Measure()}
+    over = "boxes of the whole set"
 
     def __init__(self, count: int) -> None:
         self.count = count

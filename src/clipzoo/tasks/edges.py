@@ -68,6 +68,7 @@ class EdgesMetric(Additive):
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {"ap": Measure(), "ods": Measure()}
+    over = "edge pixels of the whole set"
 
     def statistics(self, prediction: Edges, truth: Edges) -> Statistics:
         """Float64 [3T+1], pixels: predicted at each of the T thresholds, right of these, true ones found; all true."""

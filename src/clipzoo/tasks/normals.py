@@ -58,6 +58,7 @@ class NormalsMetric(Additive):
         "within_30": Measure(),
         "coverage": Measure(),
     }
+    over = "pixels of the whole set"
 
     def statistics(self, prediction: Normals, truth: Normals) -> Statistics:
         """Float64 [6]: sum of angles, pixels below each bound, pixels compared, pixels of known truth."""
@@ -80,6 +81,7 @@ class NormalsTask(Task[Normals]):
     """Unit vectors; three channels of any length; 1 − cosine; mean angle."""
 
     name = "normals"
+    title = "surface normals"
 
     # Label ---------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class SegmentationMetric(Additive):
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {"miou": Measure(), "accuracy": Measure()}
+    over = "pixels of the whole set"
 
     def __init__(self, count: int) -> None:
         self.count = count
