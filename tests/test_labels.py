@@ -307,8 +307,14 @@ def test_import_says_how_many_samples_matched(tmp_path, data):
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(np.full((12, 16), i % 2, np.uint8)).save(tmp_path / "masks" / f"{i:06d}.png")
     answers = ["--set", "task=segmentation", "--set", "classes=a b,c=d & e", "--set", "void=none"]
-    told = run("import", data, tmp_path / "masks", "--format", "files", "--out", tmp_path / "out", *answers)
-    assert "5 of 24 samples have a label to be found" in told
+    command = ["import", data, tmp_path / "masks", "--format", "files", "--out", tmp_path / "out", *answers]
+    with pytest.raises(
+        ExpertError, match=r"19 of 24 .*; their keys are as '000005', .* to have none: --max-failures 80%"
+    ):
+        CliRunner().invoke(app, ["labels", *map(str, command)], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+    told = run(*command, "--max-failures", "80%")
+    assert "5 of 24 samples have a label to be found; 5 are sound, 19 rows (79.2%) have none" in told
     (column,) = Store(tmp_path / "out").columns()
     assert column.convention.classes == ("a b", "c=d & e")
     assert column.manifest.counts.labels == 5

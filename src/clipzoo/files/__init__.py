@@ -26,6 +26,7 @@ from clipzoo.files.places import (
     remote,
     same,
     size,
+    state,
     threads,
     whole,
     write,
@@ -34,5 +35,5 @@ from clipzoo.files.places import (
 __all__ = [
     "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts", "found", "join",
     "keep", "leads_out", "near", "nested", "opened", "place", "raw", "read_at", "read_spans", "regular", "remote",
-    "same", "size", "threads", "whole", "write",
+    "same", "size", "state", "threads", "whole", "write",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ class Manifest(BaseModel):
     """The card of a column.
 
     ``expert`` is `ExpertCard.to_json`; ``dataset`` is `clipzoo.readers.fingerprint`; ``seconds`` is the time spent
-    in predicting and encoding, over all runs; ``software`` is what the first run used.
+    in predicting and encoding, over all runs, also on what was dropped since; ``software`` is what the first run used.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -129,7 +129,8 @@ def _same(name: str, stored: Any, given: Any, folder: Place) -> None:
     if stored != given:
         raise StoreError(
             f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}; mixed in one column they "
-            "would be one supervision with two meanings: give another output folder, or remove this column"
+            "would be one supervision with two meanings: give another output folder, remove this column, or give "
+            "labels that you have another name (`clipzoo labels import --as NAME`)"
         )
 
 
