@@ -109,8 +109,8 @@ def read(path: Path, colours: bool = False, data: bytes | None = None) -> Values
 
 
 def _array(path: Path, data: bytes | None) -> Values:
-    source, mode = (path, "r") if data is None else (io.BytesIO(data), None)
-    values = np.load(source, mmap_mode=mode, allow_pickle=False)  # type: ignore[call-overload]
+    source: Any = path if data is None else io.BytesIO(data)
+    values = np.load(source, mmap_mode="r" if data is None else None, allow_pickle=False)
     if values.dtype.kind not in "biuf" or values.ndim not in (2, 3) or values.size > 3 * MAX_PIXELS:
         raise SampleError(f"no [H,W] or [H,W,3] of numbers: {path} holds {values.dtype} of shape {values.shape}")
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
