@@ -204,6 +204,8 @@ def test_a_mended_label_is_looked_up_again_with_its_shard_alone(tmp_path, data, 
     assert not (ids(tmp_path / "out", "000007") == mask(7)).all()
     assert times == {path: path.stat().st_mtime_ns for path in times}
     assert again().labelled == 0
+    (column,) = Store(tmp_path / "out").columns()
+    assert column.manifest.counts.model_dump()["replaced"] == 1, "by which a plan of the old labels is known"
     assert verify(Store(tmp_path / "out")) == []
 
 
@@ -229,6 +231,8 @@ def test_files_that_are_only_touched_give_the_same_bytes(tmp_path, data):
     brought(data, tmp_path / "masks", tmp_path / "out")
     assert len(kept) == 4
     assert kept == {path: path.read_bytes() for path in kept}
+    (column,) = Store(tmp_path / "out").columns()
+    assert column.manifest.counts.model_dump() == {"shards": 2, "labels": 12, "failures": 0, "bytes": 40960}
 
 
 def test_labels_whose_files_are_lost_are_not_given_up_unasked(tmp_path, data):

@@ -18,7 +18,7 @@ from clipzoo.experts._answers import PARSERS as ANSWERS
 from clipzoo.experts._answers import QUESTIONS, Answers, answer, chosen, parse, split, without_task
 from clipzoo.experts._keyed import KeyedExpert, Size, same_aspect
 from clipzoo.experts.base import ExpertCard
-from clipzoo.files import Place, state
+from clipzoo.files import state
 from clipzoo.readers import Entry, open_dataset
 from clipzoo.readers._rows import ROW, RowReader
 from clipzoo.readers.table import Table
@@ -88,7 +88,7 @@ class Rows(KeyedExpert):
 
     def __init__(self, card: ExpertCard, reader: RowReader) -> None:
         self.card, self.reader = card, reader
-        self.tables: dict[Place, str] = {}
+        self.states = {path: state(path) for path in {part.path for part in reader.parts.values()}}
         self.entries: dict[str, Entry] = {}
         for entry in (entry for shard in reader.shards for entry in reader.index(shard)):
             if entry.error is None and self.entries.setdefault(entry.key, entry) is not entry:
@@ -103,14 +103,11 @@ class Rows(KeyedExpert):
         return key if key in self.entries else None
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`: the place of its row, and the state of the table when it was first asked for."""
+        """See `KeyedExpert.state`: the place of its row, and the state of the table."""
         if key not in self.entries:
             return ""
         entry = self.entries[key]
-        path = self.reader.parts[entry.shard].path
-        if path not in self.tables:
-            self.tables[path] = state(path)
-        return f"{entry.members[ROW]} {self.tables[path]}"
+        return f"{entry.members[ROW]} {self.states[self.reader.parts[entry.shard].path]}"
 
     def value(self, key: str) -> Any:
         """What stands in the column of labels; `SampleError` if there is no row, or nothing in it."""

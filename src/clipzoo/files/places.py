@@ -159,7 +159,7 @@ def state(path: Place) -> str:
     """
     if isinstance(path, Remote):
         return path.state()
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # a name that no file can have
         found = path.stat()
         return f"{found.st_size} {found.st_mtime_ns}"
     return ""

@@ -288,12 +288,12 @@ def _feed(
 
 def _note(one: Pass) -> None:
     """A line of cost; a run that is killed later has at least paid for this."""
+    told = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": one.source}
     one.work.note(
         event="shard",
         shard=one.writer.shard,
         seconds=one.work.unnoted(),
         rows=len(one.writer.keys or ()),
         failures=one.writer.failures,
-        kept=len(one.kept),
-        **({"source": one.source} if one.source else {}),
+        **{name: value for name, value in told.items() if value},
     )

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from clipzoo import files
 from clipzoo.errors import RemoteError, StoreError
@@ -29,12 +29,21 @@ SOFTWARE = ("clipzoo", "numpy", "pillow", "pyarrow", "torch", "torchvision", "tr
 
 
 class Counts(BaseModel):
-    """Sums over the committed shards."""
+    """Sums over the committed shards; ``replaced`` tells how often one of them got other labels than it had.
+
+    Labels that have changed are known by their counts, which may else be the same. Nothing is written of ``replaced``
+    while it is 0.
+    """
 
     shards: int = 0
     labels: int = 0
     failures: int = 0
     bytes: int = 0
+    replaced: int = 0
+
+    @model_serializer(mode="wrap")
+    def _told(self, every: SerializerFunctionWrapHandler) -> dict[str, int]:
+        return {name: count for name, count in every(self).items() if count or name != "replaced"}
 
 
 class Manifest(BaseModel):

@@ -200,7 +200,9 @@ class Column:
             counts.failures += len(rows) - rows["error"].null_count
             counts.labels += rows["error"].null_count
             counts.bytes += sizes.get(f"{shard}.tar", 0)
-        total = sum(float(line.get("seconds", 0.0)) for line in runs(self.path))
+        lines = list(runs(self.path))
+        counts.replaced = sum(bool(line.get("replaced")) for line in lines)
+        total = sum(float(line.get("seconds", 0.0)) for line in lines)
         self.manifest = self.manifest.model_copy(update={"counts": counts, "seconds": round(total, 3)})
         self.manifest.write(self.path)
 
@@ -212,7 +214,7 @@ class Column:
         spent: dict[str, float] = {}
         for line in runs(self.path):
             if line.get("event") == "shard":
-                before = spent.get(line["shard"], 0.0) if line.get("kept", 1) else 0.0
+                before = spent.get(line["shard"], 0.0) if line.get("kept") else 0.0
                 spent[line["shard"]] = before + float(line["seconds"])
         return sum(spent.values()) if spent else self.manifest.seconds
 
