@@ -384,11 +384,11 @@ def test_masks_of_0_and_255_are_recognised_and_read(tmp_path, data):
 
 
 def test_colours_are_listed_by_how_often_they_come(tmp_path):
-    Image.fromarray(np.uint8([[[9, 9, 9], [5, 5, 5]]])).save(tmp_path / "a.png")
-    Image.fromarray(np.uint8([[[1, 2, 3]] * 5])).save(tmp_path / "b.png")
+    for name, pixels in (("a", [[9, 9, 9]]), ("b", [[5, 5, 5]]), ("c", [[20, 2, 3]] * 5)):
+        Image.fromarray(np.uint8([pixels])).save(tmp_path / f"{name}.png")
     found = survey(tmp_path)
-    assert [*found.shares] == ["#010203", "#050505", "#090909"]
-    assert "  1 2 3 NAME\n  5 5 5 NAME\n  9 9 9 NAME" in found.advice
+    assert [*found.shares] == ["#140203", "#050505", "#090909"]
+    assert "  20 2 3 NAME\n  5 5 5 NAME\n  9 9 9 NAME" in found.advice
 
 
 # Addresses and stores --------------------------------------------------------------------------------------
