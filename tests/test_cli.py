@@ -74,8 +74,9 @@ def test_an_import_of_nothing_is_an_error_with_its_reason(tmp_path):
     asked = ["task=depth", "kind=metric", "along=z", "scale=1", "invalid=0"]
     answers = [word for one in asked for word in ("--set", one)]
     arguments = ["labels", "import", data, tmp_path / "depth", "--format", "files", "--out", tmp_path / "out", *answers]
+    arguments += ["--max-failures", "1"]
     with pytest.raises(
-        ExpertError, match=r"all 6 samples .* as 00000/000000: the expert failed: SampleError: cannot read"
+        ExpertError, match=r"all 6 samples .* as 00000/000000: its label cannot be used: cannot read the label"
     ):
         CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert invoke("labels", "show", tmp_path / "out", "depth", "--failed").count("cannot read the label") == 6
@@ -90,9 +91,9 @@ def test_a_table_of_failures_says_why_and_shows_one_whole(tmp_path):
     (tmp_path / "depth" / "000000.png").write_bytes(encoded(image(0)[..., 0]))
     arguments = ["--expert", f"files:{tmp_path}/depth?{asked}", "--out", tmp_path / "out", "--max-failures", "1"]
     told = invoke("label", data, *arguments)
-    assert "5 × the expert failed: SampleError: cannot read the label" in told
-    assert f"for example 00000/000001: the expert failed: SampleError: cannot read the label: {tmp_path}/depth/" in told
-    assert f"clipzoo labels show {tmp_path}/out depth/files-" in told
+    assert "5 × its label cannot be used: UnidentifiedImageError: cannot identify image file" in told
+    assert f"for example 00000/000001: its label cannot be used: cannot read the label: {tmp_path}/depth/" in told
+    assert f"clipzoo labels show {tmp_path}/out depth/files-depth --failed" in told
 
 
 def test_a_price_without_an_estimate_is_refused_and_nothing_is_labelled(tmp_path):

@@ -63,7 +63,7 @@ class Halves(Bright):
 
 
 FOV = float(np.degrees(2 * np.arctan(0.5 / 0.8)))
-NORMALS = f"column:depth/test-tilted?to=normals&fov={FOV}"
+NORMALS = f"column:depth/test-tilted?fov={FOV}&to=normals"
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from clipzoo.cli import app
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.labeling import label
 from clipzoo.readers import open_dataset
+from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Column, Store, merge, verify
-from making import Bright, Near, encoded, image, make_dataset
+from making import Bright, Near, encoded, image, make_dataset, samples
 
 DOCS = Path(__file__).parent.parent / "docs" / "labels.md"
 
@@ -307,8 +308,14 @@ def test_import_says_how_many_samples_matched(tmp_path, data):
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(np.full((12, 16), i % 2, np.uint8)).save(tmp_path / "masks" / f"{i:06d}.png")
     answers = ["--set", "task=segmentation", "--set", "classes=a b,c=d & e", "--set", "void=none"]
-    told = run("import", data, tmp_path / "masks", "--format", "files", "--out", tmp_path / "out", *answers)
-    assert "5 of 24 samples have a label to be found" in told
+    command = ["import", data, tmp_path / "masks", "--format", "files", "--out", tmp_path / "out", *answers]
+    with pytest.raises(
+        ExpertError, match=r"19 of 24 .*; their keys are as '000005', .* to have none: --max-failures 80%"
+    ):
+        CliRunner().invoke(app, ["labels", *map(str, command)], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+    told = run(*command, "--max-failures", "80%")
+    assert "5 of 24 samples have a label to be found; 5 are sound, 19 rows (79.2%) have none" in told
     (column,) = Store(tmp_path / "out").columns()
     assert column.convention.classes == ("a b", "c=d & e")
     assert column.manifest.counts.labels == 5
@@ -335,6 +342,7 @@ def test_the_documented_examples_run(tmp_path, monkeypatch):
     columns = {column.name: column for column in Store("labels").columns()}
     assert all(column.manifest.counts.labels == 12 for column in columns.values())
     assert {column.task for column in columns.values()} == {"depth", "detection", "segmentation"}
+    assert Store("bench/test/truth").names() == ["segmentation/truth"]
 
 
 def documented(root: Path) -> None:
@@ -342,9 +350,10 @@ def documented(root: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    make_dataset(root / "shards")
+    for name in ("shards", "bench/test/images"):
+        make_dataset(root / name)
     keys = [f"{i:06d}" for i in range(12)]
-    for name in ("depth", "masks", "Annotations", "panoptic"):
+    for name in ("depth", "masks", "ids", "Annotations", "panoptic"):
         (root / name).mkdir()
     grey = np.arange(500, 692).reshape(12, 16).astype(np.uint16)
     colours = np.zeros((12, 16, 3), np.uint8)
@@ -356,8 +365,12 @@ def documented(root: Path) -> None:
         moved = np.roll(colours, i, 1)
         Image.fromarray(grey + np.uint16(i)).save(root / "depth" / f"{key}.png")
         Image.fromarray(moved).save(root / "masks" / f"{key}.png")
+        Image.fromarray(moved[..., 0] // 128).save(root / "ids" / f"{key}.png")
         Image.fromarray(np.maximum(moved, (64, 0, 0)).astype(np.uint8)).save(root / "panoptic" / f"{key}.png")
         (root / "Annotations" / f"{key}.xml").write_text(xml.replace("<xmax>9", f"<xmax>{4 + i}"))
+    white = [encoded(np.roll(colours[..., 0] // 128 * 255, i, 1)) for i in range(12)]
+    both = [(key, {**dict(samples(1, i)[0][1]), "seg.png": white[i]}) for i, key in enumerate(keys)]
+    write_shard(root / "masked" / "0.tar", both)
     images = [{"id": i, "file_name": f"{key}.jpg", "height": 12, "width": 16} for i, key in enumerate(keys)]
     file = {"images": images, "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "sky"}]}
     box = {"category_id": 1, "iscrowd": 0, "segmentation": [[1, 2, 4, 2, 4, 6, 1, 6]]}

@@ -23,6 +23,9 @@ import re
 MAX_FAILURES = 0.05
 """The share of a column's samples that may fail before labelling stops, if nothing else is asked for."""
 
+OWN_LABEL = "its label cannot be used"
+"""How a reason begins where a sample's label was looked up, and no expert can have failed."""
+
 LONGEST = 120
 """Characters of a kind: a library may say much in one line."""
 
@@ -46,7 +49,7 @@ def kind_of(reason: str) -> str:
     if raised is not None:
         said = _clause(raised[2]) if raised[1] in _OURS else _plain(re.sub(r"\([^()]*\)", "", raised[2]))
         told = ": ".join(dict.fromkeys(filter(None, (told, raised[1], said))))
-    elif bare.startswith(("the expert ", "a label that the expert ")):
+    elif bare.startswith(("the expert ", "a label that the expert ", OWN_LABEL)):
         told = f"{told}: {_clause(bare.partition(': ')[2])}".removesuffix(": ")
     told = told or reason.strip()
     return told if len(told) <= LONGEST else told[: LONGEST - 1].rstrip() + "…"

@@ -25,7 +25,7 @@ from clipzoo.recipe import Recipe
 from clipzoo.reporting import PictureRow, write_page
 from clipzoo.reporting.showcase import showcase
 from clipzoo.store import Store
-from clipzoo.store.manifest import runs, software
+from clipzoo.store.manifest import software
 from clipzoo.training import ended, read_log
 from clipzoo.types import ImageArray, decode_image
 from clipzoo.workspace import PSEUDO, Run, told
@@ -243,8 +243,7 @@ def _cost(run: Run) -> dict[str, Any]:
     for name in [name for name in run.specs if name in stored]:
         column, manifest = stored[name], stored[name].manifest
         images = max(manifest.counts.labels + manifest.counts.failures, 1)
-        committed = [float(line["seconds"]) for line in runs(column.path) if line.get("event") == "shard"]
-        seconds = sum(committed) if committed else manifest.seconds
+        seconds = column.seconds_in_use()
         cost[name] = {
             "seconds_per_image": seconds / images,
             "images_per_second": images / seconds if seconds else None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipzoo.cli._options import as_share
+from clipzoo.errors import MAX_FAILURES
 
 app = typer.Typer(name="labels", help="Look after label stores, and bring labels in.", no_args_is_help=True)
 
@@ -39,7 +40,7 @@ def ls(store: StorePath) -> None:
     from clipzoo.labeling.gallery import card
     from clipzoo.store import Column, Store
 
-    shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds")
+    shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds", "images/s")
     table = Table()
     for name in shown:
         table.add_column(name, min_width=24 if name == "column" else None)
@@ -138,15 +139,20 @@ def verify(
 @app.command("import")
 def import_(
     data: Annotated[str, typer.Argument(help="The dataset that is labelled.", show_default=False)],
-    source: Annotated[str, typer.Argument(help="The folder or file of the labels.", show_default=False)],
-    format: Annotated[str, typer.Option("--format", help="files, coco, panoptic, voc, or rows; see docs/labels.md.")],
+    source: Annotated[str, typer.Argument(help="The folder, file or address of the labels.", show_default=False)],
+    format: Annotated[
+        str, typer.Option("--format", help="files, tars, rows, coco, panoptic, or voc; see docs/labels.md.")
+    ],
     out: Annotated[str, typer.Option("--out", help="The label store.")],
     answers: Annotated[
         list[str] | None, typer.Option("--set", help="What the labels mean: question=answer. May be repeated.")
     ] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", help="The column is called <task>/NAME; evaluation reads those called truth.")
+    ] = None,
     max_failures: Annotated[
         float, typer.Option(parser=as_share, metavar="SHARE", help="Stop when more have no label: 5% or 0.05.")
-    ] = 1.0,
+    ] = MAX_FAILURES,
     retry_failed: Annotated[bool, typer.Option(help="Look again for labels that were missing or unsound.")] = False,
 ) -> None:
     """Labels that exist, as a column; what they mean is asked, and nothing is guessed."""
@@ -154,12 +160,14 @@ def import_(
     from clipzoo.cli._console import console, labelled
     from clipzoo.labeling import import_labels
 
-    told = dict(one.partition("=")[::2] for one in answers or ())
+    told = dict(one.partition("=")[::2] for one in answers or ()) | ({} if name is None else {"as": name})
     place = demo.locate_beside(data, out)
     found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
     labelled([found.column])
+    sound, failures = found.column.labels, found.column.failures
     console.print(
-        f"{found.matched:,} of {found.samples:,} samples have a label to be found; {found.column.labels:,} are sound"
+        f"{found.matched:,} of {found.samples:,} samples have a label to be found; {sound:,} are sound, "
+        f"{failures:,} rows ({failures / max(sound + failures, 1):.1%}) have none"
     )
 
 

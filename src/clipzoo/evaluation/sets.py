@@ -237,7 +237,10 @@ def truth_columns(store: Store, labels: AnyPath | Place) -> dict[str, str]:
     truths = {column.task: column.name for column in store.columns() if column.slug == "truth"}
     if not truths:
         has = ", ".join(column.name for column in store.columns()) or "none"
-        raise PlanError(f"{labels} has no column <task>/truth; it has: {has}; docs/benchmarks.md writes one")
+        raise PlanError(
+            f"{labels} has no column <task>/truth; it has: {has}; `clipzoo labels import --as truth` makes one of "
+            "labels that you have (docs/benchmarks.md)"
+        )
     return truths
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import PurePosixPath
+
 from clipzoo import plugins
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family
@@ -10,7 +13,7 @@ __all__ = ["Expert", "ExpertCard", "ExpertInput", "Family", "create"]
 
 
 def create(uri: str) -> Expert:
-    """The expert of this URI, not yet loaded.
+    """The expert of this URI, not yet loaded; however the URI is written, its card has it in one form.
 
     Raises:
         ExpertError: not a URI, or the expert does not exist.
@@ -22,4 +25,15 @@ def create(uri: str) -> Expert:
             f"{uri!r} names no expert: a URI is <zoo>:<model>, with a zoo out of {', '.join(plugins.names('experts'))}"
         )
     expert: Expert = plugins.load("experts", scheme).create(rest)
+    expert.card = replace(expert.card, uri=_canonical(expert.card.uri))
     return expert
+
+
+def _canonical(uri: str) -> str:
+    """A URI without ``./`` before its path and a slash behind it, its options in the order of their names."""
+    zoo, _, rest = uri.partition(":")
+    path, _, query = rest.partition("?")
+    scheme, mark, inner = path.rpartition("://")
+    options = sorted(query.split("&"), key=lambda one: one.partition("=")[0])
+    behind = "?" + "&".join(options) if query else ""
+    return f"{zoo}:{scheme}{mark}{PurePosixPath(inner)}{behind}"

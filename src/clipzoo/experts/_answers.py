@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,15 @@ from clipzoo.types import FloatArray
 Parser = Callable[[str], dict[str, Any]]
 """An answer -> fields; raises `ValueError` on what is none."""
 
-FORMATS = ("files", "coco", "panoptic", "voc", "rows")
+FORMATS = ("files", "tars", "rows", "coco", "panoptic", "voc")
 """Zoos of experts that look labels up; what `clipzoo labels import` knows."""
 
 INVALID = "the value of unknown pixels (several with commas), as 0, or none; not-a-number is unknown anyway"
 QUESTIONS: Mapping[str, Mapping[str, str]] = {
     "segmentation": {
         "classes": "names in the order of ids, as floor,wall,chair, or @names.txt with a line each: a name, or, for "
-        "colour-coded files, 'r g b name'; or palette:voc, palette:cityscapes for files in their colours",
+        "colour-coded files, 'r g b name'; or palette:voc, palette:cityscapes for files in their colours, or "
+        "palette:binary for white on black (0 and 255)",
         "void": "ids of unknown pixels (of colour-coded files colours, as #000000), with commas, or none",
     },
     "depth": {
@@ -52,10 +54,13 @@ QUESTIONS: Mapping[str, Mapping[str, str]] = {
 }
 """Task -> question -> how it is answered."""
 
-OPTIONAL = {
-    "suffix": "what follows the key in file names, as _depth.png; by default .png, .npy, .tif or .tiff",
+COMMON = {
     "licence": "of the labels",
+    "as": "the column's name, truth or any other; by default the format and the name of what is read",
 }
+"""What may be answered of labels in any format."""
+
+SUFFIX = "what follows the key in file names, as _depth.png; by default .png, .npy, .tif or .tiff"
 FIRST = "the first class's id in the files, by default 0"
 
 
@@ -77,6 +82,8 @@ class Answers:
     first: int = 0
     suffix: str = ""
     licence: str = "unknown"
+    name: str = ""
+    """Of the column; "" if it is not chosen."""
 
     @property
     def convention(self) -> Convention:
@@ -84,8 +91,12 @@ class Answers:
         return Convention(self.classes, self.kind, self.along)
 
 
-def parse(given: Mapping[str, str], zoo: str, first: Mapping[str, str]) -> Answers:
-    """The answers of ``task=depth&kind=metric&…``, as `split` gives them; ``first`` are questions of the zoo's own.
+def parse(
+    given: Mapping[str, str], zoo: str, first: Mapping[str, str], optional: Mapping[str, str] = COMMON
+) -> Answers:
+    """The answers of ``task=depth&kind=metric&…``, as `split` gives them.
+
+    ``first`` are questions of the zoo's own, ``optional`` what may be left out whatever the task.
 
     Raises:
         ExpertError: a question is unanswered, an answer wrong, or nobody asked; all findings at once.
@@ -93,7 +104,7 @@ def parse(given: Mapping[str, str], zoo: str, first: Mapping[str, str]) -> Answe
     task = given.get("task", "")
     if task not in QUESTIONS:
         raise without_task(given, zoo, first, QUESTIONS)
-    optional = {"task": "", **({"first": FIRST} if task == "segmentation" else {}), **OPTIONAL}
+    optional = {"task": "", **({"first": FIRST} if task == "segmentation" else {}), **optional}
     fields = answer(given, {**first, **QUESTIONS[task]}, optional, PARSERS, zoo, task)
     if fields.get("colours"):
         _check_colours(given["void"])
@@ -256,6 +267,16 @@ def _frame(text: str) -> dict[str, Any]:
     return {"frame": parse_frame(text)}
 
 
+def _named(text: str) -> dict[str, Any]:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError("letters, digits, '.', '_' and '-' alone, a letter or digit first, 100 at most")
+    return {"name": text}
+
+
+COMMON_PARSERS: Mapping[str, Parser] = {"licence": lambda text: {"licence": text}, "as": _named}
+"""Of `COMMON`."""
+
+
 PARSERS: Mapping[str, Parser] = {
     "classes": parse_classes,
     "label": _label,
@@ -269,6 +290,6 @@ PARSERS: Mapping[str, Parser] = {
     "frame": _frame,
     "first": lambda text: {"first": int(text)},
     "suffix": lambda text: {"suffix": text},
-    "licence": lambda text: {"licence": text},
+    **COMMON_PARSERS,
 }
 """Question -> its answer as fields of `Answers`."""

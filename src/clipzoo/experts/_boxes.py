@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._answers import Parser, chosen, parse_classes
+from clipzoo.experts._answers import COMMON, COMMON_PARSERS, Parser, chosen, parse_classes
 from clipzoo.experts._keyed import Size
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import BoolArray
 
 OTHERS = "objects of classes that are not in classes: drop (where they are is background) or ignore (nothing is known)"
-LICENCE = "of the labels"
 MATCH = "what names a sample's annotation: key (its whole key, the default), stem (what follows the key's last slash)"
+OPTIONAL = {"others": OTHERS, **COMMON}
+"""What may be left out in every format."""
+
 PARSERS: Mapping[str, Parser] = {
     "classes": lambda text: {"classes": parse_classes(text)["classes"]},
     "others": chosen("others", ("drop", "ignore")),
-    "licence": lambda text: {"licence": text},
     "match": chosen("match", ("key", "stem")),
+    **COMMON_PARSERS,
 }
 """Question -> its answer as fields, as in ``_answers.PARSERS``."""
 

@@ -6,13 +6,14 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from clipzoo import files
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._boxes import MATCH
 from clipzoo.experts._keyed import Size
 from clipzoo.experts.base import sha256
+from clipzoo.files import Place
 from clipzoo.types import MAX_PIXELS
 
 MAX_BYTES = 4 * 2**30
@@ -40,7 +41,7 @@ class Picture:
 class Annotated:
     """A file, taken apart."""
 
-    path: Path
+    path: Place
     sha256: str
     match: str
     categories: Mapping[int | str, str]
@@ -78,7 +79,7 @@ class Annotated:
         return self.categories[number]
 
 
-def read(path: Path, match: str) -> Annotated:
+def read(path: Place, match: str) -> Annotated:
     """Read a file.
 
     Raises:
@@ -111,9 +112,9 @@ def read(path: Path, match: str) -> Annotated:
     )
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: Place) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if files.size(path) > MAX_BYTES:
             raise ExpertError(f"{path} has more than {MAX_BYTES} bytes and would be held in memory; split it")
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -123,7 +124,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     return values
 
 
-def _records(values: Mapping[str, Any], name: str, path: Path, key: str = "id") -> list[dict[str, Any]]:
+def _records(values: Mapping[str, Any], name: str, path: Place, key: str = "id") -> list[dict[str, Any]]:
     found = values.get(name)
     if not isinstance(found, list):
         have = ", ".join(list(values)[:8]) or "nothing"
@@ -135,13 +136,13 @@ def _records(values: Mapping[str, Any], name: str, path: Path, key: str = "id") 
     return found
 
 
-def _once(values: Iterable[Any], what: str, path: Path, more: str = "") -> None:
+def _once(values: Iterable[Any], what: str, path: Place, more: str = "") -> None:
     value, count = next(iter(Counter(values).most_common(1)), (None, 0))
     if count > 1:
         raise ExpertError(f"{path}: {what} {value!r}, so it does not tell them apart; mend the file{more}")
 
 
-def _name(image: Mapping[str, Any], match: str, path: Path) -> str:
+def _name(image: Mapping[str, Any], match: str, path: Place) -> str:
     if match == "id":
         return str(image["id"])
     name = image.get("file_name")

@@ -1,4 +1,4 @@
-"""Colours in which datasets draw their classes: Pascal VOC and Cityscapes.
+"""Colours in which datasets draw their classes: Pascal VOC, Cityscapes, and white on black.
 
 ADE20K is missing on purpose: its palette gives road and skyscraper one colour, (140, 140, 140), so that colours do not
 tell its classes; its annotations proper are ids (``classes=@names.txt&void=0&first=1``).
@@ -26,6 +26,7 @@ _CITYSCAPES: Mapping[str, Colour] = {
 """The 19 classes that are evaluated."""
 
 VOID: Mapping[str, tuple[Colour, ...]] = {
+    "binary": (),
     "voc": ((224, 224, 192),),
     "cityscapes": (
         (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100),
@@ -38,7 +39,11 @@ VOID: Mapping[str, tuple[Colour, ...]] = {
 @cache
 def palettes() -> Mapping[str, Mapping[str, Colour]]:
     """Palette -> class -> colour, in the order of ids."""
-    return {"voc": {name: _bits(i) for i, name in enumerate(_VOC)}, "cityscapes": _CITYSCAPES}
+    return {
+        "binary": {"background": (0, 0, 0), "foreground": (255, 255, 255)},
+        "voc": {name: _bits(i) for i, name in enumerate(_VOC)},
+        "cityscapes": _CITYSCAPES,
+    }
 
 
 def palette(text: str) -> Mapping[str, Colour]:

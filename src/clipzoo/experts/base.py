@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ExpertCard:
-    """Who an expert is and what its labels mean; copied into the manifest of its column."""
+    """Who an expert is and what its labels mean; copied into the manifest of its column.
+
+    ``name`` is that of its folder in a store, where it is not made of the URI.
+    """
 
     uri: str
     task: str
@@ -29,10 +32,13 @@ class ExpertCard:
     revision: str = ""
     weights_sha256: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     @property
     def slug(self) -> str:
         """The expert's folder name in a store; of a long URI the beginning and a digest."""
+        if self.name:
+            return self.name
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.uri).strip("-.")
         return name if len(name) <= 200 else f"{name[:187]}-{hashlib.sha256(self.uri.encode()).hexdigest()[:12]}"
 
@@ -42,8 +48,10 @@ class ExpertCard:
         return f"{self.task}/{self.slug}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name as plain JSON values, the convention by its own `to_json`."""
-        return {**asdict(self), "convention": self.convention.to_json()}
+        """The fields but ``name`` as plain JSON values, the convention by its own `to_json`."""
+        told = {**asdict(self), "convention": self.convention.to_json()}
+        del told["name"]
+        return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clipzoo import files
 from clipzoo.errors import SampleError
-from clipzoo.experts import _boxes, _coco, _polygons
+from clipzoo.experts import _boxes, _coco, _keyed, _polygons
 from clipzoo.experts._answers import answer, chosen, split
 from clipzoo.experts._keyed import KeyedExpert, Size, same_aspect
 from clipzoo.experts.base import ExpertCard
@@ -29,7 +29,7 @@ REQUIRED = {
     "person,dog, or @names.txt with a name a line",
     "masks": "yes (store the objects' masks, too) or no",
 }
-OPTIONAL = {"others": _boxes.OTHERS, "match": _coco.MATCHED, "licence": _boxes.LICENCE}
+OPTIONAL = {"match": _coco.MATCHED, **_boxes.OPTIONAL}
 PARSERS = {
     **_boxes.PARSERS,
     "masks": chosen("masks", ("yes", "no")),
@@ -46,19 +46,12 @@ def create(name: str) -> Coco:
     path, _, query = name.partition("?")
     given = split(query)
     answers = answer(given, REQUIRED, OPTIONAL, PARSERS, "coco", "detection")
-    file = _coco.read(Path(path).expanduser(), answers.get("match", "key"))
+    file = _coco.read(files.place(path), answers.get("match", "key"))
     names = tuple(file.categories.values())
     classes = names if given["classes"] == _coco.ALL else answers["classes"]
     space = _boxes.Space(classes, answers.get("others", ""))
     space.check(names, path)
-    card = ExpertCard(
-        uri=f"coco:{name}",
-        task="detection",
-        convention=Convention(classes),
-        licence=answers.get("licence", "unknown"),
-        weights_sha256=file.sha256,
-        preprocessing=given,
-    )
+    card = _keyed.card(f"coco:{name}", "detection", given, answers, Convention(classes), file.sha256)
     return Coco(card, file, space, answers["masks"] == "yes")
 
 

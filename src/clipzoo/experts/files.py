@@ -8,16 +8,21 @@ image, but must show all of it: its aspect is compared.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._answers import Answers, parse, split
+from clipzoo import files
+from clipzoo.errors import SampleError
+from clipzoo.experts import _keyed
+from clipzoo.experts._answers import COMMON, SUFFIX, Answers, parse, split
 from clipzoo.experts._keyed import KeyedExpert, Size, inside, same_aspect
+from clipzoo.experts._palettes import hexadecimal
 from clipzoo.experts.base import ExpertCard
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.edges import Edges
@@ -39,23 +44,26 @@ def create(name: str) -> FilesExpert:
         ExpertError: the folder is not there, or the URI leaves open what the files mean.
     """
     folder, _, query = name.partition("?")
-    answers = parse(split(query), "files", {})
-    if not Path(folder).expanduser().is_dir():
-        raise ExpertError(f"{folder!r} is no folder, so there are no labels in it; check the path in files:{name}")
-    return FilesExpert(Path(folder).expanduser(), answers, f"files:{name}")
+    given = split(query)
+    answers = parse(given, "files", {}, {"suffix": SUFFIX, **COMMON})
+    return FilesExpert(_keyed.folder(folder, f"files:{name}"), answers, card(f"files:{name}", given, answers))
 
 
 class FilesExpert(KeyedExpert):
     """Looks labels up in a folder."""
 
-    def __init__(self, folder: Path, answers: Answers, uri: str) -> None:
-        self.folder, self.answers = folder, answers
-        self.card = card(uri, answers)
+    def __init__(self, folder: Path, answers: Answers, card: ExpertCard) -> None:
+        self.folder, self.answers, self.card = folder, answers, card
 
     def place(self, key: str) -> str | None:
         """The file's path."""
         path = self._path(key)
         return None if path is None else str(path)
+
+    def state(self, key: str) -> str:
+        """See `KeyedExpert.state`."""
+        path = self._path(key)
+        return "" if path is None else f"{path.suffix} {files.state(path)}"
 
     def look_up(self, key: str, size: Size) -> Any:
         """See `KeyedExpert.look_up`."""
@@ -74,15 +82,10 @@ class FilesExpert(KeyedExpert):
         return next((path for path in map(self.folder.joinpath, self._names(key)) if path.is_file()), None)
 
 
-def card(uri: str, answers: Answers) -> ExpertCard:
-    """The card of labels that ``answers`` explain."""
-    return ExpertCard(
-        uri=uri,
-        task=answers.task,
-        convention=answers.convention,
-        licence=answers.licence,
-        preprocessing=dict(answers.given),
-    )
+def card(uri: str, given: Mapping[str, str], answers: Answers) -> ExpertCard:
+    """The card of labels that ``answers`` explain, ``given`` being how they were written."""
+    colours = {"colours": [*map(hexadecimal, answers.colours)]} if answers.colours else {}
+    return _keyed.card(uri, answers.task, {**given, **colours}, vars(answers), answers.convention)
 
 
 # Reading ---------------------------------------------------------------------------------------------------
@@ -91,21 +94,23 @@ def card(uri: str, answers: Answers) -> ExpertCard:
 def read(path: Path, colours: bool = False, data: bytes | None = None) -> Values:
     """A file's numbers, [H,W] or [H,W,3]; with ``colours`` a palette's colours in place of its indices.
 
-    ``data`` are the bytes of a picture that is no file; ``path`` is then for messages alone.
+    ``data`` are the bytes of what is no file; ``path`` is then for messages alone.
 
     Raises:
         SampleError: not to be read, too large, or of a kind that has no plain numbers.
     """
     try:
-        return _array(path) if data is None and path.suffix == ".npy" else _picture(path, colours, data)
+        array = path.suffix == ".npy" if data is None else data.startswith(MAGIC_PREFIX)
+        return _array(path, data) if array else _picture(path, colours, data)
     except SampleError:
         raise
     except Exception as error:  # decoders raise almost anything on damaged input
         raise SampleError(f"cannot read the label: {path}: {type(error).__name__}: {error}") from error
 
 
-def _array(path: Path) -> Values:
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
+def _array(path: Path, data: bytes | None) -> Values:
+    source: Any = path if data is None else io.BytesIO(data)
+    values = np.load(source, mmap_mode="r" if data is None else None, allow_pickle=False)
     if values.dtype.kind not in "biuf" or values.ndim not in (2, 3) or values.size > 3 * MAX_PIXELS:
         raise SampleError(f"no [H,W] or [H,W,3] of numbers: {path} holds {values.dtype} of shape {values.shape}")
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):

@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts import _boxes, _coco, files
+from clipzoo.errors import SampleError
+from clipzoo.experts import _boxes, _coco, _keyed, files
 from clipzoo.experts._answers import answer, split
 from clipzoo.experts._keyed import KeyedExpert, Size, inside, same_aspect
 from clipzoo.experts.base import ExpertCard
 from clipzoo.experts.coco import PARSERS as COCO
 from clipzoo.experts.coco import REQUIRED as QUESTIONS
+from clipzoo.files import place, state
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.segmentation import Segmentation
 
 REQUIRED = {"classes": QUESTIONS["classes"], "maps": "the folder of the PNGs that the JSON names"}
-OPTIONAL = {"others": "drop or ignore: pixels of classes that are not in classes are unknown", "match": _coco.MATCHED}
+OTHERS = "drop or ignore: pixels of classes that are not in classes are unknown"
+OPTIONAL = {"match": _coco.MATCHED, **_boxes.OPTIONAL, "others": OTHERS}
 PARSERS = {**COCO, "maps": lambda text: {"maps": text}}
 
 
@@ -34,23 +36,14 @@ def create(name: str) -> Panoptic:
     """
     path, _, query = name.partition("?")
     given = split(query)
-    optional = {**OPTIONAL, "licence": _boxes.LICENCE}
-    answers = answer(given, REQUIRED, optional, PARSERS, "panoptic", "segmentation")
-    folder = Path(answers["maps"]).expanduser()
-    if not folder.is_dir():
-        raise ExpertError(f"maps={answers['maps']} is no folder; name the one with the PNGs of {path}")
-    file = _coco.read(Path(path).expanduser(), answers.get("match", "key"))
+    answers = answer(given, REQUIRED, OPTIONAL, PARSERS, "panoptic", "segmentation")
+    folder = _keyed.folder(answers["maps"], f"panoptic:{name}")
+    file = _coco.read(place(path), answers.get("match", "key"))
     names = tuple(file.categories.values())
     space = _boxes.Space(names if given["classes"] == _coco.ALL else answers["classes"], answers.get("others", ""))
     space.check(names, path)
-    card = ExpertCard(
-        uri=f"panoptic:{name}",
-        task="segmentation",
-        convention=Convention(space.classes),
-        licence=answers.get("licence", "unknown"),
-        weights_sha256=file.sha256,
-        preprocessing=given,
-    )
+    convention = Convention(space.classes)
+    card = _keyed.card(f"panoptic:{name}", "segmentation", given, answers, convention, file.sha256)
     return Panoptic(card, file, space, folder)
 
 
@@ -65,16 +58,24 @@ class Panoptic(KeyedExpert):
         name = self.file.name(key)
         return name if name in self.file.pictures else None
 
+    def state(self, key: str) -> str:
+        """See `KeyedExpert.state`; of the map, since the card knows the JSON."""
+        return state(self._map(key)[0])
+
     def look_up(self, key: str, size: Size) -> Segmentation:
         """See `KeyedExpert.look_up`."""
+        path, annotation = self._map(key)
+        colours = files.read(path, colours=True)
+        same_aspect((colours.shape[0], colours.shape[1]), size, str(path))
+        return self._label(colours.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16]), annotation, path)
+
+    def _map(self, key: str) -> tuple[Path, dict[str, Any]]:
+        """The file of a sample's map, and what the JSON tells of it."""
         told = self.file.annotations.get(self.file.picture(key).id, ())
         if len(told) != 1 or not isinstance(told[0].get("file_name"), str):
             raise SampleError(f"the image needs one annotation with a file_name: it has {len(told)}")
         inside(told[0]["file_name"])
-        path = self.folder / told[0]["file_name"]
-        colours = files.read(path, colours=True)
-        same_aspect((colours.shape[0], colours.shape[1]), size, str(path))
-        return self._label(colours.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16]), told[0], path)
+        return self.folder / told[0]["file_name"], told[0]
 
     def _label(self, numbers: Any, annotation: dict[str, Any], path: Path) -> Segmentation:
         """The label of a map of segments' numbers [H,W]."""

@@ -13,13 +13,15 @@ from typing import Any
 from urllib.parse import quote
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts import _boxes, files
+from clipzoo.experts import _boxes, _keyed, files
 from clipzoo.experts._answers import PARSERS as ANSWERS
 from clipzoo.experts._answers import QUESTIONS, Answers, answer, chosen, parse, split, without_task
 from clipzoo.experts._keyed import KeyedExpert, Size, same_aspect
 from clipzoo.experts.base import ExpertCard
+from clipzoo.files import state
 from clipzoo.readers import Entry, open_dataset
 from clipzoo.readers._rows import ROW, RowReader
+from clipzoo.readers.table import Table
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 
@@ -40,8 +42,7 @@ OPTIONAL = {
     "task": "",
     "boxes": "the field of an object's box, by default bbox",
     "names": "the field of an object's class, a name or an id, by default category",
-    "others": _boxes.OTHERS,
-    "licence": _boxes.LICENCE,
+    **_boxes.OPTIONAL,
 }
 PARSERS = {
     **_boxes.PARSERS,
@@ -67,11 +68,10 @@ def create(name: str) -> Rows:
         raise without_task(given, "rows", {"label": LABEL}, TASKS)
     if given["task"] == "detection":
         boxes = answer(given, REQUIRED, OPTIONAL, PARSERS, "rows", "detection")
-        convention, licence = Convention(boxes["classes"]), boxes.get("licence", "unknown")
-        card = ExpertCard(f"rows:{name}", "detection", convention, licence, preprocessing=given)
+        card = _keyed.card(f"rows:{name}", "detection", given, boxes, Convention(boxes["classes"]))
         return Objects(card, _reader(path, options, given["label"]), boxes)
     answers = parse(given, "rows", {"label": LABEL})
-    return Pictures(files.card(f"rows:{name}", answers), _reader(path, options, given["label"]), answers)
+    return Pictures(files.card(f"rows:{name}", given, answers), _reader(path, options, given["label"]), answers)
 
 
 def _reader(path: str, options: Mapping[str, str], label: str) -> RowReader:
@@ -88,6 +88,7 @@ class Rows(KeyedExpert):
 
     def __init__(self, card: ExpertCard, reader: RowReader) -> None:
         self.card, self.reader = card, reader
+        self.states = {path: state(path) for path in {part.path for part in reader.parts.values()}}
         self.entries: dict[str, Entry] = {}
         for entry in (entry for shard in reader.shards for entry in reader.index(shard)):
             if entry.error is None and self.entries.setdefault(entry.key, entry) is not entry:
@@ -100,6 +101,13 @@ class Rows(KeyedExpert):
     def place(self, key: str) -> str | None:
         """The row's key."""
         return key if key in self.entries else None
+
+    def state(self, key: str) -> str:
+        """See `KeyedExpert.state`: the place of its row, and the state of the table."""
+        if key not in self.entries:
+            return ""
+        entry = self.entries[key]
+        return f"{entry.members[ROW]} {self.states[self.reader.parts[entry.shard].path]}"
 
     def value(self, key: str) -> Any:
         """What stands in the column of labels; `SampleError` if there is no row, or nothing in it."""
@@ -116,6 +124,12 @@ class Pictures(Rows):
     def __init__(self, card: ExpertCard, reader: RowReader, answers: Answers) -> None:
         super().__init__(card, reader)
         self.answers = answers
+
+    def state(self, key: str) -> str:
+        """Of a CSV or TSV table also the state of the picture that the row names."""
+        named = self.value(key) if key in self.entries and isinstance(self.reader, Table) else None
+        root = self.reader.images.root
+        return super().state(key) + (f" {state(root / named)}" if named and isinstance(root, Path) else "")
 
     def look_up(self, key: str, size: Size) -> Any:
         """See `KeyedExpert.look_up`."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts import _boxes
+from clipzoo import files
+from clipzoo.errors import SampleError
+from clipzoo.experts import _boxes, _keyed
 from clipzoo.experts._answers import answer, chosen, split
 from clipzoo.experts._keyed import KeyedExpert, Size, inside, same_aspect
 from clipzoo.experts.base import ExpertCard
@@ -26,7 +27,7 @@ REQUIRED = {
     "origin": "1 if the first pixel is 1 and the last one belongs to the box, as Pascal VOC itself counts; 0 if "
     "coordinates are edges that count from 0, as many converters write them",
 }
-OPTIONAL = {"others": _boxes.OTHERS, "match": _boxes.MATCH, "licence": _boxes.LICENCE}
+OPTIONAL = {"match": _boxes.MATCH, **_boxes.OPTIONAL}
 PARSERS = {**_boxes.PARSERS, "origin": chosen("origin", ("1", "0"))}
 
 
@@ -39,17 +40,10 @@ def create(name: str) -> Voc:
     folder, _, query = name.partition("?")
     given = split(query)
     answers = answer(given, REQUIRED, OPTIONAL, PARSERS, "voc", "detection")
-    if not Path(folder).expanduser().is_dir():
-        raise ExpertError(f"{folder!r} is no folder, so there are no annotations in it; check the path in voc:{name}")
-    card = ExpertCard(
-        uri=f"voc:{name}",
-        task="detection",
-        convention=Convention(answers["classes"]),
-        licence=answers.get("licence", "unknown"),
-        preprocessing=given,
-    )
+    card = _keyed.card(f"voc:{name}", "detection", given, answers, Convention(answers["classes"]))
     space = _boxes.Space(answers["classes"], answers.get("others", ""))
-    return Voc(card, Path(folder).expanduser(), space, int(answers["origin"]), answers.get("match") == "stem")
+    place = _keyed.folder(folder, f"voc:{name}")
+    return Voc(card, place, space, int(answers["origin"]), answers.get("match") == "stem")
 
 
 class Voc(KeyedExpert):
@@ -62,6 +56,10 @@ class Voc(KeyedExpert):
         """The file's path."""
         path = self._path(key)
         return str(path) if path.is_file() else None
+
+    def state(self, key: str) -> str:
+        """See `KeyedExpert.state`."""
+        return files.state(self._path(key))
 
     def look_up(self, key: str, size: Size) -> Detection:
         """See `KeyedExpert.look_up`."""

@@ -28,6 +28,7 @@ from clipzoo.files.places import (
     remote,
     same,
     size,
+    state,
     threads,
     whole,
     write,
@@ -36,5 +37,5 @@ from clipzoo.files.places import (
 __all__ = [
     "AnyPath", "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts",
     "found", "join", "keep", "leads_out", "local", "near", "nested", "opened", "place", "raw", "read_at", "read_spans",
-    "regular", "remote", "same", "size", "threads", "whole", "write",
+    "regular", "remote", "same", "size", "state", "threads", "whole", "write",
 ]  # fmt: skip

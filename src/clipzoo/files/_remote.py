@@ -135,6 +135,10 @@ class Remote:
             raise RemoteError(f"the server does not tell the size of {self}; copy the file to a disk or bucket")
         return int(info["size"])
 
+    def state(self) -> str:
+        """All that is told of it without reading it, as size, time and ETag; "" if it is not there."""
+        return " ".join(f"{name}={value}" for name, value in sorted(self._info().items()))
+
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``, or fewer where the file ends before."""
         if size <= 0:

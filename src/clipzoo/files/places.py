@@ -167,6 +167,22 @@ def size(path: Place) -> int:
     return here.stat().st_size if isinstance(here, Path) else here.size()
 
 
+def state(path: Place) -> str:
+    """What is another text when a file has changed, found without reading it; "" if it is not there.
+
+    On a disk its size and time of change; elsewhere all that the store tells of it.
+
+    Raises:
+        RemoteError: it cannot be reached.
+    """
+    if isinstance(path, Remote):
+        return path.state()
+    with suppress(OSError, ValueError):  # a name that no file can have
+        found = path.stat()
+        return f"{found.st_size} {found.st_mtime_ns}"
+    return ""
+
+
 @contextmanager
 def near(path: Place) -> Iterator[None]:
     """While the block lasts, a remote file is fetched once and read from a copy on disk; for what is read whole.

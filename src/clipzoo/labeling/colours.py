@@ -17,7 +17,7 @@ MOST = 512
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """``#rrggbb`` -> its share of all pixels, the commonest first; and what to answer."""
+    """``#rrggbb`` -> its share of all pixels, the commonest first, equals by their values; and what to answer."""
 
     shares: dict[str, float]
     advice: str
@@ -41,8 +41,9 @@ def survey(folder: Path) -> Survey:
                 "JPEG or resizing; masks need the colours that they were drawn in"
             )
     total = sum(counts.values())
-    shares = {_palettes.hexadecimal(colour): count / total for colour, count in counts.most_common()}
-    return Survey(shares, _advice(folder, list(counts)))
+    colours = sorted(counts, key=lambda colour: (-counts[colour], colour))
+    shares = {_palettes.hexadecimal(colour): counts[colour] / total for colour in colours}
+    return Survey(shares, _advice(colours))
 
 
 def _colours(path: Path) -> dict[_palettes.Colour, int]:
@@ -56,12 +57,13 @@ def _colours(path: Path) -> dict[_palettes.Colour, int]:
     return {(v >> 16, v >> 8 & 255, v & 255): n for v, n in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
-def _advice(folder: Path, colours: list[_palettes.Colour]) -> str:
+def _advice(colours: list[_palettes.Colour]) -> str:
     fitting = _palettes.fitting(colours)
     if fitting:
+        void = {name: ",".join(map(_palettes.hexadecimal, _palettes.VOID[name])) or "none" for name in fitting}
         return "\n".join(
             f"every colour is one of palette {name}; if they are meant so: --format files --set task=segmentation "
-            f"--set classes=palette:{name} --set void={','.join(map(_palettes.hexadecimal, _palettes.VOID[name]))}"
+            f"--set classes=palette:{name} --set void={void[name]}"
             for name in fitting
         )
     lines = "\n".join(f"  {r} {g} {b} NAME" for r, g, b in colours)

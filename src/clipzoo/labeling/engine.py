@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +38,7 @@ Engine = Literal["local", "ray"]
 
 @dataclass(frozen=True, slots=True)
 class ColumnReport:
-    """What a column holds after a run, and what it cost over all runs."""
+    """What a column holds after a run, and what the labels in it cost, whichever run made them."""
 
     task: str
     slug: str
@@ -196,15 +196,14 @@ def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
             stack.enter_context(column.lock())
             grow(column, call.reader, call.identity)
         threads = stack.enter_context(call.tuning.fixed_threads())
-        jobs = plan.missing(call.reader, columns, call.shards, call.retry_failed)
-        _say_halves(columns, jobs)
-        works = [
-            Work(expert, column, _budget(column, call.max_failures, call.retry_failed), expert.batch_size)
-            for expert, column in zip(experts, columns, strict=True)
-        ]
-        for i, work in enumerate(works):
+        old = [plan.outdated(expert, column) for expert, column in zip(experts, columns, strict=True)]
+        jobs = plan.missing(call.reader, columns, old, call.shards, call.retry_failed)
+        _say_why_again(columns, jobs, old)
+        works = []
+        for i, (expert, column) in enumerate(zip(experts, columns, strict=True)):
             needed = [job.shard for job in jobs if i in job.columns]
-            work.reads = _reads.opened(work.expert, call.store, call.identity, needed)
+            works.append(Work(expert, column, _budget(column, call.max_failures, needed), expert.batch_size))
+            works[i].reads = _reads.opened(expert, call.store, call.identity, needed)
         do = call.how(experts, jobs, works, threads)
         names = [work.column.name for work in _active(jobs, works)]
         _run(do, jobs, works, Progress(names, len(jobs), call.progress and bool(jobs), call.log), threads)
@@ -251,13 +250,16 @@ def _label_here(
     label_shards(reader, jobs, works, stop, progress)
 
 
-def _say_halves(columns: Sequence[Column], jobs: Sequence[plan.Job]) -> None:
-    """Warn of shards that were begun or labelled once, and have one of their two files."""
+def _say_why_again(columns: Sequence[Column], jobs: Sequence[plan.Job], old: Sequence[Set[str]]) -> None:
+    """Warn of shards that have one of their two files, and of those that are looked up anew."""
     again = {job.shard for job in jobs}
-    for column in columns:
+    for column, changed in zip(columns, old, strict=True):
         for shard, suffix in column.halves().items():
             if shard in again:
                 log.warning("%s is not whole, %s is missing: it is labelled again", shard, column.file(shard, suffix))
+        if looked_up := sorted(changed & again):
+            told = "%s: the files of %d shards, %s the first, have changed since: their labels are looked up again"
+            log.warning(told, column.name, len(looked_up), looked_up[0])
 
 
 def _settle(columns: Sequence[Column]) -> None:
@@ -300,7 +302,10 @@ def experts_of(given: Sequence[str | Expert] | str | Expert, batch_size: int | N
     for (task, slug), count in names.items():
         tasks.get(task)
         if count > 1:
-            raise ExpertError(f"{count} experts would write the column {task}/{slug}; give each once")
+            raise ExpertError(
+                f"{count} experts would write the column {task}/{slug}; give each once, and labels that you have a "
+                "name each: …&as=NAME"
+            )
     return made
 
 
@@ -324,16 +329,14 @@ def load(work: Work, device: str, tuning: Tuning, batch_size: int | None) -> Non
     work.batch_size = batch_size or expert.batch_size  # loading may have shown that it must be 1
 
 
-def _budget(column: Column, allowed: float, retry_failed: bool) -> Budget:
-    """The budget of a column, with its committed shards counted; failures to be retried are not."""
+def _budget(column: Column, allowed: float, again: Collection[str]) -> Budget:
+    """The budget of a column, with its committed shards counted; those that are done ``again`` are not."""
     budget = Budget(column.name, allowed)
-    for _, rows in column.tables():
-        errors = rows["error"].drop_null().to_pylist()
-        if retry_failed and errors:
-            continue
-        budget.seen += len(rows)
-        for error in errors:
-            budget.count(error)
+    for shard, rows in column.tables():
+        if shard not in again:
+            budget.seen += len(rows)
+            for error in rows["error"].drop_null().to_pylist():
+                budget.count(error)
     return budget
 
 
@@ -349,6 +352,6 @@ def report(column: Column, labelled: int = 0) -> ColumnReport:
     reasons = dict(found.most_common())
     return ColumnReport(
         column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,
-        column.manifest.seconds, labelled, reasons, {kind: examples[kind] for kind in reasons},
+        column.seconds_in_use(), labelled, reasons, {kind: examples[kind] for kind in reasons},
         min((line["batch_size"] for line in runs(column.path) if line.get("event") == OUT_OF_MEMORY), default=None),
     )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from clipzoo import experts
-from clipzoo.errors import ExpertError, SampleError
+from clipzoo.errors import MAX_FAILURES, ExpertError, SampleError
 from clipzoo.experts._answers import FORMATS
 from clipzoo.experts._keyed import KeyedExpert
 from clipzoo.labeling.engine import ColumnReport, label
@@ -31,7 +32,7 @@ def import_labels(
     answers: Mapping[str, str],
     out: str | Path,
     *,
-    max_failures: float = 1.0,
+    max_failures: float = MAX_FAILURES,
     retry_failed: bool = False,
     progress: bool = True,
 ) -> Imported:
@@ -39,16 +40,16 @@ def import_labels(
 
     Args:
         data: the dataset, as `label` takes it.
-        source: the folder or file of the labels.
+        source: the folder, file or address of the labels.
         format: one of `FORMATS`.
-        answers: what the format leaves open: question -> answer, as in the URI of its expert.
+        answers: what the format leaves open: question -> answer, as in the URI of its expert; ``as`` names the column.
         out: the store.
-        max_failures: the share of samples that may lack a label; by default any, told with the reasons.
-        retry_failed: look again for what was missing or unsound in earlier runs.
+        max_failures: the share of samples that may lack a label, or have one that cannot be used.
+        retry_failed: look again for what was missing or unsound in earlier runs, though no file has changed.
         progress: show a progress bar on standard error.
 
     Raises:
-        ExpertError: a question is open, no sample has a label, or two samples have one and the same.
+        ExpertError: a question is open, no sample has a label, too many have none, or two have one and the same.
         DatasetError, StoreError: as `label`.
     """
     if format not in FORMATS:
@@ -56,30 +57,42 @@ def import_labels(
     told = "&".join(f"{name}={quote(value, safe='/,@#:. ')}" for name, value in answers.items())
     expert = experts.create(f"{format}:{source}" + (f"?{told}" if told else ""))
     assert isinstance(expert, KeyedExpert)
-    samples, matched = _match(data, expert)
+    samples, matched = _match(data, expert, max_failures)
     (column,) = label(
         data, [expert], out, device="cpu", max_failures=max_failures, retry_failed=retry_failed, progress=progress
     )
     return Imported(column, samples, matched)
 
 
-def _match(data: str, expert: KeyedExpert) -> tuple[int, int]:
+def _match(data: str, expert: KeyedExpert, allowed: float) -> tuple[int, int]:
     """(samples of the dataset, samples that have a label)."""
     reader = open_dataset(data)
-    samples, first = 0, list[str]()
+    samples, without = 0, list[str]()
     owners: dict[str, tuple[str, str]] = {}
     for own in ((shard, entry.key) for shard in reader.shards for entry in reader.index(shard) if entry.error is None):
-        samples, first = samples + 1, [*first, own[1]][:3]
+        samples += 1
         place = _place(expert, own[1])
-        if place is not None and owners.setdefault(place, own) != own:
+        if place is None:
+            without = [*without, own[1]][:3]
+        elif owners.setdefault(place, own) != own:
             raise ExpertError(_twice(place, owners[place], own))
-    if not owners:
-        raise ExpertError(
-            f"none of {samples} samples of {data!r} has a label in {expert.card.uri}; their keys are as "
-            f"{', '.join(map(repr, first)) or 'none'}: compare them with the labels' names, and choose match= or "
-            "suffix= where the format has them"
-        )
+    if not owners or samples - len(owners) > allowed * samples:
+        raise ExpertError(_too_few(data, expert, samples, len(owners), without, allowed))
     return samples, len(owners)
+
+
+def _too_few(data: str, expert: KeyedExpert, samples: int, matched: int, without: list[str], allowed: float) -> str:
+    """What is wrong where few of the samples, or none, have a label; ``without`` are keys of some that have none."""
+    lack = samples - matched
+    who, more = f"none of {samples} samples of {data!r} has a label in {expert.card.uri}", ""
+    if matched:
+        who = f"{lack} of {samples} samples of {data!r} have no label in {expert.card.uri}, more than "
+        who += f"max_failures={allowed:g} allows"
+        more = f". If so many are meant to have none: --max-failures {math.ceil(100 * lack / samples)}%"
+    return (
+        f"{who}; their keys are as {', '.join(map(repr, without)) or 'none'}: compare them with the labels' names, and "
+        f"choose match= or suffix= where the format has them{more}"
+    )
 
 
 def _twice(place: str, one: tuple[str, str], other: tuple[str, str]) -> str:

@@ -17,14 +17,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipzoo.errors import LabelError, RemoteError
+from clipzoo.errors import OWN_LABEL, LabelError, RemoteError, SampleError
+from clipzoo.experts._keyed import KeyedExpert
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.labeling import _reads
 from clipzoo.labeling._batches import Batch, Batcher, Decoded, decoded
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
-from clipzoo.labeling.plan import Job
+from clipzoo.labeling.plan import Job, looked_up
 from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
@@ -96,6 +97,8 @@ class Pass:
     pool: ThreadPoolExecutor
     stop: Stop
     meter: Meter
+    source: str = ""
+    """`looked_up` of its samples, before any label was."""
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
     read: _reads.Shard = field(init=False)
@@ -192,13 +195,16 @@ class Pass:
 
     def _ready(self, label: Any) -> Ready:
         start, found, reason = time.perf_counter(), None, ""
-        if isinstance(label, Exception):
-            reason = f"the expert failed: {type(label).__name__}: {label}"
+        own = isinstance(self.work.expert, KeyedExpert)
+        if own and isinstance(label, SampleError):
+            reason = f"{OWN_LABEL}: {label}"
+        elif isinstance(label, Exception):
+            reason = f"{OWN_LABEL if own else 'the expert failed'}: {type(label).__name__}: {label}"
         else:
             try:
                 found = self.writer.encode(label)
             except LabelError as error:
-                reason = f"the expert gave no sound label: {error}"
+                reason = f"{OWN_LABEL if own else 'the expert gave no sound label'}: {error}"
             except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
                 reason = f"the expert gave a {type(label).__name__}, no label of its task: {error}"
         return Ready(found, reason, time.perf_counter() - start)
@@ -252,7 +258,10 @@ def labelled_shard(
         keys = [entry.key for entry in entries]
         source = shard_fingerprint(reader, job.shard, entries)
         writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys, source)) for i in job.columns]
-        passes = [Pass(works[i], writer, pool, stop, meter) for i, writer in zip(job.columns, writers, strict=True)]
+        passes = [
+            Pass(works[i], writer, pool, stop, meter, looked_up(works[i].expert, keys))
+            for i, writer in zip(job.columns, writers, strict=True)
+        ]
         for i, one in zip(job.columns, passes, strict=True):
             if i in job.again:
                 one.keep(one.work.column, job.shard)
@@ -290,10 +299,12 @@ def _feed(
 
 def _note(one: Pass) -> None:
     """A line of cost; a run that is killed later has at least paid for this."""
+    told = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": one.source}
     one.work.note(
         event="shard",
         shard=one.writer.shard,
         seconds=one.work.unnoted(),
         rows=len(one.writer.keys or ()),
         failures=one.writer.failures,
+        **{name: value for name, value in told.items() if value},
     )

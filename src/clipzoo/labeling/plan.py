@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import filter as fitting
 from typing import TypeVar
 
-from clipzoo.errors import DatasetError
+from clipzoo.errors import DatasetError, SampleError
+from clipzoo.experts._keyed import KeyedExpert
+from clipzoo.experts.base import Expert
 from clipzoo.readers import Reader
 from clipzoo.store import Column
+from clipzoo.store.manifest import runs
 
 T = TypeVar("T")
 
@@ -29,24 +33,49 @@ class Job:
 def missing(
     reader: Reader,
     columns: Sequence[Column],
+    old: Sequence[Set[str]],
     shards: Collection[str] | None = None,
     retry_failed: bool = False,
 ) -> list[Job]:
     """The shards (of ``shards``, names or patterns, or of all) that lack a column, in the dataset's order.
 
-    With ``retry_failed`` a committed shard with failures counts as lacking.
+    With ``retry_failed`` a committed shard with failures counts as lacking. So do the ``old`` ones of each column, of
+    which no label is kept.
 
     Raises:
         DatasetError: ``shards`` names one that the dataset does not have.
     """
     wanted = _chosen(reader, shards)
-    have = [column.committed() for column in columns]
+    have = [column.committed() - shards for column, shards in zip(columns, old, strict=True)]
     done = [_done(column, shards, retry_failed) for column, shards in zip(columns, have, strict=True)]
     jobs = []
     for shard in wanted:
         lacking = tuple(i for i, shards in enumerate(done) if shard not in shards)
         jobs.append(Job(shard, lacking, tuple(i for i in lacking if shard in have[i])))
     return [job for job in jobs if job.columns]
+
+
+def looked_up(expert: Expert, keys: Iterable[str]) -> str:
+    """A digest of the state of the files in which labels of these keys are looked up; "" of an expert that predicts."""
+    if not isinstance(expert, KeyedExpert):
+        return ""
+    told = "\n".join(f"{key} {_state(expert, key)}" for key in keys)
+    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def outdated(expert: Expert, column: Column) -> set[str]:
+    """The committed shards whose labels were looked up in files that are others now, by their sizes and times."""
+    if not isinstance(expert, KeyedExpert):
+        return set()
+    known = {line.get("shard"): line.get("source") for line in runs(column.path) if line.get("event") == "shard"}
+    return {shard for shard, rows in column.tables() if known.get(shard) != looked_up(expert, rows["key"].to_pylist())}
+
+
+def _state(expert: KeyedExpert, key: str) -> str:
+    try:
+        return expert.state(key)
+    except (SampleError, OSError):  # no name that a label could have
+        return ""
 
 
 def uncommitted(jobs: Sequence[Job], columns: Sequence[Column]) -> list[str]:
@@ -78,4 +107,4 @@ def _chosen(reader: Reader, shards: Collection[str] | None) -> list[str]:
 def _done(column: Column, have: set[str], retry_failed: bool) -> set[str]:
     if not retry_failed:
         return have
-    return {shard for shard, rows in column.tables() if rows["error"].null_count == len(rows)}
+    return {shard for shard, rows in column.tables() if rows["error"].null_count == len(rows)} & have

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -30,10 +31,11 @@ class HuggingFace(NumberedReader):
     """Arrow files of a saved dataset, mapped into memory."""
 
     def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
+        self.mark = uuid4().hex  # the files may be others when the next reader opens them
         columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
         for name, path in paths.items():
-            file = _mapped(path)
+            file = _mapped(path, self.mark)
             if file.names:
                 columns[path] = Columns.of(file.names, location, path)
             parts |= named(name, cut(path, file.starts[-1], file.fault))
@@ -60,7 +62,7 @@ class HuggingFace(NumberedReader):
 
     def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
         """See `NumberedReader.row`."""
-        return _mapped(Path(str(path))).row(number, names)
+        return _mapped(Path(str(path)), self.mark).row(number, names)
 
     def contents(self, shard: str) -> str:
         """The size of its file."""
@@ -104,7 +106,10 @@ class _Mapped:
         return values
 
 
-_mapped = lru_cache(maxsize=64)(_Mapped)
+@lru_cache(maxsize=64)
+def _mapped(path: Path, reader: str) -> _Mapped:
+    """A file as one reader knows it."""
+    return _Mapped(path)
 
 
 def _splits(location: Location) -> Iterator[tuple[str, Path]]:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,7 @@ class Parquet(NumberedReader):
     """Parquet files, read by row groups."""
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
+        self.mark = uuid4().hex  # the files may be others when the next reader opens them
         self.groups: dict[Place, list[int]] = {}  # rows before each group, and in all
         self.texts: dict[Place, list[str]] = {}
         columns: dict[Place, Columns] = {}
@@ -76,7 +78,7 @@ class Parquet(NumberedReader):
         starts = self.groups[path]
         group = bisect.bisect_right(starts, number) - 1
         try:
-            table = _cache.group(path, group, names, self.texts[path])
+            table = _cache.group(self.mark, path, group, names, self.texts[path])
             values: dict[str, Any] = table.slice(number - starts[group], 1).to_pylist()[0]
         except (pa.ArrowException, OSError, ValueError, IndexError) as error:
             raise SampleError(f"row group {group} of {path.name} cannot be read: {error}") from error
@@ -99,11 +101,11 @@ class _Groups:
     def forget(self) -> None:
         """Begin anew: after a fork the lock may have been held."""
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[Place, int, tuple[str, ...]], pa.Table] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, Place, int, tuple[str, ...]], pa.Table] = OrderedDict()
 
-    def group(self, path: Place, number: int, names: Sequence[str], texts: Sequence[str]) -> pa.Table:
-        """Columns ``names`` of a row group; of ``texts`` equal values are held once."""
-        place = (path, number, tuple(names))
+    def group(self, reader: str, path: Place, number: int, names: Sequence[str], texts: Sequence[str]) -> pa.Table:
+        """Columns ``names`` of a row group, for one reader; of ``texts`` equal values are held once."""
+        place = (reader, path, number, tuple(names))
         with self._lock:
             if place not in self._kept:
                 with pq.ParquetFile(files.arrow(path), read_dictionary=list(texts)) as file:

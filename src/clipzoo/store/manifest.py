@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from clipzoo import files
 from clipzoo.errors import RemoteError, StoreError
@@ -29,19 +29,28 @@ SOFTWARE = ("clipzoo", "numpy", "pillow", "pyarrow", "torch", "torchvision", "tr
 
 
 class Counts(BaseModel):
-    """Sums over the committed shards."""
+    """Sums over the committed shards; ``replaced`` tells how often one of them got other labels than it had.
+
+    Labels that have changed are known by their counts, which may else be the same. Nothing is written of ``replaced``
+    while it is 0.
+    """
 
     shards: int = 0
     labels: int = 0
     failures: int = 0
     bytes: int = 0
+    replaced: int = 0
+
+    @model_serializer(mode="wrap")
+    def _told(self, every: SerializerFunctionWrapHandler) -> dict[str, int]:
+        return {name: count for name, count in every(self).items() if count or name != "replaced"}
 
 
 class Manifest(BaseModel):
     """The card of a column.
 
     ``expert`` is `ExpertCard.to_json`; ``dataset`` is `clipzoo.readers.fingerprint`; ``seconds`` is the time spent
-    in predicting and encoding, over all runs; ``software`` is what the first run used.
+    in predicting and encoding, over all runs, also on what was dropped since; ``software`` is what the first run used.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -129,7 +138,8 @@ def _same(name: str, stored: Any, given: Any, folder: Place) -> None:
     if stored != given:
         raise StoreError(
             f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}; mixed in one column they "
-            "would be one supervision with two meanings: give another output folder, or remove this column"
+            "would be one supervision with two meanings: give another output folder, remove this column, or give "
+            "labels that you have another name (`clipzoo labels import --as NAME`)"
         )
 
 

@@ -78,7 +78,7 @@ class Column:
         """The card of the expert whose labels these are, as the manifest keeps it."""
         known = {field.name for field in fields(ExpertCard)}
         kept = {name: value for name, value in self.manifest.expert.items() if name in known}
-        return ExpertCard(**{**kept, "task": self.task, "convention": self.convention})
+        return ExpertCard(**{**kept, "task": self.task, "convention": self.convention, "name": self.slug})
 
     def file(self, shard: str, suffix: str) -> Place:
         """The path of a shard's file; ``suffix`` is ".tar" or ".parquet".
@@ -200,9 +200,23 @@ class Column:
             counts.failures += len(rows) - rows["error"].null_count
             counts.labels += rows["error"].null_count
             counts.bytes += sizes.get(f"{shard}.tar", 0)
-        total = sum(float(line.get("seconds", 0.0)) for line in runs(self.path))
+        lines = list(runs(self.path))
+        counts.replaced = sum(bool(line.get("replaced")) for line in lines)
+        total = sum(float(line.get("seconds", 0.0)) for line in lines)
         self.manifest = self.manifest.model_copy(update={"counts": counts, "seconds": round(total, 3)})
         self.manifest.write(self.path)
+
+    def seconds_in_use(self) -> float:
+        """What the labels that are there took; `Manifest.seconds` also has what was labelled and then dropped.
+
+        Of a shard that was labelled anew only the last time counts; where labels of it were kept, all times do.
+        """
+        spent: dict[str, float] = {}
+        for line in runs(self.path):
+            if line.get("event") == "shard":
+                before = spent.get(line["shard"], 0.0) if line.get("kept") else 0.0
+                spent[line["shard"]] = before + float(line["seconds"])
+        return sum(spent.values()) if spent else self.manifest.seconds
 
     def start(self, **values: Any) -> None:
         """Note the beginning of a run and what software it uses."""
@@ -252,6 +266,8 @@ class Store:
         found = self.names()
         if needed and not found:
             why = "nothing is there" if not self.root.exists() else "no column is in it (TASK/EXPERT/manifest.json)"
+            if lost := self.headless():
+                why += f", though {', '.join(lost)} has shards whose manifest is lost"
             raise StoreError(
                 f"there is no label store at {str(self.root)!r}: {why}; check the path. `clipzoo labels ls FOLDER` "
                 "lists the columns of a store, `clipzoo label DATA --expert URI --out FOLDER` makes one"
@@ -281,6 +297,11 @@ class Store:
     def names(self) -> list[str]:
         """``<task>/<slug>`` of every column, by its folder: of damaged ones, too."""
         return ["/".join(path.parts[-3:-1]) for path in files.nested(self.root, MANIFEST)]
+
+    def headless(self) -> list[str]:
+        """``<task>/<slug>`` of folders that hold rows of shards and no manifest, without which they are no column."""
+        parts = [name.split("/") for name in files.below(self.root, ".parquet") if not name.startswith(".")]
+        return sorted({"/".join(part[:2]) for part in parts if len(part) > 2} - set(self.names()))
 
     def remove(self, task: str, slug: str) -> None:
         """Remove a column for good; nothing outside the store is touched, whatever links lie in it.

@@ -14,6 +14,7 @@ from clipzoo.errors import ClipzooError, LabelError, StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.readers import Reader, fingerprint, shard_fingerprint
 from clipzoo.readers.webdataset import BLOCK
+from clipzoo.store.manifest import MANIFEST
 from clipzoo.store.store import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Column, Store
 
 ENOUGH = 8
@@ -23,6 +24,11 @@ MOST = 0.99
 """A column smells where this share of its labels is constant; so does one where `LOST` of its samples have none."""
 
 LOST = 0.9
+
+HEADLESS = (
+    f"has shards and no {MANIFEST}, so that it is no column and nothing reads it: copy the file from where the folder "
+    "came from, or run again what made it, which goes on with its shards; or remove the folder"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,8 @@ def verify(
 ) -> list[Problem]:
     """Everything that is wrong with a store; an empty list if nothing is.
 
-    Looked for: damaged manifests, missing, truncated or changed tars, damaged rows, labels that do not decode or break
-    their task's contract, shards of another expert, files of no shard, and statistics that smell: (almost) all
+    Looked for: damaged and lost manifests, missing, truncated or changed tars, damaged rows, labels that do not
+    decode or break their contract, shards of another expert, files of no shard, and statistics that smell: (almost) all
     samples failed, all labels wholly unknown, constant, of one class, or equal; with the dataset's ``reader`` also
     columns of another dataset and rows whose keys or pictures are not the dataset's. A shard that is not labelled yet
     is no problem.
@@ -103,6 +109,7 @@ def verify(
     """
     found = store.each(needed=True)
     problems = [Problem(name, "", "", str(error)) for name, error in found.items() if isinstance(error, StoreError)]
+    problems += [Problem(name, "", "", HEADLESS) for name in store.headless()]
     columns = [(column, _begun(column), _Tally()) for column in found.values() if isinstance(column, Column)]
     there, identity = set(reader.shards if reader else ()), fingerprint(reader) if reader else {}
     problems += [problem for column, _, _ in columns for problem in _places(column)]

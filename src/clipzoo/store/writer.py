@@ -43,6 +43,8 @@ class ColumnWriter:
         self._rows: dict[str, dict[str, Any]] = {}
         self._tar: tarfile.TarFile | None = None
         self._drafts: list[Draft] = []  # of the tar, then of the rows
+        self.replaced = False
+        """The commit has put other labels into the place of those that were there."""
 
     @property
     def failures(self) -> int:
@@ -130,6 +132,7 @@ class ColumnWriter:
             there = self._tar_path.is_file() and self._parquet_path.is_file()
             if there and self._parquet_path.read_bytes() == rows.path.read_bytes():
                 return  # a writer that was thought dead was first; the shard is never open again
+            self.replaced = there
             # Without its commit mark the shard is open while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
             labels.settle()
