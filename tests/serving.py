@@ -91,8 +91,8 @@ class Handler(SimpleHTTPRequestHandler):
             return
         path, asked = Path(self.translate_path(self.path)), self.headers.get("Range")
         if not path.is_file() or not asked or not self.state.ranges:
-            super().do_GET()
             self.state.asked.append(("GET", self.path, path.stat().st_size if path.is_file() else 0))
+            super().do_GET()  # who has an answer finds the request noted
             return
         first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups()
         size = path.stat().st_size
@@ -100,12 +100,12 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(416)
             return
         data = path.read_bytes()[int(first) : int(last) + 1]
+        self.state.asked.append(("GET", self.path, len(data)))
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {first}-{int(first) + len(data) - 1}/{size}")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-        self.state.asked.append(("GET", self.path, len(data)))
 
     def faulty(self) -> bool:
         time.sleep(self.state.stall)

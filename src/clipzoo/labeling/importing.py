@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote
 
 from clipzoo import experts
 from clipzoo.errors import MAX_FAILURES, ExpertError, SampleError
 from clipzoo.experts._answers import FORMATS
 from clipzoo.experts._keyed import KeyedExpert
+from clipzoo.files import AnyPath, Place
 from clipzoo.labeling.engine import ColumnReport, label
 from clipzoo.readers import open_dataset
 
@@ -26,11 +27,11 @@ class Imported:
 
 
 def import_labels(
-    data: str,
-    source: str,
+    data: AnyPath,
+    source: AnyPath,
     format: str,
     answers: Mapping[str, str],
-    out: str | Path,
+    out: AnyPath | Place,
     *,
     max_failures: float = MAX_FAILURES,
     retry_failed: bool = False,
@@ -52,6 +53,7 @@ def import_labels(
         ExpertError: a question is open, no sample has a label, too many have none, or two have one and the same.
         DatasetError, StoreError: as `label`.
     """
+    data, source = os.fspath(data), os.fspath(source)
     if format not in FORMATS:
         raise ExpertError(f"format {format!r}: there are {', '.join(FORMATS)}; predictions are made by clipzoo label")
     told = "&".join(f"{name}={quote(value, safe='/,@#:. ')}" for name, value in answers.items())
