@@ -35,10 +35,23 @@ class Counting(Bright):
         return super().predict(images)
 
 
-def test_an_expert_that_does_not_repeat_itself_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class Reading(Restless):
+    """Looks at captions, too."""
+
+    needs_sample = True
+
+    def predict_inputs(self, inputs):
+        assert all(sample.caption for sample in inputs)
+        return super().predict([sample.image for sample in inputs])
+
+
+@pytest.mark.parametrize("kind", [Restless, Reading])
+def test_an_expert_that_does_not_repeat_itself_is_warned_of(
+    kind: type[Bright], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = make_dataset(tmp_path / "data")
     with caplog.at_level(logging.WARNING):
-        label(str(data), [Restless()], tmp_path / "labels", device="cpu", progress=False)
+        label(str(data), [kind()], tmp_path / "labels", device="cpu", progress=False)
     assert "determinism" in caplog.text
     assert "clipzoo experts check" in caplog.text
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from clipzoo.conformance import short
 from clipzoo.experts import Expert, ExpertInput
+from clipzoo.experts._keyed import SampleExpert
 from clipzoo.labeling._batches import decode
 from clipzoo.readers import Reader
 
@@ -26,9 +27,10 @@ def warn(found: Iterable[str]) -> None:
 def look(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> list[str]:
     """Which loaded experts' labels are unsound, not repeatable, other in a batch, or do not follow a mirror.
 
-    Those that need more of a sample than its image are taken as they are.
+    Those that look labels up, or make them of others, are taken as they are; where captions are read, nothing is
+    mirrored.
     """
-    asked = [expert for expert in experts if not expert.needs_sample]
+    asked = [expert for expert in experts if not (expert.reads or isinstance(expert, SampleExpert))]
     pictures = _first(reader, shards) if asked else []
     found = [(expert.card.uri, verdict) for expert in asked for verdict in short(expert, pictures)]
     return [f"{uri}: {verdict}" for uri, verdict in found if verdict.status in ("warn", "fail")]
