@@ -96,6 +96,11 @@ def test_a_picture_is_near_its_copies_and_far_from_others() -> None:
 
 def test_flat_pictures_have_no_hash() -> None:
     assert duplicates.dhash(np.full((20, 20, 3), 77, np.uint8)) is None
+    even = np.full((20, 20, 3), 77, np.uint8)
+    even[5:15, 2:12] = 180, 26, 71  # as bright
+    assert np.asarray(Image.fromarray(even).convert("L")).std() < 1
+    assert duplicates.dhash(even) is not None
+    assert duplicates.dhash(even) != duplicates.dhash(even[:, ::-1])
 
 
 @pytest.mark.parametrize("seed", range(3))

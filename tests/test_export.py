@@ -116,7 +116,7 @@ def test_the_heads_are_left_out_unless_asked_for(finished: Path, exported: Path,
         "clipzoo_heads.safetensors",
     }
     assert clipzoo.load(exported).columns == ("depth/demo-depth", "normals/demo-normals")
-    with pytest.raises(CheckpointError, match="no heads, they were left out"):
+    with pytest.raises(CheckpointError, match="the student has no heads: `clipzoo export RUN --heads` keeps them"):
         clipzoo.load(bare).predict([image(0)], "depth")
 
 
@@ -230,7 +230,7 @@ def test_what_is_no_picture_is_told(picture: ImageArray, message: str, exported:
 
 
 def test_heads_that_are_not_there_and_folders_that_are_no_students_are_told(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no head is named 'edges'; the student has: depth/demo-depth"):
+    with pytest.raises(CheckpointError, match="no head is named 'edges'; the student has depth/demo-depth"):
         clipzoo.load(exported).predict([image(0)], "edges")
     with pytest.raises(ImageError, match="no images"):
         clipzoo.load(exported).predict([], "depth")

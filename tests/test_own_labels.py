@@ -56,6 +56,22 @@ def data(tmp_path: Path) -> Path:
     return make_dataset(tmp_path / "data")
 
 
+# Mistakes --------------------------------------------------------------------------------------------------
+
+
+def test_an_import_that_failed_does_not_stand_in_the_way_of_the_right_one(data, tmp_path):
+    for i in range(12):
+        path = tmp_path / "masks" / f"{i:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encoded(255 * mask(i)))
+    with pytest.raises(ExpertError, match="0 and 255 alone are read by classes=palette:binary"):
+        brought(data, tmp_path / "masks", tmp_path / "out", ASKED | {"as": "truth"})
+    right = ASKED | {"as": "truth", "classes": "palette:binary"}
+    assert brought(data, tmp_path / "masks", tmp_path / "out", right).labels == 12
+    with pytest.raises(StoreError, match=r"labels rm \S+out segmentation/truth --yes"):
+        brought(data, tmp_path / "masks", tmp_path / "out", right | {"void": "#ffffff"})
+
+
 # Names -----------------------------------------------------------------------------------------------------
 
 

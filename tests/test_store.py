@@ -182,9 +182,15 @@ def test_seconds_sum_over_runs_even_after_a_torn_line(column):
     ],
 )
 def test_other_labels_in_one_column_are_refused(tmp_path, reader, column, change, field):
-    card = dataclasses.replace(Bright().card, **change)
+    card, store = dataclasses.replace(Bright().card, **change), Store(tmp_path / "labels")
+    fill(column)
     with pytest.raises(StoreError, match=f"made with {field} = .* give another output folder"):
-        Store(tmp_path / "labels").create(card, fingerprint(reader))
+        store.create(card, fingerprint(reader))
+    (column.path / "00000.parquet").unlink()  # labels that may be taken up again
+    with pytest.raises(StoreError, match=f"made with {field} = "):
+        store.create(card, fingerprint(reader))
+    (column.path / "00000.tar").unlink()
+    assert store.create(card, fingerprint(reader)).manifest.counts.labels == 0
 
 
 def test_a_store_of_another_dataset_is_refused(tmp_path, column):

@@ -22,7 +22,7 @@ NEIGHBOURS = 16
 """So many of the hashes that share three blocks are compared with each, which bounds the time on any data."""
 
 FLAT = 4.0
-"""Thumbnails whose grey values lie closer together (standard deviation, of 255) have no hash that tells them apart."""
+"""Thumbnails whose values lie closer together (standard deviation, of 255) have no hash that tells them apart."""
 
 _EDGES = (0, 11, 22, 33, 44, 54, 64)
 _MASKS = [
@@ -32,8 +32,15 @@ _MASKS = [
 
 
 def dhash(image: ImageArray) -> int | None:
-    """The difference hash of uint8 H×W×3 as 64 bits; None where the picture is flat."""
-    small = np.asarray(Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    """The difference hash of uint8 H×W×3 as 64 bits; None where the picture is flat.
+
+    Of brightness, or where that is even of the red, green or blue that varies most.
+    """
+    thumbnail = Image.fromarray(image).resize((9, 8), Image.Resampling.BOX)
+    small = np.asarray(thumbnail.convert("L"), dtype=np.int16)
+    if small.std() < FLAT:
+        colours = np.asarray(thumbnail, dtype=np.int16)
+        small = colours[..., colours.std((0, 1)).argmax()]
     if small.std() < FLAT:
         return None
     return int.from_bytes(np.packbits(small[:, :-1] > small[:, 1:]).tobytes(), "big")

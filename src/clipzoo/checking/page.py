@@ -70,7 +70,13 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
         if again.of:
             listed.append((name, f"{again.samples:,}", f"more than needed, in {_many(again.of, 'group')}"))
     if found.flat.count:
-        listed.append(("pictures of one colour", f"{found.flat.count:,}", _share(found.flat.count, found.usable)))
+        listed.append(
+            (
+                "pictures of nearly one colour, not compared",
+                f"{found.flat.count:,}",
+                _share(found.flat.count, found.usable),
+            )
+        )
     return listed
 
 

@@ -166,8 +166,9 @@ def import_(
     labelled([found.column])
     sound, failures = found.column.labels, found.column.failures
     console.print(
-        f"{found.matched:,} of {found.samples:,} samples have a label to be found; {sound:,} are sound, "
-        f"{failures:,} rows ({failures / max(sound + failures, 1):.1%}) have none"
+        f"{found.samples:,} samples can be read, and {found.matched:,} of them have a label to be found; of all "
+        f"{sound + failures:,} rows {sound:,} have a sound one, {failures:,} "
+        f"({failures / max(sound + failures, 1):.1%}) none"
     )
 
 

@@ -167,9 +167,10 @@ def _segmentation(values: Values, answers: Answers, path: Path) -> Segmentation:
         ids = np.where(valid, values, answers.first).astype(np.int64) - answers.first
         wrong = valid & ((ids < 0) | (ids >= len(answers.classes)) | (ids + answers.first != values))
         if wrong.any():
-            raise SampleError(
-                f"an id that is neither of the {len(answers.classes)} classes nor void: {values[wrong][0]} in {path}"
-            )
+            binary = len(answers.classes) == 2 and set(np.unique(values[valid])) <= {0, 255}
+            fix = "; masks of 0 and 255 alone are read by classes=palette:binary" if binary else ""
+            none = f"an id that is neither of the {len(answers.classes)} classes nor void"
+            raise SampleError(f"{none}{fix}: {values[wrong][0]} in {path}")
     return Segmentation(np.where(valid, ids, 0).astype(np.uint16), valid)
 
 

@@ -82,9 +82,8 @@ class Loaded:
         found = [c for c, spec in self.student.specs.items() if name in (c, spec.task)]
         if len(found) != 1:
             several = f"{len(found)} heads are meant by" if found else "no head is named"
-            raise CheckpointError(
-                f"{several} {name!r}; the student has: {', '.join(self.columns) or 'no heads, they were left out'}"
-            )
+            none = "no heads: `clipzoo export RUN --heads` keeps them, and RUN/arms/clipzoo/<seed>/student has them"
+            raise CheckpointError(f"{several} {name!r}; the student has {', '.join(self.columns) or none}")
         return found[0]
 
 

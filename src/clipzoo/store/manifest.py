@@ -136,10 +136,11 @@ class Manifest(BaseModel):
 
 def _same(name: str, stored: Any, given: Any, folder: Place) -> None:
     if stored != given:
+        column = f"{folder.parent.parent} {folder.parent.name}/{folder.name}"
         raise StoreError(
             f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}; mixed in one column they "
-            "would be one supervision with two meanings: give another output folder, remove this column, or give "
-            "labels that you have another name (`clipzoo labels import --as NAME`)"
+            f"would be one supervision with two meanings: give another output folder, remove this column (`clipzoo "
+            f"labels rm {column} --yes`), or give labels that you have another name (`clipzoo labels import --as NAME`)"
         )
 
 

@@ -103,6 +103,10 @@ class Column:
         tars, tables = self._files()
         return {shard: ".parquet" if shard in tars else ".tar" for shard in sorted(tars ^ tables)}
 
+    def void(self) -> bool:
+        """Whether there is no label at all, though there may be rows that say why."""
+        return not self.halves() and all(rows["size"].null_count == len(rows) for _, rows in self.tables())
+
     def _files(self) -> tuple[set[str], set[str]]:
         """The shards that have a tar, and those that have rows; by one listing."""
         names = files.below(self.path)
@@ -319,7 +323,7 @@ class Store:
             files.discard(path, self.root, MANIFEST)
 
     def create(self, card: ExpertCard, dataset: Mapping[str, Any], grows: bool = False) -> Column:
-        """The column of an expert over a dataset, made if it is not there yet.
+        """The column of an expert over a dataset, made if it is not there yet, or has no label and was another's.
 
         Args:
             card: who the expert is and what its labels mean.
@@ -327,7 +331,7 @@ class Store:
             grows: a column over another dataset is given back, too: whoever writes it calls `clipzoo.store.grow`.
 
         Raises:
-            StoreError: the column exists with other labels, or over another dataset; the message says which field.
+            StoreError: the column has other labels, or is over another dataset; the message says which field.
         """
         if not safe_name(f"{card.task}/{card.slug}"):
             raise StoreError(f"the URI {card.uri!r} gives no folder name ({card.slug!r}); give the expert a plain URI")
@@ -335,6 +339,10 @@ class Store:
         fresh = Manifest.of(card, dataset)
         if (path / MANIFEST).exists():
             held = Manifest.read(path)
+            if held.digest != fresh.digest and Column(path).void():
+                self.remove(card.task, card.slug)  # a mistake left nothing that could be mixed
+                fresh.write(path)
+                return Column(path)
             held.same_expert(fresh, path)
             if not grows:
                 held.belongs(dataset, path)
