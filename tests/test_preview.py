@@ -197,7 +197,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(values: dict[str, Any], tmp
     path = tmp_path / "r.yaml"
     path.write_text(recipe.parse(values | {"evaluation": {}}).to_yaml())
     for arguments, says in (
-        (["run"], "nothing to measure"),
+        (["run"], "nothing to measure on, for its evaluation.test is not set: give it a folder"),
         (["train", "--device", "gpu"], "no device 'gpu'"),
         (["train", "--arm", "clipzo"], "no arm 'clipzo' to train; did you mean clipzoo"),
     ):
