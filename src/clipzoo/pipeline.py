@@ -213,8 +213,8 @@ def check_measurable(recipe: Recipe) -> None:
     """Raise `RecipeError` if a recipe has nothing to measure its arms on."""
     if recipe.evaluation.test is None:
         raise RecipeError(
-            "the recipe has nothing to measure on, for its evaluation.test is not set: give it a folder of pictures that "
-            "is made as docs/benchmarks.md shows, or train without measuring, by `clipzoo train`"
+            "the recipe has nothing to measure on, for its evaluation.test is not set: give it a folder of pictures "
+            "that is made as docs/benchmarks.md shows, or train without measuring, by `clipzoo train`"
         )
 
 
