@@ -288,7 +288,7 @@ def load(path: AnyPath, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path} holds {type(values).__name__}, not a mapping of a recipe's fields")
     for override in overrides:
         _set(values, override)
-    return parse(values, " ".join([str(path), *(f"with --set {override}" for override in overrides)]))
+    return parse(values, f"{path}{' with' if overrides else ''}{''.join(f' --set {one}' for one in overrides)}")
 
 
 def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
