@@ -309,9 +309,18 @@ def test_what_is_no_expert_says_why(tmp_path, monkeypatch, name, message):
         experts.create(f"python:{name}")
 
 
-@pytest.mark.parametrize(("uri", "error"), [("nothing", ExpertError), ("onnx:", ExpertError), ("onx:a", PluginError)])
-def test_uris(uri, error):
-    with pytest.raises(error, match=r"names no expert|did you mean onnx"):
+@pytest.mark.parametrize(
+    ("uri", "error", "says"),
+    [
+        ("nothing", ExpertError, r"'nothing' names no expert: a URI is <zoo>:<model>, with a zoo out of [^;]*$"),
+        ("onnx:", ExpertError, "names no expert"),
+        ("onx:a", PluginError, r"did you mean onnx\?"),
+        ("u2netp.onnx?size=320", ExpertError, r"did you mean onnx:u2netp\.onnx\?size=320\?"),
+        ("demo:dept", ExpertError, r"did you mean depth\?"),
+    ],
+)
+def test_uris(uri, error, says):
+    with pytest.raises(error, match=says):
         experts.create(uri)
 
 

@@ -155,6 +155,13 @@ def test_unusable_samples_become_rows_and_the_rest_is_labelled(tmp_path):
     assert verify(Store(tmp_path / "out"), open_dataset(str(data))) == []
 
 
+def test_kinds_of_failure_that_the_table_leaves_out_are_counted(tmp_path):
+    words = ["label", str(hostile(tmp_path / "data")), "--expert", "demo:edges", "--out", str(tmp_path / "out")]
+    output = CliRunner().invoke(app, [*words, "--max-failures", "0.5", "--no-check"], catch_exceptions=False).output
+    assert output.count("│ 1 × ") == 3, output
+    assert "and 1 more kind " in output, output
+
+
 def test_of_a_failing_batch_only_the_guilty_one_fails(tmp_path):
     expert = Bright(poison=[image(2)[0, 0].tobytes()])
     (report,) = run(make_dataset(tmp_path / "data"), tmp_path / "out", [expert], max_failures=0.2)

@@ -161,6 +161,27 @@ def test_what_is_done_already_is_told_and_what_is_left(values: dict[str, Any], t
     assert "done already" not in dict(preview(parsed, tmp_path, arms=["clipzoo"]).rows())
 
 
+def test_what_is_measured_on_is_told_and_which_experts_are_asked(values: dict[str, Any], tmp_path: Path) -> None:
+    splits = {name: f"demo:{name}" for name in ("probe", "validation", "test", "heldout")}
+    parsed = recipe.parse(values | {"evaluation": splits})
+    rows = dict(preview(parsed, tmp_path / "run").rows())
+    for name, place in splits.items():
+        run = Run(parsed, tmp_path / "real")
+        reader = open_dataset(f"{run.folder(place)}/images")
+        assert rows[f"evaluation.{name}"].startswith(
+            f"{sum(len(reader.index(s)) for s in reader.shards):,} pictures of"
+        )
+        assert "truth of " in rows[f"evaluation.{name}"]
+        assert "normals" in rows[f"evaluation.{name}"]
+    assert rows["experts asked"] == "about the pictures of test and heldout, too: demo:normals"
+    assert not {"evaluation.test", "experts asked"} & set(dict(preview(parsed, tmp_path, arms=["clip-ft"]).rows()))
+    alone = dict(preview(recipe.parse(values | {"evaluation": {"test": "demo:test"}}), tmp_path / "run").rows())
+    assert "evaluation.test" in alone
+    assert "experts asked" not in alone, "no probe can be fitted"
+    rooms = recipe.parse(values | {"evaluation": {"test": "rooms:test?count=7000"}})
+    assert dict(preview(rooms, tmp_path / "run").rows())["evaluation.test"].startswith("7,000 pictures of rooms:test")
+
+
 def test_trials_that_are_over_are_not_left(values: dict[str, Any], tmp_path: Path) -> None:
     values["training"] |= {"learning_rates": [1e-4, 1e-3], "search_steps": 3}
     parsed = recipe.parse(values | {"columns": values["columns"][:1], "evaluation": {"validation": "demo:validation"}})
@@ -197,7 +218,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(values: dict[str, Any], tmp
     path = tmp_path / "r.yaml"
     path.write_text(recipe.parse(values | {"evaluation": {}}).to_yaml())
     for arguments, says in (
-        (["run"], "nothing to measure"),
+        (["run"], "nothing to measure on, for its evaluation.test is not set: give it a folder"),
         (["train", "--device", "gpu"], "no device 'gpu'"),
         (["train", "--arm", "clipzo"], "no arm 'clipzo' to train; did you mean clipzoo"),
     ):

@@ -30,8 +30,6 @@ from clipzoo.tasks import get as get_task
 
 MEASURED = 1300
 """Images a second of a ViT-B-16 with three heads in bf16 on one H100: benchmarks/results/training/vitb16-bf16.json."""
-SEARCH = 0.25
-"""Length of a trial of a learning rate, in trainings."""
 COMPILE = "  # compile: true  # minutes at the start, then steps take about 30 % less time on an H100\n"
 BESIDE = "labels"
 """Where a store is looked for, since it is where the first steps of the README put one."""
@@ -243,12 +241,8 @@ def draft(
     """
     gpu, fresh = device != "cpu", start.random or start.model.startswith("demo:")
     rates = ["1.0e-3"] if fresh else ["3.0e-6", "1.0e-5", "3.0e-5"] if splits else ["1.0e-5"]
-    trials = len(rates) * SEARCH if len(rates) > 1 else 0
-    images = round((2 if splits else 1) * (1 + trials) * epochs * data.samples)
     workers = min(8, cores or os.cpu_count() or 1) if gpu else 1
     text = f"""\
-{_head(path, bool(splits), images, gpu)}
-
 name: {json.dumps(path.stem)}
 data: {json.dumps(data.location)}  # {data.samples:,} usable samples; the dataset itself is never changed
 # max_samples: 10000  # label and train on the first so many: a rehearsal
@@ -267,11 +261,25 @@ training:
 arms: {"[clip, clip-ft, clipzoo]" if splits else "[clipzoo]  # nothing to measure on yet"}
 seeds: [0]  # [0, 1, 2] to know how much a seed alone changes
 """
-    recipes.parse(yaml.safe_load(text))
-    return text
+    images = _images(recipes.parse(yaml.safe_load(text)).training, 2 if splits else 1, data.samples)
+    return f"{_head(path, bool(splits), images, gpu, _labelled(cards, store, data.samples))}\n\n{text}"
 
 
-def _head(path: Path, measured: bool, images: int, gpu: bool) -> str:
+def _images(training: recipes.TrainingRecipe, arms: int, samples: int) -> int:
+    """What all trainings and trials of learning rates see."""
+    trials = len(training.learning_rates) if len(training.learning_rates) > 1 else 0
+    steps = training.updates(samples)
+    return arms * training.batch_size * (steps + trials * training.trial_updates(steps))
+
+
+def _labelled(cards: Mapping[str, ExpertCard], store: str | None, samples: int) -> bool:
+    """Whether the store tells of every sample, for all columns, its label or why there is none."""
+    counts = {column.name: column.manifest.counts for column in Store(store).columns()} if store else {}
+    held = [counts.get(card.column if ":" in name else name) for name, card in cards.items()]
+    return all(one is not None and one.labels + one.failures >= samples for one in held)
+
+
+def _head(path: Path, measured: bool, images: int, gpu: bool, labelled: bool) -> str:
     """The command, how long it takes and what comes of it."""
     verb, who, expected = (
         ("run", "both trained arms see", "a page that compares the three arms")
@@ -279,13 +287,14 @@ def _head(path: Path, measured: bool, images: int, gpu: bool) -> str:
         else ("train", "the training sees", "a student, not measured")
     )
     lasts = (
-        f": {_hours(images)} at {MEASURED:,} images/s, what one H100 does with\n# ViT-B-16 and three heads;"
+        f": {_hours(images)} at {MEASURED:,} images/s, what one H100 does with\n# ViT-B-16 and three heads"
         if gpu
-        else ", on a CPU for as long as the rate\n# of the first steps tells, in hours or days;"
+        else ", on a CPU for as long as the rate\n# of the first steps tells"
     )
+    before = "" if labelled else "; labelling comes before"
     return (
         f"# clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)\n"
-        f"# {who} {images:,} images in all{lasts} labelling comes before. Expected: {expected}"
+        f"# {who} {images:,} images in all{lasts}{before}. Expected: {expected}"
     )
 
 

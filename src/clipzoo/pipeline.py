@@ -213,7 +213,8 @@ def check_measurable(recipe: Recipe) -> None:
     """Raise `RecipeError` if a recipe has nothing to measure its arms on."""
     if recipe.evaluation.test is None:
         raise RecipeError(
-            "evaluation.test is not set, so there is nothing to measure; set it, or `clipzoo train` alone"
+            "the recipe has nothing to measure on, for its evaluation.test is not set: give it a folder of pictures "
+            "that is made as docs/benchmarks.md shows, or train without measuring, by `clipzoo train`"
         )
 
 

@@ -67,9 +67,9 @@ def _module(folder: str, point: EntryPoint) -> ModuleType:
     return module
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def near(name: str, known: Iterable[str], most: int = 3) -> str:
     """What may have been meant of the ``known`` names, as a question; empty where none is near."""
-    found = difflib.get_close_matches(name, list(known), 3)
+    found = difflib.get_close_matches(name, list(known), most)
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 

@@ -21,12 +21,16 @@ from torch.autograd.graph import saved_tensors_hooks
 from clipzoo import demo
 from clipzoo.data import Batch, Plan
 from clipzoo.errors import PlanError
+from clipzoo.evaluation.datasets.webdataset import shards_of
+from clipzoo.evaluation.sets import truth_columns
 from clipzoo.files import AnyPath
 from clipzoo.models import Student
-from clipzoo.preflight import TRAINED, check_arm
+from clipzoo.preflight import REPORTED, SPLITS, TRAINED, check_arm
 from clipzoo.progress import Progress
+from clipzoo.readers import open_dataset
 from clipzoo.recipe import Recipe, TrainingRecipe
-from clipzoo.store import Column
+from clipzoo.store import Column, Store
+from clipzoo.tasks import Convention
 from clipzoo.tasks import get as get_task
 from clipzoo.training import ended, objectives, reached
 from clipzoo.workspace import Run, told
@@ -47,6 +51,22 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """Pictures that the arms are measured on; ``truth`` maps a task to what its labels mean.
+
+    Of pictures that are yet to be rendered, ``truth`` is None.
+    """
+
+    location: str
+    pictures: int
+    truth: Mapping[str, Convention] | None
+
+    def __str__(self) -> str:
+        told = "rendered by the run" if self.truth is None else f"truth of {', '.join(self.truth) or 'no dense task'}"
+        return f"{self.pictures:,} pictures of {self.location}; {told}"
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
     """What a run would do.
 
@@ -63,6 +83,8 @@ class Preview:
         memory: of the arm with most terms.
         epoch_bytes: of pictures, captions and labels, read once; None of rows of tables, whose index knows no
             sizes, and of pictures that are yet to be rendered.
+        splits: part of evaluation -> its pictures; none where single arms are to be trained, which measures nothing.
+        asked: URIs of the experts that will label the pictures that are reported, as what students are compared with.
     """
 
     recipe: Recipe
@@ -78,6 +100,8 @@ class Preview:
     tried: int
     memory: Memory
     epoch_bytes: int | None
+    splits: Mapping[str, Split]
+    asked: Sequence[str]
 
     @property
     def epochs(self) -> float:
@@ -102,7 +126,13 @@ class Preview:
                 if self.epoch_bytes is None
                 else _size(self.epoch_bytes),
             ),
+            *((f"evaluation.{name}", str(split)) for name, split in self.splits.items()),
+            *([("experts asked", self._asked())] if self.asked else []),
         ]
+
+    def _asked(self) -> str:
+        reported = " and ".join(name for name in REPORTED if name in self.splits)
+        return f"about the pictures of {reported}, too: {', '.join(self.asked)}"
 
     def _rates(self) -> str:
         settings = self.recipe.training
@@ -175,6 +205,7 @@ def preview(
         done = {one: steps if ended(folder) else reached(folder) for one, folder in folders.items()}
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
         tried = sum(f"{rate:g}" in run.tried(arm) for arm in trained for rate in grid)
+        splits = {} if arms else _splits(run)
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
             recipe=recipe,
@@ -190,7 +221,33 @@ def preview(
             tried=tried,
             memory=estimate(student, {n: w.stride for n, (w, _) in run.specs.items()}, settings),
             epoch_bytes=size,
+            splits=splits,
+            asked=_asked(run, splits),
         )
+
+
+def _splits(run: Run) -> dict[str, Split]:
+    named = {name: getattr(run.recipe.evaluation, name) for name in SPLITS}
+    return {name: _split(run, location) for name, location in named.items() if location}
+
+
+def _split(run: Run, location: str) -> Split:
+    if (pictures := demo.to_render(location)) is not None:
+        return Split(location, pictures, None)
+    folder = run.folder(location)
+    reader, store = open_dataset(str(shards_of(folder / "images")[0])), Store(folder / "truth")
+    named = truth_columns(store, folder / "truth") if (folder / "truth").is_dir() else {}
+    truth = {task: store.column(*name.split("/", 1)).convention for task, name in named.items()}
+    return Split(location, sum(len(reader.index(shard)) for shard in reader.shards), truth)
+
+
+def _asked(run: Run, splits: Mapping[str, Split]) -> list[str]:
+    """Experts whose labels mean what the truth of test does; none where no probe can be fitted and chosen."""
+    if not all(name in splits and splits[name].truth for name in ("probe", "validation", "test")):
+        return []
+    truth = splits["test"].truth or {}
+    cards = {uri: expert.card for uri, expert in run.experts.items() if not expert.needs_sample}
+    return [uri for uri, card in cards.items() if truth.get(card.task) == card.convention]
 
 
 def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], int | None]:

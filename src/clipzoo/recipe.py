@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipzoo import files, plugins
-from clipzoo.errors import MAX_FAILURES, RecipeError
+from clipzoo.errors import MAX_FAILURES, CheckpointError, RecipeError
 from clipzoo.files import AnyPath
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
@@ -70,7 +70,7 @@ class ColumnRecipe(_Model):
             raise ValueError("name either expert (a URI) or column (<task>/<slug> of the store)")
         asked = (("head", "heads", self.head), ("loss", "losses", self.loss))
         unknown = [(what, name, plugins.names(folder)) for what, folder, name in asked if name is not None]
-        if wrong := [f"no {what} is named {n!r}; there are: {', '.join(k)}" for what, n, k in unknown if n not in k]:
+        if wrong := [f"no {what} is named {n!r}; {plugins.hint(n, k)}" for what, n, k in unknown if n not in k]:
             raise ValueError("; ".join(wrong))
         return self
 
@@ -90,6 +90,7 @@ class StudentRecipe(_Model):
     @model_validator(mode="after")
     def _weights_are_meant(self) -> StudentRecipe:
         if ":" not in self.model and self.pretrained is None and not self.random:
+            _check_name(self.model)
             raise ValueError(
                 f"{self.model} comes without weights: give pretrained, a tag of open_clip.list_pretrained() or a file, "
                 "or random: true to start from random ones"
@@ -172,6 +173,14 @@ class TrainingRecipe(_Model):
     def length(self) -> str:
         """``<n> steps`` or ``<n> epochs``."""
         return f"{self.epochs:g} epochs" if self.steps is None else f"{self.steps} steps"
+
+    def updates(self, samples: int) -> int:
+        """Steps of a training on so many samples: those given, or the epochs of whole batches."""
+        return self.steps or max(round((self.epochs or 0) * (samples // self.batch_size)), 1)
+
+    def trial_updates(self, steps: int) -> int:
+        """Steps of a trial of a learning rate, where a training has so many."""
+        return self.search_steps or max(steps // 4, 1)
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingRecipe:
@@ -279,7 +288,7 @@ def load(path: AnyPath, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path} holds {type(values).__name__}, not a mapping of a recipe's fields")
     for override in overrides:
         _set(values, override)
-    return parse(values, str(path))
+    return parse(values, f"{path}{' with' if overrides else ''}{''.join(f' --set {one}' for one in overrides)}")
 
 
 def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
@@ -357,6 +366,16 @@ def _set(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: {path} is not in the recipe ({error})") from error
 
 
+def _check_name(model: str) -> None:
+    """Raise `ValueError` unless OpenCLIP, which is slow to import and so is asked of a mistake alone, has the model."""
+    from clipzoo.models._open_clip import check_model
+
+    try:
+        check_model(model)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+
+
 def _line(error: Mapping[str, Any]) -> str:
     """A finding of pydantic in a user's words: where, what was seen, what to give."""
     loc, kind, seen, context = error["loc"], error["type"], error["input"], error.get("ctx", {})
@@ -369,7 +388,7 @@ def _line(error: Mapping[str, Any]) -> str:
         return f"  {where} is missing; give it, for there is no default"
     shown = json.dumps(seen, default=str, ensure_ascii=False)
     wanted = GIVE[kind].format(**context) if kind in GIVE else f"what is meant: {error['msg']}"
-    near = plugins.near(str(seen), re.findall("'(.*?)'", wanted)) if kind == "literal_error" else ""
+    near = plugins.near(str(seen), re.findall("'(.*?)'", wanted), 1) if kind == "literal_error" else ""
     return f"  {where} is {shown[:SHOWN]}{'…' * (len(shown) > SHOWN)}; give {wanted}{'; ' * bool(near)}{near}"
 
 

@@ -302,14 +302,11 @@ class Run:
     def steps(self, samples: int | None = None) -> int:
         """Updates of each arm: the recipe's, or its epochs of whole batches over ``samples`` (default the plan's)."""
         settings = self.recipe.training
-        if settings.steps is not None:
-            return settings.steps
-        batches = (len(self.plan) if samples is None else samples) // settings.batch_size
-        return max(round((settings.epochs or 0) * batches), 1)
+        return settings.steps or settings.updates(len(self.plan) if samples is None else samples)
 
     def search_steps(self, samples: int | None = None) -> int:
         """Updates of a trial run of the grid of learning rates."""
-        return self.recipe.training.search_steps or max(self.steps(samples) // 4, 1)
+        return self.recipe.training.trial_updates(self.steps(samples))
 
     def rate(self, arm: str) -> float:
         """The learning rate of an arm: of several in the recipe, the one that validation prefers.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WIDE = 100_000
 """Columns of what is no terminal: a table is as wide as its content there."""
+KINDS = 3
+"""Kinds of failures that the table of labelling shows."""
 
 
 class _Console(Console):
@@ -80,7 +82,9 @@ def labelled(reports: Sequence[ColumnReport]) -> None:
     for name in ("column", "labels", "of them new", "failures", "bytes a label", "ms an image"):
         table.add_column(name, min_width=20 if name == "column" else None)
     for r in reports:
-        why = "".join(f"\n{count} × {escape(reason)}" for reason, count in list(r.reasons.items())[:3])
+        why = "".join(f"\n{count} × {escape(reason)}" for reason, count in list(r.reasons.items())[:KINDS])
+        if (more := len(r.reasons) - KINDS) > 0:
+            why += f"\nand {more} more kind{'s'[: more > 1]}"
         if r.halved_to:
             why += f"\nout of memory: batches were halved to {r.halved_to}"
         cost = (f"{r.bytes_per_image:,.0f}", f"{1000 * r.seconds_per_image:,.1f}")

@@ -62,8 +62,8 @@ def command(
         "3. Which experts (docs/experts.md), a space between", expert or None, " ".join(kept or usual["experts"]),
         lambda told: draft.check_experts(told.split() if isinstance(told, str) else told, labels), yes,
     )  # fmt: skip
-    for card in cards.values():
-        console.print(f"   {card.task}, licence {card.licence}", markup=False)
+    for name, card in cards.items():
+        console.print(f"   {name}: {card.task}, licence {card.licence}", markup=False, soft_wrap=True)
     splits = _ask("4. Where to measure (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
     length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
     text = draft.draft(out, found, start, cards, splits, length, device, store=place if labels else None)

@@ -21,8 +21,10 @@ def create(uri: str) -> Expert:
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest:
+        meant = f"; did you mean onnx:{uri}?" if uri.partition("?")[0].endswith(".onnx") else ""
         raise ExpertError(
             f"{uri!r} names no expert: a URI is <zoo>:<model>, with a zoo out of {', '.join(plugins.names('experts'))}"
+            f"{meant}"
         )
     expert: Expert = plugins.load("experts", scheme).create(rest)
     expert.card = replace(expert.card, uri=_canonical(expert.card.uri))

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipzoo import tasks
+from clipzoo import plugins, tasks
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard, Family
 from clipzoo.tasks.base import Convention
@@ -142,7 +142,7 @@ def create(name: str) -> DemoExpert:
         ExpertError: no demo expert bears the name, or its weights are not in the package.
     """
     if name not in CHANNELS:
-        raise ExpertError(f"no demo expert is named {name!r}; there are: {', '.join(CHANNELS)}")
+        raise ExpertError(f"no demo expert is named {name!r}; {plugins.hint(name, CHANNELS)}")
     return DemoExpert(name)
 
 
