@@ -115,8 +115,7 @@ def label(
         retry_failed: do again the samples that failed in earlier runs; their shards' labels are kept.
         shards: names of the shards to label, or patterns of names (``0000[0-4]*``); all by default.
         tuning: precision, layout and threads of the experts.
-        check: before a column's first shard, look at what its expert makes of a few pictures, and warn; not on a
-            cluster.
+        check: before a column's first shard, look at what its expert makes of a few pictures, and warn.
         progress: show on standard error what is done, where the time goes, when it will end, and what failed.
         log: a file to which the same is added as a line of JSON a shard.
         engine: "local" labels in this process, "ray" on all machines of a Ray cluster that see data and store; both
