@@ -230,12 +230,13 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
 
 def _pictures(run: Run) -> list[PictureRow]:
     arms, seed = run.recipe.arms, run.recipe.seeds[0]
-    if not run.recipe.evaluation.pictures or not {"clip-ft", "clipzoo"} <= set(arms) or "test" not in run.splits():
+    wanted = run.recipe.evaluation.pictures and {"clip-ft", "clipzoo"} <= set(arms)
+    if not wanted or (test := run.suite.dense.get("test")) is None:
         return []
     probes = {arm: run.probes(arm, seed) for arm in ("clip-ft", "clipzoo")}
     runs: dict[str, Mapping[str, Scored]] = {arm: run.scores(arm, seed)["test"] for arm in probes}
     runs |= {"expert": run.baselines(["test"])["test"].get("expert", {})}
-    return showcase(run.suite, probes, runs, run.loaded_experts(), run.recipe.evaluation.pictures)
+    return showcase(test, probes, runs, run.loaded_experts(), run.recipe.evaluation.pictures)
 
 
 def _cost(run: Run) -> dict[str, Any]:

@@ -42,8 +42,7 @@ class Moments:
 
     def with_outputs(self, outputs: int) -> Moments:
         """These sums over inputs, to which `add_outputs` adds another task's."""
-        zero = Moments.zero(0, outputs)
-        return replace(zero, n=self.n, x=self.x, xx=self.xx, xy=zero.xy.new_zeros(len(self.x), outputs))
+        return replace(Moments.zero(len(self.x), outputs), n=self.n, x=self.x, xx=self.xx)
 
     def add(self, X: Tensor, Y: Tensor, weight: Tensor) -> None:
         """Add rows X [n,D], Y [n,O] with weights [n]; products of one call are summed in the dtype of X."""

@@ -10,14 +10,13 @@ from typing import Any
 from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.sets import DenseSet, Truth
-from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.reporting import words
 from clipzoo.reporting.pictures import PictureRow, cases
 
 
 def showcase(
-    suite: Suite,
+    test: DenseSet,
     probes: Mapping[str, Probes | None],
     runs: Mapping[str, Run],
     experts: Mapping[str, Expert],
@@ -26,15 +25,12 @@ def showcase(
     """Rows for every dense task that both arms were scored on.
 
     Args:
-        suite: its test split is shown.
+        test: of which pictures are shown.
         probes: of "clip-ft" and "clipzoo".
         runs: arm (and "expert") -> scores of the same.
         experts: task -> its loaded expert.
         count: pictures of each case.
     """
-    if "test" not in suite.dense:
-        return []
-    test = suite.dense["test"]
     fitted = {arm: one for arm, one in probes.items() if one}
     found = []
     for task, truth in ((task, truth) for task, truth in test.truth.items() if task in runs["clipzoo"]):
