@@ -1,29 +1,11 @@
-"""docs/reference.md is what the docstrings say, and they say something of every public name."""
+"""Every public name has a docstring."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
-import re
 from pathlib import Path
 
-import clipzoo
-
-ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "src" / "clipzoo"
-
-
-def test_the_reference_is_up_to_date_and_complete() -> None:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
-    assert spec
-    assert spec.loader
-    reference = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reference)
-    page = (ROOT / "docs" / "reference.md").read_text()
-    assert page == reference.page(), "run python scripts/reference.py"
-    assert set(clipzoo.__all__) <= set(re.findall(r"^### `(\w+)`$", page, re.MULTILINE))
-    assert len(reference.rooms()) > 10
-    assert not re.search(r"0x[0-9a-f]{6}|<factory>", page), "an address would differ from run to run"
+SOURCE = Path(__file__).parent.parent / "src" / "clipzoo"
 
 
 def test_every_public_function_and_class_says_what_it_is() -> None:

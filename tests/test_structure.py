@@ -6,6 +6,7 @@ import ast
 import importlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -56,25 +57,12 @@ def test_every_room_imports_only_what_stands_above_it() -> None:
             assert (own, other) not in SEPARATE
 
 
-def test_the_tree_in_the_readme_is_the_tree() -> None:
-    block = re.search(r"```text\n(src/clipzoo/\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert block, "README.md has no file tree"
-    told, folders = set(), ["src/clipzoo"]
-    for line in block[1].splitlines()[1:]:
-        name = line.split("  ")[0] if not line.startswith(" ") else line.strip().split("  ")[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        folders = folders[:depth]
-        told.add("/".join([*folders, name.strip().rstrip("/")]))
-        if name.strip().endswith("/"):
-            folders.append(name.strip().rstrip("/"))
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "src/clipzoo"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
-    files = {f for f in listed if f.endswith(".py") and not f.endswith("__init__.py")}
-    folders_of = {str(Path(f).parent) for f in files} - {"src/clipzoo"}
-    assert {t for t in told if t.endswith(".py")} == files
-    assert folders_of <= told
+def test_the_file_tree_in_the_docs_is_up_to_date() -> None:
+    tree = runpy.run_path(str(ROOT / "scripts" / "tree.py"))
+    block = tree["BLOCK"].search((ROOT / "docs" / "architecture.md").read_text())
+    assert block, "docs/architecture.md has no file tree"
+    assert block[0] == tree["tree"](), "run python scripts/tree.py"
+    assert len(block[0].splitlines()) > 100
 
 
 def test_public_names_are_the_documented_ones() -> None:
