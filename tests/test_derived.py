@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from clipzoo import experts, recipe
+from clipzoo.derived import _fusion, column
 from clipzoo.errors import ExpertError, SampleError, StoreError
-from clipzoo.experts import Expert, ExpertCard, ExpertInput, _fusion, column
+from clipzoo.experts import Expert, ExpertCard, ExpertInput
 from clipzoo.labeling import label
+from clipzoo.runs.folder import Run
 from clipzoo.store import Store
 from clipzoo.tasks import Convention, _rle
 from clipzoo.tasks.depth import Depth
@@ -22,7 +24,6 @@ from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals, normals_from_depth
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import Camera, ImageArray
-from clipzoo.workspace import Run
 from making import Bright, image, make_dataset
 
 SIZE = (12, 16)

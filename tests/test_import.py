@@ -16,8 +16,9 @@ from pycocotools.coco import COCO
 
 from clipzoo import experts, import_labels, tasks
 from clipzoo.errors import DatasetError, ExpertError, SampleError, StoreError
-from clipzoo.experts import ExpertInput, _palettes, _polygons
-from clipzoo.labeling.colours import survey
+from clipzoo.experts import ExpertInput, _palettes
+from clipzoo.importers import _polygons
+from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from clipzoo.tasks import _rle

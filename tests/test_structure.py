@@ -22,10 +22,10 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "experts",
-    "conformance", "store", "labeling", "data", "models", "recipe", "training", "evaluation", "export", "reporting",
-    "checking", "demo", "preflight", "workspace", "preview", "pipeline", "draft", "app", "cli", "__main__",
+    "importers", "derived", "conformance", "store", "labeling", "data", "models", "recipe", "training", "evaluation",
+    "export", "pages", "checking", "demo", "runs", "app", "cli", "__main__",
 )  # fmt: skip
-SEPARATE = {("labeling", "training"), ("training", "labeling"), ("reporting", "training"), ("reporting", "labeling")}
+SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 
 
 def room(path: Path) -> str:
@@ -68,7 +68,7 @@ def test_the_file_tree_in_the_docs_is_up_to_date() -> None:
 def test_public_names_are_the_documented_ones() -> None:
     documented = re.findall(r"^\| `clipzoo\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(clipzoo.__all__)
-    importlib.import_module("clipzoo.pipeline")  # a folder of the same name would now stand in a verb's place
+    importlib.import_module("clipzoo.runs.verbs")  # a folder of the same name would now stand in a verb's place
     for name in clipzoo.__all__:
         assert callable(getattr(clipzoo, name))
         assert getattr(clipzoo, name).__doc__

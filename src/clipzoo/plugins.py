@@ -20,9 +20,16 @@ MANY = 20
 """More names than these are not listed."""
 
 EXPORTS = {
-    "tasks": ("TASK",), "losses": ("loss", "learns"), "heads": ("Head",), "experts": ("create",),
-    "readers": ("READER",), "export": ("export", "sentence"), "evaluation.datasets": ("read",),
-}  # fmt: skip
+    "tasks": ("TASK",),
+    "losses": ("loss", "learns"),
+    "heads": ("Head",),
+    "readers": ("READER",),
+    "experts": ("create",),
+    "importers": ("create",),
+    "derived": ("create",),
+    "evaluation.datasets": ("read",),
+    "export": ("export", "sentence"),
+}
 """Folder -> what the module behind an entry point has."""
 
 

@@ -10,8 +10,8 @@ import typer
 
 def command(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the page of a run that has been measured."""
-    from clipzoo import pipeline
     from clipzoo.cli._console import bold, console, found
+    from clipzoo.runs import verbs as pipeline
 
     with found(folder) as run:
         path = pipeline.report(run)
