@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipzoo.errors import SampleError
-from clipzoo.tasks import _average_precision, _rle
+from clipzoo.tasks import _average_precision, rle
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
@@ -170,8 +170,8 @@ def _fused(members: Detection, box: Doubles, count: int, experts: int) -> Detect
     """A cluster's members as one object; ``count`` labels could have had it."""
     masks = None
     if members.masks is not None:
-        pixels = np.stack([_rle.decode(text, members.size) for text in members.masks])
-        masks = (_rle.encode(_most(pixels)),)
+        pixels = np.stack([rle.decode(text, members.size) for text in members.masks])
+        masks = (rle.encode(_most(pixels)),)
     score = members.scores.sum(dtype=np.float64) / count
     return Detection(
         members.size,

@@ -21,7 +21,7 @@ from clipzoo.derived.base import DerivedExpert, split_name
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._answers import Parser, answer, number, split
 from clipzoo.experts._boxes import around
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
@@ -240,7 +240,7 @@ def _mask(label: Detection, i: int) -> BoolArray:
     """One object's mask; `SampleError` if there is none."""
     if label.masks is None:
         raise SampleError("no masks: these boxes have none; read a column of an expert that gives instance masks")
-    return _rle.decode(label.masks[i], label.size)
+    return rle.decode(label.masks[i], label.size)
 
 
 def _parts(pixels: BoolArray) -> Iterator[tuple[tuple[int, int, int, int], int]]:

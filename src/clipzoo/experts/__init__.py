@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
-from types import ModuleType
+from typing import Protocol
 
 from clipzoo import plugins
 from clipzoo.errors import ExpertError, PluginError
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family
+from clipzoo.plugins import Registry
 
-FOLDERS = ("experts", "importers", "derived")
-"""Where schemes of URIs are registered: model zoos, existing labels, labels made of other columns."""
 
-__all__ = ["Expert", "ExpertCard", "ExpertInput", "Family", "create", "module_of", "schemes"]
+class ExpertPlugin(Protocol):
+    """A module of ``experts/``, ``importers/`` or ``derived/``; its name is the scheme of its URIs.
+
+    ``FAMILIES``, where a module has it, is a tuple of `Family`: what the labels of its models are.
+    """
+
+    create: Callable[[str], Expert]
+    """What follows the scheme -> the expert, not loaded."""
+
+
+REGISTRIES: tuple[Registry[ExpertPlugin], ...] = tuple(
+    Registry(folder, ("create",)) for folder in ("experts", "importers", "derived")
+)
+"""Where schemes are found: model zoos, existing labels, labels made of other columns."""
+
+__all__ = [
+    "REGISTRIES",
+    "Expert",
+    "ExpertCard",
+    "ExpertInput",
+    "ExpertPlugin",
+    "Family",
+    "create",
+    "module_of",
+    "schemes",
+]
 
 
 def create(uri: str) -> Expert:
@@ -29,7 +54,7 @@ def create(uri: str) -> Expert:
         raise ExpertError(
             f"{uri!r} names no expert: a URI is <zoo>:<model>, with a zoo out of {', '.join(schemes())}{meant}"
         )
-    expert: Expert = module_of(scheme).create(rest)
+    expert = module_of(scheme).create(rest)
     expert.card = replace(expert.card, uri=_canonical(expert.card.uri))
     return expert
 
@@ -46,16 +71,16 @@ def _canonical(uri: str) -> str:
 
 def schemes() -> tuple[str, ...]:
     """Every scheme that a URI may begin with, sorted."""
-    return tuple(sorted(name for folder in FOLDERS for name in plugins.names(folder)))
+    return tuple(sorted(name for registry in REGISTRIES for name in registry.names()))
 
 
-def module_of(scheme: str) -> ModuleType:
+def module_of(scheme: str) -> ExpertPlugin:
     """Return the module that creates the experts of a scheme.
 
     Raises:
         PluginError: no module is registered for the scheme.
     """
-    folder = next((folder for folder in FOLDERS if scheme in plugins.names(folder)), None)
-    if folder is None:
+    registry = next((registry for registry in REGISTRIES if scheme in registry.names()), None)
+    if registry is None:
         raise PluginError(f"no expert scheme is named {scheme!r}; {plugins.hint(scheme, schemes())}")
-    return plugins.load(folder, scheme)
+    return registry.load(scheme)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clipzoo.errors import SampleError
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.types import BoolArray, Size
 
 FINER = 5
@@ -40,7 +40,7 @@ def _one(polygon: Any, size: Size) -> BoolArray:
     row = np.ceil(np.clip((np.minimum(y[1:], y[:-1])[crossed] + 0.5) / FINER - 0.5, 0, H))
     middle = (column == np.floor(column)) & (column >= 0) & (column <= W - 1)
     places, times = np.unique((column * H + row)[middle].astype(np.int64), return_counts=True)
-    return _rle.unrolled(np.diff(places[times % 2 > 0], prepend=0, append=H * W), size)
+    return rle.unrolled(np.diff(places[times % 2 > 0], prepend=0, append=H * W), size)
 
 
 def _corners(polygon: Any) -> Any:

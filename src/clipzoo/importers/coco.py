@@ -22,7 +22,7 @@ from clipzoo.experts.base import ExpertCard
 from clipzoo.importers import _coco, _polygons
 from clipzoo.importers import base as _keyed
 from clipzoo.importers.base import KeyedExpert, same_aspect
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import Size
@@ -101,12 +101,12 @@ def mask_of(annotation: Mapping[str, Any], size: Size) -> str:
     """
     told = annotation.get("segmentation")
     if isinstance(told, list) and told:
-        return _rle.encode(_polygons.filled(told, size))
+        return rle.encode(_polygons.filled(told, size))
     if not isinstance(told, dict) or list(told.get("size", ())) != list(size):
         raise SampleError(f"an object without a mask of the image's size: {str(told)[:80]}; masks=no leaves them out")
     counts: Any = told.get("counts")
     try:
-        mask = _rle.decode(counts, size) if isinstance(counts, str) else _rle.unrolled(counts, size)
+        mask = rle.decode(counts, size) if isinstance(counts, str) else rle.unrolled(counts, size)
     except (TypeError, ValueError, OverflowError) as error:
         raise SampleError(f"run lengths that are no mask: {error}") from error
-    return _rle.encode(mask)
+    return rle.encode(mask)

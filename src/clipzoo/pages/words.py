@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from clipzoo import plugins, tasks
+from clipzoo import tasks
 from clipzoo.evaluation.measure import rounded
 
 Results = Mapping[str, Any]
@@ -47,7 +47,7 @@ PREDICTABLE = 0.45
 def group_name(metric: str) -> str:
     """The readable group of ``<group>/<measure>``, or of a group alone: of a task that is here, its title."""
     group = metric.split("/")[0]
-    title = tasks.get(group).title if group in plugins.names("tasks") else ""
+    title = tasks.get(group).title if group in tasks.PLUGINS.names() else ""
     return title or group.replace("_", "-")
 
 

@@ -10,7 +10,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from clipzoo import files, plugins
+from clipzoo import export as export_formats
+from clipzoo import files
 from clipzoo.errors import CheckpointError, RecipeError, SampleError
 from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
@@ -170,7 +171,7 @@ def export(
         CheckpointError: the arm is not trained yet, the folder is taken, or the exported student is another.
     """
     check_arm(arm, "export", ("clip", *TRAINED))
-    form = plugins.load("export", to)
+    form = export_formats.PLUGINS.load(to)
     seed = run.seeds(arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
     images, captions = _first_samples(run)

@@ -18,7 +18,7 @@ from clipzoo.experts._boxes import around, objects
 from clipzoo.experts.hf.families import ANY_SEMANTIC, Mode
 from clipzoo.experts.hf.options import choice, ids, share
 from clipzoo.experts.hf.reading import Model, Reading, Size, post, shown
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
@@ -119,7 +119,7 @@ class MasksReading(SemanticReading):
     def _instances(self, found: list[tuple[int, float, BoolArray]], size: Size) -> Detection:
         found = [one for one in found if one[0] in self.settings.get("things", (one[0],))]
         kinds, scores = [one[0] for one in found], [one[1] for one in found]
-        boxes, masks = [around(one[2]) for one in found], [_rle.encode(one[2]) for one in found]
+        boxes, masks = [around(one[2]) for one in found], [rle.encode(one[2]) for one in found]
         return objects(size, boxes, kinds, scores, np.isin(kinds, self.unknown), masks)
 
 
