@@ -15,8 +15,9 @@ from clipzoo.evaluation import arms, baselines, probe
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.sets import DenseSet
 from clipzoo.experts import Expert, ExpertCard
-from clipzoo.labeling import inspect, label
+from clipzoo.labeling import label
 from clipzoo.models import HeadSpec, Student
+from clipzoo.pages import inspect
 from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Store, verify
