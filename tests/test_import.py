@@ -187,11 +187,10 @@ def test_classes_that_are_left_out_are_spoken_of(tmp_path):
         ({"bbox": [2, 2, 0, 3]}, "a box without area"),
         ({"bbox": [2, 2, float("nan"), 3]}, "a box without area"),
         ({"bbox": [2, 2, 3]}, "not four numbers"),
-        ({"bbox": None}, "not four numbers"),
+        ({"bbox": None, "segmentation": None}, "without a bbox and without a mask"),
         ({"bbox": ["a", 1, 2, 3]}, "not four numbers"),
         ({"category_id": 99}, "an unknown category: 99"),
         ({"category_id": [1]}, "an unknown category"),
-        ({"segmentation": []}, "an object without a mask"),
         ({"segmentation": {"size": [3, 3], "counts": [9]}}, "an object without a mask of the image's size"),
         ({"segmentation": {"size": [H, W], "counts": [9]}}, "run lengths that are no mask"),
         ({"segmentation": {"size": [H, W], "counts": "\x00"}}, "run lengths that are no mask"),
@@ -232,7 +231,8 @@ def test_a_file_that_is_no_coco_json_is_refused(tmp_path, text, reason):
         (("images", 1), {"file_name": "000000.png"}, "two images have the key '000000'"),
         (("categories", 1), {"id": 7}, "two categories have the id 7"),
         (("categories", 1), {"name": "zebra"}, "two categories are called 'zebra'"),
-        (("annotations", 1), {"image_id": "0"}, "'0', are of no image in it; a number and a text"),
+        (("annotations", 1), {"image_id": "x"}, "1 annotations have an image_id, as 'x', that is of no image in it"),
+        (("annotations", 1), {"image_id": 0.5}, "no image_id that is a number or text"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(tmp_path, place, change, reason):
@@ -313,7 +313,8 @@ def test_voc_boxes_by_their_origin(tmp_path):
     [
         ("<annotation>", "cannot read the annotation"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "document type"),
-        (xml("").encode("utf-16"), "cannot read the annotation"),
+        ("<!DOCTYPE a><annotation/>".encode("utf-16"), "document type"),
+        (xml("").encode("utf-16")[:-7], "cannot read the annotation"),
         (xml("", ""), "no number in <size/height>"),
         (xml("", "<width>0</width><height>0</height>"), "does not tell the image's width"),
         (xml("", "<width>inf</width><height>inf</height>"), "does not tell the image's width"),

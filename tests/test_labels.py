@@ -315,9 +315,7 @@ def test_import_says_how_many_samples_matched(tmp_path, data):
         CliRunner().invoke(app, ["labels", *map(str, command)], catch_exceptions=False)
     assert not (tmp_path / "out").exists()
     told = run(*command, "--max-failures", "80%")
-    assert (
-        "24 samples can be read, and 5 of them have a label to be found; of all 24 rows 5 have a sound one, 19" in told
-    )
+    assert "24 samples, 19 without a label: 5 labelled, 19 failed" in told
     (column,) = Store(tmp_path / "out").columns()
     assert column.convention.classes == ("a b", "c=d & e")
     assert column.manifest.counts.labels == 5
@@ -345,6 +343,9 @@ def test_the_documented_examples_run(tmp_path, monkeypatch):
     assert all(column.manifest.counts.labels == 12 for column in columns.values())
     assert {column.task for column in columns.values()} == {"depth", "detection", "segmentation"}
     assert Store("bench/test/truth").names() == ["segmentation/truth"]
+    (nyu,), (again,) = Store("nyu-labels").columns(), Store("again").columns()
+    assert (nyu.manifest.counts.labels, again.manifest.counts.labels) == (12, 12)
+    assert columns["depth/files-sunrgbd"].label("00000", columns["depth/files-sunrgbd"].rows("00000").to_pylist()[0])
 
 
 def documented(root: Path) -> None:
@@ -355,8 +356,9 @@ def documented(root: Path) -> None:
     for name in ("shards", "bench/test/images"):
         make_dataset(root / name)
     keys = [f"{i:06d}" for i in range(12)]
-    for name in ("depth", "masks", "ids", "Annotations", "panoptic"):
-        (root / name).mkdir()
+    folders = "depth masks ids Annotations panoptic sunrgbd alpha nyu/attic nyu-depth/attic"
+    for name in folders.split():
+        (root / name).mkdir(parents=True)
     grey = np.arange(500, 692).reshape(12, 16).astype(np.uint16)
     colours = np.zeros((12, 16, 3), np.uint8)
     colours[3:, 5:] = (128, 0, 0)
@@ -366,6 +368,11 @@ def documented(root: Path) -> None:
     for i, key in enumerate(keys):  # no two alike
         moved = np.roll(colours, i, 1)
         Image.fromarray(grey + np.uint16(i)).save(root / "depth" / f"{key}.png")
+        Image.fromarray((grey + np.uint16(i)) << 3).save(root / "sunrgbd" / f"{key}.png")
+        Image.fromarray(grey + np.uint16(i)).save(root / "nyu-depth" / "attic" / f"sync_depth_{key}.png")
+        Image.fromarray(image(i)).save(root / "nyu" / "attic" / f"rgb_{key}.png")
+        (root / "nyu" / "attic" / f"rgb_{key}.txt").write_text("an attic")
+        Image.fromarray(moved[..., 0]).save(root / "alpha" / f"{key}.png")
         Image.fromarray(moved).save(root / "masks" / f"{key}.png")
         Image.fromarray(moved[..., 0] // 128).save(root / "ids" / f"{key}.png")
         Image.fromarray(np.maximum(moved, (64, 0, 0)).astype(np.uint8)).save(root / "panoptic" / f"{key}.png")

@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clipzoo.errors import ImageError
 
@@ -202,6 +202,21 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
         raise ImageError(f"cannot decode the image ({_head(data)}): it is none of {', '.join(_formats())}") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         raise ImageError(f"cannot decode the image ({_head(data)}): {type(error).__name__}: {error}") from error
+
+
+def image_size(data: bytes) -> tuple[tuple[int, int], str]:
+    """(H, W) of what `decode_image` gives for an image file, by its header alone, and its format in lower case.
+
+    Raises:
+        ImageError: not an image.
+    """
+    try:
+        with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            size = opened.size if turned else opened.size[::-1]
+            return (size[0], size[1]), str(opened.format).lower()
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged input
+        raise ImageError(f"cannot read the size of the image ({_head(data)}): {type(error).__name__}") from error
 
 
 def _head(data: bytes) -> str:

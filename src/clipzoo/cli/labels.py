@@ -164,12 +164,30 @@ def import_(
     place = demo.locate_beside(data, out)
     found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
     labelled([found.column])
-    sound, failures = found.column.labels, found.column.failures
-    console.print(
-        f"{found.samples:,} samples can be read, and {found.matched:,} of them have a label to be found; of all "
-        f"{sound + failures:,} rows {sound:,} have a sound one, {failures:,} "
-        f"({failures / max(sound + failures, 1):.1%}) none"
-    )
+    column, lack = found.column, found.samples - found.matched
+    without = f", {lack:,} without a label" if lack else ""
+    console.print(f"{found.samples:,} samples{without}: {column.labels:,} labelled, {column.failures:,} failed")
+    for what, count in found.notes.items():
+        console.print(f"{count:,} × {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("export")
+def export(
+    store: StorePath,
+    to: Annotated[str, typer.Option("--to", help="The format: coco; see docs/labels.md.")],
+    data: Annotated[str, typer.Option("--data", help="The dataset that is labelled.")],
+    out: Annotated[str, typer.Option("--out", help="The file to write; replaced if it is there.")],
+    column: Annotated[str, typer.Option("--column", help="<task>/<slug>, where several could be meant.")] = "",
+) -> None:
+    """Write a column for other tools, in pixels of each picture."""
+    from clipzoo import demo
+    from clipzoo.cli._console import console
+    from clipzoo.labeling import export_labels
+
+    with demo.looked_at(data, store) as place:
+        found = export_labels(store, place, to, out, column)
+    left = f", {found.left_out:,} samples without a label are left out" if found.left_out else ""
+    console.print(f"{found.column}: {found.pictures:,} pictures in {found.path}{left}", markup=False, soft_wrap=True)
 
 
 @app.command("colours")

@@ -141,7 +141,8 @@ def joined(labels: Sequence[Detection]) -> Detection:
     """The objects of labels in one frame, one after the other; with masks if every object has one."""
     masks = [label.masks if len(label.ids) else () for label in labels]
     boxes, ids, scores, ignored = (np.concatenate([getattr(label, name) for label in labels]) for name in ARRAYS)
-    whole = None if None in masks else tuple(text for own in masks for text in own or ())
+    texts = tuple(text for own in masks for text in own or (None,) * (own is None))
+    whole = None if None in texts else texts
     return Detection(labels[0].size, boxes, ids, scores, ignored, whole)
 
 
@@ -170,7 +171,7 @@ def _fused(members: Detection, box: Doubles, count: int, experts: int) -> Detect
     """A cluster's members as one object; ``count`` labels could have had it."""
     masks = None
     if members.masks is not None:
-        pixels = np.stack([rle.decode(text, members.size) for text in members.masks])
+        pixels = np.stack([rle.decode(text, members.size) for text in members.masks if text is not None])
         masks = (rle.encode(_most(pixels)),)
     score = members.scores.sum(dtype=np.float64) / count
     return Detection(

@@ -238,9 +238,10 @@ def components(label: Segmentation, numbers: Sequence[int], least: float) -> Det
 
 def _mask(label: Detection, i: int) -> BoolArray:
     """One object's mask; `SampleError` if there is none."""
-    if label.masks is None:
-        raise SampleError("no masks: these boxes have none; read a column of an expert that gives instance masks")
-    return rle.decode(label.masks[i], label.size)
+    text = None if label.masks is None else label.masks[i]
+    if text is None:
+        raise SampleError("no masks: some boxes have none; read a column of an expert that gives instance masks")
+    return rle.decode(text, label.size)
 
 
 def _parts(pixels: BoolArray) -> Iterator[tuple[tuple[int, int, int, int], int]]:

@@ -16,8 +16,10 @@ from typing import Any, get_args
 from urllib.parse import parse_qsl
 
 from clipzoo.errors import ExpertError
+from clipzoo.experts._encodings import ENCODINGS, Encoding
 from clipzoo.experts._frames import parse_frame
 from clipzoo.experts._palettes import palette
+from clipzoo.experts._pattern import Pattern
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Along, Kind
 from clipzoo.types import FloatArray
@@ -60,8 +62,19 @@ COMMON = {
 }
 """What may be answered of labels in any format."""
 
-SUFFIX = "what follows the key in file names, as _depth.png; by default .png, .npy, .tif or .tiff"
-FIRST = "the first class's id in the files, by default 0"
+SUFFIX = "what follows the key in file names, as _depth.png; by default .png, .npy, .tif, .tiff, .hdf5 or .h5"
+PATTERN = "the label's name from the key's, as rgb_{number}:sync_depth_{number}; {name:path} also stands for slashes"
+OPTIONAL: Mapping[str, Mapping[str, str]] = {
+    "segmentation": {
+        "first": "the first class's id in the files, by default 0",
+        "threshold": "of soft masks and alpha channels, two classes: the second one is where the share of the largest "
+        "value is at least this, as 0.5",
+    },
+    "depth": {
+        "encoding": f"{', '.join(ENCODINGS)}: a dataset's own way to write depth, which answers kind, scale and invalid"
+    },
+}
+"""Task -> question that may be left out -> how it is answered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +93,10 @@ class Answers:
     unknown: tuple[float, ...] = ()
     """Values of unknown pixels; of colour-coded files 0xRRGGBB."""
     first: int = 0
+    threshold: float | None = None
+    encoding: Encoding | None = None
     suffix: str = ""
+    pattern: Pattern | None = None
     licence: str = "unknown"
     name: str = ""
     """Of the column; "" if it is not chosen."""
@@ -104,11 +120,49 @@ def parse(
     task = given.get("task", "")
     if task not in QUESTIONS:
         raise without_task(given, zoo, first, QUESTIONS)
-    optional = {"task": "", **({"first": FIRST} if task == "segmentation" else {}), **optional}
-    fields = answer(given, {**first, **QUESTIONS[task]}, optional, PARSERS, zoo, task)
-    if fields.get("colours"):
+    optional = {"task": "", **OPTIONAL.get(task, {}), **optional}
+    told = {**_settled(given, zoo), **given} if task == "depth" else given
+    fields = answer(told, {**first, **QUESTIONS[task]}, optional, PARSERS, zoo, task)
+    if fields.get("threshold") is not None:
+        _check_soft(fields)
+    elif fields.get("colours"):
         _check_colours(given["void"])
     return Answers(given={name: text for name, text in given.items() if name not in first}, **fields)
+
+
+def _settled(given: Mapping[str, str], zoo: str) -> Mapping[str, str]:
+    """What the ``encoding`` answers by itself.
+
+    Raises:
+        ExpertError: it is answered again, or the zoo cannot read it.
+    """
+    name = given.get("encoding", "")
+    if name not in ENCODINGS:
+        return {}
+    answers = ENCODINGS[name].answers
+    if ENCODINGS[name].mask and zoo != "files":
+        raise ExpertError(
+            f"{zoo}: encoding={name} has its unknown pixels in files beside those of depth, which files: alone reads: "
+            "import from the folder of both"
+        )
+    twice = [f"{question}={given[question]}" for question in answers if question in given]
+    if twice:
+        told = ", ".join(f"{question}={answer}" for question, answer in answers.items())
+        raise ExpertError(f"{zoo}: encoding={name} stands for {told}; leave out {', '.join(twice)}, or encoding=")
+    return answers
+
+
+def _check_soft(fields: dict[str, Any]) -> None:
+    """Raise `ExpertError` unless there are two classes; colours of these are no question any more."""
+    fields["colours"] = ()
+    count = len(fields["classes"])
+    if count != 2:
+        raise ExpertError(
+            f"threshold: a soft mask tells two classes, and classes= names {count}: write classes=background,NAME, or "
+            "leave out threshold="
+        )
+    if any(value > 65535 for value in fields["unknown"]):
+        raise ExpertError("void: soft masks have no colours: write the number of unknown pixels, or void=none")
 
 
 def _check_colours(void: str) -> None:
@@ -263,6 +317,17 @@ def _label(text: str) -> dict[str, Any]:
     return {}
 
 
+def parse_pattern(text: str) -> dict[str, Any]:
+    """The field ``pattern``."""
+    return {"pattern": Pattern.parse(text)}
+
+
+def _encoding(text: str) -> dict[str, Any]:
+    if text not in ENCODINGS:
+        raise ValueError(f"not one of {', '.join(ENCODINGS)}")
+    return {"encoding": ENCODINGS[text]}
+
+
 def _frame(text: str) -> dict[str, Any]:
     return {"frame": parse_frame(text)}
 
@@ -290,6 +355,9 @@ PARSERS: Mapping[str, Parser] = {
     "frame": _frame,
     "first": lambda text: {"first": int(text)},
     "suffix": lambda text: {"suffix": text},
+    "pattern": parse_pattern,
+    "threshold": number("threshold", 1e-6, 1),
+    "encoding": _encoding,
     **COMMON_PARSERS,
 }
 """Question -> its answer as fields of `Answers`."""

@@ -72,13 +72,16 @@ class Objects:
     boxes: list[list[float]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
-    masks: list[str] = field(default_factory=list)
+    masks: list[str | None] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
     def wanted(self, name: str) -> bool:
         """Whether an object of this class goes into the label at all."""
         return self.space.number(name) is not None or self.space.others == "ignore"
 
-    def add(self, name: str, box: Sequence[Any], ignored: bool = False, mask: str | None = None) -> None:
+    def add(
+        self, name: str, box: Sequence[Any], ignored: bool = False, mask: str | None = None, score: float = 1.0
+    ) -> None:
         """Add an object with its ``box`` xyxy in pixels of the frame, cut to it.
 
         Raises:
@@ -96,18 +99,19 @@ class Objects:
         self.boxes.append(cut.tolist())
         self.ids.append(number or 0)
         self.ignored.append(ignored or number is None)
-        self.masks += [] if mask is None else [mask]
+        self.masks.append(mask)
+        self.scores.append(score)
 
     def label(self) -> Detection:
-        """All of them as a label, whose scores are 1."""
+        """All of them as a label; without masks if none has one."""
         count = len(self.ids)
         return Detection(
             self.size,
             np.array(self.boxes, np.float32).reshape(count, 4),
             np.array(self.ids, np.uint16),
-            np.ones(count, np.float32),
+            np.array(self.scores, np.float32),
             np.array(self.ignored, np.bool_),
-            tuple(self.masks) if self.masks else None,
+            tuple(self.masks) if any(mask is not None for mask in self.masks) else None,
         )
 
 

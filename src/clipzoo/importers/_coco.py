@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from clipzoo import files
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._boxes import MATCH
+from clipzoo.experts._pattern import Pattern
 from clipzoo.experts.base import sha256
 from clipzoo.files import Place
+from clipzoo.importers.base import Notes
 from clipzoo.types import MAX_PIXELS, Size
 
 MAX_BYTES = 4 * 2**30
@@ -20,6 +23,7 @@ MAX_BYTES = 4 * 2**30
 
 MATCHES = ("key", "stem", "id")
 MATCHED = f"{MATCH}, or id (the image's id in the file, with or without leading zeros)"
+RENAME = "other names of categories by their ids, as 2:chair-2,7:lamp; where two categories have one name"
 ALL = "all"
 """The answer to ``classes`` that means every category of the file, in the order of their ids."""
 
@@ -36,6 +40,38 @@ class Picture:
     """Ids of categories of which not all objects are in the file."""
 
 
+class Ids:
+    """Ids of a file, also found where they are written as another type: 7, 7.0, "7" and "007" if one is an id."""
+
+    def __init__(self, known: Iterable[int | str]) -> None:
+        self.known = set(known)
+        alike: dict[str, list[int | str]] = defaultdict(list)
+        for one in self.known:
+            alike[plain(one)].append(one)
+        self._alike = {text: ids[0] for text, ids in alike.items() if len(ids) == 1}
+
+    def find(self, value: Any, notes: Notes, what: str) -> int | str | None:
+        """The id that is meant; None if there is none. It is noted if it is written in another way."""
+        if isinstance(value, int | str) and not isinstance(value, bool) and value in self.known:
+            return value
+        if not _is_id(value) or plain(value) not in self._alike:
+            return None
+        found = self._alike[plain(value)]
+        notes.take(f"repaired: {what} written as another type than the id", f"{value!r} for {found!r}")
+        return found
+
+
+def plain(value: int | float | str) -> str:
+    """An id as text, without decimals and leading zeros of whole numbers."""
+    text = str(value).strip().removesuffix(".0")
+    return str(int(text)) if text.isascii() and text.isdecimal() else text
+
+
+def _is_id(value: Any) -> bool:
+    whole = isinstance(value, float) and value.is_integer()
+    return whole or (isinstance(value, int | str) and not isinstance(value, bool))
+
+
 @dataclass(frozen=True)
 class Annotated:
     """A file, taken apart."""
@@ -49,19 +85,30 @@ class Annotated:
     """By what `name` makes of a sample's key."""
     annotations: Mapping[int | str, list[dict[str, Any]]]
     """Image id -> its annotations."""
+    ids: Ids
+    """Of categories."""
+    stems: frozenset[str]
+    """Of file names, where these are matched as a whole."""
+    pattern: Pattern | None = None
+    notes: Notes = field(default_factory=Notes)
 
     def name(self, key: str) -> str:
         """What the picture of a sample is called."""
+        key = key if self.pattern is None else self.pattern(key) or ""
         stem = key.rpartition("/")[2]
         if self.match == "id":
-            return str(int(stem)) if stem.isascii() and stem.isdecimal() else stem
+            return plain(stem)
         return key if self.match == "key" else stem
 
     def picture(self, key: str) -> Picture:
         """The picture of a sample; `SampleError` if there is none, or the file does not tell its size."""
         found = self.pictures.get(self.name(key))
         if found is None:
-            raise SampleError(f"no annotation: {self.path} has no image whose {self.match} is {self.name(key)!r}")
+            hint = self.hint([key])
+            raise SampleError(
+                f"no annotation: {self.path} has no image whose {self.match} is {self.name(key)!r}"
+                + (f"; {hint}" if hint else "")
+            )
         H, W = found.size
         if not 0 < H * W <= MAX_PIXELS:
             raise SampleError(
@@ -70,45 +117,98 @@ class Annotated:
             )
         return found
 
+    def hint(self, keys: Sequence[str]) -> str:
+        """See `KeyedExpert.hint`."""
+        found = [key for key in keys if self.name(key).rpartition("/")[2] in self.stems]
+        return f"match=stem finds {found[0]!r}: the file's names have other folders, or are addresses" if found else ""
+
     def category(self, annotation: Mapping[str, Any]) -> str:
         """The name of an annotation's category; `SampleError` if it is none of the file's."""
         number = annotation.get("category_id")
-        if not isinstance(number, int | str) or number not in self.categories:
+        found = self.ids.find(number, self.notes, "category_id")
+        if found is None:
             raise SampleError(f"an unknown category: {number!r} is none of the file's categories")
-        return self.categories[number]
+        return self.categories[found]
 
 
-def read(path: Place, match: str) -> Annotated:
+def read(path: Place, answers: Mapping[str, Any]) -> Annotated:
     """Read a file.
+
+    ``answers`` may have ``match``, ``rename`` and ``pattern``: see `MATCHED`, `RENAME` and `Pattern`.
 
     Raises:
         ExpertError: it cannot be read, is not of this form, or its ids or names do not tell its images apart.
     """
-    values = _parsed(path)
+    values, match, notes = _parsed(path), answers.get("match", "key"), Notes()
     images, categories = (_records(values, name, path) for name in ("images", "categories"))
     _once((image["id"] for image in images), "two images have the id", path)
     _once((category["id"] for category in categories), "two categories have the id", path)
-    _once((str(category.get("name")) for category in categories), "two categories are called", path)
+    named = _named(categories, answers.get("rename", {}), path)
     names = [_name(image, match, path) for image in images]
     more = "" if match == "id" else "; by match=key or match=id they may differ"
     _once(names, f"two images have the {match}", path, more)
-    annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in _records(values, "annotations", path, "image_id"):
-        annotations[annotation["image_id"]].append(annotation)
-    strange = annotations.keys() - {image["id"] for image in images}
-    if strange:
-        raise ExpertError(
-            f"{path}: {len(strange)} ids of annotations, as {next(iter(strange))!r}, are of no image in it; a number "
-            "and a text are two ids: write both alike, or remove these annotations"
-        )
     return Annotated(
         path,
         sha256(path),
         match,
-        {c["id"]: str(c.get("name")) for c in sorted(categories, key=lambda c: (str(type(c["id"])), c["id"]))},
+        named,
         {name: _picture(image) for name, image in zip(names, images, strict=True)},
-        dict(annotations),
+        _by_image(_records(values, "annotations", path, "image_id"), Ids(image["id"] for image in images), path, notes),
+        Ids(named),
+        frozenset(_stem(image["file_name"]) for image in images) if match == "key" else frozenset(),
+        answers.get("pattern"),
+        notes,
     )
+
+
+def parse_rename(text: str) -> dict[str, Any]:
+    """The field ``rename``: id as `plain` text -> name."""
+    parts = [one.partition(":") for one in text.split(",")]
+    if not all(number.strip() and name.strip() for number, _, name in parts):
+        raise ValueError("an id and a name are needed, with a colon between")
+    return {"rename": {plain(number): name.strip() for number, _, name in parts}}
+
+
+def _named(categories: Sequence[Mapping[str, Any]], rename: Mapping[str, str], path: Place) -> dict[int | str, str]:
+    """Id -> name of every category, by their ids; names differ."""
+    ordered = sorted(categories, key=lambda c: (str(type(c["id"])), c["id"]))
+    named = {c["id"]: rename.get(plain(c["id"]), str(c.get("name"))) for c in ordered}
+    unknown = rename.keys() - {plain(number) for number in named}
+    if unknown:
+        raise ExpertError(f"rename: {path} has no category of the id {min(unknown)}; it has {_some(named)}")
+    name, count = next(iter(Counter(named.values()).most_common(1)), ("", 0))
+    if count > 1:
+        same = [number for number, one in named.items() if one == name]
+        raise ExpertError(
+            f"{path}: two categories are called {name!r}, of the ids {', '.join(map(str, same))}, so names do not tell "
+            f"them apart: rename={same[1]}:{name}-2 gives one another name"
+        )
+    return named
+
+
+def _some(values: Iterable[Any]) -> str:
+    shown = list(map(str, values))
+    return ", ".join(shown[:10]) + (", …" if len(shown) > 10 else "")
+
+
+def _by_image(
+    annotations: Iterable[dict[str, Any]], ids: Ids, path: Place, notes: Notes
+) -> dict[int | str, list[dict[str, Any]]]:
+    """Image id -> its annotations."""
+    found: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
+    strange = []
+    for annotation in annotations:
+        number = ids.find(annotation["image_id"], notes, "image_id")
+        if number is None:
+            strange.append(annotation["image_id"])
+        else:
+            found[number].append(annotation)
+    if strange:
+        raise ExpertError(
+            f"{path}: {len(strange)} annotations have an image_id, as {strange[0]!r}, that is of no image in it, or of "
+            "two: remove these annotations, or mend their ids"
+        )
+    return dict(found)
 
 
 def _parsed(path: Place) -> dict[str, Any]:
@@ -129,9 +229,10 @@ def _records(values: Mapping[str, Any], name: str, path: Place, key: str = "id")
         have = ", ".join(list(values)[:8]) or "nothing"
         raise ExpertError(f"{path} is no COCO JSON: it has no list {name!r}, but {have}")
     for one in found:
-        number = one.get(key) if isinstance(one, dict) else None
-        if not isinstance(number, int | str) or isinstance(number, bool):
+        if not _is_id(one.get(key) if isinstance(one, dict) else None):
             raise ExpertError(f"{path}: an entry of {name!r} has no {key} that is a number or text: {str(one)[:80]}")
+        if key == "id" and isinstance(one["id"], float):
+            one["id"] = int(one["id"])
     return found
 
 
@@ -143,14 +244,23 @@ def _once(values: Iterable[Any], what: str, path: Place, more: str = "") -> None
 
 def _name(image: Mapping[str, Any], match: str, path: Place) -> str:
     if match == "id":
-        return str(image["id"])
+        return plain(image["id"])
     name = image.get("file_name")
     if not isinstance(name, str) or not name:
         raise ExpertError(f"{path}: the image {image['id']!r} has no file_name; match=id goes by ids")
-    whole = name.replace("\\", "/")
-    folder, slash, last = whole.rpartition("/")
-    stem = last.rpartition(".")[0] or last
-    return folder + slash + stem if match == "key" else stem
+    if match == "stem":
+        return _stem(name)
+    folder, slash, last = name.replace("\\", "/").rpartition("/")
+    return folder + slash + (last.rpartition(".")[0] or last)
+
+
+def _stem(name: str) -> str:
+    """What a path or an address names, without folders and ending; Label Studio has the path behind ``?d=``."""
+    if "://" in name or "/?d=" in name:
+        address = urlsplit(name)
+        name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return last.rpartition(".")[0] or last
 
 
 def _picture(image: Mapping[str, Any]) -> Picture:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +15,18 @@ from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray, Size
+
+log = logging.getLogger(__name__)
+
+
+class Notes(Counter[str]):
+    """What was repaired in labels, or looks wrong -> how often; the first of each kind is logged, too."""
+
+    def take(self, what: str, where: object, times: int = 1) -> None:
+        """Count ``what`` was noticed ``times`` times, at first ``where``."""
+        if what not in self:
+            log.warning("%s (first: %s)", what, where)
+        self[what] += times
 
 
 class SampleExpert(Expert):
@@ -30,7 +44,13 @@ class SampleExpert(Expert):
 
 
 class KeyedExpert(SampleExpert):
-    """Labels that exist already."""
+    """Labels that exist already.
+
+    ``notes`` tell what was repaired in those that were looked up so far.
+    """
+
+    def __init__(self) -> None:
+        self.notes = Notes()
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
         """The label of each sample.
@@ -51,6 +71,10 @@ class KeyedExpert(SampleExpert):
         Raises:
             SampleError: see `predict_inputs`.
         """
+
+    def hint(self, keys: Sequence[str]) -> str:
+        """An answer by which samples that have no label, some of whose keys are given, would find one; or ""."""
+        return ""
 
     def state(self, key: str) -> str:
         """What tells, without reading it, that the label of a sample is another one than before.

@@ -6,6 +6,7 @@ Pixels of no segment (0) are unknown; things, stuff and crowds alike are of thei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from clipzoo.errors import SampleError
 from clipzoo.experts import _boxes
-from clipzoo.experts._answers import answer, split
+from clipzoo.experts._answers import PATTERN, answer, split
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import place, state
 from clipzoo.importers import _coco, files
@@ -27,7 +28,9 @@ from clipzoo.types import Size
 
 REQUIRED = {"classes": QUESTIONS["classes"], "maps": "the folder of the PNGs that the JSON names"}
 OTHERS = "drop or ignore: pixels of classes that are not in classes are unknown"
-OPTIONAL = {"match": _coco.MATCHED, **_boxes.OPTIONAL, "others": OTHERS}
+OPTIONAL = {
+    "match": _coco.MATCHED, "rename": _coco.RENAME, "pattern": PATTERN, **_boxes.OPTIONAL, "others": OTHERS,
+}  # fmt: skip
 PARSERS = {**COCO, "maps": lambda text: {"maps": text}}
 
 
@@ -41,7 +44,7 @@ def create(name: str) -> Panoptic:
     given = split(query)
     answers = answer(given, REQUIRED, OPTIONAL, PARSERS, "panoptic", "segmentation")
     folder = _keyed.folder(answers["maps"], f"panoptic:{name}")
-    file = _coco.read(place(path), answers.get("match", "key"))
+    file = _coco.read(place(path), answers)
     names = tuple(file.categories.values())
     space = _boxes.Space(names if given["classes"] == _coco.ALL else answers["classes"], answers.get("others", ""))
     space.check(names, path)
@@ -54,12 +57,18 @@ class Panoptic(KeyedExpert):
     """Looks maps up in a folder, and what their segments are in a file."""
 
     def __init__(self, card: ExpertCard, file: _coco.Annotated, space: _boxes.Space, folder: Path) -> None:
+        super().__init__()
         self.card, self.file, self.space, self.folder = card, file, space, folder
+        self.notes = file.notes
 
     def place(self, key: str) -> str | None:
         """The image's name in the file."""
         name = self.file.name(key)
         return name if name in self.file.pictures else None
+
+    def hint(self, keys: Sequence[str]) -> str:
+        """See `KeyedExpert.hint`."""
+        return self.file.hint(keys)
 
     def state(self, key: str) -> str:
         """See `KeyedExpert.state`; of the map, since the card knows the JSON."""

@@ -20,7 +20,7 @@ from clipzoo.experts.base import ExpertCard
 from clipzoo.files import state
 from clipzoo.importers import base as _keyed
 from clipzoo.importers import files
-from clipzoo.importers.base import KeyedExpert, same_aspect
+from clipzoo.importers.base import KeyedExpert
 from clipzoo.readers import Entry, open_dataset
 from clipzoo.readers._rows import ROW, RowReader
 from clipzoo.readers.table import Table
@@ -90,6 +90,7 @@ class Rows(KeyedExpert):
     """Looks labels up in a dataset's rows."""
 
     def __init__(self, card: ExpertCard, reader: RowReader) -> None:
+        super().__init__()
         self.card, self.reader = card, reader
         self.states = {path: state(path) for path in {part.path for part in reader.parts.values()}}
         self.entries: dict[str, Entry] = {}
@@ -138,9 +139,7 @@ class Pictures(Rows):
         """See `KeyedExpert.look_up`."""
         where = Path(key)
         data = self.reader.images.of_value(self.value(key))
-        found = files.label(files.read(where, bool(self.answers.colours), data), self.answers, where)
-        same_aspect(found.valid.shape, size, key)
-        return found
+        return files.fitting(files.read(where, self.answers, data), self.answers, size, where, self.notes)
 
 
 class Objects(Rows):

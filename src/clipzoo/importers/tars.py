@@ -14,7 +14,6 @@ from clipzoo.experts._answers import Answers, parse, split
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import read_at, state
 from clipzoo.importers import files
-from clipzoo.importers.base import KeyedExpert, same_aspect
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import IMAGE_BYTES, Span, too_large
 from clipzoo.readers.webdataset import WebDataset
@@ -32,16 +31,17 @@ def create(name: str) -> Tars:
     """
     path, _, query = name.partition("?")
     given = split(query)
-    answers = parse(given, "tars", {"label": LABEL})
+    answers = parse(given, "tars", {"label": LABEL}, files.OPTIONAL)
     reader = WebDataset.open(Location.parse(path))
     return Tars(files.card(f"tars:{name}", given, answers), reader, given["label"].strip(".").lower(), answers)
 
 
-class Tars(KeyedExpert):
+class Tars(files.NamedExpert):
     """Looks labels up among the members of tars."""
 
     def __init__(self, card: ExpertCard, reader: WebDataset, label: str, answers: Answers) -> None:
-        self.card, self.reader, self.label, self.answers = card, reader, label, answers
+        super().__init__(answers, card)
+        self.reader, self.label = reader, label
         self.spans: dict[str, tuple[str, Span]] = {}
         others: set[str] = set()
         for entry in (entry for shard in reader.shards for entry in reader.index(shard)):
@@ -63,22 +63,22 @@ class Tars(KeyedExpert):
 
     def place(self, key: str) -> str | None:
         """The member's name."""
-        return f"{key}.{self.label}" if key in self.spans else None
+        name = self.named(key)
+        return f"{name}.{self.label}" if name in self.spans else None
 
     def state(self, key: str) -> str:
         """See `KeyedExpert.state`: where the member lies, and the state of its tar."""
-        shard, span = self.spans.get(key, ("", (0, 0)))
+        shard, span = self.spans.get(self.named(key) or "", ("", (0, 0)))
         return f"{span} {self.states[shard]}" if shard else ""
 
     def look_up(self, key: str, size: Size) -> Any:
         """See `KeyedExpert.look_up`."""
-        if key not in self.spans:
-            raise SampleError(f"no label: no tar of {self.reader.location} has {key}.{self.label}")
-        shard, (offset, count) = self.spans[key]
+        name = self.named(key)
+        if name not in self.spans:
+            raise SampleError(f"no label: no tar of {self.reader.location} has {name or key}.{self.label}")
+        shard, (offset, count) = self.spans[name]
         if count > IMAGE_BYTES:
             raise SampleError(too_large(f"label ({self.label})", count, IMAGE_BYTES))
-        where = Path(f"{key}.{self.label}")
+        where = Path(f"{name}.{self.label}")
         data = read_at(self.reader.paths[shard], offset, count)
-        found = files.label(files.read(where, bool(self.answers.colours), data), self.answers, where)
-        same_aspect(found.valid.shape, size, f"{shard}/{where}")
-        return found
+        return files.fitting(files.read(where, self.answers, data), self.answers, size, where, self.notes)

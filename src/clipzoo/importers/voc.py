@@ -6,13 +6,20 @@ makes a box ignored; parts of objects are passed over.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from clipzoo import files
 from clipzoo.errors import SampleError
 from clipzoo.experts import _boxes
-from clipzoo.experts._answers import answer, chosen, split
+from clipzoo.experts._answers import PATTERN, answer, chosen, parse_pattern, split
+from clipzoo.experts._pattern import Pattern
 from clipzoo.experts.base import ExpertCard
 from clipzoo.importers import base as _keyed
 from clipzoo.importers.base import KeyedExpert, inside, same_aspect
@@ -28,8 +35,8 @@ REQUIRED = {
     "origin": "1 if the first pixel is 1 and the last one belongs to the box, as Pascal VOC itself counts; 0 if "
     "coordinates are edges that count from 0, as many converters write them",
 }
-OPTIONAL = {"match": _boxes.MATCH, **_boxes.OPTIONAL}
-PARSERS = {**_boxes.PARSERS, "origin": chosen("origin", ("1", "0"))}
+OPTIONAL = {"match": _boxes.MATCH, "pattern": PATTERN, **_boxes.OPTIONAL}
+PARSERS = {**_boxes.PARSERS, "origin": chosen("origin", ("1", "0")), "pattern": parse_pattern}
 
 
 def create(name: str) -> Voc:
@@ -44,27 +51,55 @@ def create(name: str) -> Voc:
     card = _keyed.card(f"voc:{name}", "detection", given, answers, Convention(answers["classes"]))
     space = _boxes.Space(answers["classes"], answers.get("others", ""))
     place = _keyed.folder(folder, f"voc:{name}")
-    return Voc(card, place, space, int(answers["origin"]), answers.get("match") == "stem")
+    names = Names(place, answers.get("match") == "stem", answers.get("pattern"))
+    return Voc(card, names, space, int(answers["origin"]))
+
+
+@dataclass(frozen=True)
+class Names:
+    """Which file is a sample's."""
+
+    folder: Path
+    stem: bool
+    pattern: Pattern | None
+
+    def path(self, key: str) -> Path:
+        """The file's path; `SampleError` if the key is no name that a file could have."""
+        name = key if self.pattern is None else self.pattern(key)
+        if name is None:
+            raise SampleError(f"no annotation: pattern= does not fit {key!r}")
+        inside(name)
+        return self.folder / ((name.rpartition("/")[2] if self.stem else name) + ".xml")
 
 
 class Voc(KeyedExpert):
     """Looks boxes up in a folder of XML files."""
 
-    def __init__(self, card: ExpertCard, folder: Path, space: _boxes.Space, origin: int, stem: bool) -> None:
-        self.card, self.folder, self.space, self.origin, self.stem = card, folder, space, origin, stem
+    def __init__(self, card: ExpertCard, names: Names, space: _boxes.Space, origin: int) -> None:
+        super().__init__()
+        self.card, self.names, self.space, self.origin = card, names, space, origin
 
     def place(self, key: str) -> str | None:
         """The file's path."""
-        path = self._path(key)
+        path = self.names.path(key)
         return str(path) if path.is_file() else None
 
     def state(self, key: str) -> str:
         """See `KeyedExpert.state`."""
-        return files.state(self._path(key))
+        return files.state(self.names.path(key))
+
+    def hint(self, keys: Sequence[str]) -> str:
+        """See `KeyedExpert.hint`."""
+        by_stem = replace(self.names, stem=True)
+        for key in keys:
+            with suppress(SampleError, OSError):  # no name that a file could have
+                if by_stem.path(key).is_file():
+                    return f"match=stem finds {key!r}"
+        return ""
 
     def look_up(self, key: str, size: Size) -> Detection:
         """See `KeyedExpert.look_up`."""
-        path = self._path(key)
+        path = self.names.path(key)
         root = _root(path)
         told = (_number(root, "size/height", path), _number(root, "size/width", path))
         if not all(1 <= side <= MAX_PIXELS for side in told):
@@ -80,29 +115,26 @@ class Voc(KeyedExpert):
                 objects.add(name, (x0 - self.origin, y0 - self.origin, x1, y1), difficult)
         return objects.label()
 
-    def _path(self, key: str) -> Path:
-        inside(key)
-        return self.folder / ((key.rpartition("/")[2] if self.stem else key) + ".xml")
 
-
-def _root(path: Path) -> ElementTree.Element:
-    """The root of a file; nothing that a document type could name is followed."""
+def _root(path: Path) -> Element:
+    """The root of a file of any encoding; document types, by which files can name others or grow, are refused."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SampleError(f"no annotation: cannot read {path}: {error.strerror}") from error
+    if len(text) > MAX_BYTES:
+        raise SampleError(f"too large for a picture's annotation: {path}")
     try:
-        if len(text) > MAX_BYTES or "<!" in text.decode("utf-8").replace("<!--", ""):
-            raise SampleError(f"too large, or with a document type, which is not read: {path}")
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, UnicodeDecodeError, LookupError, ValueError, RecursionError) as error:
-        if isinstance(error, SampleError):
-            raise
+        root: Element = fromstring(text, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise SampleError(f"a document type, which is not read: {path}; remove its <!DOCTYPE …>") from error
+    except (ParseError, LookupError, ValueError, RecursionError) as error:
         raise SampleError(f"cannot read the annotation: {path}: {error}") from error
+    return root
 
 
-def _number(element: ElementTree.Element, name: str, path: Path) -> float:
+def _number(element: Element, name: str, path: Path) -> float:
     text = element.findtext(name)
     try:
         return float(text or "")

@@ -67,6 +67,11 @@ def _advice(colours: list[_palettes.Colour]) -> str:
             f"--set classes=palette:{name} --set void={void[name]}"
             for name in fitting
         )
+    if {(0, 0, 0), (255, 255, 255)} < set(colours) and all(r == g == b for r, g, b in colours):
+        return (
+            "every colour is a grey, and black and white are among them; if these are soft masks of two classes: "
+            "--format files --set task=segmentation --set classes=background,NAME --set void=none --set threshold=0.5"
+        )
     lines = "\n".join(f"  {r} {g} {b} NAME" for r, g, b in colours)
     return (
         f"no known palette ({', '.join(_palettes.palettes())}) has these colours, so their names are yours to say: "

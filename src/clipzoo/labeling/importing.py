@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from clipzoo import experts
@@ -19,11 +19,15 @@ from clipzoo.readers import open_dataset
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A column, how many samples the dataset has, and of how many there is a label to be found."""
+    """A column, how many samples the dataset has, and of how many there is a label to be found.
+
+    ``notes`` tell what was repaired in labels that this run looked up, or looks wrong in them, and how often.
+    """
 
     column: ColumnReport
     samples: int
     matched: int
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 def import_labels(
@@ -63,7 +67,7 @@ def import_labels(
     (column,) = label(
         data, [expert], out, device="cpu", max_failures=max_failures, retry_failed=retry_failed, progress=progress
     )
-    return Imported(column, samples, matched)
+    return Imported(column, samples, matched, dict(expert.notes))
 
 
 def _match(data: str, expert: KeyedExpert, allowed: float) -> tuple[int, int]:
@@ -91,10 +95,8 @@ def _too_few(data: str, expert: KeyedExpert, samples: int, matched: int, without
         who = f"{lack} of {samples} samples of {data!r} have no label in {expert.card.uri}, more than "
         who += f"max_failures={allowed:g} allows"
         more = f". If so many are meant to have none: --max-failures {math.ceil(100 * lack / samples)}%"
-    return (
-        f"{who}; their keys are as {', '.join(map(repr, without)) or 'none'}: compare them with the labels' names, and "
-        f"choose match= or suffix= where the format has them{more}"
-    )
+    hint = expert.hint(without) or "compare them with the labels' names, and choose match=, suffix= or pattern="
+    return f"{who}; their keys are as {', '.join(map(repr, without)) or 'none'}: {hint}{more}"
 
 
 def _twice(place: str, one: tuple[str, str], other: tuple[str, str]) -> str:

@@ -56,7 +56,8 @@ class Detection:
     """N objects in a frame of ``size`` (H, W).
 
     ``boxes`` float32 [N,4] xyxy, ``ids`` uint16 [N], ``scores`` float32 [N] in [0, 1], ``ignored`` bool [N];
-    ``masks``, if known, N compressed COCO RLEs of the frame; ``asked``, if not all, uint16 [M].
+    ``masks``, if known, N compressed COCO RLEs of the frame, None for an object without one; ``asked``, if not all,
+    uint16 [M].
     """
 
     size: tuple[int, int]
@@ -64,7 +65,7 @@ class Detection:
     ids: NDArray[np.uint16]
     scores: FloatArray
     ignored: BoolArray
-    masks: tuple[str, ...] | None = None
+    masks: tuple[str | None, ...] | None = None
     asked: NDArray[np.uint16] | None = None
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ class DetectionTask(Task[Detection]):
         K = self.channels(convention) - WHERE
         top = max(int(ids.max(initial=0)) for ids in (label.ids, label.asked) if ids is not None)
         require(top < K, f"class id {top} in a label space of {K} classes, whose ids end at {K - 1}; name all classes")
-        for text in label.masks or ():
+        for text in filter(None, label.masks or ()):
             rle.decode(text, label.size)
 
     def encode(self, label: Detection) -> bytes:
@@ -327,7 +328,8 @@ class DetectionTask(Task[Detection]):
         ).astype(np.uint8)
         order = np.argsort(np.where(label.ignored, -1, label.scores), kind="stable")
         for i, text in enumerate(label.masks or ()):
-            picture[rle.decode(text, label.size)] = colours[i] // 2
+            if text is not None:
+                picture[rle.decode(text, label.size)] = colours[i] // 2
         drawn = Image.fromarray(picture)
         pen, width = ImageDraw.Draw(drawn), max(1, round(max(label.size) / 100))
         for i in order:
@@ -352,7 +354,7 @@ def _read(facts: Mapping[str, Any]) -> Detection:
         np.array([_id(i) for i in ids], np.uint16),
         scores,
         np.array(facts["ignored"], np.bool_),
-        None if masks is None else tuple(map(str, masks)),
+        None if masks is None else tuple(None if mask is None else str(mask) for mask in masks),
         None if asked is None else np.array([_id(i) for i in asked], np.uint16),
     )
 
@@ -397,11 +399,12 @@ def _check(label: Detection) -> None:
     )
 
 
-def _each(label: Detection, change: Callable[[BoolArray], BoolArray]) -> tuple[str, ...] | None:
+def _each(label: Detection, change: Callable[[BoolArray], BoolArray]) -> tuple[str | None, ...] | None:
     """The label's masks, each changed."""
     if label.masks is None:
         return None
-    return tuple(rle.encode(change(rle.decode(text, label.size))) for text in label.masks)
+    masks = label.masks
+    return tuple(None if text is None else rle.encode(change(rle.decode(text, label.size))) for text in masks)
 
 
 def _asked(labels: Sequence[Detection | None]) -> BoolArray:

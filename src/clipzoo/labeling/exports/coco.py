@@ -1,0 +1,73 @@
+"""COCO's JSON of instances: boxes x, y, width, height in pixels of each picture, masks as compressed run lengths.
+
+Ids of images, annotations and categories count from 1, categories in the order of the label space. What is ignored is
+``iscrowd``; ``score`` is each object's, 1 in truth. Where a label says which classes were looked for, images have
+LVIS's ``neg_category_ids`` and ``not_exhaustive_category_ids``. `clipzoo labels import --format coco` reads all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+from clipzoo.files import Draft, Place
+from clipzoo.labeling.exports.base import Labelled
+from clipzoo.store import Column
+from clipzoo.tasks import rle
+from clipzoo.tasks.detection import Detection
+
+TASKS = ("detection",)
+
+
+def write(labels: Iterable[Labelled], column: Column, out: Place) -> None:
+    """See `clipzoo.labeling.exports.base.Write`; annotations wait in a temporary file while images are written."""
+    card, draft = column.card, Draft(out)
+    info = {"description": f"{column.name}, exported by clipzoo", "expert": card.uri, "licence": card.licence}
+    categories = [{"id": i, "name": name} for i, name in enumerate(column.convention.classes, 1)]
+    try:
+        with draft.path.open("w", encoding="utf-8") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
+            file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"images": [')
+            count = 0
+            for number, one in enumerate(labels, 1):
+                _put(file, _image(number, one, len(categories)), number)
+                for annotation in _annotations(number, one):
+                    count += 1
+                    _put(waiting, {"id": count, **annotation}, count)
+            file.write('],\n"annotations": [')
+            waiting.seek(0)
+            shutil.copyfileobj(waiting, file)
+            file.write("]}\n")
+        draft.settle()
+    finally:
+        draft.drop()
+
+
+def _put(file: IO[str], record: dict[str, Any], number: int) -> None:
+    file.write(("\n" if number == 1 else ",\n") + json.dumps(record))
+
+
+def _image(number: int, one: Labelled, classes: int) -> dict[str, Any]:
+    (height, width), label = one.size, one.label
+    told: dict[str, Any] = {"id": number, "file_name": one.name, "height": height, "width": width}
+    if label.asked is not None:
+        asked, found = set(label.asked.tolist()), set(label.ids[~label.ignored].tolist())
+        told["neg_category_ids"] = [i + 1 for i in sorted(asked - found)]
+        told["not_exhaustive_category_ids"] = [i + 1 for i in sorted(found - asked)]
+    return told
+
+
+def _annotations(number: int, one: Labelled) -> Iterator[dict[str, Any]]:
+    """The objects of an image, without ids of their own."""
+    label: Detection = one.label
+    masks = label.masks or (None,) * len(label.ids)
+    rows = zip(label.boxes.tolist(), label.ids.tolist(), label.scores, label.ignored.tolist(), masks, strict=True)
+    for (x0, y0, x1, y1), kind, score, ignored, mask in rows:
+        told = {"image_id": number, "category_id": kind + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        told |= {"area": (x1 - x0) * (y1 - y0), "iscrowd": int(ignored), "score": float(str(score))}
+        if mask is not None:
+            area = int(rle.decode(mask, one.size).sum())
+            told |= {"area": area, "segmentation": {"size": list(one.size), "counts": mask}}
+        yield told
