@@ -69,6 +69,15 @@ def depth_anything_metric() -> Built:
     return depth_anything(depth_estimation_type="metric", max_depth=20)
 
 
+def prompt_depth_anything() -> Built:
+    config = t.PromptDepthAnythingConfig(
+        backbone_config=dinov2(), reassemble_hidden_size=16, head_hidden_size=4, depth_estimation_type="metric",
+        max_depth=20, **FUSION,
+    )  # fmt: skip
+    resize = {"size": {"height": 70, "width": 70}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}
+    return t.PromptDepthAnythingForDepthEstimation(config), t.PromptDepthAnythingImageProcessor(**resize)
+
+
 def zoedepth() -> Built:
     backbone = beit(out_features=STAGES, reshape_hidden_states=False)
     small = {"bottleneck_features": 8, "num_relative_features": 8, "bin_embedding_dim": 8}

@@ -11,6 +11,8 @@ from PIL import Image
 
 from clipzoo import tasks
 from clipzoo.conformance import Card, check
+from clipzoo.conformance.agreement import WHOLE
+from clipzoo.conformance.canvas import CORNER
 from clipzoo.conformance.scenes import scenes
 from clipzoo.demo import rooms
 from clipzoo.demo.render import conventions, truth_of
@@ -42,8 +44,21 @@ def known(task: str) -> Known:
     return [(room.image, truth_of(room)[task]) for room in pictures()]
 
 
+def square(image: ImageArray) -> tuple[float, float, float, float]:
+    """The central square of a picture, in shares of its sides."""
+    H, W = image.shape[:2]
+    x, y = max(0.0, (W - H) / (2 * W)), max(0.0, (H - W) / (2 * H))
+    return x, y, 1 - x, 1 - y
+
+
+def corner(image: ImageArray) -> tuple[float, float, float, float]:
+    """The part of that square which the kit asks about alone."""
+    (x0, y0, x1, y1), (left, top, _, _) = square(image), CORNER
+    return x0 + left * (x1 - x0), y0 + top * (y1 - y0), x1, y1
+
+
 class Oracle(Expert):
-    """Knows the truth of a few pictures, however they are stretched or mirrored; ``wrong`` spoils each label."""
+    """Knows the truth of a few pictures, also stretched, mirrored or cropped; ``wrong`` spoils each label."""
 
     batch_size = 8
 
@@ -51,7 +66,13 @@ class Oracle(Expert):
         self.wrong, self.known = wrong, known(task)
         meant = convention or (Convention(kind="metric", along="z") if task == "depth" else conventions()[task])
         self.card = ExpertCard(f"test:{task}", task, meant, licence="mine", revision="1")
-        self.thumbs = np.stack([t for image, _ in self.known for t in (thumb(image), thumb(image)[:, ::-1])])
+        self.seen = [
+            (place, crop)
+            for place, (image, _) in enumerate(self.known)
+            for crop in (WHOLE, square(image), corner(image))
+        ]
+        whole = [thumb(View(crop, (48, 48)).image(self.known[place][0])) for place, crop in self.seen]
+        self.thumbs = np.stack([t for each in whole for t in (each, each[:, ::-1])])
 
     def load(self, device: str = "cpu") -> None:
         pass
@@ -60,9 +81,10 @@ class Oracle(Expert):
         return [self.wrong(self.truth(image)) for image in images]
 
     def truth(self, image: ImageArray) -> Any:
-        place, flipped = divmod(int(np.square(self.thumbs - thumb(image)).sum((1, 2)).argmin()), 2)
+        nearest, flipped = divmod(int(np.square(self.thumbs - thumb(image)).sum((1, 2)).argmin()), 2)
+        place, crop = self.seen[nearest]
         size = tuple(min(side, 300) for side in image.shape[:2])
-        return tasks.get(self.card.task).view(self.known[place][1], View((0, 0, 1, 1), size, bool(flipped)))
+        return tasks.get(self.card.task).view(self.known[place][1], View(crop, size, bool(flipped)))
 
 
 def checked(expert: Expert, **options: Any) -> Card:

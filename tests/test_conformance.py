@@ -90,8 +90,9 @@ def test_wrong_axes_of_a_network_that_errs_are_named_too(cause: str, wrong: Call
 def test_normals_that_are_mirrored_like_a_picture() -> None:
     class Flipped(Oracle):
         def truth(self, image: ImageArray) -> Any:
-            place, flipped = divmod(int(np.square(self.thumbs - thumb(image)).sum((1, 2)).argmin()), 2)
-            seen = tasks.get("normals").view(self.known[place][1], View.whole(image.shape[:2]))
+            nearest, flipped = divmod(int(np.square(self.thumbs - thumb(image)).sum((1, 2)).argmin()), 2)
+            place, crop = self.seen[nearest]
+            seen = tasks.get("normals").view(self.known[place][1], View(crop, image.shape[:2]))
             return replace(seen, vectors=seen.vectors[..., ::-1].copy()) if flipped else seen
 
     verdict = checked(Flipped("normals"))["mirror"]

@@ -20,8 +20,8 @@ from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import sha256
 from clipzoo.experts.hf import _one
+from clipzoo.experts.hf.frame import show_all
 from clipzoo.experts.hf.masks import contenders
-from clipzoo.experts.hf.reading import show_all
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save

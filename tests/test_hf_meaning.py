@@ -17,12 +17,14 @@ from clipzoo.errors import ExpertError
 from clipzoo.experts import hf
 from clipzoo.experts.base import ExpertInput
 from clipzoo.experts.hf.families import family_of
+from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.prompts import GroundingReading
 from clipzoo.tasks.detection import Detection
 from hf_models import PROMPTS, Build, changed, save
 from making import image
 
 NAMED = f"classes={','.join(PROMPTS)}"
+METRIC = {"depth_estimation_type": "metric"}
 COCO = {0: "person", 1: "dog", 2: "banner", 3: "tree-merged"}
 
 
@@ -66,8 +68,11 @@ def test_every_row_of_the_table_can_be_read_and_names_its_source() -> None:
         ("DPTForDepthEstimation", "Intel/dpt-large", {}, "DPT of Intel (MiDaS 3 and 3.1)"),
         ("DPTForDepthEstimation", "Intel/dpt-hybrid-nyu", {}, "DPT"),
         ("DPTForDepthEstimation", "me/Intel/dpt", {}, "DPT"),
-        ("DepthAnythingForDepthEstimation", "x", {"depth_estimation_type": "metric"}, "Depth Anything 2, metric"),
+        ("DepthAnythingForDepthEstimation", "x", METRIC, "Depth Anything 2, metric"),
         ("DepthAnythingForDepthEstimation", "x", {}, "Depth Anything 1 and 2"),
+        ("PromptDepthAnythingForDepthEstimation", "x", METRIC, "Prompt Depth Anything, metric"),
+        ("PromptDepthAnythingForDepthEstimation", "x", {}, "any other …ForDepthEstimation"),
+        ("Tipsv2DptForDepthEstimation", "x", {}, "TIPSv2 with a DPT head"),
         ("DepthProForDepthEstimation", "x", {"use_fov_model": True}, "Depth Pro"),
         ("DepthProForDepthEstimation", "x", {}, "Depth Pro without its field of view"),
         ("EomtForUniversalSegmentation", "x", {"do_split_image": True}, "EoMT, semantic"),
@@ -85,6 +90,11 @@ def test_the_first_row_that_fits_is_the_family(architecture: str, name: str, tol
 def test_a_detector_whose_form_nothing_reads_is_refused_by_name() -> None:
     with pytest.raises(ExpertError, match="is a OmDetTurboForObjectDetection, whose outputs cannot be read"):
         family_of("OmDetTurboForObjectDetection", "x", {})
+
+
+def test_a_config_that_tells_the_kind_of_depth_is_not_asked_for_it(folders: Any) -> None:
+    told = card(folders(zoo.prompt_depth_anything)).convention
+    assert (told.kind, told.along) == ("metric", "z")
 
 
 # Masks: what they were trained to be -------------------------------------------------------------------------
@@ -283,6 +293,7 @@ def test_a_box_is_of_the_class_of_its_surest_token(folders: Any) -> None:
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]]).repeat(1, len(logits[0]), 1)
     output = SimpleNamespace(logits=logits, pred_boxes=boxes, input_ids=ids)
     assert isinstance(expert.reading, GroundingReading)
-    label = expert.reading.label(expert._processor, output, (100, 100), tuple(range(5)))
+    frame = Frame((100, 100), (100, 100))
+    label = expert.reading.label(expert._processor, output, frame, tuple(range(5)))
     assert [PROMPTS[i] for i in label.ids] == ["sofa", "picture frame", "table lamp", "picture frame", "lamp"]
     np.testing.assert_allclose(label.scores[:-1], [0.7, 0.8, 0.4, 0.3], atol=1e-5)

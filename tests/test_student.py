@@ -47,6 +47,25 @@ def test_a_folder_without_weights_is_refused_unless_random_ones_are_asked_for(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("name", [None, "open_clip.factory"])
+def test_openclips_warning_of_missing_weights_is_silenced_on_either_logger(
+    name: str | None, tiny_clip: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """open_clip_torch 3.3 warns on the root logger, 4.2 on its module's."""
+    made = open_clip.create_model
+
+    def warning(*names: str, **options: object) -> object:
+        model = made(*names, **options)
+        logging.getLogger(name).warning("Local config loaded, but no CLIP weights found in x")
+        logging.getLogger(name).warning("something else")
+        return model
+
+    monkeypatch.setattr("clipzoo.models._open_clip.open_clip.create_model", warning)
+    caplog.clear()
+    Student.create(tiny_clip, random=True)
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
 def test_weights_trained_with_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, object] = {}
 

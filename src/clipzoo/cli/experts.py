@@ -79,7 +79,7 @@ def check(
     device: Device = "auto",
     seconds: Annotated[float, typer.Option(help="What pictures of all sizes may take together.")] = 60.0,
     short: Annotated[
-        bool, typer.Option("--short", help="43 predictions: soundness, determinism, batch, mirror, frame.")
+        bool, typer.Option("--short", help="49 predictions: soundness, determinism, batch, mirror, frame.")
     ] = False,
 ) -> None:
     """Whether an expert's labels mean what they say, line by line; exit 1 if the contract is broken."""

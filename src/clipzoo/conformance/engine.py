@@ -15,7 +15,7 @@ from clipzoo.experts import Expert, ExpertInput
 from clipzoo.types import ImageArray
 
 BRIEF, CHANGED = 8, 6
-"""Pictures of a short check, and how many of them are mirrored, and stretched: no fewer decide anything."""
+"""Pictures of a short check, and how many of them are mirrored, stretched, and cropped: no fewer decide anything."""
 
 BATCH = 1 / 6
 """The share of the seconds for pictures of all sizes that one batch may take."""
@@ -67,7 +67,7 @@ def check(
 
 
 def short(expert: Expert, images: Pictures) -> list[Verdict]:
-    """A quick look before labelling, at the first `BRIEF` pictures of a dataset: at most 43 predictions.
+    """A quick look before labelling, at the first `BRIEF` pictures of a dataset: at most 49 predictions.
 
     Args:
         expert: loaded.

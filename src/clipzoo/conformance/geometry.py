@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipzoo import tasks
+from clipzoo.conformance import canvas
 from clipzoo.conformance.agreement import TOLERANCE, WHOLE, Crop, agreement, overlap, part, upside_down
 from clipzoo.conformance.card import Verdict
 from clipzoo.conformance.hypotheses import Outcome, Wrong, contest, judged
@@ -135,14 +136,18 @@ def _scale(labels: Sequence[Any], others: Sequence[Any]) -> float | None:
 
 
 def frame(expert: Expert, inputs: Sequence[ExpertInput]) -> Verdict:
-    """Whether labels cover the whole of pictures that are no squares: a square stretched has the square's label."""
+    """Whether labels cover the picture, and nothing else.
+
+    A square stretched has the square's label, and a part of a square that part of it.
+    """
     task, side = expert.card.task, min(inputs[0].image.shape[:2])
     if task not in TOLERANCE:
         return Verdict("frame", "not applicable", f"no measure is known for labels of {task}")
     long, short = max(1, round(side * ASPECT**0.5)), max(1, round(side / ASPECT**0.5))
-    squares, wide, tall = (
-        ask(expert, [changed(s, _stretched(s, side, size)) for s in inputs])
-        for size in ((side, side), (short, long), (long, short))
+    shown = [changed(s, _stretched(s, side, (side, side))) for s in inputs]
+    squares = ask(expert, shown)
+    wide, tall = (
+        ask(expert, [changed(s, _stretched(s, side, size)) for s in inputs]) for size in ((short, long), (long, short))
     )
     wrongs = _frames(1 / ASPECT)
     pairs = [(WHOLE, WHOLE), *(wrong.how for wrong in wrongs)]
@@ -150,7 +155,8 @@ def frame(expert: Expert, inputs: Sequence[ExpertInput]) -> Verdict:
         [0.5 * (_alike(task, w, s, of, seen) + _alike(task, t, s, _turned(of), _turned(seen))) for of, seen in pairs]
         for s, w, t in zip(squares, wide, tall, strict=True)
     ]
-    return judged("frame", contest(scores, MARGIN), wrongs, "agreement", LEAST)
+    verdict = judged("frame", contest(scores, MARGIN), wrongs, "agreement", LEAST)
+    return verdict if verdict.status == "fail" else canvas.padding(expert, shown, squares) or verdict
 
 
 def _stretched(sample: ExpertInput, side: int, size: tuple[int, int]) -> Any:

@@ -71,17 +71,22 @@ def check_model(model: str, pretrained: str | None = None) -> None:
 
 @contextmanager
 def _unwarned(silent: bool) -> Iterator[None]:
-    """Keeps OpenCLIP from warning, on the root logger, of weights missing where none were asked for."""
+    """Keeps OpenCLIP from warning of weights missing where none were asked for.
+
+    open_clip_torch 3.3 warns on the root logger, 4.2 on one named for its module.
+    """
 
     def wanted(record: logging.LogRecord) -> bool:
         return not (silent and "weights" in record.getMessage())
 
-    root = logging.getLogger()
-    root.addFilter(wanted)
+    loggers = logging.getLogger(), logging.getLogger("open_clip.factory")
+    for logger in loggers:
+        logger.addFilter(wanted)
     try:
         yield
     finally:
-        root.removeFilter(wanted)
+        for logger in loggers:
+            logger.removeFilter(wanted)
 
 
 @contextmanager

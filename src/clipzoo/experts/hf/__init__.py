@@ -20,10 +20,11 @@ from clipzoo.experts.hf import source as _hf_source
 from clipzoo.experts.hf.boxes import BoxesReading
 from clipzoo.experts.hf.depth import DepthReading
 from clipzoo.experts.hf.families import FAMILIES, Form, family_of
+from clipzoo.experts.hf.frame import frame_of, show_all
 from clipzoo.experts.hf.masks import MasksReading, SemanticReading
 from clipzoo.experts.hf.options import choice, count
 from clipzoo.experts.hf.prompts import GroundingReading, OwlReading, PromptsReading
-from clipzoo.experts.hf.reading import Model, Reading, show_all
+from clipzoo.experts.hf.reading import Model, Reading
 from clipzoo.experts.hf.source import Source
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
@@ -159,10 +160,11 @@ class HfExpert(Expert):
             (H, W), name = sizes[0], type(self._processor).__name__
             raise SampleError(f"the model's {name} cannot prepare a picture of {W}×{H} pixels: {error}") from error
         with torch.inference_mode():
+            frame = frame_of(self._processor, inputs, pictures[0], self.reading.unpads(self._processor))
             outputs = self._model(**inputs.to(self._model.device, self._model.dtype))
             return [
-                self.reading.label(self._processor, _one(outputs, row, len(images)), size, asked)
-                for row, size in enumerate(sizes)
+                self.reading.label(self._processor, _one(outputs, row, len(images)), frame, asked)
+                for row in range(len(images))
             ]
 
 

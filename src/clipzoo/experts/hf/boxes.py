@@ -8,8 +8,9 @@ import numpy as np
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._boxes import objects
+from clipzoo.experts.hf.frame import Frame, Size, padding
 from clipzoo.experts.hf.options import share
-from clipzoo.experts.hf.reading import Model, Reading, Size, post
+from clipzoo.experts.hf.reading import Model, Reading, post
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 
@@ -30,17 +31,18 @@ class BoxesReading(Reading):
                 "ignored ones, so give a smaller floor, or none"
             )
         self.convention = Convention(self.label_space(model))
-        self.settings = {"threshold": self.threshold, "floor": self.floor}
+        self.settings = {"threshold": self.threshold, "floor": self.floor, **padding(model.preprocessing)}
         self.unknown = unknown(self.convention.classes)
 
     def label_space(self, model: Model) -> tuple[str, ...]:
         """The names of the classes."""
         return model.classes()
 
-    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Detection:
+    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Detection:
         """Boxes above the floor, cut to the image; those not above the threshold ignored."""
-        (found,) = post(processor, "post_process_object_detection")(output, threshold=self.floor, target_sizes=[size])
-        return self.detection(size, found["boxes"], found["labels"], found["scores"])
+        function = post(processor, "post_process_object_detection")
+        (found,) = function(output, threshold=self.floor, target_sizes=[frame.shown])
+        return self.detection(frame.size, found["boxes"], found["labels"], found["scores"])
 
     def detection(self, size: Size, boxes: Any, ids: Any, scores: Any) -> Detection:
         """Tensors [N,4] xyxy in pixels, [N] and [N] as a label."""

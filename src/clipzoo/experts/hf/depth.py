@@ -7,8 +7,9 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 
 from clipzoo.errors import ExpertError
+from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.options import choice
-from clipzoo.experts.hf.reading import Model, Reading, Size, post, shown
+from clipzoo.experts.hf.reading import Model, Reading, post
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Along, Depth, Kind
 
@@ -31,14 +32,13 @@ class DepthReading(Reading):
         self.convention = Convention((), kind, choice(model.options, "along", get_args(Along)))  # type: ignore[arg-type]
         self.settings = {}
 
-    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Depth:
+    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Depth:
         """Unknown where not finite, or not positive though metric."""
         kind = self.convention.kind
         assert kind is not None, "the convention was checked"
-        whole, place = shown(processor, size)
-        (found,) = post(processor, "post_process_depth_estimation")(output, [whole])
+        (found,) = post(processor, "post_process_depth_estimation")(output, [frame.whole])
         values = found["predicted_depth"].float().cpu().numpy()
-        values = values.reshape(whole)[place]  # sides of one pixel are squeezed away
+        values = values.reshape(frame.whole)[frame.place]  # sides of one pixel are squeezed away
         valid = np.isfinite(values)
         if kind == "metric":
             valid &= np.where(valid, values, 0) > 0

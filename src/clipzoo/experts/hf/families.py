@@ -127,6 +127,16 @@ FAMILIES: tuple[HfFamily, ...] = (
         "Yang et al., arXiv 2401.10891, section 3.1 (disparity, up to scale and shift), and arXiv 2406.09414",
     ),
     _depth(
+        "Prompt Depth Anything, metric", "PromptDepthAnythingForDepthEstimation", "metric",
+        f"{LIBRARY}/prompt_depth_anything/configuration_prompt_depth_anything.py: depth_estimation_type; trained with "
+        "a sensor's coarse depth beside the picture (Lin et al., arXiv 2412.14015), which it does without here",
+        when={"depth_estimation_type": "metric"},
+    ),
+    _depth(
+        "TIPSv2 with a DPT head", "Tipsv2DptForDepthEstimation", "metric",
+        f"{LIBRARY}/tipsv2_dpt/configuration_tipsv2_dpt.py: min_depth and max_depth in metres",
+    ),
+    _depth(
         "ZoeDepth", "ZoeDepthForDepthEstimation", "metric",
         "Bhat et al., arXiv 2302.12288: metric depth, trained on the z of NYUv2 and KITTI",
     ),

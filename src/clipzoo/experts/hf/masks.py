@@ -15,9 +15,10 @@ import numpy as np
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._boxes import around, objects
-from clipzoo.experts.hf.families import ANY_SEMANTIC, Mode
+from clipzoo.experts.hf.families import ANY_SEMANTIC, EOMT, Mode
+from clipzoo.experts.hf.frame import Frame, Size, images_of, padding
 from clipzoo.experts.hf.options import choice, ids, share
-from clipzoo.experts.hf.reading import Model, Reading, Size, post, shown
+from clipzoo.experts.hf.reading import Model, Reading, post
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
@@ -32,6 +33,10 @@ FIRST_STUFF = "banner"
 (github.com/cocodataset/panopticapi, panoptic_coco_categories.json)."""
 
 
+HELD = 0.5
+"""The probability from which on a mask holds a pixel."""
+
+
 class SemanticReading(Reading):
     """The best class of every pixel."""
 
@@ -44,20 +49,19 @@ class SemanticReading(Reading):
         self.unknown = unknown(self.convention.classes)
         self.bilinear = model.family.architectures != ANY_SEMANTIC
 
-    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Any:
+    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Any:
         """Unknown where the best class is one of `clipzoo.tasks.base.VOID`.
 
         The confidence is the mean over pixels of the best class's probability; None where masks vote.
         """
-        whole, place = shown(processor, size)
         logits, sure, able = output.get("logits"), None, None
         if logits is not None and logits.ndim == 4:
             sure = float(logits.softmax(1).amax(1).mean())
             if self.bilinear:
                 able = contenders(logits[0])
                 output = type(output)(**{**output, "logits": logits[:, able]})
-        (found,) = post(processor, "post_process_semantic_segmentation")(output, target_sizes=[whole])
-        classes = (found if able is None else able[found]).cpu().numpy().astype(np.uint16)[place]
+        (found,) = post(processor, "post_process_semantic_segmentation")(output, target_sizes=[frame.whole])
+        classes = (found if able is None else able[found]).cpu().numpy().astype(np.uint16)[frame.place]
         return Segmentation(classes, ~np.isin(classes, self.unknown), sure)
 
 
@@ -75,37 +79,50 @@ class MasksReading(SemanticReading):
         self.task = _task(model, self.mode)
         self.threshold = share(model.options, "threshold", model.family.threshold)
         self.one_by_one = self.mode == "semantic" and bool(model.preprocessing.get("do_split_image"))
-        self.settings = {"mode": self.mode}
+        self.settings = {"mode": self.mode, **padding(model.preprocessing)}
+        eomt = model.family.architectures == EOMT
         if self.mode != "semantic":
             self.settings["threshold"] = self.threshold
+        elif eomt and model.preprocessing.get("do_pad") and not self.one_by_one:
+            self.settings["padding"] = "cut off"
+        sharing = ("panoptic", "instance") if model.architecture.startswith("Detr") else ("panoptic",)
+        self.shared = self.mode in sharing and not eomt
+        if self.shared:
+            self.settings["mask_threshold"] = HELD
         if self.mode == "panoptic" and self.task == "detection":
             self.settings["things"] = _things(model, self.convention.classes)
+
+    def unpads(self, processor: Any) -> bool:
+        """EoMT's panoptic and instance post-processing does."""
+        return self.mode != "semantic" and hasattr(images_of(processor), "unpad_image")
 
     def text(self, asked: tuple[int, ...], count: int) -> dict[str, Any]:
         """OneFormer is told what its masks shall be."""
         return {"task_inputs": [self.mode] * count} if self.told else {}
 
-    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Any:
+    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Any:
         """A map of classes, unknown where no segment is sure; or instances with their masks."""
         if self.mode == "semantic":
-            return super().label(processor, output, size, asked)
-        found = list(self._segments(processor, output, size))
-        return self._instances(found, size) if self.task == "detection" else self._map(found, size)
+            return super().label(processor, output, frame, asked)
+        found = list(self._segments(processor, output, frame))
+        return self._instances(found, frame.size) if self.task == "detection" else self._map(found, frame.size)
 
-    def _segments(self, processor: Any, output: Any, size: Size) -> Iterator[tuple[int, float, BoolArray]]:
+    def _segments(self, processor: Any, output: Any, frame: Frame) -> Iterator[tuple[int, float, BoolArray]]:
         """Class, score and mask [H,W] of each segment; empty masks are none.
 
         Segments of one class are never fused: transformers then gives several segments one id (its issue 23461).
         """
         function = post(processor, f"post_process_{self.mode}_segmentation")
         known = inspect.signature(function).parameters
-        whole = "return_binary_maps" in known  # one mask each, small; a map of ids loses where instances overlap
-        wishes: dict[str, Any] = {"return_binary_maps": True} if whole else {"target_sizes": [size]}
+        apart = "return_binary_maps" in known  # one mask each, small; a map of ids loses where instances overlap
+        wishes: dict[str, Any] = {"return_binary_maps": True} if apart else {"target_sizes": [frame.whole]}
         if "label_ids_to_fuse" in known:
             wishes["label_ids_to_fuse"] = set()
+        held = _held(output, self.threshold, frame.whole) if self.shared else True
         (found,) = function(output, threshold=self.threshold, **wishes)
         for i, segment in enumerate(found["segments_info"]):
-            mask = _enlarged(found["segmentation"][i], size) if whole else found["segmentation"] == segment["id"]
+            mask = _enlarged(found["segmentation"][i], frame.whole) if apart else found["segmentation"] == segment["id"]
+            mask = (mask & held)[frame.place]
             if mask.any():
                 yield segment["label_id"], segment["score"], mask.cpu().numpy()
 
@@ -128,6 +145,25 @@ def _enlarged(mask: Any, size: Size) -> Any:
     from torch.nn.functional import interpolate
 
     return interpolate(mask[None, None].float(), size=size, mode="nearest")[0, 0] > 0
+
+
+def _held(output: Any, threshold: float, size: Size) -> Any:
+    """Which pixels are in the mask that they are given to: a bool tensor [H,W] of ``size``.
+
+    Where masks share pixels out, each goes to the mask that is surest of it, however unsure that is: transformers 5.24
+    (``compute_segments``, but for EoMT's) gives to a segment what no mask holds. The papers' own code leaves it out.
+    """
+    from torch.nn.functional import interpolate
+
+    logits = output["logits" if "pred_masks" in output else "class_queries_logits"][0]
+    masks = output["pred_masks" if "pred_masks" in output else "masks_queries_logits"][0]
+    scores, kinds = logits.softmax(-1).max(-1)
+    kept = (kinds < logits.shape[-1] - 1) & (scores > threshold)
+    if not kept.any():
+        return logits.new_zeros(size, dtype=bool)
+    shares = interpolate(masks[None, kept].sigmoid(), size, mode="bilinear", align_corners=False)[0]
+    surest = (shares * scores[kept, None, None]).argmax(0, keepdim=True)
+    return shares.gather(0, surest)[0] >= HELD
 
 
 def contenders(logits: Any) -> Any:

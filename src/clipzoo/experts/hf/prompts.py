@@ -17,8 +17,9 @@ import numpy as np
 from clipzoo.errors import ExpertError
 from clipzoo.experts._boxes import objects
 from clipzoo.experts.hf.boxes import BoxesReading
+from clipzoo.experts.hf.frame import Frame, Size
 from clipzoo.experts.hf.options import choice, label_space
-from clipzoo.experts.hf.reading import Model, Size, post
+from clipzoo.experts.hf.reading import Model, post
 from clipzoo.tasks.detection import Detection
 
 
@@ -74,6 +75,10 @@ class PromptsReading(BoxesReading):
 class OwlReading(PromptsReading):
     """OWL-ViT and OWLv2: a query a name."""
 
+    def unpads(self, processor: Any) -> bool:
+        """OWLv2's boxes are of a padded square, and its post-processing knows that."""
+        return True
+
     def fit(self, processor: Any, asked: tuple[int, ...]) -> None:
         """Each name has to fit into a query."""
         limit = processor.tokenizer.model_max_length
@@ -87,12 +92,12 @@ class OwlReading(PromptsReading):
         """The names, as queries of each image."""
         return {"text": [self.prompts(asked)] * count}
 
-    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Detection:
+    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Detection:
         """A box has the name whose query fits it best."""
         function = post(processor, "post_process_object_detection")
-        (found,) = function(output, threshold=self.floor, target_sizes=[size])
+        (found,) = function(output, threshold=self.floor, target_sizes=[frame.size])
         ids = found["labels"].new_tensor(asked)[found["labels"]]
-        return self.told(asked, self.detection(size, found["boxes"], ids, found["scores"]))
+        return self.told(asked, self.detection(frame.size, found["boxes"], ids, found["scores"]))
 
 
 class GroundingReading(PromptsReading):
@@ -120,17 +125,17 @@ class GroundingReading(PromptsReading):
         """The names with full stops."""
         return {"text": [self._joined(asked)] * count}
 
-    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Detection:
+    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Detection:
         """A box has the class of its surest token; tokens that are of no name do not count."""
         owners = output.input_ids.new_full(output.logits.shape[-1:], -1)
         told = self._owners(processor, asked)[: len(owners)]
         owners[: len(told)] = owners.new_tensor(told)
         output.logits = output.logits.masked_fill(owners < 0, -np.inf)
         function = processor.post_process_grounded_object_detection
-        (found,) = function(output, threshold=self.floor, target_sizes=[size])
+        (found,) = function(output, threshold=self.floor, target_sizes=[frame.shown])
         scores, tokens = output.logits[0].sigmoid().max(-1)
         ids = owners[tokens[scores > self.floor]]
-        return self.told(asked, self.detection(size, found["boxes"], ids, found["scores"]))
+        return self.told(asked, self.detection(frame.size, found["boxes"], ids, found["scores"]))
 
     def _joined(self, asked: tuple[int, ...]) -> str:
         return " ".join(f"{name}." for name in self.prompts(asked))

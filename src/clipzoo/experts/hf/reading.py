@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.hf.families import HfFamily
+from clipzoo.experts.hf.frame import Frame, images_of
 from clipzoo.experts.hf.source import Source
 from clipzoo.tasks.base import Convention
-
-Size = tuple[int, int]
-"""(H, W)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,10 @@ class Reading(ABC):
     """The processor makes several pictures of an image, and of several images a mixture."""
     needs_caption = False
 
+    def unpads(self, processor: Any) -> bool:
+        """Whether the library's post-processing cuts padding off."""
+        return False
+
     def check(self, processor: Any) -> None:  # noqa: B027 — most have nothing to check
         """Raise `ExpertError` if the loaded processor cannot do what is asked of it."""
 
@@ -79,46 +81,8 @@ class Reading(ABC):
         return {}
 
     @abstractmethod
-    def label(self, processor: Any, output: Any, size: Size, asked: tuple[int, ...]) -> Any:
-        """The label of one image of ``size`` from its ``output``, whose tensors have B = 1."""
-
-
-def images_of(processor: Any) -> Any:
-    """The part of a processor that prepares images; itself if it does nothing else."""
-    return getattr(processor, "image_processor", processor)
-
-
-def show_all(processor: Any) -> None:
-    """Have the model shown the whole of each image, since a label covers it.
-
-    Raises:
-        ExpertError: images are padded after they were resized, so that it is not known where they end.
-    """
-    own = images_of(processor)
-    if getattr(own, "do_center_crop", False):
-        own.do_center_crop = False
-    if (divisor := _divisor(own)) > 1 and own.do_resize and (own.ensure_multiple_of or 1) % divisor:
-        raise ExpertError(
-            f"the {type(own).__name__} resizes to multiples of {own.ensure_multiple_of} and then pads to multiples of "
-            f"{divisor}; give ensure_multiple_of in preprocessor_config.json the value of size_divisor"
-        )
-
-
-def _divisor(own: Any) -> int:
-    """What processors of DPT's kind pad sides to a multiple of; 1 of others, whose post-processing undoes padding."""
-    return int(getattr(own, "size_divisor", None) or 1) if hasattr(own, "ensure_multiple_of") and own.do_pad else 1
-
-
-def shown(processor: Any, size: Size) -> tuple[Size, tuple[slice, slice]]:
-    """The size of what a model was shown of an image of ``size``, and rows and columns of the image in it.
-
-    Half of the padding, rounded down, stands above and left (transformers, models/dpt/image_processing_dpt.py).
-    """
-    own = images_of(processor)
-    (H, W), divisor = size, 1 if getattr(own, "do_resize", True) else _divisor(own)  # see `show_all` of resized images
-    below, right = -H % divisor, -W % divisor
-    rows, columns = slice(below // 2, below // 2 + H), slice(right // 2, right // 2 + W)
-    return (H + below, W + right), (rows, columns)
+    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Any:
+        """The label of the image in ``frame`` from its ``output``, whose tensors have B = 1."""
 
 
 def post(processor: Any, name: str) -> Callable[..., Any]:

@@ -19,8 +19,9 @@ from PIL import Image
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._frames import parse_frame
-from clipzoo.experts.base import Expert, ExpertCard, sha256
+from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.experts.onnx.card import Described, Input, read_card
+from clipzoo.experts.onnx.files import weights_sha256
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
@@ -33,6 +34,15 @@ _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+DTYPES = {
+    "float": np.float32, "float16": np.float16, "double": np.float64, "uint8": np.uint8, "int32": np.int32,
+    "int64": np.int64,
+}  # fmt: skip
+"""What ONNX Runtime calls an input's type -> numpy's."""
+
+WHOLE = (np.uint8, np.int32, np.int64)
 
 
 def create(name: str) -> OnnxExpert:
@@ -56,11 +66,12 @@ class OnnxExpert(Expert):
             convention=self.spec.convention,
             licence=self.spec.licence,
             revision=self.spec.revision,
-            weights_sha256=sha256(self.model),
+            weights_sha256=weights_sha256(self.model),
             preprocessing=self.spec.preprocessing,
         )
         self._session: Any = None
         self._input = self._output = ""
+        self._dtype: Any = np.float32
 
     def load(self, device: str = "cpu") -> None:
         """Open the session on ``device``: on the CPU if ONNX Runtime has no provider for it, with a warning.
@@ -81,7 +92,9 @@ class OnnxExpert(Expert):
             raise ExpertError(f"ONNX Runtime cannot load {self.model}: {error}") from error
         self._input = _pick("input", self._session.get_inputs(), self.spec.input.name, 0)
         self._output = _pick("output", self._session.get_outputs(), self.spec.output.name, self.spec.output.index)
-        shape = next(i.shape for i in self._session.get_inputs() if i.name == self._input)
+        node = next(i for i in self._session.get_inputs() if i.name == self._input)
+        self._dtype, shape = _dtype(node.type, self.spec.input, self.model), node.shape
+        _fit(shape, self.spec.input, self.model)
         if shape and isinstance(shape[0], int):
             if shape[0] != 1:
                 raise ExpertError(
@@ -94,13 +107,13 @@ class OnnxExpert(Expert):
         """One label an image; a model whose batch axis is fixed gets them one by one."""
         if self._session is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
-        batch = np.stack([prepare(image, self.spec.input) for image in images])
+        batch = np.stack([prepare(image, self.spec.input) for image in images]).astype(self._dtype, copy=False)
         step = self.batch_size if self.batch_size == 1 else len(batch)
         parts = [self._run(batch[i : i + step]) for i in range(0, len(batch), step)]
         raw = np.concatenate(parts)
         return [label(output, self.spec, image.shape[:2]) for output, image in zip(raw, images, strict=True)]
 
-    def _run(self, batch: FloatArray) -> NDArray[Any]:
+    def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
         output = np.asarray(self._session.run([self._output], {self._input: batch})[0])
         return checked(output, len(batch), repr(self._output))
 
@@ -142,6 +155,49 @@ def _pick(what: str, nodes: Sequence[Any], name: str | None, index: int) -> str:
     if name is None and index < len(names):
         return names[index]
     raise ExpertError(f"the model has no {what} {name if name is not None else index!r}; it has: {', '.join(names)}")
+
+
+def _dtype(told: str, spec: Input, model: Path) -> Any:
+    """The numpy type of an input that ONNX Runtime calls ``told``.
+
+    Raises:
+        ExpertError: it is none that pixels can have, or one of whole numbers for which the card has fractions.
+    """
+    name = told.removeprefix("tensor(").removesuffix(")")
+    if name not in DTYPES:
+        raise ExpertError(
+            f"{model} takes {told}, and pictures can be given as {', '.join(DTYPES)}: export it with an input of "
+            "float32 (a quantised model dequantises inside)"
+        )
+    if DTYPES[name] in WHOLE and (spec.scale, spec.mean, spec.std) != ("none", (0.0,) * 3, (1.0,) * 3):
+        raise ExpertError(
+            f"{model} takes {name}, pixels from 0 to 255 as they are, but its card scales them by {spec.scale!r}, mean "
+            f"{list(spec.mean)} and std {list(spec.std)}: write scale: none into the card's input, without mean and std"
+        )
+    return DTYPES[name]
+
+
+def _fit(shape: Sequence[Any], spec: Input, model: Path) -> None:
+    """Raise `ExpertError` if a model's input of this shape, names or None where a side is free, is not the card's."""
+    last = spec.layout == "NHWC"
+    if not shape:  # the model does not say
+        return
+    if len(shape) != 4:
+        raise ExpertError(f"{model} takes {list(shape)}; pictures are given as [B,3,H,W] or [B,H,W,3]: name another")
+    other = shape[1 if last else 3]
+    sides, channels = (tuple(shape[1:3]), shape[3]) if last else (tuple(shape[2:]), shape[1])
+    if isinstance(channels, int) and channels != 3:
+        fix = (
+            f"write layout: {'NCHW' if last else 'NHWC'} into the card's input" if other == 3 else "name another input"
+        )
+        raise ExpertError(f"{model} takes {list(shape)}, but its card says {spec.layout}: {fix}")
+    fixed = [side if isinstance(side, int) else None for side in sides]
+    if any(a is not None and a != b for a, b in zip(fixed, spec.size or (None, None), strict=True)):
+        seen = f"size {list(spec.size)}" if spec.size else "no size"
+        wanted = [side or "any" for side in fixed]
+        raise ExpertError(
+            f"{model} takes {list(shape)}, but its card says {seen}: write size: {wanted} into the card's input"
+        )
 
 
 def prepare(image: ImageArray, spec: Input) -> FloatArray:
