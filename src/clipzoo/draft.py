@@ -21,7 +21,7 @@ from clipzoo.experts import ExpertCard
 from clipzoo.files import AnyPath
 from clipzoo.labeling._reads import stages
 from clipzoo.models import Student
-from clipzoo.models._open_clip import check_model
+from clipzoo.models._open_clip import check_model, here
 from clipzoo.preflight import SPLITS, check_split
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Column, Store
@@ -124,17 +124,18 @@ def find_store(data: Data) -> str:
 def check_start(answer: str) -> Start:
     """``NAME WEIGHTS`` of OpenCLIP, ``NAME random``, or ``local-dir:``, ``hf-hub:``, ``demo:clip``, which hold theirs.
 
-    The architecture is built to see its layers; weights that must be fetched are not.
+    The model is built to see its layers, with its weights if they are on this disk; weights are not fetched.
 
     Raises:
-        CheckpointError: OpenCLIP does not know the model, or no such weights of it.
+        CheckpointError: OpenCLIP does not know the model, or no such weights of it, or they do not fit.
     """
     named = answer.strip().removesuffix(" random")
     random = named != answer.strip()
     model, _, weights = (named, "", "") if ":" in named else named.partition(" ")
     if ":" not in model:
         check_model(model, None if random else weights)
-    student = Student.create(demo.locate_model(model), random=True)
+    place = demo.locate_model(model)
+    student = Student.create(place, weights or None, random=random or not here(place, weights or None))
     return Start(model, weights or None, random, _layers(student))
 
 

@@ -84,6 +84,8 @@ class StudentRecipe(_Model):
     """Weights tag or file of a plain OpenCLIP name."""
     random: bool = False
     """Keep the architecture, start from random weights."""
+    trust_remote_code: bool = False
+    """Let its tokenizer run Python code that comes with the model (docs/security.md)."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower that the heads read."""
 
