@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "experts",
-    "conformance", "store", "labeling", "data", "models", "recipe", "training", "evaluation", "export", "reporting",
-    "checking", "demo", "preflight", "workspace", "preview", "pipeline", "draft", "app", "cli", "__main__",
+    "conformance", "store", "labeling", "data", "models", "trust", "recipe", "training", "evaluation", "export",
+    "reporting", "checking", "demo", "preflight", "workspace", "preview", "pipeline", "draft", "app", "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("reporting", "training"), ("reporting", "labeling")}
 

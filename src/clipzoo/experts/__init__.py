@@ -9,7 +9,7 @@ from clipzoo import plugins
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family
 
-__all__ = ["Expert", "ExpertCard", "ExpertInput", "Family", "create"]
+__all__ = ["Expert", "ExpertCard", "ExpertInput", "Family", "create", "runs_code"]
 
 
 def create(uri: str) -> Expert:
@@ -29,6 +29,18 @@ def create(uri: str) -> Expert:
     expert: Expert = plugins.load("experts", scheme).create(rest)
     expert.card = replace(expert.card, uri=_canonical(expert.card.uri))
     return expert
+
+
+def runs_code(uri: str) -> bool:
+    """Whether the expert of this URI runs Python code that the URI names; its zoo's ``runs_code`` tells.
+
+    A zoo without that function runs its own code alone.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme not in plugins.names("experts"):
+        return False
+    tells = getattr(plugins.load("experts", scheme), "runs_code", None)
+    return tells is not None and bool(tells(rest))
 
 
 def _canonical(uri: str) -> str:

@@ -95,8 +95,8 @@ def _unmade(model: str, pretrained: str | None, error: BaseException) -> str:
     if "trust_remote_code" in str(error):
         return _code(model, "its tokenizer or text tower comes with Python code")
     return (
-        f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {type(error).__name__}: {brief(error)}; "
-        f"weights may be a file, too, and a model local-dir:PATH, a folder with {CONFIG}, or hf-hub:ID"
+        f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {type(error).__name__}: {brief(error)}"
+        f"; weights may be a file, too, and a model local-dir:PATH, a folder with {CONFIG}, or hf-hub:ID"
     )
 
 
@@ -130,15 +130,15 @@ def _try(model: str, clip: Any, tokenizer: Any) -> None:
         clip.encode_image(torch.zeros(1, 3, H, W))
     except _weights.FAILS as error:
         raise CheckpointError(
-            f"the vision tower of {model} does not take images of {H}×{W}, which its configuration says ({brief(error)})"
-            "; set vision_cfg.image_size to the tower's own size, or name the tower of that size"
+            f"the vision tower of {model} does not take the {H}×{W} images of its configuration ({brief(error)}); "
+            "set vision_cfg.image_size to the tower's own size, or name the tower of that size"
         ) from error
     try:
         clip.encode_text(tokenizer(["a picture"]))
     except _weights.FAILS as error:
         raise CheckpointError(
-            f"the text tower of {model} does not take what its tokenizer makes ({type(error).__name__}: {brief(error)});"
-            " make text_cfg.context_length and vocab_size those of the tokenizer"
+            f"the text tower of {model} does not take what its tokenizer makes ({type(error).__name__}: {brief(error)}"
+            "); make text_cfg.context_length and vocab_size those of the tokenizer"
         ) from error
     clip.train(training)
 
@@ -187,7 +187,7 @@ def _unasked() -> Iterator[None]:
 
 @contextmanager
 def _unfetched(model: str) -> Iterator[str]:
-    """The model's name; of one on the hub a folder that holds its config alone, for OpenCLIP fetches weights in any case."""
+    """The model's name; of one on the hub a folder with its config alone, for OpenCLIP fetches weights in any case."""
     if not model.startswith(HUB):
         yield model
         return

@@ -41,7 +41,7 @@ def fit(model: nn.Module, path: Path, name: str) -> None:
         name: of the model, for messages.
 
     Raises:
-        CheckpointError: the file is damaged or no checkpoint, or of another architecture; the message says what differs.
+        CheckpointError: the file is damaged, no checkpoint, or of another architecture; the message says how.
     """
     if path.suffix in (".npz", ".npy"):
         try:
@@ -164,8 +164,8 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
         return ""
     if all(any(name.startswith(part) for name in given) for part in HUGGING_FACE):
         whose = (
-            "These are the names of a CLIP of Hugging Face transformers, which OpenCLIP does not load: give the weights "
-            "of the same model in OpenCLIP's form"
+            "These are the names of a CLIP of Hugging Face transformers, which OpenCLIP does not load: give the "
+            "weights of the same model in OpenCLIP's form"
         )
     else:
         whose = "It is of another architecture: give student.model the one that these weights were trained as"

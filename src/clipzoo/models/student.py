@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -158,7 +158,7 @@ class Student(nn.Module):
         Args:
             model: what ``open_clip.create_model`` takes; a folder's heads are not loaded (see `load`).
             pretrained: weights tag or file for a plain name; None starts from random weights. A file may be another
-                trainer's: names under ``module.`` and the like, other precisions, and an optimizer beside are no matter.
+                trainer's: names under ``module.`` and the like, another precision, an optimizer beside do not matter.
             specs: column -> head to build.
             layers: tapped layers of the vision tower.
             random: take the architecture only, with random weights; none are fetched.
@@ -249,11 +249,16 @@ class Student(nn.Module):
         """
         folder = files.local(folder, "a student")
         folder.mkdir(parents=True, exist_ok=True)
+        with _disk(folder):
+            self._write(folder, heads)
+
+    def _write(self, folder: Path, heads: bool) -> None:
         _write_tensors(folder / WEIGHTS, self.clip)
         config = {"model_cfg": self.config, "preprocess_cfg": _jsonable(self.preprocess_cfg)}
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
+            _pair(folder / "tokenizer_config.json")
         if not heads:
             return
         specs = {c: {**asdict(s), "convention": s.convention.to_json()} for c, s in self.specs.items()}
@@ -270,7 +275,7 @@ class Student(nn.Module):
             trust_remote_code: let its tokenizer run Python code that comes with it.
 
         Raises:
-            CheckpointError: a file of the folder is damaged, OpenCLIP cannot load it, or its heads do not fit the model.
+            CheckpointError: a file of it is damaged, OpenCLIP cannot load it, or its heads do not fit the model.
         """
         folder = files.local(folder, "a student")
         layers, specs = _described(folder / f"{HEADS}.json")
@@ -364,15 +369,31 @@ def _described(path: Path) -> tuple[Sequence[int], dict[str, HeadSpec]]:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {brief(error)}") from error
 
 
+def _pair(path: Path) -> None:
+    """Name a tokenizer's own code as it is read: transformers 5.24.0 writes one name, and reads a pair (slow, fast)."""
+    described = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    named = described.get("auto_map", {})
+    if isinstance(named, dict) and isinstance(one := named.get("AutoTokenizer"), str):
+        described["auto_map"] = {**named, "AutoTokenizer": [None, one]}  # the fast one is preferred, of any class
+        path.write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
 def _write_tensors(path: Path, module: nn.Module) -> None:
-    """A safetensors file of a module's tensors, whole or not at all; what the disk refuses is an `OSError`."""
+    """A safetensors file of a module's tensors, whole or not at all."""
     with files.whole(path) as beside:
-        try:
-            save_file(_contiguous(module), beside)
-        except SafetensorError as error:  # safetensors 0.8.0 tells the disk's errors in words alone
-            number = re.search(r"os error (\d+)", str(error))
-            code = int(number[1]) if number else errno.EIO
-            raise OSError(code, os.strerror(code), str(path)) from error
+        save_file(_contiguous(module), beside)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Makes an `OSError` of what the disk refuses to libraries in Rust: safetensors 0.8.0, tokenizers 0.23.3."""
+    try:
+        yield
+    except Exception as error:  # tokenizers raises no other type
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _contiguous(module: nn.Module) -> dict[str, Tensor]:

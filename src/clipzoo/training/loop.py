@@ -134,8 +134,8 @@ def finished(out: Path, device: str, trust_remote_code: bool = False) -> Student
         return Student.load(out / "student", trust_remote_code).to(device).eval()
     except CheckpointError as error:
         raise CheckpointError(
-            f"the trained student in {out / 'student'} cannot be used: {error}. Copy it again from where it is sound, or "
-            f"delete the folder {out} and rerun the command, which trains it anew"
+            f"the trained student in {out / 'student'} cannot be used: {error}. Copy it again from where it is sound, "
+            f"or delete the folder {out} and rerun the command, which trains it anew"
         ) from error
 
 
