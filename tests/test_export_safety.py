@@ -59,7 +59,7 @@ def test_what_libraries_in_rust_say_of_a_disk_is_an_error_of_the_disk(
     student = Student.create(tiny_clip)
 
     def refuse(folder: Path) -> None:
-        raise Exception(f"No space left on device (os error {number})")  # noqa: TRY002  # as tokenizers does it
+        raise Exception(f"No space left on device (os error {number})")  # as tokenizers does it
 
     monkeypatch.setattr(student.tokenizer, "save_pretrained", refuse)
     with pytest.raises(OSError, match=re.escape(os.strerror(number))) as raised:

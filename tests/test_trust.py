@@ -59,7 +59,8 @@ def hostile(request: pytest.FixtureRequest, tmp_path: Path, tiny_clip: str, mark
     (folder / "tokenizer_config.json").write_text(json.dumps(described))
     (folder / "own.py").write_text(OWN.format(mark=str(mark)))
     config = json.loads((folder / CONFIG).read_text())
-    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True} if request.param == "asked for" else {}
+    asked = {"trust_remote_code": True} if request.param == "asked for" else {}
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = asked
     (folder / CONFIG).write_text(json.dumps(config))
     return folder
 
@@ -88,9 +89,7 @@ def test_code_of_a_folder_is_not_run(hostile: Path, mark: Path, dataset: Path, t
     assert not mark.exists()
 
 
-def test_code_of_a_hub_model_is_not_run(
-    hostile: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_of_a_hub_model_is_not_run(hostile: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "open_clip.pretrained.hf_hub_download", lambda repo_id, filename, **options: str(hostile / filename)
     )
@@ -136,7 +135,7 @@ def test_trusted_code_runs_also_of_the_trained_student(
         clipzoo.load(folder, trust_remote_code=True)
 
 
-def test_a_run_that_began_before_its_code_was_asked_about_goes_on(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
+def test_a_run_that_began_before_code_was_asked_about_goes_on(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
     wanted = recipe.parse(values_of(dataset, tiny_clip))
     pipeline.train(workspace.Run(wanted, tmp_path), "clip-ft", 0)
     student = wanted.student.model_copy(update={"trust_remote_code": True})
