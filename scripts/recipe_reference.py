@@ -41,7 +41,8 @@ clipzoo asks once, or needs `--trust` ([security.md](security.md)).
 
 `student.pretrained` may be a checkpoint of another trainer. Names under `module.` or `_orig_mod.`, half precision, an
 optimizer in the same file and weights under `state_dict` or `model` do not matter. Weights of another architecture are
-refused before any work; the message lists missing and unexpected tensors, and shapes that differ.
+refused before any work; the message lists missing and unexpected tensors, and shapes that differ. Weights that were
+trained from OpenAI's need an architecture with QuickGELU, such as `ViT-B-32-quickgelu`: a file does not say so.
 """
 
 
