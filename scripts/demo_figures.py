@@ -13,7 +13,7 @@ from clipzoo import demo, recipe
 from clipzoo.demo.meshes import names
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.sets import ZeroShotSet
-from clipzoo.workspace import Run
+from clipzoo.runs.folder import Run
 
 HEADLINES = {"segmentation/miou": 1, "depth/delta1": 1, "normals/mean_angle": 1, "zero_shot/top1": 1}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipzoo.evaluation.measure import rounded
-from clipzoo.reporting import words
+from clipzoo.pages import words
 
 ROOT = Path(__file__).parent.parent
 PAIR = "clipzoo-vs-clip-ft"

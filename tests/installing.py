@@ -48,5 +48,5 @@ def installed(folder: Path, files: Mapping[str, str]) -> Iterator[Path]:
 
 def forget() -> None:
     """Look for plugins anew."""
-    for one in (plugins.names, plugins.installed, plugins.load):
+    for one in (plugins.names, plugins.installed, plugins._load):
         one.cache_clear()

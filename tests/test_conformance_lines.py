@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from clipzoo import conformance
 from clipzoo.cli import app
-from clipzoo.conformance import check, contest, meaning, short
+from clipzoo.conformance import check, meaning, short
+from clipzoo.conformance import hypotheses as contest
 from clipzoo.conformance.agreement import difference
 from clipzoo.conformance.scenes import scenes
 from clipzoo.errors import ClipzooError, DatasetError, ExpertError

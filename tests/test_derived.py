@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 from clipzoo import experts, recipe
+from clipzoo.derived import _fusion, column
 from clipzoo.errors import ExpertError, SampleError, StoreError
-from clipzoo.experts import Expert, ExpertCard, ExpertInput, _fusion, column
+from clipzoo.experts import Expert, ExpertCard, ExpertInput
 from clipzoo.labeling import label
+from clipzoo.runs.folder import Run
 from clipzoo.store import Store
-from clipzoo.tasks import Convention, _rle
+from clipzoo.tasks import Convention, rle
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals, normals_from_depth
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import Camera, ImageArray
-from clipzoo.workspace import Run
 from making import Bright, image, make_dataset
 
 SIZE = (12, 16)
@@ -217,7 +218,7 @@ def test_a_picture_alone_says_nothing(tmp_path):
 def test_masks_are_painted_with_the_surest_on_top():
     masks = [block(0, 0, 8, 6), block(4, 2, 12, 8), block(6, 0, 16, 3)]
     label = boxes((0, 0, 8, 6, 1, 0.9), (4, 2, 12, 8, 0, 0.5), (6, 0, 16, 3, 2, 0.95), ignored=[False, False, True],
-                  masks=tuple(map(_rle.encode, masks)))  # fmt: skip
+                  masks=tuple(map(rle.encode, masks)))  # fmt: skip
     made = column.painted(label, background=True)
     assert (made.ids[masks[0]] == 2).all()
     assert (made.ids[masks[1] & ~masks[0]] == 1).all()
@@ -237,7 +238,7 @@ def test_masks_are_painted_with_the_surest_on_top():
 
 
 def test_boxes_are_drawn_tight_around_masks():
-    masks = (_rle.encode(block(3, 2, 7, 9)), _rle.encode(np.zeros(SIZE, bool)))
+    masks = (rle.encode(block(3, 2, 7, 9)), rle.encode(np.zeros(SIZE, bool)))
     made = column.tightened(boxes((0, 0, 16, 12, 1, 0.9), (1, 1, 2, 2, 0, 0.8), masks=masks))
     assert made.boxes.tolist() == [[3, 2, 7, 9], [1, 1, 2, 2]]
     assert made.ignored.tolist() == [False, True]
@@ -412,9 +413,9 @@ def test_an_expert_has_one_vote_an_object():
 
 def test_masks_of_a_fused_box_are_where_most_are():
     blocks = [block(0, 0, 8, 8), block(0, 0, 8, 7), block(1, 0, 8, 8)]
-    labels = [boxes((0, 0, 8, 8, 0, 0.9), masks=(_rle.encode(mask),)) for mask in blocks]
+    labels = [boxes((0, 0, 8, 8, 0, 0.9), masks=(rle.encode(mask),)) for mask in blocks]
     (text,) = _fusion.fuse(labels, 0.5, 2).masks
-    assert np.array_equal(_rle.decode(text, SIZE), sum(mask.astype(int) for mask in blocks) >= 2)
+    assert np.array_equal(rle.decode(text, SIZE), sum(mask.astype(int) for mask in blocks) >= 2)
     assert _fusion.fuse([*labels[:2], boxes((0, 0, 8, 8, 0, 0.9))], 0.5, 2).masks is None
 
 

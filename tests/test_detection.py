@@ -15,12 +15,13 @@ from clipzoo.evaluation import arms, baselines, probe
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.sets import DenseSet
 from clipzoo.experts import Expert, ExpertCard
-from clipzoo.labeling import inspect, label
+from clipzoo.labeling import label
 from clipzoo.models import HeadSpec, Student
+from clipzoo.pages import inspect
 from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Store, verify
-from clipzoo.tasks import Convention, _rle
+from clipzoo.tasks import Convention, rle
 from clipzoo.tasks.detection import Detection
 from clipzoo.training import Job, read_log, train
 from clipzoo.types import ImageArray
@@ -95,7 +96,7 @@ def test_masks_cost_training_nothing(dataset: Path, tmp_path: Path) -> None:
     class Masked(Squares):
         def predict(self, images: Sequence[ImageArray]) -> list[Detection]:
             found = super().predict(images)
-            return [replace(one, masks=(_rle.encode(np.ones(one.size, np.bool_)),)) for one in found]
+            return [replace(one, masks=(rle.encode(np.ones(one.size, np.bool_)),)) for one in found]
 
     label(str(dataset), [Masked()], str(tmp_path), device="cpu", progress=False, shards=["00000"])
     (column,), reader = Store(tmp_path).columns(), open_dataset(str(dataset))

@@ -17,13 +17,15 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import clipzoo
-from clipzoo import demo, pipeline, recipe, tasks, workspace
+from clipzoo import demo, recipe, tasks
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, PluginError, RecipeError
 from clipzoo.evaluation.sets import view_of
 from clipzoo.export import open_clip as home
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import WEIGHTS
+from clipzoo.runs import folder as workspace
+from clipzoo.runs import verbs as pipeline
 from clipzoo.tasks import Convention
 from clipzoo.types import ImageArray, View, to_rgb
 from making import encoded, image

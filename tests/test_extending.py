@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import clipzoo
-from clipzoo import plugins, tasks
+from clipzoo import losses, tasks
 from clipzoo.cli import app
 from clipzoo.errors import PluginError, RecipeError
 from clipzoo.models import HeadSpec, Student
@@ -94,7 +94,7 @@ def test_the_page_tells_what_a_loss_is_given(tmp_path: Path) -> None:
             task, convention = tasks.get(name.partition(",")[0]), SPACES[name]
             raw = torch.zeros(2, task.raw_channels(convention), 4, 5)
             task.loss(raw, task.collate([None, None], (4, 5)), convention, "recorder")
-            seen = plugins.load("losses", "recorder").SEEN
+            seen = losses.PLUGINS.load("recorder").SEEN
             wanted = [tuple(LETTERS[one] for one in shape.split(",")) for shape in (prediction, target, "B,H,W")]
             assert [tuple(shape) for shape in seen[:3]] == wanted, name
             assert seen[3] == (torch.int64 if name == "segmentation" else torch.float32)

@@ -11,7 +11,7 @@ from PIL import Image
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import ExpertCard, ExpertInput
-from clipzoo.experts.files import read
+from clipzoo.importers.files import read
 from clipzoo.labeling import label
 from clipzoo.store import Store
 from clipzoo.tasks import Convention
@@ -248,7 +248,7 @@ def test_files_that_hold_no_plain_numbers_are_refused(tmp_path):
 def test_large_files_are_refused_before_they_are_read(tmp_path, monkeypatch):
     png(tmp_path / "a.png", np.zeros((20, 20), np.uint8))
     np.save(tmp_path / "a.npy", np.zeros((40, 40)))
-    monkeypatch.setattr("clipzoo.experts.files.MAX_PIXELS", 300)
+    monkeypatch.setattr("clipzoo.importers.files.MAX_PIXELS", 300)
     for name in ("a.png", "a.npy"):
         with pytest.raises(SampleError, match=r"20×20|40, 40"):
             read(tmp_path / name)

@@ -16,13 +16,16 @@ from safetensors.torch import load, save_file
 from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
-from clipzoo import draft, pipeline, recipe, workspace
+from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import CONFIG
 from clipzoo.models.student import HEADS, WEIGHTS
-from clipzoo.preview import preview
+from clipzoo.runs import folder as workspace
+from clipzoo.runs import new_recipe as draft
+from clipzoo.runs import verbs as pipeline
+from clipzoo.runs.dry_run import preview
 from clipzoo.tasks import Convention
 
 VISION = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}

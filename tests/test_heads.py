@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clipzoo import heads, plugins
-from clipzoo.heads._layers import Gather
+from clipzoo.heads.layers import Gather
 
 VIT = [(24, 7, 9)] * 4
 RESNET = [(8, 32, 24), (16, 16, 12), (32, 8, 6), (64, 4, 3)]

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 import hf_models as zoo
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._hf_masks import contenders
-from clipzoo.experts._hf_reading import show_all
 from clipzoo.experts.base import sha256
 from clipzoo.experts.hf import _one
+from clipzoo.experts.hf.masks import contenders
+from clipzoo.experts.hf.reading import show_all
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save

@@ -15,9 +15,9 @@ import hf_models as zoo
 from clipzoo import experts
 from clipzoo.errors import ExpertError
 from clipzoo.experts import hf
-from clipzoo.experts._hf_families import family_of
-from clipzoo.experts._hf_prompts import GroundingReading
 from clipzoo.experts.base import ExpertInput
+from clipzoo.experts.hf.families import family_of
+from clipzoo.experts.hf.prompts import GroundingReading
 from clipzoo.tasks.detection import Detection
 from hf_models import PROMPTS, Build, changed, save
 from making import image

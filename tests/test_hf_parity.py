@@ -18,7 +18,7 @@ from PIL import Image
 import hf_models as zoo
 from clipzoo import demo, experts, tasks
 from clipzoo.readers import open_dataset
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray, View, decode_image
@@ -220,7 +220,7 @@ def agree(label: Any, theirs: Any, void: bool) -> None:
         assert label.ignored.tolist() == [void and kind == VOID for kind in ids]
         if theirs and masks[0] is not None:
             for text, mask in zip(label.masks or (), masks, strict=True):
-                assert np.mean(_rle.decode(text, label.size) == mask) > 0.999
+                assert np.mean(rle.decode(text, label.size) == mask) > 0.999
     elif isinstance(label, Segmentation):
         assert label.valid.shape == theirs.shape
         assert (

@@ -16,11 +16,12 @@ from pycocotools.coco import COCO
 
 from clipzoo import experts, import_labels, tasks
 from clipzoo.errors import DatasetError, ExpertError, SampleError, StoreError
-from clipzoo.experts import ExpertInput, _palettes, _polygons
-from clipzoo.labeling.colours import survey
+from clipzoo.experts import ExpertInput, _palettes
+from clipzoo.importers import _polygons
+from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from making import encoded, image, make_dataset
 
 RNG = np.random.default_rng(5)
@@ -104,7 +105,7 @@ def test_coco_is_stored_as_pycocotools_reads_it(tmp_path):
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (o["bbox"] for o in objects)]
         np.testing.assert_array_equal(label.boxes, np.clip(np.reshape(boxes, (-1, 4)), 0, [W, H, W, H]))
         for text, one in zip(label.masks or (), objects, strict=True):
-            np.testing.assert_array_equal(_rle.decode(text, (H, W)), theirs(truth.annToRLE(one)))
+            np.testing.assert_array_equal(rle.decode(text, (H, W)), theirs(truth.annToRLE(one)))
     assert "no image whose key is '000006'" in labels["000006"]
 
 

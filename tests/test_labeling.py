@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from clipzoo.cli import app
 from clipzoo.errors import DatasetError, ExpertError, RemoteError, StoreError, kind_of
 from clipzoo.experts import ExpertInput
-from clipzoo.labeling import Interrupted, inspect, label
+from clipzoo.labeling import Interrupted, label
 from clipzoo.labeling._batches import Batcher, decoded
 from clipzoo.labeling._budget import Budget
+from clipzoo.pages import inspect
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Column, Store, verify

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clipzoo import draft, recipe
+from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.errors import ClipzooError
 from clipzoo.experts import ExpertCard
 from clipzoo.labeling import label
-from clipzoo.preview import preview
+from clipzoo.runs import new_recipe as draft
+from clipzoo.runs.dry_run import preview
+from clipzoo.runs.folder import Run
 from clipzoo.tasks import Convention
-from clipzoo.workspace import Run
 from making import make_dataset
 
 ROOT = Path(__file__).parent.parent

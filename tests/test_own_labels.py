@@ -17,7 +17,7 @@ from clipzoo.cli import app
 from clipzoo.errors import DatasetError, ExpertError, StoreError
 from clipzoo.evaluation import DenseSet
 from clipzoo.labeling import label
-from clipzoo.labeling.colours import survey
+from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, verify
 from making import Bright, encoded, image, make_dataset, samples

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import clipzoo
-from clipzoo import pipeline
-from clipzoo.draft import check_benchmarks, check_out
 from clipzoo.errors import RecipeError, RemoteError
 from clipzoo.evaluation.sets import recognition
-from clipzoo.preflight import check_splits
-from clipzoo.preview import preview
+from clipzoo.runs import verbs as pipeline
+from clipzoo.runs.dry_run import preview
+from clipzoo.runs.new_recipe import check_benchmarks, check_out
+from clipzoo.runs.preflight import check_splits
 from serving import put
 from test_pipeline import write_benchmark
 

@@ -19,13 +19,15 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from clipzoo import pipeline, recipe, workspace
+from clipzoo import recipe
 from clipzoo.cli import app, main
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.progress import Silent
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
+from clipzoo.runs import folder as workspace
+from clipzoo.runs import verbs as pipeline
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation

@@ -18,12 +18,12 @@ from clipzoo.data import TrainingSet, Viewing, loader
 from clipzoo.errors import CheckpointError, ClipzooError, PlanError
 from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
-from clipzoo.preview import _forward, estimate, kept_bytes, preview
 from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.runs.dry_run import _forward, estimate, kept_bytes, preview
+from clipzoo.runs.folder import Run
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.workspace import Run
 from test_student import TINY
 
 

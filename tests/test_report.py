@@ -14,8 +14,8 @@ import pytest
 from clipzoo import tasks
 from clipzoo.evaluation import arms, zero_shot
 from clipzoo.evaluation.measure import Scored, rounded
-from clipzoo.reporting import PictureRow, cases, words, write_page
-from clipzoo.reporting.pictures import data_uri
+from clipzoo.pages import PictureRow, cases, words, write_page
+from clipzoo.pages.pictures import data_uri
 from clipzoo.tasks.base import Convention
 
 ROOT = Path(__file__).parent.parent

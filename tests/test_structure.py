@@ -10,22 +10,25 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import clipzoo
-from clipzoo.evaluation import DenseSet
+from clipzoo import experts, export, heads, losses, readers, tasks
+from clipzoo.evaluation import DenseSet, datasets
+from clipzoo.plugins import Registry
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "experts",
-    "conformance", "store", "labeling", "data", "models", "trust", "recipe", "training", "evaluation", "export",
-    "reporting", "checking", "demo", "preflight", "workspace", "preview", "pipeline", "draft", "app", "cli", "__main__",
+    "importers", "derived", "conformance", "store", "labeling", "data", "models", "trust", "recipe", "training",
+    "evaluation", "export", "pages", "checking", "demo", "runs", "app", "cli", "__main__",
 )  # fmt: skip
-SEPARATE = {("labeling", "training"), ("training", "labeling"), ("reporting", "training"), ("reporting", "labeling")}
+SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 
 
 def room(path: Path) -> str:
@@ -68,7 +71,7 @@ def test_the_file_tree_in_the_docs_is_up_to_date() -> None:
 def test_public_names_are_the_documented_ones() -> None:
     documented = re.findall(r"^\| `clipzoo\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(clipzoo.__all__)
-    importlib.import_module("clipzoo.pipeline")  # a folder of the same name would now stand in a verb's place
+    importlib.import_module("clipzoo.runs.verbs")  # a folder of the same name would now stand in a verb's place
     for name in clipzoo.__all__:
         assert callable(getattr(clipzoo, name))
         assert getattr(clipzoo, name).__doc__
@@ -114,3 +117,29 @@ def test_the_documented_benchmark_script_runs(tmp_path: Path, monkeypatch: pytes
     exec(script[1], {})
     truth = DenseSet.load("bench/test/images", "bench/test/truth", (16, 16)).truth["depth"]
     assert [round(float(label.values.mean()), 2) for label in truth.labels] == [1, 2]
+
+
+REGISTRIES = (
+    tasks.PLUGINS,
+    losses.PLUGINS,
+    heads.PLUGINS,
+    readers.PLUGINS,
+    *experts.REGISTRIES,
+    datasets.PLUGINS,
+    export.PLUGINS,
+)
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.folder)
+def test_every_module_of_a_plugin_folder_follows_its_protocol(registry: Registry[Any]) -> None:
+    assert registry.names()
+    for name in registry.names():
+        module = registry.load(name)
+        assert all(hasattr(module, export) for export in registry.exports), name
+        assert module.__doc__, name
+
+
+def test_a_folder_with_plugins_has_a_registry() -> None:
+    declared = {path.parent for path in SOURCE.rglob("*.py") if re.search(r"Registry\[\w+\]", path.read_text())}
+    declared = {str(path.relative_to(SOURCE)).replace(os.sep, ".") for path in declared}
+    assert {registry.folder for registry in REGISTRIES} - {"importers", "derived"} == declared - {"."}

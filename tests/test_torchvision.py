@@ -18,7 +18,7 @@ from torchvision.models import detection, get_model, get_model_weights, list_mod
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import sha256
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from making import image
 
 SIZES = ((33, 57), (64, 40), (48, 48))
@@ -125,7 +125,7 @@ def judge_detection(expert: experts.Expert, model: Any, name: str, sizes=SIZES) 
             tasks.get("detection").check(label, expert.card.convention)
             if "masks" in found:
                 for row, text in zip(kept, label.masks, strict=True):
-                    assert (_rle.decode(text, size) == (found["masks"][row, 0] > 0.5)).mean() > 0.99
+                    assert (rle.decode(text, size) == (found["masks"][row, 0] > 0.5)).mean() > 0.99
     assert len(seen) > 1 or len(names) == 2, "a detector that sees nothing proves nothing"
 
 

@@ -14,14 +14,17 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import clipzoo
-from clipzoo import cli, draft, pipeline, recipe, trust, workspace
+from clipzoo import cli, recipe, trust
 from clipzoo.cli import _console, app
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.experts import runs_code
 from clipzoo.labeling import label
 from clipzoo.models import Student
 from clipzoo.models._open_clip import CONFIG
-from clipzoo.preview import preview
+from clipzoo.runs import folder as workspace
+from clipzoo.runs import new_recipe as draft
+from clipzoo.runs import verbs as pipeline
+from clipzoo.runs.dry_run import preview
 from making import make_dataset
 
 OWN = """

@@ -1,7 +1,8 @@
-"""A name -> the module that bears it: a file of a folder, or an installed entry point.
+"""Plugins: a name -> the module of a folder that bears it, or an installed entry point.
 
-The file name is the plugin's name and ``ls`` is the registry. A third party adds one without touching this
-package by an entry point in the group ``clipzoo.<folder>``, for example ``clipzoo.tasks``: docs/extending.md.
+The file name is the plugin's name and ``ls`` is the registry. Another package adds a plugin by an entry point in the
+group ``clipzoo.<folder>``, for example ``clipzoo.tasks``: docs/extending.md. Each folder declares a `Registry`, typed
+by the Protocol that its modules follow.
 """
 
 from __future__ import annotations
@@ -10,73 +11,103 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
+from typing import Generic, TypeVar, cast
 
 from clipzoo.errors import PluginError
 
-MANY = 20
-"""More names than these are not listed."""
+P = TypeVar("P")
 
-EXPORTS = {
-    "tasks": ("TASK",), "losses": ("loss", "learns"), "heads": ("Head",), "experts": ("create",),
-    "readers": ("READER",), "export": ("export", "sentence"), "evaluation.datasets": ("read",),
-}  # fmt: skip
-"""Folder -> what the module behind an entry point has."""
+LISTED = 20
+"""Lists of more names are cut to the nearest ones."""
+
+SHARED = frozenset({"base", "layers", "maps", "masked", "png", "rle"})
+"""Public modules of plugin folders that are no plugins: what the plugins share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry(Generic[P]):
+    """The plugins of one folder.
+
+    Attributes:
+        folder: the folder's name below ``clipzoo/``, and of the entry-point group: "tasks", "heads", …
+        exports: names that a module must have, as its Protocol ``P`` declares them.
+        required_of_installed: further names that a module of another package must have.
+    """
+
+    folder: str
+    exports: tuple[str, ...]
+    required_of_installed: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all plugins, sorted; none is imported."""
+        return names(self.folder)
+
+    def installed(self) -> Mapping[str, EntryPoint]:
+        """Return the plugins of other packages by name."""
+        return installed(self.folder)
+
+    def load(self, name: str) -> P:
+        """Return the module of a plugin.
+
+        Raises:
+            PluginError: no plugin bears the name (the message offers the nearest ones), or an installed one cannot be
+                imported or lacks an export.
+        """
+        return cast("P", _load(self, name))
 
 
 @cache
 def names(folder: str) -> tuple[str, ...]:
-    """Names of all plugins of ``folder`` ("tasks", "heads", …), sorted; none is imported."""
-    package = importlib.import_module(f"clipzoo.{folder}")
-    own = [m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and m.name[0] != "_"]
-    return tuple(sorted({*own, *installed(folder)}))
+    """Return the names of all plugins of a folder, sorted; not even the folder is imported."""
+    found = pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder.split(".")))])
+    own = {module.name for module in found if not module.name.startswith("_")}
+    return tuple(sorted(own - SHARED | {*installed(folder)}))
 
 
 @cache
 def installed(folder: str) -> Mapping[str, EntryPoint]:
-    """Those that other packages bring, by name."""
+    """Return the plugins that other packages bring to a folder, by name."""
     return {point.name: point for point in entry_points(group=f"clipzoo.{folder}")}
 
 
-@cache  # called for every label that is decoded; a look through the installed packages is slow
-def load(folder: str, name: str) -> ModuleType:
-    """The module of plugin ``name`` of ``folder``.
-
-    Raises:
-        PluginError: no plugin bears the name (the message offers the nearest ones), or one that is installed is none.
-    """
-    known = names(folder)
+@cache  # called for every label that is decoded; searching the installed packages is slow
+def _load(registry: Registry[P], name: str) -> ModuleType:
+    known = registry.names()
     if name not in known:
-        raise PluginError(f"clipzoo/{folder} has no {name!r}; {hint(name, known)}")
-    point = installed(folder).get(name)
-    return _module(folder, point) if point else importlib.import_module(f"clipzoo.{folder}.{name}")
+        raise PluginError(f"clipzoo/{registry.folder} has no {name!r}; {hint(name, known)}")
+    point = registry.installed().get(name)
+    return _import(registry, point) if point else importlib.import_module(f"clipzoo.{registry.folder}.{name}")
 
 
-def _module(folder: str, point: EntryPoint) -> ModuleType:
-    what = f"the entry point {point.name} = {point.value!r} of the group clipzoo.{folder}"
+def _import(registry: Registry[P], point: EntryPoint) -> ModuleType:
+    what = f"the entry point {point.name} = {point.value!r} of the group clipzoo.{registry.folder}"
     try:
         module: ModuleType = point.load()
     except Exception as error:  # anybody's code
         raise PluginError(
-            f"{what} cannot be loaded ({type(error).__name__}: {error}); mend or uninstall its package"
+            f"{what} cannot be loaded ({type(error).__name__}: {error}); fix or uninstall its package"
         ) from error
-    if lacking := [name for name in EXPORTS.get(folder, ()) if not hasattr(module, name)]:
-        raise PluginError(f"{what} has no {' and no '.join(lacking)}; docs/extending.md shows what it has to have")
+    required = registry.exports + registry.required_of_installed
+    if missing := [name for name in required if not hasattr(module, name)]:
+        raise PluginError(f"{what} has no {' and no '.join(missing)}; docs/extending.md shows what it must have")
     return module
 
 
-def near(name: str, known: Iterable[str], most: int = 3) -> str:
-    """What may have been meant of the ``known`` names, as a question; empty where none is near."""
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Return the ``known`` names that were probably meant, as a question; empty where none is similar."""
     found = difflib.get_close_matches(name, list(known), most)
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """As `near`; where none is, what there is."""
+    """Return `nearest`, or the available names where none is similar."""
     every = list(known)
-    if len(every) > MANY:
-        some = difflib.get_close_matches(name, every, MANY // 2, 0)
-        return near(name, every) or f"the nearest of {len(every)} are: {', '.join(some)}"
-    return near(name, every) or f"there are: {', '.join(every) or 'none'}"
+    if len(every) > LISTED:
+        some = difflib.get_close_matches(name, every, LISTED // 2, 0)
+        return nearest(name, every) or f"the nearest of {len(every)} are: {', '.join(some)}"
+    return nearest(name, every) or f"there are: {', '.join(every) or 'none'}"

@@ -410,7 +410,7 @@ def _line(error: Mapping[str, Any]) -> str:
         return f"  {where} is missing; give it, for there is no default"
     shown = json.dumps(seen, default=str, ensure_ascii=False)
     wanted = GIVE[kind].format(**context) if kind in GIVE else f"what is meant: {error['msg']}"
-    near = plugins.near(str(seen), re.findall("'(.*?)'", wanted), 1) if kind == "literal_error" else ""
+    near = plugins.nearest(str(seen), re.findall("'(.*?)'", wanted), 1) if kind == "literal_error" else ""
     return f"  {where} is {shown[:SHOWN]}{'…' * (len(shown) > SHOWN)}; give {wanted}{'; ' * bool(near)}{near}"
 
 

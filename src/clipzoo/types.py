@@ -26,6 +26,8 @@ from clipzoo.errors import ImageError
 ImageArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
@@ -251,7 +251,7 @@ class Boxes(Case):
             np.array([thing.id for thing, *_ in found], np.uint16),
             np.array([thing.score for thing, *_ in found], np.float32),
             np.array([thing.ignored or share < 0.25 for thing, _, share in found], np.bool_),
-            tuple(_rle.encode(thing.mask(seen.u, seen.v)) for thing, *_ in found) if self.masks else None,
+            tuple(rle.encode(thing.mask(seen.u, seen.v)) for thing, *_ in found) if self.masks else None,
             np.array([0, 2], np.uint16) if self.masks else None,
         )
 
@@ -262,7 +262,7 @@ class Boxes(Case):
 
     def arrays(self, label: Detection) -> dict[str, NDArray[Any]]:
         named = {name: getattr(label, name) for name in ("boxes", "ids", "scores", "ignored", "valid")}
-        shapes = [_rle.decode(text, label.size) for text in label.masks or ()]
+        shapes = [rle.decode(text, label.size) for text in label.masks or ()]
         asked = np.arange(len(THINGS)) if label.asked is None else label.asked
         return {**named, "masks": np.array(shapes, np.bool_).reshape(-1, *label.size), "asked": asked}
 

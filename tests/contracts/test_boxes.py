@@ -15,7 +15,7 @@ from scene import CASES, SCENE, THINGS, seen
 
 from clipzoo import heads, plugins, tasks
 from clipzoo.errors import LabelError
-from clipzoo.tasks import Convention, _rle
+from clipzoo.tasks import Convention, rle
 from clipzoo.tasks.detection import Detection, DetectionMetric
 from clipzoo.types import View
 
@@ -222,20 +222,20 @@ def test_other_json_is_refused(data: bytes) -> None:
 
 def test_run_lengths_that_are_damaged_never_give_a_mask_of_another_size() -> None:
     rng = np.random.default_rng(0)
-    text = _rle.encode(SCENE.things[0].mask(seen((40, 60)).u, seen((40, 60)).v))
+    text = rle.encode(SCENE.things[0].mask(seen((40, 60)).u, seen((40, 60)).v))
     refused = 0
     for _ in range(2000):
         codes = list(text[: rng.integers(0, len(text) + 1)])
         for place in rng.integers(0, len(codes), 2) if codes else ():
             codes[place] = chr(rng.integers(0, 300))
         try:
-            assert _rle.decode("".join(codes), (40, 60)).shape == (40, 60)
+            assert rle.decode("".join(codes), (40, 60)).shape == (40, 60)
         except LabelError:
             refused += 1
     assert refused > 1500
     for text in ("", "o" * 5000 + "0", "oooooo?" * 40_000):  # nothing, a number without end, runs without end
         with pytest.raises(LabelError, match="no mask"):
-            _rle.decode(text, (40, 60))
+            rle.decode(text, (40, 60))
 
 
 def test_confidence_is_the_mean_score_of_what_is_known() -> None:
@@ -256,10 +256,10 @@ def test_a_cut_off_box_is_ignored_below_a_quarter_and_dropped_outside() -> None:
 
 
 def test_masks_of_boxes_that_a_view_does_not_show_are_left_alone() -> None:
-    masks = ("no mask", _rle.encode(np.ones((20, 20), bool)))
+    masks = ("no mask", rle.encode(np.ones((20, 20), bool)))
     label = boxes((0, 0, 8, 8), (10, 0, 20, 20), size=(20, 20), masks=masks)
     (text,) = TASK.crop_resize(label, View((0.5, 0, 1, 1), (20, 10))).masks
-    assert _rle.decode(text, (20, 10)).all()
+    assert rle.decode(text, (20, 10)).all()
 
 
 def test_training_needs_no_masks() -> None:

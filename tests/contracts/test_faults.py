@@ -16,7 +16,7 @@ from scene import CASES
 
 from clipzoo import tasks
 from clipzoo.errors import LabelError
-from clipzoo.tasks import _fcos, _maps, _png, _rle
+from clipzoo.tasks import _fcos, maps, png, rle
 from clipzoo.tasks.base import Additive, Task
 from clipzoo.tasks.depth import DepthTask
 from clipzoo.tasks.detection import DetectionMetric, DetectionTask
@@ -39,7 +39,7 @@ def fault(cls: type[Task[Any]]) -> type[Task[Any]]:
 @fault
 class NormalsFlippedLikeAPicture(NormalsTask):
     def hflip(self, label: Normals) -> Normals:
-        return Normals(_maps.mirror(label.vectors), _maps.mirror(label.valid))
+        return Normals(maps.mirror(label.vectors), maps.mirror(label.valid))
 
 
 @fault
@@ -52,7 +52,7 @@ class NormalsFlippedInY(NormalsTask):
 @fault
 class NormalsNotBroughtBackToLengthOne(NormalsTask):
     def crop_resize(self, label: Normals, view: View) -> Normals:
-        return Normals(*_maps.resample(label.vectors, label.valid, view))
+        return Normals(*maps.resample(label.vectors, label.valid, view))
 
 
 @fault
@@ -68,7 +68,7 @@ class NormalsTurnedIntoTheCropsFrame(NormalsTask):
 @fault
 class ValidityNotFlipped(DepthTask):
     def hflip(self, label: Any) -> Any:
-        return replace(label, values=_maps.mirror(label.values))
+        return replace(label, values=maps.mirror(label.values))
 
 
 @fault
@@ -128,7 +128,7 @@ class SampledAtCornersNotCentres(SegmentationTask):
 @fault
 class IdsInterpolated(SegmentationTask):
     def crop_resize(self, label: Any, view: View) -> Any:
-        ids, valid = _maps.resample(label.ids[None].astype(np.float32), label.valid, view)
+        ids, valid = maps.resample(label.ids[None].astype(np.float32), label.valid, view)
         return replace(label, ids=np.rint(ids[0]).astype(np.uint16), valid=valid)
 
 
@@ -136,14 +136,14 @@ class IdsInterpolated(SegmentationTask):
 class HolesFilledByResampling(DepthTask):
     def crop_resize(self, label: Any, view: View) -> Any:
         everywhere = np.ones_like(label.valid)
-        values, _ = _maps.resample(label.values[None], everywhere, view)
+        values, _ = maps.resample(label.values[None], everywhere, view)
         return replace(label, values=values[0], valid=np.ones(view.size, bool))
 
 
 @fault
 class HolesAveragedInAsZero(DepthTask):
     def crop_resize(self, label: Any, view: View) -> Any:
-        values, _ = _maps.resample(label.values[None], np.ones_like(label.valid), view)
+        values, _ = maps.resample(label.values[None], np.ones_like(label.valid), view)
         return replace(label, values=values[0], valid=super().crop_resize(label, view).valid)
 
 
@@ -156,20 +156,20 @@ class RayTakenForZ(DepthTask):
 @fault
 class ThinEdgesAveragedAway(EdgesTask):
     def crop_resize(self, label: Edges, view: View) -> Edges:
-        values, valid = _maps.resample(label.values[None], label.valid, view)
+        values, valid = maps.resample(label.values[None], label.valid, view)
         return Edges(values[0], valid)
 
 
 @fault
 class ThinEdgesSteppedOver(EdgesTask):
     def crop_resize(self, label: Edges, view: View) -> Edges:
-        return Edges(_maps.nearest(label.values, view), _maps.nearest(label.valid, view))
+        return Edges(maps.nearest(label.values, view), maps.nearest(label.valid, view))
 
 
 @fault
 class HolesEatenByTheLargest(EdgesTask):
     def crop_resize(self, label: Edges, view: View) -> Edges:
-        values, valid = _maps.largest(label.valid.astype(np.float32), np.ones_like(label.valid), view)
+        values, valid = maps.largest(label.valid.astype(np.float32), np.ones_like(label.valid), view)
         return Edges(super().crop_resize(label, view).values, valid & (values > 0))
 
 
@@ -273,14 +273,14 @@ class UnknownStoredAsNoEdge(EdgesTask):
 @fault
 class ColourCodedMask(SegmentationTask):
     def encode(self, label: Segmentation) -> bytes:
-        return _png.write(self.render(label, CASES["segmentation"][0].convention), self.name, {}, 6)
+        return png.write(self.render(label, CASES["segmentation"][0].convention), self.name, {}, 6)
 
 
 @fault
 class CodesFrom0To255(NormalsTask):
     def encode(self, label: Normals) -> bytes:
         codes = ((label.vectors + 1) * 127.5).astype(np.uint8)
-        return _png.write(np.moveaxis(codes * label.valid, 0, -1), self.name, {}, 6)
+        return png.write(np.moveaxis(codes * label.valid, 0, -1), self.name, {}, 6)
 
 
 @fault
@@ -322,8 +322,8 @@ class IgnoredStoredAsObjects(DetectionTask):
 class MasksTurned(DetectionTask):
     def decode(self, data: bytes) -> Any:
         label = super().decode(data)
-        shapes = [_rle.decode(text, label.size)[::-1, ::-1] for text in label.masks or ()]
-        return replace(label, masks=tuple(map(_rle.encode, shapes)) if label.masks else None)
+        shapes = [rle.decode(text, label.size)[::-1, ::-1] for text in label.masks or ()]
+        return replace(label, masks=tuple(map(rle.encode, shapes)) if label.masks else None)
 
 
 # Learning ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from scene import CASES, Boxes, Case, flipped
 
 from clipzoo import tasks
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import STEPS, Detection
 from clipzoo.tasks.edges import Edges
@@ -129,7 +129,7 @@ def random_boxes(size: tuple[int, int], seed: int) -> Detection:
     boxes = np.concatenate([low, np.clip(ends[:, 1] + 1 / STEPS, None, [W, H])], 1)
     if rng.random() < 0.3:
         boxes = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], 1)
-    masks = tuple(_rle.encode(rng.random(size) < rng.choice([0, 0.1, 0.5, 1])) for _ in range(N))
+    masks = tuple(rle.encode(rng.random(size) < rng.choice([0, 0.1, 0.5, 1])) for _ in range(N))
     return Detection(
         size,
         boxes.astype(np.float32),
@@ -191,5 +191,5 @@ def test_run_lengths_are_those_of_pycocotools(size: tuple[int, int], seed: int) 
     rng = np.random.default_rng(seed)
     mask = rng.random(size) < rng.choice([0, 0.01, 0.5, 0.99, 1])
     theirs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
-    assert _rle.encode(mask) == theirs
-    np.testing.assert_array_equal(_rle.decode(theirs, size), mask)
+    assert rle.encode(mask) == theirs
+    np.testing.assert_array_equal(rle.decode(theirs, size), mask)

@@ -19,8 +19,8 @@ from rich.table import Table
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Findings, Place, side_of
 from clipzoo.errors import MAX_FAILURES, ClipzooError
+from clipzoo.pages.pictures import data_uri
 from clipzoo.readers import Entry, Reader
-from clipzoo.reporting.pictures import data_uri
 from clipzoo.types import decode_image
 
 _SIDES = [side_of(least) for least in (0, *SIDES)]
@@ -110,7 +110,7 @@ def write(found: Findings, reader: Reader, out: Path) -> None:
         again=[(name, again, [(n, cards(p)) for n, p in again.groups]) for name, again in _again(found) if again.of],
         flat=cards(found.flat.places),
         drawn=cards(sorted(found.drawn)),
-        style=Markup(files("clipzoo.reporting").joinpath("page.css").read_text(encoding="utf-8")),
+        style=Markup(files("clipzoo.pages").joinpath("page.css").read_text(encoding="utf-8")),
     )
     out.write_text(html, encoding="utf-8", errors="replace")
 

@@ -22,7 +22,7 @@ from clipzoo.errors import visible
 if TYPE_CHECKING:
     from clipzoo.labeling import ColumnReport, Estimate
     from clipzoo.recipe import Recipe
-    from clipzoo.workspace import Run
+    from clipzoo.runs.folder import Run
 
 WIDE = 100_000
 """Columns of what is no terminal: a table is as wide as its content there."""
@@ -76,7 +76,7 @@ class Bars:
 
 
 def cards(told: Sequence[Mapping[str, str]]) -> Table:
-    """Columns side by side, each as `clipzoo.labeling.gallery.card` tells it."""
+    """Columns side by side, each as `clipzoo.pages.gallery.card` tells it."""
     table = Table(title="Columns", show_lines=True)
     for name in ("", *(card["column"] for card in told)):
         table.add_column(escape(name))
@@ -132,7 +132,7 @@ def bars() -> Iterator[Bars]:
 def located(recipe: Path, out: Path | None, overrides: list[str] | None, trust: bool) -> tuple[Recipe, Path]:
     """The recipe of a file, or of a folder that holds one, and the run's folder; its code is asked about."""
     from clipzoo import recipe as recipes
-    from clipzoo.preflight import check_places
+    from clipzoo.runs.preflight import check_places
 
     file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     loaded = recipes.load(file, overrides or (), trust=True)
@@ -177,7 +177,8 @@ def opened(
     recipe: Path, out: Path | None, overrides: list[str] | None, device: str = "auto", trust: bool = False
 ) -> Iterator[Run]:
     """The run of a recipe, with bars on the terminal."""
-    from clipzoo import pipeline, workspace
+    from clipzoo.runs import folder as workspace
+    from clipzoo.runs import verbs as pipeline
 
     loaded, folder = located(recipe, out, overrides, trust)
     with bars() as progress:
@@ -208,8 +209,8 @@ def previewed(
     trust: bool = False,
 ) -> None:
     """Print what a run would do: of all of its arms and seeds and measured, or of these alone."""
-    from clipzoo import pipeline
-    from clipzoo.preview import preview
+    from clipzoo.runs import verbs as pipeline
+    from clipzoo.runs.dry_run import preview
 
     pipeline.pick_device(device)
 

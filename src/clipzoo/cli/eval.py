@@ -9,8 +9,8 @@ def command(
     recipe: RecipePath, out: Out = None, overrides: Set = None, device: Device = "auto", trust: Trust = False
 ) -> None:
     """Measure every arm of a recipe, trained first where it is not yet, with all baselines; writes results.json."""
-    from clipzoo import pipeline
     from clipzoo.cli._console import bold, console, opened
+    from clipzoo.runs import verbs as pipeline
 
     with opened(recipe, out, overrides, device, trust) as run:
         path = pipeline.evaluate(run)

@@ -19,12 +19,12 @@ def zoos(context: typer.Context) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from clipzoo import plugins
+    from clipzoo import experts
     from clipzoo.cli._console import console
 
     table = Table("zoo", "what it is", "families")
-    for name in plugins.names("experts"):
-        module = plugins.load("experts", name)
+    for name in experts.schemes():
+        module = experts.module_of(name)
         count = len(getattr(module, "FAMILIES", ()))
         told = (module.__doc__ or "").replace("`", "").strip().partition("\n")[0]
         table.add_row(f"{name}:", escape(told), str(count or "–"))
@@ -43,7 +43,7 @@ def ls(
     from rich.markup import escape
     from rich.table import Table
 
-    from clipzoo import plugins, tasks
+    from clipzoo import experts, tasks
     from clipzoo.cli._console import console
     from clipzoo.errors import PluginError
 
@@ -51,8 +51,8 @@ def ls(
         tasks.get(task)
     families = [
         (name, one)
-        for name in ([zoo] if zoo else plugins.names("experts"))
-        for one in getattr(plugins.load("experts", name), "FAMILIES", ())
+        for name in ([zoo] if zoo else experts.schemes())
+        for one in getattr(experts.module_of(name), "FAMILIES", ())
         if task in (None, one.task) and (word or "").lower() in f"{one.name} {one.gives}".lower()
     ]
     if not families:
@@ -88,7 +88,7 @@ def check(
 
     from clipzoo import conformance, demo, experts
     from clipzoo.cli._console import console
-    from clipzoo.pipeline import pick_device
+    from clipzoo.runs.verbs import pick_device
 
     with TemporaryDirectory() as cache:
         shown = conformance.load_pictures(demo.locate_data(images, Path(cache))) if images else None

@@ -20,8 +20,8 @@ def command(
     trust: Trust = False,
 ) -> None:
     """Hand a trained student over to other software, and measure that it is the same there."""
-    from clipzoo import pipeline
     from clipzoo.cli._console import bold, console, found
+    from clipzoo.runs import verbs as pipeline
 
     with found(folder, trust) as run:
         path, said = pipeline.export(run, to, arm, seed, out, heads)

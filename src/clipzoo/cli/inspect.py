@@ -17,7 +17,7 @@ def command(
     """Print the cards of a store's columns and write a gallery of overlays next to captions."""
     from clipzoo import demo
     from clipzoo.cli._console import bold, cards, console
-    from clipzoo.labeling import inspect
+    from clipzoo.pages import inspect
     from clipzoo.store import Store
 
     Store(labels).columns(needed=True)  # before anything is unpacked

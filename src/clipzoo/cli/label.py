@@ -42,7 +42,7 @@ def command(
     """Let experts pseudo-label a dataset; stopped at any moment, the same command goes on."""
     from clipzoo import demo, labeling
     from clipzoo.cli._console import console, estimated, labelled
-    from clipzoo.pipeline import pick_device
+    from clipzoo.runs.verbs import pick_device
 
     if price is not None and not estimate:
         raise typer.BadParameter("--price says what --estimate would cost: add --estimate, or leave --price out")

@@ -37,7 +37,7 @@ def ls(store: StorePath) -> None:
     from rich.table import Table
 
     from clipzoo.cli._console import console
-    from clipzoo.labeling.gallery import card
+    from clipzoo.pages.gallery import card
     from clipzoo.store import Column, Store
 
     shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds", "images/s")
@@ -176,7 +176,7 @@ def import_(
 def colours(masks: Annotated[Path, typer.Argument(help="A folder of colour-coded masks.", show_default=False)]) -> None:
     """The colours of a folder of masks, and the answers to give if they are a known palette's."""
     from clipzoo.cli._console import console
-    from clipzoo.labeling.colours import survey
+    from clipzoo.labeling.colors import survey
 
     found = survey(masks)
     for colour, share in found.shares.items():

@@ -32,10 +32,11 @@ def command(
     """Five questions, each answer checked at once; writes a commented recipe. Options answer without being asked."""
     from rich.markup import escape
 
-    from clipzoo import draft, trust
     from clipzoo import recipe as recipes
+    from clipzoo import trust
     from clipzoo.cli._console import bars, bold, console
-    from clipzoo.pipeline import pick_device
+    from clipzoo.runs import new_recipe as draft
+    from clipzoo.runs.verbs import pick_device
 
     draft.check_out(out)
     device = pick_device(device)

@@ -12,8 +12,8 @@ from clipzoo.cli._options import Trust
 
 def command(folder: Annotated[Path, typer.Argument(help="A run's folder.")], trust: Trust = False) -> None:
     """Write the page of a run that has been measured."""
-    from clipzoo import pipeline
     from clipzoo.cli._console import bold, console, found
+    from clipzoo.runs import verbs as pipeline
 
     with found(folder, trust) as run:
         path = pipeline.report(run)

@@ -14,8 +14,8 @@ def command(
     trust: Trust = False,
 ) -> None:
     """Label, train all arms, measure, and write the page; stopped at any moment, the same command goes on."""
-    from clipzoo import pipeline
     from clipzoo.cli._console import bold, console, opened, previewed
+    from clipzoo.runs import verbs as pipeline
 
     if dry_run:
         previewed(recipe, out, overrides, device, trust=trust)

@@ -18,10 +18,10 @@ def command(
     from rich.markup import escape
     from rich.table import Table
 
-    from clipzoo import plugins, tasks
+    from clipzoo import tasks
     from clipzoo.cli._console import console
 
-    told = {one: (plugins.load("tasks", one).__doc__ or "").replace("`", "").strip() for one in plugins.names("tasks")}
+    told = {one: (tasks.PLUGINS.load(one).__doc__ or "").replace("`", "").strip() for one in tasks.PLUGINS.names()}
     if name is None:
         table = Table("task", "what a label is")
         for one, text in told.items():
@@ -39,7 +39,7 @@ def command(
 
 def _rows(task: Task[Any]) -> Iterator[tuple[str, str]]:
     """(what, found) of the task's measures, and of what a recipe's column may name, with its options."""
-    from clipzoo import plugins
+    from clipzoo import heads
     from clipzoo.tasks import Convention
 
     kinds = get_args(get_args(get_type_hints(Convention)["kind"])[0])
@@ -48,10 +48,10 @@ def _rows(task: Task[Any]) -> Iterator[tuple[str, str]]:
     for number, (measure, how) in enumerate(task.metric(meant[kinds[0]]).measures.items()):
         read = f"{measure}{f' in {how.unit}' if how.unit else ''}, {how.direction} is better"
         yield "" if number else "measures", read
-    fitting = [one for one in plugins.names("heads") if _fits(one, task, meant[kinds[0]])]
+    fitting = [one for one in heads.PLUGINS.names() if _fits(one, task, meant[kinds[0]])]
     for number, one in enumerate(sorted(fitting, key=lambda one: one != task.head)):
         default = " (default)" if one == task.head else ""
-        yield "" if number else "heads", f"{one}{_options(plugins.load('heads', one).Head)}{default}"
+        yield "" if number else "heads", f"{one}{_options(heads.PLUGINS.load(one).Head)}{default}"
     losses: dict[tuple[str, ...], list[str]] = {}
     for kind, convention in meant.items():
         losses.setdefault(task.offered(convention), []).append(kind)

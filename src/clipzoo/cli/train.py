@@ -24,8 +24,8 @@ def command(
     """Train one arm of a recipe; stopped at any moment, the same command goes on at the exact sample."""
     from rich.markup import escape
 
-    from clipzoo import pipeline
     from clipzoo.cli._console import bold, console, opened, previewed
+    from clipzoo.runs import verbs as pipeline
     from clipzoo.training import ended
 
     if dry_run:

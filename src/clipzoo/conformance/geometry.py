@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clipzoo import tasks
 from clipzoo.conformance.agreement import TOLERANCE, WHOLE, Crop, agreement, overlap, part, upside_down
 from clipzoo.conformance.card import Verdict
-from clipzoo.conformance.contest import Outcome, Wrong, contest, judged
+from clipzoo.conformance.hypotheses import Outcome, Wrong, contest, judged
 from clipzoo.conformance.pictures import changed, mirrored
 from clipzoo.conformance.running import ask
 from clipzoo.experts import Expert, ExpertInput

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clipzoo.conformance.agreement import GRID, correlation, part
 from clipzoo.conformance.card import Verdict
-from clipzoo.conformance.contest import Wrong, contest, judged
+from clipzoo.conformance.hypotheses import Wrong, contest, judged
 from clipzoo.conformance.scenes import Scene
 from clipzoo.experts import ExpertInput
 from clipzoo.tasks.base import Convention

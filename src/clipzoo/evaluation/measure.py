@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipzoo import plugins
+from clipzoo import tasks
 from clipzoo.errors import DatasetError
 from clipzoo.tasks.base import Convention, Measure, Metric, Rows
 
@@ -96,7 +96,7 @@ def metric_of(group: str, convention: Convention) -> Metric:
     if group in RECOGNITION:
         found: Metric = importlib.import_module(f"clipzoo.evaluation.{group}").METRIC
     else:
-        found = plugins.load("tasks", group).TASK.metric(convention)
+        found = tasks.get(group).metric(convention)
     return found
 
 

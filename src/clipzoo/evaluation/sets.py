@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 
-from clipzoo import files, plugins, tasks
+from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, DatasetError, PlanError
-from clipzoo.evaluation.datasets.base import Benchmark
+from clipzoo.evaluation.datasets import PLUGINS
 from clipzoo.files import AnyPath, Place
 from clipzoo.readers import fingerprint, in_turn, open_dataset
 from clipzoo.readers.base import Entry, Reader
@@ -188,7 +188,7 @@ def recognition(
     location: str, size: tuple[int, int], *, crop: Crop = "whole", layout: str = "webdataset"
 ) -> tuple[ZeroShotSet | None, RetrievalSet | None]:
     """Both sets of a benchmark, read and decoded once; None where it has no classes, or no captions."""
-    found: Benchmark = plugins.load("evaluation.datasets", layout).read(location)
+    found = PLUGINS.load(layout).read(location)
     images, _ = _decode(found.images, size, crop)
     named = ZeroShotSet(images, found.keys, found.targets, found.classnames, found.templates)
     rows = [i for i, captions in enumerate(found.captions) if captions]

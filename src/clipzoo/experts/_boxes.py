@@ -11,9 +11,8 @@ import numpy as np
 
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts._answers import COMMON, COMMON_PARSERS, Parser, chosen, parse_classes
-from clipzoo.experts._keyed import Size
 from clipzoo.tasks.detection import Detection
-from clipzoo.types import BoolArray
+from clipzoo.types import BoolArray, Size
 
 OTHERS = "objects of classes that are not in classes: drop (where they are is background) or ignore (nothing is known)"
 MATCH = "what names a sample's annotation: key (its whole key, the default), stem (what follows the key's last slash)"

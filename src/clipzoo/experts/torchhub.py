@@ -1,7 +1,7 @@
 """Models of torch.hub repositories: ``torchhub:<owner/repo:ref or folder>#<entry>?trust_repo=1&task=…&…``, or a card.
 
 The repository's own code builds the model and runs with all your rights: it is refused without ``trust_repo=1``. What
-the model takes and gives is answered as in the card of an ONNX file (`clipzoo.experts._onnx_card`), in the URI or in a
+the model takes and gives is answered as in the card of an ONNX file (`clipzoo.experts.onnx.card`), in the URI or in a
 YAML (``torchhub:card.yaml?trust_repo=1``) that also says:
 
     repo: yvanyin/metric3d:main       # or a folder, beside this file
@@ -30,9 +30,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._answers import split
-from clipzoo.experts._onnx_card import Described, Input, Output, read_yaml, validated
 from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
 from clipzoo.experts.onnx import checked, label, prepare
+from clipzoo.experts.onnx.card import Described, Input, Output, read_yaml, validated
 from clipzoo.types import ImageArray
 
 HUBCONF = "hubconf.py"

@@ -20,7 +20,7 @@ from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import _boxes
 from clipzoo.experts._answers import Parser, answer, number, parse_classes, split
 from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
-from clipzoo.tasks import _rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
@@ -201,7 +201,7 @@ class Torchvision(Expert):
         rows = np.flatnonzero(ids >= 0)
         masks = None
         if "masks" in found:
-            masks = [_rle.encode((found["masks"][int(row), 0] > MASK).cpu().numpy()) for row in rows]
+            masks = [rle.encode((found["masks"][int(row), 0] > MASK).cpu().numpy()) for row in rows]
         threshold, floor = self.fields["threshold"], self.fields["floor"]
         return _boxes.guesses(size, arrays["boxes"][rows], ids[rows], arrays["scores"][rows], threshold, floor, masks)
 

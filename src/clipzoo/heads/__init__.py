@@ -6,18 +6,26 @@ tapped layer, shallow to deep, sizes may differ), gives raw [B,out,h',w'].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from torch import nn
 
-from clipzoo import plugins
-from clipzoo.heads._layers import Maps, resize
+from clipzoo.heads.layers import Maps, resize
+from clipzoo.plugins import Registry
 
-__all__ = ["Maps", "create", "resize"]
+__all__ = ["PLUGINS", "HeadPlugin", "Maps", "create", "resize"]
+
+
+class HeadPlugin(Protocol):
+    """A module of this folder."""
+
+    Head: Callable[..., nn.Module]
+
+
+PLUGINS: Registry[HeadPlugin] = Registry("heads", ("Head",))
 
 
 def create(name: str, in_channels: Sequence[int], out_channels: int, **options: Any) -> nn.Module:
-    """The head of this name for maps of ``in_channels`` each."""
-    head: nn.Module = plugins.load("heads", name).Head(in_channels, out_channels, **options)
-    return head
+    """Return the head of this name for maps of ``in_channels`` each."""
+    return PLUGINS.load(name).Head(in_channels, out_channels, **options)

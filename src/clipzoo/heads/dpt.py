@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from clipzoo.heads._layers import resize
+from clipzoo.heads.layers import resize
 
 
 class Head(nn.Module):

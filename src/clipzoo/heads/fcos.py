@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipzoo.heads._layers import Gather
+from clipzoo.heads.layers import Gather
 
 WHERE = 5
 """Channels that the second tower gives: four distances and centerness. The first gives the others."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipzoo.heads._layers import Gather
+from clipzoo.heads.layers import Gather
 
 
 class Head(nn.Module):

@@ -3,11 +3,10 @@
 from clipzoo.labeling._tuning import Precision, Tuning
 from clipzoo.labeling.engine import ColumnReport, label, report
 from clipzoo.labeling.estimating import Estimate, estimate
-from clipzoo.labeling.gallery import Gallery, inspect
 from clipzoo.labeling.importing import Imported, import_labels
 from clipzoo.stopping import Interrupted
 
 __all__ = [
-    "ColumnReport", "Estimate", "Gallery", "Imported", "Interrupted", "Precision", "Tuning", "estimate",
-    "import_labels", "inspect", "label", "report",
+    "ColumnReport", "Estimate", "Imported", "Interrupted", "Precision", "Tuning", "estimate", "import_labels", "label",
+    "report",
 ]  # fmt: skip

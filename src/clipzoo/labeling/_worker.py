@@ -18,10 +18,11 @@ import torch
 from clipzoo.errors import DatasetError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place
-from clipzoo.labeling import _reads, engine
+from clipzoo.labeling import _inputs as _reads
+from clipzoo.labeling import engine
 from clipzoo.labeling._budget import Budget
-from clipzoo.labeling._look import look
 from clipzoo.labeling._progress import Meter
+from clipzoo.labeling._quick_check import look
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, codecs, labelled_shard
 from clipzoo.labeling.plan import Job
@@ -128,7 +129,7 @@ class Worker:
         return software()
 
     def look(self, places: Sequence[int], shards: Sequence[str]) -> list[str]:
-        """What a short look at the experts in these places says; see `clipzoo.labeling._look.look`."""
+        """What a short look at the experts in these places says; see `clipzoo.labeling._quick_check.look`."""
         return look(self.reader, shards, [self.works[i].expert for i in places])
 
     def label(self, job: Job, budgets: Sequence[Budget]) -> dict[int, Budget]:

@@ -20,10 +20,11 @@ from clipzoo import tasks
 from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError, kind_of
 from clipzoo.experts.base import Expert
 from clipzoo.files import AnyPath, Place, local, place
-from clipzoo.labeling import _reads, plan
+from clipzoo.labeling import _inputs as _reads
+from clipzoo.labeling import plan
 from clipzoo.labeling._budget import Budget
-from clipzoo.labeling._look import look, warn
 from clipzoo.labeling._progress import Progress
+from clipzoo.labeling._quick_check import look, warn
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.readers import Reader, fingerprint, open_dataset

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from clipzoo import experts
 from clipzoo.errors import MAX_FAILURES, ExpertError, SampleError
 from clipzoo.experts._answers import FORMATS
-from clipzoo.experts._keyed import KeyedExpert
 from clipzoo.files import AnyPath, Place
+from clipzoo.importers.base import KeyedExpert
 from clipzoo.labeling.engine import ColumnReport, label
 from clipzoo.readers import open_dataset
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipzoo.errors import OWN_LABEL, LabelError, RemoteError, SampleError
-from clipzoo.experts._keyed import KeyedExpert
 from clipzoo.experts.base import Expert, ExpertInput
-from clipzoo.labeling import _reads
+from clipzoo.importers.base import KeyedExpert
+from clipzoo.labeling import _inputs as _reads
 from clipzoo.labeling._batches import Batch, Batcher, Decoded, decoded
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress

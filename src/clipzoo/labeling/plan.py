@@ -9,8 +9,8 @@ from fnmatch import filter as fitting
 from typing import TypeVar
 
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.experts._keyed import KeyedExpert
 from clipzoo.experts.base import Expert
+from clipzoo.importers.base import KeyedExpert
 from clipzoo.readers import Reader
 from clipzoo.store import Column
 from clipzoo.store.manifest import runs

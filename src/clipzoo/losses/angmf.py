@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.losses._masked import batch_mean
+from clipzoo.losses.masked import batch_mean
 
 EXTRA_CHANNELS = 1
 """The raw output has the prediction's channels, then that of κ."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses._masked import batch_mean
+from clipzoo.losses.masked import batch_mean
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.losses._masked import batch_mean, known
+from clipzoo.losses.masked import batch_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:

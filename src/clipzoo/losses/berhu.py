@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses._masked import batch_mean, known
+from clipzoo.losses.masked import batch_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) -> Tensor:

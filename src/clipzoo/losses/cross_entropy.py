@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.losses._masked import batch_mean
+from clipzoo.losses.masked import batch_mean
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from clipzoo.losses._masked import batch_mean
+from clipzoo.losses.masked import batch_mean
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses._masked import batch_mean, centred, image_mean, known
+from clipzoo.losses.masked import batch_mean, centred, image_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:

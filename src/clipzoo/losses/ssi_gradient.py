@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses._masked import batch_mean, image_mean, known
+from clipzoo.losses.masked import batch_mean, image_mean, known
 
 
 def loss(

@@ -152,7 +152,7 @@ def check_model(model: str, pretrained: str | None = None) -> None:
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not (pretrained is None or Path(pretrained).is_file() or get_pretrained_cfg(model, pretrained)):
-        meant = plugins.near(pretrained, tags)
+        meant = plugins.nearest(pretrained, tags)
         raise CheckpointError(
             f"{model} has no weights {pretrained!r}: no file has that name, and its tags are "
             f"{', '.join(tags) or 'none'}{'; ' if meant else ''}{meant}"

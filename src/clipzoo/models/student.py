@@ -56,7 +56,7 @@ class HeadSpec:
         channels = task.raw_channels(self.convention, self.loss)
         if self.loss or self.loss_options:
             self._check_loss(task, channels)
-        _takes(f"the head {name}", plugins.load("heads", name).Head, self.options)
+        _takes(f"the head {name}", heads.PLUGINS.load(name).Head, self.options)
         try:
             head = heads.create(name, [m.shape[1] for m in maps], channels, **self.options)
             raw = head.eval()(maps)

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipzoo.files import AnyPath, read_at
-from clipzoo.readers._formats import open_location
+from clipzoo.readers._formats import PLUGINS, ReaderPlugin, open_location
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import Entry, Reader, Span, in_turn
 
 __all__ = [
-    "Entry", "Location", "Reader", "Span", "fingerprint", "in_turn", "open_dataset", "read_at", "shard_fingerprint",
+    "PLUGINS", "Entry", "Location", "Reader", "ReaderPlugin", "Span", "fingerprint", "in_turn", "open_dataset",
+    "read_at", "shard_fingerprint",
 ]  # fmt: skip
 
 

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from clipzoo import plugins
+from typing import Protocol
+
 from clipzoo.errors import DatasetError
+from clipzoo.plugins import Registry
 from clipzoo.readers import _shards
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import Reader
+
+
+class ReaderClass(Protocol):
+    """A subclass of `Reader` with two class methods."""
+
+    def accepts(self, location: Location) -> bool:
+        """Whether the location is of this format; true for one format only."""
+
+    def open(self, location: Location) -> Reader:
+        """Return the dataset at the location; `DatasetError` if it cannot be read as a whole."""
+
+
+class ReaderPlugin(Protocol):
+    """A module of this folder."""
+
+    READER: ReaderClass
+
+
+PLUGINS: Registry[ReaderPlugin] = Registry("readers", ("READER",))
 
 
 def open_location(location: Location) -> Reader:
@@ -17,7 +38,7 @@ def open_location(location: Location) -> Reader:
         PluginError: there is no such format.
     """
     wanted = location.options.get("format")
-    known = {name: plugins.load("readers", name).READER for name in plugins.names("readers")}
+    known = {name: PLUGINS.load(name).READER for name in PLUGINS.names()}
     fitting = [name for name, reader in known.items() if reader.accepts(location)] if wanted is None else [wanted]
     if not fitting:
         raise _shards.nothing(location.path)
@@ -27,6 +48,6 @@ def open_location(location: Location) -> Reader:
             f"{location.path!r} holds data of several formats ({', '.join(fitting)}), and only one can be meant: give "
             f"{ways}, or the folder or file that you mean"
         )
-    opened: Reader = plugins.load("readers", fitting[0]).READER.open(location)
+    opened = PLUGINS.load(fitting[0]).READER.open(location)
     opened.folders += location.whole
     return opened

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from clipzoo import plugins
+from clipzoo.plugins import Registry
 from clipzoo.tasks.base import Additive, Convention, Measure, Metric, Task
 
-__all__ = ["Additive", "Convention", "Measure", "Metric", "Task", "get"]
+__all__ = ["PLUGINS", "Additive", "Convention", "Measure", "Metric", "Task", "TaskPlugin", "get"]
+
+
+class TaskPlugin(Protocol):
+    """A module of this folder."""
+
+    TASK: Task[Any]
+
+
+PLUGINS: Registry[TaskPlugin] = Registry("tasks", ("TASK",))
 
 
 def get(name: str) -> Task[Any]:
-    """The task of this name; `PluginError`, with the nearest names, if there is none."""
-    task: Task[Any] = plugins.load("tasks", name).TASK
-    return task
+    """Return the task of this name; `PluginError`, with the nearest names, if there is none."""
+    return PLUGINS.load(name).TASK

@@ -9,15 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import ModuleType
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo import plugins
+from clipzoo import losses
 from clipzoo.errors import LabelError, PluginError
+from clipzoo.losses import InstalledLoss, LossPlugin
 from clipzoo.types import ImageArray, View
 
 L = TypeVar("L")
@@ -172,12 +172,14 @@ class Task(ABC, Generic[L]):
     def offered(self, convention: Convention) -> tuple[str, ...]:
         """What a recipe's column may name: `losses`, then installed ones that say that they learn such labels."""
         own = self.losses(convention)
-        others = [name for name in plugins.installed("losses") if name not in own] if own else []
+        others = [name for name in losses.PLUGINS.installed() if name not in own] if own else []
         return (*own, *(name for name in others if self._learnt(name, convention)))
 
     def _learnt(self, name: str, convention: Convention) -> bool:
         """Whether an installed loss of this name says that it learns such labels."""
-        return name in plugins.installed("losses") and bool(plugins.load("losses", name).learns(self.name, convention))
+        if name not in losses.PLUGINS.installed():
+            return False
+        return bool(cast(InstalledLoss, losses.PLUGINS.load(name)).learns(self.name, convention))
 
     def criterion(self, convention: Convention, name: str | None = None) -> Callable[..., Tensor]:
         """The function of this loss, or of the default one.
@@ -185,19 +187,18 @@ class Task(ABC, Generic[L]):
         Raises:
             PluginError: the task does not offer it.
         """
-        function: Callable[..., Tensor] = self._loss_file(convention, name).loss
-        return function
+        return self._loss_file(convention, name).loss
 
     def raw_channels(self, convention: Convention, loss: str | None = None) -> int:
         """How many channels a head gives that is trained by this loss: `channels`, then those that the loss adds."""
         extra = getattr(self._loss_file(convention, loss), "EXTRA_CHANNELS", 0) if self.losses(convention) else 0
         return self.channels(convention) + int(extra)
 
-    def _loss_file(self, convention: Convention, name: str | None) -> ModuleType:
+    def _loss_file(self, convention: Convention, name: str | None) -> LossPlugin:
         own = self.losses(convention)
         chosen = name or next(iter(own), "")
         if chosen in own or (own and self._learnt(chosen, convention)):
-            return plugins.load("losses", chosen)
+            return losses.PLUGINS.load(chosen)
         what, others = convention.kind or "", " or ".join(self.offered(convention)) or "its own alone"
         raise PluginError(f"{what} {self.name} is not learnt by the loss {name!r}; it is by {others}".strip())
 

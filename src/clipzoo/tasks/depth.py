@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.errors import LabelError
-from clipzoo.tasks import _maps, _png
+from clipzoo.tasks import maps, png
 from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
@@ -52,7 +52,7 @@ class Depth:
     along: Along | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", _maps.zero_unknown(self.values, self.valid))
+        object.__setattr__(self, "values", maps.zero_unknown(self.values, self.valid))
 
 
 class DepthMetric(Additive):
@@ -78,7 +78,7 @@ class DepthMetric(Additive):
 
     def statistics(self, prediction: Depth, truth: Depth) -> Statistics:
         """Float64 [6]: δ1, absrel, rmse, 1 if these could be taken; coverage, 1 if any truth is known."""
-        _maps.same_size(prediction.valid, truth.valid)
+        maps.same_size(prediction.valid, truth.valid)
         both = truth.valid & prediction.valid
         if not both.any():
             return np.array([0, 0, 0, 0, 0, float(truth.valid.any())])
@@ -131,7 +131,7 @@ class DepthTask(Task[Depth]):
 
     def check(self, label: Depth, convention: Convention) -> None:
         """Raise `LabelError` unless values are float32 [H,W] of the convention's kind, finite, in range."""
-        _maps.check_map("depth values", label.values, label.valid, np.float32)
+        maps.check_map("depth values", label.values, label.valid, np.float32)
         kind = _kind(convention)
         require(
             (label.kind, label.along) == (kind, convention.along),
@@ -175,11 +175,11 @@ class DepthTask(Task[Depth]):
         }
         share = _share(np.where(label.valid, label.values, low), low, high, log)
         codes = np.where(label.valid, 1 + np.rint(STEPS * share), 0).astype(np.uint16)
-        return _png.write(codes, self.name, facts, level=1)
+        return png.write(codes, self.name, facts, level=1)
 
     def decode(self, data: bytes) -> Depth:
         """The inverse of `encode`, within its quantisation."""
-        codes, facts = _png.read(data, self.name, ("I;16", "I"))
+        codes, facts = png.read(data, self.name, ("I;16", "I"))
         low, high, log = _transform(facts)
         share = (codes.astype(np.float64) - 1) / STEPS
         values = low * np.exp(share * math.log(high / low)) if log else low + share * (high - low)
@@ -194,12 +194,12 @@ class DepthTask(Task[Depth]):
 
     def crop_resize(self, label: Depth, view: View) -> Depth:
         """Known values averaged; known where half of a pixel was."""
-        values, valid = _maps.resample(label.values[None], label.valid, view)
+        values, valid = maps.resample(label.values[None], label.valid, view)
         return replace(label, values=values[0], valid=valid)
 
     def hflip(self, label: Depth) -> Depth:
         """Left and right exchanged."""
-        return replace(label, values=_maps.mirror(label.values), valid=_maps.mirror(label.valid))
+        return replace(label, values=maps.mirror(label.values), valid=maps.mirror(label.valid))
 
     # Learning ------------------------------------------------------------------------------------------
 
@@ -210,8 +210,8 @@ class DepthTask(Task[Depth]):
     def collate(self, labels: Sequence[Depth | None], size: tuple[int, int]) -> Target:
         """``values`` float32 [B,H,W] and ``valid``."""
         return {
-            "values": _maps.batch(labels, "values", size, np.float32),
-            "valid": _maps.batch(labels, "valid", size, np.bool_),
+            "values": maps.batch(labels, "values", size, np.float32),
+            "valid": maps.batch(labels, "valid", size, np.bool_),
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from torchvision.ops import batched_nms
 
 from clipzoo.errors import LabelError
 from clipzoo.losses import focal, giou
-from clipzoo.tasks import _average_precision, _fcos, _maps, _rle
+from clipzoo.tasks import _average_precision, _fcos, maps, rle
 from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics, Target, Task, require
 from clipzoo.tasks.segmentation import MAX_CLASSES, palette
 from clipzoo.types import MAX_PIXELS, BoolArray, FloatArray, ImageArray, View
@@ -173,7 +173,7 @@ class DetectionTask(Task[Detection]):
         top = max(int(ids.max(initial=0)) for ids in (label.ids, label.asked) if ids is not None)
         require(top < K, f"class id {top} in a label space of {K} classes, whose ids end at {K - 1}; name all classes")
         for text in label.masks or ():
-            _rle.decode(text, label.size)
+            rle.decode(text, label.size)
 
     def encode(self, label: Detection) -> bytes:
         """JSON: boxes to a thousandth of a pixel, scores in full, masks as they are."""
@@ -222,13 +222,13 @@ class DetectionTask(Task[Detection]):
             ignored=label.ignored | (share < SEEN_SHARE),
         )
         kept = (seen.boxes[:, 2:] > seen.boxes[:, :2]).all(1)
-        return replace(seen.take(kept), masks=_each(label.take(kept), lambda mask: _maps.nearest(mask, view)))
+        return replace(seen.take(kept), masks=_each(label.take(kept), lambda mask: maps.nearest(mask, view)))
 
     def hflip(self, label: Detection) -> Detection:
         """Left and right exchanged: the new left side is the old right one."""
         x0, y0, x1, y1 = label.boxes.T
         W = np.float32(label.size[1])
-        return replace(label, boxes=np.stack([W - x1, y0, W - x0, y1], 1), masks=_each(label, _maps.mirror))
+        return replace(label, boxes=np.stack([W - x1, y0, W - x0, y1], 1), masks=_each(label, maps.mirror))
 
     # Learning ------------------------------------------------------------------------------------------
 
@@ -261,8 +261,8 @@ class DetectionTask(Task[Detection]):
                 valid[b] = ~np.append(label.ignored, False)[owner]
                 owner = np.where(valid[b], owner, -1)
                 ids[b], distances[b] = np.append(label.ids, 0)[owner], _fcos.sides_from(label.shares, owner)
-        maps = {"ids": ids, "distances": distances, "valid": valid, "asked": _asked(labels)}
-        return {name: torch.from_numpy(x) for name, x in maps.items()}
+        target = {"ids": ids, "distances": distances, "valid": valid, "asked": _asked(labels)}
+        return {name: torch.from_numpy(x) for name, x in target.items()}
 
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
@@ -327,7 +327,7 @@ class DetectionTask(Task[Detection]):
         ).astype(np.uint8)
         order = np.argsort(np.where(label.ignored, -1, label.scores), kind="stable")
         for i, text in enumerate(label.masks or ()):
-            picture[_rle.decode(text, label.size)] = colours[i] // 2
+            picture[rle.decode(text, label.size)] = colours[i] // 2
         drawn = Image.fromarray(picture)
         pen, width = ImageDraw.Draw(drawn), max(1, round(max(label.size) / 100))
         for i in order:
@@ -401,7 +401,7 @@ def _each(label: Detection, change: Callable[[BoolArray], BoolArray]) -> tuple[s
     """The label's masks, each changed."""
     if label.masks is None:
         return None
-    return tuple(_rle.encode(change(_rle.decode(text, label.size))) for text in label.masks)
+    return tuple(rle.encode(change(rle.decode(text, label.size))) for text in label.masks)
 
 
 def _asked(labels: Sequence[Detection | None]) -> BoolArray:

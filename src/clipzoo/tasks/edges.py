@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.tasks import _maps, _png
+from clipzoo.tasks import maps, png
 from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
@@ -48,7 +48,7 @@ class Edges:
     valid: BoolArray
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", _maps.zero_unknown(self.values, self.valid))
+        object.__setattr__(self, "values", maps.zero_unknown(self.values, self.valid))
 
 
 class EdgesMetric(Additive):
@@ -72,7 +72,7 @@ class EdgesMetric(Additive):
 
     def statistics(self, prediction: Edges, truth: Edges) -> Statistics:
         """Float64 [3T+1], pixels: predicted at each of the T thresholds, right of these, true ones found; all true."""
-        _maps.same_size(prediction.valid, truth.valid)
+        maps.same_size(prediction.valid, truth.valid)
         true = thin(truth.values) >= 0.5
         lines = thin(np.where(truth.valid, prediction.values, np.float32(0)))
         reach = max(1.0, TOLERANCE * math.hypot(*true.shape))
@@ -103,7 +103,7 @@ class EdgesTask(Task[Edges]):
 
     def check(self, label: Edges, convention: Convention) -> None:
         """Raise `LabelError` unless values are float32 [H,W] in [0, 1]."""
-        _maps.check_map("edge probabilities", label.values, label.valid, np.float32)
+        maps.check_map("edge probabilities", label.values, label.valid, np.float32)
         known = label.values[label.valid]
         wrong = ~((known >= 0) & (known <= 1))  # so that NaN is wrong, too
         require(
@@ -115,11 +115,11 @@ class EdgesTask(Task[Edges]):
     def encode(self, label: Edges) -> bytes:
         """8-bit PNG, 1 + 254 p, 0 where unknown; p errs by at most 0.2 %, and 0 and 1 are exact."""
         codes = np.where(label.valid, 1 + np.rint(STEPS * label.values), 0).astype(np.uint8)
-        return _png.write(codes, self.name, {}, level=6)
+        return png.write(codes, self.name, {}, level=6)
 
     def decode(self, data: bytes) -> Edges:
         """The inverse of `encode`, within its quantisation."""
-        codes, _ = _png.read(data, self.name, ("L",))
+        codes, _ = png.read(data, self.name, ("L",))
         return Edges((codes.astype(np.float32) - 1) / STEPS, codes > 0)
 
     def valid_share(self, label: Edges) -> float:
@@ -130,11 +130,11 @@ class EdgesTask(Task[Edges]):
 
     def crop_resize(self, label: Edges, view: View) -> Edges:
         """The largest known probability under each pixel; known where half of a pixel was."""
-        return Edges(*_maps.largest(label.values, label.valid, view))
+        return Edges(*maps.largest(label.values, label.valid, view))
 
     def hflip(self, label: Edges) -> Edges:
         """Left and right exchanged."""
-        return Edges(_maps.mirror(label.values), _maps.mirror(label.valid))
+        return Edges(maps.mirror(label.values), maps.mirror(label.valid))
 
     # Learning ------------------------------------------------------------------------------------------
 
@@ -145,8 +145,8 @@ class EdgesTask(Task[Edges]):
     def collate(self, labels: Sequence[Edges | None], size: tuple[int, int]) -> Target:
         """``values`` float32 [B,H,W] and ``valid``."""
         return {
-            "values": _maps.batch(labels, "values", size, np.float32),
-            "valid": _maps.batch(labels, "valid", size, np.bool_),
+            "values": maps.batch(labels, "values", size, np.float32),
+            "valid": maps.batch(labels, "valid", size, np.bool_),
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.tasks import _maps, _png
+from clipzoo.tasks import maps, png
 from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import BoolArray, Camera, FloatArray, ImageArray, View
@@ -40,7 +40,7 @@ class Normals:
     valid: BoolArray
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vectors", _maps.zero_unknown(self.vectors, self.valid))
+        object.__setattr__(self, "vectors", maps.zero_unknown(self.vectors, self.valid))
 
 
 class NormalsMetric(Additive):
@@ -62,7 +62,7 @@ class NormalsMetric(Additive):
 
     def statistics(self, prediction: Normals, truth: Normals) -> Statistics:
         """Float64 [6]: sum of angles, pixels below each bound, pixels compared, pixels of known truth."""
-        _maps.same_size(prediction.valid, truth.valid)
+        maps.same_size(prediction.valid, truth.valid)
         both = prediction.valid & truth.valid
         p, t = (x.vectors[:, both].astype(np.float64) for x in (prediction, truth))
         chords = np.linalg.norm(p - t, axis=0)  # the arc cosine is blunt at 0, where good predictions are
@@ -87,7 +87,7 @@ class NormalsTask(Task[Normals]):
 
     def check(self, label: Normals, convention: Convention) -> None:
         """Raise `LabelError` unless vectors are float32 [3,H,W] of length 1."""
-        _maps.check_map("normals", label.vectors, label.valid, np.float32, channels=3)
+        maps.check_map("normals", label.vectors, label.valid, np.float32, channels=3)
         lengths = np.linalg.norm(label.vectors[:, label.valid], axis=0)
         wrong = ~(np.abs(lengths - 1) < 1e-3)  # so that NaN is wrong, too
         require(
@@ -103,11 +103,11 @@ class NormalsTask(Task[Normals]):
         bits would save a quarter of the bytes, but err by 0.95°, or 0.64° with a search.
         """
         codes = np.asarray(ZERO + np.rint(ZERO * np.moveaxis(label.vectors, 0, -1)), np.uint8)
-        return _png.write(codes * label.valid[..., None], self.name, {}, level=6)
+        return png.write(codes * label.valid[..., None], self.name, {}, level=6)
 
     def decode(self, data: bytes) -> Normals:
         """The inverse of `encode`, within its quantisation."""
-        codes, _ = _png.read(data, self.name, ("RGB",))
+        codes, _ = png.read(data, self.name, ("RGB",))
         planes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))
         vectors = DECODED[planes]
         length, valid = np.sqrt(np.square(vectors).sum(0)), np.asarray(planes.any(0))
@@ -125,14 +125,14 @@ class NormalsTask(Task[Normals]):
 
     def crop_resize(self, label: Normals, view: View) -> Normals:
         """Known vectors averaged and brought back to length 1; known where half of a pixel was."""
-        vectors, valid = _maps.resample(label.vectors, label.valid, view)
+        vectors, valid = maps.resample(label.vectors, label.valid, view)
         length = np.linalg.norm(vectors, axis=0)
         return Normals(vectors / np.maximum(length, SHORTEST), valid & (length >= SHORTEST))
 
     def hflip(self, label: Normals) -> Normals:
         """Left and right exchanged, and x negated."""
-        mirrored = _maps.mirror(label.vectors) * np.array([-1, 1, 1], np.float32)[:, None, None]
-        return Normals(mirrored, _maps.mirror(label.valid))
+        mirrored = maps.mirror(label.vectors) * np.array([-1, 1, 1], np.float32)[:, None, None]
+        return Normals(mirrored, maps.mirror(label.valid))
 
     # Learning ------------------------------------------------------------------------------------------
 
@@ -143,8 +143,8 @@ class NormalsTask(Task[Normals]):
     def collate(self, labels: Sequence[Normals | None], size: tuple[int, int]) -> Target:
         """``vectors`` float32 [B,3,H,W] and ``valid``."""
         return {
-            "vectors": _maps.batch(labels, "vectors", (3, *size), np.float32),
-            "valid": _maps.batch(labels, "valid", size, np.bool_),
+            "vectors": maps.batch(labels, "vectors", (3, *size), np.float32),
+            "valid": maps.batch(labels, "valid", size, np.bool_),
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.tasks import _maps, _png
+from clipzoo.tasks import maps, png
 from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
 from clipzoo.types import BoolArray, ImageArray, View
 
@@ -34,7 +34,7 @@ class Segmentation:
     confidence: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", _maps.zero_unknown(self.ids, self.valid))
+        object.__setattr__(self, "ids", maps.zero_unknown(self.ids, self.valid))
 
 
 class SegmentationMetric(Additive):
@@ -53,7 +53,7 @@ class SegmentationMetric(Additive):
 
     def statistics(self, prediction: Segmentation, truth: Segmentation) -> Statistics:
         """Float64 [3K]: of each class the pixels where truth and prediction have it, where either has it, true ones."""
-        _maps.same_size(prediction.valid, truth.valid)
+        maps.same_size(prediction.valid, truth.valid)
         K = self.count
         top = max(int(prediction.ids.max(initial=0)), int(truth.ids.max(initial=0)))
         require(top < K, f"class id {top} in a label space of {K} classes; compare labels of one label space")
@@ -84,7 +84,7 @@ class SegmentationTask(Task[Segmentation]):
     def check(self, label: Segmentation, convention: Convention) -> None:
         """Raise `LabelError` unless ids are uint16 [H,W] of the label space, and confidence a share."""
         K = self.channels(convention)
-        _maps.check_map("segmentation ids", label.ids, label.valid, np.uint16)
+        maps.check_map("segmentation ids", label.ids, label.valid, np.uint16)
         top = int(label.ids.max())
         require(
             top < K,
@@ -109,11 +109,11 @@ class SegmentationTask(Task[Segmentation]):
         facts: dict[str, Any] = {"void": void}
         if label.confidence is not None:
             facts["confidence"] = float(label.confidence)
-        return _png.write(codes, self.name, facts, level=6)
+        return png.write(codes, self.name, facts, level=6)
 
     def decode(self, data: bytes) -> Segmentation:
         """The inverse of `encode`, exactly."""
-        codes, facts = _png.read(data, self.name, ("L", "I;16", "I"))
+        codes, facts = png.read(data, self.name, ("L", "I;16", "I"))
         void, confidence = facts.get("void"), facts.get("confidence")
         require(
             void == np.iinfo(codes.dtype).max and isinstance(confidence, float | None),
@@ -130,11 +130,11 @@ class SegmentationTask(Task[Segmentation]):
 
     def crop_resize(self, label: Segmentation, view: View) -> Segmentation:
         """Nearest pixels, of ids and validity alike."""
-        return replace(label, ids=_maps.nearest(label.ids, view), valid=_maps.nearest(label.valid, view))
+        return replace(label, ids=maps.nearest(label.ids, view), valid=maps.nearest(label.valid, view))
 
     def hflip(self, label: Segmentation) -> Segmentation:
         """Left and right exchanged; ids as they are."""
-        return replace(label, ids=_maps.mirror(label.ids), valid=_maps.mirror(label.valid))
+        return replace(label, ids=maps.mirror(label.ids), valid=maps.mirror(label.valid))
 
     # Learning ------------------------------------------------------------------------------------------
 
@@ -150,8 +150,8 @@ class SegmentationTask(Task[Segmentation]):
     def collate(self, labels: Sequence[Segmentation | None], size: tuple[int, int]) -> Target:
         """``ids`` int64 [B,H,W] and ``valid``."""
         return {
-            "ids": _maps.batch(labels, "ids", size, np.int64),
-            "valid": _maps.batch(labels, "valid", size, np.bool_),
+            "ids": maps.batch(labels, "ids", size, np.int64),
+            "valid": maps.batch(labels, "valid", size, np.bool_),
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:

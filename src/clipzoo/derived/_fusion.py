@@ -1,0 +1,193 @@
+"""Several labels of one image as one, in which agreement becomes confidence; one function a task.
+
+All labels are of one size and one convention, and tell the same image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzoo.errors import SampleError
+from clipzoo.tasks import _average_precision, rle
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import SHORTEST, Normals
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import BoolArray
+
+Doubles = NDArray[np.float64]
+
+
+def vote(labels: Sequence[Segmentation], agree: float) -> Segmentation:
+    """The class that most labels have at a pixel, its confidence the share of all labels that have it.
+
+    Unknown where two classes have equally many votes, or fewer than ``agree`` of all labels have the best one; a label
+    that knows nothing of a pixel has no vote there. The label's confidence is the mean over its known pixels.
+    """
+    ids, known = np.stack([label.ids for label in labels]), np.stack([label.valid for label in labels])
+    votes = np.stack([((ids == own) & known).sum(0) * seen for own, seen in zip(ids, known, strict=True)])
+    best = votes.argmax(0)[None]
+    most, chosen = np.take_along_axis(votes, best, 0)[0], np.take_along_axis(ids, best, 0)[0]
+    tie = ((votes == most) & (ids != chosen)).any(0)
+    share = most / len(labels)
+    valid = (most > 0) & ~tie & (share >= agree)
+    return Segmentation(chosen, valid, float(share[valid].mean()) if valid.any() else None)
+
+
+def middle(labels: Sequence[Depth], spread: float) -> Depth:
+    """The median depth, where most labels know it and they lie close together.
+
+    Labels of an affine kind have a scale and a shift each: they are brought to median 0 and mean absolute deviation 1
+    over the pixels that all of them know (Ranftl et al. 2020, arXiv 1907.01341, section 5).
+
+    Args:
+        labels: of one kind, along one line.
+        spread: the largest mean absolute difference from the median that is known: of metric depth in shares of it, of
+            affine kinds in mean absolute deviations.
+
+    Raises:
+        SampleError: an affine label is flat, or no pixel is known to all.
+    """
+    kind, known = labels[0].kind, np.stack([label.valid for label in labels])
+    values = np.stack([label.values.astype(np.float64) for label in labels])
+    if kind != "metric":
+        values = np.stack([_aligned(one, np.asarray(known.all(0))) for one in values])
+    enough = _most(known)
+    values = np.where(known & enough, values, np.nan)
+    values[:, ~enough] = 0
+    median = np.nanmedian(values, 0)
+    unit = np.maximum(median, 1e-9) if kind == "metric" else 1.0
+    valid = enough & (np.nanmean(np.abs(values - median), 0) / unit <= spread)
+    return Depth(np.where(valid, median, 0).astype(np.float32), valid, kind, labels[0].along)
+
+
+def _aligned(values: Doubles, known: BoolArray) -> Doubles:
+    if not known.any():
+        raise SampleError("the experts know no pixel in common, so that their depths cannot be brought to one scale")
+    shifted = values - np.median(values[known])
+    scale = np.abs(shifted[known]).mean()
+    if scale < 1e-9:
+        raise SampleError("an expert's depth is flat, so that it cannot be brought to the others' scale")
+    return np.asarray(shifted / scale)
+
+
+def direction(labels: Sequence[Normals], angle: float) -> Normals:
+    """The mean direction: the sum of unit vectors brought to length 1 (Mardia and Jupp, "Directional Statistics",
+    2000, section 9.2), where most labels know it and are at most ``angle`` degrees away from it in the mean.
+    """
+    known = np.stack([label.valid for label in labels])
+    vectors = np.stack([label.vectors for label in labels]).astype(np.float64)  # 0 where unknown
+    total = vectors.sum(0)
+    length = np.linalg.norm(total, axis=0)
+    clear = _most(known) & (length > SHORTEST)
+    mean = np.where(clear, total / np.where(clear, length, 1), 0)
+    apart = np.degrees(np.arccos(np.clip((vectors * mean).sum(1), -1, 1)))
+    valid = clear & (np.where(known, apart, 0).sum(0) <= angle * known.sum(0))
+    return Normals(np.where(valid, mean, 0).astype(np.float32), valid)
+
+
+def mean(labels: Sequence[Edges]) -> Edges:
+    """The mean probability of an edge, where most labels know it."""
+    known = np.stack([label.valid for label in labels])
+    total = np.stack([label.values for label in labels]).sum(0, dtype=np.float64)  # 0 where unknown
+    return Edges((total / np.maximum(known.sum(0), 1)).clip(0, 1).astype(np.float32), _most(known))
+
+
+def _most(known: BoolArray) -> BoolArray:
+    """[H,W], where more than half of the labels are known [N,H,W]."""
+    return np.asarray(2 * known.sum(0) > len(known))
+
+
+# Boxes -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cluster:
+    """Boxes that are taken for one object: their rows, at most one a label, and the fused box."""
+
+    rows: list[int]
+    box: Doubles
+
+
+def fuse(labels: Sequence[Detection], overlap: float, experts: int) -> Detection:
+    """Weighted boxes fusion (Solovyev, Wang and Gabruseva 2021, arXiv 1910.13302), one box an expert in a cluster.
+
+    The best box first, each joins the cluster of its class whose fused box it overlaps most, by ``overlap`` or more,
+    and that has none of its expert yet, else it begins one. A fused box is the mean of its boxes weighted by their
+    scores; its score is their mean times the share of experts that have it (the paper's rescaling). A cluster of fewer
+    than ``experts`` is ignored: nobody knows whether an object is there. So are boxes that a label ignores; but not
+    where an object of the class was found. Masks, where all labels have them, are where most of a cluster's are. Asked
+    for is what every label was asked for.
+    """
+    pile = joined(labels)
+    owner = np.repeat(np.arange(len(labels)), [len(label.ids) for label in labels])
+    clusters = _clusters(pile, owner, overlap)
+    none = pile.take(slice(0, 0))
+    asked = [label.asked for label in labels if label.asked is not None]
+    fused = joined([none, *(_fused(pile.take(c.rows), c.box, len(labels), experts) for c in clusters)])
+    sure, doubtful = fused.take(~fused.ignored), joined([fused.take(fused.ignored), pile.take(pile.ignored)])
+    same = _iou(doubtful.boxes, sure.boxes) * (doubtful.ids[:, None] == sure.ids)
+    whole = joined([sure, doubtful.take(same.max(1, initial=0) < overlap)])
+    return replace(whole, asked=reduce(np.intersect1d, asked)) if asked else whole
+
+
+def joined(labels: Sequence[Detection]) -> Detection:
+    """The objects of labels in one frame, one after the other; with masks if every object has one."""
+    masks = [label.masks if len(label.ids) else () for label in labels]
+    boxes, ids, scores, ignored = (np.concatenate([getattr(label, name) for label in labels]) for name in ARRAYS)
+    whole = None if None in masks else tuple(text for own in masks for text in own or ())
+    return Detection(labels[0].size, boxes, ids, scores, ignored, whole)
+
+
+def _clusters(pile: Detection, owner: NDArray[np.intp], overlap: float) -> list[Cluster]:
+    """Clusters of the boxes that are not ignored; ``owner`` [N] tells whose each is."""
+    clusters: list[Cluster] = []
+    for row in np.argsort(-pile.scores, kind="stable").tolist():
+        if pile.ignored[row]:
+            continue
+        free = [
+            cluster for cluster in clusters
+            if pile.ids[cluster.rows[0]] == pile.ids[row] and owner[row] not in owner[cluster.rows]
+        ]  # fmt: skip
+        near = _iou(pile.boxes[[row]], np.array([cluster.box for cluster in free]).reshape(-1, 4))[0]
+        if near.max(initial=0) >= overlap:
+            cluster = free[int(near.argmax())]
+            cluster.rows.append(row)
+            weights = np.maximum(pile.scores[cluster.rows].astype(np.float64), 1e-6)
+            cluster.box = np.average(pile.boxes[cluster.rows], axis=0, weights=weights)
+        else:
+            clusters.append(Cluster([row], pile.boxes[row].astype(np.float64)))
+    return clusters
+
+
+def _fused(members: Detection, box: Doubles, count: int, experts: int) -> Detection:
+    """A cluster's members as one object; ``count`` labels could have had it."""
+    masks = None
+    if members.masks is not None:
+        pixels = np.stack([rle.decode(text, members.size) for text in members.masks])
+        masks = (rle.encode(_most(pixels)),)
+    score = members.scores.sum(dtype=np.float64) / count
+    return Detection(
+        members.size,
+        box[None].astype(np.float32),
+        members.ids[:1],
+        np.array([score], np.float32),
+        np.array([len(members.ids) < experts]),
+        masks,
+    )
+
+
+def _iou(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> Doubles:
+    """[N,M], intersection over union of xyxy boxes."""
+    nothing = np.zeros(len(others), np.bool_)
+    return _average_precision.overlaps(boxes.astype(np.float64), others.astype(np.float64), nothing)
+
+
+ARRAYS = ("boxes", "ids", "scores", "ignored")
+"""Fields of `Detection` that have a row an object."""

@@ -1,0 +1,122 @@
+"""What experts share that predict nothing: they look labels up by a sample's key, or make them of other labels."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from clipzoo import files
+from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
+from clipzoo.tasks.base import Convention
+from clipzoo.types import ImageArray, Size
+
+
+class SampleExpert(Expert):
+    """An expert to which a picture alone says nothing."""
+
+    needs_sample = True
+    batch_size = 1
+
+    def load(self, device: str = "cpu") -> None:
+        """Nothing is loaded."""
+
+    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+        """Always raises: a picture alone names no label."""
+        raise ExpertError(f"{self.card.uri} finds labels by whole samples; call predict_inputs(inputs)")
+
+
+class KeyedExpert(SampleExpert):
+    """Labels that exist already."""
+
+    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
+        """The label of each sample.
+
+        Raises:
+            SampleError: there is none, it cannot be read, or does not fit its image or what was answered.
+        """
+        return [self.look_up(sample.key, (sample.image.shape[0], sample.image.shape[1])) for sample in inputs]
+
+    @abstractmethod
+    def place(self, key: str) -> str | None:
+        """Where the label of the sample with this key is: a name of its own; None if there is none."""
+
+    @abstractmethod
+    def look_up(self, key: str, size: Size) -> Any:
+        """The label of one sample whose image has ``size`` (H, W).
+
+        Raises:
+            SampleError: see `predict_inputs`.
+        """
+
+    def state(self, key: str) -> str:
+        """What tells, without reading it, that the label of a sample is another one than before.
+
+        "" where there is none, or where the card knows all that labels are read from (`ExpertCard.weights_sha256`).
+
+        Raises:
+            SampleError: the key is no name that a label could have.
+        """
+        return ""
+
+
+def card(
+    uri: str, task: str, given: Mapping[str, Any], answers: Mapping[str, Any], convention: Convention, sha256: str = ""
+) -> ExpertCard:
+    """The card of labels that exist.
+
+    Args:
+        uri: of their expert.
+        task: theirs.
+        given: question -> answer, for the manifest.
+        answers: the same as fields; of these ``licence`` and ``name`` are read.
+        convention: what they mean.
+        sha256: of the one file that tells all of them, if there is one.
+    """
+    told = {question: answer for question, answer in given.items() if question != "as"}
+    licence, name = answers.get("licence", "unknown"), answers.get("name", "") or _short(uri, given.get("label", ""))
+    return ExpertCard(uri, task, convention, licence, weights_sha256=sha256, preprocessing=told, name=name)
+
+
+def _short(uri: str, label: str) -> str:
+    """The name of a column: the format, and what is read, in letters that a folder may have."""
+    zoo, _, rest = uri.partition(":")
+    source = re.sub(r"\.(json|parquet|csv|tsv|tar|txt)$", "", PurePosixPath(rest.partition("?")[0]).name)
+    words = "-".join(part for part in (zoo, source, label) if part)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", words)[:60].strip("-.")
+
+
+def folder(text: str, uri: str) -> Path:
+    """The folder of label files that a URI names.
+
+    Raises:
+        ExpertError: there is none, or it is an address.
+    """
+    path = files.place(text)
+    if not isinstance(path, Path):
+        raise ExpertError(
+            f"{uri}: single label files are read from a disk only, and {text} is an address: copy the folder to a "
+            "disk; labels in tars (tars:) or in a table (rows:) are read from anywhere (docs/labels.md)"
+        )
+    if not path.is_dir():
+        raise ExpertError(f"{text!r} is no folder, so there are no labels in it; check the path in {uri}")
+    return path
+
+
+def inside(key: str) -> None:
+    """Raise `SampleError` if a key, taken as a path below a folder, leads out of it."""
+    if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+        raise SampleError(f"the key leads out of the folder: {key!r}")
+
+
+def same_aspect(label: Size, image: Size, where: str) -> None:
+    """Raise `SampleError` unless a label of one (H, W) can show the whole of an image of another."""
+    (h, w), (H, W) = label, image
+    if abs(h * W - w * H) > max(H, W):  # more than a pixel off
+        raise SampleError(
+            f"another aspect than that of the image: {w}×{h} for {W}×{H}, in {where}; labels show the whole image as "
+            "it is displayed, turned by its EXIF orientation"
+        )

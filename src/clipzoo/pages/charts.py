@@ -1,0 +1,184 @@
+"""Inline SVG, coloured by the page's style sheet; every mark has a title that a reader or pointer can ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from clipzoo.pages import words
+
+Curves = Mapping[str, Mapping[Any, Sequence[Mapping[str, Any]]]]
+"""Arm -> seed -> list of {"step", "name", "value"}."""
+
+ORDER = ("position_prior", "pixels_position", "random_student", "clip", "clip-ft", "more_labels", "clipzoo", "expert")
+WIDTH, LEFT, RIGHT, ROW, WORDS = 370, 116, 60, 25, 90
+
+
+def rows_of(results: words.Results, metric: str) -> list[tuple[str, words.Cell]]:
+    """(row, cell) of a measure, baselines and arms in reading order."""
+    cells = {
+        row: found[metric]
+        for kind in ("arms", "baselines")
+        for row, found in results.get(kind, {}).items()
+        if metric in found and found[metric]["mean"] is not None
+    }
+    return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 5.5)
+
+
+def ladder(results: words.Results, metric: str) -> Markup:
+    """Where every row stands on one measure, with intervals; right is better whatever the direction."""
+    rows = rows_of(results, metric)
+    if not rows:
+        return Markup("")
+    unit, direction = rows[0][1]["unit"], rows[0][1]["direction"]
+    ends = [end for _, cell in rows for end in (cell["mean"], *(cell["ci"] or ()))]
+    place = _scale(min(ends), max(ends), LEFT + 8, WIDTH - RIGHT, flip=direction == "lower")
+    height = ROW * len(rows) + 30
+    floor = [cell["mean"] for row, cell in rows if row in words.TRIVIAL]
+    marks = [_floor(place, floor, direction, height)] if floor else []
+    marks += [_mark(i, row, words.row_name(results, metric, row), cell, place) for i, (row, cell) in enumerate(rows)]
+    label = f"{words.group_name(metric)}, {words.measure_name(metric)}: " + ", ".join(
+        f"{words.row_name(results, metric, row)} {words.value(cell['mean'], unit)}" for row, cell in rows
+    )
+    foot = f'<text class="axis" x="{WIDTH - RIGHT}" y="{height - 8}" text-anchor="end">better →</text>'
+    return _svg(label, WIDTH, height, [*marks, foot])
+
+
+def forest(verdict: words.Verdict, reach: float) -> Markup:
+    """One difference as a bar around zero, ``reach`` wide to each side; right is better."""
+    if verdict.gain is None or not verdict.ci or not reach:
+        return Markup("")
+    place = _scale(-reach, reach, 4, 136, flip=False)
+    low, high, mid = place(verdict.ci[0]), place(verdict.ci[1]), place(verdict.gain)
+    body = (
+        f'<line class="zero" x1="70" x2="70" y1="1" y2="21"/><line class="whisker {verdict.state}" x1="{low:.1f}" '
+        f'x2="{high:.1f}" y1="11" y2="11"/><circle class="dot {verdict.state}" cx="{mid:.1f}" cy="11" r="4.5"/>'
+    )
+    return _svg(f"{verdict.text}, {verdict.interval}", 140, 22, [body])
+
+
+def curve(name: str, series: Mapping[str, Mapping[Any, Sequence[tuple[float, float]]]]) -> Markup:
+    """A quantity over steps: seeds thin, their mean thick, a colour an arm.
+
+    Args:
+        name: of the quantity.
+        series: arm -> seed -> (step, value), finite.
+    """
+    points = [p for seeds in series.values() for line in seeds.values() for p in line]
+    if not points:
+        return Markup("")
+    xs, ys = zip(*points, strict=True)
+    across, up = _scale(0, max(xs), 44, 350, flip=False, pad=0), _scale(min(ys), max(ys), 14, 150, flip=True)
+    marks = [_grid(min(ys), max(ys), up, max(xs), across)]
+    ends = []
+    for arm, seeds in series.items():
+        for line in seeds.values():
+            marks.append(_path(line, across, up, f"line thin arm-{escape(arm)}"))
+        mean = _mean(list(seeds.values()))
+        marks.append(
+            _path(mean, across, up, f"line arm-{escape(arm)}", f"{arm}: {mean[-1][1]:.4g} at step {mean[-1][0]:g}")
+        )
+        ends.append((up(mean[-1][1]), arm))
+    for y, arm in _apart(ends):
+        marks.append(f'<text class="end arm-{escape(arm)}" x="356" y="{y + 4:.1f}">{escape(arm)}</text>')
+    label = f"{name} over training steps for {', '.join(series)}"
+    return _svg(label, 410, 178, marks)
+
+
+def curves(found: Curves) -> list[tuple[str, Markup]]:
+    """(name, chart) of every quantity, losses first."""
+    names = dict.fromkeys(p["name"] for seeds in found.values() for line in seeds.values() for p in line)
+    charts = []
+    for name in sorted(names, key=lambda n: 0 if "loss" in n else 1):
+        series = {
+            arm: {s: kept for s, line in seeds.items() if (kept := _points(line, name))} for arm, seeds in found.items()
+        }
+        chart = curve(name, {arm: seeds for arm, seeds in series.items() if seeds})
+        if chart:
+            charts.append((name, chart))
+    return charts
+
+
+def _points(line: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    pairs = [(float(p["step"]), p["value"]) for p in line if p["name"] == name]
+    return sorted((x, float(y)) for x, y in pairs if y is not None and math.isfinite(y))
+
+
+def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean over seeds at the steps that all of them have; the longest line if they share none."""
+    tables = [dict(line) for line in lines]
+    common = sorted(set.intersection(*(set(table) for table in tables)))
+    if not common:
+        return list(lines[int(np.argmax([len(line) for line in lines]))])
+    return [(x, float(np.mean([table[x] for table in tables]))) for x in common]
+
+
+def _scale(low: float, high: float, start: float, stop: float, *, flip: bool, pad: float = 0.06) -> Any:
+    margin = (high - low) * pad or (pad and 1e-9)
+    low, high = low - margin, high + margin
+    width = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        share = (value - low) / width
+        return start + (stop - start) * (1 - share if flip else share)
+
+    return place
+
+
+def _mark(i: int, row: str, title: str, cell: words.Cell, place: Any) -> str:
+    y, x = ROW * i + 15, place(cell["mean"])
+    kind = "arm" if row in words.ARMS else "ceiling" if title.endswith("(ceiling)") else "base"
+    number = words.value(cell["mean"], cell["unit"])
+    whisker = ""
+    if cell["ci"]:
+        low, high = (place(end) for end in cell["ci"])
+        whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
+    name = "more labels" if row == "more_labels" else words.ROWS.get(row, row)
+    return (
+        f'<g class="{kind} arm-{escape(row)}"><title>{escape(title)}: {escape(number)}</title>'
+        f'<text class="row" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
+        f'<line class="rail" x1="{LEFT}" x2="{WIDTH - RIGHT + 6}" y1="{y}" y2="{y}"/>{whisker}'
+        f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="{5.5 if kind == "arm" else 4.5}"/>'
+        f'<text class="number" x="{WIDTH - 2}" y="{y + 4}" text-anchor="end">{escape(number)}</text></g>'
+    )
+
+
+def _floor(place: Any, floor: Sequence[float], direction: str, height: int) -> str:
+    best = max(floor) if direction == "higher" else min(floor)
+    return (
+        f'<line class="floor" x1="{place(best):.1f}" x2="{place(best):.1f}" y1="4" y2="{height - 26}"/>'
+        f'<text class="axis" x="{min(place(best), WIDTH - RIGHT - WORDS):.1f}" y="{height - 8}" text-anchor="middle">'
+        "best trivial row</text>"
+    )
+
+
+def _grid(low: float, high: float, up: Any, last: float, across: Any) -> str:
+    lines = [
+        f'<line class="rail" x1="44" x2="350" y1="{up(y):.1f}" y2="{up(y):.1f}"/>'
+        f'<text class="axis" x="38" y="{up(y) + 4:.1f}" text-anchor="end">{y:.3g}</text>'
+        for y in sorted({low, (low + high) / 2, high})
+    ]
+    steps = f'<text class="axis" x="{across(last):.1f}" y="172" text-anchor="end">{last:,.0f} steps</text>'
+    return "".join(lines) + f'<text class="axis" x="44" y="172">0</text>{steps}'
+
+
+def _path(line: Sequence[tuple[float, float]], across: Any, up: Any, style: str, title: str = "") -> str:
+    points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
+    return f'<polyline class="{style}" points="{points}"><title>{escape(title or style)}</title></polyline>'
+
+
+def _apart(ends: Sequence[tuple[float, str]], gap: float = 13) -> list[tuple[float, str]]:
+    """Labels moved down until none covers another."""
+    placed: list[tuple[float, str]] = []
+    for y, name in sorted(ends):
+        placed.append((max(y, placed[-1][0] + gap) if placed else y, name))
+    return placed
+
+
+def _svg(label: str, width: int, height: int, marks: Sequence[str]) -> Markup:
+    body = "".join(marks)
+    return Markup(f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>')

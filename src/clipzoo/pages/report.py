@@ -1,0 +1,214 @@
+"""One self-contained HTML file from ``results.json``, curves and pictures: headline, details, takeaways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from clipzoo.pages import charts, words
+from clipzoo.pages.pictures import CASES, PictureRow, data_uri
+
+COST = {
+    "seconds_per_image": ("labelling", "s / image"),
+    "images_per_second": ("labelling", "images / s"),
+    "bytes_per_image": ("stored", "bytes / image"),
+    "images": ("images", ""),
+    "labels": ("labels", ""),
+    "failures": ("failures", ""),
+    "dropped_seconds": ("dropped", "s in all"),
+    "seconds": ("in all", "s"),
+    "bytes": ("in all", "bytes"),
+}
+
+
+def write_page(
+    results: Mapping[str, Any],
+    out: Path,
+    *,
+    curves: charts.Curves | None = None,
+    pictures: Sequence[PictureRow] = (),
+    recipe: str = "",
+    title: str = "What the pseudo-labels taught",
+) -> Path:
+    """Write the report.
+
+    Args:
+        results: what `clipzoo.evaluation.compare` gives.
+        out: the file; parents are made.
+        curves: arm -> seed -> list of {"step", "name", "value"}.
+        pictures: rows in the order in which they are shown under their task.
+        recipe: the full recipe as YAML; by default what the results hold.
+        title: of the page.
+
+    Returns:
+        ``out``.
+    """
+    html = _environment().get_template("page.html").render(
+        title=title,
+        results=results,
+        headline=words.headline(results),
+        tiles=_tiles(results),
+        panels=[(metric, charts.ladder(results, metric)) for metric in words.headlines(results)],
+        tables=_tables(results),
+        gains=_gains(results),
+        subsets=[(name, _gains({"baselines": {}, **part}), part) for name, part in results.get("subsets", {}).items()],
+        curves=charts.curves(curves or {}),
+        cost=_cost(results.get("cost", {})),
+        pictures=_pictures(pictures),
+        protocol=_flat(results.get("protocol", {})),
+        recipe=recipe or str(results.get("recipe", "")),
+        takeaways=words.takeaways(results),
+        words=words,
+        cases=CASES,
+        style=_own("page.css"),
+        script=_own("page.js"),
+    )  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html, encoding="utf-8")
+    return out
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("clipzoo.pages", "."),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _own(name: str) -> Markup:
+    """A style or script of this package; nothing of a user's enters it."""
+    return Markup(files("clipzoo.pages").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The headline of every group: zero-shot against the start, the others against captions alone."""
+    tiles = []
+    for metric in words.headlines(results):
+        pair = words.reference(results, metric)
+        verdict = words.judge(results, metric, pair)
+        if verdict is None:
+            continue
+        arms = [
+            (arm, words.value(results["arms"][arm][metric]["mean"], verdict.cell["unit"]))
+            for arm in words.ARMS
+            if metric in results["arms"].get(arm, {})
+        ]
+        tiles.append(
+            {
+                "verdict": verdict,
+                "arms": arms,
+                "state": _state(verdict),
+                "gap": words.gap_words(results, verdict, pair),
+                "pair": pair.replace("-vs-", " less ").replace("-", "‑"),
+            }
+        )
+    return tiles
+
+
+def _state(verdict: words.Verdict) -> str:
+    """ "short" is a gain that a trivial row reaches, and so none."""
+    return "short" if verdict.state == "better" and verdict.behind else verdict.state
+
+
+def _tables(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One table a group: a row an arm or baseline, a column a measure."""
+    tables = []
+    for headline in words.headlines(results):
+        group = headline.split("/")[0]
+        found = {m: dict(charts.rows_of(results, m)) for m in _metrics(results) if m.split("/")[0] == group}
+        names = [row for row, _ in charts.rows_of(results, headline)]
+        columns = [(metric, next(iter(cells.values()))) for metric, cells in found.items() if cells]
+        tables.append({"group": group, "columns": columns, "rows": names, "cells": found})
+    return tables
+
+
+def _metrics(results: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(metric for cells in results.get("arms", {}).values() for metric in cells))
+
+
+def _gains(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every pair of arms, measure by measure, with bars of one scale a unit."""
+    tables = []
+    for pair in results.get("differences", {}):
+        if pair.split("-vs-")[1] not in words.ARMS:
+            continue
+        verdicts = [v for m in _metrics(results) if (v := words.judge(results, m, pair)) and _moved(v)]
+        reach: dict[str, float] = {}
+        for v in verdicts:
+            ends = [abs(end) for end in (v.gain or 0.0, *(v.ci or ()))]
+            reach[v.cell["unit"]] = max(reach.get(v.cell["unit"], 0), *ends)
+        rows = [
+            {
+                "verdict": v,
+                "bar": charts.forest(v, reach[v.cell["unit"]]),
+                "gap": _gap(results, v, pair),
+                "state": _state(v),
+            }
+            for v in verdicts
+        ]
+        if rows:
+            tables.append({"pair": pair, "names": pair.split("-vs-"), "rows": rows})
+    return tables
+
+
+def _gap(results: Mapping[str, Any], verdict: words.Verdict, pair: str) -> str:
+    closed = words.gap(results, verdict, pair)
+    if closed is not None:
+        return words.share(closed)
+    return "no ceiling" if words.gap_words(results, verdict, pair) else "–"
+
+
+def _moved(verdict: words.Verdict) -> bool:
+    """Whether a measure tells the two rows apart in any resample."""
+    return verdict.gain is not None and any((verdict.gain, *(verdict.ci or ())))
+
+
+def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of what labelling cost, column by column; single numbers apart."""
+    columns = {name: row for name, row in cost.items() if isinstance(row, Mapping)}
+    keys = list(dict.fromkeys(key for row in columns.values() for key in row))
+    heads = [(key, *COST.get(key, (key.replace("_", " "), ""))) for key in keys]
+    rest = {name.replace("_", " "): _number(v) for name, v in cost.items() if name not in columns}
+    cells = {name: {key: _number(row.get(key)) for key in keys} for name, row in columns.items()}
+    return {"heads": heads, "rows": cells, "rest": rest}
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _pictures(rows: Sequence[PictureRow]) -> dict[str, list[dict[str, Any]]]:
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        labels = {"truth": row.truth, **row.predictions, "expert": row.expert}
+        panels = [
+            {"name": name, "uri": data_uri(label), "score": row.scores.get(name, "")}
+            for name, label in labels.items()
+            if label is not None
+        ]
+        tasks.setdefault(row.task, []).append({"row": row, "image": data_uri(row.image, photo=True), "panels": panels})
+    return tasks
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as one list of names and values."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        title = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{title} · ")
+        else:
+            flat[title] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return flat
