@@ -35,6 +35,14 @@ in which clipzoo is started, as on a command line, not from the recipe's own; on
 is an error that says so. No two of `data` and the splits of `evaluation` may share pictures: equal places, one inside
 the other, and copies are refused before any work. `clipzoo new --store LABELS` writes a recipe that uses labels which
 you have.
+
+A recipe can name Python code (`python:`, `torchhub:`, `trust_remote_code`). Read that of others before you run it:
+clipzoo asks once, or needs `--trust` ([security.md](security.md)).
+
+`student.pretrained` may be a checkpoint of another trainer. Names under `module.` or `_orig_mod.`, half precision, an
+optimizer in the same file and weights under `state_dict` or `model` do not matter. Weights of another architecture are
+refused before any work; the message lists missing and unexpected tensors, and shapes that differ. Weights that were
+trained from OpenAI's need an architecture with QuickGELU, such as `ViT-B-32-quickgelu`: a file does not say so.
 """
 
 

@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "experts",
-    "importers", "derived", "conformance", "store", "labeling", "data", "models", "recipe", "training", "evaluation",
-    "export", "pages", "checking", "demo", "runs", "app", "cli", "__main__",
+    "importers", "derived", "conformance", "store", "labeling", "data", "models", "trust", "recipe", "training",
+    "evaluation", "export", "pages", "checking", "demo", "runs", "app", "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 

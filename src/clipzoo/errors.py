@@ -32,6 +32,8 @@ LONGEST = 120
 _VARIES = re.compile(r"b?'[^'\n]*'|b?\"[^\"\n]*\"|(?<![\w.~-])[\w.~-]*/\S*\w|0x[0-9a-fA-F…]+")
 """Names, paths, addresses in memory."""
 
+_STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
 _RAISED = re.compile(r"((?<=the expert failed: )\w+|\b\w*(?:Error|Exception)): (.*)")
 """An exception's type and the first line that it says."""
 
@@ -70,6 +72,14 @@ def brief(error: BaseException, most: int = 160) -> str:
     """The first line of what another library says, cut to ``most`` letters: its advice on itself goes on for lines."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def visible(text: str) -> str:
+    """Text of others for a terminal: what steers it (escapes, carriage returns, turns of direction) is written out.
+
+    Line ends and tabs stay.
+    """
+    return _STEERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class ClipzooError(Exception):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clipzoo import files, plugins
 from clipzoo.errors import MAX_FAILURES, CheckpointError, RecipeError
 from clipzoo.files import AnyPath
+from clipzoo.trust import listed
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
@@ -34,6 +35,8 @@ GIVE = {
     "literal_error": "one of {expected}",
 }  # fmt: skip
 """Pydantic's kind of error -> what to give instead."""
+TOKENIZER = "the tokenizer of "
+"""How code begins that is a student's own."""
 SHOWN = 60
 """Letters of a wrong value that are told."""
 
@@ -84,6 +87,8 @@ class StudentRecipe(_Model):
     """Weights tag or file of a plain OpenCLIP name."""
     random: bool = False
     """Keep the architecture, start from random weights."""
+    trust_remote_code: bool = False
+    """Let its tokenizer run Python code that comes with the model (docs/security.md)."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower that the heads read."""
 
@@ -254,6 +259,15 @@ class Recipe(_Model):
             raise ValueError("several learning_rates are chosen from by evaluation.validation; give it, or one rate")
         return self
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Python of others that a run of this recipe runs, sorted: URIs of experts, and the student's own."""
+        from clipzoo import experts  # with torch, slow to import
+
+        found = {column.expert for column in self.columns if column.expert and experts.runs_code(column.expert)}
+        own = {f"{TOKENIZER}{self.student.model}"} if self.student.trust_remote_code else set()
+        return tuple(sorted(found | own))
+
     def to_yaml(self) -> str:
         """The complete recipe, defaults written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -268,16 +282,24 @@ class Recipe(_Model):
         }
 
 
-def load(path: AnyPath, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: AnyPath, overrides: Sequence[str] = (), trust: bool = False) -> Recipe:
     """Read a recipe.
 
     Args:
         path: a YAML file.
         overrides: ``a.b=value`` each, the value read as YAML; list items by number.
+        trust: the Python code that the recipe names may run (docs/security.md).
 
     Raises:
-        RecipeError: all findings at once, each with its path and a did-you-mean.
+        RecipeError: all findings at once, each with its path and a did-you-mean; or it names code that is not trusted.
     """
+    loaded = _parsed(path, overrides)
+    if loaded.code and not trust:
+        raise RecipeError(f"{listed(loaded.code, path)}: read it, and if you trust it, load the recipe with trust=True")
+    return loaded
+
+
+def _parsed(path: AnyPath, overrides: Sequence[str]) -> Recipe:
     try:
         values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
     except OSError as error:

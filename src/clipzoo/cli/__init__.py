@@ -26,7 +26,7 @@ from clipzoo.cli import (
     tasks,
     train,
 )
-from clipzoo.errors import ClipzooError
+from clipzoo.errors import ClipzooError, visible
 
 app = typer.Typer(
     name="clipzoo",
@@ -94,5 +94,5 @@ def main() -> None:
 
 
 def _refuse(why: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]error[/]: {escape(why)}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error[/]: {escape(visible(why))}", highlight=False, soft_wrap=True)
     sys.exit(2)

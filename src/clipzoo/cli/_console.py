@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
+
+from clipzoo.errors import visible
 
 if TYPE_CHECKING:
     from clipzoo.labeling import ColumnReport, Estimate
@@ -36,6 +41,10 @@ class _Console(Console):
             for column in table.columns:
                 column.overflow = "fold"
         super().print(*objects, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does it, through which all text of prints and tables goes; control characters are written out."""
+        return super().render_str(visible(text), **options)
 
 
 console = _Console()
@@ -120,31 +129,64 @@ def bars() -> Iterator[Bars]:
         yield Bars(progress)
 
 
-def located(recipe: Path, out: Path | None, overrides: list[str] | None) -> tuple[Recipe, Path]:
-    """The recipe of a file, or of a folder that holds one, and the run's folder."""
+def located(recipe: Path, out: Path | None, overrides: list[str] | None, trust: bool) -> tuple[Recipe, Path]:
+    """The recipe of a file, or of a folder that holds one, and the run's folder; its code is asked about."""
     from clipzoo import recipe as recipes
     from clipzoo.runs.preflight import check_places
 
-    if recipe.is_dir():
-        return recipes.load(recipe / "recipe.yaml", overrides or ()), out or recipe
-    loaded = recipes.load(recipe, overrides or ())
-    check_places(loaded, recipe)
-    return loaded, out or Path("runs") / loaded.name
+    file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
+    loaded = recipes.load(file, overrides or (), trust=True)
+    folder = out or (recipe if recipe.is_dir() else Path("runs") / loaded.name)
+    if not trust:
+        _confirm(loaded, file, overrides or (), folder)
+    if not recipe.is_dir():
+        check_places(loaded, recipe)
+    return loaded, folder
+
+
+def interactive() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _confirm(recipe: Recipe, file: Path, typed: Sequence[str], folder: Path) -> None:
+    """Ask, once for a recipe in its place, whether code may run that it names and that was not ``typed``."""
+    from clipzoo import trust
+    from clipzoo.errors import RecipeError
+    from clipzoo.recipe import TOKENIZER
+
+    own = any(one.startswith("student.trust_remote_code=") for one in typed)
+    foreign = [
+        uri for uri in recipe.code if not (own if uri.startswith(TOKENIZER) else any(uri in one for one in typed))
+    ]
+    if not trust.known(foreign, file):
+        listed = visible(trust.listed(foreign, file))
+        if not interactive():
+            raise RecipeError(
+                f"{listed}, and without a terminal nobody can be asked: read it, and if you trust it, add --trust"
+            )
+        console.print(listed, markup=False, highlight=False, soft_wrap=True)
+        typer.confirm("Have you read it, and shall it run?", abort=True)
+        trust.remember(foreign, file)
+    if recipe.code:  # the run's folder will hold the same recipe
+        trust.remember(recipe.code, folder / "recipe.yaml")
 
 
 @contextmanager
-def opened(recipe: Path, out: Path | None, overrides: list[str] | None, device: str = "auto") -> Iterator[Run]:
+def opened(
+    recipe: Path, out: Path | None, overrides: list[str] | None, device: str = "auto", trust: bool = False
+) -> Iterator[Run]:
     """The run of a recipe, with bars on the terminal."""
     from clipzoo.runs import folder as workspace
     from clipzoo.runs import verbs as pipeline
 
-    loaded, folder = located(recipe, out, overrides)
+    loaded, folder = located(recipe, out, overrides, trust)
     with bars() as progress:
         yield workspace.Run(loaded, folder, progress, pipeline.pick_device(device))
 
 
 @contextmanager
-def found(folder: Path) -> Iterator[Run]:
+def found(folder: Path, trust: bool) -> Iterator[Run]:
     """The run that a folder holds, with bars on the terminal; `CheckpointError` if it holds none."""
     from clipzoo.errors import CheckpointError
     from clipzoo.plugins import hint
@@ -153,7 +195,7 @@ def found(folder: Path) -> Iterator[Run]:
         runs = sorted(str(path.parent) for path in Path("runs").glob("*/recipe.yaml"))
         what = hint(str(folder), runs) if runs else "`clipzoo run RECIPE` makes one"
         raise CheckpointError(f"{folder} is no run's folder, for it has no recipe.yaml; {what}")
-    with opened(folder, None, None) as run:
+    with opened(folder, None, None, trust=trust) as run:
         yield run
 
 
@@ -164,6 +206,7 @@ def previewed(
     device: str,
     arms: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    trust: bool = False,
 ) -> None:
     """Print what a run would do: of all of its arms and seeds and measured, or of these alone."""
     from clipzoo.runs import verbs as pipeline
@@ -171,7 +214,7 @@ def previewed(
 
     pipeline.pick_device(device)
 
-    loaded, folder = located(recipe, out, overrides)
+    loaded, folder = located(recipe, out, overrides, trust)
     with bars() as progress:
         if not arms:
             pipeline.check_measurable(loaded)

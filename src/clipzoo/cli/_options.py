@@ -25,6 +25,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="The run's folder; defau
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value of the recipe: a.b=value. May be repeated.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the Python code that the recipe names, unasked (docs/security.md).")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 DryRun = Annotated[
     bool,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipzoo.cli._options import Device, DryRun, Out, RecipePath, Set
+from clipzoo.cli._options import Device, DryRun, Out, RecipePath, Set, Trust
 
 
 def command(
@@ -19,6 +19,7 @@ def command(
     overrides: Set = None,
     device: Device = "auto",
     dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Train one arm of a recipe; stopped at any moment, the same command goes on at the exact sample."""
     from rich.markup import escape
@@ -28,9 +29,9 @@ def command(
     from clipzoo.training import ended
 
     if dry_run:
-        previewed(recipe, out, overrides, device, [arm], [seed])
+        previewed(recipe, out, overrides, device, [arm], [seed], trust=trust)
         return
-    with opened(recipe, out, overrides, device) as run:
+    with opened(recipe, out, overrides, device, trust) as run:
         known = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
     console.print(f"{arm}, seed {seed}: " + ("was trained already" if known else f"trained for {run.steps()} steps"))

@@ -16,7 +16,8 @@ from clipzoo.plugins import Registry
 class ExpertPlugin(Protocol):
     """A module of ``experts/``, ``importers/`` or ``derived/``; its name is the scheme of its URIs.
 
-    ``FAMILIES``, where a module has it, is a tuple of `Family`: what the labels of its models are.
+    ``FAMILIES``, where a module has it, is a tuple of `Family`: what the labels of its models are. ``runs_code``, where
+    it has it, tells of a URI's part behind the scheme whether the expert runs Python code that this names.
     """
 
     create: Callable[[str], Expert]
@@ -37,6 +38,7 @@ __all__ = [
     "Family",
     "create",
     "module_of",
+    "runs_code",
     "schemes",
 ]
 
@@ -57,6 +59,18 @@ def create(uri: str) -> Expert:
     expert = module_of(scheme).create(rest)
     expert.card = replace(expert.card, uri=_canonical(expert.card.uri))
     return expert
+
+
+def runs_code(uri: str) -> bool:
+    """Whether the expert of this URI runs Python code that the URI names; its zoo's ``runs_code`` tells.
+
+    A zoo without that function runs its own code alone.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme not in schemes():
+        return False
+    tells = getattr(module_of(scheme), "runs_code", None)
+    return tells is not None and bool(tells(rest))
 
 
 def _canonical(uri: str) -> str:

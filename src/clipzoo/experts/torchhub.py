@@ -101,6 +101,11 @@ TEXTS = (str, str | None, tuple[str, ...])
 """Types of fields that hold text, whatever it looks like."""
 
 
+def runs_code(name: str) -> bool:
+    """True: the repository's code builds the model."""
+    return True
+
+
 def create(name: str) -> TorchHub:
     """The expert of ``<repo>#<entry>?…`` or ``<card>.yaml?…``; a repository that is not there is fetched.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from clipzoo.errors import visible
 from clipzoo.recipe import Recipe
 from clipzoo.store.manifest import Manifest
 
@@ -43,7 +46,7 @@ def card(
     results: Mapping[str, Any] | None,
     version: str,
 ) -> str:
-    """Markdown; ``{parity}`` stands for a sentence that the export fills in.
+    """Markdown, in which words of recipes and manifests are text alone; ``{parity}`` is for a sentence of the export.
 
     Args:
         recipe: of the run. arm, seed: which of its students.
@@ -52,9 +55,12 @@ def card(
         version: of clipzoo.
     """
     what = ARMS[arm].format(
-        model=_start(recipe), length=recipe.training.length, batch=recipe.training.batch_size, data=recipe.data
+        model=_text(_start(recipe)),
+        length=recipe.training.length,
+        batch=recipe.training.batch_size,
+        data=_text(recipe.data),
     )
-    text = HEAD.format(name=f"{recipe.name}: {arm}, seed {seed}", what=what, version=version)
+    text = HEAD.format(name=f"{_text(recipe.name)}: {arm}, seed {seed}", what=what, version=version)
     return text + _experts(experts) + (_results(results) if results else "")
 
 
@@ -67,10 +73,10 @@ def _start(recipe: Recipe) -> str:
 def _experts(experts: Mapping[str, Manifest]) -> str:
     if not experts:
         return ""
-    rows = [
-        _row(name, m.expert["uri"], m.expert["licence"], m.expert["revision"] or "–", m.expert["weights_sha256"][:12])
-        for name, m in experts.items()
-    ]
+    rows = []
+    for name, manifest in experts.items():
+        told = [str(manifest.expert.get(key) or "–") for key in ("uri", "licence", "revision")]
+        rows.append(_row(*map(_text, [name, *told, str(manifest.expert.get("weights_sha256") or "–")[:12]])))
     head = _row("labels", "expert", "licence", "revision", "weights' SHA-256") + _row(*["---"] * 5)
     return (
         "## Experts\n\n"
@@ -84,9 +90,9 @@ def _experts(experts: Mapping[str, Manifest]) -> str:
 def _results(results: Mapping[str, Any]) -> str:
     arms = results["arms"]
     measures = list(dict.fromkeys(name for cells in arms.values() for name in cells))
-    lines = [_row("measure", *arms), _row("---", *["---:"] * len(arms))]
+    lines = [_row("measure", *map(_text, arms)), _row("---", *["---:"] * len(arms))]
     for name in measures:
-        lines.append(_row(name, *(_cell(cells.get(name)) for cells in arms.values())))
+        lines.append(_row(_text(name), *(_cell(cells.get(name)) for cells in arms.values())))
     return f"## Results\n\nOn test, the mean over seeds, with a 95 % interval.\n\n{''.join(lines)}"
 
 
@@ -95,7 +101,13 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
         return "–"
     low, high = cell["ci"]
     better = {"higher": "↑", "lower": "↓"}[cell["direction"]]
-    return f"{cell['mean']:.3f}{cell['unit']} ({low:.3f} to {high:.3f}) {better}"
+    return f"{cell['mean']:.3f}{_text(cell['unit'])} ({low:.3f} to {high:.3f}) {better}"
+
+
+def _text(told: str) -> str:
+    """Words of others as one line that Markdown and HTML show as it is: they end no cell and make no link or tag."""
+    line = html.escape(visible(" ".join(str(told).split())), quote=False)
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", line).replace("{", "&#123;").replace("}", "&#125;")
 
 
 def _row(*cells: str) -> str:

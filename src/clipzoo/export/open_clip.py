@@ -46,26 +46,31 @@ def export(
 
     Raises:
         CheckpointError: the folder is taken, or OpenCLIP's model differs from the student.
+        OSError: the disk refuses it; nothing is left of the attempt.
     """
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty; give another --out, or delete it")
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     student = student.cpu().eval()
-    student.save(beside, heads=heads)
-    found = parity(student, beside, images, captions)
-    worst = max(found["image_embeddings"], found["text_embeddings"])
-    if not worst <= TOLERANCE:
-        raise CheckpointError(
-            f"what OpenCLIP loads from {beside} is not the student: embeddings differ by up to {worst:.2g}, more than "
-            f"{TOLERANCE:g}; the folder is left there to be looked at, and this is to be reported: {found}"
-        )
-    (beside / PARITY).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (beside / "README.md").write_text(card.replace("{parity}", sentence(found)), encoding="utf-8")
-    if folder.exists():
-        folder.rmdir()
-    beside.replace(folder)
-    return found
+    try:
+        student.save(beside, heads=heads)
+        found = parity(student, beside, images, captions)
+        worst = max(found["image_embeddings"], found["text_embeddings"])
+        (beside / PARITY).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (beside / "README.md").write_text(card.replace("{parity}", sentence(found)), "utf-8", "replace")
+        if worst <= TOLERANCE:
+            if folder.exists():
+                folder.rmdir()
+            beside.replace(folder)
+            return found
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    raise CheckpointError(
+        f"what OpenCLIP loads from {beside} is not the student: embeddings differ by up to {worst:.2g}, more than "
+        f"{TOLERANCE:g}; the folder is left there to be looked at, and this is to be reported: {found}"
+    )
 
 
 @torch.no_grad()
@@ -79,7 +84,9 @@ def parity(student: Student, folder: Path, images: Sequence[ImageArray], caption
         two embeddings; the numbers of ``images`` and ``captions``.
     """
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    tokenizer, model = open_clip.get_tokenizer(f"local-dir:{folder}"), model.eval()
+    own = student.trust_remote_code and hasattr(student.tokenizer, "save_pretrained")  # one of transformers
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **({"trust_remote_code": True} if own else {}))
+    model = model.eval()
     views = [view_of(image, student.image_size, student.crop).image(image) for image in images]
     mine = student.encode_image(torch.from_numpy(np.stack(views)))
     same = model.encode_image(_transformed(preprocess, views), normalize=True)

@@ -87,11 +87,15 @@ class Loaded:
         return found[0]
 
 
-def load(path: AnyPath, device: str = "cpu") -> Loaded:
+def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
     """A student from its folder: that of a run (``arms/clipzoo/0/student``), or an exported one.
 
+    Args:
+        path: the folder. device: as torch names it.
+        trust_remote_code: let its tokenizer run Python code that comes with it; none is run otherwise.
+
     Raises:
-        CheckpointError: the folder holds no student.
+        CheckpointError: the folder holds no student, a damaged one, or one that would run code that is not trusted.
     """
     folder = files.local(path, "a student")
     if not (folder / CONFIG).is_file():
@@ -99,7 +103,7 @@ def load(path: AnyPath, device: str = "cpu") -> Loaded:
             f"{folder} holds no {CONFIG}, so it is no student's folder; name one such as RUN/arms/clipzoo/0/student, "
             "or one that `clipzoo export` wrote"
         )
-    student = Student.load(folder)
+    student = Student.load(folder, trust_remote_code)
     try:
         return Loaded(student.to(device))
     except (RuntimeError, AssertionError) as error:  # torch built without a device asserts

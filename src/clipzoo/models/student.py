@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clipzoo import files, heads, plugins
-from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
+from clipzoo.errors import CheckpointError, ClipzooError, RecipeError, brief
 from clipzoo.files import AnyPath
 from clipzoo.models import _open_clip
-from clipzoo.models._open_clip import CONFIG
+from clipzoo.models._open_clip import CONFIG, HEADS
+from clipzoo.models._weights import FAILS
 from clipzoo.tasks import Convention, Task
 from clipzoo.tasks import get as get_task
 
 WEIGHTS = "open_clip_model.safetensors"
-HEADS = "clipzoo_heads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ class Student(nn.Module):
         config: its OpenCLIP model configuration, written beside the weights on `save`.
         specs: column -> head to build.
         layers: tapped layers of the vision tower, as ``forward_intermediates`` counts them; negative from the end.
+        trust_remote_code: whether its tokenizer may run code of its own when the student is loaded again.
     """
 
     mean: Tensor
@@ -124,9 +130,11 @@ class Student(nn.Module):
         config: Mapping[str, Any],
         specs: Mapping[str, HeadSpec] | None = None,
         layers: Sequence[int] = (-1,),
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         self.clip, self.tokenizer, self.config = clip, tokenizer, dict(config)
+        self.trust_remote_code = trust_remote_code
         self.tokenize = Tokenize(tokenizer)
         self.specs, self.layers = dict(specs or {}), tuple(layers)
         preprocess = self.preprocess_cfg
@@ -143,24 +151,28 @@ class Student(nn.Module):
         specs: Mapping[str, HeadSpec] | None = None,
         layers: Sequence[int] = (-1,),
         random: bool = False,
+        trust_remote_code: bool = False,
     ) -> Student:
         """The student of an OpenCLIP name (``ViT-B-16``), ``local-dir:PATH`` or ``hf-hub:ID``.
 
         Args:
             model: what ``open_clip.create_model`` takes; a folder's heads are not loaded (see `load`).
-            pretrained: weights tag or file for a plain name; None starts from random weights.
+            pretrained: weights tag or file for a plain name; None starts from random weights. A file may be another
+                trainer's: names under ``module.`` and the like, another precision, an optimizer beside do not matter.
             specs: column -> head to build.
             layers: tapped layers of the vision tower.
             random: take the architecture only, with random weights; none are fetched.
+            trust_remote_code: let its tokenizer run Python code that comes with the model.
 
         Raises:
-            CheckpointError: OpenCLIP does not know or cannot load the model or its weights, or it has no such layers.
+            CheckpointError: OpenCLIP does not know or cannot load the model, its weights are another architecture's, it
+                would run code that is not trusted, or it has no such layers.
             RecipeError: a head or its loss cannot be made.
         """
-        clip, tokenizer, config = _open_clip.make(model, pretrained, random)
+        clip, tokenizer, config = _open_clip.make(model, pretrained, random, trust_remote_code)
         clip.visual.to(memory_format=torch.channels_last)  # images come as H×W×3; convolutions keep their order
         try:
-            return cls(clip, tokenizer, config, specs, layers)
+            return cls(clip, tokenizer, config, specs, layers, trust_remote_code)
         except RecipeError:
             raise
         except (AssertionError, IndexError, TypeError, ValueError) as error:
@@ -230,41 +242,56 @@ class Student(nn.Module):
         return groups
 
     def save(self, folder: AnyPath, heads: bool = True) -> None:
-        """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it, or without."""
+        """Write an OpenCLIP ``local-dir:`` folder, with the heads in files of their own beside it, or without.
+
+        Raises:
+            OSError: the disk refuses it.
+        """
         folder = files.local(folder, "a student")
         folder.mkdir(parents=True, exist_ok=True)
-        with files.whole(folder / WEIGHTS) as path:
-            save_file(_contiguous(self.clip), path)
+        with _disk(folder):
+            self._write(folder, heads)
+
+    def _write(self, folder: Path, heads: bool) -> None:
+        _write_tensors(folder / WEIGHTS, self.clip)
         config = {"model_cfg": self.config, "preprocess_cfg": _jsonable(self.preprocess_cfg)}
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
+            _pair(folder / "tokenizer_config.json")
         if not heads:
             return
         specs = {c: {**asdict(s), "convention": s.convention.to_json()} for c, s in self.specs.items()}
         (folder / f"{HEADS}.json").write_text(json.dumps({"layers": self.layers, "heads": specs}, indent=2))
         if self.specs:
-            with files.whole(folder / f"{HEADS}.safetensors") as path:
-                save_file(_contiguous(self.heads), path)
+            _write_tensors(folder / f"{HEADS}.safetensors", self.heads)
 
     @classmethod
-    def load(cls, folder: AnyPath) -> Student:
+    def load(cls, folder: AnyPath, trust_remote_code: bool = False) -> Student:
         """The student that `save` wrote, heads included if they are there; on the CPU.
 
+        Args:
+            folder: its folder.
+            trust_remote_code: let its tokenizer run Python code that comes with it.
+
         Raises:
-            CheckpointError: OpenCLIP cannot load the folder, or its heads do not fit the model.
+            CheckpointError: a file of it is damaged, OpenCLIP cannot load it, or its heads do not fit the model.
         """
         folder = files.local(folder, "a student")
-        if not (folder / f"{HEADS}.json").exists():
-            return cls.create(f"local-dir:{folder}")
-        described = json.loads((folder / f"{HEADS}.json").read_text(encoding="utf-8"))
-        specs = {
-            column: HeadSpec(**{**s, "convention": Convention.from_json(s["convention"])})
-            for column, s in described["heads"].items()
-        }
-        student = cls.create(f"local-dir:{folder}", specs=specs, layers=described["layers"])
+        layers, specs = _described(folder / f"{HEADS}.json")
+        try:
+            student = cls.create(f"local-dir:{folder}", specs=specs, layers=layers, trust_remote_code=trust_remote_code)
+        except RecipeError as error:
+            raise CheckpointError(f"{folder / HEADS}.json describes heads that cannot be made: {error}") from error
         if specs:
-            student.heads.load_state_dict(load_file(folder / f"{HEADS}.safetensors"))
+            path = folder / f"{HEADS}.safetensors"
+            try:
+                student.heads.load_state_dict(load_file(path))
+            except (SafetensorError, *FAILS) as error:
+                why = " ".join(str(error).split())
+                raise CheckpointError(
+                    f"{path} is damaged, or of other heads than {HEADS}.json has: {why[:300]}"
+                ) from error
         return student
 
     def _forward(self, images: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> dict[str, Any]:
@@ -325,6 +352,48 @@ def _with(options: Mapping[str, Any]) -> str:
 
 def _safe(column: str) -> str:
     return column.replace(".", "_")  # ModuleDict takes no dots
+
+
+def _described(path: Path) -> tuple[Sequence[int], dict[str, HeadSpec]]:
+    """Tapped layers and heads that ``clipzoo_heads.json`` names; none where a student was saved without heads."""
+    if not path.exists():
+        return (-1,), {}
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        specs = {
+            column: HeadSpec(**{**s, "convention": Convention.from_json(s["convention"])})
+            for column, s in described["heads"].items()
+        }
+        return [int(layer) for layer in described["layers"]], specs
+    except FAILS as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {brief(error)}") from error
+
+
+def _pair(path: Path) -> None:
+    """Name a tokenizer's own code as it is read: transformers 5.24.0 writes one name, and reads a pair (slow, fast)."""
+    described = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    named = described.get("auto_map", {})
+    if isinstance(named, dict) and isinstance(one := named.get("AutoTokenizer"), str):
+        described["auto_map"] = {**named, "AutoTokenizer": [None, one]}  # the fast one is preferred, of any class
+        path.write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_tensors(path: Path, module: nn.Module) -> None:
+    """A safetensors file of a module's tensors, whole or not at all."""
+    with files.whole(path) as beside:
+        save_file(_contiguous(module), beside)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Makes an `OSError` of what the disk refuses to libraries in Rust: safetensors 0.8.0, tokenizers 0.23.3."""
+    try:
+        yield
+    except Exception as error:  # tokenizers raises no other type
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _contiguous(module: nn.Module) -> dict[str, Tensor]:

@@ -39,6 +39,7 @@ from clipzoo.experts import Expert
 from clipzoo.files import AnyPath, Place, alone
 from clipzoo.labeling._inputs import stages
 from clipzoo.models import HeadSpec, Student
+from clipzoo.models._open_clip import here
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
@@ -54,7 +55,7 @@ PSEUDO = 2000
 
 FREE = (
     "description", "labeling.", "evaluation.", "arms.", "seeds.", "training.workers", "training.log_every",
-    "training.checkpoint_", "training.evaluate_every",
+    "training.checkpoint_", "training.evaluate_every", "student.trust_remote_code",
 )  # fmt: skip
 """Fields that may change in a run's folder when arms are trained, for no arm depends on them."""
 CHOOSING = ("evaluation.probe", "evaluation.validation", "evaluation.layers", "evaluation.label_stride", "seeds.0")
@@ -94,7 +95,7 @@ class Run:
         path = self.out / "recipe.yaml"
         if self.out.exists() and not self.out.is_dir():
             raise CheckpointError(f"{self.out} is a file; give --out a folder")
-        changed = recipes.load(path).differences(self.recipe) if path.exists() else {}
+        changed = recipes.load(path, trust=True).differences(self.recipe) if path.exists() else {}
         trained = (self.out / "arms").exists()
         if trained and (bound := [f"{name}: {text}" for name, text in changed.items() if self._binds(name)]):
             raise CheckpointError(
@@ -139,7 +140,8 @@ class Run:
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
         check_splits(self.recipe)
-        looking = self.scratch is not None  # for which no weights are fetched
+        wanted = self.recipe.student  # of which nothing is fetched to look
+        looking = self.scratch is not None and not here(demo.locate_model(wanted.model), wanted.pretrained)
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=looking)
         if self.recipe.evaluation.probe:
             start.check_layers(self.recipe.evaluation.layers, "evaluation.layers")
@@ -290,14 +292,20 @@ class Run:
         with torch.random.fork_rng(gpus):  # asked for in mid-training, too
             torch.manual_seed(seed)
             model = demo.locate_model(wanted.model)
-            return Student.create(model, wanted.pretrained, specs, wanted.layers, random or wanted.random)
+            return Student.create(
+                model, wanted.pretrained, specs, wanted.layers, random or wanted.random, wanted.trust_remote_code
+            )
 
     def train(self, arm: str, seed: int) -> Student:
         """The trained student of an arm and seed."""
         if arm == "clip":
             return self.start().to(self.device).eval()
         folder = self.folder_of(arm, seed)
-        return finished(folder, self.device) or train_job(self._job(arm, seed, self.rate(arm), self.steps(), folder))
+        return self.trained(arm, seed) or train_job(self._job(arm, seed, self.rate(arm), self.steps(), folder))
+
+    def trained(self, arm: str, seed: int) -> Student | None:
+        """The student of a training that has ended; `CheckpointError` if it is damaged."""
+        return finished(self.folder_of(arm, seed), self.device, self.recipe.student.trust_remote_code)
 
     def steps(self, samples: int | None = None) -> int:
         """Updates of each arm: the recipe's, or its epochs of whole batches over ``samples`` (default the plan's)."""

@@ -21,7 +21,7 @@ from clipzoo.experts import ExpertCard
 from clipzoo.files import AnyPath
 from clipzoo.labeling._inputs import stages
 from clipzoo.models import Student
-from clipzoo.models._open_clip import check_model
+from clipzoo.models._open_clip import check_model, here
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs.preflight import SPLITS, check_split
 from clipzoo.store import Column, Store
@@ -124,17 +124,18 @@ def find_store(data: Data) -> str:
 def check_start(answer: str) -> Start:
     """``NAME WEIGHTS`` of OpenCLIP, ``NAME random``, or ``local-dir:``, ``hf-hub:``, ``demo:clip``, which hold theirs.
 
-    The architecture is built to see its layers; weights that must be fetched are not.
+    The model is built to see its layers, with its weights if they are on this disk; weights are not fetched.
 
     Raises:
-        CheckpointError: OpenCLIP does not know the model, or no such weights of it.
+        CheckpointError: OpenCLIP does not know the model, or no such weights of it, or they do not fit.
     """
     named = answer.strip().removesuffix(" random")
     random = named != answer.strip()
     model, _, weights = (named, "", "") if ":" in named else named.partition(" ")
     if ":" not in model:
         check_model(model, None if random else weights)
-    student = Student.create(demo.locate_model(model), random=True)
+    place = demo.locate_model(model)
+    student = Student.create(place, weights or None, random=random or not here(place, weights or None))
     return Start(model, weights or None, random, _layers(student))
 
 
@@ -163,13 +164,16 @@ def check_experts(names: Sequence[str], store: Store | None = None) -> dict[str,
 def stored(store: Store | None) -> list[str]:
     """What a store proposes for a recipe, a name a column: its expert's, or its own.
 
-    Its own where the expert is not at hand, would now make other labels, or fails more often than labelling allows.
+    Its own where the expert would run code that only the store names, is not at hand, would now make other labels, or
+    fails more often than labelling allows.
     """
     return [_source(column, store) for column in store.columns()] if store else []
 
 
 def _source(column: Column, store: Store) -> str:
     counts, uri = column.manifest.counts, column.card.uri
+    if experts.runs_code(uri):  # which the store's maker named, and nobody here has asked for
+        return column.name
     try:
         check_experts([uri], store)
     except ClipzooError:

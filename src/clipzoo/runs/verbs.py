@@ -28,7 +28,7 @@ from clipzoo.runs.folder import PSEUDO, Run, told
 from clipzoo.runs.preflight import TRAINED, check_arm
 from clipzoo.store import Store
 from clipzoo.store.manifest import software
-from clipzoo.training import ended, read_log
+from clipzoo.training import read_log
 from clipzoo.types import ImageArray, decode_image
 
 PARITY_SAMPLES = 32
@@ -89,7 +89,7 @@ def label(run: Run) -> Store:
 def train(run: Run, arm: str, seed: int) -> Path:
     """Train one arm, unless it was trained already; returns the folder of the student."""
     check_arm(arm, "train")
-    if not ended(run.folder_of(arm, seed)):
+    if run.trained(arm, seed) is None:
         label(run)
         run.progress.stage(f"training {arm}, seed {seed}")
         run.train(arm, seed)
@@ -150,6 +150,7 @@ def run(run: Run) -> Path:
     return report(run)
 
 
+@_alone
 def export(
     run: Run, to: str = "open_clip", arm: str = "clipzoo", seed: int | None = None, out: AnyPath | None = None,
     heads: bool = False,
@@ -168,7 +169,9 @@ def export(
 
     Raises:
         RecipeError: there is no such arm.
-        CheckpointError: the arm is not trained yet, the folder is taken, or the exported student is another.
+        CheckpointError: the arm is not trained yet, the folder is taken, the exported student is another, or another
+            process works in the run's folder.
+        OSError: the disk refuses it; nothing is left of the attempt.
     """
     check_arm(arm, "export", ("clip", *TRAINED))
     form = export_formats.PLUGINS.load(to)
@@ -186,12 +189,13 @@ def export(
 def _trained(run: Run, arm: str, seed: int) -> Student:
     if arm == "clip":
         return run.start()
-    if not ended(run.folder_of(arm, seed)):
+    student = run.trained(arm, seed)
+    if student is None:
         raise CheckpointError(
             f"{run.out} has no trained student of the arm {arm!r} with seed {seed}: run `clipzoo train {run.out} "
             f"--arm {arm} --seed {seed}` first"
         )
-    return Student.load(run.folder_of(arm, seed) / "student")
+    return student
 
 
 def _first_samples(run: Run) -> tuple[list[ImageArray], list[str]]:

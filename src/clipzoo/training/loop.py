@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from clipzoo.data import Batch, TrainingSet, loader
-from clipzoo.errors import DatasetError, DivergedError
+from clipzoo.errors import CheckpointError, DatasetError, DivergedError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.stopping import Interrupted, signals
@@ -61,7 +61,7 @@ def train(job: Job) -> Student:
         Interrupted: asked to stop by SIGINT or SIGTERM; the state is saved first. A second signal does not wait.
     """
     settings, student, device = job.settings, job.student.to(job.device), torch.device(job.device)
-    if done_before := finished(job.out, job.device):
+    if done_before := finished(job.out, job.device, student.trust_remote_code):
         return done_before
     job.out.mkdir(parents=True, exist_ok=True)
     rates = {"heads": settings.heads_learning_rate, "image": job.rate, "text": job.rate * settings.text_factor}
@@ -122,9 +122,21 @@ def reached(out: Path) -> int:
     return checkpoint.step(out / CHECKPOINT)
 
 
-def finished(out: Path, device: str) -> Student | None:
-    """The student of a training that has ended; None where there is none."""
-    return Student.load(out / "student").to(device).eval() if ended(out) else None
+def finished(out: Path, device: str, trust_remote_code: bool = False) -> Student | None:
+    """The student of a training that has ended; None where there is none.
+
+    Raises:
+        CheckpointError: its files are damaged.
+    """
+    if not ended(out):
+        return None
+    try:
+        return Student.load(out / "student", trust_remote_code).to(device).eval()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the trained student in {out / 'student'} cannot be used: {error}. Copy it again from where it is sound, "
+            f"or delete the folder {out} and rerun the command, which trains it anew"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

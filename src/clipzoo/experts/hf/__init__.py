@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 from PIL import Image
 
@@ -56,6 +57,11 @@ def create(name: str) -> HfExpert:
         ExpertError: not at hand, of no family, or its files and the URI leave open what its outputs mean.
     """
     return HfExpert(_hf_source.find(name, OPTIONS, code="trust_remote_code"), uri=f"hf:{name}")
+
+
+def runs_code(name: str) -> bool:
+    """Whether the URI lets the model's own code run."""
+    return dict(parse_qsl(name.partition("?")[2])).get("trust_remote_code", "0") != "0"
 
 
 class HfExpert(Expert):
