@@ -214,7 +214,7 @@ def test_a_dataset_without_captions_is_told_what_is_lacking(monkeypatch: pytest.
     assert told["languages"] == "–"
     assert told["usable"] == (
         "0 %; nothing can be labelled or trained on, mostly as 0: the sample has no caption: it has png, cls, a "
-        "caption is a txt or caption or json member"
+        "caption is a txt or caption or json member; name another one by ?caption=NAME behind the location"
     )
     fields = [("a", {"png": encoded(image(0)), "json": b'{"url": "x", "alt": "a cat"}'})]
     write_shard(tmp_path / "json" / "0.tar", fields)

@@ -20,6 +20,9 @@ Each message says what was seen, why it is wrong, and the exact fix.
 
 import re
 
+ABSENT = "not downloaded"
+"""What the reason of a sample begins with whose image was never there: it is a row, and no failure of anything."""
+
 MAX_FAILURES = 0.05
 """The share of a column's samples that may fail before labelling stops, if nothing else is asked for."""
 

@@ -219,6 +219,15 @@ def image_size(data: bytes) -> tuple[tuple[int, int], str]:
         raise ImageError(f"cannot read the size of the image ({_head(data)}): {type(error).__name__}") from error
 
 
+def own_orientation(data: bytes) -> int:
+    """The orientation in an image file's EXIF, 1 to 8, which `decode_image` applies; 1 if it has none."""
+    try:
+        with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
+            return int(opened.getexif().get(0x0112, 1))
+    except Exception:  # as above; what cannot be decoded is told where it is decoded
+        return 1
+
+
 def _head(data: bytes) -> str:
     return f"{len(data)} bytes, beginning {data[:8]!r}"
 

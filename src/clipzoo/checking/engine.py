@@ -87,11 +87,12 @@ def look(reader: Reader, entry: Entry) -> Seen:
     """Read and decode one sample; what is wrong with it becomes its ``error``."""
     found = opened(reader, entry)
     if isinstance(found, str):
-        return Seen(entry.key, found)
+        return Seen(entry.key, found, advice=reader.advice(entry) if entry.error else "")
     sample, image = found
     height, width = image.shape[:2]
     return Seen(
-        entry.key, "", sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image)
+        entry.key, "", sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image),
+        sideways=reader.sideways(entry, sample.image),
     )  # fmt: skip
 
 

@@ -35,7 +35,10 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is noted of one sample; ``error`` is why it cannot be used, and then the rest is empty."""
+    """What is noted of one sample; ``error`` is why it cannot be used, and then the rest is empty.
+
+    ``advice`` is then the location that would read it. ``sideways`` is how a usable picture should have been turned.
+    """
 
     key: str
     error: str = ""
@@ -44,19 +47,24 @@ class Seen:
     size: tuple[int, int] = (0, 0)
     digest: int = 0
     dhash: int | None = None
+    advice: str = ""
+    sideways: str = ""
 
 
 @dataclass
 class Finding:
-    """How many samples something holds of, and where some of them are."""
+    """How many samples something holds of, and where some of them are; ``advice`` is locations that read them."""
 
     count: int = 0
     places: list[Place] = field(default_factory=list)
     example: str = ""
+    advice: Counter[str] = field(default_factory=Counter)
 
-    def add(self, place: Place, example: str = "") -> None:
+    def add(self, place: Place, example: str = "", advice: str = "") -> None:
         """One more."""
         self.count += 1
+        if advice and (advice in self.advice or len(self.advice) < EXAMPLES):
+            self.advice[advice] += 1
         self.example = self.example or example
         if len(self.places) < EXAMPLES:
             self.places.append(place)
@@ -86,6 +94,7 @@ class Findings:
         broken: kind of reason -> finding.
         suspicious: what is odd about captions -> finding.
         formats, sides, aspects, scripts, languages: name -> how many samples; no languages if none could be told.
+        sideways: pictures that are not turned as the EXIF note beside them says.
         flat: pictures of nearly one colour, which are left out of ``near``.
         equal, near: pictures that come again to the byte, or nearly.
         repeated: captions that `REPEATED` samples or more share.
@@ -105,6 +114,7 @@ class Findings:
     aspects: Counter[str] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
+    sideways: Finding = field(default_factory=Finding)
     flat: Finding = field(default_factory=Finding)
     equal: Again = field(default_factory=Again)
     near: Again = field(default_factory=Again)
@@ -133,12 +143,14 @@ class Findings:
         if one.error:
             kind = kind_of(one.error)
             kind = kind if kind in self.broken or len(self.broken) < KINDS else "another reason"
-            self.broken.setdefault(kind, Finding()).add(place, f"{one.key}: {one.error}")
+            self.broken.setdefault(kind, Finding()).add(place, f"{one.key}: {one.error}", one.advice)
             return
         self._draw_from(place)
         self._ordinals.append(number)
         self.usable += 1
         self._picture(place, one)
+        if one.sideways:
+            self.sideways.add(place, one.sideways)
         self._lengths.append(len(one.caption))
         self._captions.append(hash64(one.caption.encode()))
         self.scripts[script(one.caption)] += 1

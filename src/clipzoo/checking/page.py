@@ -18,7 +18,7 @@ from rich.table import Table
 
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Findings, Place, side_of
-from clipzoo.errors import MAX_FAILURES, ClipzooError
+from clipzoo.errors import ABSENT, MAX_FAILURES, ClipzooError
 from clipzoo.pages.pictures import data_uri
 from clipzoo.readers import Entry, Reader
 from clipzoo.types import decode_image
@@ -55,7 +55,9 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
         ("usable", f"{found.usable:,}", _share(found.usable, found.seen) + _refused(found)),
     ]
     for kind, one in sorted(found.broken.items(), key=lambda pair: -pair[1].count):
-        listed.append((f"broken: {kind}", f"{one.count:,}", one.example))
+        what = kind if kind == ABSENT else f"broken: {kind}"
+        listed.append((what, f"{one.count:,}", one.example))
+        listed += [("  can be read as", f"{n:,}", f"{location!r}") for location, n in one.advice.most_common()]
     listed += [
         ("formats", "", _counted(found.formats, found.usable)),
         ("shorter side", "", _counted(found.sides, found.usable, _SIDES)),
@@ -69,6 +71,9 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
     for name, again in _again(found):
         if again.of:
             listed.append((name, f"{again.samples:,}", f"more than needed, in {_many(again.of, 'group')}"))
+    if found.sideways.count:
+        turned = f"by their .json ({found.sideways.example}, …): exif=json behind the location reads them upright"
+        listed.append(("pictures stored sideways", f"{found.sideways.count:,}", turned))
     if found.flat.count:
         listed.append(
             (
@@ -108,6 +113,7 @@ def write(found: Findings, reader: Reader, out: Path) -> None:
         broken=[(kind, one, cards(one.places)) for kind, one in found.broken.items()],
         suspicious=[(odd, one.count, cards(one.places)) for odd, one in found.suspicious.items()],
         again=[(name, again, [(n, cards(p)) for n, p in again.groups]) for name, again in _again(found) if again.of],
+        sideways=cards(found.sideways.places),
         flat=cards(found.flat.places),
         drawn=cards(sorted(found.drawn)),
         style=Markup(files("clipzoo.pages").joinpath("page.css").read_text(encoding="utf-8")),
@@ -153,13 +159,15 @@ def _card(reader: Reader, entry: Entry) -> Card:
 
 def _refused(found: Findings) -> str:
     """What follows where so many are broken that labelling would stop."""
-    broken = found.seen - found.usable
-    if broken <= MAX_FAILURES * found.seen:
+    absent = found.broken[ABSENT].count if ABSENT in found.broken else 0  # no failures: see `labeling._budget`
+    seen = found.seen - absent
+    broken = seen - found.usable
+    if broken <= MAX_FAILURES * seen and (found.usable or not absent):
         return ""
     if not found.usable:
         most = max(found.broken.values(), key=lambda one: one.count)
         return f"; nothing can be labelled or trained on, mostly as {most.example}"
-    least = math.ceil(100 * broken / found.seen) / 100
+    least = math.ceil(100 * broken / seen) / 100
     return (
         f"; `clipzoo label` stops where more than {MAX_FAILURES:.0%} fail: give --max-failures {least:g} (in a recipe "
         "labeling.max_failures), or mend the dataset"

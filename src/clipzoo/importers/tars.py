@@ -32,8 +32,9 @@ def create(name: str) -> Tars:
     path, _, query = name.partition("?")
     given = split(query)
     answers = parse(given, "tars", {"label": LABEL}, files.OPTIONAL)
-    reader = WebDataset.open(Location.parse(path))
-    return Tars(files.card(f"tars:{name}", given, answers), reader, given["label"].strip(".").lower(), answers)
+    label = given["label"].strip(".").lower()
+    reader = WebDataset.open(Location(path, path, {"image": label}, captions=False))  # its keys end where labels begin
+    return Tars(files.card(f"tars:{name}", given, answers), reader, label, answers)
 
 
 class Tars(files.NamedExpert):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from clipzoo.errors import ClipzooError, DatasetError, ExpertError, kind_of
+from clipzoo.errors import ABSENT, ClipzooError, DatasetError, ExpertError, kind_of
 
 EARLIEST = 100
 """The budget is not judged on fewer samples than these, unless there are no more."""
@@ -24,7 +24,10 @@ class Budget:
     examples: dict[str, str] = field(default_factory=dict)  # kind of reason -> the first in full
 
     def count(self, error: str) -> None:
-        """Count a failure by its kind."""
+        """Count a failure by its kind; of a sample that was never there, nothing."""
+        if error.startswith(ABSENT):
+            self.seen -= 1
+            return
         self.failed += 1
         self.reasons[kind_of(error)] += 1
         self.examples.setdefault(kind_of(error), error)
@@ -34,7 +37,7 @@ class Budget:
         self.seen += 1
         if error:
             self.count(error)
-            self.by_sample += by_sample
+            self.by_sample += by_sample and not error.startswith(ABSENT)
             if self.seen >= EARLIEST:
                 self.judge()
 

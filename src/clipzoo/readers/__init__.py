@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from clipzoo.files import AnyPath, read_at
 from clipzoo.readers._formats import PLUGINS, ReaderPlugin, open_location
@@ -22,16 +23,17 @@ __all__ = [
 ]  # fmt: skip
 
 
-def open_dataset(location: AnyPath) -> Reader:
+def open_dataset(location: AnyPath, captions: Literal["required", "optional"] = "required") -> Reader:
     """The dataset at ``location``: a folder, file, list, or glob or brace pattern, and options behind ``?``.
 
-    The formats and their options are in docs/data.md.
+    The formats and their options are in docs/data.md. Where captions are optional, a picture without one, or with one
+    that cannot be read, is a usable sample whose caption is "": for label truth and benchmarks, which need none.
 
     Raises:
         DatasetError: nothing is there, or no format or more than one knows it.
         RemoteError: its address cannot be reached.
     """
-    return open_location(Location.parse(os.fspath(location)))
+    return open_location(replace(Location.parse(os.fspath(location)), captions=captions == "required"))
 
 
 def fingerprint(reader: Reader) -> dict[str, Any]:

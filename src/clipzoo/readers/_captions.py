@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, spelled
 from clipzoo.readers.base import CAPTION_BYTES, too_large
 
 TEXTS = ("txt", "caption")
@@ -31,16 +31,25 @@ class Captions:
     given: bool = False
     """They were asked for: files that are a caption and nothing else do not count."""
 
+    required: bool = True
+    """Otherwise the caption of a sample without a sound one is ""."""
+
+    upright: bool = False
+    """The caption is that of the ``.json``, whose note of the EXIF turns the picture (`_exif`)."""
+
     @classmethod
     def of(cls, location: Location, default: tuple[str, ...] = FIELDS) -> Captions:
-        """What the option ``caption`` names.
+        """What the options ``caption`` and ``exif`` name.
 
         Raises:
-            DatasetError: it mixes ``,`` and ``|``, or names nothing.
+            DatasetError: ``caption`` mixes ``,`` and ``|``, or names nothing; ``exif`` is not ``json``.
         """
-        given = location.options.get("caption")
+        given, exif = location.options.get("caption"), location.options.get("exif")
+        if exif not in (None, "json"):
+            raise DatasetError(f"{location.text!r}: exif={exif} is not exif=json, the note in the .json of a picture")
+        upright = exif is not None
         if given is None:
-            return cls(default)
+            return cls(default, required=location.captions, upright=upright)
         every = "|" in given
         names = tuple(name.strip() for name in given.split("|" if every else ","))
         if not all(names) or (every and "," in given):
@@ -48,19 +57,43 @@ class Captions:
                 f"{location.text!r}: caption={given} is neither a,b (the first that has text) nor a|b (one drawn for "
                 "each epoch)"
             )
-        return cls(names, every, given=True)
+        return cls(names, every, given=True, required=location.captions, upright=upright)
 
     @property
     def members(self) -> tuple[str, ...]:
         """The extensions of members that may hold a caption, the preferred one first."""
-        return ("json",) if self.given else (*TEXTS, "json")
+        if self.upright:
+            return ("json",)
+        if not self.given:
+            return (*TEXTS, "json")
+        named = () if self.every else [one for name in self.fields for one in spelled(name.lower(), (*TEXTS, "json"))]
+        return tuple(dict.fromkeys([*named, "json"]))
 
     def of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """The captions of a sample's fields, white space around them removed; at least one.
 
         Raises:
-            SampleError: no field has text, or one is no sound Unicode.
+            SampleError: captions are required, and no field has text, or one is no sound Unicode.
         """
+        return self._or_none(self._of_values, values)
+
+    def of_member(self, data: bytes, extension: str) -> tuple[str, ...]:
+        """The captions of a file's bytes.
+
+        Raises:
+            SampleError: captions are required, and it is no UTF-8, no JSON, or holds no text.
+        """
+        return self._or_none(self._of_member, data, extension)
+
+    def _or_none(self, read: Callable[..., tuple[str, ...]], *what: Any) -> tuple[str, ...]:
+        try:
+            return read(*what)
+        except SampleError:
+            if self.required:
+                raise
+            return ("",)
+
+    def _of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         found: list[str] = []
         for name in self.fields:
             found += [text for text in _texts(values.get(name), name) if text not in found]
@@ -74,14 +107,11 @@ class Captions:
             )
         return tuple(found)
 
-    def of_member(self, data: bytes, extension: str) -> tuple[str, ...]:
-        """The captions of a file's bytes.
-
-        Raises:
-            SampleError: it is no UTF-8, no JSON, or holds no text.
-        """
+    def _of_member(self, data: bytes, extension: str) -> tuple[str, ...]:
         if extension.lower() == "json":
-            return self.of_values(_json(data))
+            return self._of_values(_json(data))
+        if extension.lower().endswith(".json"):  # the member is named, not a field in it
+            return Captions()._of_values(_json(data))
         text = _decoded(data, f"the caption ({extension})").strip()
         if not text:
             raise SampleError(f"the caption ({extension}) holds only white space")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from clipzoo import files
 from clipzoo.errors import DatasetError
@@ -17,6 +17,9 @@ from clipzoo.readers import _shards
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2", "jfif", "avif")
 """Extensions of images, the preferred one first where a sample has several."""
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Tables of Hugging Face's imagefolder: a row for each ``file_name``."""
 
 _OPTIONS = re.compile(r"(.+)(\?\w+=[^?]*)", re.DOTALL)
 _KINDS = {"tar": "tar", "csv": "table", "tsv": "table", "parquet": "parquet", **dict.fromkeys(IMAGES, "image")}
@@ -30,11 +33,13 @@ class Location:
         text: as it was given.
         path: without the options; a file, a folder, or a glob or brace pattern.
         options: name -> value. Values may be percent-encoded: ``sep=%26``.
+        captions: whether a sample needs one.
     """
 
     text: str
     path: str
     options: Mapping[str, str]
+    captions: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Location:
@@ -80,11 +85,53 @@ class Location:
         """Every file that is meant, one after the other; see `_shards.files`."""
         return _shards.files(self.path)[1]
 
-    @cached_property
+    @property
     def kinds(self) -> frozenset[str]:
         """What its files are: "tar", "table", "parquet", "image"."""
-        found = {kind_of(path.name) for path in self.files()}
-        return frozenset(found - {""})
+        return self._look[0]
+
+    @property
+    def metadata(self) -> tuple[Place, ...]:
+        """Its tables of Hugging Face's imagefolder."""
+        return self._look[1]
+
+    @cached_property
+    def _look(self) -> tuple[frozenset[str], tuple[Place, ...]]:
+        kinds, metadata = set(), []
+        for path in self.files():
+            kinds.add(kind_of(path.name))
+            if path.name in METADATA:
+                metadata.append(path)
+        return frozenset(kinds - {""}), tuple(metadata)
+
+    @cached_property
+    def imagefolder(self) -> bool:
+        """Whether its images have captions in such tables, and in no files beside them; or it is such a ``.jsonl``."""
+        if not self.is_folder:
+            return any(path.suffix == ".jsonl" for path in self.metadata)
+        there = self.metadata and "image" in self.kinds and "tar" not in self.kinds
+        return bool(there) and not self._captions_beside()
+
+    @cached_property
+    def notes(self) -> bool:
+        """Whether its Parquet files are img2dataset's notes of pictures: each beside a folder of its name."""
+        if not self.is_folder or "image" not in self.kinds:
+            return False
+        tables = (path for path in self.files() if kind_of(path.name) == "parquet")
+        return all((path.parent / path.stem).is_dir() for path in tables)
+
+    def _captions_beside(self) -> bool:
+        """Whether a file that is a caption lies beside an image of its name."""
+        folder: Place | None = None
+        ends: dict[str, set[str]] = {}
+        for path in self.files():  # one folder after the other
+            if path.parent != folder:
+                folder, ends = path.parent, {}
+            of_name = ends.setdefault(path.stem, set())
+            of_name.add(kind_of(path.name) or path.suffix.lower())
+            if "image" in of_name and of_name & {".txt", ".caption", ".json"}:
+                return True
+        return False
 
     def allow(self, *names: str) -> Location:
         """The location itself, if it has no other options than these and ``format``.
@@ -100,6 +147,11 @@ class Location:
                 raise DatasetError(f"{self.text!r}: there is no option {name!r}; {hint}")
         return self
 
+    def told(self, **options: str) -> str:
+        """The location with more options, as a user may write it."""
+        values = {**self.options, **options}
+        return self.path + "?" + "&".join(f"{name}={quote(value, safe='/,|:. ')}" for name, value in values.items())
+
     def flag(self, name: str) -> bool:
         """An option that is ``yes`` or ``no``; no by default.
 
@@ -110,6 +162,11 @@ class Location:
         if value not in ("yes", "no"):
             raise DatasetError(f"{self.text!r}: {name}={value} is neither yes nor no")
         return value == "yes"
+
+
+def spelled(name: str, endings: Sequence[str]) -> tuple[str, ...]:
+    """The fields that a name means: itself, and where it has none of the ``endings``, with each of them."""
+    return (name,) if name.rpartition(".")[2] in endings else (name, *(f"{name}.{ending}" for ending in endings))
 
 
 def split(text: str) -> tuple[str, str]:

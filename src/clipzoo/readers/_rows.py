@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipzoo import files
-from clipzoo.errors import DatasetError, SampleError
+from clipzoo.errors import ABSENT, DatasetError, SampleError
 from clipzoo.files import Place
 from clipzoo.readers._captions import Captions
 from clipzoo.readers._images import ImageFolder
@@ -29,6 +29,7 @@ IMAGE = (
 
 CAPTION = ("caption", "captions", "text", "title", "alt_text", "alt", "description", "sentences", "sentence")
 KEY = ("key", "__key__", "uid")
+STATUS = ("status", "error_message")
 ADDRESS = ("url", "image_url")
 
 _DISTINCT = "name a column of distinct keys, or number the rows, by ?key="
@@ -39,11 +40,15 @@ ROW = "row"
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are meant; ``key`` is "" where rows are numbered."""
+    """The columns that are meant; ``key`` is "" where rows are numbered.
+
+    ``status`` are those in which img2dataset tells whether it has the image, if they are there.
+    """
 
     image: str
     captions: Captions
     key: str
+    status: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, names: Sequence[str], location: Location, file: Place) -> Columns:
@@ -55,7 +60,7 @@ class Columns:
         image, key = _chosen(names, location, "image", IMAGE, file), _chosen(names, location, "key", KEY, file)
         caption = _known(names, CAPTION)
         captions = Captions.of(location, (caption,))
-        missing = [field for field in captions.fields if field not in names]
+        missing = [field for field in captions.fields if field not in names and (field or captions.required)]
         if not image and (address := _known(names, ADDRESS)):
             raise DatasetError(
                 f"{file} has addresses ({address}) and no images; download them first, for example with img2dataset"
@@ -67,12 +72,12 @@ class Columns:
                 f"{file} has no {what} column{named}; its columns are {', '.join(names) or 'none'}: choose one by "
                 f"?{what}=NAME behind the location"
             )
-        return cls(image, captions, key)
+        return cls(image, captions, key, STATUS if set(STATUS) <= set(names) else ())
 
     @property
     def names(self) -> list[str]:
         """All of them, each once."""
-        return list(dict.fromkeys([self.image, *self.captions.fields, *([self.key] if self.key else [])]))
+        return [name for name in dict.fromkeys([self.image, *self.captions.fields, self.key]) if name]
 
 
 def _chosen(names: Sequence[str], location: Location, option: str, known: Sequence[str], file: Place) -> str:
@@ -133,7 +138,7 @@ class RowReader(Reader):
         found: list[Entry] = []
         try:
             for number, (span, given, fault) in enumerate(self.rows(part), part.first):
-                key, count = keys.take(given or f"{number:08d}")
+                key, count = keys.take(self.key_of(part.path, given) or f"{number:08d}")
                 if count > 1:
                     fault = f"the key {given!r} is in the shard {count} times, the first one is used; {_DISTINCT}"
                 found.append(Entry(key, shard, {ROW: span}, ROW, ROW, fault or None))
@@ -155,7 +160,16 @@ class RowReader(Reader):
         columns = self.columns[path]
         values = self.values(path, entry.members[ROW])
         caption, *others = columns.captions.of_values(values)
-        return Sample(entry.key, entry.shard, self.images.of_value(values[columns.image]), caption, tuple(others))
+        image = self.images.of_value(self.image_of(path, values[columns.image]))
+        return Sample(entry.key, entry.shard, image, caption, tuple(others))
+
+    def key_of(self, path: Place, key: str) -> str:
+        """The key of a row of the file ``path`` in which it stands as ``key``."""
+        return key
+
+    def image_of(self, path: Place, value: Any) -> Any:
+        """The image of a row of the file ``path``, as `ImageFolder.of_value` takes it."""
+        return value
 
     def _part(self, shard: str) -> Part:
         if shard not in self.parts:
@@ -176,18 +190,28 @@ class NumberedReader(RowReader):
 
     def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
         """See `RowReader.rows`."""
-        key = self.columns[part.path].key if part.rows else ""
+        if not part.rows:
+            return
+        columns = self.columns[part.path]
+        wanted = [*filter(None, [columns.key]), *columns.status]
         for number in range(part.first, part.first + part.rows):
             try:
-                found = self.row(part.path, number, [key])[key] if key else None
+                values = self.row(part.path, number, wanted) if wanted else {}
             except SampleError as error:
                 yield (number, 1), "", str(error)
-            else:
-                yield (number, 1), "" if found is None else str(found), ""
+                continue
+            key = values.get(columns.key)
+            yield (number, 1), "" if key is None else str(key), _absent(values) if columns.status else ""
 
     def values(self, path: Place, span: Span) -> Mapping[str, Any]:
         """See `RowReader.values`."""
         return self.row(path, span[0], self.columns[path].names)
+
+
+def _absent(values: Mapping[str, Any]) -> str:
+    """Why img2dataset has no image of a row, or ""."""
+    status, message = (values[name] for name in STATUS)
+    return "" if status in ("success", None) else f"{ABSENT}: {status}" + (f": {message}" if message else "")
 
 
 def cut(path: Place, rows: int, fault: str = "") -> list[Part]:

@@ -63,6 +63,14 @@ class Reader(ABC):
         """What tells a shard from another one with the same keys, where they are but numbers of rows; else ""."""
         return ""
 
+    def advice(self, entry: Entry) -> str:
+        """The location by which an entry without image or caption would be a sample; "" if none is known."""
+        return ""
+
+    def sideways(self, entry: Entry, image: bytes) -> str:
+        """How the picture would have to be turned, as a note beside it says and nobody has done; else ""."""
+        return ""
+
     def near(self, shard: str) -> AbstractContextManager[None]:
         """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
         return nullcontext()

@@ -1,7 +1,8 @@
 """A folder of images with their captions beside them: ``x.jpg`` with ``x.txt``, ``x.caption`` or ``x.json``, nested.
 
 A key is the path below the folder without the extension. Options: ``caption`` names fields of the ``.json`` files,
-``outside=yes`` allows links that lead out of the folder. Files with other extensions are ignored, hidden ones too.
+``outside=yes`` allows links that lead out of the folder, ``exif=json`` turns pictures as their ``.json`` says.
+Files with other extensions are ignored, hidden ones too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.readers import _shards
+from clipzoo.readers import _exif, _shards
 from clipzoo.readers._captions import TEXTS, Captions
 from clipzoo.readers._images import ImageFolder
 from clipzoo.readers._location import IMAGES, Location
@@ -38,17 +39,18 @@ class Folder(Reader):
     def __init__(self, location: Location) -> None:
         self.location = location.text
         self.captions = Captions.of(location)
+        self.texts = tuple(ext for ext in self.captions.members if ext in (*TEXTS, "json"))
         self.root = location.on_disk("a folder of images")
         self.images = ImageFolder(self.root, location.flag("outside"))
         counts = [(folder, sum(1 for _ in _samples(self.root, folder))) for folder in self._folders()]
         self.slices = {f"{i:06d}": slices for i, slices in enumerate(_cut(counts))}
         self.shards = tuple(self.slices)
-        self.identity = digest(counts)
+        self.identity = digest([counts, "upright"] if self.captions.upright else counts)
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
         """Whether it is a folder, and images are in it."""
-        return location.is_folder and "image" in location.kinds
+        return location.is_folder and "image" in location.kinds and not location.imagefolder
 
     @classmethod
     def open(cls, location: Location) -> Folder:
@@ -57,8 +59,8 @@ class Folder(Reader):
         Raises:
             DatasetError: there is none.
         """
-        location.allow("caption", "outside")
-        if not cls.accepts(location):
+        location.allow("caption", "outside", "exif")
+        if not location.is_folder or "image" not in location.kinds:
             raise DatasetError(f"{location.path!r} is no folder with images ({', '.join(IMAGES)}); give one")
         return cls(location)
 
@@ -91,9 +93,21 @@ class Folder(Reader):
         if entry.error is not None:
             raise SampleError(entry.error)
         image = self.images.read(f"{entry.key}.{entry.image}")
+        if not entry.caption:
+            return Sample(entry.key, entry.shard, image, "")
         text = self.images.read(f"{entry.key}.{entry.caption}", CAPTION_BYTES)
         caption, *others = self.captions.of_member(text, entry.caption)
+        image = _exif.upright(image, text) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others))
+
+    def sideways(self, entry: Entry, image: bytes) -> str:
+        """See `Reader.sideways`."""
+        if self.captions.upright or not (self.root / f"{entry.key}.json").is_file():
+            return ""
+        try:
+            return _exif.sideways(image, self.images.read(f"{entry.key}.json", CAPTION_BYTES))
+        except SampleError:  # the note is no part of the sample
+            return ""
 
     def _folders(self) -> Iterator[str]:
         return (os.path.relpath(folder, self.root) for folder, _ in _shards.folders(self.root))
@@ -103,17 +117,22 @@ class Folder(Reader):
         key, _ = keys.take(stem)
         extensions = [name.removeprefix(stem + ".") for name in names]
         images = [ext for ext in extensions if ext.lower() in IMAGES]
-        caption = next((ext for wanted in self.captions.members for ext in extensions if ext.lower() == wanted), "")
+        caption = next((ext for wanted in self.texts for ext in extensions if ext.lower() == wanted), "")
         if key != stem:
             return Entry(key, shard, error="the name of the file is not UTF-8; rename it")
-        if len(images) != 1 or not caption:
-            return Entry(key, shard, error=_lacking(names, images, self.captions.members))
-        reason = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in (images[0], caption))), "")
+        if len(images) != 1 or (not caption and self.captions.required):
+            return Entry(key, shard, error=_lacking(names, images, self.texts))
+        wanted = [ext for ext in (images[0], caption) if ext]
+        reason = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in wanted)), "")
         if reason:
             return Entry(key, shard, error=reason)
-        spans = {ext: (0, _size(self.root / f"{stem}.{ext}")) for ext in (images[0], caption)}
+        spans = {ext: (0, size) for ext in wanted if (size := _size(self.root / f"{stem}.{ext}")) or self._needed(ext)}
         empty = [f"the file is empty: {stem}.{ext}" for ext, (_, size) in spans.items() if size == 0]
-        return Entry(key, shard, spans, images[0], caption, empty[0] if empty else None)
+        return Entry(key, shard, spans, images[0], caption if caption in spans else "", empty[0] if empty else None)
+
+    def _needed(self, extension: str) -> bool:
+        """Whether a sample cannot be used if this file of it is empty."""
+        return self.captions.required or extension.lower() in IMAGES
 
 
 READER = Folder

@@ -36,10 +36,14 @@ class Joined(Reader):
         self.location = location
         self.readers = dict(readers)
         self.shards = tuple(f"{name}/{shard}" for name, reader in self.readers.items() for shard in reader.shards)
-        identities = [reader.identity for reader in self.readers.values()]
-        self.identity = digest(identities) if any(identities) else ""
         self.folders = tuple(folder for reader in self.readers.values() for folder in reader.folders)
         self.threads = max(reader.threads for reader in self.readers.values())
+
+    @property
+    def identity(self) -> str:  # type: ignore[override]  # known when those of the datasets are
+        """Those of the datasets together."""
+        identities = [reader.identity for reader in self.readers.values()]
+        return digest(identities) if any(identities) else ""
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
@@ -66,7 +70,7 @@ class Joined(Reader):
         readers = {}
         for name, text in sorted(named.items()):
             place, options = split(text)
-            inner = Location.parse(f"{files.join(path.parent, place)}{options}")
+            inner = replace(Location.parse(f"{files.join(path.parent, place)}{options}"), captions=location.captions)
             if cls.accepts(inner):
                 raise DatasetError(f"{path}: {name} is a list of datasets itself; name its datasets here")
             readers[name] = _formats.open_location(inner)
@@ -90,6 +94,16 @@ class Joined(Reader):
         """See `Reader.contents`."""
         reader, inner = self._reader(shard)
         return reader.contents(inner)
+
+    def advice(self, entry: Entry) -> str:
+        """See `Reader.advice`; the location is one that the file names."""
+        reader, inner = self._reader(entry.shard)
+        return reader.advice(replace(entry, shard=inner))
+
+    def sideways(self, entry: Entry, image: bytes) -> str:
+        """See `Reader.sideways`."""
+        reader, inner = self._reader(entry.shard)
+        return reader.sideways(replace(entry, shard=inner), image)
 
     def near(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.near`."""

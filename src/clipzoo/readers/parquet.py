@@ -61,8 +61,8 @@ class Parquet(NumberedReader):
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether .parquet files are there, and no tars, beside which they are notes."""
-        return "parquet" in location.kinds and "tar" not in location.kinds
+        """Whether .parquet files are there, and no tars or folders of pictures, beside which they are notes."""
+        return "parquet" in location.kinds and "tar" not in location.kinds and not location.notes
 
     @classmethod
     def open(cls, location: Location) -> Parquet:

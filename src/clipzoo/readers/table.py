@@ -41,7 +41,7 @@ class Table(RowReader):
     @classmethod
     def accepts(cls, location: Location) -> bool:
         """Whether .csv or .tsv files are there, and no tars, beside which they are notes."""
-        return "table" in location.kinds and "tar" not in location.kinds
+        return "table" in location.kinds and "tar" not in location.kinds and not location.imagefolder
 
     @classmethod
     def open(cls, location: Location) -> Table:

@@ -1,8 +1,10 @@
-"""WebDataset shards as img2dataset and others write them: uncompressed tars of ``<key>.<ext>`` members.
+"""Tars of ``<key>.<field>`` members, as img2dataset, webdataset and others write them: uncompressed.
 
-A sample is a run of consecutive members with one key, the path up to the first dot of its last part. Its image
-is the first of `IMAGES` that it has; its caption is ``.txt``, else the field "caption" or "text" of ``.json``. The
-option ``caption`` names other fields of ``.json``.
+The members of a key are a sample, wherever they stand in the tar. A key is the path up to the first dot of its last
+part; the image is the first of `IMAGES` that it has; the caption is ``.txt``, else the field "caption" or "text" of
+``.json``, else a row of a ``metadata.jsonl`` or ``metadata.csv`` in the tar. Options: ``image`` and ``caption`` name
+other fields, ``caption`` also fields of the ``.json``; ``key`` is where a key ends; ``exif=json`` turns pictures as
+their ``.json`` says. Where nothing is named and no sample comes out, the names tell (see `_layout`).
 Whatever else is found becomes an entry with its reason: nothing raises, nothing is left out silently. Files beside
 the tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 """
@@ -10,45 +12,56 @@ the tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 from __future__ import annotations
 
 import io
+import logging
 import os
-import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.files import Place, read_at
-from clipzoo.readers import _shards
-from clipzoo.readers._captions import TEXTS, Captions
+from clipzoo.files import Place
+from clipzoo.readers import _exif, _metadata, _shards
+from clipzoo.readers._captions import Captions
+from clipzoo.readers._layout import LAST, Layout, decide, inferred, stems
 from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers._rows import CAPTION, digest
+from clipzoo.readers._tar import BLOCK, Member, members
 from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
 from clipzoo.types import Sample
 
-BLOCK = 512
+log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]+)", re.DOTALL)
+LOOKED_AT = 3
+"""Shards with members that a layout is inferred from, at most."""
 
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample while its run lasts; ``fault`` is what makes it unusable, if anything."""
+    """The members of one sample; ``fault`` is what makes it unusable, if anything.
+
+    ``caption`` is the member that a row of the tar's metadata is.
+    """
 
     key: str
     members: dict[str, Span] = field(default_factory=dict)
     fault: str | None = None
+    caption: str = ""
 
 
 class WebDataset(Reader):
     """Uncompressed tar shards, read by offset."""
 
-    def __init__(self, location: str, paths: Mapping[str, Place], captions: Captions) -> None:
-        self.location = location
+    def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
+        self.location = location.text
+        self.given = location
         self.paths = dict(paths)
         self.shards = tuple(self.paths)
-        self.captions = captions
+        self.captions = Captions.of(location)
+        self.asked = Layout.of(location, self.captions)
         self.threads = max(map(files.threads, paths.values()))
 
     @classmethod
@@ -61,30 +74,57 @@ class WebDataset(Reader):
         """The dataset in a folder (nested ones included), a .tar file, or a glob or brace pattern.
 
         Raises:
-            DatasetError: no shard is there, or the shards are compressed.
+            DatasetError: no shard is there, the shards are compressed, or an option has no such value.
         """
-        paths = _shards.find(location.allow("caption").path)
+        paths = _shards.find(location.allow("image", "caption", "key", "exif").path)
         _shards.refuse_compressed(next(iter(paths.values())))
-        return cls(location.text, paths, Captions.of(location))
+        return cls(location, paths)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """As the options say, else as the first shards tell; said once where it is not the default."""
+        looked_at: list[Layout | None] = []
+        for path in self.paths.values():
+            with _readable(path):
+                found, any_there = decide(self.asked, (one.name for one in members(path) if not one.fault))
+            if found == self.asked:  # a dataset that can be read so is never read otherwise
+                return self.asked
+            looked_at += [found] if any_there else []
+            if len(looked_at) == LOOKED_AT:
+                break
+        found = next(filter(None, looked_at), self.asked)
+        if found != self.asked:
+            log.warning("%s is read as %s", self.location, self._as(found))
+        return found
+
+    @property
+    def identity(self) -> str:  # type: ignore[override]  # of tars it is known only when one has been looked into
+        """How it is read, where that is not the default."""
+        layout = self.layout
+        how = (layout.key == LAST, layout.images, layout.metadata, self.captions.upright)
+        return "" if how == (False, IMAGES, False, False) else digest(how)
+
+    def contents(self, shard: str) -> str:
+        """How it is read, where that is not the default: labels of other members, or upright, are other labels."""
+        return self.identity
 
     def index(self, shard: str) -> list[Entry]:
-        """Every sample of the shard in its order, from one pass over the headers.
+        """Every sample of the shard in the order of their first members, from one pass over the headers.
 
-        Keys are unique: a second run of a key is called ``<key>#2`` and carries an error, as does a last
-        entry ``…#truncated`` where the tar is cut off.
+        Keys are unique: a sample of a key that has been there is called ``<key>#2`` and carries an error, as does a
+        last entry ``…#truncated`` where the tar is cut off.
 
         Raises:
             DatasetError: the shard is compressed, cannot be opened, or is not one of `shards`.
         """
         path = self._path(shard)
-        keys = Keys()
-        try:
+        keys, layout = Keys(), self.layout
+        with _readable(path):
             _shards.refuse_compressed(path)
-            return [_entry(group, shard, self.captions.members, keys) for group in _groups(path)]
-        except OSError as error:
-            raise DatasetError(
-                f"cannot read the shard {path} ({error.strerror}); check that it is still there"
-            ) from error
+            groups = _grouped(members(path), layout, path.stem)
+            if layout.metadata:
+                groups = self._with_rows(groups, path)
+        return [self._entry(group, shard, keys) for group in groups]
 
     def read(self, entry: Entry) -> Sample:
         """Image and caption of a usable entry.
@@ -94,18 +134,101 @@ class WebDataset(Reader):
         """
         if entry.error is not None:
             raise SampleError(entry.error)
-        image, text = _members(self._path(entry.shard), entry, (entry.image, entry.caption))
-        caption, *others = self.captions.of_member(text, entry.caption)
+        image, *texts = _members(self._path(entry.shard), entry, [entry.image, *filter(None, [entry.caption])])
+        if not texts:
+            return Sample(entry.key, entry.shard, image, "")
+        if _metadata.is_row(entry.caption):
+            caption, *others = _metadata.texts(texts[0], entry.caption, self._columns)
+        else:
+            caption, *others = self.captions.of_member(texts[0], entry.caption)
+        image = _exif.upright(image, texts[0]) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others))
 
     def near(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.near`."""
         return files.near(self._path(shard))
 
+    def sideways(self, entry: Entry, image: bytes) -> str:
+        """See `Reader.sideways`."""
+        offset, size = entry.members.get("json", (0, CAPTION_BYTES + 1))
+        if self.captions.upright or size > CAPTION_BYTES:
+            return ""
+        return _exif.sideways(image, files.read_at(self._path(entry.shard), offset, size))
+
+    def advice(self, entry: Entry) -> str:
+        """See `Reader.advice`."""
+        if self.layout.whole(entry.members) or self.layout.metadata:
+            return ""
+        names = [f"{entry.key.partition('#')[0]}.{name}" for name in entry.members]
+        found = inferred(Layout(required=self.captions.required), names, labels=True)
+        return "" if found is None or found == self.layout else self.given.told(**found.options)
+
+    @cached_property
+    def _columns(self) -> Captions:
+        """Those of a metadata file in a tar."""
+        return Captions.of(self.given, CAPTION)
+
+    def _as(self, layout: Layout) -> str:
+        """The location with the options that give a layout."""
+        if layout.metadata:
+            return f"pictures whose captions are in the {' or '.join(_metadata.FILES)} of their tar"
+        return f"{self.given.told(**layout.options)!r}"
+
     def _path(self, shard: str) -> Place:
         if shard not in self.paths:
             raise DatasetError(f"{self.location!r} has no shard {shard!r}; it has {', '.join(self.shards[:5])}, …")
         return self.paths[shard]
+
+    def _with_rows(self, groups: Sequence[_Group], path: Place) -> list[_Group]:
+        """The samples with their rows of the tar's metadata; a row without a picture is a sample with its reason."""
+        named = {id(one): {f"{one.key}.{name}": span for name, span in one.members.items()} for one in groups}
+        tables = {name: span for spans in named.values() for name, span in spans.items() if _metadata.names(name)}
+        kept = [one for one in groups if not tables.keys() & named[id(one)].keys()]
+        by_key = {one.key: one for one in reversed(kept)}
+        for table, span in tables.items():
+            for file, row, caption in _metadata.rows(path, table, span, self._columns):
+                key, ending = self.layout.split(file) or (file, "")
+                group = by_key.get(key)
+                if group is None or ending not in group.members:
+                    group = _Group(key, fault=f"the metadata has a row of {file!r}, and no such file is in the shard")
+                    kept.append(group)
+                group.members[caption], group.caption = row, caption
+        return kept
+
+    def _entry(self, group: _Group, shard: str, keys: Keys) -> Entry:
+        """The group as an entry under a key of its own."""
+        image, caption = self.layout.first("images", group.members), self._caption(group)
+        fault = group.fault or self._fault(group, image, caption)
+        key, count = keys.take(group.key)
+        if count > 1:
+            again = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
+            fault = again if fault is None else f"{again}; besides, {fault}"
+        return Entry(key, shard, group.members, image, caption, fault)
+
+    def _caption(self, group: _Group) -> str:
+        """The member of the caption; where none is required, "" in place of one that is empty or too large."""
+        found = group.caption or self.layout.first("captions", group.members)
+        if not self.captions.required and found and not 0 < group.members[found][1] <= CAPTION_BYTES:
+            return ""
+        return found
+
+    def _fault(self, group: _Group, image: str, caption: str) -> str | None:
+        """Why the sample cannot be used, as far as its headers tell."""
+        found, layout = f"it has {', '.join(group.members)}", self.layout
+        if not image:
+            return f"the sample has no image: {found}, an image is one of {layout.told('images')}; {_named('image')}"
+        if not caption and self.captions.required and layout.metadata:
+            return f"the sample has no caption: no {' or '.join(_metadata.FILES)} in its tar has a row of it"
+        if not caption and self.captions.required:
+            wanted = f"a caption is a {layout.told('captions')} member; {_named('caption')}"
+            return f"the sample has no caption: {found}, {wanted}"
+        for part, name, most in ((image, "image", IMAGE_BYTES), (caption, "caption", CAPTION_BYTES)):
+            size = group.members[part][1] if part else 1
+            if size == 0:
+                return f"the {name} ({part}) is empty: 0 bytes"
+            if size > most:
+                return too_large(f"{name} ({part})", size, most)
+        return None
 
 
 READER = WebDataset
@@ -114,129 +237,59 @@ READER = WebDataset
 # Index -----------------------------------------------------------------------------------------------------
 
 
-class _HeaderFile(io.BufferedReader):
-    """A tar of which only headers are read: `tarfile` would take in whatever size a long name's header claims."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= CAPTION_BYTES:
-            raise tarfile.ReadError(f"a header claims {size} bytes")
-        return super().read(size)
+def _named(part: str) -> str:
+    return f"name another one by ?{part}=NAME behind the location"
 
 
-def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
-    """Member headers; ends with `tarfile.ReadError` where the archive is not complete."""
-    size = files.size(path)
-    with _HeaderFile(files.raw(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # a shard of 10⁵ samples would otherwise be kept in memory
-            if member.size < 0:  # the walk would go backwards, without end
-                raise tarfile.ReadError(f"the member {member.name!r} claims a size of {member.size} bytes")
-            yield member
-        end = tar.offset
-    mark = read_at(path, end, BLOCK)
-    if len(mark) < BLOCK or mark.strip(b"\0"):
-        raise tarfile.ReadError(f"no end mark at byte {min(end, size)} of {size}")
-    for at in range(end, size, CAPTION_BYTES):
-        if read_at(path, at, CAPTION_BYTES).strip(b"\0"):
-            raise tarfile.ReadError(
-                f"data goes on behind the end mark at byte {end}, as in tars written behind each other"
-            )
-
-
-def _groups(path: Place) -> Iterator[_Group]:
-    """Samples of a tar; a cut-off tar ends with a group that says so."""
-    size = files.size(path)
-    group: _Group | None = None
+@contextmanager
+def _readable(path: Place) -> Iterator[None]:
     try:
-        for member in _headers(path):
-            if member.isdir():
-                continue
-            cut = member.offset_data + (member.size if member.isreg() else 0) > size
-            name = _printable(member.name)
-            match = _NAME.fullmatch(name)
-            if match is None and member.isreg() and not cut and "\\" not in name:
-                continue  # no extension, or hidden: a README or a ._file, not a sample
-            key, ext = (match[1], match[2].lower()) if match else (name, "")
-            if group is None or group.key != key or ext in group.members:
-                if group is not None:
-                    yield group
-                group = _Group(key)
-            if cut:
-                group.fault = _cut(f"its member {name!r} goes on past the end of the file, {size} bytes")
-                break
-            _take(group, member, name, ext)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        if group is not None and _fault(group) is None:
-            yield group
-            group = None
-        group = group or _Group(path.stem + "#truncated")
-        group.fault = _cut(str(error))
-    if group is not None:
-        yield group
+        yield
+    except OSError as error:
+        raise DatasetError(f"cannot read the shard {path} ({error.strerror}); check that it is still there") from error
 
 
-def _take(group: _Group, member: tarfile.TarInfo, name: str, ext: str) -> None:
-    """Add a member to its sample, or the reason why it may not be used."""
-    group.members[ext] = (member.offset_data, member.size)
-    parts = name.split("/")
-    if not member.isreg() or member.issparse():
-        kind = "link" if member.issym() or member.islnk() else "device" if member.isdev() else "special file"
-        group.fault = f"its member {name!r} is a {kind}; only regular files are read"
-    elif name.startswith("/") or ".." in parts or "\\" in name:
-        group.fault = f"its member {name!r} points outside the shard; rename it without '..', '/' in front or '\\'"
-    elif "\ufffd" in name:
-        group.fault = f"the name of its member {name!r} is not UTF-8; rename it"
+def _grouped(found: Iterable[Member], layout: Layout, shard: str) -> list[_Group]:
+    """The samples of a tar in the order of their first members; where it is cut off, one of them says so.
+
+    A field that a key has already begins another sample of this key.
+    """
+    groups: list[_Group] = []
+    latest: dict[str, _Group] = {}
+    for member in found:
+        if not member.name:
+            if not groups or (groups[-1].fault is None and layout.whole(groups[-1].members)):
+                groups.append(_Group(f"{shard}#truncated"))
+            groups[-1].fault = member.fault
+            break
+        pair = layout.split(member.name)
+        if pair is None and member.plain:
+            continue  # no extension, or hidden: a README or a ._file, not a sample
+        key, name = pair or (member.name, "")
+        if key not in latest or name in latest[key].members:
+            latest[key] = _Group(key)
+            groups.append(latest[key])
+        if member.span is None:
+            latest[key].fault = member.fault
+            break
+        latest[key].members[name] = member.span
+        latest[key].fault = member.fault or latest[key].fault
+    return _folded(groups, layout) if layout.key == LAST else groups
 
 
-def _printable(name: str) -> str:
-    """The member's name without './' in front; bytes that are no UTF-8 as U+FFFD."""
-    clean = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    while clean.startswith("./"):
-        clean = clean[2:]
-    return clean
-
-
-def _cut(seen: str) -> str:
-    return (
-        f"the shard is truncated or damaged here ({seen}); the samples before are used: "
-        "fetch or write the shard again for the rest"
-    )
-
-
-def _fault(group: _Group, order: Sequence[str] = (*TEXTS, "json")) -> str | None:
-    """Why the sample cannot be used, as far as its headers tell."""
-    if group.fault is not None:
-        return group.fault
-    image, caption = _first(IMAGES, group.members), _first(order, group.members)
-    found = f"it has {', '.join(group.members)}"
-    if not image:
-        return f"the sample has no image: {found}, an image is one of {', '.join(IMAGES)}"
-    if not caption:
-        return f"the sample has no caption: {found}, a caption is a {' or '.join(order)} member"
-    for part, name, most in ((image, "image", IMAGE_BYTES), (caption, "caption", CAPTION_BYTES)):
-        size = group.members[part][1]
-        if size == 0:
-            return f"the {name} ({part}) is empty: 0 bytes"
-        if size > most:
-            return too_large(f"{name} ({part})", size, most)
-    return None
-
-
-def _first(wanted: Sequence[str], members: Mapping[str, Span]) -> str:
-    return next((ext for ext in wanted if ext in members), "")
-
-
-def _entry(group: _Group, shard: str, order: Sequence[str], keys: Keys) -> Entry:
-    """The group as an entry under a key of its own."""
-    fault = _fault(group, order)
-    key, count = keys.take(group.key)
-    if count > 1:
-        again = (
-            f"the key {group.key!r} is in the shard {count} times, the first one is used; "
-            "a sample's members must stand together, and keys must differ"
-        )
-        fault = again if fault is None else f"{again}; besides, {fault}"
-    return Entry(key, shard, group.members, _first(IMAGES, group.members), _first(order, group.members), fault)
+def _folded(groups: Sequence[_Group], layout: Layout) -> list[_Group]:
+    """Members with dots before their field, such as ``22.05.seg.png``, as members of ``22.05``, where that is whole."""
+    whole = {one.key: one for one in groups if one.fault is None and layout.whole(one.members)}
+    kept = []
+    for group in groups:
+        own = group.key in whole or group.fault is not None
+        home = None if own else next((whole[stem] for stem in stems(group.key) if stem in whole), None)
+        if home is None:
+            kept.append(group)
+            continue
+        for name, span in group.members.items():
+            home.members.setdefault(f"{group.key[len(home.key) + 1 :]}.{name}", span)
+    return kept
 
 
 # Read ------------------------------------------------------------------------------------------------------
@@ -272,7 +325,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     try:
         with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
             for key, members in samples:
-                if key in seen or _NAME.fullmatch(f"{key}.x") is None or "." in key.rpartition("/")[2]:
+                if key in seen or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
                     raise DatasetError(f"the key {key!r} comes twice, is empty or has a dot; give each sample its own")
                 seen.add(key)
                 for ext, data in members.items():

@@ -13,7 +13,7 @@ from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, LabelError, StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.readers import Reader, fingerprint, shard_fingerprint
-from clipzoo.readers.webdataset import BLOCK
+from clipzoo.readers._tar import BLOCK
 from clipzoo.store.manifest import MANIFEST
 from clipzoo.store.store import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Column, Store
 

@@ -1,0 +1,84 @@
+"""``metadata.jsonl`` and ``metadata.csv`` of Hugging Face's imagefolder: a row of captions for each ``file_name``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from clipzoo.errors import DatasetError
+from clipzoo.files import Place, read_at
+from clipzoo.readers._captions import Captions
+from clipzoo.readers._location import METADATA
+from clipzoo.readers.base import Span
+from clipzoo.readers.table import records
+
+FILES = METADATA
+NAME = "file_name"
+MOST = 2**28
+"""A larger file of rows is not read: it is held in memory while its shard is indexed."""
+
+
+def names(name: str) -> bool:
+    """Whether a file of this name holds rows of metadata."""
+    return name.rpartition("/")[2] in FILES
+
+
+def is_row(caption: str) -> bool:
+    """Whether the caption of an entry is a row of metadata."""
+    return caption.startswith(FILES)
+
+
+def rows(path: Place, name: str, span: Span, captions: Captions) -> Iterator[tuple[str, Span, str]]:
+    """(the file that it is of, where it is, the entry's caption) of every row of a member; a broken row is of no file.
+
+    Raises:
+        DatasetError: the member is too large, or has no `NAME`.
+    """
+    if span[1] > MOST:
+        raise DatasetError(f"{name} in {path} is too large: {span[1]} bytes, more than {MOST}; split the tar")
+    folder, data = PurePosixPath(name).parent, read_at(path, *span)
+    found = _csv(data, f"{name} in {path}", captions) if name.endswith(".csv") else _lines(data)
+    for file, (offset, size), caption in found:
+        yield (folder / file).as_posix(), (span[0] + offset, size), caption
+
+
+def texts(row: bytes, caption: str, captions: Captions) -> tuple[str, ...]:
+    """The captions of a row.
+
+    Raises:
+        SampleError: it holds none.
+    """
+    if not caption.startswith("metadata.csv"):
+        return captions.of_member(row, "json")
+    fields = next(csv.reader([row.decode("utf-8", "surrogateescape")], strict=True), [])
+    places = (place.split("=") for place in caption.partition("?")[2].split("&") if place)
+    return captions.of_values({captions.fields[int(field)]: fields[int(at)] for field, at in places})
+
+
+def _lines(data: bytes) -> Iterator[tuple[str, Span, str]]:
+    offset = 0
+    for line in io.BytesIO(data):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        name = value.get(NAME) if isinstance(value, dict) else None
+        if isinstance(name, str):
+            yield name, (offset, len(line)), "metadata.jsonl"
+        offset += len(line)
+
+
+def _csv(data: bytes, where: str, captions: Captions) -> Iterator[tuple[str, Span, str]]:
+    """A row's caption says which of its fields hold one: so the header is not needed to read it."""
+    file = io.BytesIO(data)
+    head = next(records(file, ",", None), (0, 0, [], ""))[2]
+    columns = [column.strip().removeprefix("\ufeff") for column in head]
+    if NAME not in columns:
+        raise DatasetError(f"{where} has no column {NAME}; its columns are {', '.join(columns)}: add one")
+    places = [f"{i}={columns.index(field)}" for i, field in enumerate(captions.fields) if field in columns]
+    for offset, size, fields, fault in records(file, ",", len(columns)):
+        if not fault:
+            yield fields[columns.index(NAME)], (offset, size), "metadata.csv?" + "&".join(places)

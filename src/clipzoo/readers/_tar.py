@@ -1,0 +1,105 @@
+"""The members of an uncompressed tar by their headers; nothing is unpacked, and no header is believed."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from clipzoo import files
+from clipzoo.files import Place, read_at
+from clipzoo.readers.base import CAPTION_BYTES, Span
+
+BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a tar.
+
+    Attributes:
+        name: without ``./`` in front; bytes that are no UTF-8 are U+FFFD. "" says that the tar ends here too early.
+        span: where its bytes are; None if they, or the rest of the tar, are not there.
+        fault: why it may not be used, or "".
+        plain: whether it is a regular file: one without an extension is no part of a sample.
+    """
+
+    name: str
+    span: Span | None
+    fault: str = ""
+    plain: bool = True
+
+
+def members(path: Place) -> Iterator[Member]:
+    """Every member but folders; where the tar is truncated or damaged, the last one says so."""
+    size = files.size(path)
+    try:
+        for header in _headers(path):
+            if header.isdir():
+                continue
+            name = _printable(header.name)
+            if header.offset_data + (header.size if header.isreg() else 0) > size:
+                cut = _cut(f"its member {name!r} goes on past the end of the file, {size} bytes")
+                yield Member(name, None, cut, plain=False)
+                return
+            plain = header.isreg() and "\\" not in name
+            yield Member(name, (header.offset_data, header.size), _refused(header, name), plain)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        yield Member("", None, _cut(str(error)))
+
+
+class _HeaderFile(io.BufferedReader):
+    """A tar of which only headers are read: `tarfile` would take in whatever size a long name's header claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= CAPTION_BYTES:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        return super().read(size)
+
+
+def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
+    """Member headers; ends with `tarfile.ReadError` where the archive is not complete."""
+    size = files.size(path)
+    with _HeaderFile(files.raw(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # a shard of 10⁵ samples would otherwise be kept in memory
+            if member.size < 0:  # the walk would go backwards, without end
+                raise tarfile.ReadError(f"the member {member.name!r} claims a size of {member.size} bytes")
+            yield member
+        end = tar.offset
+    mark = read_at(path, end, BLOCK)
+    if len(mark) < BLOCK or mark.strip(b"\0"):
+        raise tarfile.ReadError(f"no end mark at byte {min(end, size)} of {size}")
+    for at in range(end, size, CAPTION_BYTES):
+        if read_at(path, at, CAPTION_BYTES).strip(b"\0"):
+            raise tarfile.ReadError(
+                f"data goes on behind the end mark at byte {end}, as in tars written behind each other"
+            )
+
+
+def _refused(header: tarfile.TarInfo, name: str) -> str:
+    """Why a member may not be used, or ""."""
+    if not header.isreg() or header.issparse():
+        kind = "link" if header.issym() or header.islnk() else "device" if header.isdev() else "special file"
+        return f"its member {name!r} is a {kind}; only regular files are read"
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+        return f"its member {name!r} points outside the shard; rename it without '..', '/' in front or '\\'"
+    if "\ufffd" in name:
+        return f"the name of its member {name!r} is not UTF-8; rename it"
+    return ""
+
+
+def _printable(name: str) -> str:
+    """The member's name without './' in front; bytes that are no UTF-8 as U+FFFD."""
+    clean = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    while clean.startswith("./"):
+        clean = clean[2:]
+    return clean
+
+
+def _cut(seen: str) -> str:
+    return (
+        f"the shard is truncated or damaged here ({seen}); the samples before are used: "
+        "fetch or write the shard again for the rest"
+    )

@@ -1,0 +1,72 @@
+"""Pictures without captions, for label truth and benchmarks: every format reads them where captions are optional."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipzoo.errors import DatasetError
+from clipzoo.readers import Reader, open_dataset
+from making import encoded, image, raw_tar
+
+PICTURES = {f"{i}": encoded(image(i)) for i in range(3)}
+
+
+def tars(folder: Path) -> str:
+    """One sample without a caption, one with an empty and one with a sound caption."""
+    captions = [("1.txt", b""), ("2.txt", b"a caption")]
+    return str(raw_tar(folder / "a.tar", sorted([*captions, *((f"{k}.png", data) for k, data in PICTURES.items())])))
+
+
+def files(folder: Path) -> str:
+    folder.mkdir()
+    for key, data in PICTURES.items():
+        (folder / f"{key}.png").write_bytes(data)
+    (folder / "1.txt").write_bytes(b"")
+    (folder / "2.txt").write_bytes(b"a caption")
+    return str(folder)
+
+
+def table(folder: Path) -> str:
+    files(folder)
+    with (folder / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["key", "image", "caption"], *([k, f"{k}.png", ""] for k in "01")])
+        csv.writer(file).writerow(["2", "2.png", "a caption"])
+    return str(folder / "a.csv")
+
+
+def parquet(folder: Path) -> str:
+    folder.mkdir()
+    columns = {"key": [*PICTURES], "image": [*PICTURES.values()], "caption": [None, "", "a caption"]}
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    return str(folder)
+
+
+def joined(folder: Path) -> str:
+    tars(folder)
+    (folder / "all.yaml").write_text("datasets:\n  a: a.tar\n")
+    return str(folder / "all.yaml")
+
+
+def read(reader: Reader) -> list[tuple[str, bytes, str]]:
+    samples = [reader.read(entry) for shard in reader.shards for entry in reader.index(shard)]
+    return [(sample.key, sample.image, sample.caption) for sample in samples]
+
+
+@pytest.mark.parametrize("made", [tars, files, table, parquet, joined])
+def test_a_picture_without_a_caption_is_a_sample_where_captions_are_optional(made, tmp_path: Path) -> None:
+    reader = open_dataset(made(tmp_path / "data"), captions="optional")
+    assert read(reader) == [(k, data, "a caption" if k == "2" else "") for k, data in PICTURES.items()]
+
+
+def test_a_table_without_a_caption_column_is_read_where_captions_are_optional(tmp_path: Path) -> None:
+    files(tmp_path / "data")
+    (tmp_path / "data/a.csv").write_text("id,image\n" + "".join(f"{k},{k}.png\n" for k in PICTURES))
+    location = f"{tmp_path}/data/a.csv?key=id"
+    assert read(open_dataset(location, captions="optional")) == [(k, data, "") for k, data in PICTURES.items()]
+    with pytest.raises(DatasetError, match="no caption column"):
+        open_dataset(location)
