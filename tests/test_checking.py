@@ -314,7 +314,7 @@ def test_as_many_pictures_are_asked_for_as_the_reader_wants(tmp_path: Path, monk
     together = threading.Barrier(many, timeout=30)
     monkeypatch.setattr(files, "threads", lambda path: many)
 
-    def decoded(data: bytes) -> np.ndarray:
+    def decoded(data: bytes, **options: object) -> np.ndarray:
         together.wait()
         return decode_image(data)
 

@@ -247,11 +247,11 @@ def test_the_next_batch_is_decoded_while_one_is_predicted(tmp_path, monkeypatch)
     count, enough = [0], threading.Event()
     decode_image = batches.decode_image
 
-    def counted(data: bytes) -> ImageArray:
+    def counted(data: bytes, **options: Any) -> ImageArray:
         count[0] += 1
         if count[0] >= 32:
             enough.set()
-        return decode_image(data)
+        return decode_image(data, **options)
 
     class Waiting(Bright):
         def predict(self, images):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from clipzoo.cli import app
 from clipzoo.errors import DatasetError, ExpertError, RemoteError, StoreError, kind_of
 from clipzoo.experts import ExpertInput
 from clipzoo.labeling import Interrupted, label
-from clipzoo.labeling._batches import Batcher, decoded
+from clipzoo.labeling._batches import Batcher
 from clipzoo.labeling._budget import Budget
 from clipzoo.pages import inspect
 from clipzoo.readers import open_dataset
@@ -115,25 +114,6 @@ def test_waiting_images_are_bounded(monkeypatch):
         assert sum(w.image.shape[0] * w.image.shape[1] for b in batcher._buckets.values() for w in b) <= 1000
     batcher.flush()
     assert sum(map(len, taken)) == 50
-
-
-def test_images_decoded_ahead_are_bounded_by_their_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr("clipzoo.labeling._batches.PENDING_PIXELS", 3 * 12 * 16)
-    reader = open_dataset(str(make_dataset(tmp_path / "data", shards=1, count=40)))
-    ready: list[int] = []
-
-    class Counting(ThreadPoolExecutor):
-        def submit(self, *args):
-            future = super().submit(*args)
-            future.result()  # every image is decoded at once
-            ready.append(1)
-            return future
-
-    with Counting(1) as pool:
-        for taken, sample in enumerate(decoded(reader, reader.index("00000"), pool, ahead=30), 1):
-            assert sample.image is not None
-            assert len(ready) - taken <= 3
-    assert len(ready) == 40
 
 
 def test_batch_size_is_the_callers(tmp_path):

@@ -21,6 +21,7 @@ import hostile
 from clipzoo.errors import DatasetError, EngineError, ExpertError, StoreError
 from clipzoo.labeling import Tuning, label
 from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._cluster import answering
 from clipzoo.labeling._worker import Order, Worker
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
@@ -125,6 +126,47 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(EngineError, match="one of local, ray"):
         run(data, tmp_path / "out", engine="roy")
     run(data, tmp_path / "out")  # nothing is locked or half done
+
+
+@pytest.mark.parametrize("address", [None, "local"])
+@pytest.mark.parametrize("kind", ["bare", "raylet", "system", "time"])
+def test_a_ray_that_dies_at_its_start_ends_in_a_sentence(tmp_path, monkeypatch, kind, address):
+    ray = pytest.importorskip("ray")
+    raised = {
+        "bare": Exception("The current node timed out during startup. This could happen because\nsome of the raylet"),
+        "raylet": ray.exceptions.LocalRayletDiedError(),
+        "system": ray.exceptions.RaySystemError("the agent failed"),
+        "time": ray.exceptions.GetTimeoutError("no answer"),
+    }[kind]
+    ended = []
+
+    def init(**options):
+        raise raised
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(1))
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch")
+    data = make_dataset(tmp_path / "data")
+    with pytest.raises(EngineError) as error:
+        run(data, tmp_path / "out", engine="ray", ray_address=address)
+    said = str(error.value)
+    if kind == "time":  # also a TimeoutError: who is asked does not answer
+        assert "no answer" in said
+    else:
+        assert said.startswith(f"Ray did not start on this machine: {type(raised).__name__}: ")
+        assert "/scratch/ray/session_latest/logs (raylet.out" in said
+    assert "\n" not in said
+    assert ended
+    run(data, tmp_path / "out")  # nothing is locked or half done
+
+
+def test_a_cluster_that_ends_is_said_and_a_workers_mistake_is_not_hidden():
+    ray = pytest.importorskip("ray")
+    said = r"does not answer any more: RaySystemError: System error: gone\. Its logs"
+    with pytest.raises(EngineError, match=said), answering(ray):
+        raise ray.exceptions.RaySystemError("gone")
+    with pytest.raises(ray.exceptions.RayTaskError), answering(ray):
+        raise ray.exceptions.RayTaskError("label", "traceback", ValueError("mistake"))
 
 
 def ordered(data: Path, out: Path, witness: Path, **values) -> Order:

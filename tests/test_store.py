@@ -17,7 +17,7 @@ import pytest
 from clipzoo.data import Plan
 from clipzoo.errors import LabelError, StoreError
 from clipzoo.experts import ExpertCard
-from clipzoo.files import places
+from clipzoo.files import _writing
 from clipzoo.readers import fingerprint, open_dataset, shard_fingerprint
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verify
@@ -258,7 +258,7 @@ def test_what_is_written_has_the_rights_of_any_new_file(tmp_path, reader):
         column = Store(tmp_path / "other").create(Bright().card, fingerprint(reader))
         fill(column)
         column.finish()
-        with places.whole(tmp_path / "a") as beside:  # as safetensors writes
+        with _writing.whole(tmp_path / "a") as beside:  # as safetensors writes
             beside.unlink()
             os.close(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
@@ -286,7 +286,7 @@ def messages(store: Store, reader=None) -> str:
 
 def test_a_manifest_reaches_the_disk_and_two_writers_do_not_meet(column, monkeypatch):
     synced = []
-    monkeypatch.setattr(places, "_sync", synced.append)
+    monkeypatch.setattr(_writing, "_sync", synced.append)
     for _ in range(2):
         column.manifest.write(column.path)
     first, folder, second, _ = synced

@@ -19,6 +19,7 @@ from PIL import Image
 import clipzoo
 from clipzoo import experts, export, heads, losses, readers, tasks
 from clipzoo.evaluation import DenseSet, datasets
+from clipzoo.labeling import exports
 from clipzoo.plugins import Registry
 
 ROOT = Path(__file__).parent.parent
@@ -127,6 +128,7 @@ REGISTRIES = (
     *experts.REGISTRIES,
     datasets.PLUGINS,
     export.PLUGINS,
+    exports.PLUGINS,
 )
 
 

@@ -12,8 +12,10 @@ over the decoded image, x to the right, y down, whatever its size in pixels.
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from clipzoo.errors import ImageError
+from clipzoo.errors import DatasetError, ImageError
 
 ImageArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
@@ -29,7 +31,29 @@ BoolArray = NDArray[np.bool_]
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-MAX_PIXELS = 100_000_000
+LIMIT = "CLIPZOO_MAX_PIXELS"
+"""The environment variable that raises or lowers `MAX_PIXELS`."""
+
+
+def _limit(told: str, default: int = 100_000_000) -> int:
+    """What the variable says."""
+    digits = told.replace("_", "")
+    if told and not (digits.isascii() and digits.isdigit() and int(digits)):
+        raise DatasetError(f"{LIMIT}={told!r} is no number of pixels: set it as {LIMIT}={default}, or unset it")
+    return int(digits) if told else default
+
+
+MAX_PIXELS = _limit(os.environ.get(LIMIT, ""))
+"""Larger pictures and label maps are refused."""
+if Image.MAX_IMAGE_PIXELS is not None and MAX_PIXELS > 2 * Image.MAX_IMAGE_PIXELS:  # where Pillow itself refuses
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+IN_FLIGHT = 128_000_000
+"""Pixels that all threads of a process decode at once; one takes 7 bytes meanwhile, and 3 once it is decoded."""
+
+STRIP = 4_000_000
+"""Pixels that are turned into RGB at once, so that a large picture is held but twice."""
+
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")
 """What is decoded; Pillow knows more, and some of them run other programs (EPS starts Ghostscript)."""
 
@@ -135,6 +159,41 @@ class View:
         return Camera(camera.fx / (x1 - x0), camera.fy / (y1 - y0), 1 - cx if self.flip else cx, cy)
 
 
+class NoRoomError(Exception):
+    """There is no room for so many pixels."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__(pixels)
+        self.pixels = pixels
+
+
+class Room:
+    """So many pixels may be held at once. Who needs more than there are in all is let in alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held, self._freed = most, 0, threading.Condition()
+
+    def take(self, pixels: int, wait: bool = True) -> None:
+        """Hold pixels as soon as there is room; `NoRoomError` if there is none now and nobody is to ``wait``."""
+        with self._freed:
+            while self._held and self._held + pixels > self._most:
+                if not wait:
+                    raise NoRoomError(pixels)
+                self._freed.wait()
+            self._held += pixels
+
+    def force(self, pixels: int) -> None:
+        """Hold pixels though there may be no room."""
+        with self._freed:
+            self._held += pixels
+
+    def give(self, pixels: int) -> None:
+        """Hold them no longer."""
+        with self._freed:
+            self._held -= pixels
+            self._freed.notify_all()
+
+
 class _Quiet:
     """Silences Pillow, which warns of bombs and odd EXIF: `decode_image` has its own limits.
 
@@ -161,7 +220,16 @@ class _Quiet:
                 self._saved.__exit__(None, None, None)
 
 
-_quiet = _Quiet()
+_quiet, _decoding = _Quiet(), Room(IN_FLIGHT)
+
+
+def _after_fork() -> None:
+    # Threads of the parent, which are not in the child, may have been inside of either.
+    global _quiet, _decoding
+    _quiet, _decoding = _Quiet(), Room(IN_FLIGHT)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
@@ -171,12 +239,17 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def decode_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, admit: Callable[[int], None] = lambda pixels: None
+) -> ImageArray:
     """Decode an image file: the one decoder of labelling, training and evaluation.
+
+    Threads wait for each other where they would decode more than `IN_FLIGHT` pixels at once.
 
     Args:
         data: an image file of any format that Pillow reads; of an animation, the first frame.
         max_pixels: refuse larger pictures before their pixels are decoded.
+        admit: told the number of pixels before they are decoded; may raise `NoRoomError`.
 
     Returns:
         uint8 H×W×3 RGB with the EXIF orientation applied; transparency is laid over white; 16-bit and float
@@ -184,20 +257,19 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageArray:
 
     Raises:
         ImageError: not an image, truncated, or too large.
+        NoRoomError: it was not admitted.
     """
     try:
         with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
             width, height = opened.size
             if width * height > max_pixels:
-                raise ImageError(
-                    f"the image has {width}×{height} pixels, more than max_pixels={max_pixels}; "
-                    "shrink it or raise the limit"
-                )
-            return to_rgb(opened)
-    except ImageError:
+                raise ImageError(_too_large(width, height, max_pixels))
+            admit(width * height)
+            return _decoded(opened)
+    except (ImageError, NoRoomError):
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at twice PIL.Image.MAX_IMAGE_PIXELS
-        raise ImageError(f"the image has too many pixels ({error}); shrink it") from error
+        raise ImageError(f"the image has too many pixels ({error}); shrink it, or set {LIMIT}") from error
     except UnidentifiedImageError as error:  # its own words hold an address in memory
         raise ImageError(f"cannot decode the image ({_head(data)}): it is none of {', '.join(_formats())}") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
@@ -228,23 +300,62 @@ def own_orientation(data: bytes) -> int:
         return 1
 
 
+def _decoded(opened: Image.Image) -> ImageArray:
+    room, pixels = _decoding, opened.width * opened.height
+    room.take(pixels)
+    try:
+        ImageOps.exif_transpose(opened, in_place=True)
+        return _rgb(opened)
+    finally:
+        room.give(pixels)
+
+
+def _too_large(width: int, height: int, most: int) -> str:
+    told = f"the image has {width}×{height} pixels, more than max_pixels={most}; shrink it"
+    if most != MAX_PIXELS:
+        return told
+    return f"{told}, or set the environment variable {LIMIT}={width * height}: decoding one takes 7 bytes a pixel"
+
+
 def _head(data: bytes) -> str:
     return f"{len(data)} bytes, beginning {data[:8]!r}"
 
 
 def to_rgb(image: Image.Image) -> ImageArray:
     """Pixels of a PIL image, uint8 H×W×3 RGB, as `decode_image` gives them."""
-    image = ImageOps.exif_transpose(image)
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> ImageArray:
+    """Pixels of an upright image, strip by strip: Pillow and NumPy copy what they convert, several times."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.array(image, dtype=np.float32)  # in place from here on: it may be of 400 MB
-        np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
-        if image.mode.startswith("I"):
-            values /= 257.0  # 16 bits to 8
-        elif values.max(initial=0.0) <= 1.0:
-            values *= 255.0
-        values += 0.5
-        image = Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
+        image = _grey(image)
+    width, height = image.size
+    rows = max(1, STRIP // max(width, 1))
+    if rows >= height:
+        return np.array(_opaque(image))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(_opaque(strip))
+    return pixels
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Of 16 bits or of floats, in 8 bits."""
+    values = np.array(image, dtype=np.float32)  # in place from here on: it may be of 400 MB
+    np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
+    if image.mode.startswith("I"):
+        values /= 257.0  # 16 bits to 8
+    elif values.max(initial=0.0) <= 1.0:
+        values *= 255.0
+    values += 0.5
+    return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """In RGB, laid over white where it is transparent."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -19,6 +19,7 @@ from rich.table import Table
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Findings, Place, side_of
 from clipzoo.errors import ABSENT, MAX_FAILURES, ClipzooError
+from clipzoo.files import deliver
 from clipzoo.pages.pictures import data_uri
 from clipzoo.readers import Entry, Reader
 from clipzoo.types import decode_image
@@ -118,7 +119,7 @@ def write(found: Findings, reader: Reader, out: Path) -> None:
         drawn=cards(sorted(found.drawn)),
         style=Markup(files("clipzoo.pages").joinpath("page.css").read_text(encoding="utf-8")),
     )
-    out.write_text(html, encoding="utf-8", errors="replace")
+    deliver(out, html.encode("utf-8", "replace"))
 
 
 def _again(found: Findings) -> list[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -131,9 +131,13 @@ def bars() -> Iterator[Bars]:
 
 def located(recipe: Path, out: Path | None, overrides: list[str] | None, trust: bool) -> tuple[Recipe, Path]:
     """The recipe of a file, or of a folder that holds one, and the run's folder; its code is asked about."""
+    from clipzoo import files
     from clipzoo import recipe as recipes
+    from clipzoo.errors import CheckpointError
     from clipzoo.runs.preflight import check_places
 
+    if recipe.is_dir():
+        files.check_inside(recipe, ".", CheckpointError)
     file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     loaded = recipes.load(file, overrides or (), trust=True)
     folder = out or (recipe if recipe.is_dir() else Path("runs") / loaded.name)
@@ -174,13 +178,19 @@ def _confirm(recipe: Recipe, file: Path, typed: Sequence[str], folder: Path) -> 
 
 @contextmanager
 def opened(
-    recipe: Path, out: Path | None, overrides: list[str] | None, device: str = "auto", trust: bool = False
+    recipe: Path,
+    out: Path | None,
+    overrides: list[str] | None,
+    device: str = "auto",
+    trust: bool = False,
+    check: Callable[[Recipe], None] = lambda recipe: None,
 ) -> Iterator[Run]:
-    """The run of a recipe, with bars on the terminal."""
+    """The run of a recipe, with bars on the terminal; what ``check`` refuses leaves no folder behind."""
     from clipzoo.runs import folder as workspace
     from clipzoo.runs import verbs as pipeline
 
     loaded, folder = located(recipe, out, overrides, trust)
+    check(loaded)
     with bars() as progress:
         yield workspace.Run(loaded, folder, progress, pipeline.pick_device(device))
 

@@ -12,6 +12,6 @@ def command(
     from clipzoo.cli._console import bold, console, opened
     from clipzoo.runs import verbs as pipeline
 
-    with opened(recipe, out, overrides, device, trust) as run:
+    with opened(recipe, out, overrides, device, trust, pipeline.check_measurable) as run:
         path = pipeline.evaluate(run)
     console.print(f"the numbers are in {bold(path)}")

@@ -32,8 +32,8 @@ def command(
     """Five questions, each answer checked at once; writes a commented recipe. Options answer without being asked."""
     from rich.markup import escape
 
+    from clipzoo import files, trust
     from clipzoo import recipe as recipes
-    from clipzoo import trust
     from clipzoo.cli._console import bars, bold, console
     from clipzoo.runs import new_recipe as draft
     from clipzoo.runs.verbs import pick_device
@@ -69,7 +69,7 @@ def command(
     splits = _ask("4. Where to measure (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
     length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
     text = draft.draft(out, found, start, cards, splits, length, device, store=place if labels else None)
-    out.write_text(text, encoding="utf-8")
+    files.deliver(out, text.encode())
     trust.remember(recipes.load(out, trust=True).code, out)  # whose experts were named in this command
     console.print(f"{bold(out)} is written; next: clipzoo {'run' if splits else 'train'} {escape(str(out))} --dry-run")
 

@@ -20,6 +20,6 @@ def command(
     if dry_run:
         previewed(recipe, out, overrides, device, trust=trust)
         return
-    with opened(recipe, out, overrides, device, trust) as run:
+    with opened(recipe, out, overrides, device, trust, pipeline.check_measurable) as run:
         page = pipeline.run(run)
     console.print(f"the page is {bold(page)}, the numbers are in {bold(page.with_name('results.json'))}")

@@ -26,12 +26,13 @@ def command(
 
     from clipzoo.cli._console import bold, console, opened, previewed
     from clipzoo.runs import verbs as pipeline
+    from clipzoo.runs.preflight import check_arm
     from clipzoo.training import ended
 
     if dry_run:
         previewed(recipe, out, overrides, device, [arm], [seed], trust=trust)
         return
-    with opened(recipe, out, overrides, device, trust) as run:
+    with opened(recipe, out, overrides, device, trust, lambda recipe: check_arm(arm, "train")) as run:
         known = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
     console.print(f"{arm}, seed {seed}: " + ("was trained already" if known else f"trained for {run.steps()} steps"))

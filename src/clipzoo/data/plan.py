@@ -93,10 +93,8 @@ class Plan:
     def save(self, path: AnyPath) -> None:
         """Write as parquet, whole or not at all."""
         reasons = "\n".join(f"{reason}\t{count}" for reason, count in self.left_out.items())
-        path = files.local(path, "a plan")
-        beside = path.with_name(path.name + ".tmp")
-        pq.write_table(self.table.replace_schema_metadata({"left_out": reasons}), beside)
-        beside.replace(path)
+        with files.whole(files.local(path, "a plan"), alone=True) as beside:
+            pq.write_table(self.table.replace_schema_metadata({"left_out": reasons}), beside)
 
     def __len__(self) -> int:
         return len(self.table)

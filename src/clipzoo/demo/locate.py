@@ -79,8 +79,15 @@ def locate_data(location: str, cache: Path, progress: Progress = lambda what, do
 
 
 def locate_beside(location: str, store: str) -> str:
-    """As `locate_data`, with packaged data in the folder of a label store; in the user's cache if that is remote."""
-    return locate_data(location, _beside(store))
+    """As `locate_data`, with packaged data in the folder of a label store; in the user's cache if that is remote.
+
+    Raises:
+        DatasetError: as `locate_data`, or what is there leads out of the store by a link.
+    """
+    cache = _beside(store)
+    if check(location):
+        files.check_inside(cache.parent, cache.name, DatasetError)
+    return locate_data(location, cache)
 
 
 @contextmanager
@@ -119,6 +126,6 @@ def _unpacked(cache: Path, progress: Progress) -> Path:
         ):
             archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.10 before 12, 3.11 before 4
             archive.extractall(out)
-        (out / ".complete").touch()
+        files.write(out / ".complete", b"")
         progress("unpacking", 1, 1)
     return out

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipzoo import files
 from clipzoo.demo import rooms
 from clipzoo.demo.captions import TEMPLATES
 from clipzoo.demo.meshes import ROOM, classes, names
@@ -178,7 +179,7 @@ def _shard(images: Path, start: int) -> Path:
 
 
 def _write_lines(path: Path, lines: Any) -> None:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files.write(path, ("\n".join(lines) + "\n").encode())
 
 
 def _pool(workers: int | None) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipzoo import tasks
+from clipzoo import files, tasks
 from clipzoo.errors import DatasetError
 from clipzoo.tasks.base import Convention, Measure, Metric, Rows
 
@@ -74,8 +74,7 @@ class Scored:
     def save(self, path: Path) -> None:
         """Write as ``.npz`` of plain arrays."""
         about = json.dumps({"group": self.group, "convention": self.convention.to_json()})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        with files.whole(path, alone=True) as beside, beside.open("wb") as file:
             np.savez_compressed(file, about=about, keys=np.array(self.keys, np.str_), statistics=self.statistics)
 
     @classmethod

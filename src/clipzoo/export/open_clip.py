@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.sets import view_of
 from clipzoo.models import Student
@@ -51,14 +52,17 @@ def export(
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty; give another --out, or delete it")
     beside = folder.with_name(folder.name + ".partial")
+    if beside.is_symlink():
+        beside.unlink()
     shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
     student = student.cpu().eval()
     try:
         student.save(beside, heads=heads)
         found = parity(student, beside, images, captions)
         worst = max(found["image_embeddings"], found["text_embeddings"])
-        (beside / PARITY).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        (beside / "README.md").write_text(card.replace("{parity}", sentence(found)), "utf-8", "replace")
+        files.write(beside / PARITY, (json.dumps(found, indent=2) + "\n").encode())
+        files.write(beside / "README.md", card.replace("{parity}", sentence(found)).encode("utf-8", "replace"))
         if worst <= TOLERANCE:
             if folder.exists():
                 folder.rmdir()

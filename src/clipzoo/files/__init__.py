@@ -1,17 +1,25 @@
 """Files on disks and behind networks, read by offset and written whole; `places` is where the two are told apart."""
 
-from clipzoo.files.lock import alone
-from clipzoo.files.places import (
-    AnyPath,
+from clipzoo.files._writing import (
     Draft,
-    Place,
-    ahead,
     append,
-    arrow,
-    below,
     bring,
+    check_inside,
+    deliver,
     discard,
     drop_drafts,
+    make_folder,
+    same,
+    whole,
+    write,
+)
+from clipzoo.files.lock import alone, idle
+from clipzoo.files.places import (
+    AnyPath,
+    Place,
+    ahead,
+    arrow,
+    below,
     found,
     join,
     keep,
@@ -22,20 +30,19 @@ from clipzoo.files.places import (
     opened,
     place,
     raw,
+    read,
     read_at,
     read_spans,
     regular,
     remote,
-    same,
     size,
     state,
     threads,
-    whole,
-    write,
 )
 
 __all__ = [
-    "AnyPath", "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "discard", "drop_drafts",
-    "found", "join", "keep", "leads_out", "local", "near", "nested", "opened", "place", "raw", "read_at", "read_spans",
-    "regular", "remote", "same", "size", "state", "threads", "whole", "write",
+    "AnyPath", "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "check_inside", "deliver",
+    "discard", "drop_drafts", "found", "idle", "join", "keep", "leads_out", "local", "make_folder", "near", "nested",
+    "opened", "place", "raw", "read", "read_at", "read_spans", "regular", "remote", "same", "size", "state", "threads",
+    "whole", "write",
 ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -12,11 +14,42 @@ OPEN_FILES = 64
 _State = tuple[int, int, int, int]
 
 
+def plain(path: str | Path, flags: int) -> int:
+    """Open a file, which must be one: opening a pipe would block, and a device may never end.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
+    """
+    number = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    mode = os.fstat(number).st_mode
+    if stat.S_ISREG(mode):
+        return number
+    os.close(number)
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
+def own(path: Path, flags: int) -> int:
+    """As `plain`, for writing in a folder that may be somebody else's work: a link is refused.
+
+    Raises:
+        OSError: as of `plain`, or it is a link.
+    """
+    try:
+        return plain(path, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            told = f"it is a link to {path.readlink()}, and nothing is written through links: remove it"
+            raise OSError(errno.ELOOP, told, str(path)) from error
+        raise
+
+
 class _Descriptor:
     """An open file that closes when the last thread lets go of it; eviction never closes under a read."""
 
     def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.number = plain(path, os.O_RDONLY)
         self.state = _state(os.fstat(self.number))
 
     def __del__(self) -> None:

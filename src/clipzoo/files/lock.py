@@ -7,6 +7,7 @@ gone, or that was not renewed for a quarter of an hour, counts no more.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clipzoo.errors import ClipzooError, RemoteError
+from clipzoo.files import _local
 from clipzoo.files._remote import Remote
 from clipzoo.files.places import Place
 
@@ -46,21 +48,54 @@ def alone(folder: Place, error: type[ClipzooError], why: str) -> Iterator[None]:
 
 
 @contextmanager
+def idle(folder: Place, error: type[ClipzooError], why: str) -> Iterator[None]:
+    """Raise ``error`` at once if a process holds ``folder/.lock``; none may take it while the block lasts.
+
+    Nothing is written, so that a folder will do that can only be read: where nobody has ever locked it, nobody is kept
+    from it, and in a store the lock is looked at once.
+    """
+    path = folder / ".lock"
+    if isinstance(path, Remote):
+        holder = _holder(path)
+        if holder and not _is_dead(holder):
+            raise error(_in_use(path.parent, path, holder, why))
+        yield
+        return
+    try:
+        number = _local.own(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield
+        return
+    except OSError as refused:
+        raise error(f"cannot read {path} ({refused.strerror}), which says whether {folder} is in use") from refused
+    with os.fdopen(number, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            raise error(_held(folder, file.read().decode("utf-8", "replace"), why)) from held
+        except OSError:  # a file system without locks, which nobody can hold
+            pass
+        yield
+
+
+def _held(folder: Place, holder: str, why: str) -> str:
+    who = holder.strip() or "unknown"
+    return f"{folder} is in use by process {who}: {why}; wait for it, or give another output folder"
+
+
+@contextmanager
 def _locked(folder: Path, error: type[ClipzooError], why: str) -> Iterator[None]:
     path = folder / ".lock"
     try:
-        opened = path.open("a+")
+        number = _local.own(path, os.O_RDWR | os.O_CREAT)
     except OSError as refused:
-        raise error(f"cannot write {path}: {refused.strerror}; make room or give rights") from refused
-    with opened as file:
+        how = "" if refused.errno in (errno.ELOOP, errno.EINVAL) else "; make room or give rights"
+        raise error(f"cannot write {path}: {refused.strerror}{how}") from refused
+    with os.fdopen(number, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as held:
-            file.seek(0)
-            raise error(
-                f"{folder} is in use by process {file.read().strip() or 'unknown'}: {why}; wait for it, or give "
-                f"another output folder ({held.strerror})"
-            ) from held
+            raise error(_held(folder, file.read(), why)) from held
         except OSError as refused:
             raise error(
                 f"the file system of {folder} has no locks (flock: {refused.strerror}), without which {why}; mount it "

@@ -6,21 +6,17 @@ A `Place` is a `pathlib.Path` or the address of a file or folder behind a networ
 
 from __future__ import annotations
 
-import filecmp
 import glob
 import io
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
-from uuid import uuid4
 
 from clipzoo.errors import RemoteError
 from clipzoo.files import _local, _near
@@ -96,7 +92,7 @@ def read_at(path: Place, offset: int, size: int) -> bytes:
         OSError: the file cannot be opened or read.
         RemoteError: it cannot be reached.
     """
-    here = _here(path)
+    here = nearest(path)
     if isinstance(here, Path):
         try:
             return _local.read_at(here, offset, size)
@@ -107,7 +103,7 @@ def read_at(path: Place, offset: int, size: int) -> bytes:
     return here.read(offset, size)
 
 
-def _here(path: Place) -> Place:
+def nearest(path: Place) -> Place:
     """The copy of a remote file, where there is one."""
     return path if isinstance(path, Path) else _near.copy_of(path) or path
 
@@ -147,8 +143,21 @@ def ahead(call: Callable[[In], Out], items: Iterable[In], many: int) -> Iterator
 
 def raw(path: Place) -> io.RawIOBase:
     """The file without a buffer."""
-    here = _here(path)
-    return io.FileIO(here) if isinstance(here, Path) else RemoteFile(here)
+    here = nearest(path)
+    return io.FileIO(here, opener=_local.plain) if isinstance(here, Path) else RemoteFile(here)
+
+
+def read(path: Place) -> bytes:
+    """All bytes of a file that may be somebody else's.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
+        RemoteError: it cannot be reached.
+    """
+    if isinstance(path, Remote):
+        return path.read_bytes()
+    with open(path, "rb", opener=_local.plain) as file:
+        return file.read()
 
 
 def opened(path: Place) -> BinaryIO:
@@ -163,7 +172,7 @@ def arrow(path: Place) -> Path | BinaryIO:
 
 def size(path: Place) -> int:
     """Bytes of a file; OSError if it is not there."""
-    here = _here(path)
+    here = nearest(path)
     return here.stat().st_size if isinstance(here, Path) else here.size()
 
 
@@ -271,146 +280,3 @@ def found(patterns: Iterable[str]) -> list[Place]:
 
 def _there(places: Sequence[Remote]) -> list[Remote]:
     return [one for one, there in zip(places, ahead(Remote.is_file, places, ASKED), strict=True) if there]
-
-
-# Write -----------------------------------------------------------------------------------------------------
-
-
-class Draft:
-    """A file while it is written; ``path``, on this machine, is where to.
-
-    `settle` makes it appear at ``target``, whole or not at all; `drop` leaves nothing behind. Writers of one file at a
-    time have a ``mark`` each.
-    """
-
-    def __init__(self, target: Place, mark: str = "") -> None:
-        self.target = target
-        if isinstance(target, Path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self.path = target.with_name(f"{target.name}{mark}.tmp")
-        else:
-            self.path = _near.scratch(target.name)
-
-    def settle(self) -> None:
-        """The file is at its place for good: contents, then name, have reached the disk, or the store has it all."""
-        if isinstance(self.target, Remote):
-            self.target.upload(self.path)
-            self.drop()
-            return
-        _sync(self.path)
-        self.path.replace(self.target)
-        _sync(self.target.parent)
-
-    def drop(self) -> None:
-        """Remove what is left of it."""
-        self.path.unlink(missing_ok=True)
-
-
-def drop_drafts(folder: Place, but: str) -> None:
-    """Remove the drafts that dead writers left below ``folder``, except of the file of one name."""
-    for name in below(folder, ".tmp"):
-        if not name.startswith(f"{but}."):
-            (folder / name).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write a file that appears at ``path`` when the block ends: whole or not at all; folders are made.
-
-    It has the rights of any new file of this process (its umask), though a library may write files that nobody else
-    can read, as safetensors does since 0.8.
-    """
-    draft = Draft(path, f".{uuid4().hex[:8]}")
-    try:
-        draft.path.touch()
-        rights = draft.path.stat().st_mode
-        yield draft.path
-        if draft.path.stat().st_mode != rights:
-            draft.path.chmod(stat.S_IMODE(rights))
-        draft.settle()
-    finally:
-        draft.drop()
-
-
-def write(path: Place, data: bytes) -> None:
-    """Replace a small file, whole or not at all; folders are made."""
-    if isinstance(path, Remote):
-        path.write(data)
-        return
-    with whole(path) as beside:
-        beside.write_bytes(data)
-
-
-def append(path: Place, line: bytes) -> None:
-    """Add a line, or several, to a small file; one torn by a crash is closed first.
-
-    A store has no way to add: it gets all anew.
-    """
-    if isinstance(path, Remote):
-        path.write((path.read_bytes() if path.is_file() else b"") + line + b"\n")
-        return
-    with path.open("ab+") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line + b"\n")
-
-
-def bring(source: Place, target: Place) -> None:
-    """The file at another place, too, whole or not at all: a hard link where the disk allows it, else a copy."""
-    if isinstance(source, Remote) and isinstance(target, Remote) and source.protocol == target.protocol:
-        target.copy(source)
-        return
-    with near(source):
-        path = _here(source)
-        assert isinstance(path, Path)
-        if isinstance(target, Remote):
-            target.upload(path)
-            return
-        draft = Draft(target)
-        for old in (target, draft.path):  # of a run that was killed; a link renamed to itself would stay
-            old.unlink(missing_ok=True)
-        try:
-            os.link(path, draft.path)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(path, draft.path)
-        draft.settle()
-
-
-def same(one: Place, other: Place) -> bool:
-    """Whether both files are there, and equal."""
-    if not (one.is_file() and other.is_file()) or size(one) != size(other):
-        return False
-    if isinstance(one, Path) and isinstance(other, Path):
-        return filecmp.cmp(one, other, shallow=False)
-    step = _near.PART
-    return all(read_at(one, at, step) == read_at(other, at, step) for at in range(0, size(one), step))
-
-
-def discard(folder: Place, root: Place, last: str) -> None:
-    """Remove a folder below ``root`` for good.
-
-    On a disk it is gone at once: killed while it deletes, this leaves ``root/.removed-…``. In a store it goes file by
-    file, shards' marks first and the file ``last`` last: stopped in between, less of it is left.
-    """
-    if isinstance(folder, Remote):
-        names = sorted(folder.below(), key=lambda name: (name == last, not name.endswith(".parquet")))
-        for name in names:
-            if name != ".lock":  # its holder's
-                (folder / name).unlink(missing_ok=True)
-        return
-    assert isinstance(root, Path)
-    aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=root))
-    (aside / folder.parent.name).mkdir()  # deeper than columns lie, so that it is none
-    folder.rename(aside / folder.parent.name / folder.name)
-    shutil.rmtree(aside)
-    with suppress(OSError):  # another column of the task is there
-        folder.parent.rmdir()

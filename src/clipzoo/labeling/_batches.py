@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from clipzoo.errors import SampleError
 from clipzoo.experts import ExpertInput
 from clipzoo.readers import Entry, Reader
-from clipzoo.types import ImageArray, Sample, decode_image
+from clipzoo.types import IN_FLIGHT, ImageArray, NoRoomError, Room, Sample, decode_image
 
 PENDING_PIXELS = 64_000_000
 """Images of odd sizes wait for others of their size until so many pixels wait: 200 MB."""
@@ -29,32 +30,34 @@ class Decoded:
     error: str = ""
     caption: str = ""
 
-    @property
-    def pixels(self) -> int:
-        """Of the image."""
-        return 0 if self.image is None else self.image.shape[0] * self.image.shape[1]
-
 
 Batch = list[ExpertInput]
 """Samples whose images are all of one size."""
 
 
-def opened(reader: Reader, entry: Entry) -> tuple[Sample, ImageArray] | str:
-    """A sample and its image, or the reason why it cannot be used; a `RemoteError` is none."""
+def _any(pixels: int) -> None:
+    """Admit pictures of any size."""
+
+
+def opened(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> tuple[Sample, ImageArray] | str:
+    """A sample and its image, or the reason why it cannot be used; a `RemoteError` is none.
+
+    ``admit`` is told of the image's pixels before they are decoded, and may raise `NoRoomError`.
+    """
     if entry.error is not None:
         return entry.error
     try:
         sample = reader.read(entry)
-        return sample, decode_image(sample.image)
+        return sample, decode_image(sample.image, admit=admit)
     except SampleError as error:
         return str(error)
     except (MemoryError, OSError) as error:
         return f"cannot read the sample: {type(error).__name__}: {error}"
 
 
-def decode(reader: Reader, entry: Entry) -> Decoded:
-    """Read and decode one sample; what is wrong with it becomes its ``error``."""
-    found = opened(reader, entry)
+def decode(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> Decoded:
+    """Read and decode one sample; what is wrong with it becomes its ``error``. ``admit`` is as of `opened`."""
+    found = opened(reader, entry, admit)
     if isinstance(found, str):
         return Decoded(entry.key, None, found)
     sample, image = found
@@ -62,31 +65,91 @@ def decode(reader: Reader, entry: Entry) -> Decoded:
 
 
 def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Decoded]:
-    """The samples in their order; at most ``ahead`` of them, or `PENDING_PIXELS`, are decoded before they are taken."""
-    waiting: deque[Future[Decoded]] = deque()
-    uncounted: deque[Future[Decoded]] = deque()  # the last of them, not yet seen to be done
-    pixels = 0  # of the others
+    """The samples in their order; of those that are decoded before they are taken there are at most ``ahead``.
+
+    Together they have at most `IN_FLIGHT` pixels, or that and those of the one that is taken next.
+    """
+    window = _Window(reader, pool)
     try:
         for entry in entries:
-            waiting.append(pool.submit(decode, reader, entry))
-            uncounted.append(waiting[-1])
-            while True:
-                while uncounted and uncounted[0].done():
-                    pixels += uncounted.popleft().result().pixels
-                if len(waiting) < ahead and pixels <= PENDING_PIXELS:
-                    break
-                future = waiting.popleft()
-                sample = future.result()
-                if uncounted and uncounted[0] is future:
-                    uncounted.popleft()
-                else:
-                    pixels -= sample.pixels
-                yield sample
-        while waiting:
-            yield waiting.popleft().result()
+            window.add(entry)
+            if len(window.waiting) >= ahead:
+                yield from window.take()
+        while window.waiting:
+            yield from window.take()
     finally:
-        for future in waiting:
-            future.cancel()
+        for one in window.waiting:
+            one.future.cancel()
+
+
+@dataclass
+class _Ahead:
+    """A sample that is to be decoded before it is taken; its future gives None where there was no room for it."""
+
+    entry: Entry
+    future: Future[Decoded | None] = field(init=False)
+    pixels: int = 0
+    held: bool = False
+
+    def refused(self) -> bool:
+        """Whether there was no room for it."""
+        return self.future.done() and self.future.exception() is None and self.future.result() is None
+
+
+class _Window:
+    """Samples in the order in which they are taken. Nobody waits for room: who finds none is begun again later."""
+
+    def __init__(self, reader: Reader, pool: ThreadPoolExecutor) -> None:
+        self.waiting: deque[_Ahead] = deque()
+        self._reader, self._pool, self._room = reader, pool, Room(IN_FLIGHT)
+        self._refused = False
+
+    def add(self, entry: Entry) -> None:
+        """Begin to decode a sample."""
+        self.waiting.append(_Ahead(entry))
+        self._begin(self.waiting[-1])
+
+    def take(self) -> Iterator[Decoded]:
+        """The next sample; its pixels are held until the caller comes back."""
+        first = self.waiting[0]
+        if first.future.result() is None:
+            self._room.force(first.pixels)  # those who have the room are behind it: nobody else can give it any
+            first.held = True
+            self._begin(first)
+        if self._refused:
+            self._again()
+        sample = first.future.result()
+        assert sample is not None, "room is held for it"
+        self.waiting.popleft()
+        yield sample
+        if first.held:
+            self._room.give(first.pixels)
+
+    def _again(self) -> None:
+        """Begin those again, in their order, for whom there is room now."""
+        late = [one for one in self.waiting if one.refused()]
+        self._refused = bool(late)
+        with suppress(NoRoomError):
+            for one in late:
+                self._room.take(one.pixels, wait=False)
+                one.held = True
+                self._begin(one)
+
+    def _begin(self, one: _Ahead) -> None:
+        one.future = self._pool.submit(self._decode, one)
+
+    def _decode(self, one: _Ahead) -> Decoded | None:
+        def admit(pixels: int) -> None:
+            one.pixels = pixels
+            if not one.held:
+                self._room.take(pixels, wait=False)
+                one.held = True
+
+        try:
+            return decode(self._reader, one.entry, admit)
+        except NoRoomError:
+            self._refused = True
+            return None
 
 
 @dataclass

@@ -8,9 +8,7 @@ does the shard of a worker that is lost; should that one come to and commit afte
 from __future__ import annotations
 
 import logging
-import signal
-import socket
-import threading
+import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from uuid import uuid4
 from clipzoo import files
 from clipzoo.errors import ClipzooError, EngineError, StoreError
 from clipzoo.labeling._budget import EARLIEST
+from clipzoo.labeling._cluster import answering, connected
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import warn
 from clipzoo.labeling._worker import Done, Order, Worker
@@ -30,6 +29,7 @@ from clipzoo.labeling.local import Work
 from clipzoo.labeling.plan import Job, uncommitted
 from clipzoo.stopping import Stop
 from clipzoo.store.manifest import software, writing
+from clipzoo.types import LIMIT
 
 __all__ = ["Order", "label_shards"]
 
@@ -75,7 +75,7 @@ def label_shards(
     """
     if not jobs:
         return
-    with connected(address) as ray, _told(order, jobs, works) as told:
+    with connected(address) as ray, _told(order, jobs, works) as told, answering(ray):
         run = _Run(ray, told, jobs, works, [i for i in fresh if i in told.active], progress)
         try:
             run.go(stop)
@@ -106,47 +106,6 @@ def _told(order: Order, jobs: Sequence[Job], works: Sequence[Work]) -> Iterator[
         )  # fmt: skip
     finally:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """The module ``ray``, connected; what was not connected before is disconnected at the end.
-
-    Raises:
-        EngineError: Ray is not installed, or no cluster answers.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise EngineError(
-            f"the engine 'ray' needs Ray ({error}): pip install 'clipzoo[ray]', on every machine"
-        ) from error
-    if ray.is_initialized():
-        yield ray
-        return
-    if (address or "").startswith("ray://"):
-        raise EngineError(
-            f"{address} is the address of a Ray client, which does not see the cluster's files: run this on a machine "
-            "of the cluster, or by `ray job submit`, without the address"
-        )
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        if address and address not in ("auto", "local"):
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EngineError(
-            f"no Ray cluster answers at {address or 'RAY_ADDRESS'}: {error}; start one by `ray start --head` on the "
-            "first machine and `ray start --address=HOST:6379` on the others, or take one of this machine alone: "
-            "--ray-address local"
-        ) from error
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in this place
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 @dataclass(eq=False)
@@ -260,8 +219,9 @@ class _Run:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        limit = {"env_vars": {LIMIT: os.environ[LIMIT]}} if LIMIT in os.environ else None
         actor = self._kind.options(
-            num_cpus=self.need["CPU"], num_gpus=self.need.get("GPU", 0), scheduling_strategy=there
+            num_cpus=self.need["CPU"], num_gpus=self.need.get("GPU", 0), scheduling_strategy=there, runtime_env=limit
         ).remote(self.order)
         hand = _Hand(actor, node["NodeID"], node["NodeManagerHostname"])
         self.hands.append(hand)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -255,14 +256,17 @@ class Student(nn.Module):
     def _write(self, folder: Path, heads: bool) -> None:
         _write_tensors(folder / WEIGHTS, self.clip)
         config = {"model_cfg": self.config, "preprocess_cfg": _jsonable(self.preprocess_cfg)}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        files.write(folder / CONFIG, json.dumps(config, indent=2).encode())
         if hasattr(self.tokenizer, "save_pretrained"):
-            self.tokenizer.save_pretrained(folder)
-            _pair(folder / "tokenizer_config.json")
+            with TemporaryDirectory() as scratch:  # it would write through links
+                self.tokenizer.save_pretrained(scratch)
+                _pair(Path(scratch, "tokenizer_config.json"))
+                for path in Path(scratch).iterdir():
+                    files.write(folder / path.name, path.read_bytes())
         if not heads:
             return
         specs = {c: {**asdict(s), "convention": s.convention.to_json()} for c, s in self.specs.items()}
-        (folder / f"{HEADS}.json").write_text(json.dumps({"layers": self.layers, "heads": specs}, indent=2))
+        files.write(folder / f"{HEADS}.json", json.dumps({"layers": self.layers, "heads": specs}, indent=2).encode())
         if self.specs:
             _write_tensors(folder / f"{HEADS}.safetensors", self.heads)
 
@@ -375,12 +379,12 @@ def _pair(path: Path) -> None:
     named = described.get("auto_map", {})
     if isinstance(named, dict) and isinstance(one := named.get("AutoTokenizer"), str):
         described["auto_map"] = {**named, "AutoTokenizer": [None, one]}  # the fast one is preferred, of any class
-        path.write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
+        files.write(path, json.dumps(described, indent=2, ensure_ascii=False).encode())
 
 
 def _write_tensors(path: Path, module: nn.Module) -> None:
     """A safetensors file of a module's tensors, whole or not at all."""
-    with files.whole(path) as beside:
+    with files.whole(path, alone=True) as beside:
         save_file(_contiguous(module), beside)
 
 

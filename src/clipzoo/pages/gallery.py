@@ -75,7 +75,7 @@ def inspect(store_root: AnyPath | Place, data: AnyPath, out_html: AnyPath, count
     pictures = [_picture(reader, entry, columns) for entry in _chosen(reader, columns, count)]
     failures = [failure for column in columns for failure in _failures(column)]
     page = _TEMPLATE.render(cards=cards, columns=[c.name for c in columns], pictures=pictures, failures=failures)
-    out.write_text(page, "utf-8", "replace")
+    files.deliver(out, page.encode("utf-8", "replace"))
     return Gallery(out, cards, [picture.key for picture in pictures], failures)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from clipzoo.files import write
 from clipzoo.pages import charts, words
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
@@ -39,7 +40,7 @@ def write_page(
 
     Args:
         results: what `clipzoo.evaluation.compare` gives.
-        out: the file; parents are made.
+        out: the file; folders are made, and a link there is replaced.
         curves: arm -> seed -> list of {"step", "name", "value"}.
         pictures: rows in the order in which they are shown under their task.
         recipe: the full recipe as YAML; by default what the results hold.
@@ -68,8 +69,7 @@ def write_page(
         style=_own("page.css"),
         script=_own("page.js"),
     )  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html, encoding="utf-8")
+    write(out, html.encode())
     return out
 
 

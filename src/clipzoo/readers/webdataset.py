@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -319,20 +318,17 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     Raises:
         DatasetError: a key has a dot in its last part or comes twice.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
     seen: set[str] = set()
-    try:
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
-            for key, members in samples:
-                if key in seen or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
-                    raise DatasetError(f"the key {key!r} comes twice, is empty or has a dot; give each sample its own")
-                seen.add(key)
-                for ext, data in members.items():
-                    add_member(tar, f"{key}.{ext}", data)
-        os.replace(partial, path)  # noqa: PTH105 – Path.replace is the same call
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        files.whole(path, alone=True) as beside,
+        tarfile.open(beside, "w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for key, members in samples:
+            if key in seen or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
+                raise DatasetError(f"the key {key!r} comes twice, is empty or has a dot; give each sample its own")
+            seen.add(key)
+            for ext, data in members.items():
+                add_member(tar, f"{key}.{ext}", data)
     return len(seen)
 
 

@@ -95,6 +95,7 @@ class Run:
         path = self.out / "recipe.yaml"
         if self.out.exists() and not self.out.is_dir():
             raise CheckpointError(f"{self.out} is a file; give --out a folder")
+        files.check_inside(self.out, ".", CheckpointError)
         changed = recipes.load(path, trust=True).differences(self.recipe) if path.exists() else {}
         trained = (self.out / "arms").exists()
         if trained and (bound := [f"{name}: {text}" for name, text in changed.items() if self._binds(name)]):
@@ -437,8 +438,7 @@ class Run:
             for row, groups in measure().items():
                 for group, scored in groups.items():
                     scored.save(folder / row / f"{group}.npz")
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "done").touch()
+            files.write(folder / "done", b"")
         found: dict[str, dict[str, Scored]] = {}
         for path in sorted(folder.glob("*/*.npz")):
             found.setdefault(path.parent.name, {})[path.stem] = Scored.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import platform
@@ -88,7 +89,7 @@ class Manifest(BaseModel):
         """
         path = folder / MANIFEST
         try:
-            manifest = cls.model_validate(json.loads(path.read_bytes()))
+            manifest = cls.model_validate(json.loads(files.read(path)))
         except OSError as error:
             raise StoreError(f"{folder} is no column: cannot read {MANIFEST} ({error.strerror})") from error
         except (ValueError, RecursionError) as error:  # pydantic's and JSON's
@@ -179,9 +180,12 @@ def append_lines(folder: Place, lines: Sequence[str]) -> None:
 def runs(folder: Place) -> Iterator[dict[str, Any]]:
     """The lines of ``runs.jsonl``; torn ones are passed over."""
     try:
-        text = (folder / RUNS).read_bytes().decode("utf-8", "replace")
+        text = files.read(folder / RUNS).decode("utf-8", "replace")
     except FileNotFoundError:
         return
+    except OSError as error:
+        told = f"cannot read {folder / RUNS}: {error.strerror}; remove it: what runs have cost is lost, and no label"
+        raise StoreError(told) from error
     for line in text.splitlines():
         try:
             values = json.loads(line)
@@ -199,9 +203,9 @@ def writing(path: Place) -> Iterator[None]:
     except RemoteError as error:
         raise StoreError(f"{error}; run the same again when it is mended: what is committed is kept") from error
     except OSError as error:
+        how = "" if error.errno in (errno.ELOOP, errno.EINVAL) else "; make room or give rights"
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; make room or give rights, and run the same again: what "
-            "is committed is kept"
+            f"cannot write {path}: {error.strerror or error}{how}, and run the same again: what is committed is kept"
         ) from error
 
 

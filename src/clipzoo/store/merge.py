@@ -23,7 +23,8 @@ def merge(
     """Bring the shards of stores together in ``out``, which may have some of them already.
 
     All is checked before anything is written. Files are hard links where the disk allows it, else copies; a shard
-    counts when both of its files are there, so that the same call goes on where it was killed. The sources stay.
+    counts when both of its files are there, so that the same call goes on where it was killed. Nothing is
+    written into the sources, which may be such that can only be read.
 
     Args:
         sources: stores over one dataset.
@@ -43,7 +44,9 @@ def merge(
     _of_one_dataset([*out.columns(), *given])
     with ExitStack() as stack:
         held = [Column(out.root / name) for name in {c.name for c in given} if (out.root / name / MANIFEST).exists()]
-        for column in (*given, *sorted(held, key=lambda column: column.name)):
+        for column in given:
+            stack.enter_context(files.idle(column.path, StoreError, "a merge would take half of what it writes"))
+        for column in sorted(held, key=lambda column: column.name):
             stack.enter_context(column.lock())
         plans = {name: _plan([c for c in given if c.name == name], out) for name in sorted({c.name for c in given})}
         return [_merged(name, plan, given, out, stack, progress) for name, plan in plans.items()]
@@ -99,6 +102,7 @@ def _merged(
     sources = [column for column in given if column.name == name]
     path = out.root / name
     if not (path / MANIFEST).exists():
+        files.check_inside(out.root, name, StoreError)
         sources[0].manifest.write(path)
         locks.enter_context(Column(path).lock())  # else it is held already
     target = Column(path)

@@ -136,7 +136,7 @@ class Column:
         """
         path = self.file(shard, ".parquet")
         try:
-            table = pq.ParquetFile(io.BytesIO(path.read_bytes())).read()
+            table = pq.ParquetFile(io.BytesIO(files.read(path))).read()
         except FileNotFoundError as error:
             raise StoreError(f"{self.name} has no committed shard {shard!r}: label it first") from error
         except (pa.ArrowException, OSError) as error:
@@ -231,8 +231,10 @@ class Column:
         """Be the only writer; partial files of writers that died are removed.
 
         Raises:
-            StoreError: another run is writing this column.
+            StoreError: another run is writing this column, or links in it lead out of its store.
         """
+        root, name = self.path.parent.parent, "/".join(self.path.parts[-2:])
+        files.check_inside(root, name, StoreError)
         with alone(self.path, StoreError, "two runs on one column would do the same work"):
             self.sweep()
             yield
@@ -331,10 +333,12 @@ class Store:
             grows: a column over another dataset is given back, too: whoever writes it calls `clipzoo.store.grow`.
 
         Raises:
-            StoreError: the column has other labels, or is over another dataset; the message says which field.
+            StoreError: the column has other labels, or is over another dataset; the message says which field. Or links
+                lead out of the store.
         """
         if not safe_name(f"{card.task}/{card.slug}"):
             raise StoreError(f"the URI {card.uri!r} gives no folder name ({card.slug!r}); give the expert a plain URI")
+        files.check_inside(self.root, f"{card.task}/{card.slug}", StoreError)
         path = self.root / card.task / card.slug
         fresh = Manifest.of(card, dataset)
         if (path / MANIFEST).exists():

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipzoo import tasks
+from clipzoo import files, tasks
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.files import Draft
@@ -39,7 +38,6 @@ class ColumnWriter:
         self._task = tasks.get(column.task)
         self._convention = column.convention
         self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
-        self._mark = f".{uuid4().hex[:8]}"
         self._rows: dict[str, dict[str, Any]] = {}
         self._tar: tarfile.TarFile | None = None
         self._drafts: list[Draft] = []  # of the tar, then of the rows
@@ -53,7 +51,7 @@ class ColumnWriter:
 
     def __enter__(self) -> ColumnWriter:
         with writing(self._tar_path):
-            self._drafts = [Draft(path, self._mark) for path in (self._tar_path, self._parquet_path)]
+            self._drafts = [Draft(self._tar_path)]
             self._tar = tarfile.open(self._drafts[0].path, "w", format=tarfile.PAX_FORMAT)
         return self
 
@@ -124,13 +122,14 @@ class ColumnWriter:
 
     def _commit(self) -> None:
         table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
-        labels, rows = self._drafts
         with writing(self._parquet_path):
+            self._drafts.append(Draft(self._parquet_path))
+            labels, rows = self._drafts
             marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(labels.path)}
             marks |= {SOURCE_MARK: self.source} if self.source else {}
             pq.write_table(table.replace_schema_metadata(marks), rows.path, compression="zstd")
             there = self._tar_path.is_file() and self._parquet_path.is_file()
-            if there and self._parquet_path.read_bytes() == rows.path.read_bytes():
+            if there and files.read(self._parquet_path) == rows.path.read_bytes():
                 return  # a writer that was thought dead was first; the shard is never open again
             self.replaced = there
             # Without its commit mark the shard is open while the tar is being replaced.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clipzoo import files
 from clipzoo.errors import CheckpointError
 
 
@@ -17,19 +17,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk refuses it; nothing is left of the attempt.
     """
-    beside = path.with_suffix(".tmp")
     try:
-        with beside.open("wb") as file:
+        with files.whole(path, alone=True) as beside, beside.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except RuntimeError as error:  # torch's, at the end of a file that the disk has refused
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load(path: Path, lazily: bool = False) -> dict[str, Any]:

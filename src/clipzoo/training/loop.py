@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from clipzoo import files
 from clipzoo.data import Batch, TrainingSet, loader
 from clipzoo.errors import CheckpointError, DatasetError, DivergedError
 from clipzoo.models import Student
@@ -107,7 +108,7 @@ def train(job: Job) -> Student:
     _evaluate(job, student, log, job.steps)
     log.close()
     student.save(job.out / "student")
-    (job.out / "student" / DONE).touch()
+    files.write(job.out / "student" / DONE, b"")
     (job.out / CHECKPOINT).unlink(missing_ok=True)
     return student
 
@@ -241,20 +242,19 @@ class _Log:
         for path in (self.path, self.skips):
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-            path.write_text("".join(kept))
+            files.write(path, "".join(kept).encode())
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
 
     def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values, **speed}) + "\n")
+        files.append(self.path, json.dumps({"step": step, **values, **speed}).encode())
         for name, value in (*values.items(), *speed.items()):
             self.board.add_scalar(name, value, step)
 
     def skipped(self, step: int, skipped: list[tuple[str, str]]) -> None:
         if not skipped:
             return
-        with self.skips.open("a") as file:
-            file.writelines(json.dumps({"step": step, "key": key, "reason": why}) + "\n" for key, why in skipped)
+        lines = [json.dumps({"step": step, "key": key, "reason": why}) for key, why in skipped]
+        files.append(self.skips, "\n".join(lines).encode())
 
     def close(self) -> None:
         self.board.close()

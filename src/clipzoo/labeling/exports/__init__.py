@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clipzoo import files, plugins, tasks
+from clipzoo import files, tasks
 from clipzoo.errors import StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.labeling.exports.base import Labelled
+from clipzoo.labeling.exports.base import LabelFormatPlugin, Labelled
+from clipzoo.plugins import Registry
 from clipzoo.readers import Entry, Reader, fingerprint, in_turn, open_dataset
 from clipzoo.readers._rows import ROW
 from clipzoo.store import Column, Store
 from clipzoo.types import View, image_size
 
-__all__ = ["Exported", "Labelled", "export_labels"]
+__all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labelled", "export_labels"]
+
+PLUGINS: Registry[LabelFormatPlugin] = Registry("labeling.exports", ("TASKS", "write"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def export_labels(store: AnyPath, data: AnyPath, to: str, out: AnyPath, column: 
         StoreError: no column, or several, can be meant, or the column is of another dataset.
         DatasetError: the dataset cannot be read.
     """
-    form = plugins.load("labeling.exports", to)
+    form = PLUGINS.load(to)
     chosen = _chosen(Store(store), column, form.TASKS, to)
     reader = open_dataset(os.fspath(data))
     chosen.manifest.belongs(fingerprint(reader), chosen.path)

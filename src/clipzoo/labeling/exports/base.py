@@ -32,3 +32,12 @@ class Write(Protocol):
 
     def __call__(self, labels: Iterable[Labelled], column: Column, out: Place) -> None:
         """``labels`` are iterated over once, in the dataset's order."""
+
+
+class LabelFormatPlugin(Protocol):
+    """A module of this folder."""
+
+    TASKS: tuple[str, ...]
+    """The tasks whose labels the format holds."""
+
+    write: Write
