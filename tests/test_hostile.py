@@ -184,7 +184,8 @@ def test_the_packaged_expert_and_the_training_loop_take_the_corpus(tmp_path: Pat
     where = hostile.as_shards(tmp_path / "data")
     (report,) = label(where, ["demo:segmentation"], tmp_path / "labels", device="cpu", progress=False, max_failures=1)
     assert (report.labels, report.labels + report.failures) == (len(usable("shards")), len(ITEMS))
-    job = test_training.job(Path(where), tmp_path / "labels", tiny_clip, tmp_path / "run", steps=5, checkpoint_every=5)
+    settings = {"steps": 5, "checkpoint_every": 5, "max_failures": 1}
+    job = test_training.job(Path(where), tmp_path / "labels", tiny_clip, tmp_path / "run", **settings)
     train(job)
     losses = [line["loss"] for line in read_log(tmp_path / "run") if "loss" in line]
     assert len(losses) == 5

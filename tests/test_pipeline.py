@@ -199,6 +199,9 @@ def test_the_page_reads_a_runs_folder_back(finished: Path) -> None:
     assert names["student"].columns == tuple(names["run"].specs)
 
 
+EXPERT = "segmentation/python-test_pipeline-SquareExpert"
+
+
 class Listener(Silent):
     """Keeps the headlines."""
 
@@ -218,7 +221,8 @@ def test_eval_says_what_it_trains_first_and_then_each_part(world: recipe.Recipe,
     pipeline.evaluate(workspace.Run(short, tmp_path, heard))
     assert heard.said == [
         "not trained yet, so it is trained before anything is measured: clipzoo: seed 0",
-        "training clipzoo, seed 0", "measuring clip", "measuring clip-ft, seed 0", "measuring clipzoo, seed 0",
+        "training clipzoo, seed 0", f"{EXPERT}: 96 of 96 samples have a label (100 %)", "measuring clip",
+        "measuring clip-ft, seed 0", "measuring clipzoo, seed 0",
         "measuring the baselines",
     ]  # fmt: skip
     run = workspace.Run(short, tmp_path, again)

@@ -10,6 +10,7 @@ ClipzooError
 ├── ExpertError        an expert cannot be loaded, or gave something that is no label
 ├── EngineError        a cluster cannot do the labelling that it is asked for
 ├── StoreError         a label store is damaged, foreign, or in use
+│   └── LostError      a file of it is gone while it is read
 ├── RemoteError        a place on a network cannot be reached, read or written
 ├── PlanError          images and labels cannot be joined into a training plan
 ├── CheckpointError    a run or checkpoint cannot be continued or loaded
@@ -123,6 +124,10 @@ class EngineError(ClipzooError, RuntimeError):
 
 class StoreError(ClipzooError, ValueError):
     """A label store cannot be read or written."""
+
+
+class LostError(StoreError):
+    """A file of a label store is gone while it is read: labels would be lost one after the other."""
 
 
 class RemoteError(ClipzooError):

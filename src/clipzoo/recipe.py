@@ -153,8 +153,14 @@ class TrainingRecipe(_Model):
     """Largest relative change of brightness and contrast."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the student's forward pass; losses and weights stay float32."""
+    deterministic: bool = False
+    """Equal runs give equal bits: one CPU thread an operator, which takes up to as many times as long as the machine
+    has cores, and deterministic kernels alone, which on a GPU are slower."""
     compile: bool = False
     """Compile the student with torch.compile: minutes at the start, then faster steps on a GPU."""
+    max_failures: Annotated[float, Field(ge=0, le=1)] = MAX_FAILURES
+    """Training stops when more than this share of the samples, or of a column's labels, cannot be read, of the last
+    10,000."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read and decode; 0 does it in the trainer."""
     log_every: Count = 10

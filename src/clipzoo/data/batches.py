@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipzoo import files
 from clipzoo.data.plan import Plan, entry_of
-from clipzoo.errors import ClipzooError, PlanError
+from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
 from clipzoo.readers.base import Reader
 from clipzoo.store import Column
+from clipzoo.store.store import TAR_MARK
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
@@ -30,6 +33,10 @@ from clipzoo.types import ImageArray, Sample, View, decode_image
 
 Position = tuple[int, int]
 """(epoch, row of the plan): what one sample of training is a pure function of, beside the seed."""
+
+
+CHECK = 60.0
+"""Seconds after which a process that reads a shard's labels looks again whether they are still the plan's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,8 @@ class Viewing:
 class Seen:
     """One sample seen through its view.
 
-    ``skipped`` is the reason if it could not be read; ``damaged`` has those of labels that could not, by column.
+    ``skipped`` is the reason if it could not be read; ``damaged`` has those of labels that could not, by column;
+    ``lost`` is what ends the training.
     """
 
     key: str
@@ -70,6 +78,7 @@ class Seen:
     labels: dict[str, Any] = field(default_factory=dict)
     skipped: str | None = None
     damaged: dict[str, str] = field(default_factory=dict)
+    lost: ClipzooError | None = None
 
 
 @dataclass
@@ -82,6 +91,8 @@ class Batch:
         captions: B texts.
         targets: column -> target of its task, with ``valid``; a missing label is invalid everywhere.
         skipped: (key, reason) of samples that could not be read, which are not among the B, and of labels.
+        unreadable: column -> how many labels could not be read, and how many the plan names; "" is of samples.
+        lost: what keeps all further labels or samples from being read; `loader` raises it.
     """
 
     images: Tensor
@@ -89,6 +100,8 @@ class Batch:
     captions: list[str]
     targets: dict[str, Target]
     skipped: list[tuple[str, str]]
+    unreadable: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lost: ClipzooError | None = None
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; the DataLoader calls it."""
@@ -99,7 +112,7 @@ class Batch:
         """The batch with its tensors on ``device``."""
         targets = {c: {k: v.to(device, non_blocking=True) for k, v in t.items()} for c, t in self.targets.items()}
         images, tokens = (t.to(device, non_blocking=True) for t in (self.images, self.tokens))
-        return Batch(images, tokens, self.captions, targets, self.skipped)
+        return replace(self, images=images, tokens=tokens, targets=targets)
 
 
 class TrainingSet(Dataset[Seen]):
@@ -118,24 +131,39 @@ class TrainingSet(Dataset[Seen]):
     ) -> None:
         self.plan, self.reader, self.labels = plan, reader, dict(labels)
         self.viewing, self.seed = viewing, seed
+        self._watches = {name: _Watch(used.column, plan.tars.get(name, {})) for name, used in self.labels.items()}
         self.threads = max(reader.threads, *(files.threads(used.column.path) for used in labels.values()), 1)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, position: Position | int) -> Seen:
-        return self.__getitems__([(0, position) if isinstance(position, int) else position])[0]
+        """One sample.
+
+        Raises:
+            LostError: a column's file is gone, or has other labels than when the plan was made.
+            RemoteError: a place cannot be reached.
+        """
+        (seen,) = self.__getitems__([(0, position) if isinstance(position, int) else position])
+        if seen.lost:
+            raise seen.lost
+        return seen
 
     def __getitems__(self, positions: Sequence[Position]) -> list[Seen]:
-        """Many at once: what a DataLoader calls for a batch."""
+        """Many at once: what a DataLoader calls for a batch; one that is `Seen.lost` stands for all."""
         rows = self.plan.rows([index for _, index in positions])
         pairs = zip(rows, positions, strict=True)
-        return list(files.ahead(lambda pair: self._see(pair[0], *pair[1]), pairs, self.threads))
+        try:
+            return list(files.ahead(lambda pair: self._see(pair[0], *pair[1]), pairs, self.threads))
+        except (LostError, RemoteError) as error:  # torch would put a worker's traceback into the message
+            return [Seen("", lost=error)]
 
     def _see(self, row: Mapping[str, Any], epoch: int, index: int) -> Seen:
         try:
             sample = self.reader.read(entry_of(row))
             image = decode_image(sample.image)
+        except RemoteError:
+            raise
         except ClipzooError as error:
             return Seen(row["key"], skipped=str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -145,6 +173,8 @@ class TrainingSet(Dataset[Seen]):
         for name in self.labels:
             try:
                 seen.labels[name] = self._label(name, row, view)
+            except (LostError, RemoteError):
+                raise
             except ClipzooError as error:  # a missing label is only a mask
                 seen.labels[name], seen.damaged[name] = None, str(error)
         return seen
@@ -154,7 +184,8 @@ class TrainingSet(Dataset[Seen]):
         if offset is None:
             return None
         source = self.labels[name]
-        label = source.task.decode(source.column.read(row["shard"], offset, row[f"{name}:size"]))
+        self._watches[name].check(row["shard"])
+        label = source.task.decode(source.column.member(row["shard"], row["key"], offset, row[f"{name}:size"]))
         return source.task.view(source.task.taught(label), view.at(self.target_size(name)))
 
     def target_size(self, name: str) -> tuple[int, int]:
@@ -169,7 +200,17 @@ class TrainingSet(Dataset[Seen]):
         Args:
             seen: what this dataset gave.
             tokenize: N texts -> int64 [N,L]; called with none where no sample could be read.
+
+        Raises:
+            LostError, RemoteError: as `__getitem__`.
         """
+        batch = self._collate(seen, tokenize)
+        if batch.lost:
+            raise batch.lost
+        return batch
+
+    def _collate(self, seen: Sequence[Seen], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
+        lost = next((s.lost for s in seen if s.lost), None)
         usable = [s for s in seen if s.image is not None]
         pixels = [s.image for s in usable if s.image is not None]
         skipped = [(s.key, s.skipped or "") for s in seen if s.image is None]
@@ -181,7 +222,43 @@ class TrainingSet(Dataset[Seen]):
         H, W = self.viewing.size
         images = np.stack(pixels) if pixels else np.zeros((0, H, W, 3), np.uint8)
         captions = [s.caption for s in usable]
-        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped)
+        unreadable = {"": (len(seen) - len(usable), len(seen))} | {name: _unreadable(usable, name) for name in targets}
+        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost)
+
+
+class _Watch:
+    """A column's shards, held against the plan: when one is first read, and every `CHECK` seconds if it has changed.
+
+    Args:
+        column: the labels.
+        tars: shard -> checksum of its labels when the plan was made.
+    """
+
+    def __init__(self, column: Column, tars: Mapping[str, str]) -> None:
+        self.column, self.tars = column, tars
+        self._known: dict[str, tuple[float, str]] = {}  # shard -> when it was looked at, and its rows' state
+
+    def check(self, shard: str) -> None:
+        """Raise `LostError` if the shard is gone, or has other labels than the plan's; `RemoteError` if unreachable."""
+        at, known = self._known.get(shard, (-math.inf, ""))
+        if not self.tars.get(shard) or time.monotonic() - at < CHECK:
+            return
+        state = files.state(self.column.file(shard, ".parquet"))
+        if not state or state != known:
+            self._compare(shard)
+        self._known[shard] = time.monotonic(), state
+
+    def _compare(self, shard: str) -> None:
+        try:
+            mark = self.column.marks(shard).get(TAR_MARK)
+        except StoreError as error:
+            raise LostError(f"{error}; the labels of {self.column.name} cannot be held against the plan") from error
+        if mark != self.tars[shard]:
+            raise LostError(
+                f"the shard {shard!r} of {self.column.path} has other labels than when the plan was made: the column "
+                "was labelled or imported again while it is trained on. Restore the labels and run the same command "
+                "again, or train on the new ones with another --out"
+            )
 
 
 class PlanSampler(Sampler[list[Position]]):
@@ -207,6 +284,16 @@ class PlanSampler(Sampler[list[Position]]):
             yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
 
 
+class _Loader(DataLoader[Any]):
+    """Raises `Batch.lost` in the process that trains."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if batch.lost:
+                raise batch.lost
+            yield batch
+
+
 def loader(
     dataset: TrainingSet,
     batch_size: int,
@@ -223,6 +310,7 @@ def loader(
 
     Raises:
         PlanError: the plan has fewer samples than one batch of all ranks.
+        LostError, RemoteError: while it is iterated, as `TrainingSet` says.
     """
     sampler = PlanSampler(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
     if sampler.steps_per_epoch == 0:
@@ -231,10 +319,10 @@ def loader(
             f"lower training.batch_size to at most {len(dataset) // ranks}"
         )
     sampler.stop = sampler.steps_per_epoch if steps is None else steps
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=partial(dataset.collate, tokenize=tokenize),
+        collate_fn=partial(dataset._collate, tokenize=tokenize),
         num_workers=workers,
         persistent_workers=False,
         pin_memory=pin_memory,
@@ -251,6 +339,12 @@ def _outlive_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _unreadable(usable: Sequence[Seen], name: str) -> tuple[int, int]:
+    """Labels of a column that could not be read, and those that the plan names."""
+    damaged = sum(name in s.damaged for s in usable)
+    return damaged, damaged + sum(s.labels.get(name) is not None for s in usable)
 
 
 def _caption(sample: Sample, rng: np.random.Generator) -> str:

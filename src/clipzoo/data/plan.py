@@ -7,9 +7,11 @@ a sample that cannot be read at all is left out and counted by reason. The order
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipzoo import files
-from clipzoo.errors import PlanError, kind_of
+from clipzoo.errors import CheckpointError, PlanError, brief, kind_of
 from clipzoo.files import AnyPath
-from clipzoo.readers import fingerprint
+from clipzoo.readers import fingerprint, shard_fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column
+from clipzoo.store.store import TAR_MARK, marks_of
 
 _SPANS = ("offset", "size")
+
+_TEXT = pa.large_string()
+"""Arrow's plain text holds 2^31 bytes a column, which the keys of a large dataset exceed."""
 
 INDEXED = 8
 """Shards that are indexed at once, from a network."""
@@ -36,10 +42,18 @@ class Plan:
 
     Columns of ``table``: shard, key, image and caption (extension, offset, size), and for every label column its
     offset and size, null where the label is missing.
+
+    Attributes:
+        left_out: reason -> samples that cannot be used.
+        tars: label column -> shard that has rows -> checksum of its labels, "" where the store does not tell it. Empty
+            in a plan of a clipzoo that kept none.
+        places: shard -> (`Reader.state`, digest of its samples' places) when it was indexed; likewise.
     """
 
     table: pa.Table
     left_out: Mapping[str, int]
+    tars: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    places: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -60,41 +74,71 @@ class Plan:
 
         Raises:
             PlanError: nothing usable, or labels that fit no sample.
-            StoreError: a column is of another dataset, or of a shard has the rows alone and not the labels.
+            StoreError: a column is of another dataset, labels other pictures of a shard, has shards that its manifest
+                does not describe, or of a shard has the rows alone and not the labels.
         """
         identity = fingerprint(reader) if columns else {}
         for column in columns.values():
             column.manifest.belongs(identity, column.path)
         tables, left_out, total = [], Counter[str](), 0
+        places: dict[str, tuple[str, str]] = {}
+        tars: dict[str, dict[str, str]] = {name: {} for name in columns}
+        unmarked = defaultdict[str, list[str]](list)
         indexes = files.ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
         for shard, entries in zip(reader.shards, indexes, strict=False):
             left_out.update(kind_of(e.error) for e in entries if e.error)
             table = _samples([e for e in entries if not e.error])
+            places[shard] = reader.state(shard), _places(reader, shard, entries)
+            source = shard_fingerprint(reader, shard, entries) if columns else ""
             for name, column in columns.items():
-                table = _join(table, name, column, shard, (min_confidence or {}).get(name))
+                rows = column.rows(shard) if column.has(shard) else None
+                if rows is not None:
+                    marks = marks_of(rows.schema)
+                    column.check_meaning(shard, marks)
+                    if not column.check_pictures(shard, marks, source):
+                        unmarked[name].append(shard)
+                    tars[name][shard] = marks.get(TAR_MARK, "")
+                table = _join(table, name, rows, (min_confidence or {}).get(name))
             tables.append(table if max_samples is None else table.slice(0, max_samples - total))
             total += len(tables[-1])
             if total == max_samples:
                 break
-        plan = cls(pa.concat_tables(tables) if tables else _samples([]), dict(left_out))
+        for name, shards in unmarked.items():
+            columns[name].warn_unmarked(shards)
+        plan = cls(pa.concat_tables(tables) if tables else _samples([]), dict(left_out), tars, places)
         plan._check(reader, columns, min_confidence or {})
         return plan
 
     @classmethod
     def load(cls, path: AnyPath) -> Plan:
-        """The plan that `save` wrote; an OSError or pyarrow's error where there is none or it is damaged."""
-        table = pq.read_table(
-            files.local(path, "a plan")
-        ).combine_chunks()  # taking rows of many chunks would join them at every batch
-        reasons = (table.schema.metadata or {}).get(b"left_out", b"")
-        pairs = (line.rsplit("\t", 1) for line in reasons.decode().splitlines())
-        return cls(table, {reason: int(count) for reason, count in pairs})
+        """The plan that `save` wrote.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        path = files.local(path, "a plan")
+        try:
+            table = pq.read_table(path)
+            marks = {name.decode(): text.decode() for name, text in (table.schema.metadata or {}).items()}
+            pairs = [line.rsplit("\t", 1) for line in marks.get("left_out", "").splitlines()]
+            left_out = {reason: int(count) for reason, count in pairs}
+            tars, places = (json.loads(marks.get(name, "{}")) for name in ("tars", "places"))
+            table = table.cast(_wide(table.schema))
+            table.select(_samples([]).column_names)
+        except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} is no plan ({brief(error)}): delete it and plan.json beside it; the same command makes both "
+                "anew of the dataset and the labels"
+            ) from error
+        # taking rows of many chunks would join them at every batch
+        return cls(table.combine_chunks(), left_out, tars, {shard: (a, b) for shard, (a, b) in places.items()})
 
     def save(self, path: AnyPath) -> None:
         """Write as parquet, whole or not at all."""
         reasons = "\n".join(f"{reason}\t{count}" for reason, count in self.left_out.items())
+        marks = {"left_out": reasons, "tars": json.dumps(self.tars), "places": json.dumps(self.places)}
         with files.whole(files.local(path, "a plan"), alone=True) as beside:
-            pq.write_table(self.table.replace_schema_metadata({"left_out": reasons}), beside)
+            pq.write_table(self.table.replace_schema_metadata(marks), beside)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -108,10 +152,37 @@ class Plan:
             if n not in ("image", "caption")
         }
 
+    def labelled(self) -> dict[str, int]:
+        """Label column -> how many of the samples have a label."""
+        return {name: len(self) - self.table[f"{name}:offset"].null_count for name in self.coverage()}
+
+    def told(self) -> Iterator[str]:
+        """A line a label column: how many samples have a label, and how many shards have not been labelled."""
+        shards = set(self.table["shard"].unique().to_pylist())
+        for name, labels in self.labelled().items():
+            missing = len(shards - set(self.tars[name])) if name in self.tars else 0
+            share = _percent(labels, len(self))
+            yield f"{name}: {labels:,} of {len(self):,} samples have a label ({share})" + (
+                f"; {missing:,} of {len(shards):,} shards are not labelled" if missing else ""
+            )
+
+    def moved(self, reader: Reader) -> tuple[list[str], Plan]:
+        """The shards whose samples have changed since they were indexed, and the plan with the files' new states.
+
+        Shards are indexed again where their files may have changed.
+        """
+        shards = list(self.places)
+        states = dict(zip(shards, files.ahead(reader.state, shards, min(reader.threads, INDEXED)), strict=True))
+        left = [shard for shard in shards if not states[shard] or states[shard] != self.places[shard][0]]
+        now = files.ahead(lambda s: _places(reader, s, reader.index(s)), left, min(reader.threads, INDEXED))
+        found = {shard: (states[shard], digest) for shard, digest in zip(left, now, strict=True)}
+        changed = [shard for shard, (_, digest) in found.items() if digest != self.places[shard][1]]
+        return changed, replace(self, places={**self.places, **found})
+
     def order(self, seed: int, epoch: int, group: int = 16) -> NDArray[np.int64]:
         """The rows in the order of an epoch, int64 [N]: shards permuted, then samples inside ``group`` shards."""
         rng = np.random.default_rng([seed, epoch])
-        shards = self.table["shard"].combine_chunks().dictionary_encode().indices.to_numpy()
+        shards = self.table["shard"].dictionary_encode().combine_chunks().indices.to_numpy()
         starts = np.searchsorted(shards, np.arange(shards.max() + 2))
         permuted = rng.permutation(len(starts) - 1)
         parts = []
@@ -150,30 +221,50 @@ def entry_of(row: Mapping[str, Any]) -> Entry:
 
 def _samples(entries: list[Entry]) -> pa.Table:
     fields: dict[str, pa.Array] = {
-        "shard": pa.array([e.shard for e in entries], pa.string()),
-        "key": pa.array([e.key for e in entries], pa.string()),
+        "shard": pa.array([e.shard for e in entries], _TEXT),
+        "key": pa.array([e.key for e in entries], _TEXT),
     }
     for part in ("image", "caption"):
         exts = [getattr(e, part) for e in entries]
         spans = [e.members[ext] for e, ext in zip(entries, exts, strict=True)]
-        fields[f"{part}:ext"] = pa.array(exts, pa.string())
+        fields[f"{part}:ext"] = pa.array(exts, _TEXT)
         for i, name in enumerate(_SPANS):
             fields[f"{part}:{name}"] = pa.array([span[i] for span in spans], pa.int64())
     return pa.table(fields)
 
 
-def _join(samples: pa.Table, name: str, column: Column, shard: str, floor: float | None) -> pa.Table:
-    """Left join of one shard by key."""
+def _places(reader: Reader, shard: str, entries: Sequence[Entry]) -> str:
+    """A digest of all that a plan holds of a shard's samples, and of what rows refer to."""
+    told = [f"{e.key} {e.error} {e.image} {e.caption} {sorted(e.members.items())}" for e in entries]
+    text = "\n".join([*told, reader.contents(shard)])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _wide(schema: pa.Schema) -> pa.Schema:
+    """A plan's schema with text of any length; old ones have Arrow's plain text."""
+    return pa.schema([(one.name, _TEXT if one.type == pa.string() else one.type) for one in schema])
+
+
+def _percent(part: int, whole: int) -> str:
+    """As "98 %"; never 100 for a part, never 0 for some."""
+    share = 100 * part / max(whole, 1)
+    if part in (0, whole) or 0.5 <= share < 99.5:
+        return f"{share:.0f} %"
+    return f"{min(max(share, 0.1), 99.9):.1f} %"
+
+
+def _join(samples: pa.Table, name: str, labels: pa.Table | None, floor: float | None) -> pa.Table:
+    """Left join of one shard's labels by key; they are None where it has not been labelled."""
     spans: dict[str, tuple[int, int]] = {}
-    if column.has(shard):
-        rows = column.rows(shard).to_pydict()
+    if labels is not None:
+        rows = labels.to_pydict()
         for key, offset, size, error, sure in zip(
             rows["key"], rows["offset"], rows["size"], rows["error"], rows["confidence"], strict=True
         ):
             if error is None and (floor is None or sure is None or sure >= floor):
                 spans[key] = (offset, size)
     found = [spans.get(key) for key in samples["key"].to_pylist()]
-    for i, field in enumerate(_SPANS):
+    for i, part in enumerate(_SPANS):
         values = pa.array([span[i] if span else None for span in found], pa.int64())
-        samples = samples.append_column(f"{name}:{field}", values)
+        samples = samples.append_column(f"{name}:{part}", values)
     return samples

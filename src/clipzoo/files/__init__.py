@@ -10,6 +10,7 @@ from clipzoo.files._writing import (
     drop_drafts,
     make_folder,
     same,
+    settle,
     whole,
     write,
 )
@@ -43,6 +44,6 @@ from clipzoo.files.places import (
 __all__ = [
     "AnyPath", "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "check_inside", "deliver",
     "discard", "drop_drafts", "found", "idle", "join", "keep", "leads_out", "local", "make_folder", "near", "nested",
-    "opened", "place", "raw", "read", "read_at", "read_spans", "regular", "remote", "same", "size", "state", "threads",
-    "whole", "write",
+    "opened", "place", "raw", "read", "read_at", "read_spans", "regular", "remote", "same", "settle", "size", "state",
+    "threads", "whole", "write",
 ]  # fmt: skip

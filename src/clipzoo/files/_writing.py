@@ -78,6 +78,12 @@ def make_folder(folder: Path) -> None:
     _sync(folder.parent)
 
 
+def settle(folder: Path) -> None:
+    """Return when all that lies below a folder, and its name, have reached the disk."""
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        _sync(path)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.store import Column, Store
+from clipzoo.store.store import marks_of
 
 
 def stages(experts: Sequence[Expert], store: Store) -> list[list[Expert]]:
@@ -64,11 +65,20 @@ def opened(expert: Expert, store: Store, dataset: Mapping[str, Any], shards: Col
 
 
 class Shard:
-    """One shard of the columns that an expert reads."""
+    """One shard of the columns that an expert reads; ``source`` is `shard_fingerprint` of its samples.
 
-    def __init__(self, columns: Sequence[Column], shard: str) -> None:
-        self._shard = shard
-        self._columns = [(column, {row["key"]: row for row in column.rows(shard).to_pylist()}) for column in columns]
+    Raises:
+        StoreError: a column's labels are of other samples, or mean something else than its manifest says.
+    """
+
+    def __init__(self, columns: Sequence[Column], shard: str, source: str) -> None:
+        self._shard, self._columns = shard, []
+        for column in columns:
+            rows = column.rows(shard)
+            marks = marks_of(rows.schema)
+            column.check_meaning(shard, marks)
+            column.check_pictures(shard, marks, source)
+            self._columns.append((column, {row["key"]: row for row in rows.to_pylist()}))
 
     def labels(self, key: str) -> dict[str, Any]:
         """Column name -> label of a sample, of the columns that have one."""

@@ -106,7 +106,7 @@ class Pass:
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.work.batch_size, self.predict)
-        self.read = _reads.Shard(self.work.reads, self.writer.shard)
+        self.read = _reads.Shard(self.work.reads, self.writer.shard, self.writer.source)
 
     def keep(self, previous: Column, shard: str) -> None:
         """Take over the labels of an earlier run; what failed then is done again."""

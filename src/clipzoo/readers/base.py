@@ -71,6 +71,10 @@ class Reader(ABC):
         """How the picture would have to be turned, as a note beside it says and nobody has done; else ""."""
         return ""
 
+    def state(self, shard: str) -> str:
+        """A text that is another one when the shard's file has changed, found without reading it; "" if unknown."""
+        return ""
+
     def near(self, shard: str) -> AbstractContextManager[None]:
         """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
         return nullcontext()

@@ -105,6 +105,11 @@ class Joined(Reader):
         reader, inner = self._reader(entry.shard)
         return reader.sideways(replace(entry, shard=inner), image)
 
+    def state(self, shard: str) -> str:
+        """See `Reader.state`."""
+        reader, inner = self._reader(shard)
+        return reader.state(inner)
+
     def near(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.near`."""
         reader, inner = self._reader(shard)

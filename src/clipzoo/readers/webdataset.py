@@ -143,6 +143,10 @@ class WebDataset(Reader):
         image = _exif.upright(image, texts[0]) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others))
 
+    def state(self, shard: str) -> str:
+        """See `Reader.state`."""
+        return files.state(self._path(shard))
+
     def near(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.near`."""
         return files.near(self._path(shard))

@@ -28,7 +28,7 @@ import torch
 
 from clipzoo import demo, experts, files
 from clipzoo import recipe as recipes
-from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, entry_of
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, entry_of, kept
 from clipzoo.errors import CheckpointError, DivergedError, RecipeError
 from clipzoo.evaluation import DenseSet, zero_shot
 from clipzoo.evaluation.criterion import criterion
@@ -41,7 +41,7 @@ from clipzoo.labeling._inputs import stages
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import here
 from clipzoo.progress import Progress, Silent
-from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_splits
 from clipzoo.store import Column, Store
@@ -55,7 +55,7 @@ PSEUDO = 2000
 
 FREE = (
     "description", "labeling.", "evaluation.", "arms.", "seeds.", "training.workers", "training.log_every",
-    "training.checkpoint_", "training.evaluate_every", "student.trust_remote_code",
+    "training.checkpoint_", "training.evaluate_every", "training.max_failures", "student.trust_remote_code",
 )  # fmt: skip
 """Fields that may change in a run's folder when arms are trained, for no arm depends on them."""
 CHOOSING = ("evaluation.probe", "evaluation.validation", "evaluation.layers", "evaluation.label_stride", "seeds.0")
@@ -235,24 +235,14 @@ class Run:
         """Images and labels, joined once.
 
         Raises:
-            CheckpointError: the labels have changed since, and arms were trained on what they were.
+            CheckpointError: dataset or labels have changed since, and arms were trained on what they were; or its files
+                are damaged.
         """
-        path, beside = self.out / "plan.parquet", self.out / "plan.json"
         columns = {name: column for name, (_, column) in self.columns.items()}
-        made_of = {"dataset": fingerprint(self.reader)} | {
-            name: column.manifest.counts.model_dump() for name, column in columns.items()
-        }
-        known = json.loads(beside.read_text()) if beside.exists() else made_of
-        if known != made_of and (self.out / "arms").exists():
-            changed = ", ".join(name for name in made_of if known.get(name) != made_of[name])
-            raise CheckpointError(
-                f"{changed} changed since {path} was made ({known}, now {made_of}), and arms were trained on what was: "
-                f"give another --out, or delete {path}, {beside.name}, arms and scores to train anew"
-            )
-        if known != made_of or not (path.exists() and beside.exists()):
-            self.join(columns).save(path)
-            files.write(beside, json.dumps(made_of, indent=2).encode())
-        return Plan.load(path)
+        plan = kept(self.out, self.reader, columns, partial(self.join, columns), (self.out / "arms").exists())
+        for line in plan.told():
+            self.progress.stage(line)
+        return plan
 
     def join(self, columns: Mapping[str, Column]) -> Plan:
         """Images and labels of these columns, joined anew; nothing is written."""
@@ -357,7 +347,10 @@ class Run:
             note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"
             self.progress.step(f"{arm} seed {seed}", step + 1, steps, note)
 
-        return Job(student, dataset, weights, settings, rate, steps, out, self._guard, self.device, on_step)
+        return Job(
+            student, dataset, weights, settings, rate, steps, out, self._guard, self.device, on_step,
+            lambda text: self.progress.stage(f"{arm}, seed {seed}: {text}"),
+        )  # fmt: skip
 
     def _guard(self, student: Student) -> Iterator[tuple[str, float]]:
         """What training must not lower, on validation."""
@@ -438,6 +431,8 @@ class Run:
             for row, groups in measure().items():
                 for group, scored in groups.items():
                     scored.save(folder / row / f"{group}.npz")
+            folder.mkdir(parents=True, exist_ok=True)
+            files.settle(folder)
             files.write(folder / "done", b"")
         found: dict[str, dict[str, Scored]] = {}
         for path in sorted(folder.glob("*/*.npz")):

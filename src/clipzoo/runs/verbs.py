@@ -28,7 +28,8 @@ from clipzoo.runs.folder import PSEUDO, Run, told
 from clipzoo.runs.preflight import TRAINED, check_arm
 from clipzoo.store import Store
 from clipzoo.store.manifest import software
-from clipzoo.training import read_log
+from clipzoo.training import read_log, supervision
+from clipzoo.training.health import in_words
 from clipzoo.types import ImageArray, decode_image
 
 PARITY_SAMPLES = 32
@@ -109,14 +110,15 @@ def evaluate(run: Run) -> Path:
     for split, rows in run.baselines(run.splits()).items():
         arms = {arm: {seed: found[split] for seed, found in seeds.items()} for arm, seeds in scores.items()}
         measured[split] = arms, {row: {0: groups} for row, groups in rows.items()}
+    supervised = _supervision(run)
     results = compare(
         *measured["test"],
         recipe=run.recipe.name,
         subsets={split: pair for split, pair in measured.items() if split != "test"},
         cost=_cost(run),
-        protocol=_protocol(run),
+        protocol=_protocol(run) | {"supervision": in_words(supervised.get("clipzoo", {}))},
         versions=software(),
-    )
+    ) | {"supervision": supervised}
     path = run.out / "results.json"
     files.write(path, json.dumps(results, indent=1, allow_nan=False).encode())
     return path
@@ -260,6 +262,16 @@ def _cost(run: Run) -> dict[str, Any]:
             "failures": manifest.counts.failures,
         }
     return cost
+
+
+def _supervision(run: Run) -> dict[str, Any]:
+    """Arm -> seed -> what it was trained on, and what of it could not be read; of trainings that kept it."""
+    found = {
+        arm: {str(seed): kept for seed in run.seeds(arm) if (kept := supervision(run.folder_of(arm, seed)))}
+        for arm in run.recipe.arms
+        if arm in TRAINED
+    }
+    return {arm: seeds for arm, seeds in found.items() if seeds}
 
 
 def _protocol(run: Run) -> dict[str, Any]:

@@ -1,25 +1,32 @@
-"""A column whose dataset has got more shards since: what is labelled stays, if it is still there and the same."""
+"""A column and the dataset of now: labelled shards must have the same pictures; shards may have been added."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.readers import Reader, shard_fingerprint
-from clipzoo.store.manifest import Manifest
-from clipzoo.store.store import Column
+from clipzoo.store.manifest import Manifest, writing
+from clipzoo.store.store import SOURCE_MARK, Column
 
 log = logging.getLogger(__name__)
 
+COMPARED = "compared.json"
+"""Shard -> state of the dataset's file, and `SOURCE_MARK`, when they were last found to fit: they are not read again
+while both are the same. A cache; it may be deleted."""
+
+_WHOSE = "{} is a label store of another dataset,"
+
 
 def grow(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
-    """Make a column one of the dataset that ``reader`` reads, if every shard that it has is there, with its samples.
+    """Check that what a column labels is in the dataset, with the same pictures, and make it a column of this dataset.
 
-    Nothing is done for a column of this dataset. Else the dataset's shards that are labelled are indexed, and their
-    keys and sizes of pictures compared with those that were labelled. For who holds the column's lock.
+    The labelled shards are indexed, and their keys and sizes of pictures compared with those that were labelled; not
+    those whose files have not changed since that was last done. For who holds the column's lock.
 
     Args:
         column: its manifest gets the fingerprint.
@@ -27,23 +34,21 @@ def grow(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
         dataset: `clipzoo.readers.fingerprint` of it.
 
     Raises:
-        StoreError: a shard is not there, or has other samples.
+        StoreError: a shard is not there, or has other samples; or its labels are of another manifest than the column's.
     """
     column.manifest = Manifest.read(column.path)  # before the lock was held another run may have changed it
-    if column.manifest.dataset == dataset:
-        return
     shards = sorted(column.committed())
+    grown = column.manifest.dataset != dataset
     gone = sorted(set(shards) - set(reader.shards))
-    if gone:
+    if grown and gone:
         raise StoreError(
             f"{column.path} is a label store of another dataset: {len(gone)} of its {len(shards)} shards, {gone[0]!r} "
             f"the first, are not in {reader.location!r}; give another folder, or the dataset with these shards (and "
             "choose some of them by --shards)"
         )
-    now = files.ahead(lambda shard: shard_fingerprint(reader, shard), shards, reader.threads)
-    for shard, found in zip(shards, now, strict=True):
-        if column.source(shard) != found:
-            raise StoreError(_changed(column, shard, reader))
+    _compare(column, reader, [shard for shard in shards if shard not in gone], grown)
+    if not grown:
+        return
     column.manifest = column.manifest.model_copy(update={"dataset": dict(dataset)})
     column.manifest.write(column.path)
     if shards:
@@ -51,12 +56,46 @@ def grow(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
         log.warning(told, column.name, len(shards))
 
 
-def _changed(column: Column, shard: str, reader: Reader) -> str:
-    if not column.source(shard):
-        why = "was labelled by a clipzoo that did not keep what it looked at, so that nobody can tell if it is the same"
-    else:
-        why = f"has other samples in {reader.location!r} than those that were labelled, by their keys or sizes"
+def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool) -> None:
+    """Raise `StoreError` unless the shards' labels are of the pictures that the dataset has now.
+
+    Where a shard does not say of which it is, that is an error if the dataset has ``grown``, else a warning.
+    """
+    marks = dict(zip(shards, files.ahead(column.marks, shards, files.threads(column.path)), strict=True))
+    for shard in shards:
+        column.check_meaning(shard, marks[shard])
+    unmarked = [shard for shard in shards if SOURCE_MARK not in marks[shard]]
+    if unmarked and grown:
+        raise StoreError(_unknown(column, unmarked[0]))
+    column.warn_unmarked(unmarked)
+    marked = [shard for shard in shards if shard not in set(unmarked)]
+    states = files.ahead(reader.state, marked, reader.threads)
+    now = {shard: [state, marks[shard][SOURCE_MARK]] for shard, state in zip(marked, states, strict=True)}
+    before = _compared(column)
+    left = [shard for shard in marked if not now[shard][0] or before.get(shard) != now[shard]]
+    found = files.ahead(lambda shard: shard_fingerprint(reader, shard), left, reader.threads)
+    for shard, source in zip(left, found, strict=True):
+        try:
+            column.check_pictures(shard, marks[shard], source)
+        except StoreError as error:
+            raise StoreError(f"{_WHOSE.format(column.path)} or of one that has changed. {error}") from error
+    if left:
+        with writing(column.path):
+            files.write(column.path / COMPARED, json.dumps(now, indent=0).encode())
+
+
+def _compared(column: Column) -> dict[str, Any]:
+    """What `COMPARED` holds; nothing if it is not there or damaged."""
+    try:
+        found = json.loads((column.path / COMPARED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _unknown(column: Column, shard: str) -> str:
     return (
-        f"{column.path} is a label store of another dataset, or of one that has changed: the shard {shard!r} {why}; "
-        f"give another folder, or remove {shard}.parquet and {shard}.tar from this one, to have the shard labelled anew"
+        f"{_WHOSE.format(column.path)} or of one that has changed: the shard {shard!r} was "
+        "labelled by a clipzoo that did not keep what it looked at, so that nobody can tell if it is the same; give "
+        f"another folder, or remove {shard}.parquet and {shard}.tar from this one, to have the shard labelled anew"
     )

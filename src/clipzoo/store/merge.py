@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.store.manifest import MANIFEST, append_lines, runs, writing
-from clipzoo.store.store import SUFFIXES, Column, Store
+from clipzoo.store.store import SOURCE_MARK, SUFFIXES, Column, Store
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def merge(
         the columns of ``out`` that the sources have, counted again.
 
     Raises:
-        StoreError: the stores are of different datasets, columns of one name do not agree, two stores have a shard with
-            other labels, or one is in use.
+        StoreError: the stores are of different datasets, or of other pictures in a shard, columns of one name do not
+            agree, two stores have a shard with other labels, a manifest was edited, or one is in use.
     """
     apart = {store.root.resolve(): store for store in sources}
     apart.pop(out.root.resolve(), None)
@@ -48,6 +48,7 @@ def merge(
             stack.enter_context(files.idle(column.path, StoreError, "a merge would take half of what it writes"))
         for column in sorted(held, key=lambda column: column.name):
             stack.enter_context(column.lock())
+        _of_same_pictures([*out.columns(), *given])
         plans = {name: _plan([c for c in given if c.name == name], out) for name in sorted({c.name for c in given})}
         return [_merged(name, plan, given, out, stack, progress) for name, plan in plans.items()]
 
@@ -64,6 +65,25 @@ def _of_one_dataset(columns: Sequence[Column]) -> None:
     """Raise `StoreError` unless they are, whatever their names: a store beside a dataset holds labels of no other."""
     for other in columns[1:]:
         columns[0].manifest.belongs(other.manifest.dataset, columns[0].path, str(other.path))
+
+
+def _of_same_pictures(columns: Sequence[Column]) -> None:
+    """Raise `StoreError` unless the shards of one name label the same pictures, and mean what their manifests say."""
+    first: dict[str, tuple[str, Column]] = {}
+    for column in columns:
+        for shard in sorted(column.committed()):
+            marks = column.marks(shard)
+            column.check_meaning(shard, marks)
+            source, owner = first.setdefault(shard, (marks.get(SOURCE_MARK, ""), column))
+            if not source:
+                first.pop(shard)
+            elif marks.get(SOURCE_MARK, source) != source:
+                raise StoreError(
+                    f"the shard {shard!r} has other pictures in {column.path} than in {owner.path}: their keys or "
+                    "sizes in bytes differ, so the stores were made from different versions of the dataset. `clipzoo "
+                    f"labels verify STORE --data DATA` tells which fits; remove {shard}.parquet and {shard}.tar from "
+                    "the other, and label the shard again"
+                )
 
 
 def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:

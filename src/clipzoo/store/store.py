@@ -11,7 +11,8 @@ Tars and parquets hold no times, owners or versions: equal labels give equal byt
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -21,11 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipzoo import files, tasks
-from clipzoo.errors import StoreError
+from clipzoo.errors import LabelError, LostError, StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import AnyPath, Place, alone, read_at
-from clipzoo.store.manifest import MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
+from clipzoo.readers._tar import BLOCK
+from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
 from clipzoo.tasks.base import Convention
+
+log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -41,9 +45,32 @@ SCHEMA = pa.schema(
 SUFFIXES = (".tar", ".parquet")
 """The files of a shard; the last one commits it."""
 
-EXPERT_MARK, TAR_MARK, SOURCE_MARK = "expert", "tar_sha256", "source"
+NAME = 100
+"""Bytes of a member's name in its header; longer ones, and those that are not ASCII, are in a member before."""
+
+MARKS = EXPERT_MARK, TAR_MARK, SOURCE_MARK = "expert", "tar_sha256", "source"
 """What a shard's parquet says beside its rows: `Manifest.digest`, the checksum of the tar that belongs to it, and
 `clipzoo.readers.shard_fingerprint` of the samples."""
+
+
+def marks_of(schema: pa.Schema) -> dict[str, str]:
+    """`EXPERT_MARK`, `TAR_MARK` and `SOURCE_MARK` of a shard's rows; old shards lack some."""
+    found: Mapping[bytes, bytes] = schema.metadata or {}
+    return {name: found[name.encode()].decode() for name in MARKS if found.get(name.encode())}
+
+
+def _size(header: bytes) -> int:
+    """The size that a tar's member header states; -1 if that is none."""
+    try:
+        return int(header[124:135], 8)
+    except ValueError:
+        return -1
+
+
+def _other(before: bytes, name: str) -> bool:
+    """Whether the PAX record before a member's header gives it another name; one of over a block is not looked at."""
+    record = f" path={name}\n".encode()
+    return len(record) < BLOCK - 4 and record not in before
 
 
 class Column:
@@ -134,21 +161,67 @@ class Column:
         Raises:
             StoreError: the shard is not committed, or its parquet is damaged.
         """
-        path = self.file(shard, ".parquet")
-        try:
+        with self._parquet(shard) as path:
             table = pq.ParquetFile(io.BytesIO(files.read(path))).read()
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.name} has no committed shard {shard!r}: label it first") from error
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{path} is damaged ({error}): remove it and label again") from error
         if table.schema != SCHEMA:
             raise StoreError(f"{path} has the columns {table.schema.names}, not {SCHEMA.names}: remove it, label again")
         return table
 
-    def source(self, shard: str) -> str:
-        """`clipzoo.readers.shard_fingerprint` of the samples that a committed shard labels; "" if it was not kept."""
-        marks: Mapping[bytes, bytes] = self.rows(shard).schema.metadata or {}
-        return marks.get(SOURCE_MARK.encode(), b"").decode()
+    def marks(self, shard: str) -> dict[str, str]:
+        """`marks_of` a committed shard, from the end of its parquet: the rows are not read.
+
+        Raises:
+            StoreError: the shard is not committed, or its parquet is damaged.
+        """
+        with self._parquet(shard) as path, files.opened(path) as file:
+            return marks_of(pq.read_schema(file))
+
+    @contextmanager
+    def _parquet(self, shard: str) -> Iterator[Place]:
+        """The place of a shard's rows; errors of reading them become `StoreError`."""
+        path = self.file(shard, ".parquet")
+        try:
+            yield path
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.name} has no committed shard {shard!r}: label it first") from error
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{path} is damaged ({error}): remove it and label again") from error
+
+    def check_meaning(self, shard: str, marks: Mapping[str, str]) -> None:
+        """Raise `StoreError` if a shard with these `marks` was labelled under another manifest than this one."""
+        if marks.get(EXPERT_MARK, self.manifest.digest) != self.manifest.digest:
+            raise StoreError(
+                f"{self.path / MANIFEST} does not describe the labels of the shard {shard!r}: the shard's mark is "
+                f"{marks[EXPERT_MARK]}, the manifest's digest is {self.manifest.digest}. The manifest was edited, or "
+                "the shard is of another column, so the labels mean something else than it says. Restore the "
+                f"manifest's {', '.join(('task', 'convention', *EXPERT))}; if the labels themselves are wrong, remove "
+                f"the column (`clipzoo labels rm {self.path.parent.parent} {self.name} --yes`) and label again"
+            )
+
+    def check_pictures(self, shard: str, marks: Mapping[str, str], source: str) -> bool:
+        """Whether a shard with these `marks` is known to label the samples with this `shard_fingerprint`.
+
+        False if the shard was labelled by a clipzoo that did not keep it.
+
+        Raises:
+            StoreError: it labels others.
+        """
+        if marks.get(SOURCE_MARK, source) != source:
+            raise StoreError(
+                f"{self.path}: the shard {shard!r} has other samples in the dataset now than those that were labelled: "
+                "its keys, or the sizes of its pictures in bytes, have changed. Its labels would be taught to pictures "
+                f"that they are not of. Restore the shard, or remove {shard}.parquet and {shard}.tar from this folder "
+                "and run again what made the column (`clipzoo label`, `clipzoo labels import`)"
+            )
+        return SOURCE_MARK in marks
+
+    def warn_unmarked(self, shards: Sequence[str]) -> None:
+        """Say of shards for which `check_pictures` was False that nobody can tell."""
+        if shards:
+            log.warning(
+                "%s: %d shards, %s the first, were labelled by a clipzoo that did not keep what their pictures were; "
+                "whether the dataset still has the same ones is not checked", self.name, len(shards), shards[0],
+            )  # fmt: skip
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
         """(shard, `rows`) of every committed shard, by the order of names."""
@@ -159,18 +232,43 @@ class Column:
         """The bytes of one label; safe in threads and forked workers.
 
         Raises:
-            StoreError: the tar is missing or shorter than its rows say.
+            LostError: the tar is missing or cannot be opened.
+            StoreError: it is shorter than its rows say.
         """
         path = self.file(shard, ".tar")
         try:
             data = read_at(path, offset, size)
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}; remove {shard}.parquet and label again") from error
+            raise LostError(
+                f"cannot read {path}: {error.strerror}; mount or restore the store, or remove {shard}.parquet and "
+                "label again"
+            ) from error
         if len(data) < size:
             raise StoreError(
                 f"{path} ends before byte {offset + size}: it is truncated; remove {shard}.parquet and label again"
             )
         return data
+
+    def member(self, shard: str, key: str, offset: int, size: int) -> bytes:
+        """`read` of a sample's label, with the tar's header before it, which must be that of this key and size.
+
+        Raises:
+            LostError: the tar is missing or cannot be opened.
+            StoreError: it is shorter than its rows say.
+            LabelError: another member is there: rows and tar are of different runs.
+        """
+        name = f"{key}.{tasks.get(self.task).extension}"
+        long = 0 if name.isascii() and len(name) < NAME else 2 * BLOCK  # PAX keeps such a name in a member before
+        before = min(offset, long + BLOCK)
+        data = self.read(shard, offset - before, before + size)
+        header = data[before - BLOCK : before]
+        stored = header[:NAME].rstrip(b"\0").decode("utf-8", "replace")
+        if (stored != name and not long) or _size(header) != size or (long and _other(data[:before], name)):
+            raise LabelError(
+                f"the row of {key!r} leads to the member {stored!r} of {self.file(shard, '.tar')}; rows and tar are of "
+                "different runs: label again"
+            )
+        return data[before:]
 
     def failures(self) -> Iterator[tuple[str, str, str]]:
         """(shard, key, reason in full) of every sample that was looked at and has no label."""
@@ -184,11 +282,11 @@ class Column:
 
         Raises:
             StoreError: the row has no label.
-            LabelError: its bytes are none.
+            LabelError: its bytes are none, or are of another sample.
         """
         if row["size"] is None:
             raise StoreError(f"{row['key']!r} of {self.name} has no label: {row['error']}")
-        return tasks.get(self.task).decode(self.read(shard, row["offset"], row["size"]))
+        return tasks.get(self.task).decode(self.member(shard, row["key"], row["offset"], row["size"]))
 
     def finish(self, seconds: float = 0.0, **values: Any) -> None:
         """End a run: add a line to ``runs.jsonl`` and sum counts, bytes and seconds into the manifest.

@@ -13,7 +13,6 @@ from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, LabelError, StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.readers import Reader, fingerprint, shard_fingerprint
-from clipzoo.readers._tar import BLOCK
 from clipzoo.store.manifest import MANIFEST
 from clipzoo.store.store import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Column, Store
 
@@ -226,28 +225,13 @@ def _samples(column: Column, shard: str, given: _Given, keys: Sequence[str], sou
 def _label(column: Column, shard: str, row: dict[str, Any], tally: _Tally) -> None:
     """Add a row's label to the tally; any `ClipzooError` says what is wrong with it."""
     task = tasks.get(column.task)
-    name = f"{row['key']}.{task.extension}"
-    # A tar's header stands before its data; a row whose offset points elsewhere reads another label's bytes.
-    header = column.read(shard, row["offset"] - BLOCK, BLOCK)
-    stored = header[:100].rstrip(b"\0").decode("utf-8", "replace")
-    written_plainly = name.isascii() and len(name) < 100
-    if (written_plainly and stored != name) or _size(header) != row["size"]:
-        raise LabelError(f"its row leads to the member {stored!r}; rows and tar are of different runs: label again")
-    data = column.read(shard, row["offset"], row["size"])
+    data = column.member(shard, row["key"], row["offset"], row["size"])
     label = task.decode(data)
     task.check(label, column.convention)
     share = task.valid_share(label)
     if abs(share - row["valid_share"]) > 1e-4:
         raise LabelError(f"its valid share is {share:.4f}, the row says {row['valid_share']:.4f}")
     tally.add(label, share, data)
-
-
-def _size(header: bytes) -> int:
-    """The size that a tar's member header states; -1 if that is none."""
-    try:
-        return int(header[124:135], 8)
-    except ValueError:
-        return -1
 
 
 def _varies(label: Any) -> bool:

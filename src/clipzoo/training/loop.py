@@ -1,8 +1,7 @@
-"""The loop. It can be killed at any step and goes on at the exact sample; on a CPU, to the same bits."""
+"""The loop. It can be killed at any step and goes on at the exact sample; on one CPU thread, to the same bits."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from clipzoo import files
 from clipzoo.data import Batch, TrainingSet, loader
@@ -20,7 +18,8 @@ from clipzoo.errors import CheckpointError, DatasetError, DivergedError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.stopping import Interrupted, signals
-from clipzoo.training import checkpoint, objectives, optimizer
+from clipzoo.training import checkpoint, exact, health, objectives, optimizer
+from clipzoo.training.records import Records
 
 CHECKPOINT, DONE = "checkpoint.pt", "done"
 """Files in the folder of a training, and of its student once that is whole."""
@@ -39,6 +38,9 @@ class Job:
         steps: how many.
         out: folder of the checkpoint, the log and the result.
         evaluate: called every ``settings.evaluate_every`` steps and at the end; yields (name, value).
+        device: as torch names it.
+        on_step: told the step and its values, when they are logged.
+        say: told in a sentence what could not be read, at the end.
     """
 
     student: Student
@@ -51,13 +53,18 @@ class Job:
     evaluate: Callable[[Student], Iterable[tuple[str, float]]] | None = None
     device: str = "cpu"
     on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)
+    say: Callable[[str], None] = field(default=lambda text: None)
 
 
 def train(job: Job) -> Student:
     """Train, or go on with what an earlier call left in ``job.out``; the result is in ``job.out/student``.
 
     Raises:
-        DatasetError: no sample of a whole batch can be read.
+        DatasetError: no sample of a whole batch, or too few of them, can be read.
+        StoreError: too few labels of a column can be read, or its files are gone or exchanged.
+        RemoteError: a place cannot be reached.
+        CheckpointError: what an earlier call left is damaged, or of another model.
+        RecipeError: it is to be deterministic, and the device cannot.
         DivergedError: the loss is no longer finite.
         Interrupted: asked to stop by SIGINT or SIGTERM; the state is saved first. A second signal does not wait.
     """
@@ -68,7 +75,7 @@ def train(job: Job) -> Student:
     rates = {"heads": settings.heads_learning_rate, "image": job.rate, "text": job.rate * settings.text_factor}
     adam = optimizer.build(student, rates, settings.weight_decay)
     start = _resume(job, student, adam)
-    log = _Log(job.out, start)
+    log, seen = Records(job.out, start), health.Health(settings.max_failures, job.dataset.labels)
     batches = iter(
         loader(
             job.dataset, settings.batch_size, student.tokenize, start=start, steps=job.steps, workers=settings.workers,
@@ -78,13 +85,15 @@ def train(job: Job) -> Student:
     student.train()
     forward = torch.compile(student) if settings.compile else student
     saved_at = time.monotonic()
-    with signals() as stop:
+    with signals() as stop, exact.arithmetic(settings.deterministic):
         for step in range(start, job.steps):
             began = time.perf_counter()
             batch: Batch = next(batches).to(device)
             waited = time.perf_counter() - began
-            update = _step(job, forward, adam, batch, step)
             log.skipped(step, batch.skipped)
+            seen.note(batch)
+            seen.judge(step, last=step == job.steps - 1)
+            update = _step(job, forward, adam, batch, step)
             if step % settings.log_every == 0 or step == job.steps - 1:
                 seconds = time.perf_counter() - began
                 speed = {"images_per_second": len(batch.captions) / seconds, "waiting": waited / seconds}
@@ -107,10 +116,20 @@ def train(job: Job) -> Student:
         _save(job, student, adam, job.steps)  # what fails while it measures costs no training
     _evaluate(job, student, log, job.steps)
     log.close()
+    _finish(job, student)
+    return student
+
+
+def _finish(job: Job, student: Student) -> None:
+    """Keep what was learned, and from what; only when it is on the disk does the checkpoint go."""
+    found = health.supervision(job.dataset.plan, job.dataset.labels, job.out)
+    health.keep(job.out, found)
+    if told := health.unread(found):
+        job.say(told)
     student.save(job.out / "student")
+    files.settle(job.out / "student")
     files.write(job.out / "student" / DONE, b"")
     (job.out / CHECKPOINT).unlink(missing_ok=True)
-    return student
 
 
 def ended(out: Path) -> bool:
@@ -179,17 +198,11 @@ def _step(
     return _Update(named, loss, norm, job.rate * factor)
 
 
-def _evaluate(job: Job, student: Student, log: _Log, step: int) -> None:
+def _evaluate(job: Job, student: Student, log: Records, step: int) -> None:
     """Measure the student, if the job says how; leaves it in evaluation mode."""
     student.eval()
     if job.evaluate:
         log.write(step, dict(job.evaluate(student)), {})
-
-
-def read_log(out: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log: ``step`` and values by name."""
-    path = out / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _save(job: Job, student: Student, adam: torch.optim.Optimizer, step: int) -> None:
@@ -209,11 +222,17 @@ def _resume(job: Job, student: Student, adam: torch.optim.Optimizer) -> int:
         torch.manual_seed(job.dataset.seed)
         return 0
     state = checkpoint.load(path)
-    student.load_state_dict(state["student"])
-    adam.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
+    with checkpoint.fitting(path):
+        student.load_state_dict(state["student"])
+        adam.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
     if state.get("cuda_rng") and torch.cuda.device_count() == len(state["cuda_rng"]):
         torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if state["step"] > job.steps:
+        raise CheckpointError(
+            f"{path} has {state['step']} steps behind it, more than the {job.steps} of this training: it is of another "
+            "one. Delete it to begin this training anew"
+        )
     return int(state["step"])
 
 
@@ -232,29 +251,3 @@ def _not_finite(step: int, named: Mapping[str, torch.Tensor], batch: Batch) -> s
         "training.learning_rates or a column's weight; if one term alone is not finite, its labels break the contract "
         "(`clipzoo inspect` shows them)"
     )
-
-
-class _Log:
-    """``log.jsonl`` and TensorBoard; lines of steps that a resumed run repeats are dropped first."""
-
-    def __init__(self, out: Path, start: int) -> None:
-        self.path, self.skips = out / "log.jsonl", out / "skipped.jsonl"
-        for path in (self.path, self.skips):
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-            files.write(path, "".join(kept).encode())
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
-
-    def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        files.append(self.path, json.dumps({"step": step, **values, **speed}).encode())
-        for name, value in (*values.items(), *speed.items()):
-            self.board.add_scalar(name, value, step)
-
-    def skipped(self, step: int, skipped: list[tuple[str, str]]) -> None:
-        if not skipped:
-            return
-        lines = [json.dumps({"step": step, "key": key, "reason": why}) for key, why in skipped]
-        files.append(self.skips, "\n".join(lines).encode())
-
-    def close(self) -> None:
-        self.board.close()
