@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from clipzoo import demo, recipe
+from clipzoo.benchmarks import Split, open_benchmark, read_split
 from clipzoo.demo.meshes import names
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.sets import ZeroShotSet
 from clipzoo.runs.folder import Run
 
 HEADLINES = {"segmentation/miou": 1, "depth/delta1": 1, "normals/mean_angle": 1, "zero_shot/top1": 1}
@@ -27,9 +27,9 @@ def histograms(images: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(np.concatenate(np.moveaxis(np.array(counts), 1, 0), -1)))
 
 
-def colour_baseline(fit: ZeroShotSet, seen: ZeroShotSet) -> float:
+def colour_baseline(fit: Split, seen: Split) -> float:
     """Top-1 of the name by a ridge from colour histograms, best of three strengths."""
-    a, b = histograms(np.asarray(fit.images)), histograms(np.asarray(seen.images))
+    a, b = (histograms(np.concatenate([*one.batches()])) for one in (fit, seen))
     wanted, told = np.eye(len(names()))[list(fit.targets)], np.array(seen.targets)
     scores = [
         ((b @ np.linalg.solve(a.T @ a + strength * np.eye(a.shape[1]), a.T @ wanted)).argmax(1) == told).mean()
@@ -47,5 +47,5 @@ def check(arguments: argparse.Namespace) -> None:
     for row, groups in rows.items():
         values = {name: value for scored in groups.values() for name, value in scored.compute().items()}
         print(f"{row:16s}", {name: round(value, 3) for name, value in values.items() if name in HEADLINES}, flush=True)
-    fit = ZeroShotSet.load(str(run.folder("demo:probe") / "images"), run.suite.size)
+    fit = read_split(open_benchmark(run.folder("demo:probe")), run.suite.size)
     print("colour histogram", round(colour_baseline(fit, run.suite.zero_shot["validation"]), 3))

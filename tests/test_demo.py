@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from clipzoo import demo, experts
+from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.demo import rooms
 from clipzoo.demo.locate import PACKAGED
 from clipzoo.demo.meshes import classes, meshes, names
 from clipzoo.demo.render import conventions, render_split, truth_of
 from clipzoo.errors import DatasetError
-from clipzoo.evaluation.sets import DenseSet
 from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
 from clipzoo.readers import open_dataset, read_at
@@ -88,7 +88,7 @@ def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
     assert [e.key for e in reader.index("00000") if not e.error] == [f"{i:08d}" for i in range(6)]
     assert verify(Store(tmp_path / "truth"), reader) == []
     assert {column.task for column in Store(tmp_path / "truth").columns()} == set(conventions())
-    boxes = DenseSet.load(str(tmp_path / "images"), tmp_path / "truth", (96, 96)).truth["detection"]
+    boxes = read_split(open_benchmark(tmp_path), (96, 96)).truth["detection"]
     for seed, found in enumerate(boxes.labels):
         scene = rooms.render(seed, "test")
         np.testing.assert_allclose(found.boxes, scene.boxes, atol=0.01)

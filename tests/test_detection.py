@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from clipzoo.benchmarks import Split, column_labels, split_of
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.evaluation import arms, baselines, probe
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.sets import DenseSet
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import label
 from clipzoo.models import HeadSpec, Student
@@ -59,8 +59,11 @@ def boxes(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(dataset: Path, boxes: Path) -> list[DenseSet]:
-    whole = DenseSet.load(str(dataset), boxes, (32, 32), label_size=(16, 16))
+def parts(dataset: Path, boxes: Path) -> list[Split]:
+    reader, (column,) = open_dataset(str(dataset)), Store(boxes).columns()
+    labels = column_labels(boxes, reader, {"detection": column.name})
+    entries = [entry for shard in reader.shards for entry in reader.index(shard)]
+    whole = split_of(reader, entries, labels, (32, 32), (16, 16))
     return [whole.select(range(*ends)) for ends in ((0, 30), (30, 38), (38, 48))]
 
 
@@ -106,7 +109,7 @@ def test_masks_cost_training_nothing(dataset: Path, tmp_path: Path) -> None:
     assert seen.labels[column.name].masks is None
 
 
-def test_a_probe_finds_what_no_constant_can(parts: list[DenseSet]) -> None:
+def test_a_probe_finds_what_no_constant_can(parts: list[Split]) -> None:
     seen = baselines.pixels_position(*parts[:2], grid=(8, 8)).score(parts[2])["detection"]
     prior = baselines.position_prior(*parts[:2]).score(parts[2])["detection"]
     name = "detection/ap50"
@@ -116,14 +119,14 @@ def test_a_probe_finds_what_no_constant_can(parts: list[DenseSet]) -> None:
     assert expert.compute() == {name: 1, "detection/ap": 1}
 
 
-def test_grids_that_do_not_divide_the_frame_are_probed_and_sets_joined(parts: list[DenseSet]) -> None:
+def test_grids_that_do_not_divide_the_frame_are_probed_and_sets_joined(parts: list[Split]) -> None:
     fit, choose, test = parts
-    probes = probe.fit_all(lambda part: torch.randn(len(part), 4, 5, 7), fit.extended(choose), choose)
+    probes = probe.fit_all(lambda part: iter([torch.randn(len(part), 4, 5, 7)]), fit.extended(choose), choose)
     scored = probes.score(test)["detection"]
     assert 0 <= scored.compute()["detection/ap50"] < 0.5
 
 
-def test_scores_are_kept_compared_and_resampled(parts: list[DenseSet], tmp_path: Path) -> None:
+def test_scores_are_kept_compared_and_resampled(parts: list[Split], tmp_path: Path) -> None:
     seen = baselines.pixels_position(*parts[:2], grid=(8, 8)).score(parts[2])["detection"]
     seen.save(tmp_path / "detection.npz")
     again = Scored.load(tmp_path / "detection.npz")

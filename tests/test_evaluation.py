@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from clipzoo import tasks
+from clipzoo.benchmarks import Split, Truth
 from clipzoo.errors import PlanError
 from clipzoo.evaluation import baselines, probe, ridge
-from clipzoo.evaluation.sets import DenseSet, Truth
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.types import View
 
 METRES = Convention(kind="metric", along="z")
 CLASSES = Convention(classes=("floor", "chair", "lamp"))
@@ -148,7 +149,7 @@ def dense_set(n, seed, size=(16, 16)):
     truth = {name: Truth(tasks.get(name), c, tuple(made), size) for name, (c, made) in labels.items()}
     images = (ids[..., None] * 80 + rng.integers(0, 20, (n, *size, 3))).astype(np.uint8)
     keys = tuple(f"{seed}-{i:04d}" for i in range(n))
-    return DenseSet(images, keys, ("a room",) * n, (View.whole(size),) * n, truth)
+    return Split(images, keys, size, truth=truth, known=(True,) * n)
 
 
 PARTS = tuple(dense_set(n, seed) for seed, n in enumerate((40, 20, 30)))
@@ -180,7 +181,7 @@ def test_pixels_and_position_see_what_a_constant_cannot():
 
 
 def test_patches_hold_pixels_and_place():
-    made = baselines.patches(PARTS[0].images[:3], (4, 4))
+    made = baselines.patches(np.asarray(PARTS[0].images[:3]), (4, 4))
     assert made.shape == (3, 3 * 16 + 16, 4, 4)
     patch = torch.tensor(PARTS[0].images[1, 4:8, 8:12]).permute(2, 0, 1).reshape(-1) / 255
     torch.testing.assert_close(made[1, :48, 1, 2], patch)
@@ -189,8 +190,8 @@ def test_patches_hold_pixels_and_place():
 
 def test_expert_is_scored_in_the_view_of_the_set():
     part = PARTS[2].select([3, 4, 5])
-    originals = [np.full((20 + 2 * (i > 3), 20, 3), i, np.uint8) for i in range(6)]
-    seen = DenseSet(part.images, part.keys, part.captions, part.views, part.truth, lambda i: originals[3 + i])
+    originals = [np.full((20 + 2 * (i > 3), 20, 3), i, np.uint8) for i in range(3, 6)]
+    seen = replace(part, images=originals)
     sizes = []
 
     def predict(images):
@@ -213,4 +214,4 @@ def test_sets_join_only_labels_of_one_convention():
     truth = {"depth": Truth(tasks.get("depth"), Convention(kind="affine-depth"), (None,) * 20, (16, 16))}
     part = PARTS[1]
     with pytest.raises(PlanError, match="do not join"):
-        PARTS[0].extended(DenseSet(part.images, part.keys, part.captions, part.views, truth))
+        PARTS[0].extended(replace(part, truth=truth))

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 import clipzoo
 from clipzoo import demo, recipe, tasks
+from clipzoo.benchmarks import view_of
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, PluginError, RecipeError
-from clipzoo.evaluation.sets import view_of
 from clipzoo.export import open_clip as home
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models.student import WEIGHTS

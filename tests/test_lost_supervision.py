@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, batches, kept, loader
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, batches, kept_plan, loader
 from clipzoo.errors import CheckpointError, DatasetError, LostError, RemoteError, StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.labeling import label
@@ -253,11 +253,11 @@ def test_members_of_all_names_are_verified(tmp_path: Path, key: str) -> None:
 # A plan that is kept ----------------------------------------------------------------------------------------
 
 
-def kept_plan(data: Path, store: Path, out: Path, trained: bool = True) -> Plan:
+def plan_of(data: Path, store: Path, out: Path, trained: bool = True) -> Plan:
     columns = {column.name: column for column in Store(store).columns()}
     reader = open_dataset(str(data))
     out.mkdir(exist_ok=True)
-    return kept(out, reader, columns, lambda: Plan.build(reader, columns), trained)
+    return kept_plan(out, reader, columns, lambda: Plan.build(reader, columns), trained)
 
 
 def anew(data: Path, store: Path) -> None:
@@ -290,29 +290,29 @@ def recaptioned(data: Path, store: Path) -> None:
 def test_a_kept_plan_of_other_labels_or_samples_is_refused_once_arms_are_trained(
     data: Path, store: Path, tmp_path: Path, change: Callable[[Path, Path], None], says: str
 ) -> None:
-    first = kept_plan(data, store, tmp_path / "run")
-    assert kept_plan(data, store, tmp_path / "run").table.equals(first.table)
+    first = plan_of(data, store, tmp_path / "run")
+    assert plan_of(data, store, tmp_path / "run").table.equals(first.table)
     change(data, store)
     with pytest.raises(CheckpointError, match=f"{says}.* changed since"):
-        kept_plan(data, store, tmp_path / "run")
+        plan_of(data, store, tmp_path / "run")
     if change in (anew, recaptioned):
-        again = kept_plan(data, store, tmp_path / "run", trained=False)
+        again = plan_of(data, store, tmp_path / "run", trained=False)
         assert again.tars != first.tars or again.places != first.places
-        kept_plan(data, store, tmp_path / "run")
+        plan_of(data, store, tmp_path / "run")
         return
     with pytest.raises(StoreError):
-        kept_plan(data, store, tmp_path / "run", trained=False)
+        plan_of(data, store, tmp_path / "run", trained=False)
 
 
 def test_a_dataset_that_was_copied_is_the_same(data: Path, store: Path, tmp_path: Path, monkeypatch) -> None:
-    kept_plan(data, store, tmp_path / "run")
+    plan_of(data, store, tmp_path / "run")
     for tar in data.glob("*.tar"):
         tar.write_bytes(tar.read_bytes())
-    kept_plan(data, store, tmp_path / "run")
+    plan_of(data, store, tmp_path / "run")
     indexed: list[str] = []
     index = type(open_dataset(str(data))).index
     monkeypatch.setattr(type(open_dataset(str(data))), "index", lambda self, s: indexed.append(s) or index(self, s))
-    kept_plan(data, store, tmp_path / "run")
+    plan_of(data, store, tmp_path / "run")
     assert set(indexed) == {"00000"}, "the fingerprint's; files that have not changed are not indexed again"
 
 
@@ -320,7 +320,7 @@ def test_a_plan_of_an_earlier_clipzoo_is_used_and_that_is_said_once(
     data: Path, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
-    table = kept_plan(data, store, run).table
+    table = plan_of(data, store, run).table
     as_text = [pa.field(f.name, pa.string() if f.type == pa.large_string() else f.type) for f in table.schema]
     pq.write_table(table.cast(pa.schema(as_text)).replace_schema_metadata({"left_out": ""}), run / "plan.parquet")
     made_of = json.loads((run / "plan.json").read_text())
@@ -328,13 +328,13 @@ def test_a_plan_of_an_earlier_clipzoo_is_used_and_that_is_said_once(
         del made_of[NAME][name]
     (run / "plan.json").write_text(json.dumps(made_of))
     for _ in range(2):
-        old = kept_plan(data, store, run)
+        old = plan_of(data, store, run)
         assert old.table.equals(table)
         assert list(old.told()) == [f"{NAME}: 32 of 32 samples have a label (100 %)"]
     assert caplog.text.count("did not keep checksums of labels and samples") == 1
     anew(data, store)
     with pytest.raises(CheckpointError, match="changed since"):
-        kept_plan(data, store, run)
+        plan_of(data, store, run)
 
 
 @pytest.mark.parametrize("name", ["plan.json", "plan.parquet"])
@@ -343,13 +343,13 @@ def test_a_damaged_plan_is_said_with_the_fix(
     data: Path, store: Path, tmp_path: Path, name: str, content: bytes
 ) -> None:
     run = tmp_path / "run"
-    first = kept_plan(data, store, run)
+    first = plan_of(data, store, run)
     (run / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"(?i)delete"):
-        kept_plan(data, store, run)
+        plan_of(data, store, run)
     for one in ("plan.json", "plan.parquet"):
         (run / one).unlink()
-    assert kept_plan(data, store, run).table.equals(first.table)
+    assert plan_of(data, store, run).table.equals(first.table)
 
 
 def test_text_of_a_plan_may_exceed_two_gigabytes(data: Path, store: Path, tmp_path: Path) -> None:

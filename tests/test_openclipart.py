@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipzoo.evaluation.sets import DenseSet, RetrievalSet
+from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.readers import open_dataset
 
 pytest.importorskip("cairosvg")
@@ -143,11 +143,11 @@ def test_the_folders_are_read_by_clipzoo(drawings: Any, tmp_path: Path) -> None:
             assert drawings.draw((tmp_path / "svg" / path, target)) is None
         build.write_split(split, found, tmp_path / "out" / "drawings", tmp_path / "out")
     test = tmp_path / "out" / "test"
-    dense = DenseSet.load(str(test / "images"), test / "truth", (64, 64))
+    dense = read_split(open_benchmark(test), (64, 64))
     labels = dense.truth["segmentation"].labels
     assert [label is None for label in labels] == [False, True]
     assert [label is None for label in dense.truth["edges"].labels] == [False, True]
-    assert RetrievalSet.load(str(test / "images"), (64, 64)).captions == (("Disc",), ("Plate",))
+    assert dense.captions == (("Disc",), ("Plate",))
     reader = open_dataset(str(tmp_path / "out" / "captioned" / "images"))
     assert len(reader.index(reader.shards[0])) == 2
 

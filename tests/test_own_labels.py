@@ -13,9 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clipzoo import experts, import_labels
+from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.cli import app
 from clipzoo.errors import DatasetError, ExpertError, StoreError
-from clipzoo.evaluation import DenseSet
 from clipzoo.labeling import label
 from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
@@ -84,7 +84,7 @@ def test_masks_become_the_truth_of_a_benchmark_folder(tmp_path):
     words += [word for name, text in ASKED.items() for word in ("--set", f"{name}={text}")]
     told = CliRunner().invoke(app, ["labels", "import", *map(str, [bench / "images", tmp_path / "masks", *words])])
     assert told.exit_code == 0, told.output
-    truth = DenseSet.load(str(bench / "images"), bench / "truth", (H, W)).truth["segmentation"]
+    truth = read_split(open_benchmark(bench), (H, W)).truth["segmentation"]
     assert len(truth) == 12
     np.testing.assert_array_equal(truth.labels[7].ids, mask(7))
 

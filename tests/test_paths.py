@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import clipzoo
+from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.errors import RecipeError, RemoteError
-from clipzoo.evaluation.sets import recognition
 from clipzoo.runs import verbs as pipeline
 from clipzoo.runs.dry_run import preview
 from clipzoo.runs.new_recipe import check_benchmarks, check_out
@@ -129,9 +129,8 @@ def test_a_web_server_is_no_place_for_a_benchmark_folder() -> None:
 
 
 def test_tars_lie_in_the_folder_or_in_one_that_is_named_as_the_split(memory: str, bench: Path, tmp_path: Path) -> None:
-    inner = put(bench / "test" / "images", f"{memory}/inner/test")
-    for place in (inner, f"{memory}/inner", str(bench / "test" / "images")):
-        named, told = recognition(place, (16, 16))
-        assert named is not None
-        assert told is not None
-        assert len(named.targets) == len(told.captions) == 24
+    put(bench / "test" / "images", f"{memory}/inner/images/test")
+    put(bench / "test" / "images", f"{memory}/outer/images")
+    for place in (f"{memory}/inner", f"{memory}/outer", str(bench / "test")):
+        found = read_split(open_benchmark(place), (16, 16))
+        assert len(found.targets) == len(found.captioned()) == 24

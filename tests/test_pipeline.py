@@ -282,7 +282,8 @@ def test_what_no_trained_arm_depends_on_may_change(finished: Path, world: recipe
     assert recipe.load(out / "recipe.yaml", trust=True) == free
     assert (out / "plan.parquet").exists()
     assert (out / "scores" / "clip" / "0" / "done").exists()
-    workspace.Run(changed(world, evaluation={"heldout": "demo:heldout"}), out)
+    write_benchmark(tmp_path / "heldout", 8, 9)
+    workspace.Run(changed(world, evaluation={"heldout": str(tmp_path / "heldout")}), out)
     assert not (out / "scores").exists(), "they are of other measurements"
     for choosing in ({"evaluation": {"label_stride": 4}}, {"seeds": [1, 0]}):
         with pytest.raises(CheckpointError, match="another recipe"):

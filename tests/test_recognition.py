@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -12,17 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+from clipzoo.benchmarks import Split, check_meaning, open_benchmark, read_split
 from clipzoo.errors import CheckpointError, DatasetError, PlanError
 from clipzoo.evaluation import retrieval, zero_shot
 from clipzoo.evaluation.base import embed_texts, features
-from clipzoo.evaluation.sets import DenseSet, RetrievalSet, Truth, ZeroShotSet
 from clipzoo.evaluation.suite import Suite
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.tasks.base import Convention
-from clipzoo.tasks.depth import TASK as DEPTH
 from clipzoo.tasks.depth import Depth
 
 METRES = Convention(kind="metric", along="z")
+EYE = np.eye(13, dtype=np.float32)
+"""Embeddings of captions of which an image's embedding is its similarity with each."""
 CLASSES = Convention(classes=("floor", "chair", "lamp"))
 
 
@@ -71,9 +73,13 @@ def pictures():
     return np.random.default_rng(3).integers(0, 255, (13, 24, 24, 3)).astype(np.uint8)
 
 
+def shown(pictures, **more):
+    return Split(pictures, tuple(map(str, range(len(pictures)))), (24, 24), **more)
+
+
 def test_features_are_frozen_and_the_mode_comes_back(student, pictures):
     student.train()
-    maps = features(student, pictures, (-1, 0), batch=4)
+    maps = features(student, shown(pictures), (-1, 0), batch=4)
     assert student.training
     assert maps.shape == (13, 64, 2, 2)
     assert not maps.requires_grad
@@ -82,8 +88,8 @@ def test_features_are_frozen_and_the_mode_comes_back(student, pictures):
 def test_zero_shot_is_the_plain_computation(student, pictures):
     names, templates = ("red chair", "blue lamp", "sofa", "table", "bed", "desk", "shelf"), ("a {c}.", "photo of {c}")
     targets = tuple(int(i) for i in np.random.default_rng(0).integers(0, 7, 13))
-    keys = tuple(map(str, range(13)))
-    scored = zero_shot.evaluate(student, ZeroShotSet(pictures, keys, targets, names, templates), batch=5)
+    data = shown(pictures, targets=targets, classnames=names, templates=templates)
+    scored = zero_shot.evaluate(student, data, batch=5)
     with torch.no_grad():
         classes = []
         for name in names:
@@ -97,16 +103,25 @@ def test_zero_shot_is_the_plain_computation(student, pictures):
 
 def test_a_collapsed_student_knows_nothing():
     assert zero_shot.METRIC.statistics(np.ones(6), 2).tolist() == [1, 0, 0]
-    rows = retrieval.rows_of(np.ones((12, 12), np.float32), [[i] for i in range(12)])
+    rows = retrieval.rows_of(np.ones((12, 12), np.float32), EYE[:12, :12], [[i] for i in range(12)])
     assert retrieval.METRIC.compute(rows.sum(0))["r10"] == 0
 
 
 def test_retrieval_of_hand_made_ranks():
     similarity = np.eye(12, dtype=np.float32)
     similarity[0, 1:4] = 2  # three wrong captions before the right one; images 1-3 each lose their first place
-    values = retrieval.METRIC.compute(retrieval.rows_of(similarity, [[i] for i in range(12)]).sum(0))
+    values = retrieval.METRIC.compute(retrieval.rows_of(similarity, EYE[:12, :12], [[i] for i in range(12)]).sum(0))
     assert values["image_to_text_r5"] == values["text_to_image_r5"] == values["r5"] == 1
     assert values["r1"] == pytest.approx((11 / 12 + 9 / 12) / 2)
+
+
+def test_ranks_are_the_same_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    image, text = (rng.normal(size=(n, 8)).astype(np.float32) for n in (40, 50))
+    owned = [rng.choice(50, 3, replace=False).tolist() for _ in range(40)]
+    whole = retrieval.rows_of(image, text, owned)
+    monkeypatch.setattr(retrieval, "VALUES", 120)
+    np.testing.assert_array_equal(retrieval.rows_of(image, text, owned), whole)
 
 
 def test_equal_captions_are_right_for_either_image(student, pictures):
@@ -117,19 +132,20 @@ def test_equal_captions_are_right_for_either_image(student, pictures):
     similarity = np.zeros((13, 13), np.float32)
     similarity[0, 0], similarity[1, 0] = 0.2, 0.9  # the twin is nearer: no mistake
     similarity[2, 1], similarity[2, 2] = 0.1, 0.8
-    rows = retrieval.rows_of(similarity, owned)
+    rows = retrieval.rows_of(similarity, EYE, owned)
     assert rows[:3].tolist() == [[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 2, 2, 2, 2]]
-    scored = retrieval.evaluate(student, RetrievalSet(pictures, tuple(map(str, range(13))), tuple(captions)))
+    scored = retrieval.evaluate(student, shown(pictures, captions=tuple(captions)))
     assert scored.statistics.shape == (13, 8)
     assert embed_texts(student, texts).shape == (13, 16)
 
 
 # Layouts ----------------------------------------------------------------------------------------------
 def write_benchmark(root: Path, labels: list[int], captions: bool = True) -> None:
-    (root / "test").mkdir(parents=True)
-    (root / "classnames.txt").write_text("chair\nlamp\n")
-    (root / "zeroshot_classification_templates.txt").write_text("a {c}.\nthe {c}.\n")
-    with tarfile.open(root / "test" / "0.tar", "w") as tar:
+    images = root / "images"
+    (images / "test").mkdir(parents=True)
+    (images / "classnames.txt").write_text("chair\nlamp\n")
+    (images / "zeroshot_classification_templates.txt").write_text("a {c}.\nthe {c}.\n")
+    with tarfile.open(images / "test" / "0.tar", "w") as tar:
         for i, label in enumerate(labels):
             file = io.BytesIO()
             Image.new("RGB", (30, 20), (i, 0, 0)).save(file, "PNG")
@@ -143,16 +159,20 @@ def write_benchmark(root: Path, labels: list[int], captions: bool = True) -> Non
 
 def test_clip_benchmark_layout(tmp_path):
     write_benchmark(tmp_path / "good", [0, 1, 1])
-    found = ZeroShotSet.load(str(tmp_path / "good"), (16, 16))
+    found = read_split(open_benchmark(tmp_path / "good"), (16, 16))
     assert (found.targets, found.classnames, found.templates) == ((0, 1, 1), ("chair", "lamp"), ("a {c}.", "the {c}."))
-    assert found.images.shape == (3, 16, 16, 3)
-    assert found.images[2, 0, 0].tolist() == [2, 0, 0]
-    assert RetrievalSet.load(str(tmp_path / "good"), (16, 16)).captions[0] == ("a chair", "a seat")
+    (images,) = found.batches()
+    assert images.shape == (3, 16, 16, 3)
+    assert images[2, 0, 0].tolist() == [2, 0, 0]
+    assert found.captions[0] == ("a chair", "a seat")
     write_benchmark(tmp_path / "bad", [0, 2], captions=False)
     with pytest.raises(DatasetError, match=r"2 lines"):
-        ZeroShotSet.load(str(tmp_path / "bad"), (16, 16))
+        read_split(open_benchmark(tmp_path / "bad"), (16, 16))
+    with pytest.raises(DatasetError, match="has no folder images/"):
+        open_benchmark(tmp_path)
+    (tmp_path / "images").mkdir()
     with pytest.raises(DatasetError, match=r"holds a \.tar"):
-        ZeroShotSet.load(str(tmp_path), (16, 16))
+        open_benchmark(tmp_path)
 
 
 def test_recognition_sees_what_the_models_preprocessing_does(tmp_path):
@@ -168,7 +188,7 @@ def test_recognition_sees_what_the_models_preprocessing_does(tmp_path):
     means = {}
     for crop in ("whole", "centre"):
         suite = Suite.load({"test": folder}, (16, 16), crop=crop)
-        means[crop] = suite.zero_shot["test"].images.mean(), suite.retrieval["test"].images.mean()
+        means[crop] = tuple(next(of["test"].batches()).mean() for of in (suite.zero_shot, suite.retrieval))
     assert means["centre"] == pytest.approx((200, 200), rel=0.02)
     assert means["whole"][0] < 100
 
@@ -179,24 +199,26 @@ def test_dense_set_reads_dataset_and_store(tmp_path):
     from clipzoo.store import ColumnWriter, Store
 
     write_benchmark(tmp_path / "data", [0, 1, 1])
-    location = str(tmp_path / "data" / "test")
+    location = str(tmp_path / "data" / "images")
     reader = open_dataset(location)
     shard, keys = reader.shards[0], [entry.key for entry in reader.index(reader.shards[0])]
-    column = Store(tmp_path / "labels").create(ExpertCard("truth", "depth", METRES), fingerprint(reader))
+    column = Store(tmp_path / "data" / "truth").create(ExpertCard("truth", "depth", METRES), fingerprint(reader))
     label = Depth(np.full((20, 30), 2, np.float32), np.ones((20, 30), np.bool_), "metric", "z")
     with ColumnWriter(column, shard, keys) as writer:
         writer.add(keys[0], label)
         writer.fail(keys[1], "no depth here")
         writer.add(keys[2], label)
-    part = DenseSet.load(location, tmp_path / "labels", (16, 16), label_size=(8, 8))
+    part = read_split(open_benchmark(tmp_path / "data"), (16, 16), (8, 8))
     assert part.keys == tuple(keys)
     labels = part.truth["depth"].labels
     assert labels[1] is None
     np.testing.assert_allclose(labels[2].values, np.full((8, 8), 2), rtol=1e-4)
-    assert part.original(2).shape == (20, 30, 3)
-    assert part.select([2]).original(0)[0, 0].tolist() == [2, 0, 0]
+    assert part.labelled().keys == (keys[0], keys[2])
+    assert part.images[2].shape == (20, 30, 3)
+    assert part.select([2]).images[0][0, 0].tolist() == [2, 0, 0]
+    shutil.rmtree(column.path)
     with pytest.raises(PlanError, match="no column"):
-        DenseSet.load(location, tmp_path, (16, 16))
+        open_benchmark(tmp_path / "data")
 
 
 def test_embeddings_that_are_not_finite_are_an_error_not_a_hit(pictures):
@@ -204,19 +226,14 @@ def test_embeddings_that_are_not_finite_are_an_error_not_a_hit(pictures):
         def encode_image(self, images):
             return super().encode_image(images) * float("nan")
 
-    data = ZeroShotSet(pictures, tuple(map(str, range(13))), (0,) * 13, ("a", "b"), ("{c}",))
+    data = shown(pictures, targets=(0,) * 13, classnames=("a", "b"))
     with pytest.raises(CheckpointError, match="13 of 13 images"):
         zero_shot.evaluate(Broken(), data)
 
 
 def test_splits_must_differ_in_pictures_and_agree_in_meaning(tmp_path):
-    from clipzoo.evaluation.suite import Suite, _comparable
-
     with pytest.raises(PlanError, match="probe and test are the same folder"):
         Suite.load({"probe": tmp_path, "test": tmp_path}, (16, 16))
-    two = [
-        DenseSet(np.zeros((0, 4, 4, 3), np.uint8), (), (), (), {"depth": Truth(DEPTH, convention, (), (4, 4))})
-        for convention in (METRES, Convention(kind="metric", along="ray"))
-    ]
-    with pytest.raises(PlanError, match="differ in tasks or in what labels mean: depth is"):
-        _comparable(dict(zip(("probe", "test"), two, strict=True)), {})
+    along_ray = Convention(kind="metric", along="ray")
+    with pytest.raises(PlanError, match="depth is metric, measured along z in probe, metric, measured along the ray"):
+        check_meaning({"probe": {"depth": METRES}, "test": {"depth": along_ray}, "heldout": {}})

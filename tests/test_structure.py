@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 import clipzoo
-from clipzoo import experts, export, heads, losses, readers, tasks
-from clipzoo.evaluation import DenseSet, datasets
+from clipzoo import benchmarks, experts, export, heads, losses, readers, tasks
+from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.labeling import exports
 from clipzoo.plugins import Registry
 
@@ -26,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "experts",
-    "importers", "derived", "conformance", "store", "labeling", "data", "models", "trust", "recipe", "training",
-    "evaluation", "export", "pages", "checking", "demo", "runs", "app", "cli", "__main__",
+    "importers", "derived", "conformance", "store", "labeling", "data", "models", "benchmarks", "trust", "recipe",
+    "training", "evaluation", "export", "pages", "checking", "demo", "runs", "app", "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 
@@ -113,10 +113,10 @@ def test_the_documented_benchmark_script_runs(tmp_path: Path, monkeypatch: pytes
     for i in range(2):
         Image.fromarray(np.full((20, 24, 3), 40 * i, np.uint8)).save(f"shots/{i:03d}.jpg")
         np.save(f"shots/{i:03d}.npy", np.full((20, 24), 1.0 + i))
-    script = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "benchmarks.md").read_text(), re.DOTALL)
+    script = re.search(r"```python\n(from pathlib.*?)```", (ROOT / "docs" / "benchmarks.md").read_text(), re.DOTALL)
     assert script
     exec(script[1], {})
-    truth = DenseSet.load("bench/test/images", "bench/test/truth", (16, 16)).truth["depth"]
+    truth = read_split(open_benchmark("bench/test"), (16, 16)).truth["depth"]
     assert [round(float(label.values.mean()), 2) for label in truth.labels] == [1, 2]
 
 
@@ -126,7 +126,7 @@ REGISTRIES = (
     heads.PLUGINS,
     readers.PLUGINS,
     *experts.REGISTRIES,
-    datasets.PLUGINS,
+    benchmarks.PLUGINS,
     export.PLUGINS,
     exports.PLUGINS,
 )

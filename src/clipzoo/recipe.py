@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clipzoo import files, plugins
 from clipzoo.errors import MAX_FAILURES, CheckpointError, RecipeError
@@ -221,6 +221,18 @@ class EvaluationRecipe(_Model):
     """Image pixels per pixel of the true labels that are compared."""
     pictures: Annotated[int, Field(ge=0)] = 2
     """Pictures of each case (best, median, worst) of each task on the page."""
+    layout: str = "webdataset"
+    """Of the benchmark folders: a file of ``clipzoo/benchmarks/``, or an installed one (docs/extending.md)."""
+    preset: Literal["quick"] = "quick"
+    """How arms are measured (docs/evaluation.md)."""
+
+    @field_validator("layout")
+    @classmethod
+    def _layout_is_known(cls, layout: str) -> str:
+        known = plugins.names("benchmarks")
+        if layout not in known:
+            raise ValueError(f"there is no benchmark layout {layout!r}; {plugins.hint(layout, known)}")
+        return layout
 
     @model_validator(mode="after")
     def _probes_are_chosen(self) -> EvaluationRecipe:

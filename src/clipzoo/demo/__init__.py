@@ -14,8 +14,11 @@ from clipzoo.demo.locate import (
     locate_data,
     locate_model,
     looked_at,
+    meanings,
     shared,
     to_render,
 )
 
-__all__ = ["check", "locate", "locate_beside", "locate_data", "locate_model", "looked_at", "shared", "to_render"]
+__all__ = [
+    "check", "locate", "locate_beside", "locate_data", "locate_model", "looked_at", "meanings", "shared", "to_render",
+]  # fmt: skip

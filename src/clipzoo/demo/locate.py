@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from clipzoo import files
-from clipzoo.demo.render import render_split
+from clipzoo.demo.render import WITH_TRUTH, conventions, render_split
 from clipzoo.demo.rooms import SPLITS
 from clipzoo.errors import DatasetError
+from clipzoo.tasks.base import Convention
 
 PACKED = "rooms.tar.xz"
 PACKAGED = ("captioned", "probe", "validation", "test", "heldout")
@@ -42,6 +43,11 @@ def check(location: str) -> bool:
 def shared(one: str, other: str) -> bool:
     """Whether two locations of the embedded default have pictures in common: those of one split."""
     return check(one) and check(other) and _split(one) == _split(other)
+
+
+def meanings(location: str) -> dict[str, Convention]:
+    """Task -> what the true labels of a location of the embedded default mean; empty where it has none."""
+    return conventions() if _split(location) in WITH_TRUTH else {}
 
 
 def _split(location: str) -> str:

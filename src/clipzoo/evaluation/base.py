@@ -5,7 +5,7 @@ Whatever is measured here is frozen: evaluation mode, no gradients, restored aft
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipzoo.benchmarks import BATCH, Split
 from clipzoo.errors import CheckpointError
-from clipzoo.types import ImageArray
-
-BATCH = 64
 
 
 class Student(Protocol):
@@ -40,8 +38,10 @@ class Student(Protocol):
         ...
 
 
-def features(student: Student, images: ImageArray, layers: Sequence[int] = (-1,), batch: int = BATCH) -> Tensor:
-    """Feature maps of images uint8 [N,H,W,3]: float32 [N,C,h,w] on the CPU.
+def feature_batches(
+    student: Student, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH
+) -> Iterator[Tensor]:
+    """Feature maps of the images of a split, in order: float32 [B,C,h,w] on the CPU, a batch at a time.
 
     Several layers are concatenated over C on the finest of their grids; coarser maps are repeated onto it.
     """
@@ -51,12 +51,34 @@ def features(student: Student, images: ImageArray, layers: Sequence[int] = (-1,)
         grid = max((m.shape[-2:] for m in maps), key=lambda size: size[0] * size[1])
         return torch.cat([m if m.shape[-2:] == grid else F.interpolate(m, grid) for m in maps], 1)
 
-    return _over_images(student, images, look, batch)
+    return _over_images(student, split, look, batch)
 
 
-def embed_images(student: Student, images: ImageArray, batch: int = BATCH) -> Tensor:
-    """Images uint8 [N,H,W,3] -> unit vectors, float32 [N,D] on the CPU."""
-    return _finite(_over_images(student, images, student.encode_image, batch), "images")
+def features(student: Student, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH) -> Tensor:
+    """All of `feature_batches`, float32 [N,C,h,w]."""
+    return gathered(feature_batches(student, split, layers, batch), len(split))
+
+
+def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
+    """Parts [B,…] of ``count`` rows as one tensor, the only one that is held.
+
+    It lies in memory as `torch.cat` (2.14) would lay it: means over it depend on that in their last digits.
+    """
+    whole, at = torch.empty(0), 0
+    for part in parts:
+        if not at:
+            last = not part.is_contiguous() and part.is_contiguous(memory_format=torch.channels_last)
+            form = torch.channels_last if last else torch.contiguous_format
+            whole = torch.empty((count, *part.shape[1:]), memory_format=form)
+        whole[at : at + len(part)] = part
+        at += len(part)
+    assert at == count
+    return whole
+
+
+def embed_images(student: Student, split: Split, batch: int = BATCH) -> Tensor:
+    """The images of a split -> unit vectors, float32 [N,D] on the CPU."""
+    return _finite(gathered(_over_images(student, split, student.encode_image, batch), len(split)), "images")
 
 
 def embed_texts(student: Student, texts: Sequence[str], batch: int = 4 * BATCH) -> Tensor:
@@ -90,11 +112,10 @@ def frozen(student: Student) -> Iterator[None]:
             student.train(training)
 
 
-def _over_images(student: Student, images: ImageArray, look: Callable[[Tensor], Tensor], batch: int) -> Tensor:
+def _over_images(student: Student, split: Split, look: Callable[[Tensor], Tensor], batch: int) -> Iterator[Tensor]:
     weights = next(student.parameters(), None) if isinstance(student, nn.Module) else None
     device = torch.device("cpu") if weights is None else weights.device
-    with frozen(student):
-        parts = [
-            look(torch.tensor(images[i : i + batch], device=device)).float().cpu() for i in range(0, len(images), batch)
-        ]
-    return torch.cat(parts)
+    for images in split.batches(batch):
+        with frozen(student):
+            found = look(torch.tensor(images, device=device)).float().cpu()
+        yield found

@@ -18,16 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipzoo import files
+from clipzoo.benchmarks import Split, Truth
 from clipzoo.errors import PlanError
 from clipzoo.evaluation.measure import Scored, rows
 from clipzoo.evaluation.probe import Probes, fit_all, targets
 from clipzoo.evaluation.ridge import STRENGTHS
-from clipzoo.evaluation.sets import DenseSet, Truth
 from clipzoo.tasks.base import Convention
-from clipzoo.types import ImageArray
+from clipzoo.types import ImageArray, View
 
 Predict = Callable[[Sequence[ImageArray]], list[Any]]
 PATCH_SIDE = 16
+PATCHED = 256
+"""Images of which patches are cut at a time."""
 VALUES = 1 << 22
 QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -38,12 +41,12 @@ class Constants:
 
     labels: Mapping[str, Any]
 
-    def score(self, part: DenseSet) -> dict[str, Scored]:
+    def score(self, part: Split) -> dict[str, Scored]:
         """The scores on a set, task by task."""
         return {name: score_constant(label, part.truth[name], part.keys) for name, label in self.labels.items()}
 
 
-def position_prior(train: DenseSet, validation: DenseSet) -> Constants:
+def position_prior(train: Split, validation: Split) -> Constants:
     """The constant map of each task that does best on validation by the task's headline.
 
     The candidates are made of the right raw outputs of the probe split, pixel by pixel: their mean (majority of
@@ -58,10 +61,14 @@ def position_prior(train: DenseSet, validation: DenseSet) -> Constants:
 
 
 def pixels_position(
-    train: DenseSet, validation: DenseSet, grid: tuple[int, int], strengths: Sequence[float] = STRENGTHS
+    train: Split, validation: Split, grid: tuple[int, int], strengths: Sequence[float] = STRENGTHS
 ) -> Probes:
     """The probe on raw patches of a ``grid`` (h, w), the student's, and one indicator a place."""
-    return fit_all(lambda part: patches(part.images, grid), train, validation, strengths)
+
+    def read(part: Split) -> Iterator[Tensor]:
+        return (patches(images, grid) for images in part.batches(PATCHED))
+
+    return fit_all(read, train, validation, strengths)
 
 
 def patches(images: ImageArray, grid: tuple[int, int], side: int = PATCH_SIDE) -> Tensor:
@@ -72,24 +79,21 @@ def patches(images: ImageArray, grid: tuple[int, int], side: int = PATCH_SIDE) -
     (h, w), (N, H, W, _) = grid, images.shape
     p, q = min(side, -(-H // h)), min(side, -(-W // w))
     place = torch.eye(h * w).reshape(1, h * w, h, w)
-    parts = []
-    for i in range(0, N, 256):
-        x = torch.tensor(images[i : i + 256]).permute(0, 3, 1, 2).float() / 255
-        if (h * p, w * q) != (H, W):
-            x = F.interpolate(x, (h * p, w * q), mode="bilinear", antialias=True)
-        cut = x.reshape(len(x), 3, h, p, w, q).permute(0, 1, 3, 5, 2, 4).reshape(len(x), -1, h, w)
-        parts.append(torch.cat([cut, place.expand(len(x), -1, -1, -1)], 1))
-    return torch.cat(parts)
+    x = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
+    if (h * p, w * q) != (H, W):
+        x = F.interpolate(x, (h * p, w * q), mode="bilinear", antialias=True)
+    cut = x.reshape(N, 3, h, p, w, q).permute(0, 1, 3, 5, 2, 4).reshape(N, -1, h, w)
+    return torch.cat([cut, place.expand(N, -1, -1, -1)], 1)
 
 
 def expert(
     predict: Predict,
     task: str,
-    test: DenseSet,
+    test: Split,
     convention: Convention | None = None,
     batch: int = 16,
 ) -> Scored:
-    """Score an expert on the pictures of ``test``, at their own size where the set still knows them.
+    """Score an expert on the pictures of ``test``, at their own size.
 
     Args:
         predict: images of one size, uint8 H×W×3 -> labels in the frame of each.
@@ -108,24 +112,19 @@ def expert(
             f"the expert's {task} labels have the classes {convention.classes}, the truth {truth.convention.classes}: "
             "ids of two label spaces cannot be compared; map the labels, or name an expert of that space"
         )
-    labels: list[Any] = []
-    for some in _batches(test, batch):
-        views = [test.views[i].at(truth.size) for i, _ in some]
-        predicted = predict([image for _, image in some])
-        labels += [truth.task.view(label, view) for label, view in zip(predicted, views, strict=True)]
-    metric = truth.task.metric(truth.convention)
+    metric, whole = truth.task.metric(truth.convention), View.whole(truth.size)
+    labels = (truth.task.view(label, whole) for some in _batches(test, batch) for label in predict(some))
     return Scored(task, test.keys, rows(metric, labels, truth.labels), metric, truth.convention)
 
 
-def _batches(test: DenseSet, batch: int) -> Iterator[list[tuple[int, ImageArray]]]:
-    """Indices and images, at most ``batch`` consecutive ones of one size at a time."""
-    some: list[tuple[int, ImageArray]] = []
-    for i in range(len(test)):
-        image = test.images[i] if test.original is None else test.original(i)
-        if some and (len(some) == batch or image.shape != some[0][1].shape):
+def _batches(test: Split, batch: int) -> Iterator[list[ImageArray]]:
+    """The images at their own size, at most ``batch`` consecutive ones of one size at a time."""
+    some: list[ImageArray] = []
+    for image in files.ahead(test.images.__getitem__, range(len(test)), test.threads):
+        if some and (len(some) == batch or image.shape != some[0].shape):
             yield some
             some = []
-        some.append((i, image))
+        some.append(image)
     if some:
         yield some
 

@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: one row of statistics an image, and how to read them together.
+"""One row of statistics an image, and how to read them together.
 
 Scores of one set are compared image by image, so a `Scored` keeps the keys of its images, and can be stored
 (``.npz`` without pickles) by the process that had the model and read by the one that compares.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -19,10 +21,14 @@ from numpy.typing import NDArray
 
 from clipzoo import files, tasks
 from clipzoo.errors import DatasetError
-from clipzoo.tasks.base import Convention, Measure, Metric, Rows
+from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics
 
 RECOGNITION = ("zero_shot", "retrieval")
 """The groups of measures that belong to no task; each is a module of this package with a ``METRIC``."""
+
+
+DAMAGED = (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+"""What numpy (2.4) and its zip files raise of a file that is cut off or changed."""
 
 
 def rounded(number: float, digits: int, percent: bool = False) -> str:
@@ -72,7 +78,7 @@ class Scored:
         return replace(self, keys=tuple(self.keys[i] for i in rows), statistics=self.statistics[rows])
 
     def save(self, path: Path) -> None:
-        """Write as ``.npz`` of plain arrays."""
+        """Write as ``.npz`` of plain arrays, whole or not at all."""
         about = json.dumps({"group": self.group, "convention": self.convention.to_json()})
         with files.whole(path, alone=True) as beside, beside.open("wb") as file:
             np.savez_compressed(file, about=about, keys=np.array(self.keys, np.str_), statistics=self.statistics)
@@ -81,13 +87,17 @@ class Scored:
     def load(cls, path: Path) -> Scored:
         """The inverse of `save`; `DatasetError` on anything else."""
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 about: dict[str, Any] = json.loads(str(data["about"]))
                 keys, statistics = tuple(map(str, data["keys"])), data["statistics"].astype(np.float64)
-        except (KeyError, ValueError, OSError) as error:
-            raise DatasetError(f"{path.name} holds no scores ({error}); run the evaluation again") from error
-        convention = Convention.from_json(about["convention"])
-        return cls(about["group"], keys, statistics, metric_of(about["group"], convention), convention)
+            group, convention = str(about["group"]), Convention.from_json(about["convention"])
+            if statistics.ndim != 2 or len(keys) != len(statistics):
+                raise ValueError(f"{len(keys)} keys, statistics of shape {statistics.shape}")
+        except DAMAGED as error:
+            raise DatasetError(
+                f"{path} holds no scores ({error}); remove it and rerun `clipzoo eval`, which measures anew"
+            ) from error
+        return cls(group, keys, statistics, metric_of(group, convention), convention)
 
 
 def metric_of(group: str, convention: Convention) -> Metric:
@@ -99,12 +109,19 @@ def metric_of(group: str, convention: Convention) -> Metric:
     return found
 
 
-def rows(metric: Metric, predictions: Iterable[Any], truths: Sequence[Any | None]) -> Rows:
+def rows(metric: Metric, predictions: Iterable[Any], truths: Iterable[Any | None]) -> Rows:
     """Statistics of predictions against truths, float64 [N,S]; a missing truth gives a row of zeros."""
-    shares = [
-        None if truth is None else metric.statistics(prediction, truth)
-        for prediction, truth in zip(predictions, truths, strict=True)
-    ]
-    width = next((len(share) for share in shares if share is not None), 1)
+    return stacked(list(shares(metric, predictions, truths)))
+
+
+def shares(metric: Metric, predictions: Iterable[Any], truths: Iterable[Any | None]) -> Iterator[Statistics | None]:
+    """Statistics of each prediction, one after the other; None where the truth is missing."""
+    for prediction, truth in zip(predictions, truths, strict=True):
+        yield None if truth is None else metric.statistics(prediction, truth)
+
+
+def stacked(found: Sequence[Statistics | None]) -> Rows:
+    """Statistics of N images as float64 [N,S]; those that are missing as zeros."""
+    width = next((len(share) for share in found if share is not None), 1)
     nothing = np.zeros(width)
-    return np.array([nothing if share is None else share for share in shares], np.float64).reshape(-1, width)
+    return np.array([nothing if share is None else share for share in found], np.float64).reshape(-1, width)

@@ -22,11 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.evaluation.base import Student, features
-from clipzoo.evaluation.measure import Scored, rows
+from clipzoo.benchmarks import Split, Truth
+from clipzoo.evaluation.base import Student, feature_batches, gathered
+from clipzoo.evaluation.measure import Scored, shares, stacked
 from clipzoo.evaluation.ridge import STRENGTHS, Moments, Ridge, solve
-from clipzoo.evaluation.sets import DenseSet, Truth
+from clipzoo.tasks.base import Statistics
 from clipzoo.types import View
+
+Read = Callable[[Split], Iterator[Tensor]]
+"""A set -> features of its pictures in order, [B,D,h,w] a batch."""
 
 CHUNK_BYTES = 4 << 20  # fits a cache: three times as fast as 64 MiB
 GROUP_BYTES = 256 << 20
@@ -70,46 +74,76 @@ class Probe:
 
     def score(self, maps: Tensor, truth: Truth, keys: Sequence[str]) -> Scored:
         """Predictions of features [N,D,h,w] against their truth."""
-        metric = truth.task.metric(truth.convention)
-        step = _images_per_chunk(maps, sum(len(r.bias) for r in self.ridges))
-        predicted = (label for i in range(0, len(maps), step) for label in self.predict(maps[i : i + step]))
-        return Scored(truth.task.name, tuple(keys), rows(metric, predicted, truth.labels), metric, truth.convention)
+        scoring = _Scoring(self, truth)
+        scoring.add(maps)
+        return scoring.scored(keys)
 
 
 @dataclass(frozen=True)
 class Probes:
     """The probes of one source of features, a task each; fitted once, they score any set."""
 
-    read: Callable[[DenseSet], Tensor]
-    """A set -> features [N,D,h,w] of its pictures."""
+    read: Read
     tasks: Mapping[str, Probe]
 
-    def score(self, part: DenseSet) -> dict[str, Scored]:
-        """The scores on a set, task by task."""
-        maps = self.read(part)
-        return {name: probe.score(maps, part.truth[name], part.keys) for name, probe in self.tasks.items()}
+    def score(self, part: Split) -> dict[str, Scored]:
+        """The scores on a set, task by task, in one pass over its pictures; their features are not kept."""
+        scorings = {name: _Scoring(probe, part.truth[name]) for name, probe in self.tasks.items()}
+        for maps in self.read(part):
+            for scoring in scorings.values():
+                scoring.add(maps)
+        return {name: scoring.scored(part.keys) for name, scoring in scorings.items()}
+
+
+class _Scoring:
+    """Features that come batch by batch, predicted in the probe's own steps and compared with the truth."""
+
+    def __init__(self, probe: Probe, truth: Truth) -> None:
+        self.probe, self.truth, self.metric = probe, truth, truth.task.metric(truth.convention)
+        self.pending: list[Tensor] = []
+        self.shares: list[Statistics | None] = []
+
+    def add(self, maps: Tensor) -> None:
+        """Features [B,D,h,w] of the next images."""
+        step = _images_per_chunk(maps, sum(len(r.bias) for r in self.probe.ridges))
+        waiting = torch.cat([*self.pending, maps]) if self.pending else maps
+        whole = len(waiting) - len(waiting) % step
+        for i in range(0, whole, step):
+            self._predict(waiting[i : i + step])
+        self.pending = [waiting[whole:]] if whole < len(waiting) else []
+
+    def _predict(self, maps: Tensor) -> None:
+        truths = self.truth.labels[len(self.shares) : len(self.shares) + len(maps)]
+        self.shares += shares(self.metric, self.probe.predict(maps), truths)
+
+    def scored(self, keys: Sequence[str]) -> Scored:
+        """The statistics of all images."""
+        for maps in self.pending:
+            self._predict(maps)
+        self.pending = []
+        return Scored(self.truth.task.name, tuple(keys), stacked(self.shares), self.metric, self.truth.convention)
 
 
 def dense(
     student: Student,
-    train: DenseSet,
-    validation: DenseSet,
+    train: Split,
+    validation: Split,
     layers: Sequence[int] = (-1,),
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probes:
     """Probe a frozen student on every task of ``train``."""
-    return fit_all(lambda part: features(student, part.images, layers), train, validation, strengths)
+    return fit_all(lambda part: feature_batches(student, part, layers), train, validation, strengths)
 
 
 def fit_all(
-    read: Callable[[DenseSet], Tensor],
-    train: DenseSet,
-    validation: DenseSet,
+    read: Read,
+    train: Split,
+    validation: Split,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probes:
-    """Fit a probe a task from the features [N,D,h,w] that ``read`` finds in pictures."""
-    seen = _Tokens.of(read(train))
-    unseen = replace(seen, maps=read(validation))
+    """Fit a probe a task from the features that ``read`` finds in pictures, those of both sets held meanwhile."""
+    seen = _Tokens.of(gathered(read(train), len(train)))
+    unseen = replace(seen, maps=gathered(read(validation), len(validation)))
     found = {name: _fit(seen, t, unseen, validation.truth[name], strengths) for name, t in train.truth.items()}
     return Probes(read, found)
 
@@ -177,7 +211,7 @@ def targets(truth: Truth, size: tuple[int, int], step: int) -> Iterator[tuple[Te
     """
     task, whole = truth.task, View.whole(size)
     for i in range(0, len(truth.labels), step):
-        chunk = truth.labels[i : i + step]
+        chunk = tuple(truth.labels[i : i + step])
         if size != truth.size:
             chunk = tuple(None if label is None else task.view(label, whole) for label in chunk)
         target = task.collate(chunk, size)

@@ -8,19 +8,21 @@ bootstrap over images resamples the questions; the gallery stays whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipzoo.benchmarks import Split
 from clipzoo.evaluation.base import Student, embed_images, embed_texts
 from clipzoo.evaluation.measure import Scored, rows
-from clipzoo.evaluation.sets import RetrievalSet
 from clipzoo.tasks.base import Additive, Measure, Statistics
-from clipzoo.types import BoolArray, FloatArray
+from clipzoo.types import FloatArray
 
 FIRST = (1, 5, 10)
+VALUES = 1 << 24
+"""Similarities that are held at a time."""
 Ranks = NDArray[np.int64]
 
 
@@ -53,28 +55,40 @@ class RetrievalMetric(Additive):
 METRIC = RetrievalMetric()
 
 
-def evaluate(student: Student, data: RetrievalSet, batch: int = 64) -> Scored:
+def evaluate(student: Student, data: Split, batch: int = 64) -> Scored:
     """Recall of a student on image–caption pairs."""
     texts, owners = _unique(data.captions)
-    image = embed_images(student, data.images, batch).numpy()
+    image = embed_images(student, data, batch).numpy()
     text = embed_texts(student, texts).numpy()
-    return Scored("retrieval", data.keys, rows_of(image @ text.T, owners), METRIC)
+    return Scored("retrieval", data.keys, rows_of(image, text, owners), METRIC)
 
 
-def rows_of(similarity: FloatArray, owned: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Shares [N,8] of a similarity [N,U] of images with distinct captions; ``owned`` lists each image's."""
-    right = np.zeros(similarity.shape, np.bool_)
+def rows_of(image: FloatArray, text: FloatArray, owned: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Shares [N,8] of embeddings [N,D] of images and [U,D] of distinct captions; ``owned`` lists each image's."""
+    bearers: list[list[int]] = [[] for _ in text]
     for i, mine in enumerate(owned):
-        right[i, list(mine)] = True
-    to_text, to_image = _ranks(similarity, right), _ranks(similarity.T, right.T)
+        for caption in mine:
+            bearers[caption].append(i)
+    to_text = _ranks(lambda some: image[some] @ text.T, owned, len(text))
+    to_image = _ranks(lambda some: (image @ text[some].T).T, bearers, len(image))
     ranks = [(to_text[i : i + 1], to_image[list(mine)]) for i, mine in enumerate(owned)]
     return rows(METRIC, ranks, [True] * len(ranks))
 
 
-def _ranks(similarity: FloatArray, right: BoolArray) -> Ranks:
-    """Rank from 0 of the best right candidate of every question (row): how many wrong ones are as near."""
-    best = np.where(right, similarity, -np.inf).max(1, keepdims=True)
-    return np.asarray(((similarity >= best) & ~right).sum(1), np.int64)
+def _ranks(similar: Callable[[slice], FloatArray], right: Sequence[Sequence[int]], candidates: int) -> Ranks:
+    """Rank from 0 of the best right candidate of every question: how many wrong ones are as near.
+
+    ``similar`` gives the similarity [q,C] of some questions; ``right`` lists the right candidates of each.
+    """
+    found, step = [np.zeros(0, np.int64)], max(1, VALUES // max(candidates, 1))
+    for start in range(0, len(right), step):
+        similarity = similar(slice(start, start + step))
+        answers = np.zeros(similarity.shape, np.bool_)
+        for i, mine in enumerate(right[start : start + step]):
+            answers[i, list(mine)] = True
+        best = np.where(answers, similarity, -np.inf).max(1, keepdims=True)
+        found.append(np.asarray(((similarity >= best) & ~answers).sum(1), np.int64))
+    return np.concatenate(found)
 
 
 def _unique(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from clipzoo.errors import PlanError
+from clipzoo.benchmarks import Benchmark, Crop, Split, check_meaning, open_benchmark, read_split
+from clipzoo.errors import DatasetError, PlanError
 from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
 from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.base import Student, features
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.sets import Crop, DenseSet, RetrievalSet, ZeroShotSet, recognition
 from clipzoo.experts import Expert
 from clipzoo.files import Place
 from clipzoo.tasks import Convention
 
 SCORED = ("validation", "test", "heldout")
+PRESETS = {"quick": 1}
+"""How arms are measured -> its version, which is another one wherever numbers may change."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What there is to measure, split by split: ``probe`` fits, ``validation`` chooses, the others are reported."""
+    """What there is to measure, split by split: ``probe`` fits, ``validation`` chooses, the others are reported.
 
-    dense: Mapping[str, DenseSet]
-    zero_shot: Mapping[str, ZeroShotSet]
-    retrieval: Mapping[str, RetrievalSet]
+    ``identities`` and ``left_out`` are those of each `Split`.
+    """
+
+    dense: Mapping[str, Split]
+    zero_shot: Mapping[str, Split]
+    retrieval: Mapping[str, Split]
     size: tuple[int, int]
     layers: tuple[int, ...] = (-1,)
+    identities: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -37,28 +44,53 @@ class Suite:
         label_stride: int = 2,
         layers: Sequence[int] = (-1,),
         crop: Crop = "whole",
+        layout: str = "webdataset",
     ) -> Suite:
-        """Read the benchmark folders of the splits (see the recipe's ``evaluation``).
+        """As `of`, of benchmarks in folders.
+
+        Raises:
+            PlanError: two splits are one folder; what `of` and `Layout.open` raise.
+        """
+        for split, other in combinations(folders, 2):
+            if folders[split].resolve() == folders[other].resolve():
+                raise PlanError(f"{split} and {other} are the same folder {folders[split]}: splits share no picture")
+        found = {split: open_benchmark(folder, layout) for split, folder in folders.items()}
+        return cls.of(found, size, label_stride, layers, crop)
+
+    @classmethod
+    def of(
+        cls,
+        benchmarks: Mapping[str, Benchmark],
+        size: tuple[int, int],
+        label_stride: int = 2,
+        layers: Sequence[int] = (-1,),
+        crop: Crop = "whole",
+    ) -> Suite:
+        """Read the benchmarks of the splits (see the recipe's ``evaluation``); pictures are decoded in each pass.
 
         Args:
-            folders: split -> folder with ``images/`` and, for dense tasks, ``truth/``.
+            benchmarks: split -> what is measured on.
             size: (H, W) of the student's images.
             label_stride: image pixels per pixel of the labels that are compared.
             layers: of the vision tower that probes read.
             crop: what zero-shot and retrieval see of an image; dense tasks see the whole, squashed.
+
+        Raises:
+            PlanError: true labels of two splits differ in meaning; DatasetError, StoreError: one cannot be read.
         """
+        check_meaning({split: one.conventions for split, one in benchmarks.items()})
         label_size = (size[0] // label_stride, size[1] // label_stride)
-        dense = {
-            split: DenseSet.load(str(folder / "images"), folder / "truth", size, label_size=label_size).labelled()
-            for split, folder in folders.items()
-            if (folder / "truth").is_dir()
-        }
-        _comparable(dense, folders)
-        pictures = {split: str(folder / "images") for split, folder in folders.items() if split in SCORED}
-        found = {split: recognition(location, size, crop=crop) for split, location in pictures.items()}
-        named = {split: sets[0] for split, sets in found.items() if sets[0] is not None}
-        told = {split: sets[1] for split, sets in found.items() if sets[1] is not None}
-        return cls(dense, named, told, size, tuple(layers))
+        read = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
+        scored = {split: replace(one, crop=crop) for split, one in read.items() if split in SCORED}
+        return cls(
+            {split: _labelled(split, one) for split, one in read.items() if one.truth},
+            {split: one for split, one in scored.items() if one.targets},
+            {split: some for split, one in scored.items() if len(some := one.captioned())},
+            size,
+            tuple(layers),
+            {split: one.identity for split, one in read.items()},
+            {split: one.left_out for split, one in read.items()},
+        )
 
     def recognition(self, student: Student, split: str) -> dict[str, Scored]:
         """Zero-shot and retrieval of a student on a split, as far as there is data for them."""
@@ -69,7 +101,7 @@ class Suite:
             scored["retrieval"] = retrieval.evaluate(student, self.retrieval[split])
         return scored
 
-    def probes(self, student: Student, pseudo: DenseSet | None = None) -> probe.Probes | None:
+    def probes(self, student: Student, pseudo: Split | None = None) -> probe.Probes | None:
         """The fitted dense probes of a student; None where there is no truth.
 
         ``pseudo`` adds pictures with pseudo-labels to the true ones: what more labels alone would give.
@@ -104,7 +136,7 @@ class Suite:
         if not self.probed:
             return {split: {} for split in splits}
         fit, choose = self.dense["probe"], self.dense["validation"]
-        h, w = features(random_student, fit.images[:1], self.layers).shape[-2:]
+        h, w = features(random_student, fit.select([0]), self.layers).shape[-2:]
         fitted: dict[str, baselines.Constants | probe.Probes] = {
             "position_prior": baselines.position_prior(fit, choose),
             "pixels_position": baselines.pixels_position(fit, choose, (h, w)),
@@ -129,20 +161,12 @@ class Suite:
         )
 
 
-def _comparable(dense: Mapping[str, DenseSet], folders: Mapping[str, Place]) -> None:
-    """Raise `PlanError` unless the splits are different folders whose truth is of the same tasks and meaning."""
-    for split, other in combinations(folders, 2):
-        if folders[split].resolve() == folders[other].resolve():
-            raise PlanError(f"{split} and {other} are the same folder {folders[split]}: splits may share no picture")
-    for split, other in combinations(dense, 2):
-        mine, theirs = ({t: s.truth[t].convention for t in s.truth} for s in (dense[split], dense[other]))
-        if mine != theirs:
-            raise PlanError(
-                f"the truth of {split} ({', '.join(mine)}) and of {other} ({', '.join(theirs)}) differ in tasks or in "
-                f"what labels mean: {_difference(mine, theirs)}; give all splits the same columns <task>/truth"
-            )
-
-
-def _difference(mine: Mapping[str, Convention], theirs: Mapping[str, Convention]) -> str:
-    task = next(t for t in [*mine, *theirs] if mine.get(t) != theirs.get(t))
-    return f"{task} is {mine.get(task, 'missing')} in one, {theirs.get(task, 'missing')} in the other"
+def _labelled(split: str, pictures: Split) -> Split:
+    found = pictures.labelled()
+    if not len(found):
+        raise DatasetError(
+            f"none of the {len(pictures)} pictures of {split} has a true label, though it has columns of "
+            f"{', '.join(pictures.truth)}: import the labels of these pictures (docs/benchmarks.md), or leave the "
+            "folder truth/ out"
+        )
+    return found

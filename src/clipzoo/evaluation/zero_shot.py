@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clipzoo.benchmarks import Split
 from clipzoo.evaluation.base import Student, embed_images, embed_texts
 from clipzoo.evaluation.measure import Scored, rows
-from clipzoo.evaluation.sets import ZeroShotSet
 from clipzoo.tasks.base import Additive, Measure, Statistics
 
 
@@ -47,8 +47,8 @@ def classifier(student: Student, classnames: Sequence[str], templates: Sequence[
     return F.normalize(embedded.reshape(len(classnames), len(templates), -1).mean(1), dim=-1)
 
 
-def evaluate(student: Student, data: ZeroShotSet, batch: int = 64) -> Scored:
+def evaluate(student: Student, data: Split, batch: int = 64) -> Scored:
     """Top-1 and top-5 of a student on a set."""
     classes = classifier(student, data.classnames, data.templates)
-    scores: Any = torch.matmul(embed_images(student, data.images, batch), classes.T).numpy()
+    scores: Any = torch.matmul(embed_images(student, data, batch), classes.T).numpy()
     return Scored("zero_shot", data.keys, rows(METRIC, scores, data.targets), METRIC)

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from clipzoo import files
+from clipzoo.benchmarks import view_of
 from clipzoo.errors import CheckpointError
-from clipzoo.evaluation.sets import view_of
 from clipzoo.models import Student
 from clipzoo.types import ImageArray
 

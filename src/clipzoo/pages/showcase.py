@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from clipzoo.benchmarks import Split, Truth
 from clipzoo.evaluation.arms import Run
 from clipzoo.evaluation.probe import Probes
-from clipzoo.evaluation.sets import DenseSet, Truth
 from clipzoo.experts import Expert
 from clipzoo.pages import words
 from clipzoo.pages.pictures import PictureRow, cases
+from clipzoo.types import View
 
 
 def showcase(
-    test: DenseSet,
+    test: Split,
     probes: Mapping[str, Probes | None],
     runs: Mapping[str, Run],
     experts: Mapping[str, Expert],
@@ -35,15 +35,15 @@ def showcase(
     found = []
     for task, truth in ((task, truth) for task, truth in test.truth.items() if task in runs["clipzoo"]):
         for case, index in cases(runs["clipzoo"][task], runs["clip-ft"][task], count):
-            image = test.images[index : index + 1]
-            render, picture = truth.task.render, replace(test, images=image)
-            labels = {arm: one.tasks[task].predict(one.read(picture))[0] for arm, one in fitted.items()}
+            render, picture = truth.task.render, test.select([index])
+            (image,) = next(picture.batches())
+            labels = {arm: one.tasks[task].predict(next(one.read(picture)))[0] for arm, one in fitted.items()}
             asked = experts.get(task)
             expert = _asked(asked, test, index, truth) if asked and not asked.needs_sample else None
             label = truth.labels[index]
             found.append(
                 PictureRow(
-                    case, task, test.keys[index], test.captions[index], image[0],
+                    case, task, test.keys[index], " ".join(test.captions[index]), image,
                     truth=None if label is None else render(label, truth.convention),
                     expert=None if expert is None else render(expert, truth.convention),
                     predictions={arm: render(value, truth.convention) for arm, value in labels.items()},
@@ -53,10 +53,9 @@ def showcase(
     return found
 
 
-def _asked(expert: Expert, test: DenseSet, index: int, truth: Truth) -> Any:
+def _asked(expert: Expert, test: Split, index: int, truth: Truth) -> Any:
     """An expert's label of a picture as it was scored: of the original, brought to the size of the truth."""
-    image = test.original(index) if test.original else test.images[index]
-    return truth.task.view(expert.predict([image])[0], test.views[index].at(truth.size))
+    return truth.task.view(expert.predict([test.images[index]])[0], View.whole(truth.size))
 
 
 def _score(scored: Any, index: int) -> str:

@@ -21,16 +21,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from clipzoo import demo
 from clipzoo.data import Batch, Plan
 from clipzoo.errors import PlanError
-from clipzoo.evaluation.datasets.webdataset import shards_of
-from clipzoo.evaluation.sets import truth_columns
 from clipzoo.files import AnyPath
 from clipzoo.models import Student
 from clipzoo.progress import Progress
-from clipzoo.readers import open_dataset
 from clipzoo.recipe import Recipe, TrainingRecipe
 from clipzoo.runs.folder import Run, told
 from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_arm
-from clipzoo.store import Column, Store
+from clipzoo.store import Column
 from clipzoo.tasks import Convention
 from clipzoo.tasks import get as get_task
 from clipzoo.training import ended, objectives, reached
@@ -234,11 +231,8 @@ def _splits(run: Run) -> dict[str, Split]:
 def _split(run: Run, location: str) -> Split:
     if (pictures := demo.to_render(location)) is not None:
         return Split(location, pictures, None)
-    folder = run.folder(location)
-    reader, store = open_dataset(str(shards_of(folder / "images")[0])), Store(folder / "truth")
-    named = truth_columns(store, folder / "truth") if (folder / "truth").is_dir() else {}
-    truth = {task: store.column(*name.split("/", 1)).convention for task, name in named.items()}
-    return Split(location, sum(len(reader.index(shard)) for shard in reader.shards), truth)
+    found = run.benchmark(location)
+    return Split(location, sum(len(found.reader.index(shard)) for shard in found.shards), found.conventions)
 
 
 def _asked(run: Run, splits: Mapping[str, Split]) -> list[str]:

@@ -9,7 +9,8 @@ A run's folder:
     plan.parquet           images and labels, joined; plan.json says what of
     arms/<arm>/<seed>/     log.jsonl, tensorboard/, checkpoint.pt while it runs, then student/
     arms/<arm>/rates.json  the grid of learning rates and what validation says of each
-    scores/                one file of additive shares for each arm, seed, split and group of measures
+    scores/                one file of additive shares for each arm, seed, split and group of measures; ``done`` says
+                           what they were measured on
     results.json           the numbers
     page.html              the page
 """
@@ -28,25 +29,28 @@ import torch
 
 from clipzoo import demo, experts, files
 from clipzoo import recipe as recipes
-from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, entry_of, kept
-from clipzoo.errors import CheckpointError, DivergedError, RecipeError
-from clipzoo.evaluation import DenseSet, zero_shot
+from clipzoo.benchmarks import Benchmark, Split, column_labels, open_benchmark, split_of
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, entry_of, kept_plan
+from clipzoo.errors import CheckpointError, ClipzooError, DivergedError, RecipeError
+from clipzoo.evaluation import zero_shot
 from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.probe import Probes
-from clipzoo.evaluation.suite import Suite
+from clipzoo.evaluation.scores import kept_scores
+from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.experts import Expert
 from clipzoo.files import AnyPath, Place, alone
 from clipzoo.labeling._inputs import stages
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import here
 from clipzoo.progress import Progress, Silent
-from clipzoo.readers import Reader, open_dataset
+from clipzoo.readers import Entry, Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_splits
 from clipzoo.store import Column, Store
 from clipzoo.training import Job, ended, finished
 from clipzoo.training import train as train_job
+from clipzoo.types import decode_image
 
 RATES = "rates.json"
 PSEUDO = 2000
@@ -58,7 +62,10 @@ FREE = (
     "training.checkpoint_", "training.evaluate_every", "training.max_failures", "student.trust_remote_code",
 )  # fmt: skip
 """Fields that may change in a run's folder when arms are trained, for no arm depends on them."""
-CHOOSING = ("evaluation.probe", "evaluation.validation", "evaluation.layers", "evaluation.label_stride", "seeds.0")
+CHOOSING = (
+    "evaluation.probe", "evaluation.validation", "evaluation.layers", "evaluation.label_stride", "evaluation.layout",
+    "evaluation.preset", "seeds.0",
+)  # fmt: skip
 """But on these, where they chose its rate."""
 
 
@@ -239,7 +246,7 @@ class Run:
                 are damaged.
         """
         columns = {name: column for name, (_, column) in self.columns.items()}
-        plan = kept(self.out, self.reader, columns, partial(self.join, columns), (self.out / "arms").exists())
+        plan = kept_plan(self.out, self.reader, columns, partial(self.join, columns), (self.out / "arms").exists())
         for line in plan.told():
             self.progress.stage(line)
         return plan
@@ -249,14 +256,31 @@ class Run:
         confident = {n: w.min_confidence for n, (w, _) in self.specs.items() if w.min_confidence is not None}
         return Plan.build(self.reader, columns, min_confidence=confident, max_samples=self.recipe.max_samples)
 
+    def benchmark(self, location: str) -> Benchmark:
+        """What is measured on at a location of the recipe's ``evaluation``; the embedded default has its own layout."""
+        folder = self.folder(location)
+        return open_benchmark(folder) if demo.check(location) else open_benchmark(folder, self.recipe.evaluation.layout)
+
+    @property
+    def preset(self) -> str:
+        """How arms are measured, with its version: scores of another one are no scores of this run."""
+        name = self.recipe.evaluation.preset
+        return f"{name}, version {PRESETS[name]}"
+
     @cached_property
     def suite(self) -> Suite:
         """Everything that students are measured on."""
         wanted = self.recipe.evaluation
         locations = {s: getattr(wanted, s) for s in SPLITS}
-        folders = {split: self.folder(location) for split, location in locations.items() if location}
+        found = {split: self.benchmark(location) for split, location in locations.items() if location}
         start = self.start()
-        suite = Suite.load(folders, start.image_size, wanted.label_stride, wanted.layers, start.crop)
+        suite = Suite.of(found, start.image_size, wanted.label_stride, wanted.layers, start.crop)
+        for split, reasons in suite.left_out.items():
+            if reasons:
+                most = max(reasons, key=lambda reason: reasons[reason])
+                self.progress.stage(
+                    f"{split}: {sum(reasons.values())} samples cannot be used. Most common reason: {most}"
+                )
         if "test" in suite.dense and not suite.probed:
             self.progress.stage("the truth of test is not used: probes need evaluation.probe and .validation")
         return suite
@@ -373,13 +397,13 @@ class Run:
             self.progress.stage(f"measuring {arm}, seed {seed}" if arm in TRAINED else f"measuring {arm}")
             return self.suite.measure(self.train(arm, seed), self.splits(), self.probes(arm, seed))
 
-        return self._scored(self.out / "scores" / arm / str(seed), measure)
+        return self._scored(self.out / "scores" / arm / str(seed), measure, self.splits())
 
     def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
         """Split -> baseline -> group -> scores."""
         folder = self.out / "scores" / "baselines"
         measured = cache(lambda: self._baselines(splits))
-        return {split: self._scored(folder / split, partial(lambda s: measured()[s], split)) for split in splits}
+        return {s: self._scored(folder / s, partial(lambda s: measured()[s], s), [s]) for s in splits}
 
     def _baselines(self, splits: Sequence[str]) -> dict[str, dict[str, Mapping[str, Scored]]]:
         self.progress.stage("measuring the baselines")
@@ -401,7 +425,7 @@ class Run:
                 self.progress.stage(f"{uri} has no row: there is no truth of {expert.card.task} with its convention")
         return found
 
-    def _pseudo(self) -> DenseSet | None:
+    def _pseudo(self) -> Split | None:
         """Captioned pictures with the pseudo-labels that can be compared with the truth, as a probe sees them."""
         comparable = {c.task: n for n, (_, c) in self.columns.items() if self.suite.comparable(c.task, c.convention)}
         if not comparable:
@@ -410,10 +434,9 @@ class Run:
         draw = np.random.default_rng(self.recipe.seeds[0])
         rows = sorted(draw.choice(len(self.plan), min(PSEUDO, len(self.plan)), replace=False).tolist())
         floors = {c.task: w.min_confidence or 0.0 for w, c in self.columns.values()}
-        return DenseSet.load(
-            self.dataset, str(self.store.root), self.suite.size, columns=comparable, label_size=label_size,
-            chosen=[entry_of(row) for row in self.plan.rows(rows)], floors=floors,
-        )  # fmt: skip
+        chosen = [entry for row in self.plan.rows(rows) if _decodes(self.reader, entry := entry_of(row))]
+        labels = column_labels(str(self.store.root), self.reader, comparable, floors)
+        return split_of(self.reader, chosen, labels, self.suite.size, label_size)
 
     def splits(self) -> list[str]:
         """The splits that are reported and that the recipe has: of ``test`` and ``heldout``."""
@@ -424,20 +447,21 @@ class Run:
         return (0,) if arm == "clip" else self.recipe.seeds
 
     def _scored(
-        self, folder: Path, measure: Callable[[], Mapping[str, Mapping[str, Scored]]]
+        self, folder: Path, measure: Callable[[], Mapping[str, Mapping[str, Scored]]], splits: Sequence[str]
     ) -> dict[str, dict[str, Scored]]:
-        """Scores kept as ``<folder>/<row>/<group>.npz``; measured where ``done`` is missing."""
-        if not (folder / "done").exists():
-            for row, groups in measure().items():
-                for group, scored in groups.items():
-                    scored.save(folder / row / f"{group}.npz")
-            folder.mkdir(parents=True, exist_ok=True)
-            files.settle(folder)
-            files.write(folder / "done", b"")
-        found: dict[str, dict[str, Scored]] = {}
-        for path in sorted(folder.glob("*/*.npz")):
-            found.setdefault(path.parent.name, {})[path.stem] = Scored.load(path)
-        return found
+        """Scores kept as ``<folder>/<row>/<group>.npz``, measured where they are not of these benchmarks."""
+        known = self.suite.identities
+        wanted = {split: known[split] for split in ("probe", "validation", *splits) if split in known}
+        return kept_scores(folder, measure, {"preset": self.preset} | wanted, self.progress.stage)
+
+
+def _decodes(reader: Reader, entry: Entry) -> bool:
+    """Whether the picture of an entry can be used."""
+    try:
+        decode_image(reader.read(entry).image)
+    except ClipzooError:
+        return False
+    return True
 
 
 def told(trainings: Sequence[tuple[str, int]]) -> str:

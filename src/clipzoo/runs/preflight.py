@@ -9,15 +9,13 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from clipzoo import demo, files
-from clipzoo.errors import ClipzooError, RecipeError
-from clipzoo.evaluation.datasets.webdataset import shards_of
-from clipzoo.evaluation.sets import truth_columns
+from clipzoo import demo
+from clipzoo.benchmarks import Benchmark, check_meaning, open_benchmark
+from clipzoo.errors import ClipzooError, PlanError, RecipeError
 from clipzoo.files import Place
 from clipzoo.plugins import hint
 from clipzoo.readers import Location, fingerprint, open_dataset
 from clipzoo.recipe import Recipe
-from clipzoo.store import Store
 
 REPORTED = ("test", "heldout")
 SPLITS = ("probe", "validation", *REPORTED)
@@ -34,46 +32,45 @@ def check_arm(arm: str, to: str, known: Sequence[str] = TRAINED) -> None:
         raise RecipeError(f"there is no arm {arm!r} to {to}; {hint(arm, known)}")
 
 
-def check_split(split: str, location: str) -> None:
-    """Raise `RecipeError` unless ``location`` is a benchmark folder, or a packaged one, for this part of evaluation."""
+def check_split(split: str, location: str, layout: str = "webdataset") -> Benchmark | None:
+    """The benchmark in ``location``, for this part of evaluation; None of a packaged one.
+
+    Raises:
+        RecipeError: it is no benchmark folder of this layout.
+    """
     if demo.check(location):
-        return
+        return None
     if location.startswith(("http://", "https://")):
         raise RecipeError(
             f"evaluation.{split} is {location!r}, and a web server has no folders; copy it to a disk, or to a bucket"
         )
-    images, truth = (files.place(location) / name for name in ("images", "truth"))
-    if not images.is_dir():
-        raise RecipeError(
-            f"evaluation.{split} is {location!r}, which has no folder images/; docs/benchmarks.md shows how such a "
-            "folder is made"
-        )
     try:
-        shards_of(images)
-        if truth.is_dir():
-            store, identity = Store(truth), fingerprint(open_dataset(str(images)))
-            for name in truth_columns(store, truth).values():
-                column = store.column(*name.split("/", 1))
-                column.manifest.belongs(identity, column.path)
+        return open_benchmark(location, layout)
     except ClipzooError as error:
         raise RecipeError(f"evaluation.{split} is {location!r}, which cannot be measured on: {error}") from error
 
 
 def check_splits(recipe: Recipe) -> None:
-    """Raise `RecipeError` unless every split is there and shares no pictures with another one or with ``data``."""
-    places = {"data": recipe.data}
-    for split in SPLITS:
-        if location := getattr(recipe.evaluation, split):
-            check_split(split, location)
-            places[f"evaluation.{split}"] = location
-    look = cache(_look)
-    for one, other in combinations(places, 2):
-        mine, theirs = places[one], places[other]
-        if demo.shared(mine, theirs) or _shared(look(mine), look(theirs)):
+    """Raise `RecipeError` unless every split is there, shares no pictures with another one or with ``data``, and has
+    true labels that mean what those of the others do.
+    """
+    wanted = recipe.evaluation
+    places = {split: location for split in SPLITS if (location := getattr(wanted, split))}
+    found = {split: check_split(split, location, wanted.layout) for split, location in places.items()}
+    look = cache(lambda name: _look_at(found[name]) if name in found else _look(recipe.data))
+    for one, other in combinations(["data", *places], 2):
+        mine, theirs = ({"data": recipe.data} | places)[one], places[other]
+        if demo.shared(mine, theirs) or _shared(look(one), look(other)):
             raise RecipeError(
-                f"{other} is {theirs!r}, whose images are those of {one}, {mine!r}: a student may not be measured on "
-                "what it, or its probe, was trained or chosen on; give pictures of their own"
+                f"evaluation.{other} is {theirs!r}, whose images are those of {'evaluation.' * (one != 'data')}{one}, "
+                f"{mine!r}: a student may not be measured on what it, or its probe, was trained or chosen on; give "
+                "pictures of their own"
             )
+    meant = {s: demo.meanings(places[s]) if one is None else one.conventions for s, one in found.items()}
+    try:
+        check_meaning({f"evaluation.{split}": conventions for split, conventions in meant.items()})
+    except PlanError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _look(location: str) -> Looked | None:
@@ -83,6 +80,12 @@ def _look(location: str) -> Looked | None:
     found = demo.locate_data(location, Path())
     folders = [folder.resolve() for folder in Location.parse(found).whole]
     return folders, fingerprint(open_dataset(found))
+
+
+def _look_at(benchmark: Benchmark | None) -> Looked | None:
+    if benchmark is None:
+        return None
+    return [folder.resolve() for folder in benchmark.reader.folders], fingerprint(benchmark.reader)
 
 
 def _shared(one: Looked | None, other: Looked | None) -> bool:

@@ -12,10 +12,10 @@ import torch
 
 from clipzoo import export as export_formats
 from clipzoo import files
+from clipzoo.benchmarks import Truth
 from clipzoo.errors import CheckpointError, RecipeError, SampleError
 from clipzoo.evaluation import compare
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.sets import Truth
 from clipzoo.export._card import card as model_card
 from clipzoo.files import AnyPath
 from clipzoo.labeling import Tuning
@@ -282,7 +282,7 @@ def _protocol(run: Run) -> dict[str, Any]:
     averaged = [(task, one.task.metric(one.convention).over) for task, one in truth.items()]
     recognised = "a centred part of the student's aspect" if run.start().crop == "centre" else "the same"
     return {
-        "preset": "quick, version 1",
+        "preset": run.preset,
         "crop": f"dense tasks: the whole image, squashed to the student's size; zero-shot and retrieval: {recognised}",
         "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
         "mask": "pixels whose true label is known",

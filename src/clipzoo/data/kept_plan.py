@@ -26,7 +26,9 @@ MEANING, TARS = "meaning", "tars"
 of its shards' labels."""
 
 
-def kept(folder: Path, reader: Reader, columns: Mapping[str, Column], join: Callable[[], Plan], trained: bool) -> Plan:
+def kept_plan(
+    folder: Path, reader: Reader, columns: Mapping[str, Column], join: Callable[[], Plan], trained: bool
+) -> Plan:
     """The plan in ``folder``, made by ``join`` and kept there if there is none, or dataset or labels have changed.
 
     Args:
