@@ -8,9 +8,9 @@ Input: the unzipped ``BlendSwap-CC-0.sh3f`` of the Debian package ``sweethome3d-
     pip install fast-simplification
     python scripts/build_meshes.py sh3f
 
-Each model is welded, decimated to at most ``FACES`` triangles, coloured per face from its texture or
+Each model is welded, decimated to at most ``FACES`` triangles, colored per face from its texture or
 material (big textured faces are split first, so that a print survives), turned floor-standing with y
-up, scaled to a longest side of 1 and quantised to 16 bits.
+up, scaled to a longest side of 1 and quantized to 16 bits.
 """
 
 from __future__ import annotations
@@ -108,15 +108,15 @@ def catalogue(folder: Path) -> dict[int, dict[str, str]]:
 
 
 def materials(path: Path) -> dict[str, dict[str, Any]]:
-    """Name -> ``colour`` (3 floats), ``opacity`` and, where textured, ``texture`` (HxWx3 in [0,1])."""
+    """Name -> ``color`` (3 floats), ``opacity`` and, where textured, ``texture`` (HxWx3 in [0,1])."""
     found: dict[str, dict[str, Any]] = {}
     current: dict[str, Any] = {}
     for line in path.read_text("latin-1").splitlines():
         key, _, rest = line.strip().partition(" ")
         if key == "newmtl":
-            current = found.setdefault(rest.strip(), {"colour": (0.8, 0.8, 0.8), "opacity": 1.0})
+            current = found.setdefault(rest.strip(), {"color": (0.8, 0.8, 0.8), "opacity": 1.0})
         elif key == "Kd":
-            current["colour"] = tuple(float(v) for v in rest.split()[:3])
+            current["color"] = tuple(float(v) for v in rest.split()[:3])
         elif key == "d":
             current["opacity"] = float(rest)
         elif key == "map_Kd" and (image := path.parent / rest.strip()).exists():
@@ -156,22 +156,22 @@ def load_obj(path: Path) -> tuple[Floats, Ints, Floats, list[str], dict[str, dic
     return np.array(vertices), np.array(faces), uv, names, known
 
 
-def point_colours(points_uv: Floats, which: Ints, names: list[str], known: dict[str, Any]) -> Floats:
+def point_colors(points_uv: Floats, which: Ints, names: list[str], known: dict[str, Any]) -> Floats:
     """Albedo (Nx3) at uv points, each on face ``which``."""
-    colours = np.zeros((len(which), 3))
+    colors = np.zeros((len(which), 3))
     labels = np.array(names)[which]
     for label in np.unique(labels):
         chosen = labels == label
-        material = known.get(label, {"colour": (0.8, 0.8, 0.8)})
+        material = known.get(label, {"color": (0.8, 0.8, 0.8)})
         if "texture" in material:
             texture = material["texture"]
             height, width = texture.shape[:2]
             u, v = (points_uv[chosen] % 1.0).T
             y = np.minimum(((1 - v) * height).astype(int), height - 1)
-            colours[chosen] = texture[y, np.minimum((u * width).astype(int), width - 1)]
+            colors[chosen] = texture[y, np.minimum((u * width).astype(int), width - 1)]
         else:
-            colours[chosen] = material["colour"]
-    return colours
+            colors[chosen] = material["color"]
+    return colors
 
 
 def surface_samples(
@@ -225,18 +225,18 @@ INNER = np.array([[1, 1, 1], [4, 1, 1], [1, 4, 1], [1, 1, 4], [3, 3, 1], [3, 1, 
 INNER /= INNER.sum(1, keepdims=True)
 
 
-def face_colours(vertices: Floats, faces: Ints, samples: Floats, albedo: Floats) -> tuple[Floats, Floats]:
-    """Mean colour (Fx3) of each face and how much it varies (F)."""
+def face_colors(vertices: Floats, faces: Ints, samples: Floats, albedo: Floats) -> tuple[Floats, Floats]:
+    """Mean color (Fx3) of each face and how much it varies (F)."""
     points = np.einsum("kc,fcd->fkd", INNER, vertices[faces])
     seen = albedo[nearest(points.reshape(-1, 3), samples)].reshape(len(faces), len(INNER), 3)
     return seen.mean(1), seen.std(1).mean(1)
 
 
 def split_prints(vertices: Floats, faces: Ints, samples: Floats, albedo: Floats) -> tuple[Floats, Ints]:
-    """Bisect the faces whose colour varies most, until there are ``FACES`` of them."""
+    """Bisect the faces whose color varies most, until there are ``FACES`` of them."""
     for _ in range(7):
         room = FACES - len(faces)
-        _, spread = face_colours(vertices, faces, samples, albedo)
+        _, spread = face_colors(vertices, faces, samples, albedo)
         a, b, c = (vertices[faces[:, i]] for i in range(3))
         area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
         score = np.where((spread > 0.03) & (area > 3e-4), spread * area, 0)
@@ -256,7 +256,7 @@ def split_prints(vertices: Floats, faces: Ints, samples: Floats, albedo: Floats)
 
 
 def bake(entry: dict[str, str], folder: Path) -> dict[str, Any]:
-    """One model: ``vertices`` (longest side 1, standing on y = 0), ``faces``, ``colours``, ``metres``."""
+    """One model: ``vertices`` (longest side 1, standing on y = 0), ``faces``, ``colors``, ``meters``."""
     rng = np.random.default_rng(0)
     vertices, faces, uv, names, known = load_obj(folder / entry["model"].strip("/"))
     if "modelRotation" in entry:
@@ -269,7 +269,7 @@ def bake(entry: dict[str, str], folder: Path) -> dict[str, Any]:
     scale = 1 / (high - low).max()
     vertices = (vertices - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]) * scale
     samples, points_uv, which = surface_samples(vertices, faces, uv, 15_000, rng)
-    albedo = point_colours(points_uv, which, names, known)
+    albedo = point_colors(points_uv, which, names, known)
     lean, kept = weld(vertices, faces)
     if len(kept) > FACES:
         out, simple = fast_simplification.simplify(
@@ -281,9 +281,9 @@ def bake(entry: dict[str, str], folder: Path) -> dict[str, Any]:
             lean, kept = cluster(lean, kept, cells)
     lean, kept = split_prints(lean, kept, samples, albedo)
     used, compact = np.unique(kept, return_inverse=True)
-    colours, _ = face_colours(lean, kept, samples, albedo)
+    colors, _ = face_colors(lean, kept, samples, albedo)
     sides = [float(entry[k]) / 100 for k in ("width", "depth", "height")]
-    return {"vertices": lean[used], "faces": compact.reshape(-1, 3), "colours": colours, "metres": max(sides)}
+    return {"vertices": lean[used], "faces": compact.reshape(-1, 3), "colors": colors, "meters": max(sides)}
 
 
 def main() -> None:
@@ -304,12 +304,12 @@ def main() -> None:
                 mesh = found[number]
                 rows.append(
                     {"id": entries[number]["id"].split("#")[1], "name": name, "group": group,
-                     "held_out": number in HELD_OUT, "metres": round(mesh["metres"], 3),
+                     "held_out": number in HELD_OUT, "metres": round(mesh["meters"], 3),
                      "vertices": len(mesh["vertices"]), "faces": len(mesh["faces"])}
                 )  # fmt: skip
                 arrays["vertices"].append(np.round((mesh["vertices"] + 1) * 30_000).clip(0, 65535))
                 arrays["faces"].append(mesh["faces"])
-                arrays["colours"].append(np.round(mesh["colours"] * 255).clip(0, 255))
+                arrays["colours"].append(np.round(mesh["colors"] * 255).clip(0, 255))
                 print(number, entries[number]["name"], rows[-1], flush=True)
     np.savez_compressed(
         arguments.output,

@@ -86,7 +86,7 @@ def write_truth(folder: Path, labels: Mapping[str, Mapping[str, Any]]) -> None:
     """The columns ``<task>/truth`` of a split; ``labels`` are task -> key -> label, None if there is none."""
     reader = open_dataset(str(folder / "images"))
     for task, (_, convention, revision) in TRUTHS.items():
-        card = ExpertCard("truth", task, convention, licence="public domain", revision=revision)
+        card = ExpertCard("truth", task, convention, license="public domain", revision=revision)
         column = Store(folder / "truth").create(card, fingerprint(reader))
         for shard in reader.shards:
             with ColumnWriter(column, shard) as writer:

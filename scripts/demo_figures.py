@@ -19,7 +19,7 @@ HEADLINES = {"segmentation/miou": 1, "depth/delta1": 1, "normals/mean_angle": 1,
 
 
 def histograms(images: np.ndarray) -> np.ndarray:
-    """Roots of colour histograms (4×4×4, whole and centre) of uint8 N×H×W×3, N×128."""
+    """Roots of color histograms (4×4×4, whole and center) of uint8 N×H×W×3, N×128."""
     cells = (images // 64).astype(np.int64) @ np.array([16, 4, 1])
     high = len(cells[0]) // 4
     middle = cells[:, high:-high, high:-high]
@@ -27,8 +27,8 @@ def histograms(images: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(np.concatenate(np.moveaxis(np.array(counts), 1, 0), -1)))
 
 
-def colour_baseline(fit: Split, seen: Split) -> float:
-    """Top-1 of the name by a ridge from colour histograms, best of three strengths."""
+def color_baseline(fit: Split, seen: Split) -> float:
+    """Top-1 of the name by a ridge from color histograms, best of three strengths."""
     a, b = (histograms(np.concatenate([*one.batches()])) for one in (fit, seen))
     wanted, told = np.eye(len(names()))[list(fit.targets)], np.array(seen.targets)
     scores = [
@@ -48,4 +48,4 @@ def check(arguments: argparse.Namespace) -> None:
         values = {name: value for scored in groups.values() for name, value in scored.compute().items()}
         print(f"{row:16s}", {name: round(value, 3) for name, value in values.items() if name in HEADLINES}, flush=True)
     fit = read_split(open_benchmark(run.folder("demo:probe")), run.suite.size)
-    print("colour histogram", round(colour_baseline(fit, run.suite.zero_shot["validation"]), 3))
+    print("color histogram", round(color_baseline(fit, run.suite.zero_shot["validation"]), 3))

@@ -89,7 +89,7 @@ def build_tokenizer(captions: list[str], folder: Path) -> int:
 
 
 def augment(images: torch.Tensor, smallest: float, generator: torch.Generator) -> torch.Tensor:
-    """Random resized crop (area at least ``smallest``), flip and mild colour jitter of Bx3x96x96 in [0,1]."""
+    """Random resized crop (area at least ``smallest``), flip and mild color jitter of Bx3x96x96 in [0,1]."""
 
     def chance(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator)
@@ -111,7 +111,7 @@ def augment(images: torch.Tensor, smallest: float, generator: torch.Generator) -
     return (((viewed - mean) * contrast + mean) * gain).clamp(0, 1)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     """uint8 NHWC or float NCHW in [0,1] -> what the tower takes."""
     if images.dtype == torch.uint8:
         images = images.permute(0, 3, 1, 2).float() / 255
@@ -128,7 +128,7 @@ def zero_shot(model: Any, tokenizer: Any, images: torch.Tensor, truth: torch.Ten
             )
             for n in names()
         ]
-        seen = torch.cat([model.encode_image(normalise(part)) for part in images.split(250)])
+        seen = torch.cat([model.encode_image(normalize(part)) for part in images.split(250)])
     model.train()
     return float((seen @ torch.stack(rows).T).argmax(1).eq(truth).float().mean())
 
@@ -193,7 +193,7 @@ def train_clip(arguments: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = arguments.rate * cosine(step, arguments.steps)
         batch = images[chosen].permute(0, 3, 1, 2).float() / 255
-        view = normalise(augment(batch, 0.7, generator)).contiguous(memory_format=torch.channels_last)
+        view = normalize(augment(batch, 0.7, generator)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             image, text, scale = model(view, tokens[chosen])
         loss = loss_of(image.float(), text.float(), scale.float())
@@ -299,7 +299,7 @@ def score(task: str, model: torch.nn.Module, data: dict[str, Any], device: str) 
 def flip_and_jitter(
     task: str, images: torch.Tensor, truth: dict[str, torch.Tensor], generator: torch.Generator
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Mirror a batch, change its colours, shade parts of it softly and sharply.
+    """Mirror a batch, change its colors, shade parts of it softly and sharply.
 
     The experts' pictures are flat, without shadows; the shades stand in for those of the others.
     """

@@ -1,7 +1,7 @@
 """What an OpenClipart drawing becomes: caption, series, picture, true foreground and outline. For `build_openclipart`.
 
 The caption is title, keywords and description as the SVG's authors wrote them. The picture is the drawing, cut to what
-it covers, on a square page with a soft gradient; size, place and colours are drawn from its name. (On white pages a
+it covers, on a square page with a soft gradient; size, place and colors are drawn from its name. (On white pages a
 threshold on the pixels nearly is the mask, and a measurement of features means little.) The truth is the drawing's own
 alpha: above 90 % foreground, below 10 % background, unknown between; its outline is an edge, the page has none.
 """
@@ -84,7 +84,7 @@ def texts(svg: bytes) -> tuple[str, list[str], str]:
 
 
 def words(text: str) -> list[str]:
-    """Words that tell series apart: letters only, no colour variants' marks, no filler."""
+    """Words that tell series apart: letters only, no color variants' marks, no filler."""
     return [word for word in re.split(r"[^a-z]+", text.lower()) if len(word) > 2 and word not in FILLER]
 
 
@@ -153,11 +153,11 @@ def compose(drawing: Image.Image, key: str) -> tuple[Image.Image, Alpha]:
 
 
 def page(rng: np.random.Generator) -> Image.Image:
-    """A soft gradient between two colours that are rarely dark, in any direction."""
-    colours, angle = rng.uniform(90, 255, (2, 3)), rng.uniform(0, 2 * np.pi)
+    """A soft gradient between two colors that are rarely dark, in any direction."""
+    colors, angle = rng.uniform(90, 255, (2, 3)), rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     along = np.clip((x * np.cos(angle) + y * np.sin(angle) + 1) / 2, 0, 1)[..., None]
-    return Image.fromarray(np.rint(colours[0] * (1 - along) + colours[1] * along).astype(np.uint8)).convert("RGBA")
+    return Image.fromarray(np.rint(colors[0] * (1 - along) + colors[1] * along).astype(np.uint8)).convert("RGBA")
 
 
 def truth(alpha: Alpha, box_share: float = 0.95) -> Segmentation | None:

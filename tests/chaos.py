@@ -1,4 +1,4 @@
-"""Labelling runs that are killed at random moments.
+"""Labeling runs that are killed at random moments.
 
     python tests/chaos.py FOLDER KILLS      prints what happened as JSON
 

@@ -33,14 +33,14 @@ def _one_thread() -> None:
 
 
 def picture(rng: np.random.Generator, size: int = 32) -> tuple[np.ndarray, str, np.ndarray]:
-    """A square of one colour on another: uint8 image, caption, bool mask of the square."""
-    colour = int(rng.integers(3))
+    """A square of one color on another: uint8 image, caption, bool mask of the square."""
+    color = int(rng.integers(3))
     image = np.full((size, size, 3), 40, np.uint8)
     top, left = rng.integers(0, size // 2, 2)
     mask = np.zeros((size, size), np.bool_)
     mask[top : top + size // 2, left : left + size // 2] = True
-    image[mask, colour] = 220
-    return image, f"{WORDS[colour]} square", mask
+    image[mask, color] = 220
+    return image, f"{WORDS[color]} square", mask
 
 
 @pytest.fixture(scope="session")

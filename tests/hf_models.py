@@ -49,7 +49,7 @@ def dinov2() -> t.Dinov2Config:
 
 
 def padding(divisor: int) -> t.DPTImageProcessor:
-    """Pads as those of DINOv2 do, but with a colour that pictures can have."""
+    """Pads as those of DINOv2 do, but with a color that pictures can have."""
     return t.DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=divisor, image_mean=[128 / 255] * 3)
 
 

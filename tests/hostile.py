@@ -51,9 +51,9 @@ def saved(picture: Image.Image | np.ndarray, form: str, **options: object) -> by
     return buffer.getvalue()
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
+def png(width: int, height: int, bits: int, color: int, rows: bytes, extra: bytes = b"") -> bytes:
     """A PNG put together by hand, for what Pillow does not write."""
-    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     chunks = _chunk(b"IHDR", head) + extra + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 
@@ -74,7 +74,7 @@ def pictures() -> list[Item]:
 
 def _sound() -> Iterator[tuple[object, ...]]:
     """Usual files of every kind."""
-    colour, grey = noise(), noise(channels=1)
+    color, gray = noise(), noise(channels=1)
     for form, extension in (
         ("PNG", "png"),
         ("WEBP", "webp"),
@@ -83,36 +83,36 @@ def _sound() -> Iterator[tuple[object, ...]]:
         ("GIF", "gif"),
         ("JPEG2000", "jp2"),
     ):
-        yield f"plain-{extension}", saved(colour, form), True, extension
-    yield "plain-jpg", saved(colour, "JPEG"), True
-    yield "progressive", saved(colour, "JPEG", progressive=True), True
-    yield "grey", saved(grey, "JPEG"), True
-    yield "one-bit", saved(Image.fromarray(grey).convert("1"), "PNG"), True, "png"
-    yield "lossless-webp", saved(colour, "WEBP", lossless=True), True, "webp"
+        yield f"plain-{extension}", saved(color, form), True, extension
+    yield "plain-jpg", saved(color, "JPEG"), True
+    yield "progressive", saved(color, "JPEG", progressive=True), True
+    yield "gray", saved(gray, "JPEG"), True
+    yield "one-bit", saved(Image.fromarray(gray).convert("1"), "PNG"), True, "png"
+    yield "lossless-webp", saved(color, "WEBP", lossless=True), True, "webp"
     frames = [Image.fromarray(noise(seed=seed)) for seed in range(3)]
     for form, extension in (("GIF", "gif"), ("WEBP", "webp"), ("PNG", "png"), ("TIFF", "tiff")):
         yield f"animated-{extension}", saved(frames[0], form, save_all=True, append_images=frames[1:]), True, extension
     yield "two-pictures-mpo", saved(frames[0], "MPO", save_all=True, append_images=frames[1:]), True
-    yield "palette", saved(Image.fromarray(colour).convert("P"), "PNG"), True, "png"
-    yield "palette-transparent", saved(Image.fromarray(colour).convert("P"), "PNG", transparency=3), True, "png"
+    yield "palette", saved(Image.fromarray(color).convert("P"), "PNG"), True, "png"
+    yield "palette-transparent", saved(Image.fromarray(color).convert("P"), "PNG", transparency=3), True, "png"
     yield "alpha", saved(noise(channels=4), "PNG"), True, "png"
-    yield "grey-alpha", saved(Image.fromarray(grey).convert("LA"), "PNG"), True, "png"
-    yield "cmyk", saved(Image.fromarray(colour).convert("CMYK"), "JPEG"), True
-    yield "lab-tiff", saved(Image.fromarray(colour).convert("LAB"), "TIFF"), True, "tif"
-    yield "ycbcr-tiff", saved(Image.fromarray(colour).convert("YCbCr"), "TIFF"), True, "tif"
+    yield "gray-alpha", saved(Image.fromarray(gray).convert("LA"), "PNG"), True, "png"
+    yield "cmyk", saved(Image.fromarray(color).convert("CMYK"), "JPEG"), True
+    yield "lab-tiff", saved(Image.fromarray(color).convert("LAB"), "TIFF"), True, "tif"
+    yield "ycbcr-tiff", saved(Image.fromarray(color).convert("YCbCr"), "TIFF"), True, "tif"
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    yield "icc", saved(colour, "JPEG", icc_profile=icc), True
+    yield "icc", saved(color, "JPEG", icc_profile=icc), True
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        yield f"exif-{orientation}", saved(colour, "JPEG", exif=exif), True
+        yield f"exif-{orientation}", saved(color, "JPEG", exif=exif), True
 
 
 def _odd() -> Iterator[tuple[object, ...]]:
     """What is rare, and yet a picture."""
-    colour = noise()
+    color = noise()
     deep = np.random.default_rng(0).integers(0, 2**16, (24, 32), dtype=np.uint16)
-    yield "16-bit-grey", saved(deep, "PNG"), True, "png"
+    yield "16-bit-gray", saved(deep, "PNG"), True, "png"
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.repeat(deep[..., None], 3, 2))
     yield "16-bit-rgb", png(32, 24, 16, 2, rows), True, "png"
     yield "16-bit-tiff", saved(deep, "TIFF"), True, "tif"
@@ -124,13 +124,13 @@ def _odd() -> Iterator[tuple[object, ...]]:
     yield "1x1", saved(noise(1, 1), "PNG"), True, "png"
     yield "1x10000", saved(noise(10_000, 1), "PNG"), True, "png"
     yield "10000x1", saved(noise(1, 10_000), "JPEG"), True
-    yield "wrong-extension", saved(colour, "PNG"), True
-    yield "trailing-rubbish", saved(colour, "JPEG") + os.urandom(1000), True
-    yield "icc-damaged", saved(colour, "JPEG", icc_profile=b"no profile at all"), True
-    yield "exif-damaged", saved(colour, "JPEG", exif=b"Exif\0\0" + b"\xff" * 40), True
-    yield "exif-orientation-99", saved(colour, "JPEG", exif=_exif(99)), True
-    yield "comment-64k", saved(colour, "JPEG", comment=b"x" * 65_000), True
-    yield "tiny-text-chunk", saved(colour, "PNG", dpi=(300, 300)), True, "png"
+    yield "wrong-extension", saved(color, "PNG"), True
+    yield "trailing-rubbish", saved(color, "JPEG") + os.urandom(1000), True
+    yield "icc-damaged", saved(color, "JPEG", icc_profile=b"no profile at all"), True
+    yield "exif-damaged", saved(color, "JPEG", exif=b"Exif\0\0" + b"\xff" * 40), True
+    yield "exif-orientation-99", saved(color, "JPEG", exif=_exif(99)), True
+    yield "comment-64k", saved(color, "JPEG", comment=b"x" * 65_000), True
+    yield "tiny-text-chunk", saved(color, "PNG", dpi=(300, 300)), True, "png"
 
 
 def _exif(orientation: int) -> Image.Exif:

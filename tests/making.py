@@ -84,8 +84,8 @@ class Bright(Expert):
 
     @staticmethod
     def one(image: ImageArray) -> Segmentation:
-        grey = image.mean(2)
-        return Segmentation((grey > 127).astype(np.uint16), grey > 10, 0.75)
+        gray = image.mean(2)
+        return Segmentation((gray > 127).astype(np.uint16), gray > 10, 0.75)
 
 
 class Near(Expert):

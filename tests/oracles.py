@@ -65,7 +65,7 @@ class Oracle(Expert):
     def __init__(self, task: str, wrong: Callable[..., Any] = lambda label: label, convention: Any = None) -> None:
         self.wrong, self.known = wrong, known(task)
         meant = convention or (Convention(kind="metric", along="z") if task == "depth" else conventions()[task])
-        self.card = ExpertCard(f"test:{task}", task, meant, licence="mine", revision="1")
+        self.card = ExpertCard(f"test:{task}", task, meant, license="mine", revision="1")
         self.seen = [
             (place, crop)
             for place, (image, _) in enumerate(self.known)

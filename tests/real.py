@@ -1,4 +1,4 @@
-"""Experts with real weights over the hostile corpus, as a user has it labelled: by the command line."""
+"""Experts with real weights over the hostile corpus, as a user has it labeled: by the command line."""
 
 from __future__ import annotations
 

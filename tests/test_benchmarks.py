@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_labelling_is_measured_side_by_side(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "labelling.py"), "--quick", "--out", str(tmp_path)]
+def test_labeling_is_measured_side_by_side(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "labeling.py"), "--quick", "--out", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     found = json.loads((tmp_path / "results.json").read_text())

@@ -1,4 +1,4 @@
-"""Killed at random moments, labelling ends with the bytes of a run that nothing disturbed."""
+"""Killed at random moments, labeling ends with the bytes of a run that nothing disturbed."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_a_dataset_without_captions_is_told_what_is_lacking(monkeypatch: pytest.
     told = {what: words for what, _, words in rows(check(str(tmp_path / "tars"), progress=False))}
     assert told["languages"] == "–"
     assert told["usable"] == (
-        "0 %; nothing can be labelled or trained on, mostly as 0: the sample has no caption: it has png, cls, a "
+        "0 %; nothing can be labeled or trained on, mostly as 0: the sample has no caption: it has png, cls, a "
         "caption is a txt or caption or json member; name another one by ?caption=NAME behind the location"
     )
     fields = [("a", {"png": encoded(image(0)), "json": b'{"url": "x", "alt": "a cat"}'})]

@@ -96,7 +96,7 @@ def test_a_table_of_failures_says_why_and_shows_one_whole(tmp_path):
     assert f"clipzoo labels show {tmp_path}/out depth/files-depth --failed" in told
 
 
-def test_a_price_without_an_estimate_is_refused_and_nothing_is_labelled(tmp_path):
+def test_a_price_without_an_estimate_is_refused_and_nothing_is_labeled(tmp_path):
     data = make_dataset(tmp_path / "data", shards=1)
     arguments = ["label", data, "--expert", "demo:depth", "--out", tmp_path / "out", "--price", "2"]
     told = invoke(*arguments, code=2)

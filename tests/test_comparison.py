@@ -58,9 +58,9 @@ def test_intervals_of_average_precision_lie_around_what_was_measured():
 
 
 def test_draws_that_are_not_numbers_are_left_alone():
-    found = bootstrap.centred(np.array([1.0, np.nan, 3.0]), 5.0)
+    found = bootstrap.centered(np.array([1.0, np.nan, 3.0]), 5.0)
     np.testing.assert_array_equal(found, [4.0, np.nan, 6.0])
-    assert np.isnan(bootstrap.centred(np.array([np.nan]), 1.0)).all()
+    assert np.isnan(bootstrap.centered(np.array([np.nan]), 1.0)).all()
 
 
 def test_paired_difference_is_tighter_than_unpaired():

@@ -110,7 +110,7 @@ DEPTHS = [
     ("depth along", "values are depths with their sign turned, not disparities",
      valued(lambda z: 9 - z, kind="affine-disparity"), DISPARITY),
     ("depth along", "values are negated disparities", valued(lambda z: 9 - 5 / z, kind="affine-depth"), AFFINE),
-    ("depth scale", "values are millimetres", valued(lambda z: 1000 * z), None),
+    ("depth scale", "values are millimeters", valued(lambda z: 1000 * z), None),
 ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_wrong_depth_of_a_network_that_errs_is_named_too() -> None:
     small = [replace(d, values=d.values * 1000) for d in answers("depth")]
     kind, along, scale = meaning.depth(small, scenes(), Convention(kind="metric", along="z"))
     assert (kind.status, along.status) == ("pass", "unsure"), "it errs by more than z and ray differ"
-    assert (scale.status, scale.cause) == ("fail", "values are millimetres")
+    assert (scale.status, scale.cause) == ("fail", "values are millimeters")
 
 
 @pytest.mark.parametrize("declared", ["z", "ray"])
@@ -162,7 +162,7 @@ def boxed(convert: Callable[[np.ndarray], np.ndarray], clip: bool = False) -> Ca
 BOXES = [
     ("sound", "boxes are (x, y, width, height)", boxed(lambda b: [b[0], b[1], b[2] - b[0], b[3] - b[1]])),
     ("mirror", "boxes are (y0, x0, y1, x1)", boxed(lambda b: b[[1, 0, 3, 2]])),
-    ("sound", "boxes are (centre x, centre y, width, height)",
+    ("sound", "boxes are (center x, center y, width, height)",
      boxed(lambda b: [(b[0] + b[2]) / 2, (b[1] + b[3]) / 2, b[2] - b[0], b[3] - b[1]])),
     ("mirror", "boxes are shares of the picture, not pixels", boxed(lambda b: b / 64)),
     ("mirror", "boxes are in a frame 0.5 times as large as their label says", boxed(lambda b: b / 2)),
@@ -176,16 +176,16 @@ def test_boxes_of_another_form_are_named(line: str, cause: str, wrong: Any) -> N
     assert (card[line].status, card[line].cause) == ("fail", cause), str(card[line])
 
 
-def padded(label: Segmentation, centred: bool) -> Segmentation:
+def padded(label: Segmentation, centered: bool) -> Segmentation:
     """A label of the square that the picture was padded to."""
     (H, W), side = label.ids.shape, max(label.ids.shape)
-    top, left = ((side - H) // 2, (side - W) // 2) if centred else (0, 0)
+    top, left = ((side - H) // 2, (side - W) // 2) if centered else (0, 0)
     ids = np.pad(label.ids, ((top, side - H - top), (left, side - W - left)))
     return Segmentation(ids, np.ones((side, side), bool))
 
 
 def central(label: Segmentation) -> Segmentation:
-    view = View.centre(label.ids.shape, (min(label.ids.shape),) * 2)
+    view = View.center(label.ids.shape, (min(label.ids.shape),) * 2)
     return tasks.get("segmentation").crop_resize(label, view)
 
 

@@ -17,11 +17,11 @@ FILLS = [(1.0, 0.75), (0.75, 1.0), (0.6, 0.6), (0.5, 0.8)]
 """Shares of the canvas' width and height that pictures fill."""
 
 
-def on_canvas(fills: tuple[float, float], centred: bool) -> Callable[[Any], Any]:
+def on_canvas(fills: tuple[float, float], centered: bool) -> Callable[[Any], Any]:
     """A label of the picture -> that of a canvas around it, which claims to be the picture's."""
 
     def wrong(label: Any) -> Any:
-        (x, y), half = fills, 0.5 if centred else 0.0
+        (x, y), half = fills, 0.5 if centered else 0.0
         left, top = half * (1 - x), half * (1 - y)
         if hasattr(label, "boxes"):
             H, W = label.size
@@ -56,12 +56,12 @@ def grown(values: np.ndarray, size: tuple[int, int], row: int, column: int) -> n
 
 
 @pytest.mark.parametrize(
-    ("task", "centred"),
+    ("task", "centered"),
     [("segmentation", False), ("segmentation", True), ("detection", False), ("detection", True), ("depth", False)],
 )  # a room's depth is too smooth to tell a canvas that leaves its middle where it is
 @pytest.mark.parametrize("fills", FILLS, ids=str)
-def test_labels_of_a_canvas_are_found(task: str, fills: tuple[float, float], centred: bool) -> None:
-    card = checked(Oracle(task, on_canvas(fills, centred)), brief=True)
+def test_labels_of_a_canvas_are_found(task: str, fills: tuple[float, float], centered: bool) -> None:
+    card = checked(Oracle(task, on_canvas(fills, centered)), brief=True)
     verdict = card["frame"]
     assert verdict.status == "fail", [str(line) for line in card.lines]
     assert "labels cover padding" in verdict.cause

@@ -88,8 +88,8 @@ def test_how_an_expert_runs_is_told(line: str, status: str, cause: str, answer: 
     card = checked(Odd("depth", answer), seconds=5)
     assert (card[line].status, card[line].cause) == (status, cause), str(card[line])
     assert card.ok == (status != "fail")
-    with pytest.raises(ClipzooError, match="no line is named 'colour'; there are: loads, card"):
-        card["colour"]
+    with pytest.raises(ClipzooError, match="no line is named 'color'; there are: loads, card"):
+        card["color"]
 
 
 def test_labels_that_ignore_a_mirror_are_told() -> None:
@@ -112,7 +112,7 @@ def test_inverted_edges_are_told() -> None:
 
 def test_what_a_card_lacks_is_told() -> None:
     for change, status, cause in (
-        ({"licence": "unknown"}, "warn", "the licence is unknown"),
+        ({"license": "unknown"}, "warn", "the license is unknown"),
         ({"revision": ""}, "warn", "nothing says which weights these are"),
         ({"convention": Convention(kind="metric")}, "fail", "the kind of depth is not stated"),
     ):

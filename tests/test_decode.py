@@ -59,7 +59,7 @@ def test_cmyk_jpeg_becomes_rgb():
     assert np.abs(seen.astype(int) - (200, 40, 40)).max() < 12
 
 
-def test_16_bit_grey_png_is_scaled():
+def test_16_bit_gray_png_is_scaled():
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
     seen = decode_image(saved(Image.fromarray(ramp), "PNG"))
     assert seen.dtype == np.uint8
@@ -67,7 +67,7 @@ def test_16_bit_grey_png_is_scaled():
     assert (seen[..., 0] == seen[..., 2]).all()
 
 
-def test_16_bit_grey_tiff_and_float_tiff_are_scaled():
+def test_16_bit_gray_tiff_and_float_tiff_are_scaled():
     ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     seen = decode_image(saved(Image.fromarray(ramp), "TIFF"))
     assert seen[0, 0, 0] == 0
@@ -87,8 +87,8 @@ def test_palette_with_alpha_is_laid_over_white():
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_over_white(mode):
-    colour = (100, 150, 200, 0) if mode == "RGBA" else (100, 0)
-    assert (decode_image(saved(Image.new(mode, (3, 2), colour), "PNG")) == 255).all()
+    color = (100, 150, 200, 0) if mode == "RGBA" else (100, 0)
+    assert (decode_image(saved(Image.new(mode, (3, 2), color), "PNG")) == 255).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L"])
@@ -99,7 +99,7 @@ def test_black_and_white(mode):
 
 
 def test_of_an_animation_the_first_frame():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     seen = decode_image(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert seen[0, 0].tolist() == [255, 0, 0]
 

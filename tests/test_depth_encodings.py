@@ -31,7 +31,7 @@ def look_up(uri: str, key: str = "a"):
     return found, expert
 
 
-def millimetres() -> np.ndarray:
+def millimeters() -> np.ndarray:
     return np.where(HOLE, 0, np.rint(1000 * METRES)).astype(np.uint16)
 
 
@@ -43,7 +43,7 @@ def write(folder: Path, name: str) -> None:
     """The file of the sample ``a`` as the dataset has it."""
     code = np.where(HOLE, 0, 1)
     if name == "sunrgbd":
-        Image.fromarray(rotated(millimetres())).save(folder / "a.png")
+        Image.fromarray(rotated(millimeters())).save(folder / "a.png")
     elif name == "kitti":
         Image.fromarray((code * np.rint(256 * METRES)).astype(np.uint16)).save(folder / "a.png")
     elif name == "vkitti2":
@@ -115,7 +115,7 @@ def test_a_mask_beside_the_depth_is_needed_and_watched(tmp_path):
 
 
 def test_an_encoding_in_tars(tmp_path):
-    write_shard(tmp_path / "0.tar", [("a", {"depth.png": encoded(rotated(millimetres()))})])
+    write_shard(tmp_path / "0.tar", [("a", {"depth.png": encoded(rotated(millimeters()))})])
     label, _ = look_up(f"tars:{tmp_path}?label=depth.png&task=depth&encoding=sunrgbd")
     np.testing.assert_allclose(label.values[~HOLE], METRES[~HOLE], atol=0.001)
 
@@ -137,7 +137,7 @@ def test_an_hdf5_file_has_one_array_of_its_own(tmp_path, form):
 
 
 def test_a_wrong_scale_is_said(tmp_path, caplog):
-    Image.fromarray(millimetres()).save(tmp_path / "a.png")
+    Image.fromarray(millimeters()).save(tmp_path / "a.png")
     _, expert = look_up(f"files:{tmp_path}?task=depth&kind=metric&along=z&scale=1&invalid=0")
     assert "implausible metric depth, which lies between 0.01 and 1000 m: check scale= (first: " in caplog.text
     assert sum(expert.notes.values()) == 1
@@ -161,7 +161,7 @@ def test_an_import_counts_what_is_implausible(tmp_path, caplog):
     data = make_dataset(tmp_path / "data", shards=1)
     (tmp_path / "depth").mkdir()
     for i in range(6):
-        Image.fromarray(millimetres()).save(tmp_path / "depth" / f"{i:06d}.png")
+        Image.fromarray(millimeters()).save(tmp_path / "depth" / f"{i:06d}.png")
     answers = {"task": "depth", "kind": "metric", "along": "z", "scale": "1", "invalid": "0"}
     with caplog.at_level(logging.WARNING):
         found = import_labels(data, tmp_path / "depth", "files", answers, tmp_path / "out", progress=False)

@@ -1,4 +1,4 @@
-"""column: and ensemble:, labels made of the labels in other columns, and labelling that hands these over."""
+"""column: and ensemble:, labels made of the labels in other columns, and labeling that hands these over."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def block(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return mask
 
 
-# Labelling with columns ------------------------------------------------------------------------------------
+# Labeling with columns ------------------------------------------------------------------------------------
 
 
 def test_one_call_makes_a_column_and_what_is_made_of_it(data, tmp_path):
@@ -114,7 +114,7 @@ def test_one_call_makes_a_column_and_what_is_made_of_it(data, tmp_path):
         assert found.vectors[:, 9, 10] == pytest.approx(plane, abs=0.01)
         assert not found.valid[2:7, 2:4].any(), "the depth jumps here"
     again = label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
-    assert again[0].labelled == 0
+    assert again[0].labeled == 0
 
 
 def test_a_column_says_whose_labels_it_is_made_of(data, tmp_path):
@@ -123,7 +123,7 @@ def test_a_column_says_whose_labels_it_is_made_of(data, tmp_path):
     told = made.manifest.expert["preprocessing"]
     assert told["reads"]["depth/test-tilted"]["weights_sha256"] == "02"
     assert told["fov"] == str(FOV)
-    assert made.manifest.expert["licence"] == "MIT"
+    assert made.manifest.expert["license"] == "MIT"
     Store(tmp_path / "labels").remove("depth", "test-tilted")
     label(data, [Tilted("03")], tmp_path / "labels", max_failures=1, progress=False)
     with pytest.raises(StoreError, match="made with preprocessing"):
@@ -190,7 +190,7 @@ def test_three_stages(data, tmp_path):
 
 
 def test_a_recipe_knows_what_its_derived_columns_mean(data, tmp_path):
-    """Before anything is labelled: the head of the student is built by it."""
+    """Before anything is labeled: the head of the student is built by it."""
     made = recipe.Recipe.model_validate(
         {
             "name": "x", "data": data, "student": {"model": "demo:clip"}, "training": {"steps": 1},
@@ -434,7 +434,7 @@ def test_labels_of_other_sizes_are_brought_to_the_largest():
         ("depth/a", "two or more"),
         ("depth/a,depth/a", "two or more different"),
         ("depth/a,normals/b", "depth and normals"),
-        ("colour/a,colour/b", "out of segmentation"),
+        ("color/a,color/b", "out of segmentation"),
         ("depth/a,depth/b?agree=0.5", "agree is no question about depth"),
         ("edges/a,edges/b?agree=0.5", "agree is no question about edges"),
         ("segmentation/a,segmentation/b?agree=2", "between 0 and 1"),

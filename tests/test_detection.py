@@ -1,4 +1,4 @@
-"""Boxes all the way: labelled, stored, looked at, trained on, probed, compared."""
+"""Boxes all the way: labeled, stored, looked at, trained on, probed, compared."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from clipzoo.tasks.detection import Detection
 from clipzoo.training import Job, read_log, train
 from clipzoo.types import ImageArray
 
-COLOURS = Convention(("red", "green", "blue"))
+COLORS = Convention(("red", "green", "blue"))
 
 
 class Squares(Expert):
     """Finds the one bright square of each picture of the test's dataset."""
 
     def __init__(self) -> None:
-        self.card = ExpertCard("truth", "detection", COLOURS, weights_sha256="00")
+        self.card = ExpertCard("truth", "detection", COLORS, weights_sha256="00")
 
     def load(self, device: str = "cpu") -> None:
         pass
@@ -43,9 +43,9 @@ class Squares(Expert):
 
     @staticmethod
     def one(image: ImageArray) -> Detection:
-        rows, columns, colours = np.nonzero(image > 130)
+        rows, columns, colors = np.nonzero(image > 130)
         (H, W, _), sides = image.shape, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        kind = np.bincount(colours).argmax().astype(np.uint16)
+        kind = np.bincount(colors).argmax().astype(np.uint16)
         box, one = np.array([sides], np.float32), np.ones(1, np.float32)
         return Detection((H, W), box, kind[None], one, np.zeros(1, np.bool_))
 
@@ -115,7 +115,7 @@ def test_a_probe_finds_what_no_constant_can(parts: list[Split]) -> None:
     name = "detection/ap50"
     assert next(iter(seen.compute())) == name
     assert seen.compute()[name] > prior.compute()[name] + 0.3
-    expert = baselines.expert(Squares().predict, "detection", parts[2], COLOURS)
+    expert = baselines.expert(Squares().predict, "detection", parts[2], COLORS)
     assert expert.compute() == {name: 1, "detection/ap": 1}
 
 

@@ -1,4 +1,4 @@
-"""The labelling engine at work: short of memory, in other precisions, ahead of the expert; and what it says of it."""
+"""The labeling engine at work: short of memory, in other precisions, ahead of the expert; and what it says of it."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_the_log_has_a_line_a_shard_with_where_the_time_went(tmp_path):
         assert all(one["images_per_second"] == pytest.approx(10 / one["seconds"], rel=0.01) for one in experts)
 
 
-def test_the_look_at_experts_is_no_time_of_labelling(tmp_path, monkeypatch):
+def test_the_look_at_experts_is_no_time_of_labeling(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "look", lambda *_: time.sleep(2) or [])
     data, log = make_dataset(tmp_path / "data", shards=1, count=4), tmp_path / "log.jsonl"
     began = time.monotonic()

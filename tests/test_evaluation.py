@@ -43,10 +43,10 @@ def regression(n=400, D=6, outputs=3, noise=0.5, seed=0):
 def test_ridge_is_the_direct_solution():
     X, Y, weight = regression()
     fitted = ridge.solve(sums_of(X, Y, weight), sums_of(X, Y, weight), [0.1])
-    centred = X - (weight @ X) / weight.sum()
+    centered = X - (weight @ X) / weight.sum()
     root = weight.sqrt()[:, None]
     penalty = np.sqrt(0.1 * float(weight.sum())) * np.eye(6)
-    rows = np.vstack([(root * centred).numpy(), penalty])
+    rows = np.vstack([(root * centered).numpy(), penalty])
     right = np.vstack([(root * (Y - (weight @ Y) / weight.sum())).numpy(), np.zeros((6, 3))])
     expected = np.linalg.lstsq(rows, right, rcond=None)[0]
     np.testing.assert_allclose(fitted.weight.numpy(), expected, atol=1e-4)

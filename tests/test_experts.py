@@ -23,7 +23,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SALIENT = {
     "task": "segmentation",
     "classes": ["background", "foreground"],
-    "licence": "Apache-2.0",
+    "license": "Apache-2.0",
     "input": {"size": 32, "scale": "max", "mean": MEAN, "std": STD, "resample": "lanczos"},
     "output": {"kind": "probability", "activation": "minmax", "threshold": 0.5},
 }
@@ -82,7 +82,7 @@ def test_the_card_is_known_before_loading(tmp_path):
     card = experts.create(f"onnx:{tmp_path}/m.yaml").card
     assert card.weights_sha256 == made.card.weights_sha256 != ""
     assert card.convention.classes == ("background", "foreground")
-    assert card.licence == "Apache-2.0"
+    assert card.license == "Apache-2.0"
     assert card.slug.startswith("onnx-")
     assert card.preprocessing["input"]["size"] == [32, 32]
 
@@ -171,11 +171,11 @@ def test_a_wrong_card_tells_all_findings_at_once(tmp_path):
         "task": "segmentation",
         "classes": ["a"],
         "input": {"size": 0, "scael": "255", "std": [1, 0, 1]},
-        "colour": 1,
+        "color": 1,
     }
     with pytest.raises(ExpertError) as error:
         expert(tmp_path, card)
-    for place in ("input.scael", "colour"):
+    for place in ("input.scael", "color"):
         assert place in str(error.value)
     with pytest.raises(ExpertError, match=r"input: .*at least \[1, 1\]"):
         expert(tmp_path, {**SALIENT, "input": {"size": 0}})

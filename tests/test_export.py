@@ -81,7 +81,7 @@ def test_open_clip_loads_the_student(finished: Path, exported: Path) -> None:
     assert (start.encode_text(texts) - student.encode_text(texts)).abs().max() > 1e-4, "training changed nothing"
 
 
-def test_the_parity_is_kept_and_the_card_tells_arms_experts_and_licences(exported: Path) -> None:
+def test_the_parity_is_kept_and_the_card_tells_arms_experts_and_licenses(exported: Path) -> None:
     parity = json.loads((exported / "parity.json").read_text())
     assert max(parity["image_embeddings"], parity["text_embeddings"]) <= 1e-5
     assert parity["images"] == parity["captions"] == 32
@@ -147,8 +147,8 @@ def test_preprocessing_of_a_model_that_crops_is_compared_with_its_crop(tiny_clip
     found = home.export(student, tmp_path / "out", pictures, ["red square"], "{parity}")
     assert found["preprocessing_levels"] < 3
     squashed = [View.whole((32, 32)).image(one) for one in pictures]
-    centred = [view_of(one, (32, 32), "centre").image(one) for one in pictures]
-    assert np.abs(np.float32(squashed) - np.float32(centred)).mean() > 10
+    centered = [view_of(one, (32, 32), "center").image(one) for one in pictures]
+    assert np.abs(np.float32(squashed) - np.float32(centered)).mean() > 10
 
 
 def test_what_cannot_be_exported_is_told(finished: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ HOSTILE = "a | b\n| c | [x](http://evil) ![y](http://evil/p.png) <script>alert(1
 
 def test_a_card_shows_words_of_others_as_words(labels: Path, tiny_clip: str) -> None:
     manifest = Store(labels).column("depth", "test-truth").manifest
-    expert = dict.fromkeys(("uri", "licence", "revision", "weights_sha256"), HOSTILE)
+    expert = dict.fromkeys(("uri", "license", "revision", "weights_sha256"), HOSTILE)
     wanted = recipe.parse(
         {
             "name": HOSTILE, "data": HOSTILE, "student": {"model": tiny_clip}, "training": {"steps": 1},
@@ -104,7 +104,7 @@ def test_a_card_shows_words_of_others_as_words(labels: Path, tiny_clip: str) -> 
     assert " ".join(HOSTILE.split()).replace("\x1b", "\\x1b") in shown
 
 
-def test_a_manifest_that_lacks_its_licence_is_a_dash(labels: Path, tiny_clip: str) -> None:
+def test_a_manifest_that_lacks_its_license_is_a_dash(labels: Path, tiny_clip: str) -> None:
     manifest = Store(labels).column("depth", "test-truth").manifest.model_copy(update={"expert": {"uri": "hf:a/b"}})
     wanted = recipe.parse(
         {"name": "r", "data": "d", "student": {"model": tiny_clip}, "training": {"steps": 1}, "arms": ["clip-ft"]}

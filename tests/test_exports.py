@@ -17,7 +17,7 @@ from clipzoo.cli import app
 from clipzoo.errors import ImageError, PluginError, StoreError
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import export_labels, label
-from clipzoo.labeling.exports import Labelled
+from clipzoo.labeling.exports import Labeled
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from clipzoo.tasks import Convention, rle
@@ -33,7 +33,7 @@ class Boxes(Expert):
     """Boxes, masks and scores by the first pixel, in a frame that is ``shrunk`` times smaller than the picture."""
 
     def __init__(self, shrunk: int = 1, asked: bool = False, masks: bool = True) -> None:
-        self.card = ExpertCard("test:boxes", "detection", Convention(CLASSES), licence="CC0-1.0", weights_sha256="02")
+        self.card = ExpertCard("test:boxes", "detection", Convention(CLASSES), license="CC0-1.0", weights_sha256="02")
         self.shrunk, self.asked, self.masks = shrunk, asked, masks
 
     def load(self, device: str = "cpu") -> None:
@@ -148,7 +148,7 @@ def test_samples_without_a_label_are_left_out_and_counted(tmp_path):
     assert "2 samples without a label are left out" in told
     found = json.loads((tmp_path / "b.json").read_text())
     assert (len(found["images"]), found["annotations"]) == (10, [])
-    assert found["info"]["licence"] == "unknown"
+    assert found["info"]["license"] == "unknown"
 
 
 def test_names_of_pictures_in_tables_have_an_ending(tmp_path):
@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_labels(tmp_path):
     peaks = []
     for count in (200, 2000):
         tracemalloc.start()
-        pictures = (Labelled(f"{i}", f"{i}.jpg", one.size, one) for i in range(count))
+        pictures = (Labeled(f"{i}", f"{i}.jpg", one.size, one) for i in range(count))
         plugins.load("labeling.exports", "coco").write(pictures, column, tmp_path / "a.json")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

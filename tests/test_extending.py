@@ -62,9 +62,9 @@ def test_the_loss_is_what_it_says_and_knows_what_it_learns(package: Path) -> Non
     assert depth.offered(METRES) == ("silog", "berhu", "huber")
     for task, convention in (("depth", Convention(kind="affine-depth")), ("edges", Convention())):
         assert "huber" not in tasks.get(task).offered(convention)
-        with pytest.raises(PluginError, match="is not learnt by the loss 'huber'; it is by"):
+        with pytest.raises(PluginError, match="is not learned by the loss 'huber'; it is by"):
             tasks.get(task).criterion(convention, "huber")
-    with pytest.raises(PluginError, match="detection is not learnt by the loss 'huber'; it is by its own alone"):
+    with pytest.raises(PluginError, match="detection is not learned by the loss 'huber'; it is by its own alone"):
         tasks.get("detection").criterion(Convention(("a",)), "huber")
 
 

@@ -49,24 +49,24 @@ def test_one_value_of_unknown_pixels_fills_all_channels(tmp_path):
 
 def test_files_become_a_column_and_what_is_unsound_a_row_with_its_reason(tmp_path):
     data, files = make_dataset(tmp_path / "data"), tmp_path / "depth"
-    millimetres = RNG.integers(500, 9000, (12, 12, 16)).astype(np.uint16)
-    millimetres[:, 0] = 0
+    millimeters = RNG.integers(500, 9000, (12, 12, 16)).astype(np.uint16)
+    millimeters[:, 0] = 0
     for i in range(12):
-        png(files / f"{i:06d}.png", millimetres[i])
+        png(files / f"{i:06d}.png", millimeters[i])
     (files / "000003.png").unlink()
-    png(files / "000004.png", millimetres[0].T.copy())
+    png(files / "000004.png", millimeters[0].T.copy())
     (files / "000005.png").write_bytes((files / "000006.png").read_bytes()[:80])
     png(files / "000007.png", np.full((12, 16, 3), 9, np.uint8))
-    uri = f"files:{files}/?{METRES}&licence=mine"
+    uri = f"files:{files}/?{METRES}&license=mine"
     (report,) = label(str(data), [uri], tmp_path / "out", max_failures=0.5, progress=False)
     assert (report.labels, report.failures) == (8, 4)
     (column,) = Store(tmp_path / "out").columns()
     assert column.name == "depth/files-depth"
     assert (
         column.manifest.expert["uri"]
-        == f"files:{files}?along=z&invalid=0,65535&kind=metric&licence=mine&scale=0.001&task=depth"
+        == f"files:{files}?along=z&invalid=0,65535&kind=metric&license=mine&scale=0.001&task=depth"
     )
-    assert column.manifest.expert["licence"] == "mine"
+    assert column.manifest.expert["license"] == "mine"
     assert column.manifest.expert["preprocessing"]["scale"] == "0.001"
     rows = {row["key"]: row for shard in ("00000", "00001") for row in column.rows(shard).to_pylist()}
     for key, reason in {
@@ -79,7 +79,7 @@ def test_files_become_a_column_and_what_is_unsound_a_row_with_its_reason(tmp_pat
             raise AssertionError(rows[key]["error"])
     found = column.label("00001", rows["000010"])
     assert not found.valid[0].any()
-    assert found.values[1:] == pytest.approx(millimetres[10][1:] / 1000, rel=1e-4)
+    assert found.values[1:] == pytest.approx(millimeters[10][1:] / 1000, rel=1e-4)
 
 
 def test_a_batch_with_a_missing_file_loses_that_sample_alone(tmp_path):
@@ -101,16 +101,16 @@ def test_a_long_uri_is_still_a_folder_name():
 
 
 def test_depth_of_every_format(tmp_path):
-    metres = RNG.uniform(0.5, 9, (12, 16)).astype(np.float32)
-    metres[3, 4], metres[3, 5], metres[3, 6] = np.nan, np.inf, -1
-    np.save(tmp_path / "a.npy", metres)
-    np.save(tmp_path / "deep.npy", metres[None].astype(np.float64))
-    Image.fromarray(metres).save(tmp_path / "b.tif")
+    meters = RNG.uniform(0.5, 9, (12, 16)).astype(np.float32)
+    meters[3, 4], meters[3, 5], meters[3, 6] = np.nan, np.inf, -1
+    np.save(tmp_path / "a.npy", meters)
+    np.save(tmp_path / "deep.npy", meters[None].astype(np.float64))
+    Image.fromarray(meters).save(tmp_path / "b.tif")
     query = "task=depth&kind=metric&along=ray&scale=1&invalid=-1"
     for key in ("a", "b", "deep"):
         found = look_up(tmp_path, query, key)
         assert np.argwhere(~found.valid).tolist() == [[3, 4], [3, 5], [3, 6]]
-        np.testing.assert_array_equal(found.values[found.valid], metres[found.valid])
+        np.testing.assert_array_equal(found.values[found.valid], meters[found.valid])
         assert (found.kind, found.along) == ("metric", "ray")
 
 
@@ -123,26 +123,26 @@ def test_affine_depth_may_be_negative_and_smaller_than_its_image(tmp_path):
 
 def test_class_ids_with_void_and_a_first_id(tmp_path):
     ids = RNG.integers(0, 4, (12, 16)).astype(np.uint8)
-    png(tmp_path / "grey.png", ids)
-    coloured = Image.fromarray(ids)
-    coloured.putpalette(RNG.permutation(256).astype(np.uint8).tobytes() * 3)
-    coloured.save(tmp_path / "palette.png")
+    png(tmp_path / "gray.png", ids)
+    colored = Image.fromarray(ids)
+    colored.putpalette(RNG.permutation(256).astype(np.uint8).tobytes() * 3)
+    colored.save(tmp_path / "palette.png")
     np.save(tmp_path / "array.npy", ids.astype(np.int64))
     (tmp_path / "names.txt").write_text("floor\ntall wall\nchair\n")
-    for key in ("grey", "palette", "array"):
+    for key in ("gray", "palette", "array"):
         found = look_up(tmp_path, f"task=segmentation&classes=@{tmp_path}/names.txt&void=0&first=1", key)
         np.testing.assert_array_equal(found.valid, ids != 0)
         np.testing.assert_array_equal(found.ids, np.where(ids, ids - 1, 0))
     expert = experts.create(f"files:{tmp_path}?task=segmentation&classes=@{tmp_path}/names.txt&void=none")
     assert expert.card.convention.classes == ("floor", "tall wall", "chair")
     with pytest.raises(SampleError, match="neither of the 3 classes nor void: 3 in"):
-        expert.predict_inputs([ExpertInput("grey", image(0))])
+        expert.predict_inputs([ExpertInput("gray", image(0))])
 
 
-def test_colour_coded_classes(tmp_path):
-    colours = np.array([(255, 0, 0), (0, 0, 255), (0, 128, 0), (0, 0, 0)], np.uint8)
+def test_color_coded_classes(tmp_path):
+    colors = np.array([(255, 0, 0), (0, 0, 255), (0, 128, 0), (0, 0, 0)], np.uint8)
     ids = RNG.integers(0, 4, (12, 16))
-    png(tmp_path / "a.png", colours[ids])
+    png(tmp_path / "a.png", colors[ids])
     (tmp_path / "map.txt").write_text("255 0 0 red thing\n0 0 255 sky\n0 128 0 grass\n")
     query = f"task=segmentation&classes=@{tmp_path}/map.txt&void="
     found = look_up(tmp_path, query + "#000000")
@@ -150,7 +150,7 @@ def test_colour_coded_classes(tmp_path):
     np.testing.assert_array_equal(found.ids, np.where(ids == 3, 0, ids))
     with pytest.raises(SampleError, match="neither of a class nor void: 000000"):
         look_up(tmp_path, query + "none")
-    Image.fromarray(colours[ids]).quantize(4).save(tmp_path / "p.png")
+    Image.fromarray(colors[ids]).quantize(4).save(tmp_path / "p.png")
     np.testing.assert_array_equal(look_up(tmp_path, query + "#000000", "p").ids, found.ids)
 
 
@@ -188,7 +188,7 @@ def test_edges_black_on_white(tmp_path):
     [
         ("", ["task is not answered: segmentation, depth, normals, edges", "depth: kind = metric", "edges: range = "]),
         ("task=boxes", ["task=boxes is none: segmentation, depth", "by --set task="]),
-        ("task=edges", ["range is not answered", "suffix may be left out: what follows", "licence may be left out"]),
+        ("task=edges", ["range is not answered", "suffix may be left out: what follows", "license may be left out"]),
         ("task", ["not of the form"]),
         ("task=depth", ["kind is not", "along is not", "scale is not answered: what values", "invalid is not"]),
         ("task=segmentation", ["classes is not answered", "void is not answered"]),
@@ -197,8 +197,8 @@ def test_edges_black_on_white(tmp_path):
         (METRES + "&first=1", ["first is no question about depth"]),
         (METRES.replace("along=z", "along=none"), ["metric depth is along z or ray"]),
         (
-            "task=depth&kind=metres&along=up&scale=0&invalid=x",
-            ["kind=metres: not one of metric", "along=up", "scale=0"],
+            "task=depth&kind=meters&along=up&scale=0&invalid=x",
+            ["kind=meters: not one of metric", "along=up", "scale=0"],
         ),
         ("task=normals&frame=up&range=0,0&invalid=none", ["frame=up: .*three axes", "range=0,0: two different"]),
         ("task=segmentation&classes=floor,,wall&void=none", ["a class has no name"]),
@@ -211,9 +211,9 @@ def test_a_uri_that_leaves_the_meaning_open_is_refused(tmp_path, query, findings
             experts.create(f"files:{tmp_path}?{query}")
 
 
-def test_two_classes_of_one_colour_are_refused(tmp_path):
+def test_two_classes_of_one_color_are_refused(tmp_path):
     (tmp_path / "map.txt").write_text("1 2 3 a\n1 2 3 b\n")
-    with pytest.raises(ExpertError, match="two classes have one colour"):
+    with pytest.raises(ExpertError, match="two classes have one color"):
         experts.create(f"files:{tmp_path}?task=segmentation&classes=@{tmp_path}/map.txt&void=none")
 
 

@@ -127,14 +127,14 @@ def test_an_import_tells_what_was_repaired(tmp_path):
     data, path = make_dataset(tmp_path / "data", shards=1), written(tmp_path, changed("annotations", 0, image_id="1"))
     words = ["import", data, path, "--format", "coco", "--out", tmp_path / "out", "--set", "classes=all"]
     told = CliRunner().invoke(app, ["labels", *map(str, words), "--set", "masks=yes"], catch_exceptions=False).output
-    assert "6 samples: 6 labelled, 0 failed" in told
+    assert "6 samples: 6 labeled, 0 failed" in told
     assert "1 × repaired: image_id written as another type than the id" in told
     assert "1 × kept without a mask: objects that have a box alone" in told
     assert verify(Store(tmp_path / "out")) == []
 
 
 @pytest.mark.parametrize("told", [runs(BLOCK), [runs(BLOCK)]])
-def test_run_lengths_given_as_a_polygon_are_recognised(tmp_path, told):
+def test_run_lengths_given_as_a_polygon_are_recognized(tmp_path, told):
     with pytest.raises(SampleError, match=r'looks like run lengths.*"size": \[12, 16\], "counts"'):
         look_up(written(tmp_path, changed("annotations", 0, segmentation=told)))
 

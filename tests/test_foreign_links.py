@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
     return make_dataset(tmp_path / "data")
 
 
-def labelled(data: Path, out: Path, shards: list[str] | None = None) -> Column:
+def labeled(data: Path, out: Path, shards: list[str] | None = None) -> Column:
     label(str(data), [Bright()], out, shards=shards, progress=False)
     (column,) = Store(out).columns()
     return column
@@ -116,7 +116,7 @@ def test_new_folders_are_synced_too(tmp_path, monkeypatch):
 
 
 def test_a_lock_that_is_a_link_is_refused(tmp_path, data, precious):
-    column = labelled(data, tmp_path / "out")
+    column = labeled(data, tmp_path / "out")
     (column.path / ".lock").unlink()
     (column.path / ".lock").symlink_to(precious)
     with pytest.raises(StoreError, match=r"\.lock: it is a link to .*: remove it$"), column.lock():
@@ -127,7 +127,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path, data, precious):
 
 
 def test_a_merge_replaces_links_and_does_not_follow_them(tmp_path, data, precious):
-    source, target = labelled(data, tmp_path / "a"), labelled(data, tmp_path / "b", ["00000"])
+    source, target = labeled(data, tmp_path / "a"), labeled(data, tmp_path / "b", ["00000"])
     for name in ("00001.tar", "00001.parquet.tmp", "00001.tar.tmp"):
         (target.path / name).symlink_to(precious)
     merge([Store(tmp_path / "a")], Store(tmp_path / "b"))
@@ -138,7 +138,7 @@ def test_a_merge_replaces_links_and_does_not_follow_them(tmp_path, data, preciou
 
 
 def test_a_manifest_or_a_log_of_runs_that_is_a_link(tmp_path, data, precious):
-    column = labelled(data, tmp_path / "a")
+    column = labeled(data, tmp_path / "a")
     (column.path / "manifest.json").rename(tmp_path / "manifest.json")
     (column.path / "manifest.json").symlink_to(tmp_path / "manifest.json")
     before = (tmp_path / "manifest.json").read_bytes()
@@ -154,7 +154,7 @@ def test_a_manifest_or_a_log_of_runs_that_is_a_link(tmp_path, data, precious):
 
 @pytest.mark.parametrize("at", ["segmentation", "segmentation/test-bright", "segmentation/test-bright/deep"])
 def test_a_folder_of_a_store_that_leads_elsewhere_is_not_written_into(tmp_path, data, at):
-    labelled(data, tmp_path / "a", ["00000"])
+    labeled(data, tmp_path / "a", ["00000"])
     inside, outside = tmp_path / "a" / at, tmp_path / "outside"
     if inside.exists():
         inside.rename(outside)
@@ -164,7 +164,7 @@ def test_a_folder_of_a_store_that_leads_elsewhere_is_not_written_into(tmp_path, 
     before = sorted(outside.rglob("*"))
     with pytest.raises(StoreError, match=rf"{at} is a link to .*outside, outside of .*/a\. Nothing is written"):
         label(str(data), [Bright()], tmp_path / "a", progress=False)
-    labelled(data, tmp_path / "b")
+    labeled(data, tmp_path / "b")
     with pytest.raises(StoreError, match="Nothing is written through it"):
         merge([Store(tmp_path / "b")], Store(tmp_path / "a"))
     assert sorted(outside.rglob("*")) == before
@@ -173,13 +173,13 @@ def test_a_folder_of_a_store_that_leads_elsewhere_is_not_written_into(tmp_path, 
 def test_a_store_that_the_user_names_may_be_a_link_itself(tmp_path, data):
     (tmp_path / "large").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "large")
-    assert labelled(data, tmp_path / "out").committed() == {"00000", "00001"}
+    assert labeled(data, tmp_path / "out").committed() == {"00000", "00001"}
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "runs.jsonl", "00000.parquet", "00000.tar"])
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_a_pipe_or_device_in_a_store_blocks_nobody(tmp_path, data, name, kind):
-    column = labelled(data, tmp_path / "a")
+    column = labeled(data, tmp_path / "a")
     (column.path / name).unlink()
     if kind == "pipe":
         os.mkfifo(column.path / name)
@@ -211,7 +211,7 @@ def test_a_pipe_among_shards_of_a_dataset_blocks_nobody(tmp_path, data):
 
 
 def test_a_merge_writes_nothing_into_its_sources(tmp_path, data):
-    source = labelled(data, tmp_path / "a")
+    source = labeled(data, tmp_path / "a")
     (source.path / ".lock").unlink()
     (source.path / "00009.tar.01234567.tmp").write_bytes(b"half")
     kept = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "a").rglob("*")}
@@ -220,14 +220,14 @@ def test_a_merge_writes_nothing_into_its_sources(tmp_path, data):
 
 
 def test_a_source_that_is_being_written_is_refused_without_touching_its_lock(tmp_path, data):
-    source = labelled(data, tmp_path / "a")
+    source = labeled(data, tmp_path / "a")
     with source.lock(), pytest.raises(StoreError, match=f"is in use by process {os.getpid()}: a merge would"):
         merge([Store(tmp_path / "a")], Store(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_nobody_begins_to_write_a_source_while_it_is_merged(tmp_path, data):
-    source = labelled(data, tmp_path / "a")
+    source = labeled(data, tmp_path / "a")
     tried = []
 
     def begin(*told: object) -> None:
@@ -243,7 +243,7 @@ def test_nobody_begins_to_write_a_source_while_it_is_merged(tmp_path, data):
 
 def test_a_merge_takes_the_file_that_a_link_leads_to(tmp_path, data):
     """Hubs keep a downloaded store as links to files elsewhere."""
-    source = labelled(data, tmp_path / "a")
+    source = labeled(data, tmp_path / "a")
     for name in ("00000.tar", "00000.parquet"):
         (source.path / name).rename(tmp_path / name)
         (source.path / name).symlink_to(tmp_path / name)

@@ -196,7 +196,7 @@ def captions(where: str) -> list[str]:
     return [reader.read(entry).caption for entry in entries(reader) if entry.error is None]
 
 
-def test_columns_are_recognised_or_chosen(tmp_path: Path) -> None:
+def test_columns_are_recognized_or_chosen(tmp_path: Path) -> None:
     where = table(tmp_path, "Path;title;alt;key\neven/0.png;;b;k0\nodd/deep/1.png;c;d;k1\n")
     assert captions(f"{where}?sep=semicolon&caption=title,alt") == ["b", "c"]
     reader = open_dataset(f"{where}?sep=;&caption=title,alt")

@@ -30,13 +30,13 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix in (".tar", ".parquet")}
 
 
-def test_what_is_new_is_labelled_and_the_store_is_that_of_one_run(tmp_path, caplog):
+def test_what_is_new_is_labeled_and_the_store_is_that_of_one_run(tmp_path, caplog):
     data = make_dataset(tmp_path / "data", shards=2)
     run(data, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.tar")}
     make_dataset(data, shards=4)
     expert = Bright()
-    assert run(data, tmp_path / "out", expert).labelled == 12
+    assert run(data, tmp_path / "out", expert).labeled == 12
     assert sum(len(call) for call in expert.calls) == 12
     assert "segmentation/test-bright goes on with a dataset of other shards: the 2 that it has are in it" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -51,7 +51,7 @@ def test_what_is_new_is_labelled_and_the_store_is_that_of_one_run(tmp_path, capl
 def test_a_trial_shard_is_the_beginning_of_the_whole(tmp_path):
     data = make_dataset(tmp_path / "data", shards=3)
     run(data / "00001.tar", tmp_path / "out")
-    assert run(data, tmp_path / "out").labelled == 12
+    assert run(data, tmp_path / "out").labeled == 12
     with pytest.raises(
         StoreError, match=r"2 of its 3 shards, '00000' the first, are not in .*00001.tar'.* by --shards"
     ):
@@ -116,7 +116,7 @@ def test_shards_of_which_nothing_is_known_are_refused(tmp_path):
     pq.write_table(table.replace_schema_metadata(marks), path)
     run(data, tmp_path / "out")  # nothing has changed
     make_dataset(data, shards=2)
-    with pytest.raises(StoreError, match=r"'00000' was labelled by a clipzoo that did not keep .*remove 00000.parquet"):
+    with pytest.raises(StoreError, match=r"'00000' was labeled by a clipzoo that did not keep .*remove 00000.parquet"):
         run(data, tmp_path / "out")
 
 
@@ -143,7 +143,7 @@ def test_rows_that_are_but_numbered_are_known_by_what_they_refer_to(tmp_path, su
         make(tmp_path / "data" / f"{name}.{suffix}", 2 * i)
     run(data, tmp_path / "out")
     make(tmp_path / "data" / f"c.{suffix}", 4)
-    assert run(data, tmp_path / "out").labelled == 2
+    assert run(data, tmp_path / "out").labeled == 2
     make(tmp_path / "data" / f"d.{suffix}", 6)
     make(tmp_path / "data" / f"b.{suffix}", 2, swapped=True)
     with pytest.raises(StoreError, match=r"the shard 'b.*/00000' has other samples"):
@@ -156,22 +156,22 @@ def test_a_list_of_datasets_may_get_longer(tmp_path):
     (tmp_path / "both.yaml").write_text("datasets:\n  a: a\n")
     run(tmp_path / "both.yaml", tmp_path / "out")
     (tmp_path / "both.yaml").write_text("datasets:\n  a: a\n  b: b\n")
-    assert run(tmp_path / "both.yaml", tmp_path / "out").labelled == 5
+    assert run(tmp_path / "both.yaml", tmp_path / "out").labeled == 5
 
 
 # Shards that are not whole ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".parquet"])
-def test_half_a_shard_is_labelled_again_and_said(tmp_path, suffix, caplog):
+def test_half_a_shard_is_labeled_again_and_said(tmp_path, suffix, caplog):
     data = make_dataset(tmp_path / "data", shards=3)
     run(data, tmp_path / "out")
     run(data, tmp_path / "out", Near())
     before = contents(tmp_path / "out")
     lost = tmp_path / "out" / "segmentation" / "test-bright" / f"00001{suffix}"
     lost.unlink()
-    assert run(data, tmp_path / "out", Near()).labelled == 0
+    assert run(data, tmp_path / "out", Near()).labeled == 0
     assert not caplog.text
-    assert run(data, tmp_path / "out", retry_failed=True).labelled == 6
-    assert re.search(f"00001 is not whole, {lost} is missing: it is labelled again", caplog.text)
+    assert run(data, tmp_path / "out", retry_failed=True).labeled == 6
+    assert re.search(f"00001 is not whole, {lost} is missing: it is labeled again", caplog.text)
     assert contents(tmp_path / "out") == before

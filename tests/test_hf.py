@@ -108,7 +108,7 @@ def test_a_processor_that_crops_shows_the_whole_picture(pictures: list[ImageArra
 def test_padding_is_no_part_of_a_label(
     build: zoo.Build, query: str, name: str, width: int, columns: tuple[int, int], tmp_path: Path
 ) -> None:
-    """A picture is labelled as where it stands in one with the padding painted on, which needs none."""
+    """A picture is labeled as where it stands in one with the padding painted on, which needs none."""
     expert = loaded(f"hf:{save(build, tmp_path)}{query}")
     if name == "ids":  # a random model finds one class everywhere, unless others are made as probable
         last = expert.module.head.head[-1]
@@ -132,12 +132,12 @@ def test_padding_that_cannot_be_cut_off_is_told() -> None:
 # What the card says ------------------------------------------------------------------------------------------
 
 
-def test_the_card_pins_the_bytes_and_tells_licence_and_preprocessing(tmp_path: Path) -> None:
+def test_the_card_pins_the_bytes_and_tells_license_and_preprocessing(tmp_path: Path) -> None:
     folder = save(zoo.segformer, tmp_path)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n# A model\n")
     card = experts.create(f"hf:{folder}?dtype=float16&batch_size=3").card
     assert card.weights_sha256 == sha256(folder / "model.safetensors")
-    assert (card.licence, card.revision) == ("apache-2.0", "")
+    assert (card.license, card.revision) == ("apache-2.0", "")
     assert card.preprocessing["dtype"] == "float16"
     assert card.preprocessing["size"] == SQUARE["size"]
     assert "trust_remote_code" not in card.preprocessing
@@ -315,8 +315,8 @@ def test_classes_that_are_best_nowhere_are_not_enlarged(coarse: tuple[int, int],
         assert len(able) < 50 or coarse != (2, 2)
 
 
-def test_only_what_can_win_between_four_neighbours_contends() -> None:
+def test_only_what_can_win_between_four_neighbors_contends() -> None:
     logits = torch.tensor([[[4.0, 0.0]] * 2, [[0.0, 4.0]] * 2, [[3.0, 3.0]] * 2, [[-1.0, -1.0]] * 2])
-    assert contenders(logits).tolist() == [0, 1, 2]  # the third is best half-way, at no neighbour
+    assert contenders(logits).tolist() == [0, 1, 2]  # the third is best half-way, at no neighbor
     assert contenders(logits[:, :1]).tolist() == [0, 1, 2, 3]
     assert contenders(torch.full((2, 3, 3), torch.nan)).tolist() == [0, 1]

@@ -255,7 +255,7 @@ def agree(label: Any, theirs: Any, void: bool) -> None:
         known = theirs > 0 if label.kind == "metric" else np.isfinite(theirs)
         assert np.array_equal(label.valid, known)
         ours, theirs = label.values[known], theirs[known]
-        if label.kind == "metric":  # as Depth Pro predicts it: far away a digit of the inverse is many metres
+        if label.kind == "metric":  # as Depth Pro predicts it: far away a digit of the inverse is many meters
             ours, theirs = 1 / ours, 1 / theirs
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 

@@ -49,7 +49,7 @@ def test_the_corpus_is_large() -> None:
     assert len(ITEMS) + len(hostile.tars()) >= 120
 
 
-def test_every_item_is_labelled_or_a_row_with_its_reason(corpus: tuple[str, str], tmp_path: Path) -> None:
+def test_every_item_is_labeled_or_a_row_with_its_reason(corpus: tuple[str, str], tmp_path: Path) -> None:
     form, where = corpus
     (report,) = label(where, [Bright()], tmp_path, device="cpu", progress=False, max_failures=1)
     assert report.labels + report.failures == len(ITEMS)
@@ -58,8 +58,8 @@ def test_every_item_is_labelled_or_a_row_with_its_reason(corpus: tuple[str, str]
     reasons = {}
     for shard in open_dataset(where).shards:
         reasons |= {row["key"]: row["error"] for row in store.columns()[0].rows(shard).to_pylist()}
-    labelled = {key for key, reason in reasons.items() if reason is None}
-    assert labelled == usable(form), labelled ^ usable(form)
+    labeled = {key for key, reason in reasons.items() if reason is None}
+    assert labeled == usable(form), labeled ^ usable(form)
     assert all(len(reason) > 10 for reason in reasons.values() if reason)
 
 
@@ -92,7 +92,7 @@ def test_a_crafted_tar_loses_nothing_silently(crafted: hostile.Crafted, tmp_path
     assert (used, refused) == (crafted.usable, crafted.refused)
 
 
-def test_crafted_tars_are_labelled_verified_and_trained_on(tmp_path: Path) -> None:
+def test_crafted_tars_are_labeled_verified_and_trained_on(tmp_path: Path) -> None:
     crafted = [one for one in hostile.tars() if one.usable >= 0]
     for i, one in enumerate(crafted):
         (tmp_path / "data").mkdir(exist_ok=True)

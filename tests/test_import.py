@@ -90,12 +90,12 @@ def stored(out: Path) -> dict[str, object]:
 
 def test_coco_is_stored_as_pycocotools_reads_it(tmp_path):
     data, path = make_dataset(tmp_path / "data"), written(tmp_path / "a.json", instances())
-    answers = {"classes": "all", "masks": "yes", "licence": "CC-BY-4.0"}
+    answers = {"classes": "all", "masks": "yes", "license": "CC-BY-4.0"}
     found = import_labels(str(data), str(path), "coco", answers, tmp_path / "out", max_failures=1, progress=False)
     assert (found.samples, found.matched, found.column.labels, found.column.failures) == (12, 6, 6, 6)
     (column,) = Store(tmp_path / "out").columns()
     assert column.convention.classes == ("car", "zebra")
-    assert column.manifest.expert["licence"] == "CC-BY-4.0"
+    assert column.manifest.expert["license"] == "CC-BY-4.0"
     assert len(column.manifest.expert["weights_sha256"]) == 64
     labels, truth = stored(tmp_path / "out"), COCO(str(path))
     for i in range(6):
@@ -385,8 +385,8 @@ def test_columns_of_masks_depth_and_objects(tmp_path, make):
     for i, one in enumerate(ids):
         np.testing.assert_array_equal(labels[f"{i:08d}"].valid, one != 2)
         np.testing.assert_array_equal(labels[f"{i:08d}"].ids, np.where(one == 2, 0, one))
-    metres = look_up(rows + "label=depth&task=depth&kind=metric&along=z&scale=0.001&invalid=none", "00000002")
-    np.testing.assert_allclose(metres.values, depth[2] / 1000, rtol=1e-6)
+    meters = look_up(rows + "label=depth&task=depth&kind=metric&along=z&scale=0.001&invalid=none", "00000002")
+    np.testing.assert_allclose(meters.values, depth[2] / 1000, rtol=1e-6)
     boxes = rows + "label=objects&task=detection&classes=cat,dog&unit=pixels&box="
     assert look_up(boxes + "xywh", "00000000").boxes.tolist() == [[1, 2, 4, 6], [0, 0, 16, 12]]
     assert look_up(boxes + "xywh", "00000000").ids.tolist() == [1, 0]
@@ -399,7 +399,7 @@ def test_columns_of_masks_depth_and_objects(tmp_path, make):
         experts.create(rows + "label=maks&task=segmentation&classes=a&void=none")
 
 
-def test_boxes_of_lists_of_mappings_relative_and_by_centre(tmp_path):
+def test_boxes_of_lists_of_mappings_relative_and_by_center(tmp_path):
     objects = [[{"where": [0.5, 0.5, 0.25, 0.5], "what": "dog"}], [], [{"where": [0.5, 0.5, 0, 1], "what": "dog"}], []]
     uri = f"rows:{table(tmp_path / 'a.parquet', objects=objects)}?label=objects&task=detection&classes=cat,dog"
     uri += "&boxes=where&names=what&box=cxcywh&unit=relative"
@@ -487,15 +487,15 @@ def test_one_key_in_two_shards_is_two_samples(tmp_path, form):
         import_labels(str(tmp_path / "data"), str(tmp_path / "masks"), "files", answers, tmp_path / "out")
 
 
-# Colours ---------------------------------------------------------------------------------------------------
+# Colors ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["voc", "cityscapes"])
-def test_masks_in_the_colours_of_a_palette_are_recognised_and_read(tmp_path, name):
+def test_masks_in_the_colors_of_a_palette_are_recognized_and_read(tmp_path, name):
     known = list(_palettes.palettes()[name].values())
     ids = RNG.integers(0, len(known) + 1, (H, W))
-    colours = np.array([*known, _palettes.VOID[name][0]], np.uint8)
-    Image.fromarray(colours[ids]).save(tmp_path / "000000.png")
+    colors = np.array([*known, _palettes.VOID[name][0]], np.uint8)
+    Image.fromarray(colors[ids]).save(tmp_path / "000000.png")
     found = survey(tmp_path)
     assert sum(found.shares.values()) == pytest.approx(1)
     told = dict(one.split("=", 1) for one in found.advice.split() if "=" in one)
@@ -505,27 +505,27 @@ def test_masks_in_the_colours_of_a_palette_are_recognised_and_read(tmp_path, nam
     np.testing.assert_array_equal(label.ids, np.where(ids < len(known), ids, 0))
 
 
-def test_the_colours_of_voc_are_those_of_its_development_kit():
-    colours = _palettes.palettes()["voc"]
-    assert colours["aeroplane"] == (128, 0, 0)
-    assert colours["person"] == (192, 128, 128)
-    assert colours["tvmonitor"] == (0, 64, 128)
+def test_the_colors_of_voc_are_those_of_its_development_kit():
+    colors = _palettes.palettes()["voc"]
+    assert colors["aeroplane"] == (128, 0, 0)
+    assert colors["person"] == (192, 128, 128)
+    assert colors["tvmonitor"] == (0, 64, 128)
 
 
-def test_unknown_colours_are_listed_and_not_named(tmp_path):
+def test_unknown_colors_are_listed_and_not_named(tmp_path):
     Image.fromarray(np.array([[[1, 2, 3], [1, 2, 3]], [[9, 9, 9], [1, 2, 3]]], np.uint8)).save(tmp_path / "a.png")
     found = survey(tmp_path)
     assert found.shares == {"#010203": 0.75, "#090909": 0.25}
     assert "no known palette" in found.advice
     assert "  1 2 3 NAME\n  9 9 9 NAME" in found.advice
     Image.fromarray(image(1, (40, 40))).save(tmp_path / "b.png")
-    with pytest.raises(ExpertError, match="more than 512 colours"):
+    with pytest.raises(ExpertError, match="more than 512 colors"):
         survey(tmp_path)
     with pytest.raises(ExpertError, match="has no PNG"):
         survey(tmp_path / "none")
 
 
-def test_the_void_of_colours_is_a_colour(tmp_path):
+def test_the_void_of_colors_is_a_color(tmp_path):
     (tmp_path / "names.txt").write_text("0 0 0 floor\n0 0 200 dog\n")
     uri = f"files:{tmp_path}?task=segmentation&classes=@{tmp_path}/names.txt&void="
     with pytest.raises(ExpertError, match="write void=#c80000"):

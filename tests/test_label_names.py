@@ -151,17 +151,17 @@ HAIR = ALPHA >= 128
 
 
 def soft(form: str) -> Image.Image | np.ndarray:
-    grey = Image.fromarray(ALPHA)
-    colours = Image.fromarray(image(1))
+    gray = Image.fromarray(ALPHA)
+    colors = Image.fromarray(image(1))
     return {
-        "grey": grey, "rgb": grey.convert("RGB"), "alpha": Image.merge("RGBA", (*colours.split(), grey)),
-        "grey and alpha": Image.merge("LA", (grey.transpose(Image.Transpose.FLIP_TOP_BOTTOM), grey)),
+        "gray": gray, "rgb": gray.convert("RGB"), "alpha": Image.merge("RGBA", (*colors.split(), gray)),
+        "gray and alpha": Image.merge("LA", (gray.transpose(Image.Transpose.FLIP_TOP_BOTTOM), gray)),
         "16 bits": Image.fromarray(ALPHA.astype(np.uint16) * 257), "floats": (ALPHA / 255).astype(np.float32),
         "bits": HAIR,
     }[form]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["grey", "rgb", "alpha", "grey and alpha", "16 bits", "floats", "bits"])
+@pytest.mark.parametrize("form", ["gray", "rgb", "alpha", "gray and alpha", "16 bits", "floats", "bits"])
 def test_soft_masks_are_cut_at_a_threshold(tmp_path, form):
     values = soft(form)
     np.save(tmp_path / "a.npy", values) if isinstance(values, np.ndarray) else values.save(tmp_path / "a.png")
@@ -186,8 +186,8 @@ def test_a_threshold_is_a_share(tmp_path):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: Image.fromarray(image(1)), "a soft mask is grey, or an alpha channel"),
-        (lambda: Image.fromarray(ALPHA).convert("RGBA"), "may be the grey or the alpha channel"),
+        (lambda: Image.fromarray(image(1)), "a soft mask is gray, or an alpha channel"),
+        (lambda: Image.fromarray(ALPHA).convert("RGBA"), "may be the gray or the alpha channel"),
         (lambda: 3 * np.ones((H, W), np.float32), "has 8 or 16 bits, or floats from 0 to 1"),
         (lambda: np.ones((H, W), np.int64), "has 8 or 16 bits"),
     ],
@@ -203,14 +203,14 @@ def test_a_threshold_wants_two_classes_and_is_offered(tmp_path):
     for change, reason in (("a,b,c", "tells two classes, and classes= names 3"), ("a", "names 1")):
         with pytest.raises(ExpertError, match=reason):
             experts.create(f"files:{tmp_path}?{SOFT.replace('background,hair', change)}")
-    with pytest.raises(ExpertError, match="soft masks have no colours"):
+    with pytest.raises(ExpertError, match="soft masks have no colors"):
         experts.create(f"files:{tmp_path}?{SOFT.replace('none', '%23808080')}")
     Image.fromarray(ALPHA).save(tmp_path / "a.png")
     with pytest.raises(SampleError, match=r"soft mask are read by threshold=0.5: 646464"):
         look_up(f"files:{tmp_path}?task=segmentation&classes=palette:binary&void=none")
 
 
-def test_soft_masks_are_recognised(tmp_path):
+def test_soft_masks_are_recognized(tmp_path):
     Image.fromarray(ALPHA).save(tmp_path / "a.png")
     told = dict(one.split("=", 1) for one in survey(tmp_path).advice.split() if "=" in one)
     assert told == {"task": "segmentation", "classes": "background,NAME", "void": "none", "threshold": "0.5"}
@@ -250,7 +250,7 @@ def test_normals_of_sixteen_bits_are_read_whole(tmp_path):
     np.testing.assert_array_equal(np.moveaxis(inside, 0, -1), found.astype(np.float32))
 
 
-def test_colour_coded_classes_of_sixteen_bits_keep_their_colours(tmp_path):
+def test_color_coded_classes_of_sixteen_bits_keep_their_colors(tmp_path):
     ids = RNG.integers(0, 2, (H, W))
     (tmp_path / "a.png").write_bytes(png16(np.repeat(ids[..., None], 3, 2).astype(np.uint16) * 65535))
     label = look_up(f"files:{tmp_path}?task=segmentation&classes=palette:binary&void=none")

@@ -1,4 +1,4 @@
-"""Labelling from end to end: resumable, bounded, honest about failures."""
+"""Labeling from end to end: resumable, bounded, honest about failures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_two_experts_share_a_pass(tmp_path):
     data = make_dataset(tmp_path / "data", shards=3)
     bright, near = run(data, tmp_path / "out", [Bright(), Near()])
     assert (bright.task, bright.slug, bright.labels, bright.failures) == ("segmentation", "test-bright", 18, 0)
-    assert (near.task, near.shards, near.labelled) == ("depth", 3, 18)
+    assert (near.task, near.shards, near.labeled) == ("depth", 3, 18)
     assert near.bytes_per_image > 0
     assert near.seconds_per_image > 0
     store = Store(tmp_path / "out")
@@ -73,10 +73,10 @@ def test_a_rerun_does_only_what_is_missing(tmp_path):
     assert len(first.calls) == 2
     second = Bright()
     (report,) = run(data, tmp_path / "out", [second])
-    assert (report.labelled, report.labels) == (6, 12)
+    assert (report.labeled, report.labels) == (6, 12)
     third = Bright()
     (report,) = run(data, tmp_path / "out", [third])
-    assert (third.loaded, report.labelled, report.labels) == (0, 0, 12)
+    assert (third.loaded, report.labeled, report.labels) == (0, 0, 12)
     with pytest.raises(DatasetError, match="no shard '00009'"):
         run(data, tmp_path / "out", shards=["00009"])
 
@@ -125,7 +125,7 @@ def test_batch_size_is_the_callers(tmp_path):
 # Failures --------------------------------------------------------------------------------------------------
 
 
-def test_unusable_samples_become_rows_and_the_rest_is_labelled(tmp_path):
+def test_unusable_samples_become_rows_and_the_rest_is_labeled(tmp_path):
     data = hostile(tmp_path / "data")
     (report,) = run(data, tmp_path / "out", max_failures=0.5)
     assert (report.labels, report.failures) == (8, 4)
@@ -295,7 +295,7 @@ def test_failures_are_retried_when_asked_and_the_rest_is_kept(tmp_path):
     healed = Bright()
     assert run(data, tmp_path / "out", [healed])[0].failures == 1
     (report,) = run(data, tmp_path / "out", [healed], retry_failed=True)
-    assert (report.labels, report.failures, report.labelled) == (12, 0, 1)
+    assert (report.labels, report.failures, report.labeled) == (12, 0, 1)
     assert healed.calls == [[(12, 16, 3)]]
     a, b = (Store(tmp_path / name).columns()[0] for name in ("out", "whole"))
     drop = ["offset"]
@@ -405,7 +405,7 @@ def test_kill_9_then_resume_is_byte_identical(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not list(column.path.glob("*.tmp"))
     assert report.labels == 48
-    assert 0 < report.labelled < 48
+    assert 0 < report.labeled < 48
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -26,7 +26,7 @@ from making import Bright, Near, encoded, image, make_dataset, samples
 DOCS = Path(__file__).parent.parent / "docs" / "labels.md"
 
 
-def labelled(data: Path, out: Path, shards: list[str], *experts, **options) -> Store:
+def labeled(data: Path, out: Path, shards: list[str], *experts, **options) -> Store:
     options = {"max_failures": 0.5, "progress": False, **options}
     label(str(data), experts or [Bright()], out, shards=shards, **options)
     return Store(out)
@@ -43,13 +43,13 @@ def data(tmp_path) -> Path:
 
 @pytest.fixture
 def parts(tmp_path, data) -> list[Store]:
-    """Four shards labelled on two machines, one of which has a column more."""
+    """Four shards labeled on two machines, one of which has a column more."""
     poisoned = Bright(poison=[image(3)[0, 0].tobytes()])
-    first = labelled(data, tmp_path / "a", ["00000", "00002"], poisoned)
-    labelled(data, tmp_path / "b", ["00001", "00003"], poisoned)
-    second = labelled(data, tmp_path / "b", ["00001"], Near())
+    first = labeled(data, tmp_path / "a", ["00000", "00002"], poisoned)
+    labeled(data, tmp_path / "b", ["00001", "00003"], poisoned)
+    second = labeled(data, tmp_path / "b", ["00001"], Near())
     for store, seconds in ((first, 20), (second, 300)):
-        store.column("segmentation", "test-bright").finish(seconds)  # as if labelling had taken so long
+        store.column("segmentation", "test-bright").finish(seconds)  # as if labeling had taken so long
     return [first, second]
 
 
@@ -62,8 +62,8 @@ def test_merged_stores_are_the_store_that_one_machine_makes(tmp_path, data, part
     assert [column.name for column in columns] == ["depth/test-near", "segmentation/test-bright"]
     assert seen[-1] == ("segmentation/test-bright", 4, 4)
     poisoned = Bright(poison=[image(3)[0, 0].tobytes()])
-    labelled(data, tmp_path / "one", ["00001"], Near())
-    labelled(data, tmp_path / "one", ["00000", "00001", "00002", "00003"], poisoned)
+    labeled(data, tmp_path / "one", ["00001"], Near())
+    labeled(data, tmp_path / "one", ["00000", "00001", "00002", "00003"], poisoned)
     assert contents(tmp_path / "out") == contents(tmp_path / "one")
     merged, alone = (Store(tmp_path / name).column("segmentation", "test-bright") for name in ("out", "one"))
     assert merged.manifest.counts == alone.manifest.counts
@@ -115,16 +115,16 @@ def test_files_are_copied_where_they_cannot_be_linked(tmp_path, parts, monkeypat
 
 
 def test_conflicts_are_refused_before_anything_is_written(tmp_path, data, parts):
-    labelled(data, tmp_path / "c", ["00000"])  # without the poison
+    labeled(data, tmp_path / "c", ["00000"])  # without the poison
     with pytest.raises(StoreError, match=r"both have the shard '00000', with other labels; .*remove 00000.parquet"):
         merge([*parts, Store(tmp_path / "c")], Store(tmp_path / "out"))
     other = Bright()
     other.card = replace(other.card, weights_sha256="ff")
-    labelled(data, tmp_path / "d", ["00001"], other)
+    labeled(data, tmp_path / "d", ["00001"], other)
     with pytest.raises(StoreError, match="made with weights_sha256 = '00', the expert now has 'ff'"):
         merge([parts[0], Store(tmp_path / "d")], Store(tmp_path / "out"))
     elsewhere = make_dataset(tmp_path / "elsewhere", shards=3)
-    labelled(elsewhere, tmp_path / "e", ["00001"], Near())  # of which the other store has no column
+    labeled(elsewhere, tmp_path / "e", ["00001"], Near())  # of which the other store has no column
     said = r"a/segmentation/test-bright is a label store of another dataset: it has 4 .*e/depth/test-near has 3 shards"
     with pytest.raises(StoreError, match=said):
         merge([parts[0], Store(tmp_path / "e")], Store(tmp_path / "out"))
@@ -241,13 +241,13 @@ def test_every_failure_is_a_line(tmp_path, data, monkeypatch):
     expert = Bright()
     monkeypatch.setattr(expert, "predict", predict)
     with pytest.raises(ExpertError, match="all 12 samples that were looked at failed"):
-        labelled(data, tmp_path / "out", ["00000", "00002"], expert, max_failures=1.0)
+        labeled(data, tmp_path / "out", ["00000", "00002"], expert, max_failures=1.0)
     rows = [line.split("\t") for line in run("show", tmp_path / "out", "segmentation", "--failed").splitlines()]
     assert [row[:2] for row in rows] == [[f"0000{i // 6}", f"{i:06d}"] for i in (*range(6), *range(12, 18))]
     reason = r"the expert failed: RuntimeError: one\ttab,\ntwo lines \x1b[2J " + "long " * 100
     assert all(row[2:] == [reason] for row in rows)
     monkeypatch.undo()
-    labelled(data, tmp_path / "out", ["00000", "00002"], expert, retry_failed=True)
+    labeled(data, tmp_path / "out", ["00000", "00002"], expert, retry_failed=True)
     assert run("show", tmp_path / "out", "segmentation", "--failed") == ""
 
 
@@ -265,8 +265,8 @@ def test_a_damaged_column_is_no_hindrance_to_others(tmp_path, parts):
 
 def test_brackets_are_no_markup(tmp_path, data):
     expert = Bright()
-    expert.card = replace(expert.card, uri="onnx:/m/[old]/n.yaml", licence="[/x]")
-    labelled(data, tmp_path / "[a]", ["00000"], expert)
+    expert.card = replace(expert.card, uri="onnx:/m/[old]/n.yaml", license="[/x]")
+    labeled(data, tmp_path / "[a]", ["00000"], expert)
     told = run("ls", tmp_path / "[a]")
     assert "onnx:/m/[old]/n.yaml" in told
     assert "[/x]" in told
@@ -315,15 +315,15 @@ def test_import_says_how_many_samples_matched(tmp_path, data):
         CliRunner().invoke(app, ["labels", *map(str, command)], catch_exceptions=False)
     assert not (tmp_path / "out").exists()
     told = run(*command, "--max-failures", "80%")
-    assert "24 samples, 19 without a label: 5 labelled, 19 failed" in told
+    assert "24 samples, 19 without a label: 5 labeled, 19 failed" in told
     (column,) = Store(tmp_path / "out").columns()
     assert column.convention.classes == ("a b", "c=d & e")
     assert column.manifest.counts.labels == 5
 
 
-def test_colours(tmp_path):
+def test_colors(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(np.array([[[128, 0, 0], [0, 0, 0]]], np.uint8)))
-    assert "--set classes=palette:voc --set void=#e0e0c0" in run("colours", tmp_path)
+    assert "--set classes=palette:voc --set void=#e0e0c0" in run("colors", tmp_path)
 
 
 # Documentation ---------------------------------------------------------------------------------------------
@@ -359,17 +359,17 @@ def documented(root: Path) -> None:
     folders = "depth masks ids Annotations panoptic sunrgbd alpha nyu/attic nyu-depth/attic"
     for name in folders.split():
         (root / name).mkdir(parents=True)
-    grey = np.arange(500, 692).reshape(12, 16).astype(np.uint16)
-    colours = np.zeros((12, 16, 3), np.uint8)
-    colours[3:, 5:] = (128, 0, 0)
+    gray = np.arange(500, 692).reshape(12, 16).astype(np.uint16)
+    colors = np.zeros((12, 16, 3), np.uint8)
+    colors[3:, 5:] = (128, 0, 0)
     sides = "<xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>10</ymax>"
     xml = "<annotation><size><width>16</width><height>12</height></size>"
     xml += f"<object><name>dog</name><bndbox>{sides}</bndbox></object></annotation>"
     for i, key in enumerate(keys):  # no two alike
-        moved = np.roll(colours, i, 1)
-        Image.fromarray(grey + np.uint16(i)).save(root / "depth" / f"{key}.png")
-        Image.fromarray((grey + np.uint16(i)) << 3).save(root / "sunrgbd" / f"{key}.png")
-        Image.fromarray(grey + np.uint16(i)).save(root / "nyu-depth" / "attic" / f"sync_depth_{key}.png")
+        moved = np.roll(colors, i, 1)
+        Image.fromarray(gray + np.uint16(i)).save(root / "depth" / f"{key}.png")
+        Image.fromarray((gray + np.uint16(i)) << 3).save(root / "sunrgbd" / f"{key}.png")
+        Image.fromarray(gray + np.uint16(i)).save(root / "nyu-depth" / "attic" / f"sync_depth_{key}.png")
         Image.fromarray(image(i)).save(root / "nyu" / "attic" / f"rgb_{key}.png")
         (root / "nyu" / "attic" / f"rgb_{key}.txt").write_text("an attic")
         Image.fromarray(moved[..., 0]).save(root / "alpha" / f"{key}.png")
@@ -377,7 +377,7 @@ def documented(root: Path) -> None:
         Image.fromarray(moved[..., 0] // 128).save(root / "ids" / f"{key}.png")
         Image.fromarray(np.maximum(moved, (64, 0, 0)).astype(np.uint8)).save(root / "panoptic" / f"{key}.png")
         (root / "Annotations" / f"{key}.xml").write_text(xml.replace("<xmax>9", f"<xmax>{4 + i}"))
-    white = [encoded(np.roll(colours[..., 0] // 128 * 255, i, 1)) for i in range(12)]
+    white = [encoded(np.roll(colors[..., 0] // 128 * 255, i, 1)) for i in range(12)]
     both = [(key, {**dict(samples(1, i)[0][1]), "seg.png": white[i]}) for i, key in enumerate(keys)]
     write_shard(root / "masked" / "0.tar", both)
     images = [{"id": i, "file_name": f"{key}.jpg", "height": 12, "width": 16} for i, key in enumerate(keys)]
@@ -390,8 +390,8 @@ def documented(root: Path) -> None:
     (root / "panoptic.json").write_text(json.dumps({**file, "annotations": maps}))
     pictures = [{"bytes": encoded(image(i)), "path": None} for i in range(12)]
     told = [{"bbox": [[1.0, 2.0, 3.0 + i, 4.0]], "category": [0]} for i in range(12)]
-    depth = [encoded(grey + np.uint16(i)) for i in range(12)]
+    depth = [encoded(gray + np.uint16(i)) for i in range(12)]
     rows = {"image": pictures, "caption": ["a dog"] * 12, "objects": told, "depth": depth}
     pq.write_table(pa.table(rows), root / "photos.parquet")
     for name, shard in (("machine-a", "00000"), ("machine-b", "00001")):
-        labelled(root / "shards", root / name, [shard], Near())
+        labeled(root / "shards", root / name, [shard], Near())

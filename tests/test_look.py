@@ -1,4 +1,4 @@
-"""Before a column's first shard, labelling looks at what an expert makes of a few pictures, and warns."""
+"""Before a column's first shard, labeling looks at what an expert makes of a few pictures, and warns."""
 
 from __future__ import annotations
 

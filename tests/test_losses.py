@@ -184,8 +184,8 @@ def test_ssi_gradient_is_the_papers_by_loops() -> None:
     for p, t, v in zip(raw[:, 0].numpy(), PLANE.numpy(), VALID.numpy(), strict=True):
         aligned = []
         for x in (p, t):
-            centre = np.sort(x[v])[(v.sum() - 1) // 2]
-            aligned.append((x - centre) / np.abs(x[v] - centre).mean())
+            center = np.sort(x[v])[(v.sum() - 1) // 2]
+            aligned.append((x - center) / np.abs(x[v] - center).mean())
         r = aligned[0] - aligned[1]
         smallest = np.sort(np.abs(r[v]))[: math.ceil(0.8 * v.sum())]
         edges = 0.0

@@ -368,12 +368,12 @@ def test_text_of_a_plan_may_exceed_two_gigabytes(data: Path, store: Path, tmp_pa
 # Coverage ---------------------------------------------------------------------------------------------------
 
 
-def test_coverage_is_told_and_shards_that_are_not_labelled(data: Path, store: Path) -> None:
+def test_coverage_is_told_and_shards_that_are_not_labeled(data: Path, store: Path) -> None:
     for shard in ("00001", "00002", "00003"):
         for suffix in (".tar", ".parquet"):
             (store / NAME / f"{shard}{suffix}").unlink()
     assert list(training_set(data, store).plan.told()) == [
-        f"{NAME}: 8 of 32 samples have a label (25 %); 3 of 4 shards are not labelled"
+        f"{NAME}: 8 of 32 samples have a label (25 %); 3 of 4 shards are not labeled"
     ]
 
 
@@ -397,30 +397,30 @@ def test_a_manifest_that_was_edited_is_refused_with_the_fix(data: Path, store: P
         merge([Store(store)], Store(tmp_path / "merged"))
 
 
-def labelled(data: Path, out: Path) -> None:
+def labeled(data: Path, out: Path) -> None:
     label(str(data), [Bright()], out, progress=False, check=False, device="cpu", max_failures=1.0)
 
 
-def test_pictures_of_any_shard_that_were_replaced_are_refused_by_labelling(data: Path, tmp_path: Path) -> None:
+def test_pictures_of_any_shard_that_were_replaced_are_refused_by_labeling(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    labelled(data, out)
+    labeled(data, out)
     repainted(data, out)
     with pytest.raises(StoreError, match="the shard '00002' has other samples"):
-        labelled(data, out)
+        labeled(data, out)
 
 
 def test_shards_that_have_not_changed_are_compared_once(data: Path, tmp_path: Path, monkeypatch) -> None:
     out, compared = tmp_path / "out", []
-    labelled(data, out)
+    labeled(data, out)
     monkeypatch.setattr(
         "clipzoo.store.growth.shard_fingerprint",
         lambda reader, shard: compared.append(shard) or shard_fingerprint(reader, shard),
     )
     for _ in range(2):
-        labelled(data, out)
+        labeled(data, out)
     assert compared == [f"{i:05d}" for i in range(SHARDS)]
     (out / "segmentation" / "test-bright" / COMPARED).write_bytes(b"\xff{")
-    labelled(data, out)
+    labeled(data, out)
     assert len(compared) == 2 * SHARDS
 
 

@@ -161,10 +161,10 @@ def test_labels_that_are_there_are_used_and_none_is_made_again(
         written = recipe.load(f"{number}.yaml")
         assert written.store == "labels"
         assert [(c.expert, c.column) for c in written.columns] == [(None, "depth/demo-depth"), ("demo:edges", None)]
-        assert "depth/demo-depth: depth, licence " in result.output
-        assert "demo:edges: edges, licence " in result.output
-        assert "labelling comes before" not in Path(f"{number}.yaml").read_text()
-    assert Run(written, tmp_path / "run").unlabelled() == []
+        assert "depth/demo-depth: depth, license " in result.output
+        assert "demo:edges: edges, license " in result.output
+        assert "labeling comes before" not in Path(f"{number}.yaml").read_text()
+    assert Run(written, tmp_path / "run").unlabeled() == []
     wrong = ["new", "--yes", "--out", "x.yaml", *common, "--data", str(dataset), "--expert"]
     for name, says in (
         ("edges", "'edges' names no expert"),
@@ -185,9 +185,9 @@ def test_labels_that_are_there_are_used_and_none_is_made_again(
         "demo:edges",
     ]
     CliRunner().invoke(app, none, catch_exceptions=False)
-    assert "; labelling comes before" in Path("2.yaml").read_text()
+    assert "; labeling comes before" in Path("2.yaml").read_text()
     assert recipe.load("2.yaml").store is None
-    assert Run(recipe.load("2.yaml"), tmp_path / "other").unlabelled() == ["edges/demo-edges"]
+    assert Run(recipe.load("2.yaml"), tmp_path / "other").unlabeled() == ["edges/demo-edges"]
 
 
 def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
@@ -214,7 +214,7 @@ def test_the_head_names_the_command_and_promises_no_gpu_where_there_is_none() ->
         assert text.startswith(f"# clipzoo {verb} r.yaml ")
         assert f"clipzoo {'run' if verb == 'train' else 'train'}" not in text
         assert ("H100" in text) is (device == "cuda")
-        assert "; labelling comes before." in text
+        assert "; labeling comes before." in text
         batch = 256 if device == "cuda" else 32
         assert f"{(2 if measured else 1) * (1000 // batch) * batch:,} images in all" in text, "of whole batches"
 

@@ -19,7 +19,7 @@ from clipzoo.experts.onnx.files import external, weights_sha256
 from making import image
 
 CARD = {
-    "task": "depth", "kind": "affine-depth", "licence": "mine",
+    "task": "depth", "kind": "affine-depth", "license": "mine",
     "input": {"size": 16}, "output": {"resize": False},
 }  # fmt: skip
 
@@ -86,7 +86,7 @@ def elsewhere(name: str) -> onnx.TensorProto:
 
 
 def test_weights_are_found_wherever_a_graph_may_have_them(tmp_path: Path) -> None:
-    """In initialisers, dense and sparse, in attributes, in subgraphs, in functions."""
+    """In initializers, dense and sparse, in attributes, in subgraphs, in functions."""
     model = convolution()
     node = model.graph.node.add(op_type="Constant")
     node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(elsewhere("attribute"))

@@ -138,7 +138,7 @@ def test_one_expert_has_one_column_however_its_uri_is_written(tmp_path, data, mo
     written = [f"masks?{QUERY}", f"masks/?{QUERY}", f"./masks?{turned}", f".//masks//?{turned}"]
     assert len({experts.create(f"files:{one}").card.uri for one in written}) == 1
     for source, answers in (("masks", ASKED), ("./masks/", dict(reversed(ASKED.items())))):
-        assert brought(data, source, tmp_path / "out", answers).labelled == (12 if source == "masks" else 0)
+        assert brought(data, source, tmp_path / "out", answers).labeled == (12 if source == "masks" else 0)
     cards = [experts.create(f"column:depth/x?{query}").card for query in ("to=normals&fov=60", "fov=60&to=normals")]
     assert cards[0] == cards[1]
 
@@ -162,9 +162,9 @@ def mend_rows(root: Path) -> None:
 
 
 def mend_panoptic(root: Path) -> None:
-    colours = np.zeros((H, W, 3), np.uint8)
-    colours[..., 0] = 1 + mask(99)
-    (root / "maps" / "000007.png").write_bytes(encoded(colours))
+    colors = np.zeros((H, W, 3), np.uint8)
+    colors[..., 0] = 1 + mask(99)
+    (root / "maps" / "000007.png").write_bytes(encoded(colors))
 
 
 def mend_tars(root: Path) -> None:
@@ -178,9 +178,9 @@ def make_sources(root: Path) -> dict[str, tuple[object, dict[str, str]]]:
     masks(root / "masks")
     (root / "maps").mkdir()
     for i in range(12):
-        colours = np.zeros((H, W, 3), np.uint8)
-        colours[..., 0] = 1 + mask(i)
-        (root / "maps" / f"{i:06d}.png").write_bytes(encoded(colours))
+        colors = np.zeros((H, W, 3), np.uint8)
+        colors[..., 0] = 1 + mask(i)
+        (root / "maps" / f"{i:06d}.png").write_bytes(encoded(colors))
     images = [{"id": i, "file_name": f"{i:06d}.jpg", "height": H, "width": W} for i in range(12)]
     segments = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
     told = [{"image_id": i, "file_name": f"{i:06d}.png", "segments_info": segments} for i in range(12)]
@@ -208,18 +208,18 @@ def test_a_mended_label_is_looked_up_again_with_its_shard_alone(tmp_path, data, 
     def again():
         return brought(data, source, tmp_path / "out", answers, form)
 
-    assert again().labelled == 12
+    assert again().labeled == 12
     np.testing.assert_array_equal(ids(tmp_path / "out", "000007"), mask(7))
-    assert again().labelled == 0
+    assert again().labeled == 0
     assert "changed" not in caplog.text
     before = (tmp_path / "out" / "segmentation").rglob("00000.tar")
     times = {path: path.stat().st_mtime_ns for path in before}
     mend(tmp_path / "own")
-    assert again().labelled == 6
+    assert again().labeled == 6
     assert "files of 1 shards, 00001 the first, have changed since: their labels are looked up again" in caplog.text
     assert not (ids(tmp_path / "out", "000007") == mask(7)).all()
     assert times == {path: path.stat().st_mtime_ns for path in times}
-    assert again().labelled == 0
+    assert again().labeled == 0
     (column,) = Store(tmp_path / "out").columns()
     assert column.manifest.counts.model_dump()["replaced"] == 1, "by which a plan of the old labels is known"
     assert verify(Store(tmp_path / "out")) == []
@@ -237,7 +237,7 @@ def test_a_mended_annotation_of_voc_and_one_that_comes_late(tmp_path):
     size = (folder / "000001.xml").stat().st_size
     (folder / "000001.xml").write_text(xml(8))
     assert (folder / "000001.xml").stat().st_size == size, "the time alone tells"
-    assert brought(data, folder, tmp_path / "out", answers, "voc").labelled == 6
+    assert brought(data, folder, tmp_path / "out", answers, "voc").labeled == 6
 
 
 def test_files_that_are_only_touched_give_the_same_bytes(tmp_path, data):
@@ -258,14 +258,14 @@ def test_labels_whose_files_are_lost_are_not_given_up_unasked(tmp_path, data):
     uri = f"files:{tmp_path}/masks?{QUERY}"
     with pytest.raises(ExpertError, match=r"4 of 12 samples of .* have no label"):
         brought(data, tmp_path / "masks", tmp_path / "out")
-    with pytest.raises(ExpertError, match="labelling stopped: 4 of 12 samples"):
+    with pytest.raises(ExpertError, match="labeling stopped: 4 of 12 samples"):
         label(str(data), [uri], tmp_path / "out", progress=False)
     np.testing.assert_array_equal(ids(tmp_path / "out", "000003"), mask(3))
     (report,) = label(str(data), [uri], tmp_path / "out", max_failures=0.5, progress=False)
     assert (report.labels, report.failures) == (8, 4)
 
 
-def test_other_colours_of_the_same_classes_are_other_labels(tmp_path, data):
+def test_other_colors_of_the_same_classes_are_other_labels(tmp_path, data):
     folder, names = masks(tmp_path / "masks"), tmp_path / "names.txt"
     names.write_text("0 0 0 floor\n1 1 1 wall\n")
     answers = ASKED | {"classes": f"@{names}"}
@@ -275,7 +275,7 @@ def test_other_colours_of_the_same_classes_are_other_labels(tmp_path, data):
         brought(data, folder, tmp_path / "out", answers)
 
 
-def test_a_shard_that_is_labelled_anew_costs_once(tmp_path, data):
+def test_a_shard_that_is_labeled_anew_costs_once(tmp_path, data):
     def seconds(**options) -> tuple[float, float]:
         brought(data, tmp_path / "masks", tmp_path / "out", **options)
         (column,) = Store(tmp_path / "out").columns()
@@ -319,10 +319,10 @@ def test_a_label_that_cannot_be_used_is_not_the_experts_fault(tmp_path, data):
     assert "the expert" not in str(error.value)
 
 
-def test_the_budget_of_an_import_is_that_of_labelling(tmp_path, data):
+def test_the_budget_of_an_import_is_that_of_labeling(tmp_path, data):
     folder = masks(tmp_path / "masks")
     (folder / "000003.png").write_bytes(b"no picture")
-    with pytest.raises(ExpertError, match=r"labelling stopped: 1 of 12 samples .*\n  1 × its label cannot be used"):
+    with pytest.raises(ExpertError, match=r"labeling stopped: 1 of 12 samples .*\n  1 × its label cannot be used"):
         brought(data, folder, tmp_path / "out")
     assert brought(data, folder, tmp_path / "out", max_failures=0.1).labels == 11
 
@@ -356,8 +356,8 @@ def test_masks_beside_the_pictures_in_their_tars(tmp_path, name):
 
 
 def test_depth_as_arrays_in_tars_of_their_own_at_an_address(tmp_path, data, memory):
-    metres = [np.random.default_rng(i).uniform(1, 9, (H, W)).astype(np.float32) for i in range(12)]
-    for i, one in enumerate(metres):
+    meters = [np.random.default_rng(i).uniform(1, 9, (H, W)).astype(np.float32) for i in range(12)]
+    for i, one in enumerate(meters):
         np.save(tmp_path / f"{i:06d}.npy", one)
     members = [(f"{i:06d}", {"depth.npy": (tmp_path / f"{i:06d}.npy").read_bytes()}) for i in range(11)]
     members.append(("000011", {"depth.npy": b"\x93NUMPY, but no array"}))
@@ -369,7 +369,7 @@ def test_depth_as_arrays_in_tars_of_their_own_at_an_address(tmp_path, data, memo
     assert (found.labels, found.slug) == (11, "tars-d-depth.npy")
     (column,) = Store(tmp_path / "out").columns()
     row = column.rows("00001").to_pylist()[1]
-    np.testing.assert_allclose(column.label("00001", row).values, metres[7], rtol=1e-4)
+    np.testing.assert_allclose(column.label("00001", row).values, meters[7], rtol=1e-4)
 
 
 def test_tars_whose_keys_come_twice_are_refused(tmp_path):
@@ -384,7 +384,7 @@ def test_tars_whose_keys_come_twice_are_refused(tmp_path):
 # Masks of two values ---------------------------------------------------------------------------------------
 
 
-def test_masks_of_0_and_255_are_recognised_and_read(tmp_path, data):
+def test_masks_of_0_and_255_are_recognized_and_read(tmp_path, data):
     folder = masks(tmp_path / "masks")
     for i in range(12):
         Image.fromarray(255 * mask(i)).save(folder / f"{i:06d}.png")
@@ -399,7 +399,7 @@ def test_masks_of_0_and_255_are_recognised_and_read(tmp_path, data):
         np.testing.assert_array_equal(ids(tmp_path / "out", key), mask(seed))
 
 
-def test_colours_are_listed_by_how_often_they_come(tmp_path):
+def test_colors_are_listed_by_how_often_they_come(tmp_path):
     for name, pixels in (("a", [[9, 9, 9]]), ("b", [[5, 5, 5]]), ("c", [[20, 2, 3]] * 5)):
         Image.fromarray(np.uint8([pixels])).save(tmp_path / f"{name}.png")
     found = survey(tmp_path)
@@ -436,9 +436,9 @@ def test_rows_at_an_address_are_looked_up_again_when_they_change(tmp_path, data,
     put(0)
     for expected in (12, 0):
         found = brought(data, f"{memory}/t.parquet", tmp_path / "out", ASKED | {"label": "mask"}, "rows")
-        assert found.labelled == expected
+        assert found.labeled == expected
     put(50)
-    assert brought(data, f"{memory}/t.parquet", tmp_path / "out", ASKED | {"label": "mask"}, "rows").labelled == 12
+    assert brought(data, f"{memory}/t.parquet", tmp_path / "out", ASKED | {"label": "mask"}, "rows").labeled == 12
     np.testing.assert_array_equal(ids(tmp_path / "out", "000007"), mask(57))
 
 

@@ -40,7 +40,7 @@ SPACE = Convention(classes=("background", "square"))
 class SquareExpert(Expert):
     """Finds squares by brightness; misses one corner, as an expert would."""
 
-    card = ExpertCard("python:test_pipeline:SquareExpert", "segmentation", SPACE, licence="CC0-1.0")
+    card = ExpertCard("python:test_pipeline:SquareExpert", "segmentation", SPACE, license="CC0-1.0")
 
     def load(self, device: str = "cpu") -> None:
         self.loaded = True
@@ -152,7 +152,7 @@ def test_both_trained_arms_had_the_same_grid(finished: Path) -> None:
 
 def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (finished / "results.json").read_text()
-    monkeypatch.setattr(SquareExpert, "predict", lambda self, images: pytest.fail("labelled again"))
+    monkeypatch.setattr(SquareExpert, "predict", lambda self, images: pytest.fail("labeled again"))
     monkeypatch.setattr("clipzoo.training.loop.objectives.terms", lambda *a: pytest.fail("trained again"))
     pipeline.evaluate(workspace.Run(world, finished))
     assert (finished / "results.json").read_text() == before
@@ -240,7 +240,7 @@ def test_the_first_line_of_eval_on_a_new_folder_names_all_that_is_to_train(
         pipeline.evaluate(workspace.Run(world, tmp_path, heard))
     first, second, third = heard.said
     assert first.endswith(": clip-ft: seed 0, 1; clipzoo: seed 0, 1")
-    assert second.startswith("labelling ")
+    assert second.startswith("labeling ")
     assert second.endswith(": segmentation/python-test_pipeline-SquareExpert")
     assert third == "training clip-ft, seed 0"
 
@@ -394,7 +394,7 @@ def test_labels_that_change_are_joined_anew_until_an_arm_was_trained(world: reci
         _ = workspace.Run(world, tmp_path).plan
 
 
-def test_max_samples_bounds_labelling_too(world: recipe.Recipe, dataset: Path, tmp_path: Path) -> None:
+def test_max_samples_bounds_labeling_too(world: recipe.Recipe, dataset: Path, tmp_path: Path) -> None:
     few = world.model_copy(update={"data": str(dataset), "max_samples": 20})
     store = pipeline.label(workspace.Run(few, tmp_path))
     (column,) = store.columns()
@@ -464,7 +464,7 @@ def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, t
 
 
 def interrupted() -> None:
-    raise KeyboardInterrupt("labelling was stopped; [2/3] shards are left")
+    raise KeyboardInterrupt("labeling was stopped; [2/3] shards are left")
 
 
 def refused() -> None:

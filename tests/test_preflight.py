@@ -1,4 +1,4 @@
-"""Mistakes that a look at a recipe's places finds, before anything is labelled or trained."""
+"""Mistakes that a look at a recipe's places finds, before anything is labeled or trained."""
 
 from __future__ import annotations
 

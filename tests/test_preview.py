@@ -207,7 +207,7 @@ def test_dry_runs_by_the_command_line(
     result = CliRunner().invoke(app, [verb[0], str(path), *verb[1:], "--dry-run", "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     assert "48 usable" in result.output
-    assert "not labelled yet" in result.output
+    assert "not labeled yet" in result.output
     assert "81.2% of the samples" in result.output
     assert says in result.output
     assert silent not in result.output

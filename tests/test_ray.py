@@ -1,4 +1,4 @@
-"""Labelling on a Ray cluster: the bytes of the local engine, whatever happens to its machines and its driver."""
+"""Labeling on a Ray cluster: the bytes of the local engine, whatever happens to its machines and its driver."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_worker_commits_when_it_is_told_to(data, tmp_path):
         assert len(contents(out)) == before
         done = worker.commit()
         assert len(contents(out)) == before + 2
-        assert done.labelled == {0: counts.seen - counts.failed}
+        assert done.labeled == {0: counts.seen - counts.failed}
         assert [(line["event"], line["shard"], line["rows"]) for line in done.lines[0]] == [("shard", shard, 8)]
     assert contents(out) == contents(tmp_path / "local")
 
@@ -293,8 +293,8 @@ class TestCluster:
         local = run(data, tmp_path / "local", *experts(), max_failures=0.5)
         ray = run(data, tmp_path / "ray", *experts(), max_failures=0.5, log=tmp_path / "log", **machines.options())
         same(tmp_path / "ray", tmp_path / "local")
-        told = [(r.labels, r.labelled, r.failures, r.reasons, r.bytes) for r in ray]
-        assert told == [(r.labels, r.labelled, r.failures, r.reasons, r.bytes) for r in local]
+        told = [(r.labels, r.labeled, r.failures, r.reasons, r.bytes) for r in ray]
+        assert told == [(r.labels, r.labeled, r.failures, r.reasons, r.bytes) for r in local]
         assert told[0][2] > told[1][2] > 0
         assert all(r.seconds > 0 for r in ray)
         lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -305,7 +305,7 @@ class TestCluster:
         events = [json.loads(line) for line in (store.columns()[0].path / "runs.jsonl").read_text().splitlines()]
         assert sorted(line["shard"] for line in events if line["event"] == "shard") == [f"{i:05d}" for i in range(12)]
         (again, _) = run(data, tmp_path / "ray", *experts(), max_failures=0.5, **machines.options())
-        assert again.labelled == 0
+        assert again.labeled == 0
 
     def test_the_first_worker_looks_at_new_experts(self, machines, data, tmp_path, caplog):
         for _ in range(2):
@@ -317,22 +317,22 @@ class TestCluster:
         over, kills, rng = tmp_path / "over", 0, random.Random(0)
         options = {"max_failures": 0.5, **machines.options()}
         with ThreadPoolExecutor(1) as pool:  # Ray starts machines in the main thread alone
-            labelling = pool.submit(run, data, tmp_path / "ray", Slow(over), **options)
-            while kills < 5 and not labelling.done():
+            labeling = pool.submit(run, data, tmp_path / "ray", Slow(over), **options)
+            while kills < 5 and not labeling.done():
                 if len(workers("Worker.label")) > 1:  # of three: one that can be spared is at work
                     time.sleep(rng.uniform(0, 1))
                     machines.replace(rng.randrange(2))
                     kills += 1
                 time.sleep(0.1)
             over.touch()
-            labelling.result()
+            labeling.result()
         run(data, tmp_path / "local", Slow(), max_failures=0.5)
         same(tmp_path / "ray", tmp_path / "local")
         assert verify(Store(tmp_path / "ray"), open_dataset(str(data))) == []
         assert kills >= 3
         assert caplog.text.count("lost a worker") >= 2
 
-    def test_every_hostile_item_is_labelled_or_a_row(self, machines, tmp_path):
+    def test_every_hostile_item_is_labeled_or_a_row(self, machines, tmp_path):
         where = hostile.as_shards(tmp_path / "data")
         for name, options in (("local", {}), ("ray", machines.options())):
             (report,) = run(where, tmp_path / name, max_failures=1, **options)
@@ -390,7 +390,7 @@ class TestCluster:
     def test_a_shard_that_kills_its_workers_is_set_aside(self, machines, data, tmp_path):
         deadly = image(40)[0, 0].tobytes()
         with pytest.raises(
-            EngineError, match=r"1 shards are not labelled, since 3 workers were lost over each[^']*'00005'"
+            EngineError, match=r"1 shards are not labeled, since 3 workers were lost over each[^']*'00005'"
         ):
             run(data, tmp_path / "ray", Mortal(deadly), max_failures=0.5, **machines.options())
         assert len(Store(tmp_path / "ray").columns()[0].committed()) == 11

@@ -181,15 +181,15 @@ def test_recognition_sees_what_the_models_preprocessing_does(tmp_path):
     (folder / "images" / "classnames.txt").write_text("a\nb")
     (folder / "images" / "zeroshot_classification_templates.txt").write_text("{c}")
     wide = np.zeros((20, 60, 3), np.uint8)
-    wide[:, 20:40] = 200  # the centre alone is bright
+    wide[:, 20:40] = 200  # the center alone is bright
     file = io.BytesIO()
     Image.fromarray(wide).save(file, "PNG")
     write_shard(folder / "images" / "0.tar", [("0", {"png": file.getvalue(), "txt": b"a", "cls": b"0"})])
     means = {}
-    for crop in ("whole", "centre"):
+    for crop in ("whole", "center"):
         suite = Suite.load({"test": folder}, (16, 16), crop=crop)
         means[crop] = tuple(next(of["test"].batches()).mean() for of in (suite.zero_shot, suite.retrieval))
-    assert means["centre"] == pytest.approx((200, 200), rel=0.02)
+    assert means["center"] == pytest.approx((200, 200), rel=0.02)
     assert means["whole"][0] < 100
 
 
@@ -213,7 +213,7 @@ def test_dense_set_reads_dataset_and_store(tmp_path):
     labels = part.truth["depth"].labels
     assert labels[1] is None
     np.testing.assert_allclose(labels[2].values, np.full((8, 8), 2), rtol=1e-4)
-    assert part.labelled().keys == (keys[0], keys[2])
+    assert part.labeled().keys == (keys[0], keys[2])
     assert part.images[2].shape == (20, 30, 3)
     assert part.select([2]).images[0][0, 0].tolist() == [2, 0, 0]
     shutil.rmtree(column.path)

@@ -183,7 +183,7 @@ def test_what_is_read_whole_is_fetched_once_and_what_is_only_indexed_is_not_fetc
     assert not [*_near._folder(os.getpid()).glob("*.tar")], "the copy is gone"
     site.asked.clear()
     run(address, tmp_path / "labels")
-    assert site.sent() < 1.3 * size, "opening and the fingerprint read headers; labelling each byte once"
+    assert site.sent() < 1.3 * size, "opening and the fingerprint read headers; labeling each byte once"
     site.asked.clear()
     assert check(address, progress=False).usable == 3
     assert site.sent() < 1.3 * size
@@ -353,7 +353,7 @@ def test_a_web_server_is_asked_again_and_then_named(site, data):
         reader.index("00000")
 
 
-def test_an_outage_stops_labelling_and_loses_nothing(site, data, tmp_path):
+def test_an_outage_stops_labeling_and_loses_nothing(site, data, tmp_path):
     """It is no failure of a sample: no row, no truncated shard; the same again goes on."""
     at = f"{site.address}/data/{{00000..00002}}.tar"
 

@@ -43,9 +43,9 @@ def test_a_store_far_away_is_the_store_of_the_disk_and_goes_on_where_it_stopped(
     assert len(contents(f"{far}/labels")) == 4
     reports = run(there, f"{far}/labels", max_failures=1)
     assert [report.shards for report in reports] == [3, 3]
-    assert sum(report.labelled for report in reports) < sum(report.labels for report in reports)
+    assert sum(report.labeled for report in reports) < sum(report.labels for report in reports)
     assert contents(f"{far}/labels") == contents(tmp_path / "labels")
-    assert [report.labelled for report in run(there, f"{far}/labels", max_failures=1)] == [0, 0]
+    assert [report.labeled for report in run(there, f"{far}/labels", max_failures=1)] == [0, 0]
     assert run(there, f"{far}/labels", max_failures=1, retry_failed=True)[0].failures > 0
     assert contents(f"{far}/labels") == contents(tmp_path / "labels")
     assert verify(Store(f"{far}/labels"), open_dataset(there)) == verify(

@@ -484,7 +484,7 @@ def test_verify_mixed_experts(tmp_path, reader, whole, column):
     for suffix in (".tar", ".parquet"):
         (column.path / f"00001{suffix}").write_bytes((strange.path / f"00001{suffix}").read_bytes())
     assert messages(whole) == (
-        "segmentation/test-bright/00001: was labelled by another expert than the manifest's; label it again"
+        "segmentation/test-bright/00001: was labeled by another expert than the manifest's; label it again"
     )
     column.path.rename(column.path.with_name("renamed"))
     assert "give the folder its own name back" in messages(whole)

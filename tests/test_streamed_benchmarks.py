@@ -162,11 +162,11 @@ class Student:
         return torch.nn.functional.normalize(torch.ones(len(texts), 48), dim=-1)
 
 student = Student()
-small = read_split(open_benchmark(sys.argv[1]), (64, 64)).labelled()
+small = read_split(open_benchmark(sys.argv[1]), (64, 64)).labeled()
 probes = probe.dense(student, small, small)
 prior = baselines.position_prior(small, small)
 def measure(folder):
-    split = read_split(open_benchmark(folder), (64, 64)).labelled()
+    split = read_split(open_benchmark(folder), (64, 64)).labeled()
     probes.score(split), prior.score(split)
     zero_shot.evaluate(student, split), retrieval.evaluate(student, split.captioned())
 measure(sys.argv[1])

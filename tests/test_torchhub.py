@@ -215,7 +215,7 @@ def test_two_repositories_with_modules_of_one_name(repo, tmp_path):
         ("task=normals&frame=x-right,y-down,z-forward&size=32&scale=255&mean=0", "input.std is not answered"),
         ("task=depth&size=32&scale=255&mean=0&std=1", "needs kind"),
         ("task=depth&kind=metric&size=32&scale=255&mean=0&std=1", "needs along"),
-        (f"{ANSWERS}&colour=1", "colour: Extra inputs"),
+        (f"{ANSWERS}&color=1", "color: Extra inputs"),
         (f"{ANSWERS}&takes=image", "hands pictures over as they are"),
         (f"{ANSWERS.replace('size=32', 'size=none')}&fit=letterbox", "needs a size"),
     ],
@@ -227,9 +227,9 @@ def test_what_is_not_answered_is_asked(repo, query, message):
 
 def test_text_that_looks_like_a_number_is_text(repo):
     uri = f"torchhub:{repo}#normals?task=segmentation&classes=no,1&size=32&scale=255&mean=0&std=1&trust_repo=1"
-    made = experts.create(f"{uri}&name=1&revision=2&licence=3.0&arguments.seed=4")
+    made = experts.create(f"{uri}&name=1&revision=2&license=3.0&arguments.seed=4")
     assert made.card.convention.classes == ("no", "1")
-    assert (made.spec.output.name, made.card.licence, made.spec.arguments) == ("1", "3.0", {"seed": 4})
+    assert (made.spec.output.name, made.card.license, made.spec.arguments) == ("1", "3.0", {"seed": 4})
     assert made.card.revision.startswith("2 ")
 
 

@@ -29,7 +29,7 @@ LIKED = (0, 7, 12, 44, 90)
 """Ids that random models are made to see: background, a train, an id that COCO does not use, a bottle, a toothbrush."""
 
 
-def randomised(name: str) -> Any:
+def randomized(name: str) -> Any:
     """A model that sees something: random weights alone give every class the same score."""
     torch.manual_seed(0)
     more = {"aux_loss": True} if name in SEGMENTATIONS and "lraspp" not in name else {}
@@ -66,7 +66,7 @@ def calibrate(model: Any, segmentation: bool) -> None:
 
 def saved(name: str, folder: Path) -> Path:
     path = folder / f"{name}.safetensors"
-    save_file({key: value.contiguous().clone() for key, value in randomised(name).state_dict().items()}, path)
+    save_file({key: value.contiguous().clone() for key, value in randomized(name).state_dict().items()}, path)
     return path
 
 
@@ -143,18 +143,18 @@ def judge_detection(expert: experts.Expert, model: Any, name: str, sizes=SIZES) 
 def test_labels_are_torchvisions_own(name, tmp_path):
     path = saved(name, tmp_path)
     if name in SEGMENTATIONS:
-        return judge_segmentation(loaded(name, path), randomised(name), name)
-    return judge_detection(loaded(name, path, "&floor=0.05"), randomised(name), name)
+        return judge_segmentation(loaded(name, path), randomized(name), name)
+    return judge_detection(loaded(name, path, "&floor=0.05"), randomized(name), name)
 
 
 def test_weights_of_a_name_are_used_as_torchvision_uses_them(tmp_path, monkeypatch):
-    """Frozen normalisation and its small number, which COCO_V1 were trained without, too."""
+    """Frozen normalization and its small number, which COCO_V1 were trained without, too."""
     name = "maskrcnn_resnet50_fpn"
     weights = get_model_weights(name).COCO_V1
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
     path.parent.mkdir(parents=True)
-    state = randomised(name).state_dict()
+    state = randomized(name).state_dict()
     state["backbone.body.bn1.running_var"].fill_(1e-4)  # so that 1e-5 more would count
     state["backbone.body.bn1.weight"].fill_(0.01)
     torch.save(state, path)
@@ -164,7 +164,7 @@ def test_weights_of_a_name_are_used_as_torchvision_uses_them(tmp_path, monkeypat
         model.roi_heads.detections_per_img = 5  # masks are what takes time
     judge_detection(expert, theirs, name, SIZES[:1])
     assert expert.card.revision == "COCO_V1"
-    assert "BSD" in expert.card.licence
+    assert "BSD" in expert.card.license
     with pytest.raises(ExpertError, match="is damaged: its SHA-256 does not begin with bf2d0c1e"):
         experts.create(f"torchvision:{name}")
 
@@ -191,16 +191,16 @@ def test_label_spaces(tmp_path):
     assert len(voc.convention.classes) == 21
     assert "resize_size=[520]" in voc.preprocessing["transforms"]
     assert voc.weights_sha256 == sha256(empty)
-    assert voc.licence == "unknown"
+    assert voc.license == "unknown"
     coco = experts.create(f"torchvision:ssd300_vgg16?file={empty}").card
     assert len(coco.convention.classes) == 80
     assert coco.convention.classes[0] == "person"
     assert "N/A" not in coco.convention.classes
     assert coco.preprocessing["threshold"] == 0.5
     assert experts.create(f"torchvision:keypointrcnn_resnet50_fpn?file={empty}").card.convention.classes == ("person",)
-    own = experts.create(f"torchvision:fcos_resnet50_fpn?file={empty}&classes=cat,dog&licence=CC0-1.0").card
+    own = experts.create(f"torchvision:fcos_resnet50_fpn?file={empty}&classes=cat,dog&license=CC0-1.0").card
     assert own.convention.classes == ("cat", "dog")
-    assert own.licence == "CC0-1.0"
+    assert own.license == "CC0-1.0"
 
 
 def test_a_fine_tuned_model_of_own_classes(tmp_path):

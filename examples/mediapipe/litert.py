@@ -51,7 +51,7 @@ class LiteRT(Expert):
             uri=f"python:litert:{type(self).__name__}",
             task=self.task,
             convention=self.convention,
-            licence="Apache-2.0",
+            license="Apache-2.0",
             revision=self.revision,
             weights_sha256=sha256(self.weights),
             preprocessing={"size": self.side, "fit": "stretch", "span": list(self.span), "resample": "bilinear"},
@@ -144,7 +144,7 @@ GRIDS = (19, 10, 5, 3, 2, 1)
 
 
 def anchors() -> Tensor:
-    """Float32 [1917,4]: centre x, y, width, height in shares of the picture; map by map, row by row, cell by cell.
+    """Float32 [1917,4]: center x, y, width, height in shares of the picture; map by map, row by row, cell by cell.
 
     Squares grow from 0.2 to 0.95 of the picture, and each map has one more, between its own and the next map's; the
     finest has three boxes a cell, of which the square is of 0.1 (MediaPipe: calculators/tflite/ssd_anchors_calculator).
@@ -157,8 +157,8 @@ def anchors() -> Tensor:
             shapes = [(0.1, 1), *shapes[1:3]]
         sides = np.array([(size * np.sqrt(ratio), size / np.sqrt(ratio)) for size, ratio in shapes])
         y, x = (np.mgrid[:cells, :cells].reshape(2, -1, 1) + 0.5) / cells
-        centres = np.broadcast_to(np.stack([x, y], -1), (cells**2, len(sides), 2))
-        found.append(np.concatenate([centres, np.broadcast_to(sides, centres.shape)], -1).reshape(-1, 4))
+        centers = np.broadcast_to(np.stack([x, y], -1), (cells**2, len(sides), 2))
+        found.append(np.concatenate([centers, np.broadcast_to(sides, centers.shape)], -1).reshape(-1, 4))
     return torch.from_numpy(np.concatenate(found).astype(np.float32))
 
 
@@ -166,7 +166,7 @@ ANCHORS = anchors()
 
 
 def decoded(raw: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes [N,4] xyxy, of raw [N,4] (centre y, x, height, width) and their anchors, in shares of the picture."""
+    """Boxes [N,4] xyxy, of raw [N,4] (center y, x, height, width) and their anchors, in shares of the picture."""
     y, x, h, w = (raw / torch.tensor([10.0, 10.0, 5.0, 5.0])).unbind(1)
     boxes = torch.stack([x, y, w.exp(), h.exp()], 1) * anchors[:, [2, 3, 2, 3]]
     boxes[:, :2] += anchors[:, :2]

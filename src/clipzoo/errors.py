@@ -8,7 +8,7 @@ ClipzooError
 │   └── ImageError     its picture cannot be decoded
 ├── LabelError         a label breaks the contract of its task
 ├── ExpertError        an expert cannot be loaded, or gave something that is no label
-├── EngineError        a cluster cannot do the labelling that it is asked for
+├── EngineError        a cluster cannot do the labeling that it is asked for
 ├── StoreError         a label store is damaged, foreign, or in use
 │   └── LostError      a file of it is gone while it is read
 ├── RemoteError        a place on a network cannot be reached, read or written
@@ -25,7 +25,7 @@ ABSENT = "not downloaded"
 """What the reason of a sample begins with whose image was never there: it is a row, and no failure of anything."""
 
 MAX_FAILURES = 0.05
-"""The share of a column's samples that may fail before labelling stops, if nothing else is asked for."""
+"""The share of a column's samples that may fail before labeling stops, if nothing else is asked for."""
 
 OWN_LABEL = "its label cannot be used"
 """How a reason begins where a sample's label was looked up, and no expert can have failed."""

@@ -109,7 +109,7 @@ class LabelingRecipe(_Model):
     batch_size: Count | None = None
     """Images a batch; null is each expert's own."""
     max_failures: Annotated[float, Field(ge=0, le=1)] = MAX_FAILURES
-    """Labelling stops when more than this share of a column's samples fails."""
+    """Labeling stops when more than this share of a column's samples fails."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of experts in torch; it stands in their columns' manifests, as the two below do."""
     channels_last: bool = False

@@ -5,7 +5,7 @@ Letters of shapes, here and everywhere:
     B  batch        C  channels      K  classes        N  boxes, tokens, samples
     H, W  height and width of an image or label        h, w  of a feature map
 
-Images are uint8 H×W×3 RGB arrays once decoded. Coordinates named *normalised* run from 0 to 1
+Images are uint8 H×W×3 RGB arrays once decoded. Coordinates named *normalized* run from 0 to 1
 over the decoded image, x to the right, y down, whatever its size in pixels.
 """
 
@@ -74,7 +74,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A pinhole camera in normalised units: ``fx`` and ``cx`` per image width, ``fy`` and ``cy`` per height."""
+    """A pinhole camera in normalized units: ``fx`` and ``cx`` per image width, ``fy`` and ``cy`` per height."""
 
     fx: float
     fy: float
@@ -86,7 +86,7 @@ class Camera:
 class View:
     """One crop, resize and flip (in this order), drawn once for an image and all its labels.
 
-    ``crop`` is (x0, y0, x1, y1), normalised; ``size`` is (H, W) of the result in pixels.
+    ``crop`` is (x0, y0, x1, y1), normalized; ``size`` is (H, W) of the result in pixels.
     """
 
     crop: tuple[float, float, float, float]
@@ -99,8 +99,8 @@ class View:
         return cls((0.0, 0.0, 1.0, 1.0), size)
 
     @classmethod
-    def centre(cls, image_size: tuple[int, int], size: tuple[int, int]) -> View:
-        """The largest centred crop of an image of ``image_size`` (H, W) with the aspect of ``size`` (H, W)."""
+    def center(cls, image_size: tuple[int, int], size: tuple[int, int]) -> View:
+        """The largest centered crop of an image of ``image_size`` (H, W) with the aspect of ``size`` (H, W)."""
         (H, W), (height, width) = image_size, size
         scale = min(H / height, W / width)
         dx, dy = 0.5 * width * scale / W, 0.5 * height * scale / H
@@ -119,7 +119,7 @@ class View:
         """A random resized crop, as torchvision draws it, of an image of ``image_size`` (H, W).
 
         ``scale`` bounds the crop's share of the area, ``ratio`` its aspect in pixels; ``flip`` is a probability. Where
-        ten draws do not fit it is `centre`'s, of the aspect of ``size``; torchvision's is of the nearest in ``ratio``.
+        ten draws do not fit it is `center`'s, of the aspect of ``size``; torchvision's is of the nearest in ``ratio``.
         """
         H, W = image_size
         flipped = bool(rng.random() < flip)
@@ -130,8 +130,8 @@ class View:
             if w <= 1 and h <= 1:
                 x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
                 return cls((x, y, x + w, y + h), size, flipped)
-        centre = cls.centre(image_size, size)
-        return cls(centre.crop, size, flipped)
+        center = cls.center(image_size, size)
+        return cls(center.crop, size, flipped)
 
     def at(self, size: tuple[int, int]) -> View:
         """The same view with another output ``size`` (H, W): for targets at stride resolution."""
@@ -242,7 +242,7 @@ def _formats() -> tuple[str, ...]:
 def decode_image(
     data: bytes, max_pixels: int = MAX_PIXELS, admit: Callable[[int], None] = lambda pixels: None
 ) -> ImageArray:
-    """Decode an image file: the one decoder of labelling, training and evaluation.
+    """Decode an image file: the one decoder of labeling, training and evaluation.
 
     Threads wait for each other where they would decode more than `IN_FLIGHT` pixels at once.
 
@@ -253,7 +253,7 @@ def decode_image(
 
     Returns:
         uint8 H×W×3 RGB with the EXIF orientation applied; transparency is laid over white; 16-bit and float
-        grey images are scaled to 8 bits.
+        gray images are scaled to 8 bits.
 
     Raises:
         ImageError: not an image, truncated, or too large.
@@ -329,7 +329,7 @@ def to_rgb(image: Image.Image) -> ImageArray:
 def _rgb(image: Image.Image) -> ImageArray:
     """Pixels of an upright image, strip by strip: Pillow and NumPy copy what they convert, several times."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _grey(image)
+        image = _gray(image)
     width, height = image.size
     rows = max(1, STRIP // max(width, 1))
     if rows >= height:
@@ -341,7 +341,7 @@ def _rgb(image: Image.Image) -> ImageArray:
     return pixels
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _gray(image: Image.Image) -> Image.Image:
     """Of 16 bits or of floats, in 8 bits."""
     values = np.array(image, dtype=np.float32)  # in place from here on: it may be of 400 MB
     np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)

@@ -358,7 +358,7 @@ def assert_no_better(
     assert not worse or best[headline] != found[headline]
 
 
-# Judgement --------------------------------------------------------------------------------------------------
+# Judgment --------------------------------------------------------------------------------------------------
 
 
 def guesses(task: Task[Any], case: Case) -> list[tuple[Any, Any]]:
@@ -373,7 +373,7 @@ def guesses(task: Task[Any], case: Case) -> list[tuple[Any, Any]]:
 
 
 def side_by_side(case: Case, a: Any, b: Any) -> Any:
-    """One label of two, with something unknown between them: neighbours across the seam would be none."""
+    """One label of two, with something unknown between them: neighbors across the seam would be none."""
     joined = {}
     for name in (case.field, "valid"):
         p, q = getattr(a, name), getattr(b, name)
@@ -486,7 +486,7 @@ def pictures_show_boxes(task: Task[Any], case: Case) -> None:
         inside[rows, columns] = True
         corner = picture[rows, columns][0, 0]
         assert corner.any()
-        assert (np.ptp(corner) == 0) == ignored, "ignored boxes are grey, others are not"
+        assert (np.ptp(corner) == 0) == ignored, "ignored boxes are gray, others are not"
     assert not picture[~inside].any()
     assert (picture[30, 28].any()) == bool(label.masks), "the first object's mask"
 

@@ -35,7 +35,7 @@ THINGS = ("ball", "door", "cat")
 
 @dataclass(frozen=True)
 class Hole:
-    """An ellipse of the picture, normalised, in which nothing is known."""
+    """An ellipse of the picture, normalized, in which nothing is known."""
 
     x: float
     y: float
@@ -49,7 +49,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object that fills an ellipse of the picture; its box and the ellipse's are one, normalised."""
+    """An object that fills an ellipse of the picture; its box and the ellipse's are one, normalized."""
 
     box: Crop
     id: int
@@ -107,7 +107,7 @@ class Scene:
         )
 
     def trace(self, size: tuple[int, int], crop: Crop = WHOLE) -> Seen:
-        """What a crop shows at a size (H, W), each pixel by the ray through its centre."""
+        """What a crop shows at a size (H, W), each pixel by the ray through its center."""
         (H, W), (x0, y0, x1, y1) = size, crop
         u, v = np.meshgrid(x0 + (np.arange(W) + 0.5) / W * (x1 - x0), y0 + (np.arange(H) + 0.5) / H * (y1 - y0))
         c = self.camera
@@ -131,9 +131,9 @@ class Scene:
 
     def _discriminant(self, rays: Floats) -> tuple[Floats, Floats]:
         """Of the quadratic in z where a ray meets the ball: b / 2, and a quarter of its discriminant, > 0 inside."""
-        centre, radius = np.array(self.ball[0])[:, None, None], self.ball[1]
-        b = (rays * centre).sum(0)
-        return b, b**2 - (rays**2).sum(0) * ((centre**2).sum() - radius**2)
+        center, radius = np.array(self.ball[0])[:, None, None], self.ball[1]
+        b = (rays * center).sum(0)
+        return b, b**2 - (rays**2).sum(0) * ((center**2).sum() - radius**2)
 
     @staticmethod
     def _plane(rays: Floats, normal: Vector, offset: float) -> tuple[Floats, Floats]:
@@ -144,11 +144,11 @@ class Scene:
         return z, np.broadcast_to(n[:, None, None], rays.shape)
 
     def _ball(self, rays: Floats) -> tuple[Floats, Floats]:
-        centre, radius = np.array(self.ball[0])[:, None, None], self.ball[1]
+        center, radius = np.array(self.ball[0])[:, None, None], self.ball[1]
         b, root = self._discriminant(rays)
         hit = root > 0
         z = np.where(hit, (b - np.sqrt(np.where(hit, root, 0))) / (rays**2).sum(0), np.inf)
-        return z, np.where(hit, (rays * np.where(hit, z, 0) - centre) / radius, 0)
+        return z, np.where(hit, (rays * np.where(hit, z, 0) - center) / radius, 0)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class Case:
         return Depth(values.astype(np.float32), seen.valid, kind, along)
 
     def gap(self, a: Any, b: Any) -> Floats:
-        """[N], over pixels known in both: unequal ids, relative metres, affine units, degrees, or probability."""
+        """[N], over pixels known in both: unequal ids, relative meters, affine units, degrees, or probability."""
         both = a.valid & b.valid
         p, q = (getattr(x, self.field)[..., both].astype(np.float64) for x in (a, b))
         if self.task == "segmentation":

@@ -1,4 +1,4 @@
-"""What detection promises beyond the laws: COCO's own numbers, files that are refused, and that it can be learnt."""
+"""What detection promises beyond the laws: COCO's own numbers, files that are refused, and that it can be learned."""
 
 from __future__ import annotations
 

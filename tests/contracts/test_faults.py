@@ -117,7 +117,7 @@ class IdsCropOffByOne(Shifted, SegmentationTask):
 
 
 @fault
-class SampledAtCornersNotCentres(SegmentationTask):
+class SampledAtCornersNotCenters(SegmentationTask):
     def crop_resize(self, label: Any, view: View) -> Any:
         (H, W), (height, width), (x0, y0, x1, y1) = label.valid.shape, view.size, view.crop
         rows = ((y0 + np.arange(height) / height * (y1 - y0)) * H).astype(int)[:, None]
@@ -251,7 +251,7 @@ class EightBitMinMaxDepth(DepthTask):
 
 
 @fault
-class UnknownStoredAsZeroMetres(DepthTask):
+class UnknownStoredAsZeroMeters(DepthTask):
     def decode(self, data: bytes) -> Any:
         label = super().decode(data)
         return replace(label, valid=np.ones_like(label.valid))
@@ -271,7 +271,7 @@ class UnknownStoredAsNoEdge(EdgesTask):
 
 
 @fault
-class ColourCodedMask(SegmentationTask):
+class ColorCodedMask(SegmentationTask):
     def encode(self, label: Segmentation) -> bytes:
         return png.write(self.render(label, CASES["segmentation"][0].convention), self.name, {}, 6)
 
@@ -368,7 +368,7 @@ class RootWithoutEpsilon(DepthTask):
 
 
 @fault
-class LogLearntAsMetres(DepthTask):
+class LogLearnedAsMeters(DepthTask):
     def predict(self, raw: Any, convention: Any) -> Any:
         return [replace(x, values=np.log(np.maximum(x.values, 1e-3))) for x in super().predict(raw, convention)]
 
@@ -456,7 +456,7 @@ class NothingSuppressed(DetectionTask):
         return [label.take(np.repeat(np.arange(len(label.ids)), 2)) for label in every]
 
 
-# Judgement --------------------------------------------------------------------------------------------------
+# Judgment --------------------------------------------------------------------------------------------------
 
 
 class Averaged(Additive):

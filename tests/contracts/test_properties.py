@@ -58,11 +58,11 @@ def views(draw: st.DrawFn) -> View:
 
 
 def off_ties(view: View, size: tuple[int, int]) -> bool:
-    """Whether no output pixel's centre falls on a border of source pixels."""
+    """Whether no output pixel's center falls on a border of source pixels."""
     x0, y0, x1, y1 = view.box(size)
     for start, end, count in ((x0, x1, view.size[1]), (y0, y1, view.size[0])):
-        centres = start + (np.arange(count) + 0.5) * (end - start) / count
-        if (np.abs(centres - np.rint(centres)) < 1e-6).any():
+        centers = start + (np.arange(count) + 0.5) * (end - start) / count
+        if (np.abs(centers - np.rint(centers)) < 1e-6).any():
             return False
     return True
 
@@ -180,7 +180,7 @@ def test_targets_of_boxes_mirror(size: tuple[int, int], seed: int, target: tuple
     one, other = task.collate([label], target), task.collate([task.hflip(label)], target)
     same = one["distances"].flip(3)[:, [2, 1, 0, 3]]
     close = (same - other["distances"]).abs().amax(1) < 1e-5
-    assert close.float().mean() > 0.98  # a pixel's centre may fall on a side, to a rounding
+    assert close.float().mean() > 0.98  # a pixel's center may fall on a side, to a rounding
     assert (one["valid"].flip(2) == other["valid"])[close].all()
     assert (one["ids"].flip(2) == other["ids"])[close].all()
 

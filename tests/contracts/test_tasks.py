@@ -123,7 +123,7 @@ def png(array: NDArray[Any], text: object) -> bytes:
     return buffer.getvalue()
 
 
-GREY, COLOUR, DEEP = np.zeros((2, 2), np.uint8), np.full((2, 2, 3), 90, np.uint8), np.zeros((2, 2), np.uint16)
+GREY, COLOR, DEEP = np.zeros((2, 2), np.uint8), np.full((2, 2, 3), 90, np.uint8), np.zeros((2, 2), np.uint16)
 FACTS = {"task": "depth", "kind": "metric", "along": "z", "transform": "log", "low": 1.0, "high": 2.0}
 
 
@@ -132,7 +132,7 @@ FACTS = {"task": "depth", "kind": "metric", "along": "z", "transform": "log", "l
     [
         ("segmentation", GREY, "{", "no JSON object"),
         ("segmentation", GREY, [1], "no JSON object"),
-        ("segmentation", COLOUR, {"task": "segmentation", "void": 255}, "mode RGB"),
+        ("segmentation", COLOR, {"task": "segmentation", "void": 255}, "mode RGB"),
         ("segmentation", GREY, {"task": "segmentation", "void": 0}, "void 0"),
         ("segmentation", GREY, {"task": "segmentation", "void": 255, "confidence": "x"}, "'x'"),
         ("depth", GREY, FACTS, "mode L"),
@@ -141,8 +141,8 @@ FACTS = {"task": "depth", "kind": "metric", "along": "z", "transform": "log", "l
         ("depth", DEEP, {**FACTS, "low": None}, "not written by"),
         ("depth", DEEP, {**FACTS, "kind": "disparity"}, "not written by"),
         ("depth", DEEP, {**FACTS, "transform": "cubic"}, "not written by"),
-        ("normals", COLOUR, {"task": "normals"}, "not of length 1"),
-        ("normals", COLOUR, {"task": "depth"}, "'depth'"),
+        ("normals", COLOR, {"task": "normals"}, "not of length 1"),
+        ("normals", COLOR, {"task": "depth"}, "'depth'"),
         ("edges", DEEP, {"task": "edges"}, "mode I;16"),
     ],
 )
@@ -427,16 +427,16 @@ def test_wild_outputs_still_give_labels() -> None:
     EDGES.check(EDGES.predict(wild, Convention())[0], Convention())
 
 
-def test_half_precision_is_learnt_in_float32() -> None:
+def test_half_precision_is_learned_in_float32() -> None:
     for name, cases in CASES.items():
         target = tasks.get(name).collate([cases[0].label(seen((8, 9)))], (8, 9))
         right = tasks.get(name).oracle(target, cases[0].convention)
         assert tasks.get(name).loss(right.bfloat16(), target, cases[0].convention).dtype == torch.float32
 
 
-def test_colours_are_distinct_and_near_is_warm() -> None:
-    colours = palette(np.arange(200))
-    assert len(np.unique(colours, axis=0)) == 200
+def test_colors_are_distinct_and_near_is_warm() -> None:
+    colors = palette(np.arange(200))
+    assert len(np.unique(colors, axis=0)) == 200
     near, far = DEPTH.render(depth([[1, 9]]), METRIC)[0].astype(int)
     assert near[0] > near[2]
     assert far[2] > far[0]

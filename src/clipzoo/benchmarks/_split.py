@@ -1,7 +1,7 @@
 """The pictures of one part of evaluation, streamed: decoded, viewed and given away, batch by batch.
 
 All of them go through the one decoder and a deterministic view: the whole image squashed, or its largest
-centred crop with the aspect of the size (what OpenCLIP's evaluation transform sees).
+centered crop with the aspect of the size (what OpenCLIP's evaluation transform sees).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipzoo.readers import Entry, Reader, in_turn
 from clipzoo.tasks.base import Convention, Task
 from clipzoo.types import ImageArray, View, decode_image
 
-Crop = Literal["whole", "centre"]
+Crop = Literal["whole", "center"]
 T = TypeVar("T")
 
 BATCH = 64
@@ -35,7 +35,7 @@ DECODERS = 4
 
 def view_of(image: ImageArray, size: tuple[int, int], crop: Crop) -> View:
     """The deterministic view of an image at ``size`` (H, W)."""
-    return View.whole(size) if crop == "whole" else View.centre(image.shape[:2], size)
+    return View.whole(size) if crop == "whole" else View.center(image.shape[:2], size)
 
 
 class Lazy(Sequence[T], Generic[T]):
@@ -132,7 +132,7 @@ class Split:
             known=_some(self.known, rows),
         )
 
-    def labelled(self) -> Split:
+    def labeled(self) -> Split:
         """The images that have a label of some task."""
         return self.select([i for i, known in enumerate(self.known) if known])
 

@@ -1,7 +1,7 @@
 """Equal and nearly equal things among many, from 8 bytes each, in time n log n.
 
 Pictures are nearly equal when their difference hashes (dHash: is a pixel of the 9 × 8 thumbnail brighter than its right
-neighbour? 64 bits) differ in at most `NEAR` bits. Such hashes agree wholly in at least three of six blocks; so they
+neighbor? 64 bits) differ in at most `NEAR` bits. Such hashes agree wholly in at least three of six blocks; so they
 meet when sorted by each choice of three blocks (Manku et al., Detecting near-duplicates for web crawling, WWW 2007).
 """
 
@@ -39,8 +39,8 @@ def dhash(image: ImageArray) -> int | None:
     thumbnail = Image.fromarray(image).resize((9, 8), Image.Resampling.BOX)
     small = np.asarray(thumbnail.convert("L"), dtype=np.int16)
     if small.std() < FLAT:
-        colours = np.asarray(thumbnail, dtype=np.int16)
-        small = colours[..., colours.std((0, 1)).argmax()]
+        colors = np.asarray(thumbnail, dtype=np.int16)
+        small = colors[..., colors.std((0, 1)).argmax()]
     if small.std() < FLAT:
         return None
     return int.from_bytes(np.packbits(small[:, :-1] > small[:, 1:]).tobytes(), "big")

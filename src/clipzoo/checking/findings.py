@@ -95,7 +95,7 @@ class Findings:
         suspicious: what is odd about captions -> finding.
         formats, sides, aspects, scripts, languages: name -> how many samples; no languages if none could be told.
         sideways: pictures that are not turned as the EXIF note beside them says.
-        flat: pictures of nearly one colour, which are left out of ``near``.
+        flat: pictures of nearly one color, which are left out of ``near``.
         equal, near: pictures that come again to the byte, or nearly.
         repeated: captions that `REPEATED` samples or more share.
         stopped: the signal that ended the check early, or "".

@@ -78,7 +78,7 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
     if found.flat.count:
         listed.append(
             (
-                "pictures of nearly one colour, not compared",
+                "pictures of nearly one color, not compared",
                 f"{found.flat.count:,}",
                 _share(found.flat.count, found.usable),
             )
@@ -159,7 +159,7 @@ def _card(reader: Reader, entry: Entry) -> Card:
 
 
 def _refused(found: Findings) -> str:
-    """What follows where so many are broken that labelling would stop."""
+    """What follows where so many are broken that labeling would stop."""
     absent = found.broken[ABSENT].count if ABSENT in found.broken else 0  # no failures: see `labeling._budget`
     seen = found.seen - absent
     broken = seen - found.usable
@@ -167,7 +167,7 @@ def _refused(found: Findings) -> str:
         return ""
     if not found.usable:
         most = max(found.broken.values(), key=lambda one: one.count)
-        return f"; nothing can be labelled or trained on, mostly as {most.example}"
+        return f"; nothing can be labeled or trained on, mostly as {most.example}"
     least = math.ceil(100 * broken / seen) / 100
     return (
         f"; `clipzoo label` stops where more than {MAX_FAILURES:.0%} fail: give --max-failures {least:g} (in a recipe "

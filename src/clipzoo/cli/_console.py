@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WIDE = 100_000
 """Columns of what is no terminal: a table is as wide as its content there."""
 KINDS = 3
-"""Kinds of failures that the table of labelling shows."""
+"""Kinds of failures that the table of labeling shows."""
 
 
 class _Console(Console):
@@ -85,8 +85,8 @@ def cards(told: Sequence[Mapping[str, str]]) -> Table:
     return table
 
 
-def labelled(reports: Sequence[ColumnReport]) -> None:
-    """Print what columns hold after labelling, what is new, and what it cost; and an example of what failed most."""
+def labeled(reports: Sequence[ColumnReport]) -> None:
+    """Print what columns hold after labeling, what is new, and what it cost; and an example of what failed most."""
     table = Table()
     for name in ("column", "labels", "of them new", "failures", "bytes a label", "ms an image"):
         table.add_column(name, min_width=20 if name == "column" else None)
@@ -97,7 +97,7 @@ def labelled(reports: Sequence[ColumnReport]) -> None:
         if r.halved_to:
             why += f"\nout of memory: batches were halved to {r.halved_to}"
         cost = (f"{r.bytes_per_image:,.0f}", f"{1000 * r.seconds_per_image:,.1f}")
-        table.add_row(f"{r.task}/{r.slug}", f"{r.labels:,}", f"{r.labelled:,}", f"{r.failures:,}{why}", *cost)
+        table.add_row(f"{r.task}/{r.slug}", f"{r.labels:,}", f"{r.labeled:,}", f"{r.failures:,}{why}", *cost)
     console.print(table)
     for r in reports:
         for example in list(r.examples.values())[:1]:
@@ -106,7 +106,7 @@ def labelled(reports: Sequence[ColumnReport]) -> None:
 
 
 def estimated(guess: Estimate, price: float | None) -> tuple[Table, str]:
-    """What labelling would take, by columns and in all."""
+    """What labeling would take, by columns and in all."""
     table = Table()
     for name in ("column", "bytes", "ms an image", "failures"):
         table.add_column(name, min_width=20 if name == "column" else None)
@@ -115,7 +115,7 @@ def estimated(guess: Estimate, price: float | None) -> tuple[Table, str]:
     told = f"{guess.samples:,} samples: {timedelta(seconds=round(guess.seconds))}, {guess.bytes / 1e6:,.1f} MB"
     if price is not None:
         told += f", {guess.price(price):,.2f} at {price:g} an hour"
-    return table, f"{told}; from {guess.measured:,} that were labelled and thrown away"
+    return table, f"{told}; from {guess.measured:,} that were labeled and thrown away"
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Let experts pseudo-label a dataset; stopped at any moment, the same command goes on."""
     from clipzoo import demo, labeling
-    from clipzoo.cli._console import console, estimated, labelled
+    from clipzoo.cli._console import console, estimated, labeled
     from clipzoo.runs.verbs import pick_device
 
     if price is not None and not estimate:
@@ -59,4 +59,4 @@ def command(
         retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, log=log, engine=engine,  # type: ignore[arg-type]  # it checks
         ray_address=ray_address,
     )  # fmt: skip
-    labelled(reports)
+    labeled(reports)

@@ -40,7 +40,7 @@ def ls(store: StorePath) -> None:
     from clipzoo.pages.gallery import card
     from clipzoo.store import Column, Store
 
-    shown = ("column", "expert", "licence", "shards", "labels", "failures", "bytes", "seconds", "images/s")
+    shown = ("column", "expert", "license", "shards", "labels", "failures", "bytes", "seconds", "images/s")
     table = Table()
     for name in shown:
         table.add_column(name, min_width=24 if name == "column" else None)
@@ -100,7 +100,7 @@ def merge(
     stores: Annotated[list[str], typer.Argument(help="Stores over one dataset.", show_default=False)],
     out: Annotated[str, typer.Option("--out", help="The merged store; may be one of them.")],
 ) -> None:
-    """Stores of one dataset, labelled on several machines, as one."""
+    """Stores of one dataset, labeled on several machines, as one."""
     from clipzoo.cli._console import bars, console
     from clipzoo.store import Store
     from clipzoo.store import merge as merged
@@ -138,7 +138,7 @@ def verify(
 
 @app.command("import")
 def import_(
-    data: Annotated[str, typer.Argument(help="The dataset that is labelled.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="The dataset that is labeled.", show_default=False)],
     source: Annotated[str, typer.Argument(help="The folder, file or address of the labels.", show_default=False)],
     format: Annotated[
         str, typer.Option("--format", help="files, tars, rows, coco, panoptic, or voc; see docs/labels.md.")
@@ -157,16 +157,16 @@ def import_(
 ) -> None:
     """Labels that exist, as a column; what they mean is asked, and nothing is guessed."""
     from clipzoo import demo
-    from clipzoo.cli._console import console, labelled
+    from clipzoo.cli._console import console, labeled
     from clipzoo.labeling import import_labels
 
     told = dict(one.partition("=")[::2] for one in answers or ()) | ({} if name is None else {"as": name})
     place = demo.locate_beside(data, out)
     found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
-    labelled([found.column])
+    labeled([found.column])
     column, lack = found.column, found.samples - found.matched
     without = f", {lack:,} without a label" if lack else ""
-    console.print(f"{found.samples:,} samples{without}: {column.labels:,} labelled, {column.failures:,} failed")
+    console.print(f"{found.samples:,} samples{without}: {column.labels:,} labeled, {column.failures:,} failed")
     for what, count in found.notes.items():
         console.print(f"{count:,} × {what}", markup=False, highlight=False, soft_wrap=True)
 
@@ -175,7 +175,7 @@ def import_(
 def export(
     store: StorePath,
     to: Annotated[str, typer.Option("--to", help="The format: coco; see docs/labels.md.")],
-    data: Annotated[str, typer.Option("--data", help="The dataset that is labelled.")],
+    data: Annotated[str, typer.Option("--data", help="The dataset that is labeled.")],
     out: Annotated[str, typer.Option("--out", help="The file to write; replaced if it is there.")],
     column: Annotated[str, typer.Option("--column", help="<task>/<slug>, where several could be meant.")] = "",
 ) -> None:
@@ -190,13 +190,13 @@ def export(
     console.print(f"{found.column}: {found.pictures:,} pictures in {found.path}{left}", markup=False, soft_wrap=True)
 
 
-@app.command("colours")
-def colours(masks: Annotated[Path, typer.Argument(help="A folder of colour-coded masks.", show_default=False)]) -> None:
-    """The colours of a folder of masks, and the answers to give if they are a known palette's."""
+@app.command("colors")
+def colors(masks: Annotated[Path, typer.Argument(help="A folder of color-coded masks.", show_default=False)]) -> None:
+    """The colors of a folder of masks, and the answers to give if they are a known palette's."""
     from clipzoo.cli._console import console
     from clipzoo.labeling.colors import survey
 
     found = survey(masks)
-    for colour, share in found.shares.items():
-        console.print(f"{colour}  {share:.2%}", highlight=False)
+    for color, share in found.shares.items():
+        console.print(f"{color}  {share:.2%}", highlight=False)
     console.print(found.advice, markup=False, soft_wrap=True)

@@ -65,7 +65,7 @@ def command(
         lambda told: draft.check_experts(told.split() if isinstance(told, str) else told, labels), yes,
     )  # fmt: skip
     for name, card in cards.items():
-        console.print(f"   {name}: {card.task}, licence {card.licence}", markup=False, soft_wrap=True)
+        console.print(f"   {name}: {card.task}, license {card.license}", markup=False, soft_wrap=True)
     splits = _ask("4. Where to measure (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
     length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
     text = draft.draft(out, found, start, cards, splits, length, device, store=place if labels else None)

@@ -51,20 +51,20 @@ def padding(expert: Expert, squares: Sequence[ExpertInput], labels: Sequence[Any
     def alike(of: Crop, seen: Crop) -> list[float]:
         return [agreement(task, part(task, corner, of), part(task, whole, seen)) for corner, whole in pairs]
 
-    def scores(fills: Fills, centred: bool) -> list[float]:
-        return alike(*_places(fills, centred))
+    def scores(fills: Fills, centered: bool) -> list[float]:
+        return alike(*_places(fills, centered))
 
     plain = scores((1.0, 1.0), False)
     if not np.isfinite(plain).any() or float(np.nanmean(plain)) > ALIKE:
         return None
     wrongs: list[Wrong[Fills]] = []
     rows = [plain]
-    for centred in (False, True):
-        fills = _fitted(scores, centred)
+    for centered in (False, True):
+        fills = _fitted(scores, centered)
         if min(fills) < LARGEST:
-            wrongs.append(_cause(fills, centred))
-            rows.append(scores(fills, centred))
-            of, _ = _places(fills, centred)  # the label as it is has the same part of it to explain
+            wrongs.append(_cause(fills, centered))
+            rows.append(scores(fills, centered))
+            of, _ = _places(fills, centered)  # the label as it is has the same part of it to explain
             plain = np.fmax(plain, alike(of, _inside(of))).tolist()
     rows[0] = plain
     outcome = contest(list(zip(*rows, strict=True)), MARGIN)
@@ -76,15 +76,15 @@ def padding(expert: Expert, squares: Sequence[ExpertInput], labels: Sequence[Any
     return judged("frame", replace(outcome, clear=True), wrongs, "agreement") if sure else None
 
 
-def _cause(fills: Fills, centred: bool) -> Wrong[Fills]:
-    where = "on both sides" if centred else "below or right"
+def _cause(fills: Fills, centered: bool) -> Wrong[Fills]:
+    where = "on both sides" if centered else "below or right"
     seen = f"the picture fills {fills[0]:.0%} of their width and {fills[1]:.0%} of their height"
     return Wrong(f"labels cover padding {where}: {seen}", "cut the padding off before the label is given", fills)
 
 
-def _places(fills: Fills, centred: bool) -> tuple[Crop, Crop]:
+def _places(fills: Fills, centered: bool) -> tuple[Crop, Crop]:
     """Where the corner is on its own canvas, and where on that of the whole picture."""
-    (x0, x1, cx), (y0, y1, cy) = (_place(fill, centred) for fill in fills)
+    (x0, x1, cx), (y0, y1, cy) = (_place(fill, centered) for fill in fills)
     return (x0, y0, x1, y1), (cx, cy, x1, y1)
 
 
@@ -95,17 +95,17 @@ def _inside(part_of_corner: Crop) -> Crop:
     return left + x0 * width, top + y0 * height, left + x1 * width, top + y1 * height
 
 
-def _place(fill: float, centred: bool) -> tuple[float, float, float]:
+def _place(fill: float, centered: bool) -> tuple[float, float, float]:
     """Beginning and end of a picture along a canvas' side, and where its corner begins."""
-    low = (1 - fill) / 2 if centred else 0.0
+    low = (1 - fill) / 2 if centered else 0.0
     return low, low + fill, low + fill * CORNER[0]
 
 
-def _fitted(scores: Callable[[Fills, bool], Sequence[float]], centred: bool) -> Fills:
+def _fitted(scores: Callable[[Fills, bool], Sequence[float]], centered: bool) -> Fills:
     """The shares that explain best: first equal ones, then each side alone, twice."""
 
     def mean(fills: Fills) -> float:
-        found = np.array(scores(fills, centred))
+        found = np.array(scores(fills, centered))
         return float(found.mean()) if np.isfinite(found).all() else -1.0
 
     best: Fills = max(((share, share) for share in SHARES), key=mean)

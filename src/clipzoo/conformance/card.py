@@ -12,7 +12,7 @@ from clipzoo.errors import ClipzooError
 
 Status = Literal["pass", "unsure", "warn", "fail", "not applicable"]
 
-COLOURS: dict[Status, str] = {
+COLORS: dict[Status, str] = {
     "pass": "green", "unsure": "cyan", "warn": "yellow", "fail": "bold red", "not applicable": "dim",
 }  # fmt: skip
 
@@ -64,5 +64,5 @@ class Card:
         for one in self.lines:
             seen = "\n".join(part for part in (f"[bold]{escape(one.cause)}[/]" if one.cause else "", escape(one.seen),
                                                f"→ {escape(one.fix)}" if one.fix else "") if part)  # fmt: skip
-            table.add_row(one.line, f"[{COLOURS[one.status]}]{one.status}[/]", seen)
+            table.add_row(one.line, f"[{COLORS[one.status]}]{one.status}[/]", seen)
         return table

@@ -67,7 +67,7 @@ def check(
 
 
 def short(expert: Expert, images: Pictures) -> list[Verdict]:
-    """A quick look before labelling, at the first `BRIEF` pictures of a dataset: at most 49 predictions.
+    """A quick look before labeling, at the first `BRIEF` pictures of a dataset: at most 49 predictions.
 
     Args:
         expert: loaded.
@@ -136,15 +136,15 @@ def _told(expert: Expert) -> Verdict:
     """Whether its card has all that a manifest should."""
     card, convention = expert.card, expert.card.convention
     weights = card.weights_sha256[:12] or "of no known hash"
-    seen = f"licence {card.licence}, revision {card.revision or 'none'}, weights {weights}"
+    seen = f"license {card.license}, revision {card.revision or 'none'}, weights {weights}"
     if card.task == "depth" and not (convention.along if convention.kind == "metric" else convention.kind):
         return Verdict("card", "fail", seen, "the kind of depth is not stated", "give Convention(kind=…, along=…)")
     if not card.revision and not card.weights_sha256:
         fix = "give the card a revision or the weights' SHA-256: labels of other weights would mix with these"
         return Verdict("card", "warn", seen, "nothing says which weights these are", fix)
-    if card.licence in ("", "unknown"):
+    if card.license in ("", "unknown"):
         fix = "find it before you publish what was trained on the labels"
-        return Verdict("card", "warn", seen, "the licence is unknown", fix)
+        return Verdict("card", "warn", seen, "the license is unknown", fix)
     return Verdict("card", "pass", seen)
 
 

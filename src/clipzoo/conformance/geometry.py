@@ -97,7 +97,7 @@ def readings(labels: Sequence[Any], others: Sequence[Any]) -> tuple[list[Wrong[R
     wrongs = [
         _reading("(x, y, width, height)", lambda b, s: np.stack([b[0], b[1], b[0] + b[2], b[1] + b[3]], 1)),
         _reading(
-            "(centre x, centre y, width, height)",
+            "(center x, center y, width, height)",
             lambda b, s: np.stack([b[0] - b[2] / 2, b[1] - b[3] / 2, b[0] + b[2] / 2, b[1] + b[3] / 2], 1),
         ),
         _reading("(y0, x0, y1, x1)", lambda b, s: b[[1, 0, 3, 2]].T),
@@ -160,7 +160,7 @@ def frame(expert: Expert, inputs: Sequence[ExpertInput]) -> Verdict:
 
 
 def _stretched(sample: ExpertInput, side: int, size: tuple[int, int]) -> Any:
-    square = View.centre(sample.image.shape[:2], (side, side)).image(sample.image)
+    square = View.center(sample.image.shape[:2], (side, side)).image(sample.image)
     return View.whole(size).image(square)
 
 

@@ -38,8 +38,8 @@ LENS = 60.0
 TURNABLE = 0.02
 """Mean cosines of normals that differ by less are equal."""
 
-UNITS = {"millimetres": 1000.0, "centimetres": 100.0, "kilometres": 0.001}
-"""Unit -> how many make a metre."""
+UNITS = {"millimeters": 1000.0, "centimeters": 100.0, "kilometers": 0.001}
+"""Unit -> how many make a meter."""
 
 
 # Depth -----------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _signed(fit: dict[str, float], way: str) -> float:
 
 
 def _scale(labels: Sequence[Any], scenes: Sequence[Scene]) -> Verdict:
-    """Whether values can be metres: the rendered rooms are a few metres deep."""
+    """Whether values can be meters: the rendered rooms are a few meters deep."""
     ratios = []
     for label, scene in zip(labels, scenes, strict=True):
         seen, truth = part("depth", label), Depth(scene.depth, np.ones(scene.depth.shape, np.bool_), "metric", "z")
@@ -124,14 +124,14 @@ def _scale(labels: Sequence[Any], scenes: Sequence[Scene]) -> Verdict:
             ratios.append(float(np.median((seen.values / part("depth", truth).values)[seen.valid])))
     ratio = float(np.median(ratios)) if ratios else float("nan")
     seen = (
-        f"{ratio:.3g} of the true metres in the middle of {len(ratios)} pictures, whose sizes are a guess for experts"
+        f"{ratio:.3g} of the true meters in the middle of {len(ratios)} pictures, whose sizes are a guess for experts"
     )
     if 0.2 < ratio < 5:
         return Verdict("depth scale", "pass", seen)
     unit = min(UNITS, key=lambda name: abs(np.log(max(ratio, 1e-9) / UNITS[name])))
     if abs(np.log(max(ratio, 1e-9) / UNITS[unit])) < np.log(2.5):
         return Verdict("depth scale", "fail", seen, f"values are {unit}", f"divide by {UNITS[unit]:g}")
-    return Verdict("depth scale", "warn", seen, "values are no metres", "find their unit, or state an affine kind")
+    return Verdict("depth scale", "warn", seen, "values are no meters", "find their unit, or state an affine kind")
 
 
 # Normals ---------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def _from_depth(label: Any, convention: Convention, size: tuple[int, int]) -> Fl
     tangent = np.tan(np.radians(LENS) / 2) / max(size)
     x = ((np.arange(w) + 0.5) * 2 / w - 1) * tangent * size[1]
     y = (1 - (np.arange(h) + 0.5) * 2 / h)[:, None] * tangent * size[0]
-    far = _metres(seen.values.astype(np.float64), seen.valid, convention)
+    far = _meters(seen.values.astype(np.float64), seen.valid, convention)
     far = far / np.sqrt(1 + x**2 + y**2) if convention.along == "ray" else far
     points = np.stack([x * far, y * far, -far])
     across = np.cross(np.gradient(points, axis=2), -np.gradient(points, axis=1), axis=0)
@@ -230,7 +230,7 @@ def _from_depth(label: Any, convention: Convention, size: tuple[int, int]) -> Fl
     return np.asarray(across * seen.valid, np.float32)
 
 
-def _metres(values: Doubles, valid: NDArray[np.bool_], convention: Convention) -> Doubles:
+def _meters(values: Doubles, valid: NDArray[np.bool_], convention: Convention) -> Doubles:
     """Depth up to a scale; of affine kinds, the farthest is five times as far as the nearest."""
     if convention.kind == "metric" or not valid.any():
         return np.maximum(values, 1e-3)
@@ -254,6 +254,6 @@ def edges(labels: Sequence[Any], inputs: Sequence[ExpertInput]) -> Verdict:
 
 
 def _change(image: ImageArray) -> Edges:
-    grey = image.mean(2)
-    steps = np.abs(np.diff(grey, axis=0, append=grey[-1:])) + np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
-    return Edges((steps / max(float(steps.max()), 1e-9)).astype(np.float32), np.ones(grey.shape, np.bool_))
+    gray = image.mean(2)
+    steps = np.abs(np.diff(gray, axis=0, append=gray[-1:])) + np.abs(np.diff(gray, axis=1, append=gray[:, -1:]))
+    return Edges((steps / max(float(steps.max()), 1e-9)).astype(np.float32), np.ones(gray.shape, np.bool_))

@@ -68,7 +68,7 @@ def alike(images: Sequence[ImageArray | ExpertInput]) -> list[ExpertInput]:
     H, W = sorted((i.image.shape[:2] for i in given), key=lambda size: size[0] * size[1])[len(given) // 2]
     scale = min(1.0, LONGEST / max(H, W))
     size = (max(1, round(H * scale)), max(1, round(W * scale)))
-    return [changed(i, View.centre(i.image.shape[:2], size).image(i.image)) for i in given]
+    return [changed(i, View.center(i.image.shape[:2], size).image(i.image)) for i in given]
 
 
 def changed(sample: ExpertInput, image: ImageArray) -> ExpertInput:

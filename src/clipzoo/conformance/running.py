@@ -96,7 +96,7 @@ def batch_is_single(expert: Expert, inputs: Sequence[ExpertInput], labels: Seque
     seen = f"{far:.2g} apart at most, {tolerance:g} tolerated ({unit}), {count} pictures"
     if far <= tolerance:
         return Verdict(line, "pass", seen)
-    fix = "call model.eval() (batch statistics), and pad or normalise each picture for itself"
+    fix = "call model.eval() (batch statistics), and pad or normalize each picture for itself"
     return Verdict(line, "fail", seen, "a picture's label depends on its batch", fix)
 
 

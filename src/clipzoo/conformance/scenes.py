@@ -1,7 +1,7 @@
 """Rendered rooms with boxes and balls, of which depth, normals and camera are known: the truth that experts face.
 
 A room is a box seen from within; cuboids and spheres stand on its floor, textured, lit from one side, with shadows.
-World frame: metres, x right, y up, z toward the viewer, the camera near the origin's axis; truth is the camera's.
+World frame: meters, x right, y up, z toward the viewer, the camera near the origin's axis; truth is the camera's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FINE = 2
 class Scene:
     """A picture, uint8 H×W×3 RGB, and what is true of it.
 
-    ``depth`` float32 [H,W], metres along the optical axis; ``normals`` float32 [3,H,W], unit vectors x right, y up, z
+    ``depth`` float32 [H,W], meters along the optical axis; ``normals`` float32 [3,H,W], unit vectors x right, y up, z
     toward the viewer; ``stretch`` float32 [H,W] >= 1, what turns depth along the axis into that along the ray.
     """
 
@@ -42,14 +42,14 @@ class Scene:
 class _Cuboid:
     """Sides along its own axes, the columns of ``turn``; seen from within if it is the ``room``."""
 
-    centre: Doubles
+    center: Doubles
     half: Doubles
     turn: Doubles
     room: bool = False
 
     def hit(self, origin: Doubles, rays: Doubles) -> tuple[Doubles, Doubles]:
         """How many rays [N,3] away it is, [N], infinite where missed, and its normals there, [N,3]."""
-        o, d = (origin - self.centre) @ self.turn, rays @ self.turn
+        o, d = (origin - self.center) @ self.turn, rays @ self.turn
         d = np.where(np.abs(d) < 1e-9, 1e-9, d)
         near, far = (-np.sign(d) * self.half - o) / d, (np.sign(d) * self.half - o) / d
         ends = far if self.room else near
@@ -63,12 +63,12 @@ class _Cuboid:
 
 @dataclass(frozen=True, slots=True)
 class _Ball:
-    centre: Doubles
+    center: Doubles
     radius: float
 
     def hit(self, origin: Doubles, rays: Doubles) -> tuple[Doubles, Doubles]:
         """As of `_Cuboid`."""
-        o = origin - self.centre
+        o = origin - self.center
         a, b, c = (rays * rays).sum(1), (o * rays).sum(-1), (o * o).sum(-1) - self.radius**2
         root = b * b - a * c
         at = (-b - np.sqrt(np.maximum(root, 0))) / a
@@ -93,13 +93,13 @@ def render(seed: int, size: tuple[int, int] = SIZE) -> Scene:
     light = _unit(np.array([rng.choice([-1, 1]) * rng.uniform(0.3, 1), rng.uniform(0.8, 1.6), rng.uniform(0.2, 1)]))
     H, W = size
     fine = _rays(camera, (FINE * H, FINE * W)) @ axes
-    colour = _shade(bodies, looks, light, origin, fine, -axes[2])
-    colour = colour.reshape(H, FINE, W, FINE, 3).mean((1, 3)) * rng.uniform(0.9, 1.2)
-    noise = rng.normal(0, rng.uniform(1, 4), colour.shape)
+    color = _shade(bodies, looks, light, origin, fine, -axes[2])
+    color = color.reshape(H, FINE, W, FINE, 3).mean((1, 3)) * rng.uniform(0.9, 1.2)
+    noise = rng.normal(0, rng.uniform(1, 4), color.shape)
     local = _rays(camera, size)
     depth, normals, _ = _seen(bodies, origin, local @ axes)
     return Scene(
-        np.clip(np.rint(255 * np.clip(colour, 0, 1) ** 0.9 + noise), 0, 255).astype(np.uint8),
+        np.clip(np.rint(255 * np.clip(color, 0, 1) ** 0.9 + noise), 0, 255).astype(np.uint8),
         depth.reshape(size).astype(np.float32),
         np.moveaxis((normals @ axes.T).reshape(*size, 3), -1, 0).astype(np.float32),
         np.linalg.norm(local, axis=1).reshape(size).astype(np.float32),
@@ -132,7 +132,7 @@ def _look(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Doubles, Dou
 
 
 def _rays(camera: Camera, size: tuple[int, int]) -> Doubles:
-    """[N,3] from the camera through the pixels' centres, of length 1 along its axis."""
+    """[N,3] from the camera through the pixels' centers, of length 1 along its axis."""
     H, W = size
     x, y = np.meshgrid(
         ((np.arange(W) + 0.5) / W - camera.cx) / camera.fx, (camera.cy - (np.arange(H) + 0.5) / H) / camera.fy
@@ -154,7 +154,7 @@ def _seen(bodies: Sequence[Body], origin: Doubles, rays: Doubles) -> tuple[Doubl
 def _shade(
     bodies: Sequence[Body], looks: Sequence[Doubles], light: Doubles, origin: Doubles, rays: Doubles, ahead: Doubles
 ) -> Doubles:
-    """Colours [N,3], linear: texture under side light with shadows, ambient light, and dark corners."""
+    """Colors [N,3], linear: texture under side light with shadows, ambient light, and dark corners."""
     distance, normals, which = _seen(bodies, origin, rays)
     points = origin + rays * distance[:, None]
     painted = np.where((which == 0) & (np.abs(normals[:, 1]) > 0.5), len(bodies) + (normals[:, 1] < 0), which)
@@ -167,21 +167,21 @@ def _shade(
         lambert *= np.isinf(body.hit(points + 1e-3 * normals, np.broadcast_to(light, points.shape))[0])
     sky = 0.8 + 0.2 * normals[:, 1]
     for body in bodies[1:]:  # what stands on the floor darkens it
-        flat = np.linalg.norm((points - body.centre)[:, [0, 2]], axis=1)
+        flat = np.linalg.norm((points - body.center)[:, [0, 2]], axis=1)
         sky -= 0.3 * np.exp(-((flat / 0.4) ** 2) - 6 * points[:, 1]) * (which == 0)
     facing = 0.15 * np.abs(normals @ ahead)
     return np.asarray(albedo * (0.45 * sky + facing + 0.5 * lambert)[:, None])
 
 
 def _look_of(rng: np.random.Generator) -> Doubles:
-    """[3,3]: two colours, and (kind of pattern, its frequency a metre, its strength)."""
+    """[3,3]: two colors, and (kind of pattern, its frequency a meter, its strength)."""
     first = rng.uniform(0.25, 0.95, 3)
     pattern = [rng.integers(3), rng.uniform(1.5, 5), rng.uniform(0.1, 0.6)]
     return np.array([first, rng.uniform(0.15, 0.9, 3), pattern])
 
 
 def _texture(look: Doubles, points: Doubles) -> Doubles:
-    """Colours of ``points`` [N,3]: tiles, stripes, or waves, solid in space."""
+    """Colors of ``points`` [N,3]: tiles, stripes, or waves, solid in space."""
     first, second, (kind, frequency, strength) = look
     x, y, z = np.moveaxis(points, -1, 0) * frequency + 0.01
     if kind == 0:

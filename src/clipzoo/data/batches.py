@@ -54,7 +54,7 @@ class LabelColumn:
 
 @dataclass(frozen=True, slots=True)
 class Viewing:
-    """How a training view is drawn: ``size`` (H, W), bounds of area and aspect, chance of a flip, colour jitter."""
+    """How a training view is drawn: ``size`` (H, W), bounds of area and aspect, chance of a flip, color jitter."""
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.5, 1.0)
@@ -256,7 +256,7 @@ class _Watch:
         if mark != self.tars[shard]:
             raise LostError(
                 f"the shard {shard!r} of {self.column.path} has other labels than when the plan was made: the column "
-                "was labelled or imported again while it is trained on. Restore the labels and run the same command "
+                "was labeled or imported again while it is trained on. Restore the labels and run the same command "
                 "again, or train on the new ones with another --out"
             )
 

@@ -152,18 +152,18 @@ class Plan:
             if n not in ("image", "caption")
         }
 
-    def labelled(self) -> dict[str, int]:
+    def labeled(self) -> dict[str, int]:
         """Label column -> how many of the samples have a label."""
         return {name: len(self) - self.table[f"{name}:offset"].null_count for name in self.coverage()}
 
     def told(self) -> Iterator[str]:
-        """A line a label column: how many samples have a label, and how many shards have not been labelled."""
+        """A line a label column: how many samples have a label, and how many shards have not been labeled."""
         shards = set(self.table["shard"].unique().to_pylist())
-        for name, labels in self.labelled().items():
+        for name, labels in self.labeled().items():
             missing = len(shards - set(self.tars[name])) if name in self.tars else 0
             share = _percent(labels, len(self))
             yield f"{name}: {labels:,} of {len(self):,} samples have a label ({share})" + (
-                f"; {missing:,} of {len(shards):,} shards are not labelled" if missing else ""
+                f"; {missing:,} of {len(shards):,} shards are not labeled" if missing else ""
             )
 
     def moved(self, reader: Reader) -> tuple[list[str], Plan]:
@@ -254,7 +254,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _join(samples: pa.Table, name: str, labels: pa.Table | None, floor: float | None) -> pa.Table:
-    """Left join of one shard's labels by key; they are None where it has not been labelled."""
+    """Left join of one shard's labels by key; they are None where it has not been labeled."""
     spans: dict[str, tuple[int, int]] = {}
     if labels is not None:
         rows = labels.to_pydict()

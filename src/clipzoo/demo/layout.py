@@ -1,6 +1,6 @@
 """Where everything stands: objects, camera, room and light of one picture, drawn from a generator.
 
-World frame: metres, y up, the floor at y = 0, walls along x and z, the focus object at the origin.
+World frame: meters, y up, the floor at y = 0, walls along x and z, the focus object at the origin.
 The room is put around what stands in it, so that depth, pitch and yaw vary without limits of a plan
 and a constant depth map explains little (a weak position prior).
 """
@@ -24,8 +24,8 @@ class Placed:
 
     mesh: int
     corners: Floats  # Fx3x3 world coordinates of the triangles
-    colours: Floats  # Fx3 albedo, tinted
-    centre: Floats  # 3, on the floor
+    colors: Floats  # Fx3 albedo, tinted
+    center: Floats  # 3, on the floor
     radius: float  # of the circle around it on the floor
     height: float
 
@@ -43,9 +43,9 @@ class Camera:
 class Rig:
     """How cameras and rooms are drawn.
 
-    ``lens`` bounds the field of view in degrees, ``height`` the camera's height in metres (None: it stands at any angle
+    ``lens`` bounds the field of view in degrees, ``height`` the camera's height in meters (None: it stands at any angle
     to its object), ``share`` is the least share of the picture's side that the focus takes, ``slack`` how far off the
-    centre it may be, ``room`` the largest mean distance of a wall from what stands before it, in metres.
+    center it may be, ``room`` the largest mean distance of a wall from what stands before it, in meters.
     """
 
     lens: tuple[float, float]
@@ -60,7 +60,7 @@ class Light:
     """A sun or window from one side, and what comes from everywhere."""
 
     towards: Floats
-    colour: Floats
+    color: Floats
     ambient: Floats
     shadows: bool
 
@@ -78,36 +78,36 @@ class Layout:
     light: Light
 
 
-def tinted(colours: Floats, plain_look: bool, rng: np.random.Generator) -> Floats:
-    """The same object in another paint: hue turned, mixed with one colour, brighter or darker."""
-    grey = colours @ np.array([0.3, 0.59, 0.11], np.float32)
+def tinted(colors: Floats, plain_look: bool, rng: np.random.Generator) -> Floats:
+    """The same object in another paint: hue turned, mixed with one color, brighter or darker."""
+    gray = colors @ np.array([0.3, 0.59, 0.11], np.float32)
     if rng.random() < (0.6 if plain_look else 0.25):
         angle = rng.uniform(0, 2 * np.pi)
         c, s, k = np.cos(angle), np.sin(angle), 1 / np.sqrt(3)
         cross = np.array([[0, -k, k], [k, 0, -k], [-k, k, 0]])
         turn = c * np.eye(3) + s * cross + (1 - c) / 3 * np.ones((3, 3))
-        colours = colours @ turn.T.astype(np.float32)
+        colors = colors @ turn.T.astype(np.float32)
     if rng.random() < 0.45:
         amount = rng.uniform(0.2, 0.8)
         paint = hue(rng, rng.uniform(0.2, 0.9), 1.0) * np.float32(rng.uniform(0.6, 1.2))
-        lifted = grey * rng.uniform(0.6, 1.0) + rng.uniform(0.05, 0.35)
-        colours = colours * (1 - amount) + amount * lifted[:, None] * paint
-    painted: Floats = np.clip(colours * rng.uniform(0.7, 1.35), 0.02, 1).astype(np.float32)
+        lifted = gray * rng.uniform(0.6, 1.0) + rng.uniform(0.05, 0.35)
+        colors = colors * (1 - amount) + amount * lifted[:, None] * paint
+    painted: Floats = np.clip(colors * rng.uniform(0.7, 1.35), 0.02, 1).astype(np.float32)
     return painted
 
 
 def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> Placed:
     """Turn, scale and paint a mesh and stand it at ``at``."""
     source = meshes()[mesh]
-    scale = float(np.clip(source.metres, 0.6, 1.7) * rng.uniform(0.85, 1.18))
+    scale = float(np.clip(source.meters, 0.6, 1.7) * rng.uniform(0.85, 1.18))
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     stretch = rng.uniform(0.9, 1.1, 3)
     vertices = ((source.vertices * stretch * scale) @ turn.T + at).astype(np.float32)
     radius = float(np.linalg.norm(vertices[:, [0, 2]] - at[[0, 2]], axis=1).max())
-    colours = tinted(source.colours, plain_look, rng)
+    colors = tinted(source.colors, plain_look, rng)
     height = float(vertices[:, 1].max())
-    return Placed(mesh, vertices[source.faces], colours, at, radius, height)
+    return Placed(mesh, vertices[source.faces], colors, at, radius, height)
 
 
 def look(focus: Placed, rig: Rig, rng: np.random.Generator) -> Camera:
@@ -147,7 +147,7 @@ def look(focus: Placed, rig: Rig, rng: np.random.Generator) -> Camera:
 def free(at: Floats, radius: float, objects: list[Placed], camera: Camera) -> bool:
     """Whether a circle on the floor touches no object, leaves the camera room and the focus in view."""
     for other in objects:
-        if np.linalg.norm(other.centre - at) < other.radius + radius + 0.02:
+        if np.linalg.norm(other.center - at) < other.radius + radius + 0.02:
             return False
     eye = camera.position[[0, 2]]
     spot = at[[0, 2]] - eye

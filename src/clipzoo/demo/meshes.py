@@ -1,4 +1,4 @@
-"""The furniture of the embedded world: real CC0 models, decimated, with a colour per face.
+"""The furniture of the embedded world: real CC0 models, decimated, with a color per face.
 
 Baked by ``scripts/build_meshes.py`` from the CC0 furniture of Sweet Home 3D.
 """
@@ -27,10 +27,10 @@ class Mesh:
     name: str  # its zero-shot name
     group: str  # its segmentation class
     held_out: bool  # in no training split
-    metres: float  # longest side in the catalogue
+    meters: float  # longest side in the catalogue
     vertices: Floats  # Vx3
     faces: NDArray[np.int64]  # Fx3
-    colours: Floats  # Fx3 albedo in [0, 1]
+    colors: Floats  # Fx3 albedo in [0, 1]
 
 
 @lru_cache(maxsize=1)
@@ -43,7 +43,7 @@ def meshes() -> tuple[Mesh, ...]:
         table = json.loads(pack["table"].tobytes())
         vertices = pack["vertices"].astype(np.float32) / 30_000 - 1
         faces = pack["faces"].astype(np.int64)
-        colours = pack["colours"].astype(np.float32) / 255
+        colors = pack["colours"].astype(np.float32) / 255
     found = []
     v = f = 0
     for row in table:
@@ -54,10 +54,10 @@ def meshes() -> tuple[Mesh, ...]:
                 name=row["name"],
                 group=row["group"],
                 held_out=row["held_out"],
-                metres=row["metres"],
+                meters=row["metres"],
                 vertices=vertices[v:v_end],
                 faces=faces[f:f_end],
-                colours=colours[f:f_end],
+                colors=colors[f:f_end],
             )
         )
         v, f = v_end, f_end

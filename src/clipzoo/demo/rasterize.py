@@ -1,6 +1,6 @@
-"""A z-buffer in plain numpy, vectorised over triangles: spans of rows first, then their pixels.
+"""A z-buffer in plain numpy, vectorized over triangles: spans of rows first, then their pixels.
 
-Screen coordinates are pixels, x right and y down, the centre of pixel ``i`` at ``i + 0.5``.
+Screen coordinates are pixels, x right and y down, the center of pixel ``i`` at ``i + 0.5``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def shadow(triangles: Floats, points: Floats, light: Floats, size: int = 128, bi
         points: Nx3 world coordinates to ask for.
         light: unit vector towards the light.
         size: side of the shadow map.
-        bias: metres a point must lie behind the caster to be shaded.
+        bias: meters a point must lie behind the caster to be shaded.
     """
     helper = np.array([1, 0, 0] if abs(light[0]) < 0.7 else [0, 0, 1], np.float32)
     right = np.cross(light, helper)

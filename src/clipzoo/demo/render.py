@@ -106,12 +106,12 @@ def _render_truth(
 
 
 def _write_truth(
-    columns: Mapping[str, Column], shard: str, keys: list[str], labelled: Iterator[tuple[int, dict[str, Any]]]
+    columns: Mapping[str, Column], shard: str, keys: list[str], labeled: Iterator[tuple[int, dict[str, Any]]]
 ) -> None:
     with ExitStack() as stack:
         writers = {task: stack.enter_context(ColumnWriter(column, shard, keys)) for task, column in columns.items()}
         done = set()
-        for seed, labels in labelled:
+        for seed, labels in labeled:
             done.add(_key(seed))
             for task, label in labels.items():
                 writers[task].add(_key(seed), label)
@@ -167,7 +167,7 @@ def _labels(seed: int, split: str, size: int) -> dict[str, Any]:
 
 
 def _card(task: str, convention: Convention) -> ExpertCard:
-    return ExpertCard(uri="truth", task=task, convention=convention, licence="CC0-1.0", revision="rooms-1")
+    return ExpertCard(uri="truth", task=task, convention=convention, license="CC0-1.0", revision="rooms-1")
 
 
 def _key(seed: int) -> str:

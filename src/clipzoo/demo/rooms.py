@@ -1,10 +1,10 @@
 """The embedded world: rooms with real CC0 furniture, drawn from a seed, with the truth of every pixel.
 
-``render(seed, split)`` is a pure function. Conventions of the truth: depth in metres along the
+``render(seed, split)`` is a pure function. Conventions of the truth: depth in meters along the
 camera's axis (``z``); normals are unit vectors in the camera's frame, x right, y up, z toward the
 viewer; class ids index ``classes()``; instance 0 is the room and 1 the focus object. Edges are those of
 shape: outlines, occlusions and creases, a pixel wide, on the nearer surface; shadows and patterns have
-none. Truth is taken at pixel centres, the picture is averaged over four samples a pixel.
+none. Truth is taken at pixel centers, the picture is averaged over four samples a pixel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Scene:
     """One picture and all that is true of it."""
 
     image: Bytes  # HWC RGB
-    depth: Floats  # HxW, metres along z
+    depth: Floats  # HxW, meters along z
     normals: Floats  # 3xHxW, unit, x right, y up, z toward the viewer
     segmentation: Bytes  # HxW, ids of ``classes()``
     instances: Bytes  # HxW, 0 the room, 1 the focus object, then the others
@@ -60,8 +60,8 @@ def render(seed: int, split: str, size: int = 96) -> Scene:
     said = [meshes()[o.mesh].name for o in plan.objects]
     text = caption(said[0], said[1:], names(), np.random.default_rng([SPLITS.index(split), seed, 1]))
     fine = _trace(plan, 2 * size)
-    colour = _shade(plan, fine).reshape(size, 2, size, 2, 3).mean((1, 3))
-    image = _develop(colour, plain_look, rng)
+    color = _shade(plan, fine).reshape(size, 2, size, 2, 3).mean((1, 3))
+    image = _develop(color, plain_look, rng)
     focal = size / 2 / np.tan(np.radians(plan.camera.field_of_view) / 2)
     depth, normals, segmentation, instances = _truth(plan, fine, size)
     boxes, box_classes = _boxes(instances, segmentation)
@@ -93,14 +93,14 @@ class Traced:
     points: Floats  # Nx3, world
     owner: Ints  # of each triangle, the object's number
     corners: Floats  # Tx3x3, world
-    colours: Floats  # Tx3
+    colors: Floats  # Tx3
     across: Floats  # Tx3, world normals of the triangles, towards the camera
     inverse_depth: Floats  # Tx3, plane coefficients on the screen of ``size`` samples
     size: int
 
 
 def _rays(camera: Camera, size: int) -> Floats:
-    """Nx3 world directions through the sample centres, of length 1 along the camera's axis."""
+    """Nx3 world directions through the sample centers, of length 1 along the camera's axis."""
     tangent = np.tan(np.radians(camera.field_of_view) / 2)
     steps = ((np.arange(size) + 0.5) * 2 / size - 1) * tangent
     x, y = np.meshgrid(steps, -steps)
@@ -125,11 +125,11 @@ def _trace(plan: Layout, size: int) -> Traced:
     """Find what every sample sees."""
     camera = plan.camera
     corners = np.concatenate([o.corners for o in plan.objects])
-    colours = np.concatenate([o.colours for o in plan.objects])
+    colors = np.concatenate([o.colors for o in plan.objects])
     owner = np.repeat(np.arange(len(plan.objects)), [len(o.corners) for o in plan.objects])
     local = (corners - camera.position) @ camera.axes.T
     ahead = extremes(-local[..., 2])[0] > NEAR
-    corners, colours, owner, local = corners[ahead], colours[ahead], owner[ahead], local[ahead]
+    corners, colors, owner, local = corners[ahead], colors[ahead], owner[ahead], local[ahead]
     focal = size / 2 / np.tan(np.radians(camera.field_of_view) / 2)
     nearness = (-1 / local[..., 2]).astype(np.float32)
     screen = local[..., :2] * nearness[..., None] * np.array([focal, -focal]) + size / 2
@@ -147,7 +147,7 @@ def _trace(plan: Layout, size: int) -> Traced:
     seen = 1 / np.maximum(a * (column + 0.5) + b * (row + 0.5) + c, 1e-3)
     depth[hit] = seen
     points = camera.position + rays * depth[:, None]
-    return Traced(triangle, face, depth, points.astype(np.float32), owner, corners, colours, across, inverse, size)
+    return Traced(triangle, face, depth, points.astype(np.float32), owner, corners, colors, across, inverse, size)
 
 
 INWARD = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32)
@@ -155,10 +155,10 @@ INWARD = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 
 
 def _paint(plan: Layout, seen: Traced) -> tuple[Floats, Floats]:
     """Albedo (Nx3) and own light (N) of every sample."""
-    colour = np.empty((len(seen.triangle), 3), np.float32)
+    color = np.empty((len(seen.triangle), 3), np.float32)
     glow = np.zeros(len(seen.triangle), np.float32)
     hit = seen.triangle >= 0
-    colour[hit] = seen.colours[seen.triangle[hit]]
+    color[hit] = seen.colors[seen.triangle[hit]]
     bare = np.flatnonzero(~hit)
     face, point = seen.face[bare], seen.points[bare]
     u = np.where(face < 2, point[:, 2], point[:, 0])
@@ -172,14 +172,14 @@ def _paint(plan: Layout, seen: Traced) -> tuple[Floats, Floats]:
             room[chosen] = pattern.albedo(u[chosen], v[chosen])
     for decal in plan.decals:
         decal.paint(room, shine, face, u, v)
-    colour[bare], glow[bare] = room, shine
-    return colour, glow
+    color[bare], glow[bare] = room, shine
+    return color, glow
 
 
 def _shade(plan: Layout, seen: Traced) -> Floats:
     """Light on everything: side light with shadows, ambient, dark corners. Nx3, linear."""
     light = plan.light
-    colour, glow = _paint(plan, seen)
+    color, glow = _paint(plan, seen)
     normal = INWARD[seen.face]
     hit = seen.triangle >= 0
     normal[hit] = seen.across[seen.triangle[hit]]
@@ -196,28 +196,28 @@ def _shade(plan: Layout, seen: Traced) -> Floats:
         low = np.flatnonzero(~hit & (seen.points[:, 1] < 0.5))
         x, y, z = seen.points[low].T
         for thing in plan.objects:
-            flat = (x - thing.centre[0]) ** 2 + (z - thing.centre[2]) ** 2
+            flat = (x - thing.center[0]) ** 2 + (z - thing.center[2]) ** 2
             sky[low] *= 1 - 0.45 * np.exp(-flat / (0.6 * thing.radius) ** 2 - np.maximum(y, 0) * 5)
     facing = 0.12 * np.abs(normal @ plan.camera.axes[2])
-    lit = light.ambient * (sky + facing)[:, None] + light.colour * lambert[:, None]
-    shone: Floats = colour * np.maximum(lit, glow[:, None])
+    lit = light.ambient * (sky + facing)[:, None] + light.color * lambert[:, None]
+    shone: Floats = color * np.maximum(lit, glow[:, None])
     return shone
 
 
-def _develop(colour: Floats, plain_look: bool, rng: np.random.Generator) -> Bytes:
+def _develop(color: Floats, plain_look: bool, rng: np.random.Generator) -> Bytes:
     """From linear light to a noisy 8-bit picture."""
     exposure = rng.uniform(0.9, 1.3)
     curve = rng.uniform(0.8, 1.1)
     tint = rng.normal(1, 0.03, 3)
-    noise = rng.normal(0, rng.uniform(2, 8) if plain_look else rng.uniform(0.5, 5), colour.shape)
-    shown = 255 * np.clip(colour * exposure * tint, 0, 1) ** curve + noise
+    noise = rng.normal(0, rng.uniform(2, 8) if plain_look else rng.uniform(0.5, 5), color.shape)
+    shown = 255 * np.clip(color * exposure * tint, 0, 1) ** curve + noise
     return np.clip(np.round(shown), 0, 255).astype(np.uint8)
 
 
 def _truth(plan: Layout, seen: Traced, size: int) -> tuple[Floats, Floats, Bytes, Bytes]:
-    """Depth, normals, classes and instances at pixel centres.
+    """Depth, normals, classes and instances at pixel centers.
 
-    The surface is that of one of the pixel's samples; its plane is evaluated at the centre.
+    The surface is that of one of the pixel's samples; its plane is evaluated at the center.
     """
     coarse = np.arange(seen.size**2).reshape(seen.size, seen.size)[1::2, 1::2].ravel()
     triangle, face = seen.triangle[coarse], seen.face[coarse]
@@ -250,12 +250,12 @@ def _truth(plan: Layout, seen: Traced, size: int) -> tuple[Floats, Floats, Bytes
 
 
 def _edges(depth: Floats, normals: Floats, things: Ints) -> Bools:
-    """HxW, where a pixel and a neighbour show two things or surfaces, the nearer pixel of the two."""
+    """HxW, where a pixel and a neighbor show two things or surfaces, the nearer pixel of the two."""
     return _beside(depth, normals, things) | _beside(depth.T, normals.swapaxes(1, 2), things.T).T
 
 
 def _beside(depth: Floats, normals: Floats, things: Ints) -> Bools:
-    """As `_edges`, of neighbours left and right. Inverse depth is linear along the picture of a plane."""
+    """As `_edges`, of neighbors left and right. Inverse depth is linear along the picture of a plane."""
     nearness = 1 / depth
     steps = np.pad(np.diff(nearness), ((0, 0), (1, 1)), constant_values=np.inf)
     bend = np.abs(np.diff(steps))

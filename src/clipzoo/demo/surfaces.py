@@ -1,6 +1,6 @@
 """What rooms are made of: procedural floors, walls and ceilings, pictures, windows, doors and rugs.
 
-A surface is asked at points (u, v) in metres and answers with albedo. Faces of a room are numbered
+A surface is asked at points (u, v) in meters and answers with albedo. Faces of a room are numbered
 0, 1: x low, high; 2, 3: floor, ceiling; 4, 5: z low, high.
 """
 
@@ -17,50 +17,50 @@ WALLS = (0, 1, 4, 5)
 
 
 def hue(rng: np.random.Generator, saturation: float, value: float) -> Floats:
-    """A random colour of the given saturation and brightness, as three floats in [0, 1]."""
+    """A random color of the given saturation and brightness, as three floats in [0, 1]."""
     phase = rng.random() + np.array([0, 1 / 3, 2 / 3])
     ramp = np.clip(np.abs(phase % 1.0 * 6 - 3) - 1, 0, 1)
-    colour: Floats = (value * (1 - saturation * (1 - ramp))).astype(np.float32)
-    return colour
+    color: Floats = (value * (1 - saturation * (1 - ramp))).astype(np.float32)
+    return color
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A pattern in two colours over metres, with grain."""
+    """A pattern in two colors over meters, with grain."""
 
     kind: str
     base: Floats
     second: Floats
-    step: float  # metres of one repeat
+    step: float  # meters of one repeat
     grain: float
     noise: Floats  # 64x64, mean 0, the source of grain and of random tones
     border: float = 0.0  # height of a skirting or wainscot in ``second``
 
     def albedo(self, u: Floats, v: Floats) -> Floats:
-        """Nx3 colours at N points; v is the height on walls."""
-        colour = np.broadcast_to(self.base, (len(u), 3)).copy()
+        """Nx3 colors at N points; v is the height on walls."""
+        color = np.broadcast_to(self.base, (len(u), 3)).copy()
         i, j = np.floor(u / self.step), np.floor(v / self.step)
         if self.kind == "stripes":
-            colour[i % 2 == 0] = self.second
+            color[i % 2 == 0] = self.second
         elif self.kind == "checks":
-            colour[(i + j) % 2 == 0] = self.second
+            color[(i + j) % 2 == 0] = self.second
         elif self.kind == "tiles":
             seam = (u / self.step - i < 0.06) | (v / self.step - j < 0.06)
-            colour[seam] = self.second
-            colour *= 1 + 0.1 * self.tone(i, j)[:, None]
+            color[seam] = self.second
+            color *= 1 + 0.1 * self.tone(i, j)[:, None]
         elif self.kind == "planks":
             along = np.floor(u / (self.step * 7) + 0.37 * j)
-            colour *= 1 + 0.22 * self.tone(along, j)[:, None]
-            colour[v / self.step - j < 0.07] *= 0.6
+            color *= 1 + 0.22 * self.tone(along, j)[:, None]
+            color[v / self.step - j < 0.07] *= 0.6
         elif self.kind == "bricks":
             shifted = u / (2 * self.step) + 0.5 * (j % 2)
             seam = (v / self.step - j < 0.14) | (shifted % 1.0 < 0.07)
-            colour *= 1 + 0.15 * self.tone(np.floor(shifted), j)[:, None]
-            colour[seam] = self.second
+            color *= 1 + 0.15 * self.tone(np.floor(shifted), j)[:, None]
+            color[seam] = self.second
         if self.border:
-            colour[v < self.border] = self.second * 0.9
+            color[v < self.border] = self.second * 0.9
         stretch = 0.15 if self.kind == "planks" else 1.0
-        return colour * (1 + self.grain * self.smooth(u * 7 * stretch, v * 7)[:, None])
+        return color * (1 + self.grain * self.smooth(u * 7 * stretch, v * 7)[:, None])
 
     def tone(self, i: Floats, j: Floats) -> Floats:
         """A random number, about -1 to 1, for each cell."""
@@ -84,31 +84,31 @@ class Decal:
     kind: str
     low: tuple[float, float]
     high: tuple[float, float]
-    colours: Floats  # 4x3
+    colors: Floats  # 4x3
 
-    def paint(self, colour: Floats, glow: Floats, faces: NDArray[np.int64], u: Floats, v: Floats) -> None:
-        """Write the decal into ``colour`` (Nx3) and ``glow`` (N, light of its own), in place."""
+    def paint(self, color: Floats, glow: Floats, faces: NDArray[np.int64], u: Floats, v: Floats) -> None:
+        """Write the decal into ``color`` (Nx3) and ``glow`` (N, light of its own), in place."""
         s = (u - self.low[0]) / (self.high[0] - self.low[0])
         t = (v - self.low[1]) / (self.high[1] - self.low[1])
         here = np.flatnonzero((faces == self.face) & (s > 0) & (s < 1) & (t > 0) & (t < 1))
         s, t = s[here], t[here]
         inner = (s > 0.08) & (s < 0.92) & (t > 0.08) & (t < 0.92)
-        paint = np.where(inner[:, None], self.colours[1], self.colours[0])
+        paint = np.where(inner[:, None], self.colors[1], self.colors[0])
         if self.kind == "picture":
-            hill = t < 0.35 + 0.25 * np.sin(5 * s + 9 * self.colours[2, 0])
-            paint[inner & hill] = self.colours[2]
-            sun = (s - self.colours[3, 0]) ** 2 + (t - 0.7) ** 2 < 0.02
-            paint[inner & sun] = self.colours[3]
+            hill = t < 0.35 + 0.25 * np.sin(5 * s + 9 * self.colors[2, 0])
+            paint[inner & hill] = self.colors[2]
+            sun = (s - self.colors[3, 0]) ** 2 + (t - 0.7) ** 2 < 0.02
+            paint[inner & sun] = self.colors[3]
         elif self.kind == "window":
             bars = (np.abs(s - 0.5) < 0.03) | (np.abs(t - 0.5) < 0.03)
-            paint[inner & (t < 0.4)] = self.colours[2]
-            paint[bars] = self.colours[0]
+            paint[inner & (t < 0.4)] = self.colors[2]
+            paint[bars] = self.colors[0]
             glow[here[inner & ~bars]] = 0.9
         elif self.kind == "rug":
-            paint[inner & (np.floor(s * 8) % 2 == 0)] = self.colours[2]
+            paint[inner & (np.floor(s * 8) % 2 == 0)] = self.colors[2]
         elif self.kind == "door":
-            paint[(s > 0.82) & (s < 0.9) & (np.abs(t - 0.48) < 0.02)] = self.colours[3]
-        colour[here] = paint
+            paint[(s > 0.82) & (s < 0.9) & (np.abs(t - 0.48) < 0.02)] = self.colors[3]
+        color[here] = paint
 
 
 def surface(where: str, plain_look: bool, rng: np.random.Generator) -> Surface:
@@ -152,15 +152,15 @@ def decals(low: Floats, high: Floats, plain_look: bool, rng: np.random.Generator
             if end - start < width + 0.4 or floor + height > high[1]:
                 continue
             at = rng.uniform(start + 0.2, end - width - 0.2)
-            colours = np.stack([hue(rng, rng.uniform(0, 0.7), rng.uniform(0.2, 1)) for _ in range(4)])
+            colors = np.stack([hue(rng, rng.uniform(0, 0.7), rng.uniform(0.2, 1)) for _ in range(4)])
             if kind == "window":
-                colours[1:3] = [[0.75, 0.88, 1.0], [0.55, 0.75, 0.6]]
-                colours[0] = 0.9
-            made.append(Decal(face, kind, (at, floor), (at + width, floor + height), colours))
+                colors[1:3] = [[0.75, 0.88, 1.0], [0.55, 0.75, 0.6]]
+                colors[0] = 0.9
+            made.append(Decal(face, kind, (at, floor), (at + width, floor + height), colors))
     if rng.random() < (0.15 if plain_look else 0.45):
         corner = rng.uniform(-1.6, 0.1, 2)
         size = rng.uniform(0.8, 2.4, 2)
-        colours = np.stack([hue(rng, rng.uniform(0, 0.8), rng.uniform(0.2, 0.9)) for _ in range(4)])
+        colors = np.stack([hue(rng, rng.uniform(0, 0.8), rng.uniform(0.2, 0.9)) for _ in range(4)])
         far = corner + size
-        made.append(Decal(FLOOR, "rug", (float(corner[0]), float(corner[1])), (float(far[0]), float(far[1])), colours))
+        made.append(Decal(FLOOR, "rug", (float(corner[0]), float(corner[1])), (float(far[0]), float(far[1])), colors))
     return made

@@ -31,7 +31,7 @@ class DerivedExpert(SampleExpert):
         self.card = replace(
             self.card,
             convention=self.meaning([card.convention for card in read]),
-            licence=" and ".join(sorted({card.licence for card in read})),
+            license=" and ".join(sorted({card.license for card in read})),
             preprocessing={**self.card.preprocessing, "reads": {card.column: card.to_json() for card in read}},
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipzoo.errors import PlanError
-from clipzoo.evaluation.bootstrap import RESAMPLES, centred, interval, p_value, resample
+from clipzoo.evaluation.bootstrap import RESAMPLES, centered, interval, p_value, resample
 from clipzoo.evaluation.measure import Scored
 from clipzoo.tasks.base import Measure
 
@@ -50,7 +50,7 @@ def compare(
         recipe: the recipe's name or text.
         subsets: name -> (runs, baselines) on other or fewer images, such as held-out objects (see
             `restrict`).
-        cost: what labelling cost: column -> {"seconds_per_image", "bytes_per_image", "images", …}.
+        cost: what labeling cost: column -> {"seconds_per_image", "bytes_per_image", "images", …}.
         protocol: crop, resolution, mask, alignment, averaging, templates, …: what a result must state.
         versions: software -> version.
         resamples: of the bootstrap.
@@ -127,7 +127,7 @@ def _cell(values: Sequence[float], draws: np.ndarray[Any, Any], measure: Measure
     spread, mean = float(np.std(values, ddof=1)) if len(values) > 1 else None, float(np.mean(values))
     return {
         "mean": mean, "std": spread, "n": len(values), "values": list(values),
-        "ci": interval(centred(draws, mean)), "direction": measure.direction, "unit": measure.unit,
+        "ci": interval(centered(draws, mean)), "direction": measure.direction, "unit": measure.unit,
     }  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _difference(
 ) -> dict[str, Any]:
     """``mean`` is ours less theirs in the measure's own sense; ``values`` are the paired seeds'."""
     a, b = float(np.mean(list(ours.values()))), float(np.mean(list(theirs.values())))
-    top, draws = None if ceiling is None else float(np.mean(list(ceiling.values()))), centred(draws, a - b)
+    top, draws = None if ceiling is None else float(np.mean(list(ceiling.values()))), centered(draws, a - b)
     return {
         "mean": a - b, "ci": interval(draws), "p": p_value(draws), "values": _paired(ours, theirs),
         "gap_closed": _gap_closed(a, b, top, measure), "direction": measure.direction, "unit": measure.unit,

@@ -53,7 +53,7 @@ def resample(
     }
 
 
-def centred(draws: NDArray[np.float64], value: float) -> NDArray[np.float64]:
+def centered(draws: NDArray[np.float64], value: float) -> NDArray[np.float64]:
     """The draws [R] without their bias: moved to have the mean ``value``, as far as they are finite."""
     finite = draws[np.isfinite(draws)]
     return draws + (value - finite.mean()) if finite.size else draws

@@ -1,6 +1,6 @@
 """Dense probes in closed form: what frozen features know of a task, with no training run to doubt.
 
-Tokens [h,w] of a feature map are standardised (mean and deviation of the probe split) and regressed by
+Tokens [h,w] of a feature map are standardized (mean and deviation of the probe split) and regressed by
 ridge to the block of pixels that each of them covers in ``TASK.oracle(target)``, the raw output that is
 right. The strength is chosen on the validation split by squared error in the raw space; the test split is
 only predicted. A grid that does not divide the label's size is given whole blocks of ⌈H/h⌉ × ⌈W/w⌉ pixels,
@@ -40,7 +40,7 @@ GROUP_BYTES = 256 << 20
 class Probe:
     """A fitted probe of one task.
 
-    ``mean`` and ``scale`` [D] standardise tokens; ``ridges`` hold consecutive groups of the C·bh·bw outputs
+    ``mean`` and ``scale`` [D] standardize tokens; ``ridges`` hold consecutive groups of the C·bh·bw outputs
     of a token; ``block`` is (bh, bw) in pixels.
     """
 
@@ -162,7 +162,7 @@ def fit(
 
 @dataclass
 class _Tokens:
-    """Features [N,D,h,w] of a set, whose tokens are standardised by ``mean`` and ``scale`` [D]."""
+    """Features [N,D,h,w] of a set, whose tokens are standardized by ``mean`` and ``scale`` [D]."""
 
     maps: Tensor
     mean: Tensor
@@ -170,7 +170,7 @@ class _Tokens:
 
     @classmethod
     def of(cls, maps: Tensor) -> _Tokens:
-        """Features that are standardised by themselves."""
+        """Features that are standardized by themselves."""
         deviation = maps.std((0, 2, 3), correction=0)
         scale = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), torch.zeros_like(deviation))
         return cls(maps, maps.mean((0, 2, 3)), scale)
@@ -238,7 +238,7 @@ def _moments(tokens: _Tokens, truth: Truth, group: slice, outputs: int) -> Momen
 
 
 def _tokens(maps: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """[B,D,h,w] -> standardised tokens [B·h·w, D]."""
+    """[B,D,h,w] -> standardized tokens [B·h·w, D]."""
     return (maps.float().permute(0, 2, 3, 1).flatten(0, 2) - mean) * scale
 
 

@@ -1,7 +1,7 @@
 """Ridge regression in closed form from sums over data: constant memory, every strength from one
-factorisation.
+factorization.
 
-With features X centred on the mean of the fit, targets Y likewise, and the eigendecomposition XᵀX = V S Vᵀ,
+With features X centered on the mean of the fit, targets Y likewise, and the eigendecomposition XᵀX = V S Vᵀ,
 the weights of strength λ are V (S + λ)⁻¹ Vᵀ Xᵀ Y (Hastie, Tibshirani, Friedman, *The Elements of Statistical
 Learning*, §3.4.1). The squared error on another set follows from that set's sums, without seeing its rows
 again.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 2))
-"""Default strengths, shares of the number of rows (so of the diagonal of XᵀX if features are standardised)."""
+"""Default strengths, shares of the number of rows (so of the diagonal of XᵀX if features are standardized)."""
 
 
 @dataclass

@@ -83,7 +83,7 @@ class Suite:
         read = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
         scored = {split: replace(one, crop=crop) for split, one in read.items() if split in SCORED}
         return cls(
-            {split: _labelled(split, one) for split, one in read.items() if one.truth},
+            {split: _labeled(split, one) for split, one in read.items() if one.truth},
             {split: one for split, one in scored.items() if one.targets},
             {split: some for split, one in scored.items() if len(some := one.captioned())},
             size,
@@ -161,8 +161,8 @@ class Suite:
         )
 
 
-def _labelled(split: str, pictures: Split) -> Split:
-    found = pictures.labelled()
+def _labeled(split: str, pictures: Split) -> Split:
+    found = pictures.labeled()
     if not len(found):
         raise DatasetError(
             f"none of the {len(pictures)} pictures of {split} has a true label, though it has columns of "

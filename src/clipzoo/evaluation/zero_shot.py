@@ -1,6 +1,6 @@
 """Zero-shot recognition by the protocol of OpenCLIP (``open_clip/zero_shot_classifier.py``).
 
-A class is the normalised mean of its normalised template embeddings; a picture belongs to the class with the
+A class is the normalized mean of its normalized template embeddings; a picture belongs to the class with the
 largest cosine. Ties go against the student: a model that maps everything to one point scores nothing.
 """
 

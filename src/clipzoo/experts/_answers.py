@@ -1,6 +1,6 @@
 """What a folder of label files must be asked before its numbers mean anything, and the answers of a URI.
 
-Files do not say whether 1000 is a metre or a class, so every question of the task has to be answered; nothing is
+Files do not say whether 1000 is a meter or a class, so every question of the task has to be answered; nothing is
 guessed, and all that is missing or wrong is told at once.
 """
 
@@ -34,14 +34,14 @@ INVALID = "the value of unknown pixels (several with commas), as 0, or none; not
 QUESTIONS: Mapping[str, Mapping[str, str]] = {
     "segmentation": {
         "classes": "names in the order of ids, as floor,wall,chair, or @names.txt with a line each: a name, or, for "
-        "colour-coded files, 'r g b name'; or palette:voc, palette:cityscapes for files in their colours, or "
+        "color-coded files, 'r g b name'; or palette:voc, palette:cityscapes for files in their colors, or "
         "palette:binary for white on black (0 and 255)",
-        "void": "ids of unknown pixels (of colour-coded files colours, as #000000), with commas, or none",
+        "void": "ids of unknown pixels (of color-coded files colors, as #000000), with commas, or none",
     },
     "depth": {
         "kind": f"{', '.join(get_args(Kind))} (nearer is larger)",
         "along": "z (optical axis) or ray (line of sight); none where an affine kind does not tell",
-        "scale": "what values are multiplied by, to give metres if metric: 0.001 for millimetres",
+        "scale": "what values are multiplied by, to give meters if metric: 0.001 for millimeters",
         "invalid": INVALID,
     },
     "normals": {
@@ -57,7 +57,8 @@ QUESTIONS: Mapping[str, Mapping[str, str]] = {
 """Task -> question -> how it is answered."""
 
 COMMON = {
-    "licence": "of the labels",
+    "license": "of the labels",
+    "licence": "",
     "as": "the column's name, truth or any other; by default the format and the name of what is read",
 }
 """What may be answered of labels in any format."""
@@ -84,20 +85,20 @@ class Answers:
     task: str
     given: Mapping[str, str]
     classes: tuple[str, ...] = ()
-    colours: tuple[tuple[int, int, int], ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
     kind: Kind | None = None
     along: Along | None = None
     scale: float = 1.0
     frame: FloatArray | None = None
     range: tuple[float, float] = (0.0, 1.0)
     unknown: tuple[float, ...] = ()
-    """Values of unknown pixels; of colour-coded files 0xRRGGBB."""
+    """Values of unknown pixels; of color-coded files 0xRRGGBB."""
     first: int = 0
     threshold: float | None = None
     encoding: Encoding | None = None
     suffix: str = ""
     pattern: Pattern | None = None
-    licence: str = "unknown"
+    license: str = "unknown"
     name: str = ""
     """Of the column; "" if it is not chosen."""
 
@@ -125,8 +126,8 @@ def parse(
     fields = answer(told, {**first, **QUESTIONS[task]}, optional, PARSERS, zoo, task)
     if fields.get("threshold") is not None:
         _check_soft(fields)
-    elif fields.get("colours"):
-        _check_colours(given["void"])
+    elif fields.get("colors"):
+        _check_colors(given["void"])
     return Answers(given={name: text for name, text in given.items() if name not in first}, **fields)
 
 
@@ -153,8 +154,8 @@ def _settled(given: Mapping[str, str], zoo: str) -> Mapping[str, str]:
 
 
 def _check_soft(fields: dict[str, Any]) -> None:
-    """Raise `ExpertError` unless there are two classes; colours of these are no question any more."""
-    fields["colours"] = ()
+    """Raise `ExpertError` unless there are two classes; colors of these are no question any more."""
+    fields["colors"] = ()
     count = len(fields["classes"])
     if count != 2:
         raise ExpertError(
@@ -162,17 +163,17 @@ def _check_soft(fields: dict[str, Any]) -> None:
             "leave out threshold="
         )
     if any(value > 65535 for value in fields["unknown"]):
-        raise ExpertError("void: soft masks have no colours: write the number of unknown pixels, or void=none")
+        raise ExpertError("void: soft masks have no colors: write the number of unknown pixels, or void=none")
 
 
-def _check_colours(void: str) -> None:
-    """Raise `ExpertError` unless the void of colour-coded files is ``none`` or colours."""
+def _check_colors(void: str) -> None:
+    """Raise `ExpertError` unless the void of color-coded files is ``none`` or colors."""
     parts = [] if void == "none" else void.split(",")
     if all(part.startswith("#") for part in parts):
         return
     meant = f"#{int(parts[0]):02x}{int(parts[1]):02x}{int(parts[2]):02x}" if len(parts) == 3 else "#rrggbb"
     raise ExpertError(
-        f"void={void}: these are numbers, but the classes have colours, and so has void: write void={meant} (several "
+        f"void={void}: these are numbers, but the classes have colors, and so has void: write void={meant} (several "
         "with commas between), or void=none"
     )
 
@@ -253,9 +254,9 @@ def _near(name: str, asked: Iterable[str]) -> str:
 
 
 def parse_classes(text: str) -> dict[str, Any]:
-    """Names, and colours where each has one: of a palette, or if every line of the file begins with three numbers."""
+    """Names, and colors where each has one: of a palette, or if every line of the file begins with three numbers."""
     if text.startswith("palette:"):
-        return {"classes": tuple(palette(text)), "colours": tuple(palette(text).values())}
+        return {"classes": tuple(palette(text)), "colors": tuple(palette(text).values())}
     inline = not text.startswith("@")
     named = text.split(",") if inline else Path(text[1:]).expanduser().read_text("utf-8").strip().splitlines()
     lines = [name.split() for name in named]
@@ -265,10 +266,10 @@ def parse_classes(text: str) -> dict[str, Any]:
         raise ValueError(f"{text} is a file, not a class; @{text} reads the names that are in it")
     if inline or not all(len(words) > 3 and all(word.isdecimal() for word in words[:3]) for words in lines):
         return {"classes": tuple(" ".join(words) for words in lines)}
-    colours = tuple((int(r), int(g), int(b)) for r, g, b, *_ in lines)
-    if len(set(colours)) < len(colours) or max(map(max, colours)) > 255:
-        raise ValueError("two classes have one colour, or a colour is beyond 255")
-    return {"classes": tuple(" ".join(words[3:]) for words in lines), "colours": colours}
+    colors = tuple((int(r), int(g), int(b)) for r, g, b, *_ in lines)
+    if len(set(colors)) < len(colors) or max(map(max, colors)) > 255:
+        raise ValueError("two classes have one color, or a color is beyond 255")
+    return {"classes": tuple(" ".join(words[3:]) for words in lines), "colors": colors}
 
 
 def _unknown(text: str) -> dict[str, Any]:
@@ -338,7 +339,11 @@ def _named(text: str) -> dict[str, Any]:
     return {"name": text}
 
 
-COMMON_PARSERS: Mapping[str, Parser] = {"licence": lambda text: {"licence": text}, "as": _named}
+COMMON_PARSERS: Mapping[str, Parser] = {
+    "license": lambda text: {"license": text},
+    "licence": lambda text: {"license": text},  # as URIs of older stores spell it
+    "as": _named,
+}
 """Of `COMMON`."""
 
 

@@ -126,7 +126,7 @@ def _numbers(box: Sequence[Any]) -> Any:
 
 
 def xyxy(box: Sequence[Any], form: str) -> list[float]:
-    """Four numbers of the ``form`` xyxy, xywh (corner and sides) or cxcywh (centre and sides) as x0, y0, x1, y1."""
+    """Four numbers of the ``form`` xyxy, xywh (corner and sides) or cxcywh (center and sides) as x0, y0, x1, y1."""
     a, b, c, d = _numbers(box).tolist()
     if form == "xyxy":
         return [a, b, c, d]

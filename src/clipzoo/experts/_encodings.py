@@ -13,7 +13,7 @@ from clipzoo.errors import SampleError
 from clipzoo.types import FloatArray
 
 Reach = tuple[float, float]
-"""Metres between which the depth of a picture's known pixels lies, but for a few."""
+"""Meters between which the depth of a picture's known pixels lies, but for a few."""
 
 METRIC: Reach = (0.01, 1000.0)
 """Of metric depth of any origin: what is nearer or farther mostly has a wrong scale."""
@@ -49,14 +49,14 @@ def _metric(along: str, scale: float, invalid: str) -> dict[str, str]:
 ENCODINGS: Mapping[str, Encoding] = {
     # SUNRGBDtoolbox, read3dPoints.m: bitor(bitshift(d, -3), bitshift(d, 16 - 3)) / 1000, and cut at 8 or 10 m.
     "sunrgbd": Encoding(_metric("z", 0.001, "0"), (0.1, 30), rotated=True),
-    # KITTI depth devkit, readme.txt: metres are the 16-bit value / 256; 0 is "no ground truth".
+    # KITTI depth devkit, readme.txt: meters are the 16-bit value / 256; 0 is "no ground truth".
     "kitti": Encoding(_metric("z", 1 / 256, "0"), (0.5, 150)),
-    # Virtual KITTI 2, Naver Labs' page: centimetres in 16 bits, cut at 655.35 m, which is the sky's value.
+    # Virtual KITTI 2, Naver Labs' page: centimeters in 16 bits, cut at 655.35 m, which is the sky's value.
     "vkitti2": Encoding(_metric("z", 0.01, "65535"), (0.1, 655.35)),
-    # DIODE, diode-devkit's README: float metres in *_depth.npy, and 1 in *_depth_mask.npy where there was a return. It
+    # DIODE, diode-devkit's README: float meters in *_depth.npy, and 1 in *_depth_mask.npy where there was a return. It
     # does not say what depth is measured along.
     "diode": Encoding(_metric("", 1.0, "0"), (0.1, 350), "_depth.npy", mask="_mask.npy"),
-    # Hypersim, README and apple/ml-hypersim#9, #63: Euclidean metres to the optical centre, NaN where nothing is.
+    # Hypersim, README and apple/ml-hypersim#9, #63: Euclidean meters to the optical center, NaN where nothing is.
     "hypersim": Encoding(_metric("ray", 1.0, "none"), (0.02, 500), ".hdf5"),
     # Taskonomy, data/README.md: depth_zbuffer (z) and depth_euclidean (ray) in 1/512 m, at most 128 m, the value 65535,
     # which is that of no surface.
@@ -85,9 +85,9 @@ def rotated(values: NDArray[Any]) -> bool:
     return len(np.unique(values)) > DIFFERENT
 
 
-def outside(metres: FloatArray, reach: Reach) -> str:
+def outside(meters: FloatArray, reach: Reach) -> str:
     """How depth [N] runs, if some of it, but for 2 % at both ends, is out of ``reach``; else ""."""
-    if not metres.size:
+    if not meters.size:
         return ""
-    low, high = np.percentile(metres[:: 1 + len(metres) // 20_000], (2, 98)).tolist()
+    low, high = np.percentile(meters[:: 1 + len(meters) // 20_000], (2, 98)).tolist()
     return "" if reach[0] <= low and high <= reach[1] else f"{low:.3g} to {high:.3g} m"

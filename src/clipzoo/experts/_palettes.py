@@ -1,6 +1,6 @@
-"""Colours in which datasets draw their classes: Pascal VOC, Cityscapes, and white on black.
+"""Colors in which datasets draw their classes: Pascal VOC, Cityscapes, and white on black.
 
-ADE20K is missing on purpose: its palette gives road and skyscraper one colour, (140, 140, 140), so that colours do not
+ADE20K is missing on purpose: its palette gives road and skyscraper one color, (140, 140, 140), so that colors do not
 tell its classes; its annotations proper are ids (``classes=@names.txt&void=0&first=1``).
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 _VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-_CITYSCAPES: Mapping[str, Colour] = {
+_CITYSCAPES: Mapping[str, Color] = {
     "road": (128, 64, 128), "sidewalk": (244, 35, 232), "building": (70, 70, 70), "wall": (102, 102, 156),
     "fence": (190, 153, 153), "pole": (153, 153, 153), "traffic light": (250, 170, 30),
     "traffic sign": (220, 220, 0), "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180),
@@ -25,7 +25,7 @@ _CITYSCAPES: Mapping[str, Colour] = {
 }  # fmt: skip
 """The 19 classes that are evaluated."""
 
-VOID: Mapping[str, tuple[Colour, ...]] = {
+VOID: Mapping[str, tuple[Color, ...]] = {
     "binary": (),
     "voc": ((224, 224, 192),),
     "cityscapes": (
@@ -33,12 +33,12 @@ VOID: Mapping[str, tuple[Colour, ...]] = {
         (150, 120, 90), (0, 0, 90), (0, 0, 110),
     ),
 }  # fmt: skip
-"""Palette -> colours of what is no class; of Cityscapes those of the classes that are not evaluated."""
+"""Palette -> colors of what is no class; of Cityscapes those of the classes that are not evaluated."""
 
 
 @cache
-def palettes() -> Mapping[str, Mapping[str, Colour]]:
-    """Palette -> class -> colour, in the order of ids."""
+def palettes() -> Mapping[str, Mapping[str, Color]]:
+    """Palette -> class -> color, in the order of ids."""
     return {
         "binary": {"background": (0, 0, 0), "foreground": (255, 255, 255)},
         "voc": {name: _bits(i) for i, name in enumerate(_VOC)},
@@ -46,7 +46,7 @@ def palettes() -> Mapping[str, Mapping[str, Colour]]:
     }
 
 
-def palette(text: str) -> Mapping[str, Colour]:
+def palette(text: str) -> Mapping[str, Color]:
     """The palette that ``palette:voc`` names; `ValueError` if none is called so."""
     name = text.removeprefix("palette:")
     if name not in palettes():
@@ -54,24 +54,24 @@ def palette(text: str) -> Mapping[str, Colour]:
     return palettes()[name]
 
 
-def fitting(colours: Iterable[Colour]) -> list[str]:
-    """The palettes in which every one of ``colours`` has a meaning, and two at least are classes."""
-    found = set(colours)
+def fitting(colors: Iterable[Color]) -> list[str]:
+    """The palettes in which every one of ``colors`` has a meaning, and two at least are classes."""
+    found = set(colors)
     return [
         name for name, known in palettes().items()
         if found <= {*known.values(), *VOID[name]} and len(found & set(known.values())) > 1
     ]  # fmt: skip
 
 
-def hexadecimal(colour: Colour) -> str:
-    """A colour as ``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def hexadecimal(color: Color) -> str:
+    """A color as ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _bits(number: int) -> Colour:
-    """Pascal VOC's colour of an id: its bits, three by three, from the highest bits of red, green and blue down."""
-    colour = [0, 0, 0]
+def _bits(number: int) -> Color:
+    """Pascal VOC's color of an id: its bits, three by three, from the highest bits of red, green and blue down."""
+    color = [0, 0, 0]
     for place in range(8):
         for channel in range(3):
-            colour[channel] |= (number >> (3 * place + channel) & 1) << (7 - place)
-    return colour[0], colour[1], colour[2]
+            color[channel] |= (number >> (3 * place + channel) & 1) << (7 - place)
+    return color[0], color[1], color[2]

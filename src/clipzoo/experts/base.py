@@ -28,7 +28,7 @@ class ExpertCard:
     uri: str
     task: str
     convention: Convention
-    licence: str = "unknown"
+    license: str = "unknown"
     revision: str = ""
     weights_sha256: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
@@ -48,10 +48,13 @@ class ExpertCard:
         return f"{self.task}/{self.slug}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields but ``name`` as plain JSON values, the convention by its own `to_json`."""
-        told = {**asdict(self), "convention": self.convention.to_json()}
-        del told["name"]
-        return told
+        """The fields but ``name`` as plain JSON values, the convention by its own `to_json`.
+
+        The license is spelled ``licence``, as stores of format 1 spell it.
+        """
+        values = {**asdict(self), "convention": self.convention.to_json(), "licence": self.license}
+        del values["name"], values["license"]
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +127,13 @@ class Expert(ABC):
     def module(self) -> Any:
         """The torch module that `predict` calls, made anew by each `load`.
 
-        An expert that overrides this lets labelling choose layout and, of weights in float32, precision: in autocast
+        An expert that overrides this lets labeling choose layout and, of weights in float32, precision: in autocast
         others would be of neither precision.
         """
         return None
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
-        """As `predict`, of whole samples; what labelling calls."""
+        """As `predict`, of whole samples; what labeling calls."""
         return self.predict([sample.image for sample in inputs])
 
 

@@ -173,7 +173,7 @@ class DemoExpert(Expert):
             uri=f"demo:{task}",
             task=task,
             convention=convention,
-            licence="Apache-2.0",
+            license="Apache-2.0",
             weights_sha256=hashlib.sha256(self._weights).hexdigest(),
             preprocessing={"size": [SIDE, SIDE], "resize": "squash", "resample": "bilinear", "scale": "255"},
         )
@@ -188,7 +188,7 @@ class DemoExpert(Expert):
 
     @property
     def module(self) -> TinyUNet | None:
-        """The network, for precision and layout of labelling; None before `load`."""
+        """The network, for precision and layout of labeling; None before `load`."""
         return self._model
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:

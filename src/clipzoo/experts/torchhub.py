@@ -65,7 +65,7 @@ FAMILIES: tuple[Family, ...] = (
         "down, forward) against the line of sight",
     ),
     Family(
-        "Metric3D, depth", "depth", "kind affine-depth, along z: metres only times focal length / 1000, which differs "
+        "Metric3D, depth", "depth", "kind affine-depth, along z: meters only times focal length / 1000, which differs "
         "from picture to picture", "github.com/YvanYin/Metric3D: hubconf.py, canonical_to_real_scale",
     ),
 )  # fmt: skip
@@ -136,7 +136,7 @@ class TorchHub(Expert):
             uri,
             spec.task,
             spec.convention,
-            spec.licence,
+            spec.license,
             revision=" ".join(part for part in (spec.revision, ref, f"files {_digest(folder)[:16]}") if part),
             weights_sha256=" ".join(sha256(file) for file in files),
             preprocessing={**spec.preprocessing, **asked, "trust_repo": True},

@@ -4,7 +4,7 @@
 (.safetensors, or .pth read without running code): of one's own training, with its ``classes``, or of ``weights`` where
 there is no network. Images are prepared and outputs made into boxes by torchvision itself. Further options:
 ``threshold`` and ``floor`` (scores from which a box is an object, and below which it is nothing), ``size`` (of the
-shorter side), ``batch_size``, ``licence``.
+shorter side), ``batch_size``, ``license``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ OPTIONS = {
     "classes": "of the file's model, in the order of its ids: of segmentation all, of detection those from id 1 on",
     "size": "the shorter side, in pixels, to which images are brought, by default as the weights were trained",
     "batch_size": "images a batch, by default 4",
-    "licence": "of the file's weights",
+    "license": "of the file's weights",
+    "licence": "",
 }
 SCORES = {
     "threshold": f"the score from which a box is an object, by default {THRESHOLD}",
@@ -49,7 +50,7 @@ LONGEST = 8
 """Segmentation brings the shorter side to a size, whatever becomes of the longer: of at most so many times it here."""
 
 EXACT = ("fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
-"""Models whose weights COCO_V1 were trained without the small number that batch normalisation adds to variances."""
+"""Models whose weights COCO_V1 were trained without the small number that batch normalization adds to variances."""
 
 LICENCE = "BSD-3-Clause; the terms of COCO's pictures may apply"
 
@@ -125,7 +126,7 @@ class Torchvision(Expert):
             uri,
             task,
             Convention(classes),
-            licence=fields.get("licence", LICENCE if self.official else "unknown"),
+            license=fields.get("license", LICENCE if self.official else "unknown"),
             revision=self.weights.name if self.official else "",
             weights_sha256=sha256(self.path),
             preprocessing={"transforms": " ".join(repr(self.weights.transforms()).split()), **settings},
@@ -159,7 +160,7 @@ class Torchvision(Expert):
 
     @property
     def module(self) -> Any:
-        """The model, for precision and layout of labelling; None before `load`."""
+        """The model, for precision and layout of labeling; None before `load`."""
         return self._model
 
     def _adapt(self, model: Any) -> None:
@@ -310,7 +311,7 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _freeze(module: Any, state: Mapping[str, Any], every: bool, prefix: str = "") -> None:
-    """Batch normalisation that was trained frozen (``every``, or has not counted its batches) as torchvision has it."""
+    """Batch normalization that was trained frozen (``every``, or has not counted its batches) as torchvision has it."""
     from torch.nn import BatchNorm2d
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -348,6 +349,7 @@ PARSERS: Mapping[str, Parser] = {
     "floor": number("floor", 0, 1),
     "size": number("size", 1, 10_000, int),
     "batch_size": number("batch_size", 1, 10_000, int),
-    "licence": lambda text: {"licence": text},
+    "license": lambda text: {"license": text},
+    "licence": lambda text: {"license": text},  # as URIs of older stores spell it
 }
 """Option -> its answer as a field, as in ``_answers.PARSERS``."""

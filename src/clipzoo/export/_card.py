@@ -77,12 +77,12 @@ def _experts(experts: Mapping[str, Manifest]) -> str:
     for name, manifest in experts.items():
         told = [str(manifest.expert.get(key) or "–") for key in ("uri", "licence", "revision")]
         rows.append(_row(*map(_text, [name, *told, str(manifest.expert.get("weights_sha256") or "–")[:12]])))
-    head = _row("labels", "expert", "licence", "revision", "weights' SHA-256") + _row(*["---"] * 5)
+    head = _row("labels", "expert", "license", "revision", "weights' SHA-256") + _row(*["---"] * 5)
     return (
         "## Experts\n\n"
         + head
         + "".join(rows)
-        + "\nThe licences are the experts' own, as their cards tell them; those of the start and of the pictures are "
+        + "\nThe licenses are the experts' own, as their cards tell them; those of the start and of the pictures are "
         "for you to look up.\n\n"
     )
 

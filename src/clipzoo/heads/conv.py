@@ -1,4 +1,4 @@
-"""A small convolutional head: tokens see their neighbours before they are mapped to pixels."""
+"""A small convolutional head: tokens see their neighbors before they are mapped to pixels."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ WHERE = 5
 """Channels that the second tower gives: four distances and centerness. The first gives the others."""
 
 RARE = 0.01
-"""How likely every class is anywhere before anything was learnt (Lin et al. 2017, arXiv 1708.02002, §4.1)."""
+"""How likely every class is anywhere before anything was learned (Lin et al. 2017, arXiv 1708.02002, §4.1)."""
 
 
 class Head(nn.Module):

@@ -43,7 +43,7 @@ class Maps(list[Tensor]):
 
 
 class Gather(nn.Module):
-    """Normalises each tapped map over its channels, stacks them at the size of the finest and projects them.
+    """Normalizes each tapped map over its channels, stacks them at the size of the finest and projects them.
 
     The norms' own weights go into the projection's, since resizing keeps sums: what is left to do on maps does not
     depend on the head.

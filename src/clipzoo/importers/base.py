@@ -96,13 +96,13 @@ def card(
         uri: of their expert.
         task: theirs.
         given: question -> answer, for the manifest.
-        answers: the same as fields; of these ``licence`` and ``name`` are read.
+        answers: the same as fields; of these ``license`` and ``name`` are read.
         convention: what they mean.
         sha256: of the one file that tells all of them, if there is one.
     """
     told = {question: answer for question, answer in given.items() if question != "as"}
-    licence, name = answers.get("licence", "unknown"), answers.get("name", "") or _short(uri, given.get("label", ""))
-    return ExpertCard(uri, task, convention, licence, weights_sha256=sha256, preprocessing=told, name=name)
+    license, name = answers.get("license", "unknown"), answers.get("name", "") or _short(uri, given.get("label", ""))
+    return ExpertCard(uri, task, convention, license, weights_sha256=sha256, preprocessing=told, name=name)
 
 
 def _short(uri: str, label: str) -> str:

@@ -38,7 +38,7 @@ Values = NDArray[Any]
 
 SUFFIXES = (".png", ".npy", ".tif", ".tiff", *_hdf5.SUFFIXES)
 MODES = ("1", "L", "P", "RGB", "I", "I;16", "I;16B", "F")
-"""Pillow's modes that hold numbers or colours as they are; transparency would say something that is not asked."""
+"""Pillow's modes that hold numbers or colors as they are; transparency would say something that is not asked."""
 
 ALPHA = ("LA", "PA", "RGBA")
 """Modes whose alpha channel is the mask where a soft one is asked for."""
@@ -139,19 +139,19 @@ class FilesExpert(NamedExpert):
 
 def card(uri: str, given: Mapping[str, str], answers: Answers) -> ExpertCard:
     """The card of labels that ``answers`` explain, ``given`` being how they were written."""
-    colours = {"colours": [*map(hexadecimal, answers.colours)]} if answers.colours else {}
+    colors = {"colours": [*map(hexadecimal, answers.colors)]} if answers.colors else {}
     settled = answers.encoding.answers if answers.encoding else {}
-    return _keyed.card(uri, answers.task, {**given, **settled, **colours}, vars(answers), answers.convention)
+    return _keyed.card(uri, answers.task, {**given, **settled, **colors}, vars(answers), answers.convention)
 
 
 # Reading ---------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, answers: Answers | None = None, data: bytes | None = None, colours: bool = False) -> Values:
+def read(path: Path, answers: Answers | None = None, data: bytes | None = None, colors: bool = False) -> Values:
     """A file's numbers, [H,W] or [H,W,3].
 
     ``answers`` may ask for a soft mask (then of a picture with transparency its alpha channel, [H,W]) or for
-    ``colours``, which are a palette's in place of its indices. ``data`` are the bytes of what is no file; ``path`` is
+    ``colors``, which are a palette's in place of its indices. ``data`` are the bytes of what is no file; ``path`` is
     then for messages alone.
 
     Raises:
@@ -165,7 +165,7 @@ def read(path: Path, answers: Answers | None = None, data: bytes | None = None, 
             source: Any = path if data is None else io.BytesIO(data)
             return _array(np.load(source, mmap_mode="r" if data is None else None, allow_pickle=False), path)
         soft = answers is not None and answers.threshold is not None
-        return _picture(path, data, soft, colours or bool(answers and answers.colours))
+        return _picture(path, data, soft, colors or bool(answers and answers.colors))
     except SampleError:
         raise
     except Exception as error:  # decoders raise almost anything on damaged input
@@ -180,7 +180,7 @@ def _array(values: Values, path: Path) -> Values:
     return np.array(values[..., 0] if values.shape[2:] == (1,) else values)
 
 
-def _picture(path: Path, data: bytes | None, soft: bool, colours: bool) -> Values:
+def _picture(path: Path, data: bytes | None, soft: bool, colors: bool) -> Values:
     with Image.open(path if data is None else io.BytesIO(data), formats=("PNG", "TIFF")) as image:
         modes = (*MODES, *ALPHA) if soft else MODES
         if image.width * image.height > MAX_PIXELS or image.mode not in modes:
@@ -189,9 +189,9 @@ def _picture(path: Path, data: bytes | None, soft: bool, colours: bool) -> Value
                 f"{image.mode}; save it without transparency"
             )
         if soft:
-            return _greys(image, path)
-        deep = image.mode == "RGB" and not colours and all("RGB;16" in str(tile[3]) for tile in image.tile)
-        upper = np.array(image.convert("RGB") if colours else image)
+            return _grays(image, path)
+        deep = image.mode == "RGB" and not colors and all("RGB;16" in str(tile[3]) for tile in image.tile)
+        upper = np.array(image.convert("RGB") if colors else image)
         return (upper.astype(np.uint16) << 8) | _lower_bytes(path, data) if deep else upper
 
 
@@ -220,19 +220,19 @@ def _swapped(arguments: Any) -> Any:
     return "RGB;16B" if little else "RGB;16L"
 
 
-def _greys(image: Image.Image, path: Path) -> Values:
-    """[H,W] of a soft mask: the alpha channel where there is one, else the grey."""
+def _grays(image: Image.Image, path: Path) -> Values:
+    """[H,W] of a soft mask: the alpha channel where there is one, else the gray."""
     if image.mode not in ("RGB", "P", *ALPHA):
         return np.array(image)
     pixels = np.array(image.convert("RGB"))
-    grey = bool((pixels == pixels[..., :1]).all())
+    gray = bool((pixels == pixels[..., :1]).all())
     if image.mode in ALPHA:
         alpha = np.array(image.getchannel("A"))
-        if grey and (alpha == 255).all():
-            raise SampleError(f"the mask may be the grey or the alpha channel, which is opaque: {path}; save one alone")
+        if gray and (alpha == 255).all():
+            raise SampleError(f"the mask may be the gray or the alpha channel, which is opaque: {path}; save one alone")
         return alpha
-    if not grey:
-        raise SampleError(f"a soft mask is grey, or an alpha channel: {path} has colours; threshold= does not read it")
+    if not gray:
+        raise SampleError(f"a soft mask is gray, or an alpha channel: {path} has colors; threshold= does not read it")
     return np.ascontiguousarray(pixels[..., 0])
 
 
@@ -261,11 +261,11 @@ def _doubt(depth: Depth, values: Values, answers: Answers, path: Path, notes: No
 
 def label(values: Values, answers: Answers, path: Path) -> Any:
     """The label that a file's numbers are, by the answers; ``path`` is for messages."""
-    coded = answers.task == "normals" or bool(answers.colours)
+    coded = answers.task == "normals" or bool(answers.colors)
     if values.ndim != (3 if coded else 2) or values.shape[2:] not in ((), (3,)):
         raise SampleError(
-            f"{'three channels' if coded else 'one channel'} expected: {path} holds {list(values.shape)}; colour-coded "
-            "classes need a file of colours in classes=@…"
+            f"{'three channels' if coded else 'one channel'} expected: {path} holds {list(values.shape)}; color-coded "
+            "classes need a file of colors in classes=@…"
         )
     make = {"segmentation": _segmentation, "depth": _depth, "normals": _normals, "edges": _edges}[answers.task]
     return make(values, answers, path)
@@ -295,18 +295,18 @@ def _soft(values: Values, answers: Answers, path: Path) -> Segmentation:
 def _segmentation(values: Values, answers: Answers, path: Path) -> Segmentation:
     if answers.threshold is not None:
         return _soft(values, answers, path)
-    if answers.colours:
+    if answers.colors:
         values = values.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     valid = _known(values, answers)
-    if answers.colours:
-        codes = np.array(answers.colours) @ np.array([1 << 16, 1 << 8, 1])
+    if answers.colors:
+        codes = np.array(answers.colors) @ np.array([1 << 16, 1 << 8, 1])
         ids = np.searchsorted(codes, values, sorter=codes.argsort()).clip(max=len(codes) - 1)
         ids = codes.argsort()[ids]
         wrong = valid & (codes[ids] != values)
         if wrong.any():
-            grey = values[wrong][0] % 0x010101 == 0 and len(codes) == 2
-            fix = "; greys of a soft mask are read by threshold=0.5" if grey else ""
-            raise SampleError(f"a colour that is neither of a class nor void{fix}: {values[wrong][0]:06x} in {path}")
+            gray = values[wrong][0] % 0x010101 == 0 and len(codes) == 2
+            fix = "; grays of a soft mask are read by threshold=0.5" if gray else ""
+            raise SampleError(f"a color that is neither of a class nor void{fix}: {values[wrong][0]:06x} in {path}")
     else:
         ids = np.where(valid, values, answers.first).astype(np.int64) - answers.first
         wrong = valid & ((ids < 0) | (ids >= len(answers.classes)) | (ids + answers.first != values))

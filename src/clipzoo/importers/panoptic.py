@@ -1,6 +1,6 @@
 """Segments of COCO's panoptic format as classes: ``panoptic:panoptic.json?maps=folder&classes=all``, by sample key.
 
-A map is a PNG whose colours are numbers of segments, R + 256 G + 256² B, and the JSON tells each segment's category.
+A map is a PNG whose colors are numbers of segments, R + 256 G + 256² B, and the JSON tells each segment's category.
 Pixels of no segment (0) are unknown; things, stuff and crowds alike are of their class.
 """
 
@@ -77,9 +77,9 @@ class Panoptic(KeyedExpert):
     def look_up(self, key: str, size: Size) -> Segmentation:
         """See `KeyedExpert.look_up`."""
         path, annotation = self._map(key)
-        colours = files.read(path, colours=True)
-        same_aspect((colours.shape[0], colours.shape[1]), size, str(path))
-        return self._label(colours.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16]), annotation, path)
+        colors = files.read(path, colors=True)
+        same_aspect((colors.shape[0], colors.shape[1]), size, str(path))
+        return self._label(colors.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16]), annotation, path)
 
     def _map(self, key: str) -> tuple[Path, dict[str, Any]]:
         """The file of a sample's map, and what the JSON tells of it."""

@@ -29,13 +29,13 @@ from clipzoo.tasks.detection import Detection
 from clipzoo.types import Size
 
 READER = ("key", "caption", "split", "root", "outside", "sep")
-"""Options that the dataset's reader is given; they are as where the dataset is labelled, so that keys are the same."""
+"""Options that the dataset's reader is given; they are as where the dataset is labeled, so that keys are the same."""
 
 LABEL = "the column that holds the labels"
 REQUIRED = {
     "label": LABEL,
     "classes": "names in the order of ids, as person,dog, or @names.txt with a name a line",
-    "box": "xyxy (corners), xywh (corner and sides) or cxcywh (centre and sides)",
+    "box": "xyxy (corners), xywh (corner and sides) or cxcywh (center and sides)",
     "unit": "pixels (of the row's own picture) or relative (shares of its width and height)",
 }
 TASKS = {**QUESTIONS, "detection": {name: how for name, how in REQUIRED.items() if name != "label"}}
@@ -99,7 +99,7 @@ class Rows(KeyedExpert):
                 raise ExpertError(
                     f"rows: two rows of {reader.location} have the key {entry.key!r}, so keys do not tell labels "
                     "apart (rows without keys are numbered file by file): name a column of distinct keys by key=, "
-                    "here and where the dataset is labelled"
+                    "here and where the dataset is labeled"
                 )
 
     def place(self, key: str) -> str | None:

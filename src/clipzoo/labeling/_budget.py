@@ -65,7 +65,7 @@ class Budget:
             return
         cause: type[ClipzooError] = DatasetError if 2 * self.by_sample > self.failed else ExpertError
         raise cause(
-            f"labelling stopped: {self.failed} of {self.seen} samples of {self.column} failed "
+            f"labeling stopped: {self.failed} of {self.seen} samples of {self.column} failed "
             f"({self.failed / self.seen:.1%}), more than max_failures={self.allowed:g} allows:\n"
             + "\n".join(f"  {count} × {self.examples[kind]}" for kind, count in self.reasons.most_common(10))
             + "\nWhat was in work was dropped, what is committed is kept. Mend the cause and run the same again, with "

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DATA, WRITING, COMMIT = "data", "writing", "commit"
-"""What the labelling thread spends time on beside the experts: waiting for images, for encoded labels, for the disk."""
+"""What the labeling thread spends time on beside the experts: waiting for images, for encoded labels, for the disk."""
 
 RECENT, BEFORE, SLOW, LOOK_BACK = 3, 5, 0.5, 200
 """Throughput has drifted where so many shards, after at least so many others, are below this share of their median.
@@ -45,7 +45,7 @@ class Meter:
         images: how many were decoded, or found not to be images.
         elapsed: seconds from the first to the last.
         seconds: what they went to -> how many: `DATA`, `WRITING`, `COMMIT`, and by its column's name each expert.
-        labelled: column -> images that its expert has been given.
+        labeled: column -> images that its expert has been given.
         failures: column -> samples without a label.
         failed: key -> kind of the first reason why a column lacks its label.
     """
@@ -55,7 +55,7 @@ class Meter:
         self.samples = self.images = 0
         self.elapsed = 0.0
         self.seconds: dict[str, float] = dict.fromkeys((DATA, WRITING, COMMIT, *columns), 0.0)
-        self.labelled = dict.fromkeys(columns, 0)
+        self.labeled = dict.fromkeys(columns, 0)
         self.failures = dict.fromkeys(columns, 0)
         self.failed: dict[str, str] = {}
         self._began = time.perf_counter()
@@ -95,7 +95,7 @@ class Meter:
         for what, seconds in other.seconds.items():
             self.seconds[what] += seconds
         for column in other.columns:
-            self.labelled[column] += other.labelled[column]
+            self.labeled[column] += other.labeled[column]
             self.failures[column] += other.failures[column]
 
     def shares(self) -> dict[str, float]:
@@ -109,7 +109,7 @@ class Meter:
 
     def rate(self, column: str) -> float:
         """Images a second of an expert while it works; 0 if it has not."""
-        return self.labelled[column] / self.seconds[column] if self.seconds[column] else 0.0
+        return self.labeled[column] / self.seconds[column] if self.seconds[column] else 0.0
 
 
 Pace = tuple[float, dict[str, float]]
@@ -143,7 +143,7 @@ class Drift:
 
         what = max(recent[0][1], key=grown)
         return (
-            f"labelling has slowed down to {statistics.median(pace for pace, _ in recent):.1f} images/s over the last "
+            f"labeling has slowed down to {statistics.median(pace for pace, _ in recent):.1f} images/s over the last "
             f"{len(recent)} shards, from {usual:.1f}: what grew is {what}, by {1000 * grown(what):.0f} ms an image; is "
             "another process at work here, the disk or network slower, or are the images larger?"
         )
@@ -219,13 +219,13 @@ class Progress:
             return
         experts = {
             column: {
-                "images": meter.labelled[column],
+                "images": meter.labeled[column],
                 "images_per_second": round(meter.rate(column), 3),
                 "seconds": round(meter.seconds[column], 6),
                 "failures": meter.failures[column],
             }
             for column in meter.columns
-            if meter.labelled[column] or meter.failures[column]
+            if meter.labeled[column] or meter.failures[column]
         }
         line = {
             "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -253,7 +253,7 @@ class Progress:
         rate, left = seen.images / max(time.perf_counter() - self._began, 1e-9), self._left()
         head = Table.grid(padding=(0, 1))
         head.add_row(
-            "labelling", ProgressBar(max(self.shards, 1), self.done, width=24), f"{self.done}/{self.shards} shards",
+            "labeling", ProgressBar(max(self.shards, 1), self.done, width=24), f"{self.done}/{self.shards} shards",
             f"{seen.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
             f"{timedelta(seconds=round(left))} left" if left else "", self.note,
         )  # fmt: skip

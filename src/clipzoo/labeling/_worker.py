@@ -24,7 +24,7 @@ from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import Meter
 from clipzoo.labeling._quick_check import look
 from clipzoo.labeling._tuning import Tuning
-from clipzoo.labeling.local import Work, codecs, labelled_shard
+from clipzoo.labeling.local import Work, codecs, labeled_shard
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.stopping import Stop
@@ -66,12 +66,12 @@ class Done:
 
     Attributes:
         meter: where its time went.
-        labelled: place of the column -> labels made.
+        labeled: place of the column -> labels made.
         lines: place of the column -> lines for its ``runs.jsonl``, which only the driver writes.
     """
 
     meter: Meter
-    labelled: dict[int, int]
+    labeled: dict[int, int]
     lines: dict[int, list[dict[str, Any]]]
 
 
@@ -144,18 +144,18 @@ class Worker:
         """
         before = copy.deepcopy(budgets)
         for work, budget in zip(self.works, budgets, strict=True):
-            work.budget, work.labelled, work.lines = budget, 0, []
+            work.budget, work.labeled, work.lines = budget, 0, []
         self._job, self._meter = job, Meter([self.works[i].column.name for i in self.order.active])
-        self._open = labelled_shard(self.reader, job, self.works, self._pool, Stop(), self._meter)
+        self._open = labeled_shard(self.reader, job, self.works, self._pool, Stop(), self._meter)
         self._open.__enter__()
         return {i: budgets[i].since(before[i]) for i in job.columns}
 
     def commit(self) -> Done:
-        """Commit the shard that was labelled last."""
+        """Commit the shard that was labeled last."""
         assert self._open is not None, "label first"
         self._open.__exit__(None, None, None)
         self._meter.stop()
         works = {i: self.works[i] for i in self._job.columns}
         return Done(
-            self._meter, {i: work.labelled for i, work in works.items()}, {i: work.lines for i, work in works.items()}
+            self._meter, {i: work.labeled for i, work in works.items()}, {i: work.lines for i, work in works.items()}
         )

@@ -1,4 +1,4 @@
-"""Which colours a folder of masks has, and whether they are those of a known palette."""
+"""Which colors a folder of masks has, and whether they are those of a known palette."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipzoo.experts import _palettes
 from clipzoo.importers import files
 
 MOST = 512
-"""Masks with more colours are photographs, or blended at their borders."""
+"""Masks with more colors are photographs, or blended at their borders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +28,29 @@ def survey(folder: Path) -> Survey:
     """Look at every PNG and TIFF in a folder and below it.
 
     Raises:
-        ExpertError: there is none, one cannot be read, or they have too many colours to be masks.
+        ExpertError: there is none, one cannot be read, or they have too many colors to be masks.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".tif", ".tiff"))
     if not paths:
         raise ExpertError(f"{folder} has no PNG or TIFF; name the folder of the masks")
-    counts: Counter[_palettes.Colour] = Counter()
+    counts: Counter[_palettes.Color] = Counter()
     for path in paths:
-        counts.update(_colours(path))
+        counts.update(_colors(path))
         if len(counts) > MOST:
             raise ExpertError(
-                f"the masks up to {path} have more than {MOST} colours: they are photographs, or blended at borders by "
-                "JPEG or resizing; masks need the colours that they were drawn in"
+                f"the masks up to {path} have more than {MOST} colors: they are photographs, or blended at borders by "
+                "JPEG or resizing; masks need the colors that they were drawn in"
             )
     total = sum(counts.values())
-    colours = sorted(counts, key=lambda colour: (-counts[colour], colour))
-    shares = {_palettes.hexadecimal(colour): counts[colour] / total for colour in colours}
-    return Survey(shares, _advice(colours))
+    colors = sorted(counts, key=lambda color: (-counts[color], color))
+    shares = {_palettes.hexadecimal(color): counts[color] / total for color in colors}
+    return Survey(shares, _advice(colors))
 
 
-def _colours(path: Path) -> dict[_palettes.Colour, int]:
-    """Colour -> pixels, of one file."""
+def _colors(path: Path) -> dict[_palettes.Color, int]:
+    """Color -> pixels, of one file."""
     try:
-        pixels = files.read(path, colours=True)
+        pixels = files.read(path, colors=True)
     except SampleError as error:
         raise ExpertError(f"{error}; move away what is no mask") from error
     codes = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
@@ -58,23 +58,23 @@ def _colours(path: Path) -> dict[_palettes.Colour, int]:
     return {(v >> 16, v >> 8 & 255, v & 255): n for v, n in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
-def _advice(colours: list[_palettes.Colour]) -> str:
-    fitting = _palettes.fitting(colours)
+def _advice(colors: list[_palettes.Color]) -> str:
+    fitting = _palettes.fitting(colors)
     if fitting:
         void = {name: ",".join(map(_palettes.hexadecimal, _palettes.VOID[name])) or "none" for name in fitting}
         return "\n".join(
-            f"every colour is one of palette {name}; if they are meant so: --format files --set task=segmentation "
+            f"every color is one of palette {name}; if they are meant so: --format files --set task=segmentation "
             f"--set classes=palette:{name} --set void={void[name]}"
             for name in fitting
         )
-    if {(0, 0, 0), (255, 255, 255)} < set(colours) and all(r == g == b for r, g, b in colours):
+    if {(0, 0, 0), (255, 255, 255)} < set(colors) and all(r == g == b for r, g, b in colors):
         return (
-            "every colour is a grey, and black and white are among them; if these are soft masks of two classes: "
+            "every color is a gray, and black and white are among them; if these are soft masks of two classes: "
             "--format files --set task=segmentation --set classes=background,NAME --set void=none --set threshold=0.5"
         )
-    lines = "\n".join(f"  {r} {g} {b} NAME" for r, g, b in colours)
+    lines = "\n".join(f"  {r} {g} {b} NAME" for r, g, b in colors)
     return (
-        f"no known palette ({', '.join(_palettes.palettes())}) has these colours, so their names are yours to say: "
+        f"no known palette ({', '.join(_palettes.palettes())}) has these colors, so their names are yours to say: "
         f"write them into a file, a class a line, leaving out what is void:\n{lines}\nand give: --format files --set "
         "task=segmentation --set classes=@FILE --set void=#RRGGBB (or void=none)"
     )

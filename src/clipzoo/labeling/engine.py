@@ -49,7 +49,7 @@ class ColumnReport:
     failures: int
     bytes: int
     seconds: float
-    labelled: int
+    labeled: int
     """Labels made by this run."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Kinds of failure -> how many samples, in the whole column, the most frequent first."""
@@ -103,7 +103,7 @@ def label(
     engine: Engine = "local",
     ray_address: str | None = None,
 ) -> list[ColumnReport]:
-    """Label a dataset with experts; what is labelled already is left as it is.
+    """Label a dataset with experts; what is labeled already is left as it is.
 
     Args:
         data: a folder of shards, one shard, or a glob or brace pattern.
@@ -208,7 +208,7 @@ def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
         names = [work.column.name for work in _active(jobs, works)]
         _run(do, jobs, works, Progress(names, len(jobs), call.progress and bool(jobs), call.log), threads)
         _settle(columns)
-        return [report(work.column, work.labelled) for work in works]
+        return [report(work.column, work.labeled) for work in works]
 
 
 def _active(jobs: Sequence[plan.Job], works: Sequence[Work]) -> list[Work]:
@@ -233,7 +233,7 @@ def _run(
         raise Interrupted(_how_to_go_on(jobs, works, str(error))) from None
     finally:
         for work in active:
-            work.column.finish(work.unnoted(), labelled=work.labelled)
+            work.column.finish(work.unnoted(), labeled=work.labeled)
 
 
 def _label_here(
@@ -256,7 +256,7 @@ def _say_why_again(columns: Sequence[Column], jobs: Sequence[plan.Job], old: Seq
     for column, changed in zip(columns, old, strict=True):
         for shard, suffix in column.halves().items():
             if shard in again:
-                log.warning("%s is not whole, %s is missing: it is labelled again", shard, column.file(shard, suffix))
+                log.warning("%s is not whole, %s is missing: it is labeled again", shard, column.file(shard, suffix))
         if looked_up := sorted(changed & again):
             told = "%s: the files of %d shards, %s the first, have changed since: their labels are looked up again"
             log.warning(told, column.name, len(looked_up), looked_up[0])
@@ -273,7 +273,7 @@ def _settle(columns: Sequence[Column]) -> None:
 def _how_to_go_on(jobs: Sequence[plan.Job], works: Sequence[Work], signal: str) -> str:
     left = len(plan.uncommitted(jobs, [work.column for work in works]))
     return (
-        f"labelling was stopped by {signal or 'SIGINT'}; what was in work was dropped, {left} of {len(jobs)} shards "
+        f"labeling was stopped by {signal or 'SIGINT'}; what was in work was dropped, {left} of {len(jobs)} shards "
         "are left: run the same again to go on"
     )
 
@@ -340,7 +340,7 @@ def _budget(column: Column, allowed: float, again: Collection[str]) -> Budget:
     return budget
 
 
-def report(column: Column, labelled: int = 0) -> ColumnReport:
+def report(column: Column, labeled: int = 0) -> ColumnReport:
     """What a column holds, from its manifest and rows."""
     column = Column(column.path)
     counts = column.manifest.counts
@@ -352,6 +352,6 @@ def report(column: Column, labelled: int = 0) -> ColumnReport:
     reasons = dict(found.most_common())
     return ColumnReport(
         column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,
-        column.seconds_in_use(), labelled, reasons, {kind: examples[kind] for kind in reasons},
+        column.seconds_in_use(), labeled, reasons, {kind: examples[kind] for kind in reasons},
         min((line["batch_size"] for line in runs(column.path) if line.get("event") == OUT_OF_MEMORY), default=None),
     )  # fmt: skip

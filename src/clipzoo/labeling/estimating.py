@@ -1,4 +1,4 @@
-"""What labelling a dataset will take, from a sample of it that is labelled and thrown away."""
+"""What labeling a dataset will take, from a sample of it that is labeled and thrown away."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class ColumnEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What labelling a whole dataset will take on this machine.
+    """What labeling a whole dataset will take on this machine.
 
     Attributes:
         samples: of the dataset; extrapolated where it has more than `SHARDS` shards.
-        measured: images that were labelled to know.
+        measured: images that were labeled to know.
         seconds: of the whole run, with loading.
         columns: one an expert.
     """
@@ -156,11 +156,11 @@ def _column(column: Column, meter: Meter, samples: int, shards: int) -> ColumnEs
     """Members and their headers are whole blocks; a tar ends at a whole record, half of it padding in the mean."""
     rows = column.rows(MEASURED)
     sizes = [size for size in rows["size"].to_pylist() if size is not None]
-    block, labelled = tarfile.BLOCKSIZE, len(sizes) / max(len(rows), 1)
+    block, labeled = tarfile.BLOCKSIZE, len(sizes) / max(len(rows), 1)
     member = sum(block + -(-size // block) * block for size in sizes) / max(len(sizes), 1)
     return ColumnEstimate(
         column.name,
-        bytes=samples * labelled * member + shards * tarfile.RECORDSIZE / 2,
-        seconds_per_image=meter.seconds[column.name] / max(meter.labelled[column.name], 1),
-        failures=1 - labelled,
+        bytes=samples * labeled * member + shards * tarfile.RECORDSIZE / 2,
+        seconds_per_image=meter.seconds[column.name] / max(meter.labeled[column.name], 1),
+        failures=1 - labeled,
     )

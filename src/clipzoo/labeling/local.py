@@ -58,7 +58,7 @@ class Work:
     """In predicting and encoding; decoding is shared and not counted."""
     noted: float = 0.0
     """The part of ``seconds`` that ``runs.jsonl`` has."""
-    labelled: int = 0
+    labeled: int = 0
     reads: Sequence[Column] = ()
     """Columns whose labels the expert is handed."""
 
@@ -144,7 +144,7 @@ class Pass:
                 found = self._call(batch)
         finally:
             self.work.seconds += time.perf_counter() - start
-        self.meter.labelled[self.work.column.name] += len(batch)
+        self.meter.labeled[self.work.column.name] += len(batch)
         for sample, label in zip(batch, found, strict=True):
             self.waiting.append((sample.key, self.pool.submit(self._ready, label)))
         self.settle(len(batch))
@@ -215,7 +215,7 @@ class Pass:
             self.fail(key, _ADDRESS.sub("0x…", ready.reason))  # equal faults give equal rows, and so equal bytes
         else:
             self.writer.copy(key, *ready.label)
-            self.work.labelled += 1
+            self.work.labeled += 1
             self.work.budget.note()
 
 
@@ -238,7 +238,7 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
             meter = bar.begin()
             with meter.time(DATA):
                 next(turns)
-            with labelled_shard(reader, job, works, pool, stop, meter):
+            with labeled_shard(reader, job, works, pool, stop, meter):
                 for work in [works[i] for i in job.columns if ends[i] is job]:
                     work.budget.judge()
                 stop.check()
@@ -247,7 +247,7 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
 
 
 @contextmanager
-def labelled_shard(
+def labeled_shard(
     reader: Reader, job: Job, works: Sequence[Work], pool: ThreadPoolExecutor, stop: Stop, meter: Meter
 ) -> Iterator[None]:
     """Label a shard before the block, and commit it after; an exception in the block drops it."""

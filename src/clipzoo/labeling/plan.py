@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A shard and the columns, by their place in the run, that it is to be labelled for.
+    """A shard and the columns, by their place in the run, that it is to be labeled for.
 
     ``again`` are those of the columns that have labels of it, which are kept; what failed is done again.
     """

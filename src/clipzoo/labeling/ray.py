@@ -86,7 +86,7 @@ def label_shards(
     lost = uncommitted(jobs, [work.column for work in works])
     if lost:
         raise StoreError(
-            f"{len(lost)} of {len(jobs)} shards were committed where they were labelled and are not to be seen here, "
+            f"{len(lost)} of {len(jobs)} shards were committed where they were labeled and are not to be seen here, "
             f"as {lost[0]!r}: run the same again; if it comes again, the file system is not shared as it should be"
         )
 
@@ -166,7 +166,7 @@ class _Run:
         if self.given_up:
             shard, why = next(iter(self.given_up.items()))
             raise EngineError(
-                f"{len(self.given_up)} shards are not labelled, since {LOSSES} workers were lost over each. The first "
+                f"{len(self.given_up)} shards are not labeled, since {LOSSES} workers were lost over each. The first "
                 f"is {shard!r}: {why}\nIf it was for memory, take a smaller batch or fewer workers a machine "
                 "(--threads); else find the sample by --engine local"
             )
@@ -315,7 +315,7 @@ class _Run:
     def _committed(self, hand: _Hand, done: Done) -> None:
         assert hand.job is not None
         for i, lines in done.lines.items():
-            self.works[i].labelled += done.labelled[i]
+            self.works[i].labeled += done.labeled[i]
             for line in lines:
                 self.works[i].note(**line)
         self.progress.shard(hand.job.shard, done.meter)

@@ -1,4 +1,4 @@
-"""Angular error of directions with a learnt confidence, the mean over all known pixels of the batch.
+"""Angular error of directions with a learned confidence, the mean over all known pixels of the batch.
 
 Bae, Budvytis and Cipolla, "Estimating and Exploiting the Aleatoric Uncertainty in Surface Normal Estimation" (2021,
 arXiv 2109.09881), section 3: the negative log-likelihood of the angular von Mises–Fisher distribution, whose
@@ -42,5 +42,5 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -
     kappa = F.elu(raw[:, 3]) + 1 + LEAST
     apart, together = (torch.sqrt(x.square().sum(1) + eps**2) for x in (p - t, p + t))
     angle = 2 * torch.atan2(apart, together)  # the arc cosine has no gradient at 0 and π
-    normaliser = torch.log1p(torch.exp(-kappa * math.pi)) - torch.log1p(kappa.square()) + math.log(2 * math.pi)
-    return batch_mean(kappa * angle + normaliser, valid)
+    normalizer = torch.log1p(torch.exp(-kappa * math.pi)) - torch.log1p(kappa.square()) + math.log(2 * math.pi)
+    return batch_mean(kappa * angle + normalizer, valid)

@@ -1,7 +1,7 @@
 """The reverse Huber error: linear where small, quadratic where large.
 
 Laina et al., "Deeper Depth Prediction with Fully Convolutional Residual Networks" (2016, arXiv 1606.00373), section
-3.2. There it is taken of metres; a depth column's raw output is log-depth, so here relative errors of near and far
+3.2. There it is taken of meters; a depth column's raw output is log-depth, so here relative errors of near and far
 surfaces weigh alike.
 """
 

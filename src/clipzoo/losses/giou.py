@@ -1,4 +1,4 @@
-"""Generalised intersection over union of boxes: it has a gradient where they do not meet, too.
+"""Generalized intersection over union of boxes: it has a gradient where they do not meet, too.
 
 Rezatofighi, Tsoi, Gwak, Sadeghian, Reid and Savarese, "Generalized Intersection over Union" (CVPR 2019, arXiv
 1902.09630), algorithm 2.

@@ -28,7 +28,7 @@ def image_mean(x: Tensor, valid: Tensor) -> Tensor:
     return total / valid.sum((1, 2), keepdim=True).clamp(min=1)
 
 
-def centred(x: Tensor, valid: Tensor) -> Tensor:
+def centered(x: Tensor, valid: Tensor) -> Tensor:
     """[B,H,W], ``x`` less the mean of its image's known pixels; 0 where unknown."""
     return torch.where(valid, x - image_mean(x, valid), 0)
 

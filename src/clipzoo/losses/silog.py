@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, centred, image_mean, known
+from clipzoo.losses.masked import batch_mean, centered, image_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, lam: float = 0.85, eps: float = 1e-3) -> Tensor:
@@ -30,6 +30,6 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, lam: float = 0.85, e
         a scalar; 0 with the graph attached if nothing is valid.
     """
     error = known(prediction, valid) - known(target, valid)
-    variance = image_mean(centred(error, valid).square(), valid)
+    variance = image_mean(centered(error, valid).square(), valid)
     squared = variance + (1 - lam) * image_mean(error, valid).square()
     return batch_mean(torch.sqrt(squared + eps**2) - eps, valid.any(2, keepdim=True).any(1, keepdim=True))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, centred, image_mean, known
+from clipzoo.losses.masked import batch_mean, centered, image_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:
@@ -29,7 +29,7 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-6) -
     Returns:
         a scalar; 0 with the graph attached if no image counts.
     """
-    p, t = centred(known(prediction, valid), valid), centred(known(target, valid), valid)
+    p, t = centered(known(prediction, valid), valid), centered(known(target, valid), valid)
     p_variance, t_variance = image_mean(p.square(), valid), image_mean(t.square(), valid)
     informative = t_variance > 1e-10 * image_mean(known(target, valid).square(), valid)
     deviation = torch.sqrt((p_variance + eps) * torch.where(informative, t_variance, 1))

@@ -38,17 +38,17 @@ def loss(
     Returns:
         a scalar; 0 with the graph attached if no image counts.
     """
-    (p, p_scale), (t, t_scale) = (_centred(known(x, valid), valid) for x in (prediction, target))
+    (p, p_scale), (t, t_scale) = (_centered(known(x, valid), valid) for x in (prediction, target))
     informative = t_scale > 1e-5 * image_mean(known(target, valid).abs(), valid)
     residual = p / (p_scale + eps) - t / torch.where(informative, t_scale, 1)
     losses = _trimmed(residual.abs(), valid, trim) / 2 + alpha * _edges(residual, valid, scales)
     return batch_mean(losses, informative)
 
 
-def _centred(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def _centered(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """``x`` [B,H,W] less its image's median, 0 where unknown, and the mean absolute value of that, [B,1,1]."""
-    centred = torch.where(valid, x - _median(x, valid), 0)
-    return centred, image_mean(centred.abs(), valid)
+    centered = torch.where(valid, x - _median(x, valid), 0)
+    return centered, image_mean(centered.abs(), valid)
 
 
 def _median(x: Tensor, valid: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def _trimmed(size: Tensor, valid: Tensor, trim: float) -> Tensor:
 
 
 def _edges(residual: Tensor, valid: Tensor, scales: int) -> Tensor:
-    """[B,1,1], Σ over scales of the differences between known neighbours, per known pixel of the scale."""
+    """[B,1,1], Σ over scales of the differences between known neighbors, per known pixel of the scale."""
     total = residual.new_zeros(len(residual), 1, 1)
     for scale in range(scales):
         r, v = (x[:, :: 2**scale, :: 2**scale] for x in (residual, valid))

@@ -50,7 +50,7 @@ class HeadSpec:
         """The head, tried on ``maps`` [1,C,h,w] of one picture, one a tapped layer.
 
         Raises:
-            PluginError: there is no such head, or the task is not learnt by the loss.
+            PluginError: there is no such head, or the task is not learned by the loss.
             RecipeError: the head or the loss does not take its options, or does not give what it has to.
         """
         task, name = get_task(self.task), self.name or get_task(self.task).head
@@ -108,7 +108,7 @@ class Tokenize:
 class Student(nn.Module):
     """An OpenCLIP model plus heads by column name.
 
-    Images go in as uint8 [B,H,W,3] RGB of `image_size`; normalisation happens inside. ``tokenize`` makes token ids of
+    Images go in as uint8 [B,H,W,3] RGB of `image_size`; normalization happens inside. ``tokenize`` makes token ids of
     texts.
 
     Args:
@@ -194,9 +194,9 @@ class Student(nn.Module):
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     @property
-    def crop(self) -> Literal["whole", "centre"]:
-        """What its preprocessing sees of an image: the whole, squashed, or a centred part of the tower's aspect."""
-        return "whole" if self.preprocess_cfg["resize_mode"] == "squash" else "centre"
+    def crop(self) -> Literal["whole", "center"]:
+        """What its preprocessing sees of an image: the whole, squashed, or a centered part of the tower's aspect."""
+        return "whole" if self.preprocess_cfg["resize_mode"] == "squash" else "center"
 
     def normalize(self, images: Tensor) -> Tensor:
         """Uint8 [B,H,W,3] to float [B,3,H,W] with the model's mean and deviation."""

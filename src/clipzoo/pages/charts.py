@@ -1,4 +1,4 @@
-"""Inline SVG, coloured by the page's style sheet; every mark has a title that a reader or pointer can ask for."""
+"""Inline SVG, colored by the page's style sheet; every mark has a title that a reader or pointer can ask for."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def forest(verdict: words.Verdict, reach: float) -> Markup:
 
 
 def curve(name: str, series: Mapping[str, Mapping[Any, Sequence[tuple[float, float]]]]) -> Markup:
-    """A quantity over steps: seeds thin, their mean thick, a colour an arm.
+    """A quantity over steps: seeds thin, their mean thick, a color an arm.
 
     Args:
         name: of the quantity.

@@ -89,7 +89,7 @@ def card(column: Column) -> dict[str, str]:
         "column": column.name,
         "expert": str(expert.get("uri", "")),
         "convention": ", ".join(f"{name}: {value}" for name, value in convention.items()) or "–",
-        "licence": str(expert.get("licence", "unknown")),
+        "license": str(expert.get("licence", "unknown")),
         "weights": str(expert.get("weights_sha256", ""))[:12] or "–",
         "shards": str(counts.shards),
         "labels": str(counts.labels),

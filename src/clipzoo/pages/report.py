@@ -15,8 +15,8 @@ from clipzoo.pages import charts, words
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
 COST = {
-    "seconds_per_image": ("labelling", "s / image"),
-    "images_per_second": ("labelling", "images / s"),
+    "seconds_per_image": ("labeling", "s / image"),
+    "images_per_second": ("labeling", "images / s"),
     "bytes_per_image": ("stored", "bytes / image"),
     "images": ("images", ""),
     "labels": ("labels", ""),
@@ -172,7 +172,7 @@ def _moved(verdict: words.Verdict) -> bool:
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of what labelling cost, column by column; single numbers apart."""
+    """A table of what labeling cost, column by column; single numbers apart."""
     columns = {name: row for name, row in cost.items() if isinstance(row, Mapping)}
     keys = list(dict.fromkeys(key for row in columns.values() for key in row))
     heads = [(key, *COST.get(key, (key.replace("_", " "), ""))) for key in keys]

@@ -223,7 +223,7 @@ def reference(results: Results, metric: str) -> str:
 
 
 def takeaways(results: Results) -> list[dict[str, Any]]:
-    """For every headline: its title, its state, a sentence, and what a sceptic should check."""
+    """For every headline: its title, its state, a sentence, and what a skeptic should check."""
     found = []
     for metric in headlines(results):
         pair = reference(results, metric)

@@ -18,7 +18,7 @@ from clipzoo.readers.base import Entry, Keys, Reader, Span
 from clipzoo.types import Sample
 
 ROWS = 4096
-"""Rows of a shard: what a stopped labelling does again at most."""
+"""Rows of a shard: what a stopped labeling does again at most."""
 
 OPTIONS = ("image", "caption", "key", "root", "outside")
 IMAGE = (

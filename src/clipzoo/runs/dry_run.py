@@ -72,7 +72,7 @@ class Preview:
         folder: of the run.
         samples: usable ones.
         left_out: reason -> samples that cannot be used.
-        coverage: column -> share of the samples that have a label, or None where no shard is labelled yet.
+        coverage: column -> share of the samples that have a label, or None where no shard is labeled yet.
         steps: updates of each training. search_steps: of each trial of a learning rate.
         trainings: (arm, seed) of each.
         done: (arm, seed) of a training -> the steps that it has behind it; all of ``steps`` where it has ended.
@@ -247,13 +247,13 @@ def _asked(run: Run, splits: Mapping[str, Split]) -> list[str]:
 def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], int | None]:
     """Samples, reasons of those left out, coverage by column, bytes of an epoch."""
     stored = {column.name: column for column in run.store.columns()}
-    labelled = {name: stored[name] for name in run.specs if name in stored and stored[name].committed()}
+    labeled = {name: stored[name] for name in run.specs if name in stored and stored[name].committed()}
     coverage: dict[str, float | None] = dict.fromkeys(run.specs)
     if (pictures := demo.to_render(run.recipe.data)) is not None:  # rendered by the run itself: too long to look at
         samples = min(pictures, run.recipe.max_samples or pictures)
-        return samples, {}, coverage | {n: c.manifest.counts.labels / samples for n, c in labelled.items()}, None
-    plan = run.join(labelled)
-    return len(plan), plan.left_out, coverage | plan.coverage(), _bytes(plan, labelled)
+        return samples, {}, coverage | {n: c.manifest.counts.labels / samples for n, c in labeled.items()}, None
+    plan = run.join(labeled)
+    return len(plan), plan.left_out, coverage | plan.coverage(), _bytes(plan, labeled)
 
 
 def _bytes(plan: Plan, columns: Mapping[str, Column]) -> int | None:
@@ -312,7 +312,7 @@ def _forward(student: Student, strides: Mapping[str, int], precision: str, count
 
 
 def _share(share: float | None) -> str:
-    return "not labelled yet" if share is None else f"of {share:.1%} of the samples"
+    return "not labeled yet" if share is None else f"of {share:.1%} of the samples"
 
 
 def _size(count: int) -> str:

@@ -54,7 +54,7 @@ from clipzoo.types import decode_image
 
 RATES = "rates.json"
 PSEUDO = 2000
-"""Pseudo-labelled pictures that the row "more labels" adds to the probe's true ones."""
+"""Pseudo-labeled pictures that the row "more labels" adds to the probe's true ones."""
 
 
 FREE = (
@@ -144,7 +144,7 @@ class Run:
                 self._held = False
 
     def _preflight(self) -> None:
-        """Find mistakes of a new recipe now, not when hours of labelling are over."""
+        """Find mistakes of a new recipe now, not when hours of labeling are over."""
         if not demo.check(self.recipe.data):
             open_dataset(self.dataset)
         check_splits(self.recipe)
@@ -201,7 +201,7 @@ class Run:
 
     @cached_property
     def specs(self) -> dict[str, tuple[ColumnRecipe, HeadSpec]]:
-        """Column name -> its recipe and the head that learns it; known before anything is labelled."""
+        """Column name -> its recipe and the head that learns it; known before anything is labeled."""
         found = {}
         for wanted in self.recipe.columns:
             card = self.experts[wanted.expert].card if wanted.expert else None
@@ -227,7 +227,7 @@ class Run:
         task, _, slug = name.partition("/")
         return self.store.column(task, slug)
 
-    def unlabelled(self) -> list[str]:
+    def unlabeled(self) -> list[str]:
         """Names of the columns of which an expert has shards to label."""
         wanted = set(self.shards() or self.reader.shards)
         done = {column.name for column in self.store.columns() if wanted <= column.committed()}

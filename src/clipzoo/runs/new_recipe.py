@@ -165,7 +165,7 @@ def stored(store: Store | None) -> list[str]:
     """What a store proposes for a recipe, a name a column: its expert's, or its own.
 
     Its own where the expert would run code that only the store names, is not at hand, would now make other labels, or
-    fails more often than labelling allows.
+    fails more often than labeling allows.
     """
     return [_source(column, store) for column in store.columns()] if store else []
 
@@ -266,7 +266,7 @@ arms: {"[clip, clip-ft, clipzoo]" if splits else "[clipzoo]  # nothing to measur
 seeds: [0]  # [0, 1, 2] to know how much a seed alone changes
 """
     images = _images(recipes.parse(yaml.safe_load(text)).training, 2 if splits else 1, data.samples)
-    return f"{_head(path, bool(splits), images, gpu, _labelled(cards, store, data.samples))}\n\n{text}"
+    return f"{_head(path, bool(splits), images, gpu, _labeled(cards, store, data.samples))}\n\n{text}"
 
 
 def _images(training: recipes.TrainingRecipe, arms: int, samples: int) -> int:
@@ -276,14 +276,14 @@ def _images(training: recipes.TrainingRecipe, arms: int, samples: int) -> int:
     return arms * training.batch_size * (steps + trials * training.trial_updates(steps))
 
 
-def _labelled(cards: Mapping[str, ExpertCard], store: str | None, samples: int) -> bool:
+def _labeled(cards: Mapping[str, ExpertCard], store: str | None, samples: int) -> bool:
     """Whether the store tells of every sample, for all columns, its label or why there is none."""
     counts = {column.name: column.manifest.counts for column in Store(store).columns()} if store else {}
     held = [counts.get(card.column if ":" in name else name) for name, card in cards.items()]
     return all(one is not None and one.labels + one.failures >= samples for one in held)
 
 
-def _head(path: Path, measured: bool, images: int, gpu: bool, labelled: bool) -> str:
+def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> str:
     """The command, how long it takes and what comes of it."""
     verb, who, expected = (
         ("run", "both trained arms see", "a page that compares the three arms")
@@ -295,7 +295,7 @@ def _head(path: Path, measured: bool, images: int, gpu: bool, labelled: bool) ->
         if gpu
         else ", on a CPU for as long as the rate\n# of the first steps tells"
     )
-    before = "" if labelled else "; labelling comes before"
+    before = "" if labeled else "; labeling comes before"
     return (
         f"# clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)\n"
         f"# {who} {images:,} images in all{lasts}{before}. Expected: {expected}"

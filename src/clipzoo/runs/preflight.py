@@ -1,4 +1,4 @@
-"""Mistakes of a recipe that a look at its places finds: told now, not when hours of labelling are over."""
+"""Mistakes of a recipe that a look at its places finds: told now, not when hours of labeling are over."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ def _alone(verb: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, 
 
 @_alone
 def label(run: Run) -> Store:
-    """Let the recipe's experts label its dataset; what is labelled already is not labelled again."""
+    """Let the recipe's experts label its dataset; what is labeled already is not labeled again."""
     if run.experts:
-        if left := run.unlabelled():
-            run.progress.stage(f"labelling {run.recipe.data}: {', '.join(left)}")
+        if left := run.unlabeled():
+            run.progress.stage(f"labeling {run.recipe.data}: {', '.join(left)}")
         settings = run.recipe.labeling
         label_dataset(
             run.dataset,
@@ -280,17 +280,17 @@ def _protocol(run: Run) -> dict[str, Any]:
     stride, test = run.recipe.evaluation.label_stride, run.suite.dense.get("test")
     truth = test.truth if test else {}
     averaged = [(task, one.task.metric(one.convention).over) for task, one in truth.items()]
-    recognised = "a centred part of the student's aspect" if run.start().crop == "centre" else "the same"
+    recognized = "a centered part of the student's aspect" if run.start().crop == "center" else "the same"
     return {
         "preset": run.preset,
-        "crop": f"dense tasks: the whole image, squashed to the student's size; zero-shot and retrieval: {recognised}",
+        "crop": f"dense tasks: the whole image, squashed to the student's size; zero-shot and retrieval: {recognized}",
         "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
         "mask": "pixels whose true label is known",
         "alignment": _alignment(truth),
         "averaging": "; ".join(f"{task}: over {over}" for task, over in averaged if over),
         "probe": f"ridge from the tokens of layers {list(run.recipe.evaluation.layers)} of the frozen tower to the "
         "pixels of each token; strength chosen on validation",
-        "zero_shot": "normalised mean of normalised embeddings over the dataset's own templates",
+        "zero_shot": "normalized mean of normalized embeddings over the dataset's own templates",
         "retrieval": "mean of both directions; equal captions are one candidate",
         "learning_rates": {arm: run.rate(arm) for arm in run.recipe.arms if arm != "clip"},
         "learning_rate_grid": list(run.recipe.training.learning_rates),

@@ -1,4 +1,4 @@
-"""A column and the dataset of now: labelled shards must have the same pictures; shards may have been added."""
+"""A column and the dataset of now: labeled shards must have the same pictures; shards may have been added."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WHOSE = "{} is a label store of another dataset,"
 def grow(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
     """Check that what a column labels is in the dataset, with the same pictures, and make it a column of this dataset.
 
-    The labelled shards are indexed, and their keys and sizes of pictures compared with those that were labelled; not
+    The labeled shards are indexed, and their keys and sizes of pictures compared with those that were labeled; not
     those whose files have not changed since that was last done. For who holds the column's lock.
 
     Args:
@@ -96,6 +96,6 @@ def _compared(column: Column) -> dict[str, Any]:
 def _unknown(column: Column, shard: str) -> str:
     return (
         f"{_WHOSE.format(column.path)} or of one that has changed: the shard {shard!r} was "
-        "labelled by a clipzoo that did not keep what it looked at, so that nobody can tell if it is the same; give "
-        f"another folder, or remove {shard}.parquet and {shard}.tar from this one, to have the shard labelled anew"
+        "labeled by a clipzoo that did not keep what it looked at, so that nobody can tell if it is the same; give "
+        f"another folder, or remove {shard}.parquet and {shard}.tar from this one, to have the shard labeled anew"
     )

@@ -1,4 +1,4 @@
-"""Stores of one dataset, labelled on several machines, as one."""
+"""Stores of one dataset, labeled on several machines, as one."""
 
 from __future__ import annotations
 

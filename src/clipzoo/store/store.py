@@ -104,7 +104,8 @@ class Column:
     def card(self) -> ExpertCard:
         """The card of the expert whose labels these are, as the manifest keeps it."""
         known = {field.name for field in fields(ExpertCard)}
-        kept = {name: value for name, value in self.manifest.expert.items() if name in known}
+        stored = {**self.manifest.expert, "license": self.manifest.expert.get("licence", "unknown")}
+        kept = {name: value for name, value in stored.items() if name in known}
         return ExpertCard(**{**kept, "task": self.task, "convention": self.convention, "name": self.slug})
 
     def file(self, shard: str, suffix: str) -> Place:
@@ -188,7 +189,7 @@ class Column:
             raise StoreError(f"{path} is damaged ({error}): remove it and label again") from error
 
     def check_meaning(self, shard: str, marks: Mapping[str, str]) -> None:
-        """Raise `StoreError` if a shard with these `marks` was labelled under another manifest than this one."""
+        """Raise `StoreError` if a shard with these `marks` was labeled under another manifest than this one."""
         if marks.get(EXPERT_MARK, self.manifest.digest) != self.manifest.digest:
             raise StoreError(
                 f"{self.path / MANIFEST} does not describe the labels of the shard {shard!r}: the shard's mark is "
@@ -201,14 +202,14 @@ class Column:
     def check_pictures(self, shard: str, marks: Mapping[str, str], source: str) -> bool:
         """Whether a shard with these `marks` is known to label the samples with this `shard_fingerprint`.
 
-        False if the shard was labelled by a clipzoo that did not keep it.
+        False if the shard was labeled by a clipzoo that did not keep it.
 
         Raises:
             StoreError: it labels others.
         """
         if marks.get(SOURCE_MARK, source) != source:
             raise StoreError(
-                f"{self.path}: the shard {shard!r} has other samples in the dataset now than those that were labelled: "
+                f"{self.path}: the shard {shard!r} has other samples in the dataset now than those that were labeled: "
                 "its keys, or the sizes of its pictures in bytes, have changed. Its labels would be taught to pictures "
                 f"that they are not of. Restore the shard, or remove {shard}.parquet and {shard}.tar from this folder "
                 "and run again what made the column (`clipzoo label`, `clipzoo labels import`)"
@@ -219,7 +220,7 @@ class Column:
         """Say of shards for which `check_pictures` was False that nobody can tell."""
         if shards:
             log.warning(
-                "%s: %d shards, %s the first, were labelled by a clipzoo that did not keep what their pictures were; "
+                "%s: %d shards, %s the first, were labeled by a clipzoo that did not keep what their pictures were; "
                 "whether the dataset still has the same ones is not checked", self.name, len(shards), shards[0],
             )  # fmt: skip
 
@@ -309,9 +310,9 @@ class Column:
         self.manifest.write(self.path)
 
     def seconds_in_use(self) -> float:
-        """What the labels that are there took; `Manifest.seconds` also has what was labelled and then dropped.
+        """What the labels that are there took; `Manifest.seconds` also has what was labeled and then dropped.
 
-        Of a shard that was labelled anew only the last time counts; where labels of it were kept, all times do.
+        Of a shard that was labeled anew only the last time counts; where labels of it were kept, all times do.
         """
         spent: dict[str, float] = {}
         for line in runs(self.path):

@@ -98,7 +98,7 @@ def verify(
     Looked for: damaged and lost manifests, missing, truncated or changed tars, damaged rows, labels that do not
     decode or break their contract, shards of another expert, files of no shard, and statistics that smell: (almost) all
     samples failed, all labels wholly unknown, constant, of one class, or equal; with the dataset's ``reader`` also
-    columns of another dataset and rows whose keys or pictures are not the dataset's. A shard that is not labelled yet
+    columns of another dataset and rows whose keys or pictures are not the dataset's. A shard that is not labeled yet
     is no problem.
 
     ``progress`` is told of each shard: (column, shards done, shards in all).
@@ -180,7 +180,7 @@ def _shard(column: Column, shard: str, given: _Given | None, tally: _Tally) -> I
     rows, marks = table.to_pylist(), table.schema.metadata or {}
     tally.samples += len(rows)
     if marks.get(EXPERT_MARK.encode(), (own := column.manifest.digest).encode()) != own.encode():
-        yield Problem(column.name, shard, "", "was labelled by another expert than the manifest's; label it again")
+        yield Problem(column.name, shard, "", "was labeled by another expert than the manifest's; label it again")
     if given is not None:
         yield from _samples(column, shard, given, [row["key"] for row in rows], marks.get(SOURCE_MARK.encode(), b""))
     tar = column.file(shard, ".tar")

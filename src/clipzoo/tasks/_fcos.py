@@ -1,6 +1,6 @@
 """Boxes as maps: what FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355) says of them at each pixel.
 
-Boxes are xyxy in shares of the frame, so they fit a grid of any size over it. A pixel whose centre lies in boxes
+Boxes are xyxy in shares of the frame, so they fit a grid of any size over it. A pixel whose center lies in boxes
 belongs to the smallest of them; its distances to the left, upper, right and lower side are shares of the frame, too.
 """
 
@@ -60,7 +60,7 @@ def raw_of(distances: Tensor) -> Tensor:
 
 
 def around(distances: Tensor) -> Tensor:
-    """Distances [B,4,H,W] as boxes, xyxy in pixels of the grid from each pixel's centre."""
+    """Distances [B,4,H,W] as boxes, xyxy in pixels of the grid from each pixel's center."""
     H, W = distances.shape[-2:]
     return distances * distances.new_tensor([-W, -H, W, H]).view(1, 4, 1, 1)
 

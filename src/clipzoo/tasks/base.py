@@ -1,7 +1,7 @@
 """The contract that every task signs: what a label means, everywhere it goes.
 
 A task file opens with a paragraph of convention and exports ``TASK``, an instance of a subclass of `Task`. It has
-four parts: label, geometry, learning, judgement. ``tests/contracts`` holds the laws, applied to every file here.
+four parts: label, geometry, learning, judgment. ``tests/contracts`` holds the laws, applied to every file here.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Task(ABC, Generic[L]):
 
     @abstractmethod
     def encode(self, label: L) -> bytes:
-        """The label as a file, without loss beyond the stated quantisation."""
+        """The label as a file, without loss beyond the stated quantization."""
 
     @abstractmethod
     def decode(self, data: bytes) -> L:
@@ -173,9 +173,9 @@ class Task(ABC, Generic[L]):
         """What a recipe's column may name: `losses`, then installed ones that say that they learn such labels."""
         own = self.losses(convention)
         others = [name for name in losses.PLUGINS.installed() if name not in own] if own else []
-        return (*own, *(name for name in others if self._learnt(name, convention)))
+        return (*own, *(name for name in others if self._learned(name, convention)))
 
-    def _learnt(self, name: str, convention: Convention) -> bool:
+    def _learned(self, name: str, convention: Convention) -> bool:
         """Whether an installed loss of this name says that it learns such labels."""
         if name not in losses.PLUGINS.installed():
             return False
@@ -197,10 +197,10 @@ class Task(ABC, Generic[L]):
     def _loss_file(self, convention: Convention, name: str | None) -> LossPlugin:
         own = self.losses(convention)
         chosen = name or next(iter(own), "")
-        if chosen in own or (own and self._learnt(chosen, convention)):
+        if chosen in own or (own and self._learned(chosen, convention)):
             return losses.PLUGINS.load(chosen)
         what, others = convention.kind or "", " or ".join(self.offered(convention)) or "its own alone"
-        raise PluginError(f"{what} {self.name} is not learnt by the loss {name!r}; it is by {others}".strip())
+        raise PluginError(f"{what} {self.name} is not learned by the loss {name!r}; it is by {others}".strip())
 
     @abstractmethod
     def loss(
@@ -220,7 +220,7 @@ class Task(ABC, Generic[L]):
     def predict(self, raw: Tensor, convention: Convention) -> list[L]:
         """Labels of a head's raw output [B,C,H,W], all valid."""
 
-    # Judgement -----------------------------------------------------------------------------------------
+    # Judgment -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def metric(self, convention: Convention) -> Metric:

@@ -1,13 +1,13 @@
 """Depth: how far away the surface seen at each pixel is.
 
-Convention: ``kind`` says what a value is: ``metric`` metres, larger than 0; ``affine-depth`` a + b · depth
+Convention: ``kind`` says what a value is: ``metric`` meters, larger than 0; ``affine-depth`` a + b · depth
 and ``affine-disparity`` a + b / depth with an unknown a and an unknown b > 0 for each image, which may be ≤
 0 (nearer is larger in disparity). ``along`` says what depth is measured along: ``z`` the optical axis,
 ``ray`` the line of sight, None only for affine kinds of which it is not known. Unknown (sky, holes, no
 return) is ``valid == False``, never 0 or infinity. Values do not depend on left and right: mirroring moves
 them alone.
 
-A random resized crop keeps its label's metres, yet looks as if taken with a longer lens or from nearer: the
+A random resized crop keeps its label's meters, yet looks as if taken with a longer lens or from nearer: the
 scale of what it shows is ambiguous. The default losses forgive that. ``silog`` charges a common factor of an
 image's depth at √(1 − λ) = 39 % of its logarithm (``loss_options: {lam: 1}``: not at all), ``ssi`` and
 ``ssi_gradient`` an image's scale and shift at nothing. ``berhu`` forgives no factor: it wants views of one zoom,
@@ -39,7 +39,7 @@ STEPS = 65534
 """Codes run from 1 to 65535; 0 is unknown."""
 
 NEAREST, FARTHEST = 1e-3, 1e4
-"""Metres that a prediction may reach."""
+"""Meters that a prediction may reach."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +64,7 @@ class DepthMetric(Additive):
 
     A prediction of an affine kind is fitted to the truth first, by least squares of scale ≥ 0 and shift an
     image: to metric truth in the prediction's own space (1/depth for disparity), then ``rmse`` is in
-    metres; to truth of its own kind after that was brought to [1, 2], since ratios need a zero; then
+    meters; to truth of its own kind after that was brought to [1, 2], since ratios need a zero; then
     ``rmse`` is in this unit.
     """
 
@@ -123,7 +123,7 @@ def _fit(p: Doubles, t: Doubles) -> Doubles:
 
 
 class DepthTask(Task[Depth]):
-    """Depth of any kind; one channel: log metres, or the affine value; SILog or SSI; δ1."""
+    """Depth of any kind; one channel: log meters, or the affine value; SILog or SSI; δ1."""
 
     name = "depth"
 
@@ -178,7 +178,7 @@ class DepthTask(Task[Depth]):
         return png.write(codes, self.name, facts, level=1)
 
     def decode(self, data: bytes) -> Depth:
-        """The inverse of `encode`, within its quantisation."""
+        """The inverse of `encode`, within its quantization."""
         codes, facts = png.read(data, self.name, ("I;16", "I"))
         low, high, log = _transform(facts)
         share = (codes.astype(np.float64) - 1) / STEPS
@@ -221,26 +221,26 @@ class DepthTask(Task[Depth]):
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
-        """The loss of log metres, or of the affine value; raw [B,1,H,W]."""
+        """The loss of log meters, or of the affine value; raw [B,1,H,W]."""
         truth = self.oracle(target, convention)
         return self.criterion(convention, name)(raw, truth, target["valid"], **options)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Depth]:
-        """Metres between 1 mm and 10 km, or the affine value."""
+        """Meters between 1 mm and 10 km, or the affine value."""
         kind = _kind(convention)
         values = raw.detach().squeeze(1).float()
         if kind == "metric":
             values = values.clamp(math.log(NEAREST), math.log(FARTHEST)).exp()
         return [Depth(v, np.ones(v.shape, np.bool_), kind, convention.along) for v in values.cpu().numpy()]
 
-    # Judgement -----------------------------------------------------------------------------------------
+    # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> DepthMetric:
         """δ1, absrel, rmse and coverage."""
         return DepthMetric()
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
-        """Log metres, or the affine value, [B,1,H,W]; 0 where invalid."""
+        """Log meters, or the affine value, [B,1,H,W]; 0 where invalid."""
         metric = _kind(convention) == "metric"
         values = torch.where(target["valid"], target["values"], 1.0 if metric else 0.0)[:, None]
         return values.clamp(NEAREST, FARTHEST).log() if metric else values
@@ -288,7 +288,7 @@ def _transform(facts: dict[str, Any]) -> tuple[float, float, bool]:
 
 
 def turbo(share: NDArray[np.floating[Any]]) -> ImageArray:
-    """Colours uint8 [...,3] of values in [0, 1], blue to red; the nearly black end is left out.
+    """Colors uint8 [...,3] of values in [0, 1], blue to red; the nearly black end is left out.
 
     The polynomial of Mikhailov, "Turbo, An Improved Rainbow Colormap for Visualization" (2019, Apache-2.0).
     """

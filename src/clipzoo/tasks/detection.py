@@ -184,7 +184,7 @@ class DetectionTask(Task[Detection]):
             "size": label.size,
             "boxes": [[round(x, 3) for x in box] for box in label.boxes.tolist()],
             "ids": label.ids.tolist(),
-            "scores": [float(str(score)) for score in label.scores],  # as few digits as tell it from its neighbours
+            "scores": [float(str(score)) for score in label.scores],  # as few digits as tell it from its neighbors
             "ignored": label.ignored.tolist(),
             **({} if label.masks is None else {"masks": label.masks}),
             **({} if label.asked is None else {"asked": label.asked.tolist()}),
@@ -250,7 +250,7 @@ class DetectionTask(Task[Detection]):
         """``ids`` int64 [B,H,W], ``distances`` float32 [B,4,H,W], ``valid``, for labels in frames of any size.
 
         Distances are left, up, right, down in shares of the frame: larger than 0 in an object, all 0 elsewhere. A box
-        so small that no pixel's centre lies in it is not taught. ``asked`` bool [B,1+M]: whether the classes from M on
+        so small that no pixel's center lies in it is not taught. ``asked`` bool [B,1+M]: whether the classes from M on
         were looked for, and then each of those before.
         """
         B = len(labels)
@@ -268,7 +268,7 @@ class DetectionTask(Task[Detection]):
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
-        """Focal loss of classes, and in objects generalised IoU of boxes and cross-entropy of centerness.
+        """Focal loss of classes, and in objects generalized IoU of boxes and cross-entropy of centerness.
 
         A class that was not asked for is taught where it is, and nowhere that it is not.
         """
@@ -300,7 +300,7 @@ class DetectionTask(Task[Detection]):
             found.append(label.take((label.boxes[:, 2:] > label.boxes[:, :2]).all(1)))
         return found
 
-    # Judgement -----------------------------------------------------------------------------------------
+    # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> DetectionMetric:
         """AP50 and AP over the convention's classes."""
@@ -316,25 +316,25 @@ class DetectionTask(Task[Detection]):
         return torch.where(target["valid"][:, None], torch.cat([logits, raw, central], 1), 0)
 
     def render(self, label: Detection, convention: Convention) -> ImageArray:
-        """Outlines, and masks at half their brightness, in the colours of segmentation; ignored boxes grey.
+        """Outlines, and masks at half their brightness, in the colors of segmentation; ignored boxes gray.
 
         The less sure, the darker, beside the surest; boxes less than half as sure as it are left out.
         """
         best = float(label.scores[~label.ignored].max(initial=0))
         label = label.take(label.ignored | (label.scores >= best / 2))
         picture = np.zeros((*label.size, 3), np.uint8)
-        colours = np.where(
+        colors = np.where(
             label.ignored[:, None], 96, palette(label.ids) * (label.scores / max(best, 1e-6))[:, None]
         ).astype(np.uint8)
         order = np.argsort(np.where(label.ignored, -1, label.scores), kind="stable")
         for i, text in enumerate(label.masks or ()):
             if text is not None:
-                picture[rle.decode(text, label.size)] = colours[i] // 2
+                picture[rle.decode(text, label.size)] = colors[i] // 2
         drawn = Image.fromarray(picture)
         pen, width = ImageDraw.Draw(drawn), max(1, round(max(label.size) / 100))
         for i in order:
             (x0, y0), (x1, y1) = np.floor(label.boxes[i, :2]), np.ceil(label.boxes[i, 2:]) - 1
-            pen.rectangle((x0, y0, x1, y1), outline=tuple(colours[i].tolist()), width=width)
+            pen.rectangle((x0, y0, x1, y1), outline=tuple(colors[i].tolist()), width=width)
         return np.array(drawn)
 
 

@@ -37,7 +37,7 @@ TOLERANCE = 0.0075
 """How far an edge may lie from where it should be, as a share of the diagonal; at least a pixel."""
 
 RING = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
-"""Steps (down, right) to a pixel and its eight neighbours."""
+"""Steps (down, right) to a pixel and its eight neighbors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +118,7 @@ class EdgesTask(Task[Edges]):
         return png.write(codes, self.name, {}, level=6)
 
     def decode(self, data: bytes) -> Edges:
-        """The inverse of `encode`, within its quantisation."""
+        """The inverse of `encode`, within its quantization."""
         codes, _ = png.read(data, self.name, ("L",))
         return Edges((codes.astype(np.float32) - 1) / STEPS, codes > 0)
 
@@ -164,7 +164,7 @@ class EdgesTask(Task[Edges]):
         values = raw.detach().squeeze(1).float().sigmoid().cpu().numpy()
         return [Edges(one, np.ones(one.shape, np.bool_)) for one in values]
 
-    # Judgement -----------------------------------------------------------------------------------------
+    # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> EdgesMetric:
         """Average precision and the best F-measure of thin edges."""
@@ -180,21 +180,21 @@ class EdgesTask(Task[Edges]):
         return values.logit().clamp(-CERTAIN, CERTAIN)
 
     def render(self, label: Edges, convention: Convention) -> ImageArray:
-        """Edges white on dark grey."""
-        grey = np.rint(48 + 207 * label.values).astype(np.uint8) * label.valid
-        return np.repeat(grey[..., None], 3, axis=2)
+        """Edges white on dark gray."""
+        gray = np.rint(48 + 207 * label.values).astype(np.uint8) * label.valid
+        return np.repeat(gray[..., None], 3, axis=2)
 
 
 def thin(values: FloatArray) -> FloatArray:
-    """``values`` >= 0 [H,W] where they are as large as both neighbours across the line, else 0.
+    """``values`` >= 0 [H,W] where they are as large as both neighbors across the line, else 0.
 
-    Non-maximum suppression as in Canny, "A Computational Approach to Edge Detection" (PAMI 1986): neighbours are
+    Non-maximum suppression as in Canny, "A Computational Approach to Edge Detection" (PAMI 1986): neighbors are
     interpolated a pixel away. On a line the gradient is zero and points nowhere, so across is the direction in which
-    the map changes most around the pixel: the first axis of the structure tensor over 3×3 pixels. Equal neighbours
+    the map changes most around the pixel: the first axis of the structure tensor over 3×3 pixels. Equal neighbors
     are all kept: a hard line stays as thick as it is. What is outside, or unknown, counts as 0: a map that rises as
     far as there has its line there.
     """
-    values = np.pad(values, 1)  # the edge of the map changes its neighbours, too
+    values = np.pad(values, 1)  # the edge of the map changes its neighbors, too
     _, up, _, left, _, right, _, down, _ = _moved(values, RING)
     dx, dy = right - left, down - up
     xx, yy, xy = (sum(_moved(product, RING)) for product in (dx * dx, dy * dy, dx * dy))
@@ -214,7 +214,7 @@ def _between(values: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _moved(values: NDArray[Any], steps: Sequence[tuple[int, int]]) -> Iterator[NDArray[Any]]:
-    """For every step (down, right), each pixel's neighbour there; 0 outside."""
+    """For every step (down, right), each pixel's neighbor there; 0 outside."""
     H, W = values.shape
     reach = int(np.abs(steps).max())
     padded = np.pad(values, reach)

@@ -84,7 +84,7 @@ def _resize(channel: FloatArray, view: View) -> FloatArray:
 
 
 def nearest(values: Map, view: View) -> Map:
-    """The view's crop of ``values`` [H,W] at its size: the source pixel under each output pixel's centre."""
+    """The view's crop of ``values`` [H,W] at its size: the source pixel under each output pixel's center."""
     H, W = values.shape
     x0, y0, x1, y1 = view.box((H, W))
     rows, columns = _under(y0, y1, view.size[0], H), _under(x0, x1, view.size[1], W)
@@ -94,8 +94,8 @@ def nearest(values: Map, view: View) -> Map:
 def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
     """The view's crop of ``values`` [H,W] at its size, each output pixel the largest value under it.
 
-    Under it lie the source pixels whose centres are in the output pixel, or within half a source pixel of its
-    centre where it is smaller than one; a centre on a border counts on both sides, so mirroring changes nothing.
+    Under it lie the source pixels whose centers are in the output pixel, or within half a source pixel of its
+    center where it is smaller than one; a center on a border counts on both sides, so mirroring changes nothing.
 
     Args:
         values: [H,W], >= 0; 0 where not valid.
@@ -116,9 +116,9 @@ def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArra
 def _within(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:
     """[count,2], the range of the source pixels under each output pixel of an axis."""
     step = (end - start) / count
-    centres = start + (np.arange(count) + 0.5) * step
+    centers = start + (np.arange(count) + 0.5) * step
     reach = max(step, 1.0) / 2 + 1e-6  # so that rounding does not tell the two sides of a tie apart
-    first, last = np.ceil(centres - reach - 0.5), np.floor(centres + reach - 0.5)
+    first, last = np.ceil(centers - reach - 0.5), np.floor(centers + reach - 0.5)
     return np.stack([np.maximum(first, 0), np.minimum(last, limit - 1) + 1], 1).astype(np.intp)
 
 
@@ -130,8 +130,8 @@ def _over(operation: np.ufunc, values: Map, rows: NDArray[np.intp], columns: NDA
 
 
 def _under(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:
-    centres = start + (np.arange(count) + 0.5) * ((end - start) / count)
-    return np.asarray(np.clip(np.floor(centres), 0, limit - 1), np.intp)
+    centers = start + (np.arange(count) + 0.5) * ((end - start) / count)
+    return np.asarray(np.clip(np.floor(centers), 0, limit - 1), np.intp)
 
 
 def mirror(values: Map) -> Map:

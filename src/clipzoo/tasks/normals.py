@@ -93,7 +93,7 @@ class NormalsTask(Task[Normals]):
         require(
             not wrong.any(),
             f"{np.count_nonzero(wrong)} of {wrong.size} known normals are not of length 1, but of length "
-            f"{lengths[wrong][:1]} and others; normalise them, or mark them as invalid",
+            f"{lengths[wrong][:1]} and others; normalize them, or mark them as invalid",
         )
 
     def encode(self, label: Normals) -> bytes:
@@ -106,7 +106,7 @@ class NormalsTask(Task[Normals]):
         return png.write(codes * label.valid[..., None], self.name, {}, level=6)
 
     def decode(self, data: bytes) -> Normals:
-        """The inverse of `encode`, within its quantisation."""
+        """The inverse of `encode`, within its quantization."""
         codes, _ = png.read(data, self.name, ("RGB",))
         planes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))
         vectors = DECODED[planes]
@@ -148,7 +148,7 @@ class NormalsTask(Task[Normals]):
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:
-        """1 − cosine, or the angle weighted by a learnt confidence."""
+        """1 − cosine, or the angle weighted by a learned confidence."""
         return ("angular", "angmf")
 
     def loss(
@@ -165,7 +165,7 @@ class NormalsTask(Task[Normals]):
         unit = torch.where(length > 1e-6, raw / length.clamp(min=1e-6), viewer)
         return [Normals(one, np.ones(one.shape[1:], np.bool_)) for one in unit.cpu().numpy()]
 
-    # Judgement -----------------------------------------------------------------------------------------
+    # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> NormalsMetric:
         """Mean angle, shares within 11.25°, 22.5° and 30°, coverage."""
@@ -177,8 +177,8 @@ class NormalsTask(Task[Normals]):
 
     def render(self, label: Normals, convention: Convention) -> ImageArray:
         """(n + 1) / 2 as RGB."""
-        colours = np.asarray(np.rint(127.5 * (np.moveaxis(label.vectors, 0, -1) + 1)), np.uint8)
-        return colours * label.valid[..., None]
+        colors = np.asarray(np.rint(127.5 * (np.moveaxis(label.vectors, 0, -1) + 1)), np.uint8)
+        return colors * label.valid[..., None]
 
 
 def normals_from_depth(depth: Depth, camera: Camera, bend: float = 0.05) -> Normals:
@@ -186,7 +186,7 @@ def normals_from_depth(depth: Depth, camera: Camera, bend: float = 0.05) -> Norm
 
     The cross product of the central differences of the points seen, which is exact on planes. Inverse depth
     is linear over the picture of a plane; where its second difference exceeds ``bend`` of itself, the
-    neighbours lie on different surfaces and the normal is unknown, as it is on the border, which is all of a
+    neighbors lie on different surfaces and the normal is unknown, as it is on the border, which is all of a
     map of less than 3×3, and beside unknown depth. On the crease of a corner it is that of a cut across.
 
     Args:
@@ -215,7 +215,7 @@ def normals_from_depth(depth: Depth, camera: Camera, bend: float = 0.05) -> Norm
 
 
 def _points(depth: Depth, camera: Camera) -> NDArray[np.float64]:
-    """Points [3,H,W] in metres, in the frame of normals; (0, 0, −1) · 1 m where unknown."""
+    """Points [3,H,W] in meters, in the frame of normals; (0, 0, −1) · 1 m where unknown."""
     H, W = depth.valid.shape
     x = ((np.arange(W) + 0.5) / W - camera.cx) / camera.fx
     y = (camera.cy - (np.arange(H) + 0.5) / H) / camera.fy
@@ -225,13 +225,13 @@ def _points(depth: Depth, camera: Camera) -> NDArray[np.float64]:
 
 
 def _smooth(depth: Depth, z: NDArray[np.float64], bend: float) -> BoolArray:
-    """[H−2,W−2], where a pixel and its four neighbours are known and lie on one surface."""
+    """[H−2,W−2], where a pixel and its four neighbors are known and lie on one surface."""
     v, near = depth.valid, 1 / z
     known = v[1:-1, 1:-1] & v[1:-1, 2:] & v[1:-1, :-2] & v[2:, 1:-1] & v[:-2, 1:-1]
-    centre = near[1:-1, 1:-1]
-    across = np.abs(near[1:-1, 2:] + near[1:-1, :-2] - 2 * centre)
-    down = np.abs(near[2:, 1:-1] + near[:-2, 1:-1] - 2 * centre)
-    return np.asarray(known & (np.maximum(across, down) < bend * centre))
+    center = near[1:-1, 1:-1]
+    across = np.abs(near[1:-1, 2:] + near[1:-1, :-2] - 2 * center)
+    down = np.abs(near[2:, 1:-1] + near[:-2, 1:-1] - 2 * center)
+    return np.asarray(known & (np.maximum(across, down) < bend * center))
 
 
 TASK = NormalsTask()

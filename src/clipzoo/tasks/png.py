@@ -47,7 +47,7 @@ def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[st
     require(
         mark is not None,
         f"a PNG of mode {mode} without the text chunk {KEY!r} is no {task} label of a store, but perhaps a "
-        "colour-coded or raw picture of one; convert it and save it by the task's encode()",
+        "color-coded or raw picture of one; convert it and save it by the task's encode()",
     )
     facts = _facts(str(mark))
     require(

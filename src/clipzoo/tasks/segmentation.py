@@ -1,9 +1,9 @@
 """Semantic segmentation: which class of a label space each pixel belongs to.
 
 Convention: ids count from 0 in the order of ``Convention.classes``; background is a class if the label
-space has one. Unknown (void, ignored, unlabelled) is ``valid == False`` and never an id: 255 and 65535
+space has one. Unknown (void, ignored, unlabeled) is ``valid == False`` and never an id: 255 and 65535
 stand for it in the file alone. Ids are never interpolated: a view takes the pixel under each output pixel's
-centre.
+center.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class SegmentationTask(Task[Segmentation]):
         ids = raw.detach().argmax(1).cpu().numpy().astype(np.uint16)
         return [Segmentation(one, np.ones(one.shape, np.bool_)) for one in ids]
 
-    # Judgement -----------------------------------------------------------------------------------------
+    # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> SegmentationMetric:
         """mIoU and accuracy over the convention's classes."""
@@ -181,12 +181,12 @@ class SegmentationTask(Task[Segmentation]):
         return 10.0 * hot * target["valid"][:, None]
 
     def render(self, label: Segmentation, convention: Convention) -> ImageArray:
-        """A colour a class, the same for an id in every picture."""
+        """A color a class, the same for an id in every picture."""
         return palette(label.ids) * label.valid[..., None]
 
 
 def palette(ids: NDArray[np.integer[Any]]) -> ImageArray:
-    """Colours uint8 [...,3] of class ids, never black; hues by the golden ratio set near ids far apart."""
+    """Colors uint8 [...,3] of class ids, never black; hues by the golden ratio set near ids far apart."""
     hue = ids.astype(np.float64) * 0.6180339887 % 1.0
     value = np.choose(ids % 3, [1.0, 0.8, 0.6])
     saturation = np.choose(ids // 3 % 2, [0.75, 0.45])

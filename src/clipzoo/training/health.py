@@ -73,8 +73,8 @@ def column_of(reason: str, columns: Mapping[str, object]) -> str:
 def supervision(plan: Plan, labels: Mapping[str, LabelColumn], out: Path) -> dict[str, Any]:
     """What a training had to learn from, and how often a sample or label could not be read: plain JSON values."""
     skips = Counter(column_of(line["reason"], labels) for line in lines(out / SKIPPED))
-    labelled = plan.labelled()
-    columns = {name: {"labels": labelled[name], "unreadable": skips[name]} for name in labels}
+    labeled = plan.labeled()
+    columns = {name: {"labels": labeled[name], "unreadable": skips[name]} for name in labels}
     return {"samples": len(plan), "left_out": dict(plan.left_out), "unreadable": skips[""], "columns": columns}
 
 

@@ -80,7 +80,7 @@ class HfExpert(Expert):
             uri,
             self.reading.task,
             self.reading.convention,
-            source.licence,
+            source.license,
             source.revision,
             source.weights_sha256(),
             preprocessing,
@@ -118,7 +118,7 @@ class HfExpert(Expert):
 
     @property
     def module(self) -> Any:
-        """The model, for precision and layout of labelling; None before `load`."""
+        """The model, for precision and layout of labeling; None before `load`."""
         return self._model
 
     def _load_processor(self, transformers: Any, place: dict[str, Any]) -> Any:

@@ -27,7 +27,7 @@ class DepthReading(Reading):
             seen = f"?kind={kind} is none of them" if kind else f"the files of a {model.architecture} do not say which"
             raise ExpertError(
                 f"what are the depths of {model.name}: {', '.join(get_args(Kind))}? {seen}; see its model card and add "
-                "?kind=metric (metres) or ?kind=affine-disparity (relative, nearer is larger) to the URI"
+                "?kind=metric (meters) or ?kind=affine-disparity (relative, nearer is larger) to the URI"
             )
         self.convention = Convention((), kind, choice(model.options, "along", get_args(Along)))  # type: ignore[arg-type]
         self.settings = {}

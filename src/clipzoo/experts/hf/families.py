@@ -115,7 +115,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _depth(
         "DPT", "DPTForDepthEstimation", None,
-        "Ranftl et al., arXiv 2103.13413, section 4.1: relative, and fine-tuned to metres on NYUv2 and KITTI",
+        "Ranftl et al., arXiv 2103.13413, section 4.1: relative, and fine-tuned to meters on NYUv2 and KITTI",
     ),
     _depth(
         "Depth Anything 2, metric", "DepthAnythingForDepthEstimation", "metric",
@@ -134,7 +134,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _depth(
         "TIPSv2 with a DPT head", "Tipsv2DptForDepthEstimation", "metric",
-        f"{LIBRARY}/tipsv2_dpt/configuration_tipsv2_dpt.py: min_depth and max_depth in metres",
+        f"{LIBRARY}/tipsv2_dpt/configuration_tipsv2_dpt.py: min_depth and max_depth in meters",
     ),
     _depth(
         "ZoeDepth", "ZoeDepthForDepthEstimation", "metric",
@@ -142,7 +142,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _depth(
         "GLPN", "GLPNForDepthEstimation", "metric",
-        "Kim et al., arXiv 2201.07436, section 3.3: metres up to max_depth; of NYUv2 (4.1) or KITTI (6.1)",
+        "Kim et al., arXiv 2201.07436, section 3.3: meters up to max_depth; of NYUv2 (4.1) or KITTI (6.1)",
     ),
     _depth(
         "Depth Pro", "DepthProForDepthEstimation", "metric",
@@ -151,7 +151,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _depth(
         "Depth Pro without its field of view", "DepthProForDepthEstimation", "affine-depth",
-        "github.com/apple/ml-depth-pro, src/depth_pro/depth_pro.py: canonical inverse depth, metres but for the focal "
+        "github.com/apple/ml-depth-pro, src/depth_pro/depth_pro.py: canonical inverse depth, meters but for the focal "
         "length",
     ),
     _depth("any other …ForDepthEstimation", "*ForDepthEstimation", None, "the model's card"),

@@ -54,7 +54,7 @@ class Source:
         return {}
 
     @property
-    def licence(self) -> str:
+    def license(self) -> str:
         """As the README's front matter tells it."""
         path = self.folder / "README.md"
         head = re.match(r"---\n(.*?)\n---", _read(path), re.DOTALL) if path.is_file() else None

@@ -64,7 +64,7 @@ class OnnxExpert(Expert):
             uri=uri,
             task=self.spec.task,
             convention=self.spec.convention,
-            licence=self.spec.licence,
+            license=self.spec.license,
             revision=self.spec.revision,
             weights_sha256=weights_sha256(self.model),
             preprocessing=self.spec.preprocessing,
@@ -167,7 +167,7 @@ def _dtype(told: str, spec: Input, model: Path) -> Any:
     if name not in DTYPES:
         raise ExpertError(
             f"{model} takes {told}, and pictures can be given as {', '.join(DTYPES)}: export it with an input of "
-            "float32 (a quantised model dequantises inside)"
+            "float32 (a quantized model dequantizes inside)"
         )
     if DTYPES[name] in WHOLE and (spec.scale, spec.mean, spec.std) != ("none", (0.0,) * 3, (1.0,) * 3):
         raise ExpertError(
@@ -212,7 +212,7 @@ def prepare(image: ImageArray, spec: Input) -> FloatArray:
     values = _float32((values / divisor - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32))
     if spec.size is not None and spec.size != (height, width):
         below, right = spec.size[0] - top - height, spec.size[1] - left - width
-        values = np.pad(values, ((top, below), (left, right), (0, 0)))  # 0 is the mean colour
+        values = np.pad(values, ((top, below), (left, right), (0, 0)))  # 0 is the mean color
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout == "NCHW" else values)
 
 

