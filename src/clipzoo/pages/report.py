@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
-
 from clipzoo.files import write
-from clipzoo.pages import charts, words
+from clipzoo.pages import _html, charts, words
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
 COST = {
@@ -49,7 +45,8 @@ def write_page(
     Returns:
         ``out``.
     """
-    html = _environment().get_template("page.html").render(
+    page = _html.render(
+        "report.html",
         title=title,
         results=results,
         headline=words.headline(results),
@@ -66,26 +63,10 @@ def write_page(
         takeaways=words.takeaways(results),
         words=words,
         cases=CASES,
-        style=_own("page.css"),
-        script=_own("page.js"),
-    )  # fmt: skip
-    write(out, html.encode())
-    return out
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("clipzoo.pages", "."),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        script=_html.asset("report.js"),
     )
-
-
-def _own(name: str) -> Markup:
-    """A style or script of this package; nothing of a user's enters it."""
-    return Markup(files("clipzoo.pages").joinpath(name).read_text(encoding="utf-8"))
+    write(out, page)
+    return out
 
 
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
