@@ -197,7 +197,13 @@ def test_no_share_of_a_gap_to_an_expert_that_is_passed(runs):
 
 @pytest.mark.parametrize(
     ("number", "percent", "points"),
-    [(0.1235, "12.4", "+12.4"), (0.6805, "68.1", "+68.1"), (-0.0005, "-0.1", "−0.1"), (0.00049, "0.0", "0.0")],
+    [
+        (0.1235, "12.4", "+12.4"),
+        (0.6805, "68.1", "+68.1"),
+        (-0.0005, "-0.1", "−0.1"),
+        (0.00049, "0.0", "0.0"),
+        (-0.00004, "0.0", "0.0"),
+    ],
 )
 def test_equal_numbers_are_rounded_equally_wherever_they_stand(number, percent, points):
     assert rounded(number, 1, percent=True) == percent
