@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 import clipzoo
 import hostile
 from clipzoo import files
-from clipzoo.checking import captions, check, duplicates, engine
+from clipzoo.checking import captions, duplicates, engine
 from clipzoo.checking.captions import SUSPICIONS, language, script, suspicions
 from clipzoo.checking.engine import form_of
 from clipzoo.checking.findings import Findings, Seen
-from clipzoo.checking.page import rows
 from clipzoo.cli import app
 from clipzoo.errors import DatasetError, StoreError, kind_of
 from clipzoo.labeling import label, local
+from clipzoo.pages.check import check, rows
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.types import decode_image
 from making import Bright, encoded, image, make_dataset, samples
@@ -186,7 +186,7 @@ def test_counts_of_a_small_dataset(tmp_path: Path) -> None:
     assert found.equal.groups == [(2, [("0", 2), ("1", 0)])]
     assert found.near.groups == [(3, [("0", 2), ("1", 0), ("1", 1)])]
     page = (tmp_path / "page.html").read_text()
-    assert "5 of 7 samples can be used" in page
+    assert "5 of 7 samples are usable" in page
     assert 'src="data:image/jpeg;base64,' in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
@@ -203,7 +203,7 @@ def test_languages_are_not_told_without_their_package(monkeypatch: pytest.Monkey
     monkeypatch.setattr(captions, "_detector", lambda: None)
     write_shard(tmp_path / "0.tar", [("a", {"png": encoded(image(0)), "txt": b"a red chair stands there"})])
     found = check(str(tmp_path), progress=False)
-    assert ("languages", "", "not told: pip install 'clipzoo[check]'") in rows(found)
+    assert ("languages", "", "not detected: pip install 'clipzoo[check]'") in rows(found)
     assert "max-failures" not in str(rows(found))
 
 
@@ -214,7 +214,7 @@ def test_a_dataset_without_captions_is_told_what_is_lacking(monkeypatch: pytest.
     told = {what: words for what, _, words in rows(check(str(tmp_path / "tars"), progress=False))}
     assert told["languages"] == "–"
     assert told["usable"] == (
-        "0 %; nothing can be labeled or trained on, mostly as 0: the sample has no caption: it has png, cls, a "
+        "0 %. Most common reason: 0: the sample has no caption: it has png, cls, a "
         "caption is a txt or caption or json member; name another one by ?caption=NAME behind the location"
     )
     fields = [("a", {"png": encoded(image(0)), "json": b'{"url": "x", "alt": "a cat"}'})]
@@ -360,7 +360,7 @@ def test_stopped_it_tells_what_it_has_seen(tmp_path: Path, sent: signal.Signals)
 MEASURED = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from clipzoo.checking import check
+from clipzoo.pages.check import check
 from making import peak
 before = peak()
 print(check(sys.argv[1], progress=False).usable)

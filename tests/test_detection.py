@@ -75,7 +75,7 @@ def test_a_column_of_boxes_verifies_and_is_shown(dataset: Path, boxes: Path, tmp
     gallery = inspect(boxes, str(dataset), tmp_path / "page.html", count=3)
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 3 * 2
-    assert gallery.cards[0]["convention"] == "classes: 3 names"
+    assert gallery.columns[0]["convention"] == "classes: 3 names"
 
 
 def test_boxes_are_trained_on(dataset: Path, boxes: Path, tiny_clip: str, tmp_path: Path) -> None:

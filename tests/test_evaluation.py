@@ -213,5 +213,5 @@ def test_sets_join_only_labels_of_one_convention():
     assert len(joined) == len(joined.truth["depth"]) == 60
     truth = {"depth": Truth(tasks.get("depth"), Convention(kind="affine-depth"), (None,) * 20, (16, 16))}
     part = PARTS[1]
-    with pytest.raises(PlanError, match="do not join"):
+    with pytest.raises(PlanError, match="cannot be joined"):
         PARTS[0].extended(replace(part, truth=truth))

@@ -106,7 +106,7 @@ def test_results_are_on_the_card(finished: Path, tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| depth/delta1 | 0.500 (0.400 to 0.600) ↑ | 0.750 (0.400 to 0.600) ↑ |" in card
     assert "| x/y | – | 0.500" in card
-    assert "as it came" in card
+    assert "unchanged" in card
     assert "## Experts" not in card
 
 

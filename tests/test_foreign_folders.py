@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipzoo.checking import check
-from clipzoo.checking.page import rows
 from clipzoo.errors import DatasetError
 from clipzoo.labeling import label
+from clipzoo.pages.check import check, rows
 from clipzoo.readers import Reader, fingerprint, open_dataset, shard_fingerprint
 from clipzoo.types import decode_image
 from making import Bright, encoded, image

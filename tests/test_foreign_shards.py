@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from clipzoo import experts
-from clipzoo.checking import check
-from clipzoo.checking.page import rows
 from clipzoo.errors import DatasetError
+from clipzoo.pages.check import check, rows
 from clipzoo.readers import Reader, fingerprint, open_dataset, shard_fingerprint
 from clipzoo.types import decode_image
 from making import encoded, image, raw_tar

@@ -21,13 +21,13 @@ import torch
 from typer.testing import CliRunner
 
 from clipzoo import files
-from clipzoo.checking import check
 from clipzoo.cli import app
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.data.batches import loader
 from clipzoo.errors import DatasetError, RemoteError, SampleError, StoreError
 from clipzoo.files import _near, _remote
 from clipzoo.files._remote import Remote
+from clipzoo.pages.check import check
 from clipzoo.readers import Reader, fingerprint, in_turn, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store

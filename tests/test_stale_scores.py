@@ -29,7 +29,7 @@ class Listener(Silent):
 
     @property
     def anew(self) -> list[str]:
-        return [text for text in self.said if "measured anew" in text]
+        return [text for text in self.said if "measured again" in text]
 
 
 def measured(world: Path, model: str) -> tuple[str, Listener]:
@@ -57,7 +57,7 @@ def test_a_benchmark_that_was_replaced_in_place_is_measured_anew(world: Path, ti
     other, heard = measured(world, tiny_clip)
     assert other != first
     assert heard.anew == [
-        f"the scores in {world / 'run' / 'scores' / where} are measured anew: test has changed"
+        f"the scores in {world / 'run' / 'scores' / where} are measured again: test has changed"
         for where in ("clip/0", "baselines/test")
     ]
     shutil.rmtree(world / "run")
@@ -97,7 +97,7 @@ def test_a_run_of_before_is_measured_once_more(world: Path, tiny_clip: str) -> N
     again, heard = measured(world, tiny_clip)
     assert again == first
     assert len(heard.anew) == 2
-    assert all(text.endswith("they do not say which benchmark they were measured on") for text in heard.anew)
+    assert all(text.endswith("their benchmark is not recorded") for text in heard.anew)
     assert measured(world, tiny_clip)[1].anew == []
 
 

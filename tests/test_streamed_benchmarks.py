@@ -114,10 +114,10 @@ def test_of_a_repeated_key_the_first_is_kept_everywhere_and_the_other_is_said(tm
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ([("a.png", b"no picture"), ("a.txt", b"x")], "the picture a of the shard 0 cannot be used: cannot decode"),
+        ([("a.png", b"no picture"), ("a.txt", b"x")], "the image a of the shard 0 cannot be used: cannot decode"),
         ([("a.png", encoded(image(0))), ("a.cls", b"chair")], "its cls is 'chair', not the index of a class"),
-        ([("a.txt", b"a room")], "0 of 1 samples; most common reason: the sample has no image"),
-        ([("a.png", encoded(image(0))), ("a.cls", b"0"), ("b.png", encoded(image(1)))], "1 of 2 pictures .* no class"),
+        ([("a.txt", b"a room")], "0 of 1 samples are usable. Most common reason: the sample has no image"),
+        ([("a.png", encoded(image(0))), ("a.cls", b"0"), ("b.png", encoded(image(1)))], "1 of 2 images .* no class"),
     ],
 )
 def test_what_is_wrong_with_a_picture_is_said(members: list[tuple[str, bytes]], says: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "experts",
     "importers", "derived", "conformance", "store", "labeling", "data", "models", "benchmarks", "trust", "recipe",
-    "training", "evaluation", "export", "pages", "checking", "demo", "runs", "app", "cli", "__main__",
+    "training", "evaluation", "export", "checking", "pages", "demo", "runs", "app", "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 

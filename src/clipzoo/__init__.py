@@ -21,7 +21,7 @@ _WHERE = {
     "Student": "clipzoo.models",
     "TrainingSet": "clipzoo.data",
     "View": "clipzoo.types",
-    "check": "clipzoo.checking",
+    "check": "clipzoo.pages.check",
     "evaluate": "clipzoo.runs.verbs",
     "import_labels": "clipzoo.labeling",
     "inspect": "clipzoo.pages",

@@ -1,6 +1,6 @@
-"""Benchmark layouts, one file a layout; whatever the layout, a benchmark is streamed as a `Split`.
+"""Benchmark layouts, one file each. Benchmarks of every layout are streamed as a `Split`.
 
-A file exports ``LAYOUT``, a `Layout`. Its name stands in a recipe (``evaluation.layout``).
+A file exports ``LAYOUT``, a `Layout`. Recipes name it in ``evaluation.layout``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PLUGINS: Registry[LayoutPlugin] = Registry("benchmarks", ("LAYOUT",))
 
 
 def open_benchmark(folder: AnyPath | Place, layout: str = "webdataset") -> Benchmark:
-    """The benchmark in a folder of a layout; see `Layout.open` for what it raises.
+    """Open the benchmark in a folder.
 
     Raises:
-        PluginError: there is no such layout.
+        PluginError: there is no such layout. `Layout.open` raises other errors.
     """
     return PLUGINS.load(layout).LAYOUT.open(files.place(folder))

@@ -1,4 +1,4 @@
-"""Labels of a store as the truth of a benchmark, or in its place."""
+"""Columns of a store as the true labels of a benchmark, or as pseudo-labels in their place."""
 
 from __future__ import annotations
 
@@ -17,60 +17,59 @@ from clipzoo.readers import Entry, Reader, fingerprint
 from clipzoo.store import Column, Store
 from clipzoo.tasks.base import Convention
 
-PART = 1 << 20
+CHUNK = 1 << 20
+"""Bytes that are hashed at a time."""
 
 
 @dataclass(frozen=True)
 class ColumnLabels:
-    """The labels of one column, those of less confidence than ``floor`` left out."""
+    """The labels of one column with a confidence of at least ``floor``; see `Labels`."""
 
     column: Column
     floor: float = 0.0
 
     @property
     def convention(self) -> Convention:
-        """See `Labels`."""
+        """The convention of the column."""
         return self.column.convention
 
     def loaders(self, entries: Sequence[Entry]) -> list[Loader | None]:
-        """See `Labels`; the label of a row of the column."""
-        wanted: dict[str, list[str]] = {}
+        """Return a function for each entry that reads its label; None for entries without one."""
+        keys: dict[str, list[str]] = {}
         for entry in entries:
-            wanted.setdefault(entry.shard, []).append(entry.key)
-        rows = {
-            (shard, row["key"]): partial(self.column.label, shard, row)
-            for shard, keys in wanted.items()
-            if self.column.has(shard)
-            for row in self.column.rows(shard).filter(pc.field("key").isin(keys)).to_pylist()
-            if row["error"] is None and (row["confidence"] is None or row["confidence"] >= self.floor)
-        }
-        return [rows.get((entry.shard, entry.key)) for entry in entries]
+            keys.setdefault(entry.shard, []).append(entry.key)
+        loaders: dict[tuple[str, str], Loader] = {}
+        for shard in [shard for shard in keys if self.column.has(shard)]:
+            for row in self.column.rows(shard).filter(pc.field("key").isin(keys[shard])).to_pylist():
+                if row["error"] is None and (row["confidence"] is None or row["confidence"] >= self.floor):
+                    loaders[shard, row["key"]] = partial(self.column.label, shard, row)
+        return [loaders.get((entry.shard, entry.key)) for entry in entries]
 
     def places(self) -> Iterator[Place]:
-        """See `Labels`; the tars of the column."""
+        """Yield the tars of the column."""
         return (self.column.file(shard, ".tar") for shard in sorted(self.column.committed()))
 
     def identity(self) -> str:
-        """See `Labels`; the SHA-256 of whose labels they are, of every row and of every label."""
-        told = hashlib.sha256(self.column.manifest.digest.encode())
+        """Return the SHA-256 of the expert's identity, of every row and of every label."""
+        digest = hashlib.sha256(self.column.manifest.digest.encode())
         for shard, rows in self.column.tables():
-            told.update(f"\n{shard}\n{rows.to_pylist()}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"\n{shard}\n{rows.to_pylist()}\n".encode("utf-8", "surrogateescape"))
             with files.opened(self.column.file(shard, ".tar")) as file:
-                while part := file.read(PART):
-                    told.update(part)
-        return told.hexdigest()
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+        return digest.hexdigest()
 
 
 def truth_columns(store: Store, labels: AnyPath | Place) -> dict[str, str]:
-    """Task -> its column ``<task>/truth`` of the store at ``labels``; `PlanError` if there is none."""
-    truths = {column.task: column.name for column in store.columns() if column.slug == "truth"}
-    if not truths:
-        has = ", ".join(column.name for column in store.columns()) or "none"
+    """Return task -> its column ``<task>/truth`` of the store at ``labels``; raise `PlanError` if there is none."""
+    columns = {column.task: column.name for column in store.columns() if column.slug == "truth"}
+    if not columns:
+        existing = ", ".join(column.name for column in store.columns()) or "none"
         raise PlanError(
-            f"{labels} has no column <task>/truth; it has: {has}; `clipzoo labels import --as truth` makes one of "
-            "existing labels (docs/benchmarks.md)"
+            f"{labels} has no column <task>/truth; it has: {existing}. Dense tasks are measured on these columns. "
+            "Import existing labels with `clipzoo labels import --as truth` (docs/benchmarks.md)"
         )
-    return truths
+    return columns
 
 
 def column_labels(
@@ -79,20 +78,22 @@ def column_labels(
     columns: Mapping[str, str] | None = None,
     floors: Mapping[str, float] | None = None,
 ) -> dict[str, Labels]:
-    """The labels of a store over the pictures of a reader.
+    """Return task -> labels of a store for a dataset.
 
     Args:
         labels: the root of the store.
-        reader: of the dataset that it labels.
+        reader: of the labeled dataset.
         columns: task -> column; by default every ``<task>/truth``.
-        floors: task -> the least confidence of a label; by default none.
+        floors: task -> the lowest confidence of a label; by default 0.
 
     Raises:
-        PlanError: no truth; StoreError: a column is missing, or of another dataset.
+        PlanError: there is no column ``<task>/truth``.
+        StoreError: a column is missing, or belongs to another dataset.
     """
-    store, identity, found = Store(labels), fingerprint(reader), dict[str, Labels]()
+    store, identity = Store(labels), fingerprint(reader)
+    labels_of: dict[str, Labels] = {}
     for task, name in (columns or truth_columns(store, labels)).items():
         column = store.column(*name.split("/", 1))
         column.manifest.belongs(identity, column.path)
-        found[task] = ColumnLabels(column, (floors or {}).get(task, 0.0))
-    return found
+        labels_of[task] = ColumnLabels(column, (floors or {}).get(task, 0.0))
+    return labels_of

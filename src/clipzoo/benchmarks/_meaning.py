@@ -1,4 +1,4 @@
-"""Whether the true labels of several splits can be compared, said in words."""
+"""The comparison of the conventions of true labels between splits."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from clipzoo.tasks.base import Convention
 
 
 def check_meaning(conventions: Mapping[str, Mapping[str, Convention]]) -> None:
-    """Raise `PlanError` unless the true labels of all splits are of the same tasks and mean the same.
+    """Raise `PlanError` unless the true labels of all splits have the same tasks and conventions.
 
-    ``conventions`` maps split -> task -> what its labels mean; a split without true labels has no task.
+    ``conventions`` maps split -> task -> convention; splits without true labels are ignored.
     """
-    for (one, mine), (other, theirs) in combinations([pair for pair in conventions.items() if pair[1]], 2):
-        for task in dict.fromkeys([*mine, *theirs]):
-            if mine.get(task) != theirs.get(task):
+    labeled = [split for split, by_task in conventions.items() if by_task]
+    for one, other in combinations(labeled, 2):
+        for task in dict.fromkeys([*conventions[one], *conventions[other]]):
+            first, second = conventions[one].get(task), conventions[other].get(task)
+            if first != second:
                 raise PlanError(
-                    f"the true labels of {one} and {other} differ in tasks or in what labels mean: "
-                    f"{_difference(task, (one, mine.get(task)), (other, theirs.get(task)))}; probes that are fitted on "
-                    "one cannot be measured on the other: give all splits columns <task>/truth of the same tasks and "
-                    "classes (docs/benchmarks.md), or leave the folder truth/ of one out"
+                    f"the true labels of {one} and {other} differ: {_difference(task, one, first, other, second)}. "
+                    "Probes fitted on one cannot be measured on the other. Give all splits columns <task>/truth of the "
+                    "same tasks and classes (docs/benchmarks.md), or remove truth/ of one split"
                 )
 
 
-def _difference(task: str, *pair: tuple[str, Convention | None]) -> str:
-    (one, mine), (other, theirs) = pair
-    if mine is None or theirs is None:
-        has, lacks = (other, one) if mine is None else (one, other)
-        return f"{has} has true labels of {task}, {lacks} has none"
-    if mine.classes == theirs.classes:
-        return f"{task} is {_kind(mine)} in {one}, {_kind(theirs)} in {other}"
-    if len(mine.classes) != len(theirs.classes):
-        return f"{task} has {_names(mine)} in {one}, {_names(theirs)} in {other}"
-    at = next(i for i, names in enumerate(zip(mine.classes, theirs.classes, strict=True)) if len({*names}) == 2)
-    return f"{task} has other classes: class {at} is {mine.classes[at]} in {one}, {theirs.classes[at]} in {other}"
+def _difference(task: str, one: str, first: Convention | None, other: str, second: Convention | None) -> str:
+    if first is None:
+        return f"{other} has true labels of {task}, {one} has none"
+    if second is None:
+        return f"{one} has true labels of {task}, {other} has none"
+    if first.classes == second.classes:
+        return f"{task} is {_kind(first)} in {one}, {_kind(second)} in {other}"
+    if len(first.classes) != len(second.classes):
+        return f"{task} has {_names(first)} in {one}, {_names(second)} in {other}"
+    pairs = enumerate(zip(first.classes, second.classes, strict=True))
+    index = next(i for i, (a, b) in pairs if a != b)
+    classes = f"class {index} is {first.classes[index]} in {one}, {second.classes[index]} in {other}"
+    return f"{task} has other classes: {classes}"
 
 
 def _kind(convention: Convention) -> str:

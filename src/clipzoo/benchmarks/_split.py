@@ -1,7 +1,7 @@
-"""The pictures of one part of evaluation, streamed: decoded, viewed and given away, batch by batch.
+"""A split of evaluation, streamed: images are decoded and resized in batches.
 
-All of them go through the one decoder and a deterministic view: the whole image squashed, or its largest
-centered crop with the aspect of the size (what OpenCLIP's evaluation transform sees).
+The view of an image is deterministic: the whole image squashed, or its largest centered crop with the aspect of the
+size, as in OpenCLIP's evaluation transform.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Crop = Literal["whole", "center"]
 T = TypeVar("T")
 
 BATCH = 64
-KEPT = 1 << 22
-"""Pixels of the labels of one task that stay decoded, the first ones: each fit of a probe reads all of them twice."""
+CACHED = 1 << 22
+"""Pixels of the labels of one task that stay decoded, since each fit of a probe reads all labels twice."""
 DECODERS = 4
-"""Threads that decode ahead of the student."""
+"""The number of threads that decode images in advance."""
 
 
 def view_of(image: ImageArray, size: tuple[int, int], crop: Crop) -> View:
-    """The deterministic view of an image at ``size`` (H, W)."""
+    """Return the deterministic view of an image at ``size`` (H, W)."""
     return View.whole(size) if crop == "whole" else View.center(image.shape[:2], size)
 
 
 class Lazy(Sequence[T], Generic[T]):
-    """Items that are made each time they are asked for, and never kept: ``make`` of each of ``rows``."""
+    """A sequence whose items are computed at each access: ``make`` of each of ``rows``."""
 
     def __init__(self, make: Callable[[int], T], rows: Sequence[int]) -> None:
         self.make, self.rows = make, rows
@@ -59,9 +59,9 @@ class Lazy(Sequence[T], Generic[T]):
 
 @dataclass(frozen=True)
 class Truth:
-    """The labels of one task over a set, all of ``size`` (H, W); None where an image has none.
+    """The labels of one task in a split, all of ``size`` (H, W); None for images without one.
 
-    ``labels`` may be lazy: each access reads and decodes, but for the first few (`KEPT`).
+    ``labels`` may be lazy: each access reads and decodes, except the first few (`CACHED`).
     """
 
     task: Task[Any]
@@ -75,21 +75,22 @@ class Truth:
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures with captions, classes and, task by task, true labels; none of the pixels are in memory.
+    """Images with captions, classes and true labels, which are read from disk at each access.
 
     Attributes:
-        images: decoded as they are asked for, uint8 H×W×3, each of its own size.
+        images: uint8 H×W×3, each at its original size.
         keys: of the images in order.
-        size: (H, W) of what students see of an image.
-        captions: of each image; an empty tuple where it has none.
-        targets: class index of each image; empty where there are no classes.
+        size: (H, W) of the input of students.
+        captions: of each image; may be empty.
+        targets: class index of each image; empty without classes.
         truth: task -> labels of the whole images.
-        known: whether an image has a label of some task; empty where there is no truth.
-        classnames, templates: names by class index, prompts with ``{c}``.
-        crop: what students see of an image.
-        identity: another text where a picture, caption, class or label has changed.
-        left_out: reason -> samples that cannot be used.
-        threads: that decode ahead.
+        known: True for images with a label of any task; empty without truth.
+        classnames: names by class index.
+        templates: prompts with ``{c}`` in the place of the class name.
+        crop: of the images for students.
+        identity: a text that changes with any image, caption, class or label.
+        left_out: reason -> number of unusable samples.
+        threads: that decode in advance.
     """
 
     images: Sequence[ImageArray]
@@ -110,17 +111,17 @@ class Split:
         return len(self.keys)
 
     def batches(self, batch: int = BATCH) -> Iterator[ImageArray]:
-        """Uint8 [B,H,W,3] of consecutive images at `size`; each is decoded, a few ahead of need."""
-        seen = files.ahead(self._seen, range(len(self)), self.threads)
-        while some := list(islice(seen, batch)):
+        """Yield batches of consecutive images at `size`, uint8 [B,H,W,3]; images are decoded in advance by threads."""
+        views = files.ahead(self._view, range(len(self)), self.threads)
+        while some := list(islice(views, batch)):
             yield np.stack(some)
 
-    def _seen(self, index: int) -> ImageArray:
+    def _view(self, index: int) -> ImageArray:
         image = self.images[index]
         return view_of(image, self.size, self.crop).image(image)
 
     def select(self, indices: Sequence[int]) -> Split:
-        """Some of the images, in the order given."""
+        """Return the images with these indices, in this order."""
         rows = list(indices)
         return replace(
             self,
@@ -133,19 +134,19 @@ class Split:
         )
 
     def labeled(self) -> Split:
-        """The images that have a label of some task."""
+        """Return the images that have a label of any task."""
         return self.select([i for i, known in enumerate(self.known) if known])
 
     def captioned(self) -> Split:
-        """The images that have a caption, for retrieval."""
+        """Return the images that have a caption."""
         rows = [i for i, captions in enumerate(self.captions) if captions]
         return self if len(rows) == len(self) else self.select(rows)
 
     def extended(self, other: Split) -> Split:
-        """These images and those of ``other`` for the tasks of this set: truth plus pseudo-labels.
+        """Append the images of another split with their labels of the tasks of this split.
 
         Raises:
-            PlanError: labels of the two sets differ in convention or size.
+            PlanError: the labels differ in convention or size.
         """
         truth = {name: _joined(own, other.truth.get(name), len(other)) for name, own in self.truth.items()}
         captions = self.captions + other.captions if self.captions and other.captions else ()
@@ -164,8 +165,9 @@ def _joined(own: Truth, other: Truth | None, count: int) -> Truth:
         return replace(own, labels=_chain(own.labels, [None] * count))
     if (own.convention, own.size) != (other.convention, other.size):
         raise PlanError(
-            f"{own.task.name} labels of {own.convention}, {own.size} do not join those of "
-            f"{other.convention}, {other.size}; read both with one label_size and from columns of one convention"
+            f"{own.task.name} labels of {own.convention} and size {own.size} cannot be joined with labels of "
+            f"{other.convention} and size {other.size}. Probes need labels of one convention and size. Read both "
+            "splits with the same label_size and columns of the same convention"
         )
     return replace(own, labels=_chain(own.labels, other.labels))
 
@@ -181,18 +183,18 @@ def _chain(one: Sequence[T], other: Sequence[T]) -> Lazy[T]:
 def read_split(
     benchmark: Benchmark, size: tuple[int, int], label_size: tuple[int, int] | None = None, classes: bool = True
 ) -> Split:
-    """Read a benchmark once: its keys, captions, classes and what tells it from another; no picture is decoded.
+    """Read the keys, captions, classes and identity of a benchmark, without decoding images.
 
     Args:
-        benchmark: as a layout opened it.
-        size: (H, W) of what students see of an image.
+        benchmark: of `Layout.open`.
+        size: (H, W) of the input of students.
         label_size: (H, W) of the labels that are compared; by default ``size``.
-        classes: whether the classes of its pictures are used.
+        classes: use the classes of the images.
 
     Raises:
-        DatasetError: no picture can be used, or only some of them have a class.
+        DatasetError: no image is usable, or only some images have a class.
     """
-    reader, left_out, mark = benchmark.reader, Counter[str](), hashlib.sha256()
+    reader, left_out, identity = benchmark.reader, Counter[str](), hashlib.sha256()
     for place in (*benchmark.places, *(p for labels in benchmark.labels.values() for p in labels.places())):
         files.keep(place)
     entries: list[Entry] = []
@@ -205,17 +207,17 @@ def read_split(
             targets.append(benchmark.target(entry) if classes else None)
         entries.append(entry)
         for part in (entry.shard, entry.key, hashlib.sha256(sample.image).hexdigest(), captions[-1], targets[-1]):
-            mark.update(f"{part!r}\n".encode("utf-8", "surrogateescape"))
+            identity.update(f"{part!r}\n".encode("utf-8", "surrogateescape"))
     _check(reader, targets, len(benchmark.classnames), left_out)
-    of_labels = [(task, labels.identity()) for task, labels in sorted(benchmark.labels.items())]
-    mark.update(f"{(benchmark.classnames, benchmark.templates, of_labels)!r}".encode())
+    label_identities = [(task, labels.identity()) for task, labels in sorted(benchmark.labels.items())]
+    identity.update(f"{(benchmark.classnames, benchmark.templates, label_identities)!r}".encode())
     return replace(
         split_of(reader, entries, benchmark.labels, size, label_size),
         captions=tuple(captions),
         targets=tuple(target for target in targets if target is not None),
         classnames=benchmark.classnames,
         templates=benchmark.templates,
-        identity=mark.hexdigest(),
+        identity=identity.hexdigest(),
         left_out=left_out,
     )
 
@@ -227,7 +229,7 @@ def split_of(
     size: tuple[int, int],
     label_size: tuple[int, int] | None = None,
 ) -> Split:
-    """The pictures of some entries with the labels that they have."""
+    """Return the split of some entries with their labels."""
     loaders = {task: one.loaders(entries) for task, one in labels.items()}
     truth = {
         task: _truth(tasks.get(task), labels[task].convention, each, label_size or size)
@@ -244,22 +246,22 @@ def split_of(
 
 
 def _truth(task: Task[Any], convention: Convention, loaders: Sequence[Loader | None], size: tuple[int, int]) -> Truth:
-    view, held, most = View.whole(size), dict[int, Any](), KEPT // (size[0] * size[1])
+    view, cached, most = View.whole(size), dict[int, Any](), CACHED // (size[0] * size[1])
 
-    def seen(index: int) -> Any | None:
+    def label_of(index: int) -> Any | None:
         load = loaders[index]
-        if load is None or index in held:
-            return held.get(index)
+        if load is None or index in cached:
+            return cached.get(index)
         label = task.view(load(), view)
-        if len(held) < most:
-            held[index] = label
+        if len(cached) < most:
+            cached[index] = label
         return label
 
-    return Truth(task, convention, Lazy(seen, range(len(loaders))), size)
+    return Truth(task, convention, Lazy(label_of, range(len(loaders))), size)
 
 
 def _entries(benchmark: Benchmark, left_out: Counter[str]) -> Iterator[Entry]:
-    """Every usable sample, each while its shard is near; the others are counted."""
+    """Yield every usable sample, shard by shard, and count the others in ``left_out``."""
     with in_turn(benchmark.reader, benchmark.shards) as shards:
         for shard in shards:
             for entry in benchmark.reader.index(shard):
@@ -271,13 +273,13 @@ def _entries(benchmark: Benchmark, left_out: Counter[str]) -> Iterator[Entry]:
 
 @contextmanager
 def _usable(reader: Reader, entry: Entry) -> Iterator[None]:
-    """Turns what is wrong with a picture into an error that says what to do."""
+    """Convert errors of an image to a `DatasetError` that names the image and the fix."""
     try:
         yield
     except ClipzooError as error:
         raise DatasetError(
-            f"{reader.location}: the picture {entry.key} of the shard {entry.shard} cannot be used: {error}; replace "
-            "it or leave it out of its shard, and rerun the command, which resumes"
+            f"{reader.location}: the image {entry.key} of the shard {entry.shard} cannot be used: {error}. Replace it "
+            "or remove it from its shard, and rerun the command, which resumes"
         ) from error
 
 
@@ -287,18 +289,18 @@ def _decoded(reader: Reader, entry: Entry) -> ImageArray:
 
 
 def _check(reader: Reader, targets: Sequence[int | None], classes: int, left_out: Mapping[str, int]) -> None:
-    """Raise `DatasetError` unless there are pictures, and either none of them or all have a class that has a name."""
+    """Raise `DatasetError` unless there are images, and none or all of them have a class with a name."""
     if not targets:
-        why = f"; most common reason: {max(left_out, key=lambda r: left_out[r])}" if left_out else ""
-        raise DatasetError(f"{reader.location} has no usable picture: 0 of {sum(left_out.values())} samples{why}")
+        reason = f". Most common reason: {max(left_out, key=lambda r: left_out[r])}" if left_out else ""
+        raise DatasetError(f"{reader.location}: 0 of {sum(left_out.values())} samples are usable{reason}")
     given = [target for target in targets if target is not None]
     if given and len(given) < len(targets):
         raise DatasetError(
-            f"{len(targets) - len(given)} of {len(targets)} pictures of {reader.location} have no class, and zero-shot "
-            "counts all of them: give each one its class (.cls), or none"
+            f"{len(targets) - len(given)} of {len(targets)} images of {reader.location} have no class. Zero-shot needs "
+            "the class of every image. Give all images a class (.cls), or none of them"
         )
     if given and not set(given) <= set(range(classes)):
         raise DatasetError(
-            f"{reader.location} has classes from {min(given)} to {max(given)}, classnames.txt {classes} lines; indices "
-            "count lines from 0: add the missing names, or correct the classes"
+            f"{reader.location} has class indices from {min(given)} to {max(given)}, but classnames.txt has {classes} "
+            "lines. Indices count lines from 0. Add the missing names, or correct the indices"
         )

@@ -1,6 +1,6 @@
-"""The contract of a benchmark layout: a file here exports ``LAYOUT``, which opens a folder as a `Benchmark`.
+"""The contract of a benchmark layout: ``LAYOUT`` opens a folder as a `Benchmark`.
 
-Opening reads lists and manifests only; pictures and labels are read when a `Split` is made of it and streamed.
+Opening reads lists and manifests only. Images and labels are read when the benchmark is streamed as a `Split`.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ from clipzoo.tasks.base import Convention
 from clipzoo.types import Sample
 
 Loader = Callable[[], Any]
-"""Reads one label, in the frame of its picture."""
+"""Returns one label, in the frame of its image."""
 
 PLAIN = ("{c}",)
-"""The template of a benchmark that brings none: the name of the class alone."""
+"""The templates of a benchmark without templates: the class name alone."""
 
 
 class Labels(Protocol):
-    """True labels of one task."""
+    """The true labels of one task."""
 
     @property
     def convention(self) -> Convention:
-        """What they mean beyond their task."""
+        """The convention of the labels."""
         ...
 
     def loaders(self, entries: Sequence[Entry]) -> list[Loader | None]:
-        """For each picture how its label is read; None where it has none."""
+        """Return a function for each entry that reads its label; None for entries without one."""
         ...
 
     def places(self) -> Iterator[Place]:
-        """The files that hold the labels: they are read in each pass, so a remote one is copied to the disk once."""
+        """Yield the files of the labels. They are read in each pass, so remote files are copied to the disk once."""
         ...
 
     def identity(self) -> str:
-        """What is another text where any label, or what labels mean, has changed."""
+        """Return a text that changes with any label and with the convention."""
         ...
 
 
 def every_caption(entry: Entry, sample: Sample) -> tuple[str, ...]:
-    """The captions of a sample; none where it has none."""
+    """Return all captions of a sample."""
     return tuple(text for text in (sample.caption, *sample.others) if text)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark consists of.
+    """A benchmark: images with true labels, classes and captions, each of which is optional.
 
     Attributes:
-        reader: opens its pictures; captions are optional.
-        shards: those of the reader that belong to it.
-        labels: task -> true labels; empty where no dense task can be measured.
-        classnames: names by class index; empty where there are no classes.
-        templates: prompts with ``{c}`` in the place of the name.
-        target: the class index of a picture; None where it has none.
-        captions: the texts that retrieval asks for; empty where there are none.
-        places: files that are read in each pass, as of `Labels.places`.
+        reader: of the images.
+        shards: the shards of the reader that belong to the benchmark.
+        labels: task -> true labels; dense tasks are measured on these.
+        classnames: names by class index; zero-shot is measured if there are any.
+        templates: prompts with ``{c}`` in the place of the class name.
+        target: returns the class index of an entry, or None.
+        captions: returns the captions of a sample for retrieval; may be empty.
+        places: files that are read in each pass, as in `Labels.places`.
     """
 
     reader: Reader
@@ -73,17 +73,19 @@ class Benchmark:
 
     @property
     def conventions(self) -> dict[str, Convention]:
-        """Task -> what its true labels mean."""
+        """Task -> convention of its true labels."""
         return {task: labels.convention for task, labels in self.labels.items()}
 
 
 class Layout(Protocol):
-    """A form in which benchmarks lie on disks."""
+    """A directory layout of benchmarks."""
 
     def open(self, folder: Place) -> Benchmark:
-        """The benchmark in a folder.
+        """Open the benchmark in a folder.
 
         Raises:
-            DatasetError: there are no pictures of this layout; PlanError, StoreError: its true labels cannot be used.
+            DatasetError: there are no images in this layout.
+            PlanError: there is no column of true labels.
+            StoreError: the true labels cannot be read, or belong to another dataset.
         """
         ...

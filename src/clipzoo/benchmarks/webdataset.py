@@ -1,12 +1,11 @@
-"""The layout that clipzoo writes: a folder with ``images/`` (tars) and ``truth/`` (a label store), with the class files
-of CLIP_benchmark.
+"""The default layout: a folder with ``images/`` (tars), ``truth/`` (a label store) and class files of CLIP_benchmark.
 
-``images/`` is read as any dataset of tars is (`readers.webdataset`), nested folders included; where it has a folder
-``test`` with tars, as CLIP_benchmark writes, only that one. Captions are optional; a ``.txt`` holds one caption a line.
-``<key>.cls`` is a class index. Beside the tars, or one folder above them: ``classnames.txt``, a name a line, and
-``zeroshot_classification_templates.txt``, a template a line with ``{c}``.
+``images/`` is read as any dataset of tars (`readers.webdataset`), nested folders included. If it has a folder ``test``
+with tars, as CLIP_benchmark writes, only that folder is read. Captions are optional: a ``.txt`` has one caption per
+line. ``<key>.cls`` is a class index. Next to the tars, or one folder above them: ``classnames.txt`` with one name per
+line, and ``zeroshot_classification_templates.txt`` with one template per line, such as "a photo of a {c}.".
 
-``truth/``, where there is one, has a column ``<task>/truth`` a task.
+``truth/`` is optional and has a column ``<task>/truth`` for each task.
 """
 
 from __future__ import annotations
@@ -23,34 +22,34 @@ from clipzoo.types import Sample
 CLASS = "cls"
 LINES = "txt"
 SPLIT = "test"
-"""The folder in which CLIP_benchmark has the tars."""
+"""The folder in which CLIP_benchmark writes the tars."""
 
 
 class Folder:
-    """Opens such a folder."""
+    """The layout; see the module."""
 
     def open(self, folder: Place) -> Benchmark:
-        """See `Layout`."""
+        """Open the benchmark in a folder; see `Layout.open`."""
         images, truth = folder / "images", folder / "truth"
         if not images.is_dir():
-            raise DatasetError(f"{folder} has no folder images/; docs/benchmarks.md shows how such a folder is made")
+            raise DatasetError(f"{folder} has no folder images/; docs/benchmarks.md describes the layout")
         tars = files.below(images, ".tar")
         if not tars:
             raise DatasetError(
-                f"neither {images} nor a folder in it holds a .tar; write its pictures as shards (docs/benchmarks.md)"
+                f"neither {images} nor a folder in it holds a .tar; write the images as shards (docs/benchmarks.md)"
             )
         inner = any(name.startswith(f"{SPLIT}/") for name in tars)
         reader = open_dataset(f"{images}?format=webdataset", captions="optional")
         assert isinstance(reader, WebDataset)
         reader.location = str(images)
         shards = tuple(shard for shard in reader.shards if not inner or shard.startswith(f"{SPLIT}/"))
-        beside = images / SPLIT if inner else images
+        tar_folder = images / SPLIT if inner else images
         return Benchmark(
             reader=reader,
             shards=shards,
             labels=column_labels(truth, reader) if truth.is_dir() else {},
-            classnames=_lines(beside, "classnames.txt"),
-            templates=_lines(beside, "zeroshot_classification_templates.txt") or PLAIN,
+            classnames=_lines(tar_folder, "classnames.txt"),
+            templates=_lines(tar_folder, "zeroshot_classification_templates.txt") or PLAIN,
             target=lambda entry: _target(reader, entry),
             captions=_captions,
             places=tuple(reader.paths[shard] for shard in shards),
@@ -61,7 +60,7 @@ LAYOUT: Layout = Folder()
 
 
 def _captions(entry: Entry, sample: Sample) -> tuple[str, ...]:
-    """The captions of a sample; each line of a ``.txt`` is one."""
+    """Return the captions of a sample; each line of a ``.txt`` is one."""
     if entry.caption != LINES:
         return every_caption(entry, sample)
     return tuple(line.strip() for line in sample.caption.splitlines() if line.strip())
@@ -74,12 +73,12 @@ def _target(reader: WebDataset, entry: Entry) -> int | None:
     try:
         return int(text)
     except ValueError as error:
-        shown = text[:20].decode("utf-8", "replace")
-        raise SampleError(f"its {CLASS} is {shown!r}, not the index of a class, a whole number from 0") from error
+        start = text[:20].decode("utf-8", "replace")
+        raise SampleError(f"its {CLASS} is {start!r}, not the index of a class, a whole number from 0") from error
 
 
 def _lines(folder: Place, name: str) -> tuple[str, ...]:
-    """The lines of a file beside the shards or one folder above; none if it is in neither place."""
+    """Return the lines of a file next to the shards or one folder above; empty if there is no such file."""
     for path in (folder / name, folder.parent / name):
         if path.is_file():
             return tuple(line for line in path.read_bytes().decode("utf-8").splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""``check``: every sample of a dataset is read and decoded once, in threads, and what is odd is counted."""
+"""``scan``: every sample of a dataset is read and decoded once, in threads, and what is odd is counted."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from contextlib import contextmanager, nullcontext
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clipzoo import files
-from clipzoo.checking import page
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import DatasetError
-from clipzoo.files import AnyPath
 from clipzoo.labeling._batches import opened
 from clipzoo.labeling.plan import spread
-from clipzoo.readers import Entry, Reader, in_turn, open_dataset
+from clipzoo.readers import Entry, Reader, in_turn
 from clipzoo.stopping import signals
-from clipzoo.store.manifest import begun
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
 AHEAD = 8
@@ -38,27 +34,23 @@ _MAGIC = {
 }  # fmt: skip
 
 
-def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None, progress: bool = True) -> Findings:
-    """Look at a dataset: what it holds, what is broken, suspicious or comes again.
+def scan(reader: Reader, *, limit: int | None = None, progress: bool = True) -> Findings:
+    """Read and decode every sample of a dataset once.
 
     Args:
-        data: its location, as `clipzoo.open_dataset` takes it.
-        out: a page of pictures and counts is written there.
-        limit: look at so many samples, spread evenly; by default at all.
+        reader: of the dataset.
+        limit: scan this many samples, spread evenly; by default all.
         progress: show a progress bar on standard error.
 
     Returns:
-        the findings; after SIGINT or SIGTERM those up to then, with ``stopped`` set.
+        The findings. After SIGINT or SIGTERM they cover the samples scanned until then, and ``stopped`` is set.
 
     Raises:
-        DatasetError: the dataset cannot be read as a whole.
-        StoreError: the page cannot be written.
+        DatasetError: a shard cannot be read, or ``limit`` is below 1.
     """
     if limit is not None and limit < 1:
-        raise DatasetError(f"limit={limit} is no number of samples; give 1 or more")
-    page_at = begun(files.local(out, "the page")) if out is not None else None
+        raise DatasetError(f"limit={limit} is not a valid number of samples; give 1 or more")
     began = time.monotonic()
-    reader = open_dataset(data)
     findings = Findings(reader.location, len(reader.shards))
     shards = spread(reader.shards, limit)
     threads = max(THREADS, reader.threads)
@@ -78,8 +70,6 @@ def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None
     findings.stopped = stop.signal
     findings.end(len(shards))
     findings.seconds = time.monotonic() - began
-    if page_at is not None:
-        page.write(findings, reader, page_at)
     return findings
 
 

@@ -76,7 +76,7 @@ class Bars:
 
 
 def cards(told: Sequence[Mapping[str, str]]) -> Table:
-    """Columns side by side, each as `clipzoo.pages.gallery.card` tells it."""
+    """Columns side by side, each as `clipzoo.pages.gallery.summary` tells it."""
     table = Table(title="Columns", show_lines=True)
     for name in ("", *(card["column"] for card in told)):
         table.add_column(escape(name))

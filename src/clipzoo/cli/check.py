@@ -17,9 +17,8 @@ def command(
     from tempfile import TemporaryDirectory
 
     from clipzoo import demo
-    from clipzoo.checking import check
-    from clipzoo.checking.page import table
     from clipzoo.cli._console import bold, console
+    from clipzoo.pages.check import check, table
 
     with TemporaryDirectory() as cache:
         found = check(demo.locate_data(data, Path(cache)), out, limit=limit)

@@ -23,5 +23,5 @@ def command(
     Store(labels).columns(needed=True)  # before anything is unpacked
     with demo.looked_at(data, labels) as located:
         found = inspect(labels, located, out, count)
-    console.print(cards(found.cards))
+    console.print(cards(found.columns))
     console.print(f"the gallery is {bold(found.path)}")

@@ -37,7 +37,7 @@ def ls(store: StorePath) -> None:
     from rich.table import Table
 
     from clipzoo.cli._console import console
-    from clipzoo.pages.gallery import card
+    from clipzoo.pages.gallery import summary
     from clipzoo.store import Column, Store
 
     shown = ("column", "expert", "license", "shards", "labels", "failures", "bytes", "seconds", "images/s")
@@ -46,7 +46,7 @@ def ls(store: StorePath) -> None:
         table.add_column(name, min_width=24 if name == "column" else None)
     for name, column in Store(store).each(needed=True).items():
         if isinstance(column, Column):
-            told = {**card(column), "bytes": f"{column.manifest.counts.bytes:,}"}
+            told = {**summary(column), "bytes": f"{column.manifest.counts.bytes:,}"}
         else:
             told = {**dict.fromkeys(shown, ""), "column": name, "expert": str(column)}
         table.add_row(*(escape(told[name]) for name in shown))

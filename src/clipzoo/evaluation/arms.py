@@ -1,9 +1,8 @@
-"""Arms side by side: the numbers of ``results.json``.
+"""The comparison of arms: the numbers of ``results.json``.
 
-A value of an arm is the mean over its seeds; its interval resamples images, the same for all seeds, so it
-tells what another test set of this kind would give, while ``std`` over seeds tells what another run would
-give. Differences are paired: same images in every resample, same seeds where both arms
-have them.
+The value of an arm is the mean over its seeds. Its interval resamples images, the same ones for all seeds, and
+estimates the variation over test sets; ``std`` over seeds estimates the variation over trainings. Differences are
+paired: by image in every resample, and by seed where both arms have it.
 """
 
 from __future__ import annotations
@@ -19,108 +18,107 @@ from clipzoo.evaluation.bootstrap import RESAMPLES, centered, interval, p_value,
 from clipzoo.evaluation.measure import Scored
 from clipzoo.tasks.base import Measure
 
-Run = Mapping[str, Scored]
-"""Group of measures -> scores of one run."""
+RowScores = Mapping[str, Scored]
+"""Group of measures -> scores, of an arm with one seed or of a baseline."""
 
-Arms = Mapping[str, Mapping[int, Run]]
-"""Arm or baseline -> seed -> run."""
+TableScores = Mapping[str, Mapping[int, RowScores]]
+"""Arm or baseline -> seed -> its scores."""
 
 PAIRS = (("clipzoo", "clip-ft"), ("clipzoo", "clip"), ("clip-ft", "clip"))
 CEILING, UNTRAINED = "expert", "clip"
 
 
 def compare(
-    runs: Arms,
-    baselines: Arms | None = None,
+    arms: TableScores,
+    baselines: TableScores | None = None,
     *,
     recipe: str = "",
-    subsets: Mapping[str, tuple[Arms, Arms]] | None = None,
+    subsets: Mapping[str, tuple[TableScores, TableScores]] | None = None,
     cost: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The comparison as strict JSON values: a number that does not exist is null.
+    """Return the comparison as strict JSON values; a number that does not exist is null.
 
     Args:
-        runs: the arms "clip", "clip-ft", "clipzoo", seed by seed.
-        baselines: "position_prior", "pixels_position", "random_student", "expert", …; a row that knows no
-            seed has the single seed 0.
-        recipe: the recipe's name or text.
-        subsets: name -> (runs, baselines) on other or fewer images, such as held-out objects (see
-            `restrict`).
-        cost: what labeling cost: column -> {"seconds_per_image", "bytes_per_image", "images", …}.
-        protocol: crop, resolution, mask, alignment, averaging, templates, …: what a result must state.
+        arms: the scores of "clip", "clip-ft" and "clipzoo", for each seed.
+        baselines: the scores of "position_prior", "pixels_position", "random_student", "expert", …; a baseline without
+            seeds has the seed 0.
+        recipe: the name or text of the recipe.
+        subsets: name -> (arms, baselines) on other or fewer images, such as held-out objects (see `restrict`).
+        cost: the cost of labeling, column -> {"seconds_per_image", "bytes_per_image", "images", …}.
+        protocol: crop, resolution, mask, alignment, averaging, templates, ….
         versions: software -> version.
-        resamples: of the bootstrap.
+        resamples: the number of bootstrap resamples.
         seed: of the bootstrap.
 
     Raises:
         PlanError: rows of one group were measured on different images.
     """
-    found = {
+    trained = {arm: seeds for arm, seeds in arms.items() if arm != UNTRAINED or len(arms) == 1}
+    results = {
         "recipe": recipe,
-        "seeds": sorted({seed for arm, seeds in runs.items() for seed in seeds if arm != UNTRAINED or len(runs) == 1}),
-        **comparison(runs, baselines or {}, resamples, seed),
+        "seeds": sorted({seed for seeds in trained.values() for seed in seeds}),
+        **comparison(arms, baselines or {}, resamples, seed),
         "subsets": {name: comparison(*pair, resamples=resamples, seed=seed) for name, pair in (subsets or {}).items()},
         "cost": dict(cost or {}),
         "protocol": {**(protocol or {}), "bootstrap": {"resamples": resamples, "level": 0.95, "seed": seed}},
         "versions": dict(versions or {}),
     }
-    strict: dict[str, Any] = _strict(found)
+    strict: dict[str, Any] = _strict(results)
     return strict
 
 
-def restrict(arms: Arms, keys: Collection[str]) -> Arms:
-    """The same arms on the images that bear these keys; groups without any of them are left out."""
-    return {
-        arm: {
-            seed: {group: kept for group, scored in run.items() if (kept := scored.select(keys)).keys}
-            for seed, run in seeds.items()
-        }
-        for arm, seeds in arms.items()
-    }
+def restrict(table: TableScores, keys: Collection[str]) -> TableScores:
+    """Return the scores of the images with these keys, without the groups that have none of them."""
+    return {row: {seed: _restrict(scores, keys) for seed, scores in seeds.items()} for row, seeds in table.items()}
 
 
-def comparison(runs: Arms, baselines: Arms, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Arms, baselines and differences on one set of images; see `compare`."""
+def _restrict(scores: RowScores, keys: Collection[str]) -> RowScores:
+    selected = {group: scored.select(keys) for group, scored in scores.items()}
+    return {group: scored for group, scored in selected.items() if scored.keys}
+
+
+def comparison(arms: TableScores, baselines: TableScores, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """Return arms, baselines and differences on one set of images; see `compare`."""
     out: dict[str, Any] = {
         "images": {},
-        "arms": {arm: {} for arm in runs},
+        "arms": {arm: {} for arm in arms},
         "baselines": {name: {} for name in baselines},
-        "differences": {f"{a}-vs-{b}": {} for a, b in _pairs(runs, baselines)},
+        "differences": {f"{a}-vs-{b}": {} for a, b in _pairs(arms, baselines)},
     }
-    groups = dict.fromkeys(group for seeds in runs.values() for run in seeds.values() for group in run)
-    for group in groups:
-        _add_group(out, group, runs, baselines, resamples, seed)
+    for group in dict.fromkeys(group for seeds in arms.values() for scores in seeds.values() for group in scores):
+        _add_group(out, group, arms, baselines, resamples, seed)
     return out
 
 
-def _add_group(out: dict[str, Any], group: str, runs: Arms, baselines: Arms, resamples: int, seed: int) -> None:
-    scores = {
-        row: found
-        for row, seeds in [*runs.items(), *baselines.items()]
-        if (found := {s: run[group] for s, run in seeds.items() if group in run})
+def _add_group(
+    out: dict[str, Any], group: str, arms: TableScores, baselines: TableScores, resamples: int, seed: int
+) -> None:
+    rows = {
+        row: {s: scores[group] for s, scores in seeds.items() if group in scores}
+        for row, seeds in [*arms.items(), *baselines.items()]
     }
-    first = _same_images(group, scores)
-    every = {(row, s): scored.statistics for row, found in scores.items() for s, scored in found.items()}
-    draws = resample(every, first.metric, resamples, seed)
-    values = {row: {s: scored.compute() for s, scored in found.items()} for row, found in scores.items()}
+    rows = {row: seeds for row, seeds in rows.items() if seeds}
+    first = _same_images(group, rows)
+    statistics = {(row, s): scored.statistics for row, seeds in rows.items() for s, scored in seeds.items()}
+    draws = resample(statistics, first.metric, resamples, seed)
+    computed = {row: {s: scored.compute() for s, scored in seeds.items()} for row, seeds in rows.items()}
     out["images"][group] = len(first.keys)
     for name, measure in first.measures.items():
-        of = {row: {s: v[name] for s, v in found.items()} for row, found in values.items()}
+        values = {row: {s: every[name] for s, every in seeds.items()} for row, seeds in computed.items()}
         bare = name.split("/", 1)[1]
-        drawn = {row: np.mean([draws[row, s][bare] for s in found], 0) for row, found in scores.items()}
-        for row in of:
-            kind = "arms" if row in runs else "baselines"
-            out[kind][row][name] = _cell(list(of[row].values()), drawn[row], measure)
-        for a, b in _pairs(runs, baselines):
-            if a in of and b in of:
-                ceiling = of.get(CEILING) if b != CEILING else None
-                out["differences"][f"{a}-vs-{b}"][name] = _difference(
-                    of[a], of[b], drawn[a] - drawn[b], measure, ceiling
-                )
+        drawn = {row: np.mean([draws[row, s][bare] for s in seeds], 0) for row, seeds in rows.items()}
+        for row in values:
+            kind = "arms" if row in arms else "baselines"
+            out[kind][row][name] = _cell(list(values[row].values()), drawn[row], measure)
+        for a, b in _pairs(arms, baselines):
+            if a in values and b in values:
+                ceiling = values.get(CEILING) if b != CEILING else None
+                difference = _difference(values[a], values[b], drawn[a] - drawn[b], measure, ceiling)
+                out["differences"][f"{a}-vs-{b}"][name] = difference
 
 
 def _cell(values: Sequence[float], draws: np.ndarray[Any, Any], measure: Measure) -> dict[str, Any]:
@@ -138,7 +136,7 @@ def _difference(
     measure: Measure,
     ceiling: Mapping[int, float] | None,
 ) -> dict[str, Any]:
-    """``mean`` is ours less theirs in the measure's own sense; ``values`` are the paired seeds'."""
+    """Return ours minus theirs: ``mean`` in the unit of the measure, ``values`` for each pair of seeds."""
     a, b = float(np.mean(list(ours.values()))), float(np.mean(list(theirs.values())))
     top, draws = None if ceiling is None else float(np.mean(list(ceiling.values()))), centered(draws, a - b)
     return {
@@ -148,7 +146,7 @@ def _difference(
 
 
 def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
-    """Differences seed by seed; an arm with one run (nothing was trained) is set against every seed."""
+    """Return the difference for each seed; an arm with a single seed is compared with every seed of the other."""
     if len(theirs) == 1:
         (other,) = theirs.values()
         return [value - other for value in ours.values()]
@@ -156,32 +154,34 @@ def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[floa
 
 
 def _gap_closed(ours: float, theirs: float, top: float | None, measure: Measure) -> float | None:
-    """(ours − theirs) / (expert − theirs); None unless the expert is better than both: else it is no ceiling."""
+    """Return (ours − theirs) / (expert − theirs), or None unless the expert is better than both."""
     if top is None:
         return None
     ahead = min(top - ours, top - theirs) if measure.direction == "higher" else min(ours - top, theirs - top)
     return (ours - theirs) / (top - theirs) if ahead > 0 else None
 
 
-def _pairs(runs: Arms, baselines: Arms) -> list[tuple[str, str]]:
-    own = [(a, b) for a, b in PAIRS if a in runs and b in runs]
-    return own + [("clipzoo", name) for name in baselines if "clipzoo" in runs]
+def _pairs(arms: TableScores, baselines: TableScores) -> list[tuple[str, str]]:
+    pairs = [(a, b) for a, b in PAIRS if a in arms and b in arms]
+    return pairs + [("clipzoo", name) for name in baselines if "clipzoo" in arms]
 
 
-def _same_images(group: str, scores: Mapping[str, Mapping[int, Scored]]) -> Scored:
-    first_row, first = next((row, s) for row, seeds in scores.items() for s in seeds.values())
-    for row, seeds in scores.items():
+def _same_images(group: str, rows: Mapping[str, Mapping[int, Scored]]) -> Scored:
+    """Return the scores of the first row; raise `PlanError` unless all rows have its images and its convention."""
+    first_row, first = next((row, scored) for row, seeds in rows.items() for scored in seeds.values())
+    for row, seeds in rows.items():
         for scored in seeds.values():
             if scored.keys != first.keys or scored.convention != first.convention:
                 raise PlanError(
-                    f"{group}: {row!r} was measured on {len(scored.keys)} images, {first_row!r} on "
-                    f"{len(first.keys)}, or in another order or convention; measure all rows on one test set"
+                    f"{group}: {row!r} was measured on {len(scored.keys)} images, {first_row!r} on {len(first.keys)}, "
+                    "or their order or convention differs. Differences are paired by image. Measure all rows on one "
+                    "test set"
                 )
     return first
 
 
 def _strict(value: Any) -> Any:
-    """Plain JSON values; what is not finite becomes None."""
+    """Return plain JSON values, with None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): _strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""What evaluation asks of a student, and the three ways in which it looks at one.
+"""The interface of models that are evaluated, and their features, image embeddings and text embeddings.
 
-Whatever is measured here is frozen: evaluation mode, no gradients, restored afterwards.
+A model is in evaluation mode and without gradients while it is used here; its mode is restored afterwards.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ from clipzoo.benchmarks import BATCH, Split
 from clipzoo.errors import CheckpointError
 
 
-class Student(Protocol):
-    """A CLIP model as evaluation sees it."""
+class Encoder(Protocol):
+    """A CLIP model with feature maps."""
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) in pixels of the images that it takes."""
+        """(H, W) of the input images, in pixels."""
         ...
 
     def maps(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
-        """Uint8 [B,H,W,3] -> feature maps [B,C,h,w], one a layer, no class token."""
+        """Return the feature maps [B,C,h,w] of images (uint8 [B,H,W,3]), one for each layer, without class token."""
         ...
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Uint8 [B,H,W,3] -> unit vectors [B,D]."""
+        """Return the embeddings of images (uint8 [B,H,W,3]), unit vectors [B,D]."""
         ...
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Unit vectors [B,D], one a text, in the space of the images' embeddings."""
+        """Return the embeddings of texts in the space of the image embeddings, unit vectors [B,D]."""
         ...
 
 
 def feature_batches(
-    student: Student, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH
+    student: Encoder, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH
 ) -> Iterator[Tensor]:
-    """Feature maps of the images of a split, in order: float32 [B,C,h,w] on the CPU, a batch at a time.
+    """Yield the feature maps of the images of a split, in order: float32 [B,C,h,w] on the CPU.
 
     Several layers are concatenated over C on the finest of their grids; coarser maps are repeated onto it.
     """
 
-    def look(chunk: Tensor) -> Tensor:
-        maps = student.maps(chunk, layers=tuple(layers))
+    def encode(images: Tensor) -> Tensor:
+        maps = student.maps(images, layers=tuple(layers))
         grid = max((m.shape[-2:] for m in maps), key=lambda size: size[0] * size[1])
         return torch.cat([m if m.shape[-2:] == grid else F.interpolate(m, grid) for m in maps], 1)
 
-    return _over_images(student, split, look, batch)
+    return _over_images(student, split, encode, batch)
 
 
-def features(student: Student, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH) -> Tensor:
-    """All of `feature_batches`, float32 [N,C,h,w]."""
+def features(student: Encoder, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH) -> Tensor:
+    """Return the feature maps of all images of a split, float32 [N,C,h,w]; see `feature_batches`."""
     return gathered(feature_batches(student, split, layers, batch), len(split))
 
 
 def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
-    """Parts [B,…] of ``count`` rows as one tensor, the only one that is held.
+    """Concatenate parts [B,…] with ``count`` rows in all, while only one part is in memory.
 
-    It lies in memory as `torch.cat` (2.14) would lay it: means over it depend on that in their last digits.
+    The memory format is that of `torch.cat` (2.14), since means depend on it in their last digits.
     """
     whole, at = torch.empty(0), 0
     for part in parts:
@@ -76,13 +76,13 @@ def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
     return whole
 
 
-def embed_images(student: Student, split: Split, batch: int = BATCH) -> Tensor:
-    """The images of a split -> unit vectors, float32 [N,D] on the CPU."""
+def embed_images(student: Encoder, split: Split, batch: int = BATCH) -> Tensor:
+    """Return the embeddings of the images of a split, unit vectors, float32 [N,D] on the CPU."""
     return _finite(gathered(_over_images(student, split, student.encode_image, batch), len(split)), "images")
 
 
-def embed_texts(student: Student, texts: Sequence[str], batch: int = 4 * BATCH) -> Tensor:
-    """Texts -> unit vectors, float32 [N,D] on the CPU."""
+def embed_texts(student: Encoder, texts: Sequence[str], batch: int = 4 * BATCH) -> Tensor:
+    """Return the embeddings of texts, unit vectors, float32 [N,D] on the CPU."""
     with frozen(student):
         parts = [student.encode_text(list(texts[i : i + batch])) for i in range(0, len(texts), batch)]
     return _finite(torch.cat([part.float().cpu() for part in parts]), "texts")
@@ -92,15 +92,15 @@ def _finite(embeddings: Tensor, what: str) -> Tensor:
     bad = int((~embeddings.isfinite().all(1)).sum())
     if bad:
         raise CheckpointError(
-            f"{bad} of {len(embeddings)} {what} have embeddings that are not finite: the student's weights are broken, "
-            "and ranks of NaN would count as hits; train it again at a lower rate"
+            f"{bad} of {len(embeddings)} {what} have embeddings that are not finite. The weights of the student are "
+            "broken, and NaN would count as hits. Train it again at a lower learning rate"
         )
     return embeddings
 
 
 @contextmanager
-def frozen(student: Student) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode of before comes back."""
+def frozen(student: Encoder) -> Iterator[None]:
+    """Use a model in evaluation mode and without gradients, and restore its mode afterwards."""
     training = isinstance(student, nn.Module) and student.training
     if isinstance(student, nn.Module):
         student.eval()
@@ -112,10 +112,10 @@ def frozen(student: Student) -> Iterator[None]:
             student.train(training)
 
 
-def _over_images(student: Student, split: Split, look: Callable[[Tensor], Tensor], batch: int) -> Iterator[Tensor]:
+def _over_images(student: Encoder, split: Split, encode: Callable[[Tensor], Tensor], batch: int) -> Iterator[Tensor]:
     weights = next(student.parameters(), None) if isinstance(student, nn.Module) else None
     device = torch.device("cpu") if weights is None else weights.device
     for images in split.batches(batch):
         with frozen(student):
-            found = look(torch.tensor(images, device=device)).float().cpu()
-        yield found
+            encoded = encode(torch.tensor(images, device=device)).float().cpu()
+        yield encoded

@@ -1,10 +1,10 @@
-"""The rows without which a dense table proves nothing.
+"""Baselines of the dense tasks.
 
-position prior: one map for all images, the best constant that could be found; it never sees a picture.
-pixels + position: the same ridge on raw patches and the patch's place; what a student gives beyond its own
-input. random student: the same architecture, untrained; what the architecture alone gives. expert: its
-labels on the very pictures; the ceiling that the pseudo-labels could have. more labels: a student probed on
-truth plus pseudo-labels; what the label volume alone gives.
+- position prior: the best constant map, the same for all images.
+- pixels + position: the same ridge on raw patches and their positions.
+- random student: the architecture of the student with random weights.
+- expert: its labels of the test images, an upper bound of the pseudo-labels.
+- more labels: a student probed on truth plus pseudo-labels.
 """
 
 from __future__ import annotations
@@ -30,40 +30,41 @@ from clipzoo.types import ImageArray, View
 Predict = Callable[[Sequence[ImageArray]], list[Any]]
 PATCH_SIDE = 16
 PATCHED = 256
-"""Images of which patches are cut at a time."""
+"""Images that are cut into patches at a time."""
 VALUES = 1 << 22
 QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 @dataclass(frozen=True)
 class Constants:
-    """One label a task, for all pictures."""
+    """Constant predictions: one label for each task."""
 
     labels: Mapping[str, Any]
 
     def score(self, part: Split) -> dict[str, Scored]:
-        """The scores on a set, task by task."""
+        """Return task -> scores on a split."""
         return {name: score_constant(label, part.truth[name], part.keys) for name, label in self.labels.items()}
 
 
 def position_prior(train: Split, validation: Split) -> Constants:
-    """The constant map of each task that does best on validation by the task's headline.
+    """Return the constant map of each task with the best headline measure on validation.
 
-    The candidates are made of the right raw outputs of the probe split, pixel by pixel: their mean (majority of
-    one-hot classes, mean direction), their quantiles around the median (of log depth), and the mean less its
-    average over the image (which classes are more frequent here than elsewhere).
+    The candidates are statistics of the oracle's raw outputs on the probe split, for each pixel: their mean (majority
+    of one-hot classes, mean direction), their quantiles around the median (of log depth), and the mean minus its
+    average over the image (classes that are more frequent at this pixel than elsewhere).
     """
     best = {}
     for name, truth in train.truth.items():
         labels = [truth.task.predict(raw[None], truth.convention)[0] for raw in _candidates(truth)]
-        best[name] = labels[_best([score_constant(x, validation.truth[name], validation.keys) for x in labels])]
+        scores = [score_constant(label, validation.truth[name], validation.keys) for label in labels]
+        best[name] = labels[_best(scores)]
     return Constants(best)
 
 
 def pixels_position(
     train: Split, validation: Split, grid: tuple[int, int], strengths: Sequence[float] = STRENGTHS
 ) -> Probes:
-    """The probe on raw patches of a ``grid`` (h, w), the student's, and one indicator a place."""
+    """Fit the probe on raw patches of the student's ``grid`` (h, w) and an indicator of each position."""
 
     def read(part: Split) -> Iterator[Tensor]:
         return (patches(images, grid) for images in part.batches(PATCHED))
@@ -72,9 +73,9 @@ def pixels_position(
 
 
 def patches(images: ImageArray, grid: tuple[int, int], side: int = PATCH_SIDE) -> Tensor:
-    """Uint8 [N,H,W,3] -> raw patches as features, float32 [N, 3·p·q + h·w, h, w].
+    """Return raw patches of images (uint8 [N,H,W,3]) as features, float32 [N, 3·p·q + h·w, h, w].
 
-    A patch is resampled to at most ``side`` pixels a side; the last h·w channels say where it lies.
+    A patch is resampled to at most ``side`` pixels a side. The last h·w channels are a one-hot code of its position.
     """
     (h, w), (N, H, W, _) = grid, images.shape
     p, q = min(side, -(-H // h)), min(side, -(-W // w))
@@ -93,44 +94,45 @@ def expert(
     convention: Convention | None = None,
     batch: int = 16,
 ) -> Scored:
-    """Score an expert on the pictures of ``test``, at their own size.
+    """Score an expert on the images of a split, at their original size.
 
     Args:
         predict: images of one size, uint8 H×W×3 -> labels in the frame of each.
-        task: the task of the labels.
-        test: the set.
-        convention: what the expert's labels mean; by default what the truth means.
-        batch: images a call.
+        task: of the labels.
+        test: the split.
+        convention: of the expert's labels; by default that of the truth.
+        batch: the largest number of images in a call.
 
     Raises:
-        PlanError: the expert names other classes than the truth.
-        LabelError: its labels cannot be judged by this truth.
+        PlanError: the classes of the expert are not those of the truth.
+        LabelError: its labels cannot be compared with this truth.
     """
     truth = test.truth[task]
     if convention is not None and convention.classes != truth.convention.classes:
         raise PlanError(
-            f"the expert's {task} labels have the classes {convention.classes}, the truth {truth.convention.classes}: "
-            "ids of two label spaces cannot be compared; map the labels, or name an expert of that space"
+            f"the {task} labels of the expert have the classes {convention.classes}, the truth has "
+            f"{truth.convention.classes}. Class ids of two label spaces cannot be compared. Map the labels, or choose "
+            "an expert with the classes of the truth"
         )
     metric, whole = truth.task.metric(truth.convention), View.whole(truth.size)
-    labels = (truth.task.view(label, whole) for some in _batches(test, batch) for label in predict(some))
+    labels = (truth.task.view(label, whole) for images in _batches(test, batch) for label in predict(images))
     return Scored(task, test.keys, rows(metric, labels, truth.labels), metric, truth.convention)
 
 
 def _batches(test: Split, batch: int) -> Iterator[list[ImageArray]]:
-    """The images at their own size, at most ``batch`` consecutive ones of one size at a time."""
-    some: list[ImageArray] = []
+    """Yield at most ``batch`` consecutive images of one size, at their original size."""
+    images: list[ImageArray] = []
     for image in files.ahead(test.images.__getitem__, range(len(test)), test.threads):
-        if some and (len(some) == batch or image.shape != some[0].shape):
-            yield some
-            some = []
-        some.append(image)
-    if some:
-        yield some
+        if images and (len(images) == batch or image.shape != images[0].shape):
+            yield images
+            images = []
+        images.append(image)
+    if images:
+        yield images
 
 
 def _candidates(truth: Truth) -> list[Tensor]:
-    """Constant raw outputs [C,H,W]."""
+    """Return constant raw outputs [C,H,W]."""
     channels = truth.task.channels(truth.convention)
     total, count = torch.zeros(channels, *truth.size, dtype=torch.float64), torch.zeros(truth.size)
     for raw, valid in targets(truth, truth.size, 32):
@@ -142,29 +144,29 @@ def _candidates(truth: Truth) -> list[Tensor]:
 
 
 def _quantiles(truth: Truth, fallback: Tensor) -> list[Tensor]:
-    """Quantiles of the known values of each pixel, over images spread over the set, at most `VALUES` values."""
+    """Return quantiles of the known values of each pixel, of at most `VALUES` values from evenly spaced images."""
     images = max(16, VALUES // fallback.numel())
-    some = Truth(truth.task, truth.convention, truth.labels[:: -(-len(truth) // images)], truth.size)
-    parts = [torch.where(valid[:, None], raw, torch.nan).flatten(1) for raw, valid in targets(some, some.size, 32)]
+    sample = Truth(truth.task, truth.convention, truth.labels[:: -(-len(truth) // images)], truth.size)
+    parts = [torch.where(valid[:, None], raw, torch.nan).flatten(1) for raw, valid in targets(sample, sample.size, 32)]
     columns = torch.cat(parts).split_with_sizes(_widths(fallback.numel(), VALUES // images), 1)
-    found = torch.cat([part.nanquantile(torch.tensor(QUANTILES), dim=0) for part in columns], 1)
-    return [torch.where(value.isnan(), fallback, value) for value in found.reshape(-1, *fallback.shape)]
+    quantiles = torch.cat([part.nanquantile(torch.tensor(QUANTILES), dim=0) for part in columns], 1)
+    return [torch.where(value.isnan(), fallback, value) for value in quantiles.reshape(-1, *fallback.shape)]
 
 
 def _widths(total: int, most: int) -> list[int]:
-    """Parts of at most ``most``; torch's quantile takes no more than 2²⁴ values at once."""
+    """Split ``total`` into parts of at most ``most``: torch's quantile takes no more than 2²⁴ values."""
     return [min(most, total - start) for start in range(0, total, most)]
 
 
 def score_constant(label: Any, truth: Truth, keys: Sequence[str]) -> Scored:
-    """One label in the place of every prediction."""
+    """Score one label as the prediction of every image."""
     metric = truth.task.metric(truth.convention)
     shares = rows(metric, [label] * len(truth), truth.labels)
     return Scored(truth.task.name, tuple(keys), shares, metric, truth.convention)
 
 
-def _best(scored: Sequence[Scored]) -> int:
-    """The index of the best by the headline."""
-    name, measure = next(iter(scored[0].measures.items()))
+def _best(scores: Sequence[Scored]) -> int:
+    """Return the index of the best scores by the headline measure."""
+    name, measure = next(iter(scores[0].measures.items()))
     sign = 1 if measure.direction == "higher" else -1
-    return int(np.argmax([np.nan_to_num(sign * s.compute()[name], nan=-np.inf) for s in scored]))
+    return int(np.argmax([np.nan_to_num(sign * scored.compute()[name], nan=-np.inf) for scored in scores]))

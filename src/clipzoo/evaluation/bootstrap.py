@@ -1,8 +1,8 @@
-"""Intervals by resampling images (Efron, Tibshirani, *An Introduction to the Bootstrap*: ch. 10 and 13).
+"""Bootstrap intervals over images (Efron, Tibshirani, *An Introduction to the Bootstrap*: ch. 10 and 13).
 
-A resample of N images is a multinomial weight vector. The same weights serve every row, so differences are
-paired image by image. Draws are moved so that their mean is the measured value: images that come twice raise average
-precision, so that its draws lie around a higher value than that of the set itself.
+A resample of N images is a multinomial weight vector. All rows use the same weights, so differences are paired by
+image. Draws are shifted to have the measured value as their mean, since duplicated images bias average precision
+upwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clipzoo.tasks.base import Metric, Rows
 RESAMPLES = 2000
 LEVEL = 0.95
 CHUNK = 1 << 23
-"""So many weights are drawn at once: 64 MiB."""
+"""The number of weights in one draw: 64 MiB."""
 
 Draws = dict[str, NDArray[np.float64]]
 """Measure -> its value in every resample, float64 [R]."""
@@ -29,38 +29,38 @@ Key = TypeVar("Key", bound=Hashable)
 def resample(
     statistics: Mapping[Key, Rows], metric: Metric, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[Key, Draws]:
-    """Measures of resampled sets, the same images for all.
+    """Compute measures on resampled images, with the same resamples for all keys.
 
     Args:
-        statistics: run -> rows [N,S] of the same N images.
-        metric: how to read them.
-        resamples: how many.
-        seed: of the weights; sets of one size and seed get the same weights.
+        statistics: key -> rows [N,S] of the same N images.
+        metric: of these statistics.
+        resamples: the number of resamples R.
+        seed: of the weights; N and the seed determine them.
 
     Returns:
-        run -> measure -> values [R].
+        key -> measure -> values [R].
     """
     N = len(next(iter(statistics.values())))
     rng, uniform, step = np.random.default_rng(seed), np.full(N, 1 / N), max(1, CHUNK // N)
-    parts: dict[Key, list[Draws]] = {run: [] for run in statistics}
+    parts: dict[Key, list[Draws]] = {key: [] for key in statistics}
     for start in range(0, resamples, step):
         weights = rng.multinomial(N, uniform, size=min(step, resamples - start)).astype(np.float64)
-        for run, rows in statistics.items():
-            parts[run].append(metric.resampled(rows, weights))
+        for key, rows in statistics.items():
+            parts[key].append(metric.resampled(rows, weights))
     return {
-        run: {name: np.concatenate([part[name] for part in drawn]) for name in metric.measures}
-        for run, drawn in parts.items()
+        key: {name: np.concatenate([part[name] for part in drawn]) for name in metric.measures}
+        for key, drawn in parts.items()
     }
 
 
 def centered(draws: NDArray[np.float64], value: float) -> NDArray[np.float64]:
-    """The draws [R] without their bias: moved to have the mean ``value``, as far as they are finite."""
+    """Return the draws [R] shifted so that the mean of the finite ones is ``value``."""
     finite = draws[np.isfinite(draws)]
     return draws + (value - finite.mean()) if finite.size else draws
 
 
 def interval(draws: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float] | None:
-    """The central interval of the finite draws; None if there is none."""
+    """Return the central interval of the finite draws; None if no draw is finite."""
     finite = draws[np.isfinite(draws)]
     if not finite.size:
         return None
@@ -69,7 +69,7 @@ def interval(draws: NDArray[np.float64], level: float = LEVEL) -> tuple[float, f
 
 
 def p_value(draws: NDArray[np.float64]) -> float | None:
-    """Two-sided share of the draws of a difference that lie on the other side of zero."""
+    """Return the two-sided p-value of a difference: twice the share of finite draws with the rarer sign."""
     finite = draws[np.isfinite(draws)]
     if not finite.size:
         return None

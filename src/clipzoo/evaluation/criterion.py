@@ -1,4 +1,4 @@
-"""What chooses between trainings of one arm: a number on validation."""
+"""The criterion that chooses the learning rate of an arm on validation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from clipzoo.evaluation.measure import Scored
 
 
-def criterion(run: Mapping[str, Scored]) -> dict[str, float]:
-    """The headlines of a run on validation, and ``criterion``: zero-shot top-1 plus the mean of the dense ones.
+def criterion(scores: Mapping[str, Scored]) -> dict[str, float]:
+    """Return the headline measures and ``criterion``: zero-shot top-1 plus the mean of the dense headlines.
 
-    Each is on a scale of 0 to 1, angles as 1 − angle / 90°; the same for every arm. One that validation cannot measure,
-    as it has nothing of the kind, is left out.
+    In the criterion each headline is in [0, 1], angles as 1 − angle / 90°. Groups that were not measured are left out.
     """
     values: dict[str, float] = {}
     dense: list[float] = []
-    for group, scored in run.items():
+    for group, scored in scores.items():
         (name, measure), *_ = scored.measures.items()
         values[name] = value = scored.compute()[name]
         if group not in ("zero_shot", "retrieval") and not math.isnan(value):

@@ -1,14 +1,12 @@
-"""Dense probes in closed form: what frozen features know of a task, with no training run to doubt.
+"""Dense probes in closed form on frozen features.
 
-Tokens [h,w] of a feature map are standardized (mean and deviation of the probe split) and regressed by
-ridge to the block of pixels that each of them covers in ``TASK.oracle(target)``, the raw output that is
-right. The strength is chosen on the validation split by squared error in the raw space; the test split is
-only predicted. A grid that does not divide the label's size is given whole blocks of ⌈H/h⌉ × ⌈W/w⌉ pixels,
-for which labels are resampled by their task's own law, and predictions are resampled back.
+Tokens [h,w] of a feature map are standardized (mean and deviation of the probe split). Ridge regression maps each token
+to its block of pixels of ``TASK.oracle(target)``, the correct raw output. The strength is chosen on the validation
+split by squared error in the raw space. If the grid does not divide the label size, blocks have ⌈H/h⌉ × ⌈W/w⌉ pixels:
+labels are resampled by their task to that size, and predictions are resampled back.
 
-Unknown pixels: a token weighs as much as the share of its block that is known, so a wholly unknown one is
-left out; the unknown pixels of a partly known block take the mean of the known ones, so what lies under the
-mask is inert.
+Unknown pixels: the weight of a token is the known share of its block, so entirely unknown blocks have no effect.
+Unknown pixels of a partly known block are replaced by the mean of the known ones.
 """
 
 from __future__ import annotations
@@ -23,16 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipzoo.benchmarks import Split, Truth
-from clipzoo.evaluation.base import Student, feature_batches, gathered
+from clipzoo.evaluation.base import Encoder, feature_batches, gathered
 from clipzoo.evaluation.measure import Scored, shares, stacked
 from clipzoo.evaluation.ridge import STRENGTHS, Moments, Ridge, solve
 from clipzoo.tasks.base import Statistics
 from clipzoo.types import View
 
 Read = Callable[[Split], Iterator[Tensor]]
-"""A set -> features of its pictures in order, [B,D,h,w] a batch."""
+"""Split -> batches of features [B,D,h,w] of its images in order."""
 
-CHUNK_BYTES = 4 << 20  # fits a cache: three times as fast as 64 MiB
+CHUNK_BYTES = 4 << 20  # fits the cache, which is three times as fast as 64 MiB
 GROUP_BYTES = 256 << 20
 
 
@@ -40,8 +38,8 @@ GROUP_BYTES = 256 << 20
 class Probe:
     """A fitted probe of one task.
 
-    ``mean`` and ``scale`` [D] standardize tokens; ``ridges`` hold consecutive groups of the C·bh·bw outputs
-    of a token; ``block`` is (bh, bw) in pixels.
+    ``mean`` and ``scale`` [D] standardize tokens. ``ridges`` map a token to consecutive groups of its C·bh·bw outputs.
+    ``block`` is (bh, bw) in pixels.
     """
 
     truth: Truth
@@ -52,11 +50,11 @@ class Probe:
 
     @property
     def strengths(self) -> tuple[float, ...]:
-        """The strengths chosen on validation, one a group of outputs (nearly always one)."""
+        """The strengths chosen on validation, one for each group of outputs (usually a single group)."""
         return tuple(ridge.strength for ridge in self.ridges)
 
     def raw(self, maps: Tensor) -> Tensor:
-        """Features [B,D,h,w] -> raw output [B,C,H,W] at the size of the truth."""
+        """Return the raw output [B,C,H,W] for features [B,D,h,w], at the size of the truth."""
         B, _, h, w = maps.shape
         bh, bw = self.block
         X = _tokens(maps, self.mean, self.scale)
@@ -69,11 +67,11 @@ class Probe:
         return raw
 
     def predict(self, maps: Tensor) -> list[Any]:
-        """Labels of features [B,D,h,w], one an image, of the size of the truth."""
+        """Return a label for each image of features [B,D,h,w], at the size of the truth."""
         return self.truth.task.predict(self.raw(maps), self.truth.convention)
 
     def score(self, maps: Tensor, truth: Truth, keys: Sequence[str]) -> Scored:
-        """Predictions of features [N,D,h,w] against their truth."""
+        """Score the predictions for features [N,D,h,w]."""
         scoring = _Scoring(self, truth)
         scoring.add(maps)
         return scoring.scored(keys)
@@ -81,13 +79,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes of one source of features, a task each; fitted once, they score any set."""
+    """The probes of one source of features, one for each task."""
 
     read: Read
     tasks: Mapping[str, Probe]
 
     def score(self, part: Split) -> dict[str, Scored]:
-        """The scores on a set, task by task, in one pass over its pictures; their features are not kept."""
+        """Return task -> scores on a split, in one pass that keeps no features."""
         scorings = {name: _Scoring(probe, part.truth[name]) for name, probe in self.tasks.items()}
         for maps in self.read(part):
             for scoring in scorings.values():
@@ -96,7 +94,7 @@ class Probes:
 
 
 class _Scoring:
-    """Features that come batch by batch, predicted in the probe's own steps and compared with the truth."""
+    """The scores of a probe from batches of features, predicted in chunks of the probe's size."""
 
     def __init__(self, probe: Probe, truth: Truth) -> None:
         self.probe, self.truth, self.metric = probe, truth, truth.task.metric(truth.convention)
@@ -104,20 +102,20 @@ class _Scoring:
         self.shares: list[Statistics | None] = []
 
     def add(self, maps: Tensor) -> None:
-        """Features [B,D,h,w] of the next images."""
+        """Add the features [B,D,h,w] of the next images."""
         step = _images_per_chunk(maps, sum(len(r.bias) for r in self.probe.ridges))
-        waiting = torch.cat([*self.pending, maps]) if self.pending else maps
-        whole = len(waiting) - len(waiting) % step
-        for i in range(0, whole, step):
-            self._predict(waiting[i : i + step])
-        self.pending = [waiting[whole:]] if whole < len(waiting) else []
+        pending = torch.cat([*self.pending, maps]) if self.pending else maps
+        complete = len(pending) - len(pending) % step
+        for i in range(0, complete, step):
+            self._predict(pending[i : i + step])
+        self.pending = [pending[complete:]] if complete < len(pending) else []
 
     def _predict(self, maps: Tensor) -> None:
         truths = self.truth.labels[len(self.shares) : len(self.shares) + len(maps)]
         self.shares += shares(self.metric, self.probe.predict(maps), truths)
 
     def scored(self, keys: Sequence[str]) -> Scored:
-        """The statistics of all images."""
+        """Return the scores of all images."""
         for maps in self.pending:
             self._predict(maps)
         self.pending = []
@@ -125,13 +123,13 @@ class _Scoring:
 
 
 def dense(
-    student: Student,
+    student: Encoder,
     train: Split,
     validation: Split,
     layers: Sequence[int] = (-1,),
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probes:
-    """Probe a frozen student on every task of ``train``."""
+    """Fit probes of a frozen student for every task of ``train``."""
     return fit_all(lambda part: feature_batches(student, part, layers), train, validation, strengths)
 
 
@@ -141,11 +139,13 @@ def fit_all(
     validation: Split,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probes:
-    """Fit a probe a task from the features that ``read`` finds in pictures, those of both sets held meanwhile."""
-    seen = _Tokens.of(gathered(read(train), len(train)))
-    unseen = replace(seen, maps=gathered(read(validation), len(validation)))
-    found = {name: _fit(seen, t, unseen, validation.truth[name], strengths) for name, t in train.truth.items()}
-    return Probes(read, found)
+    """Fit a probe for each task, with the features of both splits in memory."""
+    fitted = _Tokens.of(gathered(read(train), len(train)))
+    choosing = replace(fitted, maps=gathered(read(validation), len(validation)))
+    probes = {
+        name: _fit(fitted, truth, choosing, validation.truth[name], strengths) for name, truth in train.truth.items()
+    }
+    return Probes(read, probes)
 
 
 def fit(
@@ -155,14 +155,14 @@ def fit(
     validation: Truth,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probe:
-    """Fit a probe from features [N,D,h,w] to a task's truth; the strength comes from validation."""
-    seen = _Tokens.of(train_maps)
-    return _fit(seen, train, replace(seen, maps=validation_maps), validation, strengths)
+    """Fit a probe from features [N,D,h,w] to the truth of a task; the strength is chosen on validation."""
+    tokens = _Tokens.of(train_maps)
+    return _fit(tokens, train, replace(tokens, maps=validation_maps), validation, strengths)
 
 
 @dataclass
 class _Tokens:
-    """Features [N,D,h,w] of a set, whose tokens are standardized by ``mean`` and ``scale`` [D]."""
+    """Features [N,D,h,w] of a split, and ``mean`` and ``scale`` [D], which standardize their tokens."""
 
     maps: Tensor
     mean: Tensor
@@ -170,18 +170,18 @@ class _Tokens:
 
     @classmethod
     def of(cls, maps: Tensor) -> _Tokens:
-        """Features that are standardized by themselves."""
+        """Standardize features by their own mean and deviation."""
         deviation = maps.std((0, 2, 3), correction=0)
         scale = torch.where(deviation > 1e-6, 1 / deviation.clamp_min(1e-6), torch.zeros_like(deviation))
         return cls(maps, maps.mean((0, 2, 3)), scale)
 
     def rows(self, images: slice) -> Tensor:
-        """The tokens [n,D] of some images."""
+        """Return the standardized tokens [n,D] of some images."""
         return _tokens(self.maps[images], self.mean, self.scale)
 
     @cached_property
     def sums(self) -> Moments:
-        """Of all tokens alike: what every task whose labels are known everywhere has in common."""
+        """The sums over all tokens with weight 1, shared by the tasks whose labels are known everywhere."""
         sums, step = Moments.zero(self.maps.shape[1], 0), _images_per_chunk(self.maps, 0)
         for i in range(0, len(self.maps), step):
             X = self.rows(slice(i, i + step))
@@ -189,8 +189,8 @@ class _Tokens:
         return sums
 
 
-def _fit(seen: _Tokens, train: Truth, unseen: _Tokens, validation: Truth, strengths: Sequence[float]) -> Probe:
-    _, D, h, w = seen.maps.shape
+def _fit(fitted: _Tokens, train: Truth, choosing: _Tokens, validation: Truth, strengths: Sequence[float]) -> Probe:
+    _, D, h, w = fitted.maps.shape
     H, W = train.size
     block = (-(-H // h), -(-W // w))
     outputs = train.task.channels(train.convention) * block[0] * block[1]
@@ -198,13 +198,13 @@ def _fit(seen: _Tokens, train: Truth, unseen: _Tokens, validation: Truth, streng
     ridges = []
     for low in range(0, outputs, width):
         group = slice(low, min(low + width, outputs))
-        fit, choose = _moments(seen, train, group, outputs), _moments(unseen, validation, group, outputs)
+        fit, choose = _moments(fitted, train, group, outputs), _moments(choosing, validation, group, outputs)
         ridges.append(solve(fit, choose, strengths))
-    return Probe(train, seen.mean, seen.scale, tuple(ridges), block)
+    return Probe(train, fitted.mean, fitted.scale, tuple(ridges), block)
 
 
 def targets(truth: Truth, size: tuple[int, int], step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The oracle of a truth's labels at ``size`` (H, W), ``step`` images at a time.
+    """Yield the oracle's raw outputs of the labels at ``size`` (H, W), ``step`` images at a time.
 
     Yields:
         (raw [B,C,H,W], valid bool [B,H,W]); raw is zero where nothing is known.
@@ -231,19 +231,24 @@ def _moments(tokens: _Tokens, truth: Truth, group: slice, outputs: int) -> Momen
     for i, (raw, valid) in enumerate(targets(truth, size, step)):
         Y, weight = _blocks(raw, valid, (h, w))
         X = tokens.rows(slice(i * step, (i + 1) * step))
-        if not bool((some := weight > 0).all()):
-            X, Y, weight = X[some], Y[some], weight[some]
+        used = weight > 0
+        if not bool(used.all()):
+            X, Y, weight = X[used], Y[used], weight[used]
         add(X, Y[:, group], weight)
     return sums
 
 
 def _tokens(maps: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """[B,D,h,w] -> standardized tokens [B·h·w, D]."""
+    """Return the standardized tokens [B·h·w, D] of features [B,D,h,w]."""
     return (maps.float().permute(0, 2, 3, 1).flatten(0, 2) - mean) * scale
 
 
 def _blocks(raw: Tensor, valid: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Raw [B,C,H,W] and valid [B,H,W] -> each token's block [B·h·w, C·bh·bw] and known share [B·h·w]."""
+    """Return the block [B·h·w, C·bh·bw] of each token and its known share [B·h·w].
+
+    Args:
+        raw: [B,C,H,W]. valid: bool [B,H,W]. grid: (h, w).
+    """
     B, C, H, W = raw.shape
     h, w = grid
     split = raw.reshape(B, C, h, H // h, w, W // w).permute(0, 2, 4, 1, 3, 5).reshape(B * h * w, C, -1)
@@ -256,6 +261,6 @@ def _blocks(raw: Tensor, valid: Tensor, grid: tuple[int, int]) -> tuple[Tensor, 
 
 
 def _images_per_chunk(maps: Tensor, outputs: int) -> int:
-    """As many as fill a cache, but rows enough that adding to the sums [D,O] is not the work."""
+    """Return the number of images that fill the cache, or more where adding to the sums [D,O] would dominate."""
     _, D, h, w = maps.shape
     return max(1, CHUNK_BYTES // (4 * h * w * max(outputs, D)), D // (h * w))

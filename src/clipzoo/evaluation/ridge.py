@@ -1,10 +1,8 @@
-"""Ridge regression in closed form from sums over data: constant memory, every strength from one
-factorization.
+"""Ridge regression in closed form from sums over rows: constant memory, one factorization for all strengths.
 
 With features X centered on the mean of the fit, targets Y likewise, and the eigendecomposition XᵀX = V S Vᵀ,
 the weights of strength λ are V (S + λ)⁻¹ Vᵀ Xᵀ Y (Hastie, Tibshirani, Friedman, *The Elements of Statistical
-Learning*, §3.4.1). The squared error on another set follows from that set's sums, without seeing its rows
-again.
+Learning*, §3.4.1). The squared error on another set follows from the sums of that set.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-5, 2))
-"""Default strengths, shares of the number of rows (so of the diagonal of XᵀX if features are standardized)."""
+"""Default strengths, relative to the number of rows (the diagonal of XᵀX if features are standardized)."""
 
 
 @dataclass
@@ -35,35 +33,35 @@ class Moments:
 
     @classmethod
     def zero(cls, features: int, outputs: int) -> Moments:
-        """Sums over no rows, float64, for ``features`` inputs and ``outputs`` outputs: what `add` starts from."""
+        """Return the sums over no rows for ``features`` inputs and ``outputs`` outputs."""
         shapes = (features,), (outputs,), (features, features), (features, outputs)
         x, y, xx, xy = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
         return cls(0.0, x, y, xx, xy, 0.0)
 
     def with_outputs(self, outputs: int) -> Moments:
-        """These sums over inputs, to which `add_outputs` adds another task's."""
+        """Return these sums over inputs with empty sums over ``outputs`` outputs, for `add_outputs`."""
         return replace(Moments.zero(len(self.x), outputs), n=self.n, x=self.x, xx=self.xx)
 
     def add(self, X: Tensor, Y: Tensor, weight: Tensor) -> None:
-        """Add rows X [n,D], Y [n,O] with weights [n]; products of one call are summed in the dtype of X."""
+        """Add rows X [n,D], Y [n,O] with weights [n]; the products of one call are summed in the dtype of X."""
         self.add_inputs(X, weight)
         self.add_outputs(X, Y, weight)
 
     def add_inputs(self, X: Tensor, weight: Tensor) -> None:
-        """The half of `add` that does not ask what the outputs are."""
+        """Add rows to the sums over inputs."""
         weighted = X * weight[:, None]
         self.n += float(weight.double().sum())
         self.x += weighted.sum(0).double().cpu()
         self.xx += (weighted.T @ X).double().cpu()
 
     def add_outputs(self, X: Tensor, Y: Tensor, weight: Tensor) -> None:
-        """The other half of `add`."""
+        """Add rows to the sums over outputs."""
         self.y += (weight @ Y).double().cpu()
         self.xy += (X.T @ (Y * weight[:, None])).double().cpu()
         self.yy += float((weight @ Y.square()).double().sum())
 
     def around(self, x0: Tensor, y0: Tensor) -> tuple[Tensor, Tensor, float]:
-        """(Σw x'x'ᵀ, Σw x'y'ᵀ, Σw|y'|²) of x' = x − x0 [D] and y' = y − y0 [O]."""
+        """Return (Σw x'x'ᵀ, Σw x'y'ᵀ, Σw|y'|²) of x' = x − x0 [D] and y' = y − y0 [O]."""
         cross = torch.outer(x0, self.x)
         xx = self.xx - cross - cross.T + self.n * torch.outer(x0, x0)
         xy = self.xy - torch.outer(x0, self.y) - torch.outer(self.x - self.n * x0, y0)
@@ -80,14 +78,14 @@ class Ridge:
     errors: dict[float, float]
 
     def __call__(self, X: Tensor) -> Tensor:
-        """X [n,D] -> [n,O]."""
+        """Map X [n,D] to [n,O]."""
         return torch.addmm(self.bias, X, self.weight)
 
 
 def solve(train: Moments, validation: Moments, strengths: Sequence[float] = STRENGTHS) -> Ridge:
-    """The ridge of ``train`` with the strength that errs least (mean squared error) on ``validation``.
+    """Fit ``train`` with the strength of the smallest mean squared error on ``validation``.
 
-    A strength is a share of the weight of all rows: λ = strength · Σw.
+    A strength is relative to the weight of all rows: λ = strength · Σw.
     """
     n = max(train.n, 1e-12)
     x0, y0 = train.x / n, train.y / n
@@ -102,10 +100,11 @@ def solve(train: Moments, validation: Moments, strengths: Sequence[float] = STRE
 
 
 def _errors(
-    seen: Moments, x0: Tensor, y0: Tensor, V: Tensor, P: Tensor, shrink: dict[float, Tensor]
+    validation: Moments, x0: Tensor, y0: Tensor, V: Tensor, P: Tensor, shrink: dict[float, Tensor]
 ) -> dict[float, float]:
-    xx, xy, yy = seen.around(x0, y0)
+    """Return strength -> mean squared error on validation."""
+    xx, xy, yy = validation.around(x0, y0)
     linear = (P * (V.T @ xy)).sum(1)
     square = (V.T @ xx @ V) * (P @ P.T)
-    n = max(seen.n, 1e-12) * P.shape[1]
+    n = max(validation.n, 1e-12) * P.shape[1]
     return {s: (yy - 2 * float(g @ linear) + float(g @ square @ g)) / n for s, g in shrink.items()}

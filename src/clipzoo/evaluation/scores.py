@@ -1,4 +1,4 @@
-"""Scores on disk: they know what they were measured on, and are measured anew where that has changed."""
+"""Scores on disk, with the identity of their benchmarks; they are measured again if a benchmark has changed."""
 
 from __future__ import annotations
 
@@ -6,40 +6,35 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import DatasetError
+from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.measure import Scored
 
 DONE = "done"
-"""Written last: what the scores beside it were measured on, and their names."""
-
-Groups = Mapping[str, Mapping[str, Scored]]
-"""Row -> group of measures -> scores."""
+"""The file that is written last: the identity of the benchmarks, and the names of the scores."""
 
 
 def kept_scores(
-    folder: Path, measure: Callable[[], Groups], identity: Mapping[str, str], say: Callable[[str], None]
+    folder: Path,
+    measure: Callable[[], Mapping[str, RowScores]],
+    identity: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> dict[str, dict[str, Scored]]:
-    """Scores kept as ``<folder>/<row>/<group>.npz``.
+    """Load scores from ``<folder>/<row>/<group>.npz``; measure and save them if they are missing or out of date.
 
     Args:
         folder: of one arm and seed, or of one split of the baselines.
-        measure: makes them anew.
-        identity: name -> what it was measured with: the preset, and the identity of each split's benchmark.
-        say: told in a line why scores that are there are not used.
+        measure: returns row -> group -> scores.
+        identity: the preset, and split -> identity of its benchmark.
+        say: is called with the reason if existing scores are measured again.
     """
-    done, why = _done(folder)
-    if done is not None and (changed := [n for n in identity if done["identity"].get(n) != identity[n]]):
-        why = f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed"
-    if not why and done is not None:
-        try:
-            return _load(folder, done["scores"])
-        except DatasetError as error:
-            why = str(error)
-    if why:
-        say(f"the scores in {folder} are measured anew: {why}")
+    scores, reason = _current(folder, identity)
+    if scores is not None:
+        return scores
+    if reason:
+        say(f"the scores in {folder} are measured again: {reason}")
     shutil.rmtree(folder, ignore_errors=True)
     names = []
     for row, groups in measure().items():
@@ -50,21 +45,28 @@ def kept_scores(
     return _load(folder, names)
 
 
-def _done(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """(what the mark says, what is wrong with it); neither where nothing was measured yet."""
+def _current(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str, dict[str, Scored]] | None, str]:
+    """Return the scores, or None and the reason; the reason is empty if nothing was measured yet."""
     path = folder / DONE
     if not path.exists():
         return None, ""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return {"identity": dict(told["identity"]), "scores": [str(name) for name in told["scores"]]}, ""
+        record = json.loads(path.read_text(encoding="utf-8"))
+        measured, names = dict(record["identity"]), [str(name) for name in record["scores"]]
     except (ValueError, KeyError, TypeError):
-        return None, "they do not say which benchmark they were measured on"
+        return None, "their benchmark is not recorded"
+    changed = [name for name in identity if measured.get(name) != identity[name]]
+    if changed:
+        return None, f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed"
+    try:
+        return _load(folder, names), ""
+    except DatasetError as error:
+        return None, str(error)
 
 
 def _load(folder: Path, names: list[str]) -> dict[str, dict[str, Scored]]:
-    found: dict[str, dict[str, Scored]] = {}
+    scores: dict[str, dict[str, Scored]] = {}
     for name in sorted(names):
         row, _, group = name.partition("/")
-        found.setdefault(row, {})[group] = Scored.load(folder / row / f"{group}.npz")
-    return found
+        scores.setdefault(row, {})[group] = Scored.load(folder / row / f"{group}.npz")
+    return scores

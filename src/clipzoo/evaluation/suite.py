@@ -1,4 +1,4 @@
-"""All measurements of one student, over the splits of a run."""
+"""All measurements of a student on the splits of a recipe."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from itertools import combinations
 from clipzoo.benchmarks import Benchmark, Crop, Split, check_meaning, open_benchmark, read_split
 from clipzoo.errors import DatasetError, PlanError
 from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
-from clipzoo.evaluation.arms import Run
-from clipzoo.evaluation.base import Student, features
+from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.base import Encoder, features
 from clipzoo.evaluation.measure import Scored
 from clipzoo.experts import Expert
 from clipzoo.files import Place
@@ -18,14 +18,14 @@ from clipzoo.tasks import Convention
 
 SCORED = ("validation", "test", "heldout")
 PRESETS = {"quick": 1}
-"""How arms are measured -> its version, which is another one wherever numbers may change."""
+"""Preset of measurements -> its version, which is raised when numbers may change."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What there is to measure, split by split: ``probe`` fits, ``validation`` chooses, the others are reported.
+    """The splits of each kind of measurement: ``probe`` fits, ``validation`` chooses, the others are reported.
 
-    ``identities`` and ``left_out`` are those of each `Split`.
+    ``identities`` and ``left_out`` hold these attributes of each `Split`.
     """
 
     dense: Mapping[str, Split]
@@ -46,16 +46,19 @@ class Suite:
         crop: Crop = "whole",
         layout: str = "webdataset",
     ) -> Suite:
-        """As `of`, of benchmarks in folders.
+        """Read benchmarks in folders; see `of`.
 
         Raises:
-            PlanError: two splits are one folder; what `of` and `Layout.open` raise.
+            PlanError: two splits are one folder. `of` and `Layout.open` raise other errors.
         """
         for split, other in combinations(folders, 2):
             if folders[split].resolve() == folders[other].resolve():
-                raise PlanError(f"{split} and {other} are the same folder {folders[split]}: splits share no picture")
-        found = {split: open_benchmark(folder, layout) for split, folder in folders.items()}
-        return cls.of(found, size, label_stride, layers, crop)
+                raise PlanError(
+                    f"{split} and {other} are the same folder {folders[split]}. Splits must not share images, or "
+                    f"scores are too high. Give {other} a folder of other images"
+                )
+        benchmarks = {split: open_benchmark(folder, layout) for split, folder in folders.items()}
+        return cls.of(benchmarks, size, label_stride, layers, crop)
 
     @classmethod
     def of(
@@ -66,34 +69,37 @@ class Suite:
         layers: Sequence[int] = (-1,),
         crop: Crop = "whole",
     ) -> Suite:
-        """Read the benchmarks of the splits (see the recipe's ``evaluation``); pictures are decoded in each pass.
+        """Read the benchmarks of the splits (``evaluation`` of a recipe); images are decoded in each pass.
 
         Args:
-            benchmarks: split -> what is measured on.
+            benchmarks: split -> benchmark.
             size: (H, W) of the student's images.
             label_stride: image pixels per pixel of the labels that are compared.
             layers: of the vision tower that probes read.
-            crop: what zero-shot and retrieval see of an image; dense tasks see the whole, squashed.
+            crop: of images for zero-shot and retrieval; dense tasks use the whole image, squashed.
 
         Raises:
-            PlanError: true labels of two splits differ in meaning; DatasetError, StoreError: one cannot be read.
+            PlanError: the true labels of two splits differ in tasks or convention.
+            DatasetError: a benchmark has no usable image.
+            StoreError: true labels cannot be read.
         """
         check_meaning({split: one.conventions for split, one in benchmarks.items()})
         label_size = (size[0] // label_stride, size[1] // label_stride)
-        read = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
-        scored = {split: replace(one, crop=crop) for split, one in read.items() if split in SCORED}
+        splits = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
+        scored = {split: replace(one, crop=crop) for split, one in splits.items() if split in SCORED}
+        captioned = {split: one.captioned() for split, one in scored.items()}
         return cls(
-            {split: _labeled(split, one) for split, one in read.items() if one.truth},
-            {split: one for split, one in scored.items() if one.targets},
-            {split: some for split, one in scored.items() if len(some := one.captioned())},
-            size,
-            tuple(layers),
-            {split: one.identity for split, one in read.items()},
-            {split: one.left_out for split, one in read.items()},
+            dense={split: _labeled(split, one) for split, one in splits.items() if one.truth},
+            zero_shot={split: one for split, one in scored.items() if one.targets},
+            retrieval={split: one for split, one in captioned.items() if len(one)},
+            size=size,
+            layers=tuple(layers),
+            identities={split: one.identity for split, one in splits.items()},
+            left_out={split: one.left_out for split, one in splits.items()},
         )
 
-    def recognition(self, student: Student, split: str) -> dict[str, Scored]:
-        """Zero-shot and retrieval of a student on a split, as far as there is data for them."""
+    def recognition(self, student: Encoder, split: str) -> dict[str, Scored]:
+        """Score zero-shot and retrieval on a split, if it has classes or captions."""
         scored = {}
         if split in self.zero_shot:
             scored["zero_shot"] = zero_shot.evaluate(student, self.zero_shot[split])
@@ -101,10 +107,10 @@ class Suite:
             scored["retrieval"] = retrieval.evaluate(student, self.retrieval[split])
         return scored
 
-    def probes(self, student: Student, pseudo: Split | None = None) -> probe.Probes | None:
-        """The fitted dense probes of a student; None where there is no truth.
+    def probes(self, student: Encoder, pseudo: Split | None = None) -> probe.Probes | None:
+        """Fit the dense probes of a student; return None if there is no truth.
 
-        ``pseudo`` adds pictures with pseudo-labels to the true ones: what more labels alone would give.
+        ``pseudo`` adds images with pseudo-labels to the probe split, for the baseline "more labels".
         """
         if not self.probed:
             return None
@@ -113,60 +119,60 @@ class Suite:
 
     @property
     def probed(self) -> bool:
-        """Whether there is what probes are fitted on and chosen by."""
+        """True if there is truth to fit probes on and to choose their strengths by."""
         return {"probe", "validation"} <= set(self.dense)
 
-    def measure(self, student: Student, splits: Sequence[str], probes: probe.Probes | None = None) -> dict[str, Run]:
-        """Split -> group of measures -> scores, by the student's ``probes`` if they are fitted already."""
+    def measure(
+        self, student: Encoder, splits: Sequence[str], probes: probe.Probes | None = None
+    ) -> dict[str, RowScores]:
+        """Return split -> scores of a student; ``probes`` are fitted if they are not given."""
         probes = probes or self.probes(student)
-        scored: dict[str, Run] = {}
+        scored: dict[str, RowScores] = {}
         for split in splits:
             dense = probes.score(self.dense[split]) if probes and split in self.dense else {}
             scored[split] = self.recognition(student, split) | dense
         return scored
 
     def baselines(
-        self, splits: Sequence[str], random_student: Student, experts: Mapping[str, Expert]
-    ) -> dict[str, dict[str, Run]]:
-        """Split -> baseline -> group -> scores; each is fitted once.
+        self, splits: Sequence[str], random_student: Encoder, experts: Mapping[str, Expert]
+    ) -> dict[str, dict[str, RowScores]]:
+        """Fit each baseline once and return split -> baseline -> scores.
 
-        ``experts`` maps a task to its loaded expert; one whose labels mean something else than the truth, or that
-        knows labels of its dataset alone, has no row.
+        ``experts`` maps a task to its loaded expert. Experts with another convention than the truth, or with existing
+        labels of the training dataset only, have no row.
         """
         if not self.probed:
             return {split: {} for split in splits}
-        fit, choose = self.dense["probe"], self.dense["validation"]
+        fit, validation = self.dense["probe"], self.dense["validation"]
         h, w = features(random_student, fit.select([0]), self.layers).shape[-2:]
         fitted: dict[str, baselines.Constants | probe.Probes] = {
-            "position_prior": baselines.position_prior(fit, choose),
-            "pixels_position": baselines.pixels_position(fit, choose, (h, w)),
-            "random_student": probe.dense(random_student, fit, choose, self.layers),
+            "position_prior": baselines.position_prior(fit, validation),
+            "pixels_position": baselines.pixels_position(fit, validation, (h, w)),
+            "random_student": probe.dense(random_student, fit, validation, self.layers),
         }
-        found: dict[str, dict[str, Run]] = {}
-        for split in splits:
-            tested = self.dense.get(split)
-            found[split] = {} if tested is None else {row: one.score(tested) for row, one in fitted.items()}
-            if tested is not None:
-                found[split]["expert"] = {
-                    task: baselines.expert(expert.predict, task, tested, expert.card.convention, expert.batch_size)
-                    for task, expert in experts.items()
-                    if self.comparable(task, expert.card.convention) and not expert.needs_sample
-                }
-        return found
+        scores: dict[str, dict[str, RowScores]] = {split: {} for split in splits}
+        for split in [split for split in splits if split in self.dense]:
+            scored = self.dense[split]
+            scores[split] = {row: one.score(scored) for row, one in fitted.items()}
+            scores[split]["expert"] = {
+                task: baselines.expert(expert.predict, task, scored, expert.card.convention, expert.batch_size)
+                for task, expert in experts.items()
+                if self.comparable(task, expert.card.convention) and not expert.needs_sample
+            }
+        return scores
 
     def comparable(self, task: str, convention: Convention) -> bool:
-        """Whether there is truth of this task that means the same."""
-        return "test" in self.dense and any(
-            truth.convention == convention for name, truth in self.dense["test"].truth.items() if name == task
-        )
+        """Return True if the test split has truth of this task with this convention."""
+        truth = self.dense["test"].truth.get(task) if "test" in self.dense else None
+        return truth is not None and truth.convention == convention
 
 
-def _labeled(split: str, pictures: Split) -> Split:
-    found = pictures.labeled()
-    if not len(found):
+def _labeled(split: str, images: Split) -> Split:
+    labeled = images.labeled()
+    if not len(labeled):
         raise DatasetError(
-            f"none of the {len(pictures)} pictures of {split} has a true label, though it has columns of "
-            f"{', '.join(pictures.truth)}: import the labels of these pictures (docs/benchmarks.md), or leave the "
-            "folder truth/ out"
+            f"0 of {len(images)} images of {split} have a true label. Its truth/ has the columns "
+            f"{', '.join(images.truth)}, but no label for these images. Import the labels of these images "
+            "(docs/benchmarks.md), or remove truth/"
         )
-    return found
+    return labeled

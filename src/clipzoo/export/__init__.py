@@ -1,4 +1,4 @@
-"""Export of a trained student; one file a format, each of which measures its parity with the student."""
+"""Export of trained students, one file for each format, which also measures the parity with the student."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class ExportPlugin(Protocol):
     """A module of this folder."""
 
     export: Callable[..., Mapping[str, Any]]
-    """(student, folder, images, captions, card, heads) -> the parity that was measured; writes the folder."""
+    """(student, folder, images, captions, card, heads) -> parity. Writes the folder and measures its parity."""
 
     sentence: Callable[[Mapping[str, Any]], str]
-    """The parity in words."""
+    """Parity -> its sentence in the README of the export."""
 
 
 PLUGINS: Registry[ExportPlugin] = Registry("export", ("export", "sentence"))

@@ -1,4 +1,4 @@
-"""The README of an exported student: where it comes from, whose labels it has seen, what was measured."""
+"""The README of an exported student: training, experts and results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ tags: [clip, clipzoo]
 
 # {name}
 
-{what} The method is that of *CLIP meets Model Zoo Experts* (arXiv 2310.14108), by clipzoo {version}.
+{summary} Method: *CLIP meets Model Zoo Experts* (arXiv 2310.14108), implemented by clipzoo {version}.
 
 ```python
 import open_clip
@@ -31,10 +31,10 @@ tokenizer = open_clip.get_tokenizer("local-dir:.")
 
 """
 ARMS = {
-    "clip": "The model {model}, as it came.",
-    "clip-ft": "{model}, trained for {length} of {batch} images a step on the captions of {data}.",
-    "clipzoo": "{model}, trained for {length} of {batch} images a step on the captions of {data} and the experts' "
-    "labels of the same pictures.",
+    "clip": "The pretrained model {model}, unchanged.",
+    "clip-ft": "{model}, trained for {length} with a batch size of {batch} on the captions of {data}.",
+    "clipzoo": "{model}, trained for {length} with a batch size of {batch} on the captions of {data} and "
+    "pseudo-labels of the same images.",
 }
 
 
@@ -46,21 +46,25 @@ def card(
     results: Mapping[str, Any] | None,
     version: str,
 ) -> str:
-    """Markdown, in which words of recipes and manifests are text alone; ``{parity}`` is for a sentence of the export.
+    """Return the README as Markdown, with ``{parity}`` in the place of the sentence of the export.
+
+    Text of recipes and manifests is escaped.
 
     Args:
-        recipe: of the run. arm, seed: which of its students.
+        recipe: of the run.
+        arm: of the student.
+        seed: of the student.
         experts: column -> manifest of the labels that the arm was trained on.
-        results: what ``results.json`` holds, if the run has been measured.
+        results: the content of ``results.json``, if the run has been measured.
         version: of clipzoo.
     """
-    what = ARMS[arm].format(
+    summary = ARMS[arm].format(
         model=_text(_start(recipe)),
         length=recipe.training.length,
         batch=recipe.training.batch_size,
         data=_text(recipe.data),
     )
-    text = HEAD.format(name=f"{_text(recipe.name)}: {arm}, seed {seed}", what=what, version=version)
+    text = HEAD.format(name=f"{_text(recipe.name)}: {arm}, seed {seed}", summary=summary, version=version)
     return text + _experts(experts) + (_results(results) if results else "")
 
 
@@ -75,15 +79,15 @@ def _experts(experts: Mapping[str, Manifest]) -> str:
         return ""
     rows = []
     for name, manifest in experts.items():
-        told = [str(manifest.expert.get(key) or "–") for key in ("uri", "licence", "revision")]
-        rows.append(_row(*map(_text, [name, *told, str(manifest.expert.get("weights_sha256") or "–")[:12]])))
+        facts = [str(manifest.expert.get(key) or "–") for key in ("uri", "licence", "revision")]
+        rows.append(_row(*map(_text, [name, *facts, str(manifest.expert.get("weights_sha256") or "–")[:12]])))
     head = _row("labels", "expert", "license", "revision", "weights' SHA-256") + _row(*["---"] * 5)
     return (
         "## Experts\n\n"
         + head
         + "".join(rows)
-        + "\nThe licenses are the experts' own, as their cards tell them; those of the start and of the pictures are "
-        "for you to look up.\n\n"
+        + "\nThe licenses are those of the experts' model cards. Check the licenses of the pretrained model and of the "
+        "images yourself.\n\n"
     )
 
 
@@ -93,7 +97,7 @@ def _results(results: Mapping[str, Any]) -> str:
     lines = [_row("measure", *map(_text, arms)), _row("---", *["---:"] * len(arms))]
     for name in measures:
         lines.append(_row(_text(name), *(_cell(cells.get(name)) for cells in arms.values())))
-    return f"## Results\n\nOn test, the mean over seeds, with a 95 % interval.\n\n{''.join(lines)}"
+    return f"## Results\n\nMean over seeds on the test split, with 95 % intervals.\n\n{''.join(lines)}"
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:
@@ -104,9 +108,9 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
     return f"{cell['mean']:.3f}{_text(cell['unit'])} ({low:.3f} to {high:.3f}) {better}"
 
 
-def _text(told: str) -> str:
-    """Words of others as one line that Markdown and HTML show as it is: they end no cell and make no link or tag."""
-    line = html.escape(visible(" ".join(str(told).split())), quote=False)
+def _text(text: str) -> str:
+    """Return a text as one line, escaped so that it makes no cell, link or tag in Markdown or HTML."""
+    line = html.escape(visible(" ".join(str(text).split())), quote=False)
     return re.sub(r"([\\`*|\[\]])", r"\\\1", line).replace("{", "&#123;").replace("}", "&#125;")
 
 

@@ -1,6 +1,6 @@
-"""A folder that ``open_clip.create_model_and_transforms("local-dir:FOLDER")`` loads.
+"""Export to a folder that ``open_clip.create_model_and_transforms("local-dir:FOLDER")`` loads.
 
-What OpenCLIP loads from it is compared with the student on real pictures and captions before the folder gets its name.
+The model that OpenCLIP loads is compared with the student on images and captions before the folder gets its final name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clipzoo.types import ImageArray
 
 PARITY = "parity.json"
 TOLERANCE = 1e-5
-"""The largest difference of any number of two unit vectors, in float32."""
+"""The largest allowed difference of an embedding's components, for unit vectors in float32."""
 
 
 def export(
@@ -36,60 +36,65 @@ def export(
     card: str,
     heads: bool = False,
 ) -> dict[str, Any]:
-    """Write the folder, whole or not at all; returns the parity that is kept in it.
+    """Write the folder atomically and return its parity, which it also contains.
 
     Args:
-        student: to be exported; goes to the CPU, evaluation mode.
+        student: is moved to the CPU, in evaluation mode.
         folder: must not exist, or be empty.
-        images, captions: real ones, on which the folder is compared with the student; uint8 H×W×3 of any size.
-        card: the README; ``{parity}`` in it is replaced by a sentence.
-        heads: keep the heads beside the model, for ``clipzoo.load(folder).predict``.
+        images: for the comparison with the student, uint8 H×W×3 of any size.
+        captions: for the comparison with the student.
+        card: the README; ``{parity}`` in it is replaced by `sentence`.
+        heads: write the heads, too, for ``clipzoo.load(folder).predict``.
 
     Raises:
-        CheckpointError: the folder is taken, or OpenCLIP's model differs from the student.
-        OSError: the disk refuses it; nothing is left of the attempt.
+        CheckpointError: the folder is not empty, or OpenCLIP's model differs from the student.
+        OSError: the folder cannot be written; no part of it remains.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder} is not empty; give another --out, or delete it")
-    beside = folder.with_name(folder.name + ".partial")
-    if beside.is_symlink():
-        beside.unlink()
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+        raise CheckpointError(
+            f"{folder} is not empty. An export overwrites nothing. Give another --out, or delete the folder"
+        )
+    partial = folder.with_name(folder.name + ".partial")
+    if partial.is_symlink():
+        partial.unlink()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     student = student.cpu().eval()
     try:
-        student.save(beside, heads=heads)
-        found = parity(student, beside, images, captions)
-        worst = max(found["image_embeddings"], found["text_embeddings"])
-        files.write(beside / PARITY, (json.dumps(found, indent=2) + "\n").encode())
-        files.write(beside / "README.md", card.replace("{parity}", sentence(found)).encode("utf-8", "replace"))
+        student.save(partial, heads=heads)
+        measured = parity(student, partial, images, captions)
+        worst = max(measured["image_embeddings"], measured["text_embeddings"])
+        files.write(partial / PARITY, (json.dumps(measured, indent=2) + "\n").encode())
+        files.write(partial / "README.md", card.replace("{parity}", sentence(measured)).encode("utf-8", "replace"))
         if worst <= TOLERANCE:
             if folder.exists():
                 folder.rmdir()
-            beside.replace(folder)
-            return found
+            partial.replace(folder)
+            return measured
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     raise CheckpointError(
-        f"what OpenCLIP loads from {beside} is not the student: embeddings differ by up to {worst:.2g}, more than "
-        f"{TOLERANCE:g}; the folder is left there to be looked at, and this is to be reported: {found}"
+        f"the model that OpenCLIP loads from {partial} is not the student: embeddings differ by up to {worst:.2g}, "
+        f"more than {TOLERANCE:g}. This is an error of clipzoo or OpenCLIP. The folder is kept. Report this "
+        f"message with your recipe: {measured}"
     )
 
 
 @torch.no_grad()
 def parity(student: Student, folder: Path, images: Sequence[ImageArray], captions: Sequence[str]) -> dict[str, Any]:
-    """How far OpenCLIP's model of ``folder`` is from the student.
+    """Compare OpenCLIP's model of ``folder`` with the student.
 
     Returns:
-        ``image_embeddings`` and ``text_embeddings``, the largest difference of any number on the same pixels and the
-        same captions; ``preprocessing_levels``, the mean difference in 8-bit levels between OpenCLIP's transform of a
-        picture and the view that students are evaluated on, and ``preprocessing_cosine``, the least cosine between the
-        two embeddings; the numbers of ``images`` and ``captions``.
+        ``image_embeddings`` and ``text_embeddings``: the largest difference of any component, for the same pixels and
+        the same captions. ``preprocessing_levels``: the mean difference in 8-bit levels between OpenCLIP's transform
+        of an image and the view in evaluation. ``preprocessing_cosine``: the smallest cosine between their
+        embeddings. ``images`` and ``captions``: their numbers.
     """
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    own = student.trust_remote_code and hasattr(student.tokenizer, "save_pretrained")  # one of transformers
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **({"trust_remote_code": True} if own else {}))
+    of_transformers = student.trust_remote_code and hasattr(student.tokenizer, "save_pretrained")
+    options = {"trust_remote_code": True} if of_transformers else {}
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **options)
     model = model.eval()
     views = [view_of(image, student.image_size, student.crop).image(image) for image in images]
     mine = student.encode_image(torch.from_numpy(np.stack(views)))
@@ -108,14 +113,14 @@ def parity(student: Student, folder: Path, images: Sequence[ImageArray], caption
     }
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """What `export` measured, in a sentence: on how much, and how far the embeddings are from the student's."""
+def sentence(measured: dict[str, Any]) -> str:
+    """Return the result of `parity` as text."""
     return (
-        f"On {found['images']} pictures and {found['captions']} captions of the training data the embeddings differ "
-        f"from the trained student's by at most {found['image_embeddings']:.1e} (images) and "
-        f"{found['text_embeddings']:.1e} (texts). OpenCLIP's transform differs from the view that the student was "
-        f"evaluated on by {found['preprocessing_levels']:.2g} of 255 levels in the mean, which leaves a cosine of at "
-        f"least {found['preprocessing_cosine']:.4f} between embeddings."
+        f"On {measured['images']} images and {measured['captions']} captions of the training data the embeddings "
+        f"differ from those of the trained student by at most {measured['image_embeddings']:.1e} (images) and "
+        f"{measured['text_embeddings']:.1e} (texts). OpenCLIP's transform differs from the view in evaluation by "
+        f"{measured['preprocessing_levels']:.2g} of 255 levels on average; the cosine between the embeddings is at "
+        f"least {measured['preprocessing_cosine']:.4f}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Every page that a person looks at: a run's report and a store's gallery, each one file without external resources."""
+"""HTML pages: the report of a run, the gallery of a store and the check of a dataset, each a self-contained file."""
 
 from clipzoo.pages.gallery import Gallery, inspect
 from clipzoo.pages.pictures import PictureRow, cases

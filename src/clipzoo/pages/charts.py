@@ -1,4 +1,4 @@
-"""Inline SVG, colored by the page's style sheet; every mark has a title that a reader or pointer can ask for."""
+"""Inline SVG charts with the colors of the style sheet; every mark has a title for screen readers and tooltips."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ Curves = Mapping[str, Mapping[Any, Sequence[Mapping[str, Any]]]]
 """Arm -> seed -> list of {"step", "name", "value"}."""
 
 ORDER = ("position_prior", "pixels_position", "random_student", "clip", "clip-ft", "more_labels", "clipzoo", "expert")
-WIDTH, LEFT, RIGHT, ROW, WORDS = 370, 116, 60, 25, 90
+WIDTH, LEFT, RIGHT, ROW, CAPTION = 370, 116, 60, 25, 90
 
 
 def rows_of(results: words.Results, metric: str) -> list[tuple[str, words.Cell]]:
-    """(row, cell) of a measure, baselines and arms in reading order."""
-    cells = {
-        row: found[metric]
-        for kind in ("arms", "baselines")
-        for row, found in results.get(kind, {}).items()
-        if metric in found and found[metric]["mean"] is not None
-    }
+    """Return (row, cell) of a measure for baselines and arms in display order."""
+    rows = {**results.get("arms", {}), **results.get("baselines", {})}
+    cells = {row: measures[metric] for row, measures in rows.items() if metric in measures}
+    cells = {row: cell for row, cell in cells.items() if cell["mean"] is not None}
     return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 5.5)
 
 
 def ladder(results: words.Results, metric: str) -> Markup:
-    """Where every row stands on one measure, with intervals; right is better whatever the direction."""
+    """Draw the value and interval of every row in one measure; right is better for both directions."""
     rows = rows_of(results, metric)
     if not rows:
         return Markup("")
@@ -49,7 +46,7 @@ def ladder(results: words.Results, metric: str) -> Markup:
 
 
 def forest(verdict: words.Verdict, reach: float) -> Markup:
-    """One difference as a bar around zero, ``reach`` wide to each side; right is better."""
+    """Draw one difference on an axis from −``reach`` to ``reach``; right is better."""
     if verdict.gain is None or not verdict.ci or not reach:
         return Markup("")
     place = _scale(-reach, reach, 4, 136, flip=False)
@@ -62,11 +59,11 @@ def forest(verdict: words.Verdict, reach: float) -> Markup:
 
 
 def curve(name: str, series: Mapping[str, Mapping[Any, Sequence[tuple[float, float]]]]) -> Markup:
-    """A quantity over steps: seeds thin, their mean thick, a color an arm.
+    """Draw a quantity over steps: a thin line for each seed, a thick one for their mean, a color for each arm.
 
     Args:
         name: of the quantity.
-        series: arm -> seed -> (step, value), finite.
+        series: arm -> seed -> (step, value), finite numbers.
     """
     points = [p for seeds in series.values() for line in seeds.values() for p in line]
     if not points:
@@ -89,14 +86,13 @@ def curve(name: str, series: Mapping[str, Mapping[Any, Sequence[tuple[float, flo
     return _svg(label, 410, 178, marks)
 
 
-def curves(found: Curves) -> list[tuple[str, Markup]]:
-    """(name, chart) of every quantity, losses first."""
-    names = dict.fromkeys(p["name"] for seeds in found.values() for line in seeds.values() for p in line)
+def curves(logs: Curves) -> list[tuple[str, Markup]]:
+    """Return (name, chart) of every quantity, losses first."""
+    names = dict.fromkeys(p["name"] for seeds in logs.values() for line in seeds.values() for p in line)
     charts = []
     for name in sorted(names, key=lambda n: 0 if "loss" in n else 1):
-        series = {
-            arm: {s: kept for s, line in seeds.items() if (kept := _points(line, name))} for arm, seeds in found.items()
-        }
+        series = {arm: {s: _points(line, name) for s, line in seeds.items()} for arm, seeds in logs.items()}
+        series = {arm: {s: line for s, line in seeds.items() if line} for arm, seeds in series.items()}
         chart = curve(name, {arm: seeds for arm, seeds in series.items() if seeds})
         if chart:
             charts.append((name, chart))
@@ -109,7 +105,7 @@ def _points(line: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, f
 
 
 def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The mean over seeds at the steps that all of them have; the longest line if they share none."""
+    """Return the mean over seeds at their common steps; the longest line if there are none."""
     tables = [dict(line) for line in lines]
     common = sorted(set.intersection(*(set(table) for table in tables)))
     if not common:
@@ -131,7 +127,7 @@ def _scale(low: float, high: float, start: float, stop: float, *, flip: bool, pa
 
 def _mark(i: int, row: str, title: str, cell: words.Cell, place: Any) -> str:
     y, x = ROW * i + 15, place(cell["mean"])
-    kind = "arm" if row in words.ARMS else "ceiling" if title.endswith("(ceiling)") else "base"
+    kind = "arm" if row in words.ARMS else "bound" if title.endswith("(upper bound)") else "base"
     number = words.value(cell["mean"], cell["unit"])
     whisker = ""
     if cell["ci"]:
@@ -151,8 +147,8 @@ def _floor(place: Any, floor: Sequence[float], direction: str, height: int) -> s
     best = max(floor) if direction == "higher" else min(floor)
     return (
         f'<line class="floor" x1="{place(best):.1f}" x2="{place(best):.1f}" y1="4" y2="{height - 26}"/>'
-        f'<text class="axis" x="{min(place(best), WIDTH - RIGHT - WORDS):.1f}" y="{height - 8}" text-anchor="middle">'
-        "best trivial row</text>"
+        f'<text class="axis" x="{min(place(best), WIDTH - RIGHT - CAPTION):.1f}" y="{height - 8}" text-anchor="middle">'
+        "best trivial baseline</text>"
     )
 
 
@@ -172,7 +168,7 @@ def _path(line: Sequence[tuple[float, float]], across: Any, up: Any, style: str,
 
 
 def _apart(ends: Sequence[tuple[float, str]], gap: float = 13) -> list[tuple[float, str]]:
-    """Labels moved down until none covers another."""
+    """Move labels down so that they do not overlap."""
     placed: list[tuple[float, str]] = []
     for y, name in sorted(ends):
         placed.append((max(y, placed[-1][0] + gap) if placed else y, name))

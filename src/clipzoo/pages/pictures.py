@@ -1,4 +1,4 @@
-"""Pictures for the page: chosen by rule, the worst ones too, and embedded in it."""
+"""Pictures of a page: chosen by rule, the worst cases included, and embedded as data URIs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.types import ImageArray
 
 CASES = {
-    "best": "where clipzoo gains most over clip-ft",
-    "median": "a gain in the middle of all images",
-    "worst": "where clipzoo gains least or loses most",
+    "best": "the largest gain of clipzoo over clip-ft",
+    "median": "the median gain",
+    "worst": "the smallest gain or largest loss",
 }
 SIDE = 320
+"""The longer side of an embedded picture, in pixels."""
+
+OPACITY = 0.65
+"""The share of the label in an overlay; the image has the remaining share."""
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One test image under one task.
+    """One test image with the labels of one task.
 
-    ``image`` and the rendered labels are uint8 H×W×3; ``predictions`` maps arm -> rendered prediction, ``scores``
-    row (arm, "expert") -> what the figure says under it, with its unit.
+    ``image`` and the rendered labels are uint8 H×W×3. ``predictions`` maps an arm to its rendered prediction.
+    ``scores`` maps a row (an arm or "expert") to the text under its picture.
     """
 
     case: str
@@ -41,9 +45,10 @@ class PictureRow:
 
 
 def cases(ours: Scored, theirs: Scored, count: int = 1) -> list[tuple[str, int]]:
-    """(case, index of the image): the ``count`` best, median and worst by ours less theirs on the headline.
+    """Return (case, index of the image) of the ``count`` best, median and worst images.
 
-    Images on which either says nothing are left out. The choice depends on the scores alone.
+    Images are ordered by the gain of ``ours`` over ``theirs`` on the headline measure, and nothing else decides. Images
+    without a score in either are left out.
     """
     name, measure = next(iter(ours.metric.measures.items()))
     gain = ours.each(name) - theirs.each(name)
@@ -56,8 +61,16 @@ def cases(ours: Scored, theirs: Scored, count: int = 1) -> list[tuple[str, int]]
     return [(case, index) for case, indices in picked.items() for index in indices]
 
 
+def overlay(image: ImageArray, label: ImageArray) -> ImageArray:
+    """Return a rendered label (uint8 H×W×3 of any size) blended over its image, at most `SIDE` pixels a side."""
+    under = Image.fromarray(image)
+    under.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    over = Image.fromarray(label).resize(under.size, Image.Resampling.NEAREST)
+    return np.asarray(Image.blend(under, over, OPACITY))
+
+
 def data_uri(image: ImageArray, *, photo: bool = False) -> str:
-    """Uint8 H×W×3 as a data URI, at most `SIDE` pixels a side; JPEG for photographs, PNG for labels."""
+    """Return uint8 H×W×3 as a data URI, at most `SIDE` pixels a side; JPEG for photographs, PNG for labels."""
     picture = Image.fromarray(image)
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS if photo else Image.Resampling.NEAREST)
     file = io.BytesIO()

@@ -1,17 +1,13 @@
-"""One self-contained HTML file from ``results.json``, curves and pictures: headline, details, takeaways."""
+"""The report of a run: one self-contained HTML file of ``results.json``, curves and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
-
 from clipzoo.files import write
-from clipzoo.pages import charts, words
+from clipzoo.pages import _html, charts, words
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
 COST = {
@@ -21,9 +17,9 @@ COST = {
     "images": ("images", ""),
     "labels": ("labels", ""),
     "failures": ("failures", ""),
-    "dropped_seconds": ("dropped", "s in all"),
-    "seconds": ("in all", "s"),
-    "bytes": ("in all", "bytes"),
+    "dropped_seconds": ("dropped", "s in total"),
+    "seconds": ("total", "s"),
+    "bytes": ("total", "bytes"),
 }
 
 
@@ -34,22 +30,23 @@ def write_page(
     curves: charts.Curves | None = None,
     pictures: Sequence[PictureRow] = (),
     recipe: str = "",
-    title: str = "What the pseudo-labels taught",
+    title: str = "Effect of the pseudo-labels",
 ) -> Path:
     """Write the report.
 
     Args:
-        results: what `clipzoo.evaluation.compare` gives.
-        out: the file; folders are made, and a link there is replaced.
+        results: of `clipzoo.evaluation.compare`.
+        out: the file. Its folder is created; a link in its place is replaced.
         curves: arm -> seed -> list of {"step", "name", "value"}.
-        pictures: rows in the order in which they are shown under their task.
-        recipe: the full recipe as YAML; by default what the results hold.
+        pictures: rows in display order under their task.
+        recipe: the full recipe as YAML; by default the recipe of the results.
         title: of the page.
 
     Returns:
         ``out``.
     """
-    html = _environment().get_template("page.html").render(
+    page = _html.render(
+        "report.html",
         title=title,
         results=results,
         headline=words.headline(results),
@@ -66,30 +63,14 @@ def write_page(
         takeaways=words.takeaways(results),
         words=words,
         cases=CASES,
-        style=_own("page.css"),
-        script=_own("page.js"),
-    )  # fmt: skip
-    write(out, html.encode())
+        script=_html.asset("report.js"),
+    )
+    write(out, page)
     return out
 
 
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("clipzoo.pages", "."),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _own(name: str) -> Markup:
-    """A style or script of this package; nothing of a user's enters it."""
-    return Markup(files("clipzoo.pages").joinpath(name).read_text(encoding="utf-8"))
-
-
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The headline of every group: zero-shot against the start, the others against captions alone."""
+    """Return the headline of every group: zero-shot relative to the pretrained model, others to captions alone."""
     tiles = []
     for metric in words.headlines(results):
         pair = words.reference(results, metric)
@@ -107,26 +88,26 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "arms": arms,
                 "state": _state(verdict),
                 "gap": words.gap_words(results, verdict, pair),
-                "pair": pair.replace("-vs-", " less ").replace("-", "‑"),
+                "pair": pair.replace("-vs-", " minus ").replace("-", "‑"),
             }
         )
     return tiles
 
 
 def _state(verdict: words.Verdict) -> str:
-    """ "short" is a gain that a trivial row reaches, and so none."""
-    return "short" if verdict.state == "better" and verdict.behind else verdict.state
+    """Return the state of a verdict; "short" is a gain that does not beat all trivial baselines."""
+    return "short" if verdict.state == "better" and verdict.unbeaten else verdict.state
 
 
 def _tables(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One table a group: a row an arm or baseline, a column a measure."""
+    """Return a table for each group: a row for each arm or baseline, a column for each measure."""
     tables = []
     for headline in words.headlines(results):
         group = headline.split("/")[0]
-        found = {m: dict(charts.rows_of(results, m)) for m in _metrics(results) if m.split("/")[0] == group}
+        cells = {m: dict(charts.rows_of(results, m)) for m in _metrics(results) if m.split("/")[0] == group}
         names = [row for row, _ in charts.rows_of(results, headline)]
-        columns = [(metric, next(iter(cells.values()))) for metric, cells in found.items() if cells]
-        tables.append({"group": group, "columns": columns, "rows": names, "cells": found})
+        columns = [(metric, next(iter(rows.values()))) for metric, rows in cells.items() if rows]
+        tables.append({"group": group, "columns": columns, "rows": names, "cells": cells})
     return tables
 
 
@@ -135,12 +116,13 @@ def _metrics(results: Mapping[str, Any]) -> list[str]:
 
 
 def _gains(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every pair of arms, measure by measure, with bars of one scale a unit."""
+    """Return a table for each pair of arms: a row for each measure, with bars of one scale for each unit."""
     tables = []
     for pair in results.get("differences", {}):
         if pair.split("-vs-")[1] not in words.ARMS:
             continue
-        verdicts = [v for m in _metrics(results) if (v := words.judge(results, m, pair)) and _moved(v)]
+        judged = [words.judge(results, metric, pair) for metric in _metrics(results)]
+        verdicts = [verdict for verdict in judged if verdict is not None and _differs(verdict)]
         reach: dict[str, float] = {}
         for v in verdicts:
             ends = [abs(end) for end in (v.gain or 0.0, *(v.ci or ()))]
@@ -163,16 +145,16 @@ def _gap(results: Mapping[str, Any], verdict: words.Verdict, pair: str) -> str:
     closed = words.gap(results, verdict, pair)
     if closed is not None:
         return words.share(closed)
-    return "no ceiling" if words.gap_words(results, verdict, pair) else "–"
+    return "no upper bound" if words.gap_words(results, verdict, pair) else "–"
 
 
-def _moved(verdict: words.Verdict) -> bool:
-    """Whether a measure tells the two rows apart in any resample."""
+def _differs(verdict: words.Verdict) -> bool:
+    """Return True if the measure differs between the two rows in any resample."""
     return verdict.gain is not None and any((verdict.gain, *(verdict.ci or ())))
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of what labeling cost, column by column; single numbers apart."""
+    """Return the cost of labeling: a row for each column, and single numbers in ``rest``."""
     columns = {name: row for name, row in cost.items() if isinstance(row, Mapping)}
     keys = list(dict.fromkeys(key for row in columns.values() for key in row))
     heads = [(key, *COST.get(key, (key.replace("_", " "), ""))) for key in keys]
@@ -203,7 +185,7 @@ def _pictures(rows: Sequence[PictureRow]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as one list of names and values."""
+    """Flatten nested settings to name -> text."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         title = f"{prefix}{name}".replace("_", " ")

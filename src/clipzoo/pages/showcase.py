@@ -1,4 +1,4 @@
-"""The pictures of a run: what each arm's probe sees on test images that the scores chose, failures too."""
+"""The pictures of a report: the predictions of each arm's probe on test images that are chosen by their scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipzoo.benchmarks import Split, Truth
-from clipzoo.evaluation.arms import Run
+from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.probe import Probes
 from clipzoo.experts import Expert
 from clipzoo.pages import words
@@ -18,48 +19,65 @@ from clipzoo.types import View
 def showcase(
     test: Split,
     probes: Mapping[str, Probes | None],
-    runs: Mapping[str, Run],
+    scores: Mapping[str, RowScores],
     experts: Mapping[str, Expert],
     count: int = 1,
 ) -> list[PictureRow]:
-    """Rows for every dense task that both arms were scored on.
+    """Return rows for every dense task that was scored.
 
     Args:
-        test: of which pictures are shown.
+        test: the split of the pictures.
         probes: of "clip-ft" and "clipzoo".
-        runs: arm (and "expert") -> scores of the same.
+        scores: of the same arms and of "expert".
         experts: task -> its loaded expert.
-        count: pictures of each case.
+        count: the number of pictures of each case.
     """
     fitted = {arm: one for arm, one in probes.items() if one}
-    found = []
-    for task, truth in ((task, truth) for task, truth in test.truth.items() if task in runs["clipzoo"]):
-        for case, index in cases(runs["clipzoo"][task], runs["clip-ft"][task], count):
-            render, picture = truth.task.render, test.select([index])
-            (image,) = next(picture.batches())
-            labels = {arm: one.tasks[task].predict(next(one.read(picture)))[0] for arm, one in fitted.items()}
-            asked = experts.get(task)
-            expert = _asked(asked, test, index, truth) if asked and not asked.needs_sample else None
-            label = truth.labels[index]
-            found.append(
-                PictureRow(
-                    case, task, test.keys[index], " ".join(test.captions[index]), image,
-                    truth=None if label is None else render(label, truth.convention),
-                    expert=None if expert is None else render(expert, truth.convention),
-                    predictions={arm: render(value, truth.convention) for arm, value in labels.items()},
-                    scores={row: _score(run[task], index) for row, run in runs.items() if task in run},
-                )
-            )  # fmt: skip
-    return found
+    usable = {task: expert for task, expert in experts.items() if not expert.needs_sample}
+    rows = []
+    for task in [task for task in test.truth if task in scores["clipzoo"]]:
+        for case, index in cases(scores["clipzoo"][task], scores["clip-ft"][task], count):
+            rows.append(_row(test, task, case, index, fitted, scores, usable.get(task)))
+    return rows
 
 
-def _asked(expert: Expert, test: Split, index: int, truth: Truth) -> Any:
-    """An expert's label of a picture as it was scored: of the original, brought to the size of the truth."""
+def _row(
+    test: Split,
+    task: str,
+    case: str,
+    index: int,
+    probes: Mapping[str, Probes],
+    scores: Mapping[str, RowScores],
+    expert: Expert | None,
+) -> PictureRow:
+    truth, picture = test.truth[task], test.select([index])
+    (image,) = next(picture.batches())
+    label = truth.labels[index]
+    predictions = {arm: one.tasks[task].predict(next(one.read(picture)))[0] for arm, one in probes.items()}
+
+    def render(shown: Any) -> Any:
+        return None if shown is None else truth.task.render(shown, truth.convention)
+
+    return PictureRow(
+        case,
+        task,
+        test.keys[index],
+        " ".join(test.captions[index]),
+        image,
+        truth=render(label),
+        expert=render(None if expert is None else _prediction(expert, test, index, truth)),
+        predictions={arm: render(prediction) for arm, prediction in predictions.items()},
+        scores={row: _headline(scored[task], index) for row, scored in scores.items() if task in scored},
+    )
+
+
+def _prediction(expert: Expert, test: Split, index: int, truth: Truth) -> Any:
+    """Return the expert's label of an image at its original size, resampled as for its score."""
     return truth.task.view(expert.predict([test.images[index]])[0], View.whole(truth.size))
 
 
-def _score(scored: Any, index: int) -> str:
-    """The headline of one image, as a reader wants it."""
+def _headline(scored: Scored, index: int) -> str:
+    """Return the headline measure of one image with its unit."""
     name, measure = next(iter(scored.metric.measures.items()))
     number = scored.metric.of(scored.statistics[index : index + 1])[name]
     return f"{words.measure_name(name)} {words.value(number if math.isfinite(number) else None, measure.unit)}"

@@ -1,4 +1,4 @@
-"""Numbers in words: each with its unit and its direction, and sentences that say when a figure falls short."""
+"""The text of the report: numbers with units and directions, verdicts on differences, and their sentences."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ State = Literal["better", "worse", "unclear"]
 
 RECOGNITION = ("zero_shot", "retrieval")
 TRIVIAL = ("position_prior", "pixels_position", "random_student")
-"""The rows that a gain must beat to count."""
+"""The baselines that a gain must beat to count."""
 
 ARMS = {
-    "clip": "CLIP as it came",
-    "clip-ft": "CLIP-FT: captions only",
-    "clipzoo": "clipzoo: captions and pseudo-labels",
+    "clip": "clip: the pretrained model",
+    "clip-ft": "clip-ft: trained on captions only",
+    "clipzoo": "clipzoo: trained on captions and pseudo-labels",
 }
 ROWS = {
     "position_prior": "position prior",
     "pixels_position": "pixels + position",
     "random_student": "random student",
-    "more_labels": "CLIP-FT probed on truth + pseudo-labels",
-    "expert": "expert itself",
+    "more_labels": "clip-ft probed on truth + pseudo-labels",
+    "expert": "expert",
     "clip": "clip",
     "clip-ft": "clip-ft",
     "clipzoo": "clipzoo",
@@ -42,54 +42,59 @@ MEASURES = {
 DEGREES = ("°", "deg", "degree", "degrees")
 GUARD = "zero_shot/"
 PREDICTABLE = 0.45
+"""The δ1 of a constant map above which a depth test set is called predictable."""
 
 
 def group_name(metric: str) -> str:
-    """The readable group of ``<group>/<measure>``, or of a group alone: of a task that is here, its title."""
+    """Return the display name of a group, or of the group of ``<group>/<measure>``; the title if it is a task."""
     group = metric.split("/")[0]
     title = tasks.get(group).title if group in tasks.PLUGINS.names() else ""
     return title or group.replace("_", "-")
 
 
 def measure_name(metric: str) -> str:
-    """The readable measure of ``<group>/<measure>``."""
+    """Return the display name of the measure of ``<group>/<measure>``."""
     measure = metric.split("/")[-1]
     return MEASURES.get(measure, measure.replace("_", " "))
 
 
 def figure(number: float, unit: str) -> str:
-    """A number as all of this page have it: scores in [0, 1] are percent. See `clipzoo.evaluation.measure.rounded`."""
+    """Return a number as the report rounds it; scores in [0, 1] are in percent. See `rounded`."""
     return rounded(number, 1 if unit in ("", *DEGREES) else 3, percent=unit == "")
 
 
 def value(number: float | None, unit: str) -> str:
-    """A value with its unit."""
-    if number is None:
-        return "–"
-    return f"{figure(number, unit)}{'°' if unit in DEGREES else f' {unit}' if unit else ' %'}"
+    """Return a value with its unit."""
+    return "–" if number is None else figure(number, unit) + _suffix(unit, " %")
 
 
 def spread(number: float | None, unit: str) -> str:
-    """A deviation in the unit of `value`, without repeating it."""
+    """Return a standard deviation, without its unit, which is that of `value`."""
     return "" if number is None else figure(number, unit)
 
 
 def change(number: float | None, unit: str) -> str:
-    """A signed difference with its unit, of scores in points; rounded itself, not the difference of rounded ones."""
+    """Return a signed difference with its unit; differences of scores are in points."""
     if number is None:
         return "–"
     size = figure(abs(number), unit)
     sign = "" if float(size) == 0 else "−" if number < 0 else "+"
-    return f"{sign}{size}{'°' if unit in DEGREES else f' {unit}' if unit else ' points'}"
+    return sign + size + _suffix(unit, " points")
+
+
+def _suffix(unit: str, of_scores: str) -> str:
+    if unit in DEGREES:
+        return "°"
+    return f" {unit}" if unit else of_scores
 
 
 def share(number: float) -> str:
-    """A share in whole percent."""
+    """Return a share in whole percent."""
     return f"{rounded(number, 0, percent=True)} %".replace("-", "−")
 
 
 def between(ci: Sequence[float] | None, unit: str) -> str:
-    """An interval of differences in words."""
+    """Return the text of an interval of differences."""
     if not ci:
         return "no interval"
     bare = [change(end, unit).removesuffix(" points").removesuffix("°") for end in ci]
@@ -97,16 +102,16 @@ def between(ci: Sequence[float] | None, unit: str) -> str:
 
 
 def arrow(direction: str) -> str:
-    """Which way is better, with an arrow; ``direction`` is "higher" or "lower"."""
+    """Return an arrow in the better direction, with its text; ``direction`` is "higher" or "lower"."""
     return "↑ higher is better" if direction == "higher" else "↓ lower is better"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one difference of two rows says.
+    """The verdict on the difference of two rows in one measure.
 
-    ``gain`` and ``ci`` are positive where the first row is better, whatever the measure's direction; ``behind``
-    lists the trivial rows that the first one does not beat.
+    ``gain`` and ``ci`` are positive where the first row is better, for both directions of measures. ``unbeaten`` lists
+    the trivial baselines that the first row does not clearly beat.
     """
 
     metric: str
@@ -114,12 +119,12 @@ class Verdict:
     gain: float | None
     ci: tuple[float, float] | None
     state: State
-    behind: tuple[str, ...]
+    unbeaten: tuple[str, ...]
 
     @property
     def counts(self) -> bool:
-        """Whether it is a gain that is no noise and that no trivial row reaches."""
-        return self.state == "better" and not self.behind
+        """True for a gain whose interval excludes zero and that beats all trivial baselines."""
+        return self.state == "better" and not self.unbeaten
 
     @property
     def text(self) -> str:
@@ -128,12 +133,12 @@ class Verdict:
 
     @property
     def interval(self) -> str:
-        """Its 95 % interval in words, in the unit of the measure."""
+        """Its 95 % interval in the unit of the measure."""
         return between(self.cell["ci"], self.cell["unit"])
 
 
 def judge(results: Results, metric: str, pair: str = "clipzoo-vs-clip-ft") -> Verdict | None:
-    """The verdict on one measure of a pair of rows; None if it was not measured."""
+    """Return the verdict on one measure of a pair of rows; None if it was not measured."""
     cell = results.get("differences", {}).get(pair, {}).get(metric)
     if cell is None:
         return None
@@ -143,11 +148,11 @@ def judge(results: Results, metric: str, pair: str = "clipzoo-vs-clip-ft") -> Ve
     state: State = "unclear"
     if ci is not None and (ci[0] > 0 or ci[1] < 0):
         state = "better" if ci[0] > 0 else "worse"
-    return Verdict(metric, cell, gain, ci, state, _behind(results, metric, pair.split("-vs-")[0]))
+    return Verdict(metric, cell, gain, ci, state, _unbeaten(results, metric, pair.split("-vs-")[0]))
 
 
 def headlines(results: Results) -> list[str]:
-    """The first measure of every group that any arm has, in the order of the results."""
+    """Return the first measure of every group that any arm has, in the order of the results."""
     first: dict[str, str] = {}
     for cells in results.get("arms", {}).values():
         for metric in cells:
@@ -156,7 +161,7 @@ def headlines(results: Results) -> list[str]:
 
 
 def unmatched(results: Results, metric: str) -> list[str]:
-    """The arms that are as good as the expert itself, or better: where there is one, the expert is no ceiling."""
+    """Return the arms that are as good as the expert or better; if there is one, the expert is not an upper bound."""
     top = results.get("baselines", {}).get("expert", {}).get(metric)
     if top is None or top["mean"] is None:
         return []
@@ -166,86 +171,91 @@ def unmatched(results: Results, metric: str) -> list[str]:
 
 
 def gap(results: Results, verdict: Verdict, pair: str) -> float | None:
-    """The share of the gap from the second row to the expert that the first has closed; None where there is no gap."""
+    """Return the closed share of the gap from the second row to the expert; None where there is no gap."""
     closed: float | None = verdict.cell.get("gap_closed")
     return None if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")) else closed
 
 
 def gap_words(results: Results, verdict: Verdict, pair: str) -> str:
-    """`gap` in words; empty where there is no expert to compare with."""
+    """Return the text of `gap`; empty without an expert."""
     if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")):
-        return "the expert is no ceiling here"
+        return "the expert is not an upper bound"
     closed = gap(results, verdict, pair)
     return "" if closed is None else f"{share(closed)} of the gap to the expert"
 
 
 def row_name(results: Results, metric: str, row: str) -> str:
-    """The readable name of a row; that of the expert says whether it is the ceiling of this measure."""
+    """Return the display name of a row; that of the expert tells if it is an upper bound of this measure."""
     if row != "expert":
         return ROWS.get(row, row)
-    return f"{ROWS[row]} ({'no ceiling here' if unmatched(results, metric) else 'ceiling'})"
+    return f"{ROWS[row]} ({'not an upper bound' if unmatched(results, metric) else 'upper bound'})"
 
 
 def dense(results: Results) -> list[str]:
-    """The headlines of tasks: `headlines` without those of recognition and retrieval."""
+    """Return the headlines of tasks: `headlines` without zero-shot and retrieval."""
     return [metric for metric in headlines(results) if metric.split("/")[0] not in RECOGNITION]
 
 
 def headline(results: Results) -> str:
-    """The page in one sentence: gains and losses against captions alone, and what became of zero-shot."""
-    verdicts = [v for metric in dense(results) if (v := judge(results, metric))]
+    """Return the result of the report: gains and losses relative to captions alone, and the change of zero-shot."""
+    judged = [judge(results, metric) for metric in dense(results)]
+    verdicts = [verdict for verdict in judged if verdict is not None]
     if not verdicts:
-        return f"This run compares no dense task with captions alone; {guard_clause(results)}."
+        return f"No dense task was compared with captions alone. {guard_clause(results)}."
     better = [v for v in verdicts if v.counts]
-    did = "improved" if better or len(verdicts) > 1 else "did not clearly improve"
-    text = f"Pseudo-labels {did} {_count(len(better), len(verdicts))} over captions alone"
+    verb = "improved" if better or len(verdicts) > 1 else "did not clearly improve"
+    text = f"Pseudo-labels {verb} {_count(len(better), len(verdicts))} over captions alone"
     if better:
         text += f" ({_listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
-    return "; ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
+    return ". ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
 
 
 def guard_clause(results: Results) -> str:
-    """What happened to zero-shot recognition, against the model as it came if that was measured."""
+    """Return the change of zero-shot recognition, relative to the pretrained model if that was measured."""
     metric = next((m for m in headlines(results) if m.startswith(GUARD)), None)
     verdict = judge(results, metric, reference(results, metric)) if metric else None
     if verdict is None:
-        return "zero-shot recognition was not compared, so nothing is known of its price"
-    words = {"better": "rose", "worse": "fell", "unclear": "shows no clear change"}[verdict.state]
-    other = ARMS[reference(results, verdict.metric).split("-vs-")[1]].replace("CLIP-FT: ", "")
-    return f"{group_name(verdict.metric)} {measure_name(verdict.metric)} {words} against {other} ({_size(verdict)})"
+        return "Zero-shot recognition was not compared"
+    name = f"{group_name(verdict.metric)} {measure_name(verdict.metric)}"
+    start = reference(results, verdict.metric).split("-vs-")[1] == "clip"
+    other = "the pretrained model" if start else "training on captions only"
+    if verdict.state == "unclear":
+        return f"No clear change of {name} relative to {other} ({_size(verdict)})"
+    verb = "rose" if verdict.state == "better" else "fell"
+    return f"{_capitalized(name)} {verb} relative to {other} ({_size(verdict)})"
 
 
 def reference(results: Results, metric: str) -> str:
-    """The pair that tells most of a measure: the guard asks what the start has lost, other measures what labels add."""
+    """Return the pair of a measure: the guard is compared with the pretrained model, others with captions alone."""
     start = "clipzoo-vs-clip"
     guarded = metric.startswith(GUARD) and metric in results.get("differences", {}).get(start, {})
     return start if guarded else "clipzoo-vs-clip-ft"
 
 
 def takeaways(results: Results) -> list[dict[str, Any]]:
-    """For every headline: its title, its state, a sentence, and what a skeptic should check."""
-    found = []
+    """Return title, state, sentence and caveats (``checks``) of every headline."""
+    listed = []
     for metric in headlines(results):
         pair = reference(results, metric)
         verdict = judge(results, metric, pair)
         if verdict is not None:
-            found.append(
+            listed.append(
                 {
-                    "title": f"{group_name(metric).capitalize()}, {measure_name(metric)}",
-                    "state": "short" if verdict.state == "better" and verdict.behind else verdict.state,
+                    "title": f"{_capitalized(group_name(metric))}, {measure_name(metric)}",
+                    "state": "short" if verdict.state == "better" and verdict.unbeaten else verdict.state,
                     "sentence": _sentence(results, verdict, pair),
                     "checks": _checks(results, verdict, pair),
                 }
             )
-    return found
+    return listed
 
 
-def _behind(results: Results, metric: str, arm: str) -> tuple[str, ...]:
+def _unbeaten(results: Results, metric: str, arm: str) -> tuple[str, ...]:
     return tuple(row for row in TRIVIAL if _beaten(results, metric, arm, row) is False)
 
 
 def _beaten(results: Results, metric: str, arm: str, row: str) -> bool | None:
-    """Whether an arm beats a row, by the interval of the difference where there is one; None if not comparable."""
+    """Return True if an arm beats a row, by the interval of the difference if there is one; None if not comparable."""
     own = results["arms"].get(arm, {}).get(metric)
     other = results.get("baselines", {}).get(row, {}).get(metric)
     if own is None or other is None or own["mean"] is None or other["mean"] is None:
@@ -253,6 +263,10 @@ def _beaten(results: Results, metric: str, arm: str, row: str) -> bool | None:
     ends = [own["mean"] - other["mean"]]
     ends += results.get("differences", {}).get(f"{arm}-vs-{row}", {}).get(metric, {}).get("ci") or []
     return all(end > 0 if own["direction"] == "higher" else end < 0 for end in ends)
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _size(verdict: Verdict) -> str:
@@ -273,28 +287,31 @@ def _listed(items: Sequence[str]) -> str:
 
 def _shortfall(verdict: Verdict) -> str:
     name = group_name(verdict.metric)
-    if verdict.state == "better":
-        rows = _listed([ROWS[row] for row in verdict.behind])
-        return f"{name} improved ({verdict.text}) but does not clearly beat {rows}, so it does not count"
+    if verdict.state == "unclear":
+        return f"No clear change of {name} ({_size(verdict)})"
     if verdict.state == "worse":
-        return f"{name} got worse ({verdict.text})"
-    return f"{name} shows no clear change ({_size(verdict)})"
+        return f"{_capitalized(name)} got worse ({verdict.text})"
+    rows = _listed([ROWS[row] for row in verdict.unbeaten])
+    return (
+        f"{_capitalized(name)} improved ({verdict.text}), but does not clearly beat {rows}, so the gain does not count"
+    )
 
 
 def _sentence(results: Results, verdict: Verdict, pair: str) -> str:
     a, b = pair.split("-vs-")
     ours, theirs = (results["arms"][arm].get(verdict.metric) for arm in (a, b))
-    what = {"better": "improved", "worse": "got worse", "unclear": "did not change clearly"}[verdict.state]
-    text = f"{group_name(verdict.metric).capitalize()} {what}"
+    verb = {"better": "improved", "worse": "got worse", "unclear": "did not clearly change"}[verdict.state]
+    text = f"{_capitalized(group_name(verdict.metric))} {verb}"
     if ours and theirs:
         unit = ours["unit"]
         text += f": {value(theirs['mean'], unit)} with {b}, {value(ours['mean'], unit)} with {a} ({_size(verdict)})"
     closed = gap(results, verdict, pair)
     if closed is not None:
-        text += f"; {share(closed)} of the gap to the expert is closed"
-    if verdict.behind:
-        rows = _listed([ROWS[row] for row in verdict.behind])
-        text += f". It does not clearly beat {rows}: by this the gain does not count"
+        text += f". {share(closed)} of the gap to the expert is closed"
+    if verdict.unbeaten:
+        rows = _listed([ROWS[row] for row in verdict.unbeaten])
+        text += f". It does not clearly beat {rows}"
+        text += ", so the gain does not count" if verdict.state == "better" else ""
     return text + "."
 
 
@@ -303,21 +320,21 @@ def _checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
     checks += [*_ceiling_checks(results, verdict), *_label_checks(results, verdict), *_rate_checks(results, pair)]
     images = results.get("images", {}).get(verdict.metric.split("/")[0])
     if images and verdict.ci:
-        blind = change((verdict.ci[1] - verdict.ci[0]) / 2, verdict.cell["unit"]).lstrip("+")
-        seen = (
-            f": a true change below about {blind} would be hard to see" if any(c in "123456789" for c in blind) else ""
-        )
-        checks.append(f"Measured on {images:,} images{seen}.")
+        text = f"Measured on {images:,} images."
+        resolution = change((verdict.ci[1] - verdict.ci[0]) / 2, verdict.cell["unit"])
+        if resolution.startswith("+"):  # it is not rounded to zero
+            text += f" Changes below about {resolution.lstrip('+')} cannot be detected reliably."
+        checks.append(text)
     return checks
 
 
 def _seed_checks(verdict: Verdict) -> list[str]:
     values = [v for v in verdict.cell.get("values", []) if v is not None]
     if len(values) < 2:
-        return ["One seed: how far two runs of one arm lie apart is not known; the interval resamples images only."]
+        return ["One seed: the variation between trainings is unknown. The interval resamples images only."]
     if min(values) < 0 < max(values):
         ups = sum((v > 0) == (verdict.cell["direction"] == "higher") for v in values)
-        return [f"The seeds disagree: {ups} of {len(values)} went the better way."]
+        return [f"The seeds disagree: {ups} of {len(values)} improved."]
     unit = verdict.cell["unit"]
     return [f"All {len(values)} seeds agree in sign ({', '.join(change(v, unit) for v in values)})."]
 
@@ -329,39 +346,40 @@ def _prior_checks(results: Results, verdict: Verdict) -> list[str]:
     if prior["mean"] <= PREDICTABLE:
         return []
     return [
-        f"A constant map reaches {value(prior['mean'], prior['unit'])}: this test set is predictable from place alone."
+        f"A constant map reaches {value(prior['mean'], prior['unit'])}: position alone predicts much of this test set."
     ]
 
 
 def _ceiling_checks(results: Results, verdict: Verdict) -> list[str]:
-    """Whether the expert is better than its students."""
     arms = unmatched(results, verdict.metric)
     if not arms:
         return []
     cell = results["baselines"]["expert"][verdict.metric]
     return [
-        f"The expert itself reaches {value(cell['mean'], cell['unit'])}, no better than {_listed(arms)}: it is no "
-        "ceiling here, and no share of a gap to it is told."
+        f"The expert reaches {value(cell['mean'], cell['unit'])}, which is not better than {_listed(arms)}. It is not "
+        "an upper bound, so no share of a gap is reported."
     ]
 
 
 def _label_checks(results: Results, verdict: Verdict) -> list[str]:
-    """Whether a probe that reads more labels would do as well as training on them."""
     cell = results.get("baselines", {}).get("more_labels", {}).get(verdict.metric)
     if not cell or _beaten(results, verdict.metric, "clipzoo", "more_labels") is not False:
         return []
-    return [f"{ROWS['more_labels']} reaches {value(cell['mean'], cell['unit'])}: clipzoo does not clearly beat that."]
+    text = f"{_capitalized(ROWS['more_labels'])} reaches {value(cell['mean'], cell['unit'])}"
+    return [f"{text}, which clipzoo does not clearly beat."]
 
 
 def _rate_checks(results: Results, pair: str) -> list[str]:
-    """Arms whose rate lies at an end of the grid, beyond which nothing was tried."""
+    """Return a caveat for each arm whose learning rate is at an end of the grid."""
     protocol, checks = results.get("protocol", {}), []
     grid = protocol.get("learning_rate_grid") or [0]
     for arm in pair.split("-vs-"):
         rate = protocol.get("learning_rates", {}).get(arm)
         if len(grid) > 1 and rate in (min(grid), max(grid)):
-            end = "least" if rate == min(grid) else "greatest"
-            checks.append(f"The rate of {arm}, {rate:g}, is the {end} of those tried: one beyond might do better.")
+            end, beyond = ("lowest", "lower") if rate == min(grid) else ("highest", "higher")
+            checks.append(
+                f"The learning rate of {arm}, {rate:g}, is the {end} of the grid. A {beyond} one may be better."
+            )
     return checks
 
 
@@ -370,7 +388,6 @@ def _held_checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
     for name, subset in results.get("subsets", {}).items():
         held = judge({"baselines": {}, **subset}, verdict.metric, pair)
         if held is not None:
-            words = {"better": "holds", "worse": "turns into a loss", "unclear": "is not clear"}[held.state]
-            subject = "The gain" if verdict.state == "better" else "The change"
-            checks.append(f"{subject} {words} on the subset “{name}” ({_size(held)}).")
+            verb = {"better": "improved", "worse": "got worse", "unclear": "did not clearly change"}[held.state]
+            checks.append(f"On the subset “{name}” it {verb} ({_size(held)}).")
     return checks

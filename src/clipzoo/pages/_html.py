@@ -1,0 +1,39 @@
+"""Templates of this package as HTML: one environment with autoescape, one base template, one style sheet."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def render(template: str, **values: Any) -> bytes:
+    """Return a page as UTF-8.
+
+    Args:
+        template: a file of this package that extends ``base.html``.
+        values: of its variables. Text is escaped; `Markup` is not.
+    """
+    page = _environment().get_template(template).render(**values)
+    return page.encode("utf-8", "replace")  # a lone surrogate of a file name has no UTF-8
+
+
+def asset(name: str) -> Markup:
+    """Return a style sheet or script of this package, unescaped: it holds no text of a user."""
+    return Markup(files("clipzoo.pages").joinpath(name).read_text(encoding="utf-8"))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clipzoo.pages", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style"] = asset("style.css")
+    return environment
