@@ -69,13 +69,14 @@ class Arm:
         self.batch = batch(self.student, args.batch, args.stride, args.device)
         self.forward = torch.compile(self.student) if compiled else self.student
         self.adam = optimizer.build(self.student, RATES, 0.1)
+        self.objectives = objectives.build(self.student)
         self.args = args
 
     def step(self) -> None:
         with torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.precision == "bf16"):
             out = self.forward(self.batch.images, self.batch.tokens)
         out = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in out.items()}
-        loss = torch.stack(list(objectives.terms(self.student, out, self.batch).values())).sum()
+        loss = objectives.total(self.objectives, objectives.terms(self.objectives, out, self.batch))
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)

@@ -23,7 +23,7 @@ from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Store, verify
 from clipzoo.tasks import Convention, rle
 from clipzoo.tasks.detection import Detection
-from clipzoo.training import Job, read_log, train
+from clipzoo.training import Job, Training, read_log, train
 from clipzoo.types import ImageArray
 
 COLORS = Convention(("red", "green", "blue"))
@@ -88,7 +88,7 @@ def test_boxes_are_trained_on(dataset: Path, boxes: Path, tiny_clip: str, tmp_pa
         Plan.build(reader, {column.name: column}), reader, {column.name: LabelColumn(column)}, Viewing((32, 32))
     )
     recipe = TrainingRecipe.model_validate({"steps": 25, "batch_size": 16, "log_every": 1})
-    train(Job(student, data, {}, recipe, rate=3e-3, steps=25, out=tmp_path))
+    train(Training(Job(recipe, rate=3e-3, steps=25, out=tmp_path), student, data))
     losses = [line[f"loss/{column.name}"] for line in read_log(tmp_path) if "loss" in line]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 

@@ -23,7 +23,7 @@ from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, PluginError, RecipeError
 from clipzoo.export import open_clip as home
 from clipzoo.models import HeadSpec, Student
-from clipzoo.models.student import WEIGHTS
+from clipzoo.models._folder import WEIGHTS
 from clipzoo.runs import folder as workspace
 from clipzoo.runs import verbs as pipeline
 from clipzoo.tasks import Convention
@@ -223,7 +223,7 @@ def test_embeddings_are_open_clips(exported: Path) -> None:
     [
         (image(0).astype(np.float32), "float32"),
         (image(0)[..., 0], r"\(12, 16\)"),
-        ("a.jpg", "str is no picture"),
+        ("a.jpg", "str is not an image"),
     ],
 )
 def test_what_is_no_picture_is_told(picture: ImageArray, message: str, exported: Path) -> None:

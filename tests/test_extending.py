@@ -144,10 +144,10 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     [
         ({"loss": "mute"}, r"mute = 'wrong_mute' of the group clipzoo\.losses has no learns; docs/extending\.md"),
         ({"loss": "torn"}, r"torn = 'wrong_torn' .* cannot be loaded \(ModuleNotFoundError: No module named 'no_such_"),
-        ({"loss": "whole"}, r"the loss whole of pictures without labels is tensor.*; it has to be a scalar 0 with its"),
-        ({"loss": "cut"}, r"the loss cut of pictures without labels is 0\.0; it has to be a scalar 0 with its graph"),
+        ({"loss": "whole"}, r"the loss whole of images without labels is tensor.* It must be a scalar 0 with its"),
+        ({"loss": "cut"}, r"the loss cut of images without labels is 0\.0. It must be a scalar 0 with its graph"),
         ({"loss": "lost"}, r"the loss lost fails: .*no_such_thing"),
-        ({"name": "narrow"}, r"the head narrow gives \[1, 2, 4, 4\] of one picture; it has to give \[1, 1, h, w\]"),
+        ({"name": "narrow"}, r"the head narrow returns \[1, 2, 4, 4\] for one image. Its forward must return \[1, 1"),
         ({"name": "broken"}, r"the head broken cannot be made and run: list indices must be integers"),
     ],
 )

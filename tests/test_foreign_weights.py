@@ -20,8 +20,8 @@ from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError
 from clipzoo.models import HeadSpec, Student
-from clipzoo.models._open_clip import CONFIG
-from clipzoo.models.student import HEADS, WEIGHTS
+from clipzoo.models._folder import WEIGHTS
+from clipzoo.models._open_clip import CONFIG, HEADS
 from clipzoo.runs import folder as workspace
 from clipzoo.runs import new_recipe as draft
 from clipzoo.runs import verbs as pipeline
@@ -198,7 +198,7 @@ def test_a_timm_tower_of_another_image_size_is_found_at_once(tmp_path: Path, tin
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_is_found_at_once(tmp_path: Path, tiny_clip: str) -> None:
-    with pytest.raises(CheckpointError, match=r"text tower .* does not take what its tokenizer makes"):
+    with pytest.raises(CheckpointError, match=r"text tower .* does not accept the tokens of its tokenizer"):
         Student.create(f"local-dir:{folder_of(tmp_path, tiny_clip, text_cfg={'vocab_size': 5})}", random=True)
 
 

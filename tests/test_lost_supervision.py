@@ -29,7 +29,7 @@ from clipzoo.store import Column, ColumnWriter, Store, merge
 from clipzoo.store.growth import COMPARED
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth
-from clipzoo.training import Job, health, read_log, supervision, train
+from clipzoo.training import Job, Training, health, read_log, supervision, train
 from conftest import picture
 from making import Bright
 
@@ -93,15 +93,15 @@ def training_set(data: Path, store: Path) -> TrainingSet:
     return TrainingSet(Plan.build(reader, columns), reader, labels, Viewing((32, 32)))
 
 
-def job(dataset: TrainingSet, model: str, out: Path, **settings: object) -> Job:
+def job(dataset: TrainingSet, model: str, out: Path, **settings: object) -> Training:
     torch.manual_seed(0)
     column = dataset.labels[NAME].column
     student = Student.create(model, specs={NAME: HeadSpec(column.task, column.convention, "linear")})
     values = {"steps": 8, "batch_size": 8, "log_every": 1, "checkpoint_every": 1, **settings}
-    return Job(student, dataset, {}, TrainingRecipe.model_validate(values), 1e-3, values["steps"], out)
+    return Training(Job(TrainingRecipe.model_validate(values), 1e-3, values["steps"], out), student, dataset)
 
 
-def meanwhile(made: Job, act: Callable[[], object], at: int = 2) -> Job:
+def meanwhile(made: Training, act: Callable[[], object], at: int = 2) -> Training:
     """The job, with something that happens to its files after a step."""
     return replace(made, on_step=lambda step, values: act() if step == at else None)
 
@@ -146,7 +146,7 @@ def test_labels_of_which_too_many_cannot_be_read_end_a_training(
     train(job(dataset, tiny_clip, tmp_path / "allowed", max_failures=1.0))
     said: list[str] = []
     train(replace(job(dataset, tiny_clip, tmp_path / "told", max_failures=1.0), say=said.append))
-    assert said == [f"64 labels of {NAME} could not be read while it was trained; skipped.jsonl says why"]
+    assert said == [f"64 labels of {NAME} could not be read during training; skipped.jsonl lists the reasons"]
     found = supervision(tmp_path / "told")
     assert found is not None
     assert found["columns"] == {NAME: {"labels": 32, "unreadable": 64}}
@@ -167,17 +167,17 @@ def test_the_window_forgets_what_was_long_ago_and_a_few_failures_are_allowed() -
     batch = batches.Batch(torch.zeros(0), torch.zeros(0), [], {}, [("k", "it is damaged")], {"": (40, 1000)})
     good = replace(batch, skipped=[], unreadable={"": (0, 1000)})
     for step in range(30):
-        seen.note(batch)
-        seen.judge(step, last=False)
+        seen.count(batch)
+        seen.check(step, last=False)
     for _ in range(20):
-        seen.note(good)
+        seen.count(good)
     assert seen._sums == {"": [0, health.WINDOW]}
     for step in range(20):
-        seen.note(replace(batch, unreadable={"": (60, 1000)}))
+        seen.count(replace(batch, unreadable={"": (60, 1000)}))
         if step < 8:
-            seen.judge(step, last=False)
+            seen.check(step, last=False)
     with pytest.raises(DatasetError, match=r"600 of the last 10,000 samples .*\(6.0%\).*k: it is damaged"):
-        seen.judge(20, last=False)
+        seen.check(20, last=False)
 
 
 class Away(Reader):

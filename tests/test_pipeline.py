@@ -153,7 +153,7 @@ def test_both_trained_arms_had_the_same_grid(finished: Path) -> None:
 def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (finished / "results.json").read_text()
     monkeypatch.setattr(SquareExpert, "predict", lambda self, images: pytest.fail("labeled again"))
-    monkeypatch.setattr("clipzoo.training.loop.objectives.terms", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("clipzoo.training.objectives.terms", lambda *a: pytest.fail("trained again"))
     pipeline.evaluate(workspace.Run(world, finished))
     assert (finished / "results.json").read_text() == before
 

@@ -1,4 +1,4 @@
-"""Recipes: every one builds; every mistake is told at once."""
+"""Every recipe builds, and all mistakes are reported together."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_wrong_values_are_told_in_the_words_of_a_recipe() -> None:
         '  training.steps is "many"; give a whole number',
         "  training.learning_rates is 0.0001; give a list, as [a, b]",
         "  training.warmup is 2; give a number below 1",
-        "  training.scale.1 is missing; give it, for there is no default",
+        "  training.scale.1 is missing; give it, since it has no default",
         '  training.compile is "maybe"; give true or false',
         f'  evaluation is "{"b" * 59}…; give names and values, as {{name: value}}',
         "  arms.0 is \"clipz\"; give one of 'clip', 'clip-ft' or 'clipzoo'; did you mean clip?",
@@ -171,7 +171,7 @@ def test_the_arm_with_labels_needs_labels() -> None:
         ({"arms": ["clip", "clip"]}, "arms has clip more than once"),
         ({"evaluation": {"probe": "x"}}, "give validation, too"),
         ({"training": {"steps": 1, "scale": [1.0, 0.2]}}, "scale is .1.0, 0.2."),
-        ({"training": {"steps": 1, "scale": [0.2, 1.2]}}, "the greatest share"),
+        ({"training": {"steps": 1, "scale": [0.2, 1.2]}}, "the largest share"),
         ({"columns": [{"expert": "demo:depth"}, {"expert": "demo:depth"}]}, "columns has demo:depth more than once"),
         ({"training": {"steps": 1, "learning_rates": [1e-4, 1e-3]}}, "evaluation.validation"),
     ],

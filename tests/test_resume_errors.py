@@ -57,19 +57,19 @@ def of_a_longer_training(state: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (no_dict, "lacks step, student, optimizer, rng"),
-        (without_optimizer, "lacks optimizer"),
-        (of_other_heads, "another model or of other heads"),
-        (of_another_width, "another model or of other heads"),
-        (of_another_optimizer, "another model or of other heads"),
-        (of_a_longer_training, "99 steps behind it, more than the 12"),
+        (no_dict, "step, student, optimizer, rng missing"),
+        (without_optimizer, "optimizer missing"),
+        (of_other_heads, "another model or to other heads"),
+        (of_another_width, "another model or to other heads"),
+        (of_another_optimizer, "another model or to other heads"),
+        (of_a_longer_training, "after 99 steps, and this training has 12"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_says_what_to_do(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, change: Any, says: str
 ) -> None:
     torch.save(change(started(dataset, labels, tiny_clip, tmp_path)), tmp_path / "checkpoint.pt")
-    with pytest.raises(CheckpointError, match=f"(?is)checkpoint.pt.*{says}.*delete it to begin"):
+    with pytest.raises(CheckpointError, match=f"(?is)checkpoint.pt.*{says}.*delete it to restart"):
         train(job(dataset, labels, tiny_clip, tmp_path))
 
 
@@ -82,7 +82,7 @@ def test_a_checkpoint_that_is_cut_off_says_what_to_do(
     data = path.read_bytes()
     path.write_bytes(data[: int(kept if kept >= 1 else kept * len(data))])
     for read in (lambda: train(job(dataset, labels, tiny_clip, tmp_path)), lambda: reached(tmp_path)):
-        with pytest.raises(CheckpointError, match="delete it to begin"):
+        with pytest.raises(CheckpointError, match="Delete it to restart"):
             read()
 
 

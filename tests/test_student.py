@@ -20,7 +20,7 @@ from clipzoo.losses import angmf
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import CONFIG
 from clipzoo.tasks import Convention
-from clipzoo.training.objectives import terms
+from clipzoo.training.objectives import build, terms
 
 
 @pytest.mark.parametrize("layers", [(4,), (2, 3), (-3,), (1, 4), (-2, -1)])
@@ -152,7 +152,7 @@ def test_a_named_loss_gets_its_channels_trains_them_and_is_saved(tiny_clip: str,
     assert [raw.shape[1] for raw in out["predictions"].values()] == [4, 3]
     target = {"vectors": torch.nn.functional.normalize(torch.ones(2, 3, 8, 8), dim=1), "valid": torch.ones(2, 8, 8) > 0}
     batch = Batch(images, images, [], dict.fromkeys(student.specs, target), [])
-    named = terms(student, out, batch)
+    named = terms(build(student), out, batch)
     raw = heads.resize(out["predictions"]["normals/x"], (8, 8))
     assert named["normals/x"] == angmf.loss(raw, target["vectors"], target["valid"], eps=1e-2)
     student.save(tmp_path)

@@ -25,12 +25,12 @@ from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.stopping import Interrupted
 from clipzoo.store import Store
-from clipzoo.training import Job, optimizer, read_log, train
+from clipzoo.training import Job, Training, optimizer, read_log, train
 
 STEPS = 12
 
 
-def job(dataset: Path, labels: Path, model: str, out: Path, **settings: object) -> Job:
+def job(dataset: Path, labels: Path, model: str, out: Path, **settings: object) -> Training:
     columns = {c.name: c for c in Store(labels).columns()}
     reader = open_dataset(str(dataset))
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def job(dataset: Path, labels: Path, model: str, out: Path, **settings: object) 
     )
     values = {"steps": STEPS, "batch_size": 16, "log_every": 1, "checkpoint_every": 2, **settings}
     recipe = TrainingRecipe.model_validate(values)
-    return Job(student, data, {}, recipe, rate=1e-3, steps=recipe.steps, out=out)
+    return Training(Job(recipe, rate=1e-3, steps=recipe.steps, out=out), student, data)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_asked_to_stop_it_saves_first(
 
     stopping = job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100, workers=workers)
     stopping = replace(stopping, on_step=stop)
-    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM; the same command goes on behind step 4"):
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM after step 4; rerun the command to resume"):
         train(stopping)
     assert (tmp_path / "checkpoint.pt").exists()
     train(job(dataset, labels, tiny_clip, tmp_path, checkpoint_every=100))
@@ -161,7 +161,7 @@ def test_asked_twice_it_does_not_wait(dataset: Path, labels: Path, tiny_clip: st
 def test_a_student_with_dropout_resumes_to_the_same_bits(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, last: int, workers: int
 ) -> None:
-    def dropping(out: Path) -> Job:
+    def dropping(out: Path) -> Training:
         made = job(dataset, labels, tiny_clip, out, checkpoint_every=100, workers=workers)
         made.student.heads["depth/test-truth"].mix.append(torch.nn.Dropout(0.5))
         return made
@@ -235,7 +235,7 @@ def test_a_measurement_that_fails_costs_no_training(
 
 def test_a_damaged_checkpoint_says_what_to_do(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match="delete it"):
+    with pytest.raises(CheckpointError, match="Delete it"):
         train(job(dataset, labels, tiny_clip, tmp_path))
 
 

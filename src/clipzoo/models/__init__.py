@@ -1,6 +1,7 @@
-"""The student: an OpenCLIP model with heads, and what it is loaded as for use."""
+"""The student: an OpenCLIP model with heads, for training and for use."""
 
+from clipzoo.models.head_spec import HeadSpec
 from clipzoo.models.loaded import load
-from clipzoo.models.student import HeadSpec, Student
+from clipzoo.models.student import Student
 
 __all__ = ["HeadSpec", "Student", "load"]

@@ -1,4 +1,4 @@
-"""OpenCLIP's models, checked by name before they are made, and made without fetching weights that are not wanted."""
+"""Making OpenCLIP's models: names are checked first, and no weights are downloaded that are not needed."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from clipzoo.progress import no_bars
 CONFIG = "open_clip_config.json"
 HUB, LOCAL = "hf-hub:", "local-dir:"
 HEADS = "clipzoo_heads"
-"""How the files of a student's heads begin."""
+"""Stem of the files of a student's heads."""
 CODE = ("trust_remote_code", "code_revision")
-"""Keywords of a tokenizer with which transformers runs Python code of others."""
+"""Keyword arguments of a tokenizer with which transformers runs third-party Python code."""
 WEIGHTS = (
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
 )  # fmt: skip
-"""Files of a folder that OpenCLIP (3.3.0) takes its weights from, the first first."""
+"""Weights files of a folder in OpenCLIP's order of preference (3.3.0)."""
 
 
 def make(
     model: str, pretrained: str | None, random: bool, trust_remote_code: bool = False
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """The model, its tokenizer and its configuration; arguments as of `Student.create`.
+    """Return the model, its tokenizer and its configuration; arguments as in `Student.create`.
 
     Raises:
-        CheckpointError: OpenCLIP does not know or cannot make the model, its weights do not fit, it does not take what
-            its configuration says, or its tokenizer would run code that is not trusted.
+        CheckpointError: OpenCLIP does not know or cannot make the model, its weights do not fit, its configuration
+            contradicts its towers, or its tokenizer would run code that is not trusted.
     """
     if ":" not in model:
         check_model(model, pretrained)
     tag = (get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else None) or {}
-    quick_gelu = bool(tag.get("quick_gelu"))  # OpenAI's weights and others were trained with it
+    quick_gelu = bool(tag.get("quick_gelu"))  # weights of OpenAI and others were trained with it
     try:
         config = get_model_config(model)
         options = _tokenizer_options(model, config, trust_remote_code)
@@ -71,99 +71,103 @@ def make(
 
 
 def here(model: str, pretrained: str | None) -> bool:
-    """Whether the weights are on this disk, so that to look at them fetches nothing."""
+    """Return True if the weights are on this disk, so that loading them downloads nothing."""
     if ":" in model:
         return model.startswith(LOCAL)
     return pretrained is not None and not get_pretrained_cfg(model, pretrained) and Path(pretrained).is_file()
 
 
 def _weights_file(model: str, pretrained: str | None, tag: dict[str, Any]) -> Path | None:
-    """Where the weights of a model are, fetched if need be; None for a plain name without any."""
+    """Return the weights file of a model, downloaded if necessary; None for a name without weights."""
     if model.startswith(HUB):
         return Path(download_pretrained_from_hf(model.removeprefix(HUB)))
     if model.startswith(LOCAL):
         folder = Path(model.removeprefix(LOCAL))
-        others = [one for end in ("safetensors", "bin", "pth") for one in sorted(folder.glob(f"*.{end}"))]
-        named = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-        if not (found := named + [one for one in others if not one.name.startswith(HEADS)]):
-            raise CheckpointError(f"{model} holds no weights: put {WEIGHTS[0]} into the folder, or take random: true")
-        return found[0]
-    return Path(download_pretrained(tag) if tag else pretrained) if pretrained else None
+        candidates = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+        for suffix in ("safetensors", "bin", "pth"):
+            candidates += [path for path in sorted(folder.glob(f"*.{suffix}")) if not path.name.startswith(HEADS)]
+        if not candidates:
+            raise CheckpointError(f"{model} holds no weights. Put {WEIGHTS[0]} into the folder, or set random: true")
+        return candidates[0]
+    if not pretrained:
+        return None
+    return Path(download_pretrained(tag) if tag else pretrained)
 
 
 def _unmade(model: str, pretrained: str | None, error: BaseException) -> str:
     if "trust_remote_code" in str(error):
-        return _code(model, "its tokenizer or text tower comes with Python code")
+        return _untrusted(model, "its tokenizer or text tower comes with Python code")
     return (
-        f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {type(error).__name__}: {brief(error)}"
-        f"; weights may be a file, too, and a model local-dir:PATH, a folder with {CONFIG}, or hf-hub:ID"
+        f"OpenCLIP cannot make the model {model!r} (pretrained={pretrained!r}): {type(error).__name__}: "
+        f"{brief(error)}. pretrained is a tag or a weights file; a model is an OpenCLIP name, local-dir:PATH (a folder "
+        f"with {CONFIG}) or hf-hub:ID"
     )
 
 
-def _code(model: str, what: str) -> str:
+def _untrusted(model: str, reason: str) -> str:
     return (
-        f"{model} is not loaded, for {what}, which would run with all your rights: read it, and if you trust it, set "
-        "student.trust_remote_code: true in the recipe, or call with trust_remote_code=True; of a text tower OpenCLIP "
-        "runs no such code in any case"
+        f"{model} is not loaded: {reason}, which would run with all your rights. Read this code. If you trust it, set "
+        "student.trust_remote_code: true in the recipe, or call with trust_remote_code=True. OpenCLIP never runs such "
+        "code of a text tower"
     )
 
 
 def _tokenizer_options(model: str, config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
-    """What is told to the tokenizer about code; raises `CheckpointError` where a configuration asks to run its own."""
+    """Return the tokenizer's options on code; raise `CheckpointError` if its configuration enables untrusted code."""
     text = config["text_cfg"]
-    asked = [name for name, value in (text.get("tokenizer_kwargs") or {}).items() if name in CODE and value]
-    if asked and not trust_remote_code:
+    enabled = [name for name, value in (text.get("tokenizer_kwargs") or {}).items() if name in CODE and value]
+    if enabled and not trust_remote_code:
         raise CheckpointError(
-            _code(model, f"its configuration sets {asked[0]}: its tokenizer runs Python code of its own")
+            _untrusted(model, f"its configuration sets {enabled[0]} for Python code of its tokenizer")
         )
     return {"trust_remote_code": trust_remote_code} if text.get("hf_tokenizer_name") else {}
 
 
 @torch.no_grad()
 def _try(model: str, clip: Any, tokenizer: Any) -> None:
-    """Show the model a blank image and a text: towers of timm, and tokenizers, may be of other sizes than it says."""
+    """Encode a blank image and a text: towers of timm and tokenizers may contradict the sizes in the configuration."""
     size = clip.visual.image_size
     H, W = (size, size) if isinstance(size, int) else size
     training = clip.training
-    clip.eval()  # keeps batch norm's statistics out of this
+    clip.eval()  # does not change the statistics of batch norm
     try:
         clip.encode_image(torch.zeros(1, 3, H, W))
     except _weights.FAILS as error:
         raise CheckpointError(
-            f"the vision tower of {model} does not take the {H}×{W} images of its configuration ({brief(error)}); "
-            "set vision_cfg.image_size to the tower's own size, or name the tower of that size"
+            f"the vision tower of {model} does not take the {H}×{W} images of its configuration ({brief(error)}). "
+            "Set vision_cfg.image_size to the size of the tower, or name a tower of that size"
         ) from error
     try:
         clip.encode_text(tokenizer(["a picture"]))
     except _weights.FAILS as error:
         raise CheckpointError(
-            f"the text tower of {model} does not take what its tokenizer makes ({type(error).__name__}: {brief(error)}"
-            "); make text_cfg.context_length and vocab_size those of the tokenizer"
+            f"the text tower of {model} does not accept the tokens of its tokenizer ({type(error).__name__}: "
+            f"{brief(error)}). Set text_cfg.context_length and vocab_size to those of the tokenizer"
         ) from error
     clip.train(training)
 
 
 def check_model(model: str, pretrained: str | None = None) -> None:
-    """Raise `CheckpointError` unless OpenCLIP has a model of this plain name, and weights of this tag or file."""
+    """Raise `CheckpointError` unless OpenCLIP has a model of this name, and weights of this tag or file."""
     if model not in open_clip.list_models():
         raise CheckpointError(
-            f"OpenCLIP has no model {model!r}, and it is no local-dir:PATH, hf-hub:ID or demo:clip; "
-            f"{plugins.hint(model, open_clip.list_models())}"
+            f"OpenCLIP has no model {model!r}; {plugins.hint(model, open_clip.list_models())}. Other models are "
+            "local-dir:PATH, hf-hub:ID and demo:clip"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not (pretrained is None or Path(pretrained).is_file() or get_pretrained_cfg(model, pretrained)):
-        meant = plugins.nearest(pretrained, tags)
+        similar = plugins.nearest(pretrained, tags)
         raise CheckpointError(
-            f"{model} has no weights {pretrained!r}: no file has that name, and its tags are "
-            f"{', '.join(tags) or 'none'}{'; ' if meant else ''}{meant}"
+            f"{model} has no weights {pretrained!r}: no such file exists, and its tags are {', '.join(tags) or 'none'}"
+            + (f"; {similar}" if similar else "")
         )
 
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """Silence OpenCLIP's warning of missing weights, which it is not asked to load.
+    """Silence OpenCLIP's warning of missing weights, which clipzoo loads afterwards.
 
-    open_clip_torch 3.3 warns on the root logger, 4.2 on one named for its module.
+    open_clip_torch 3.3 warns on the root logger, 4.2 on the logger of its module.
     """
 
     def wanted(record: logging.LogRecord) -> bool:
@@ -181,7 +185,7 @@ def _unwarned() -> Iterator[None]:
 
 @contextmanager
 def _unasked() -> Iterator[None]:
-    """Keeps transformers (5.24) from asking on the terminal whether to run a model's code: it is refused."""
+    """Make transformers (5.24) refuse a model's code instead of asking on the terminal."""
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
@@ -192,7 +196,7 @@ def _unasked() -> Iterator[None]:
 
 @contextmanager
 def _unfetched(model: str) -> Iterator[str]:
-    """The model's name; of one on the hub a folder with its config alone, for OpenCLIP fetches weights in any case."""
+    """Yield the model's name; for ``hf-hub:`` a folder with only its config, since OpenCLIP would fetch weights."""
     if not model.startswith(HUB):
         yield model
         return

@@ -1,4 +1,4 @@
-"""A trained student, ready for use: ``clipzoo.load``."""
+"""A trained student for inference: ``clipzoo.load``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ class Loaded:
     """A student in evaluation mode.
 
     Attributes:
-        model: the OpenCLIP model. preprocess: OpenCLIP's evaluation transform, PIL image -> float [3,H,W].
-        tokenizer: texts -> int64 [N,L]. columns: what `predict` knows, a head each.
+        model: the OpenCLIP model.
+        preprocess: OpenCLIP's evaluation transform, PIL image -> float [3,H,W].
+        tokenizer: texts -> int64 [N,L].
+        columns: columns that `predict` accepts, one per head.
     """
 
     def __init__(self, student: Student) -> None:
@@ -42,15 +44,15 @@ class Loaded:
 
     @torch.no_grad()
     def predict(self, images: Sequence[Picture], name: str) -> list[Any]:
-        """Labels of ``images``, each at its image's size; the whole image is seen, squashed to the student's size.
+        """Return labels of ``images``, each at its image's size. Whole images are squashed to the student's size.
 
         Args:
             images: see `Picture`.
-            name: a column, or a task if one column alone is of it.
+            name: a column, or a task that exactly one column has.
 
         Raises:
-            CheckpointError: no head, or more than one, is meant.
-            ImageError: something is no picture.
+            CheckpointError: no head, or more than one, has that name.
+            ImageError: an item is not an image.
         """
         column = self._column(name)
         spec = self.student.specs[column]
@@ -65,34 +67,35 @@ class Loaded:
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Picture]) -> Tensor:
-        """Unit vectors, float32 [N,D] on the CPU, of what OpenCLIP's transform shows of each image."""
+        """Return unit vectors, float32 [N,D] on the CPU, of images after OpenCLIP's transform."""
         parts = []
         for pictures in _batches(images):
-            seen = torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pictures])
-            parts.append(self.model.encode_image(seen.to(self.student.mean.device), normalize=True).float().cpu())
+            inputs = torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pictures])
+            parts.append(self.model.encode_image(inputs.to(self.student.mean.device), normalize=True).float().cpu())
         return torch.cat(parts)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors, float32 [N,D] on the CPU, of texts, or of one."""
+        """Return unit vectors, float32 [N,D] on the CPU, of one or several texts."""
         texts = [texts] if isinstance(texts, str) else texts
         return self.student.encode_text(texts).float().cpu()
 
     def _column(self, name: str) -> str:
-        found = [c for c, spec in self.student.specs.items() if name in (c, spec.task)]
-        if len(found) != 1:
-            several = f"{len(found)} heads are meant by" if found else "no head is named"
+        columns = [column for column, spec in self.student.specs.items() if name in (column, spec.task)]
+        if len(columns) != 1:
+            count = f"{len(columns)} heads have the task" if columns else "no head is named"
             none = "no heads: `clipzoo export RUN --heads` keeps them, and RUN/arms/clipzoo/<seed>/student has them"
-            raise CheckpointError(f"{several} {name!r}; the student has {', '.join(self.columns) or none}")
-        return found[0]
+            raise CheckpointError(f"{count} {name!r}; the student has {', '.join(self.columns) or none}")
+        return columns[0]
 
 
 def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
-    """A student from its folder: that of a run (``arms/clipzoo/0/student``), or an exported one.
+    """Load a student from a folder of a run (``arms/clipzoo/0/student``), or from an exported one.
 
     Args:
-        path: the folder. device: as torch names it.
-        trust_remote_code: let its tokenizer run Python code that comes with it; none is run otherwise.
+        path: folder of the student.
+        device: device in PyTorch's notation.
+        trust_remote_code: allow its tokenizer to run Python code that comes with it.
 
     Raises:
         CheckpointError: the folder holds no student, a damaged one, or one that would run code that is not trusted.
@@ -100,21 +103,24 @@ def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) ->
     folder = files.local(path, "a student")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
-            f"{folder} holds no {CONFIG}, so it is no student's folder; name one such as RUN/arms/clipzoo/0/student, "
-            "or one that `clipzoo export` wrote"
+            f"{folder} holds no {CONFIG}, so it is not the folder of a student. Give a folder such as "
+            "RUN/arms/clipzoo/0/student, or one that `clipzoo export` wrote"
         )
     student = Student.load(folder, trust_remote_code)
     try:
         return Loaded(student.to(device))
     except (RuntimeError, AssertionError) as error:  # torch built without a device asserts
-        raise CheckpointError(f"the student cannot be put on {device!r}: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"the student cannot be moved to {device!r}: {str(error).splitlines()[0]}. Choose another "
+            "device, such as cpu"
+        ) from error
 
 
 def _batches(images: Sequence[Picture]) -> Iterator[list[ImageArray]]:
     if isinstance(images, Image.Image):
         images = [images]
     if not len(images):
-        raise ImageError("no images were given; give at least one, in a list")
+        raise ImageError("no images were given. Give at least one image, in a list")
     for i in range(0, len(images), BATCH):
         yield [_pixels(image) for image in images[i : i + BATCH]]
 
@@ -123,6 +129,6 @@ def _pixels(image: Picture) -> ImageArray:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
-        seen = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ImageError(f"{seen} is no picture; give PIL images or uint8 arrays of shape (height, width, 3)")
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"{kind} is not an image. Give PIL images or uint8 arrays of shape (height, width, 3)")
     return image

@@ -308,7 +308,7 @@ def _forward(student: Student, strides: Mapping[str, int], precision: str, count
     batch = Batch(images, student.tokenize(captions), captions, targets, [])
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         out = student(batch.images, batch.tokens)
-    return objectives.terms(student, out, batch)
+    return objectives.terms(objectives.build(student), out, batch)
 
 
 def _share(share: float | None) -> str:

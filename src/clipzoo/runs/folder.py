@@ -48,7 +48,7 @@ from clipzoo.readers import Entry, Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_splits
 from clipzoo.store import Column, Store
-from clipzoo.training import Job, ended, finished
+from clipzoo.training import Job, Training, check_single_process, ended, finished
 from clipzoo.training import train as train_job
 from clipzoo.types import decode_image
 
@@ -95,6 +95,7 @@ class Run:
         self.recipe, self.out = recipe, files.local(out, "a run's folder")
         self.progress, self.device, self.scratch = progress or Silent(), device, scratch
         self._held = False
+        check_single_process()
         self._settle()
 
     def _settle(self) -> None:
@@ -360,7 +361,7 @@ class Run:
         found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
         return found
 
-    def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Job:
+    def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Training:
         student, settings = self.start(arm, seed), self.recipe.training
         viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
         labels = {n: LabelColumn(c, w.stride) for n, (w, c) in self.columns.items()} if arm == "clipzoo" else {}
@@ -371,10 +372,9 @@ class Run:
             note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"
             self.progress.step(f"{arm} seed {seed}", step + 1, steps, note)
 
-        return Job(
-            student, dataset, weights, settings, rate, steps, out, self._guard, self.device, on_step,
-            lambda text: self.progress.stage(f"{arm}, seed {seed}: {text}"),
-        )  # fmt: skip
+        job = Job(settings, rate, steps, out, weights, seed, self.device)
+        say = lambda text: self.progress.stage(f"{arm}, seed {seed}: {text}")  # noqa: E731
+        return Training(job, student, dataset, self._guard, on_step, say)
 
     def _guard(self, student: Student) -> Iterator[tuple[str, float]]:
         """What training must not lower, on validation."""

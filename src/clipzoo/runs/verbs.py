@@ -29,7 +29,7 @@ from clipzoo.runs.preflight import TRAINED, check_arm
 from clipzoo.store import Store
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log, supervision
-from clipzoo.training.health import in_words
+from clipzoo.training.health import describe_supervision
 from clipzoo.types import ImageArray, decode_image
 
 PARITY_SAMPLES = 32
@@ -116,7 +116,7 @@ def evaluate(run: Run) -> Path:
         recipe=run.recipe.name,
         subsets={split: pair for split, pair in measured.items() if split != "test"},
         cost=_cost(run),
-        protocol=_protocol(run) | {"supervision": in_words(supervised.get("clipzoo", {}))},
+        protocol=_protocol(run) | {"supervision": describe_supervision(supervised.get("clipzoo", {}))},
         versions=software(),
     ) | {"supervision": supervised}
     path = run.out / "results.json"

@@ -1,7 +1,20 @@
-"""Training: the loop, the optimizer, checkpoints. It knows no task by name."""
+"""Training: a job, its loop, objectives, checkpoints and records. The loop knows no task by name."""
 
-from clipzoo.training.health import kept as supervision
-from clipzoo.training.loop import Job, ended, finished, reached, train
+from clipzoo.training.health import read_supervision as supervision
+from clipzoo.training.job import Job, Training
+from clipzoo.training.loop import train
+from clipzoo.training.ranks import check_single_process
 from clipzoo.training.records import read_log
+from clipzoo.training.result import ended, finished, reached
 
-__all__ = ["Job", "ended", "finished", "reached", "read_log", "supervision", "train"]
+__all__ = [
+    "Job",
+    "Training",
+    "check_single_process",
+    "ended",
+    "finished",
+    "reached",
+    "read_log",
+    "supervision",
+    "train",
+]

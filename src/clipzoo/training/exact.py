@@ -1,4 +1,4 @@
-"""What makes two runs of one training equal to the last bit."""
+"""Arithmetic that makes equal trainings give equal bits."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from clipzoo.errors import RecipeError
 
 @contextmanager
 def arithmetic(deterministic: bool) -> Iterator[None]:
-    """Compute with a fixed number of threads; if ``deterministic``, with one, and by deterministic kernels alone.
+    """Fix the number of threads; if ``deterministic``, use one thread and only deterministic kernels.
 
     The order in which several threads' partial sums are added is not fixed by all kernels, and MKL chooses the number
     of its threads call by call until `torch.set_num_threads` has been called (torch 2.14 switches `MKL_DYNAMIC` off
     there, and only there).
 
     Raises:
-        RecipeError: the device has no deterministic kernel of what the student or a loss computes.
+        RecipeError: the device has no deterministic kernel for an operation of the student or of a loss.
     """
     threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1 if deterministic else threads)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is not; read by torch
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it; torch reads it
         torch.use_deterministic_algorithms(True)
     try:
         yield
     except RuntimeError as error:
         if deterministic and "deterministic" in str(error):
             raise RecipeError(
-                f"training.deterministic is true, and a kernel of this device is not ({str(error).splitlines()[0]}): "
-                "choose another head or loss, train on the CPU, or give --set training.deterministic=false"
+                f"training.deterministic is true, but this device has no deterministic kernel for an operation "
+                f"({str(error).splitlines()[0]}). Choose another head or loss, train on the CPU, or add "
+                "--set training.deterministic=false"
             ) from error
         raise
     finally:

@@ -1,4 +1,4 @@
-"""How much of what a training should see can be read; too little ends it."""
+"""Samples and labels that cannot be read: too many stop a training, and all are counted at its end."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from clipzoo.errors import ClipzooError, DatasetError, StoreError
 from clipzoo.training.records import SKIPPED, lines
 
 WINDOW, EARLIEST = 10_000, 1_000
-"""The share of failures is that of the last so many samples, or labels of a column; while there are fewer than
-`EARLIEST`, it is taken of so many. So what is lost as a whole is noticed after 1,000 · max_failures of them."""
+"""The share of failures is computed over the last `WINDOW` samples, or labels of a column. While there are fewer than
+`EARLIEST`, it is computed over `EARLIEST`, so that a dataset of which all is lost stops after 1,000 · max_failures."""
 
 SUPERVISION = "supervision.json"
 
 
 class Health:
-    """The samples and labels of late that could not be read.
+    """Recent samples and labels that could not be read.
 
     Args:
-        allowed: the share of them that may fail.
-        labels: the columns.
+        allowed: share of them that may fail, 0 to 1.
+        labels: columns by name.
     """
 
     def __init__(self, allowed: float, labels: Mapping[str, LabelColumn]) -> None:
@@ -34,8 +34,8 @@ class Health:
         self._sums: dict[str, list[int]] = {}
         self._example: dict[str, str] = {}
 
-    def note(self, batch: Batch) -> None:
-        """Count a batch."""
+    def count(self, batch: Batch) -> None:
+        """Add the failures of a batch."""
         for key, reason in batch.skipped:
             column = column_of(reason, self.labels)
             self._example[column] = f"{key}: {reason.removeprefix(f'{column}: ')}"
@@ -46,65 +46,72 @@ class Health:
             while sums[1] - steps[0][1] >= WINDOW:
                 sums[:] = [a - b for a, b in zip(sums, steps.popleft(), strict=True)]
 
-    def judge(self, step: int, last: bool) -> None:
-        """Raise `DatasetError` or `StoreError` if too much failed; the ``last`` step judges what there is."""
+    def check(self, step: int, last: bool) -> None:
+        """Raise `DatasetError` or `StoreError` if too much failed; `EARLIEST` does not apply at the ``last`` step."""
         for name, (failed, wanted) in self._sums.items():
             if failed > self.allowed * max(wanted, 0 if last else EARLIEST):
                 raise self._error(step, name, failed, wanted)
 
     def _error(self, step: int, name: str, failed: int, wanted: int) -> ClipzooError:
         kind: type[ClipzooError] = StoreError if name else DatasetError
-        what = f"labels of {name}" if name else "samples"
+        unit = f"labels of {name}" if name else "samples"
         store = self.labels[name].column.path.parent.parent if name else None
-        fix = f"`clipzoo labels verify {store}` names them: label these shards again" if name else "Restore the dataset"
+        fix = "Restore the dataset"
+        if name:
+            fix = f"Run `clipzoo labels verify {store}`, which names them, and label these shards again"
         return kind(
-            f"training stopped at step {step}: {failed:,} of the last {wanted:,} {what} cannot be read "
+            f"training stopped at step {step}: {failed:,} of the last {wanted:,} {unit} cannot be read "
             f"({failed / wanted:.1%}), more than training.max_failures={self.allowed:g} allows. The last one is "
-            f"{self._example[name]}\n{fix}; then the same command goes on from the last checkpoint. Or allow more: "
-            "--set training.max_failures=SHARE"
+            f"{self._example[name]}\n{fix}, then rerun the command, which resumes from the last checkpoint. To allow "
+            "more failures: --set training.max_failures=SHARE"
         )
 
 
 def column_of(reason: str, columns: Mapping[str, object]) -> str:
-    """The column whose label a reason of `Batch.skipped` is of; "" where it is of the sample."""
+    """Return the column that a reason of `Batch.skipped` names, "" if it concerns the whole sample."""
     return next((name for name in columns if reason.startswith(f"{name}: ")), "")
 
 
 def supervision(plan: Plan, labels: Mapping[str, LabelColumn], out: Path) -> dict[str, Any]:
-    """What a training had to learn from, and how often a sample or label could not be read: plain JSON values."""
+    """Return counts of samples, labels and failed reads of a training: plain JSON values."""
     skips = Counter(column_of(line["reason"], labels) for line in lines(out / SKIPPED))
     labeled = plan.labeled()
     columns = {name: {"labels": labeled[name], "unreadable": skips[name]} for name in labels}
     return {"samples": len(plan), "left_out": dict(plan.left_out), "unreadable": skips[""], "columns": columns}
 
 
-def unread(found: Mapping[str, Any]) -> str:
-    """What could not be read, in words; "" if all could be."""
-    counts = {"samples": found["unreadable"]}
-    counts |= {f"labels of {name}": column["unreadable"] for name, column in found["columns"].items()}
-    told = [f"{count:,} {what}" for what, count in counts.items() if count]
-    return f"{', '.join(told)} could not be read while it was trained; {SKIPPED} says why" if told else ""
+def describe_unreadable(counted: Mapping[str, Any]) -> str:
+    """Return a sentence about failed reads, "" if there were none."""
+    counts = {"samples": counted["unreadable"]}
+    counts |= {f"labels of {name}": column["unreadable"] for name, column in counted["columns"].items()}
+    failed = [f"{count:,} {unit}" for unit, count in counts.items() if count]
+    return f"{', '.join(failed)} could not be read during training; {SKIPPED} lists the reasons" if failed else ""
 
 
-def in_words(seeds: Mapping[str, Any]) -> str:
-    """Of an arm, by seeds: how many samples each column labels, and how often one could not be read."""
-    told = []
-    for name in next(iter(seeds.values()), {"columns": {}})["columns"]:
-        first, unread = next(iter(seeds.values())), [one["columns"][name]["unreadable"] for one in seeds.values()]
-        line = f"{name}: {first['columns'][name]['labels']:,} of {first['samples']:,} samples have a label"
-        told.append(line + (f", unreadable by seed: {', '.join(f'{n:,}' for n in unread)}" if any(unread) else ""))
-    return "; ".join(told) or "none is known"
+def describe_supervision(seeds: Mapping[str, Any]) -> str:
+    """Return a sentence about an arm's labels and failed reads per column; ``seeds``: seed -> `supervision`."""
+    if not seeds:
+        return "unknown"
+    first = next(iter(seeds.values()))
+    parts = []
+    for name, column in first["columns"].items():
+        part = f"{name}: {column['labels']:,} of {first['samples']:,} samples have a label"
+        failed = [counted["columns"][name]["unreadable"] for counted in seeds.values()]
+        if any(failed):
+            part += f", unreadable by seed: {', '.join(f'{count:,}' for count in failed)}"
+        parts.append(part)
+    return "; ".join(parts) or "no labels"
 
 
-def keep(out: Path, found: Mapping[str, Any]) -> None:
+def write_supervision(out: Path, counted: Mapping[str, Any]) -> None:
     """Write ``supervision.json``."""
-    files.write(out / SUPERVISION, json.dumps(found, indent=1).encode())
+    files.write(out / SUPERVISION, json.dumps(counted, indent=1).encode())
 
 
-def kept(out: Path) -> dict[str, Any] | None:
-    """What `keep` wrote; None where an earlier clipzoo trained, or the file is damaged."""
+def read_supervision(out: Path) -> dict[str, Any] | None:
+    """Return what `write_supervision` wrote; None if the file is missing or damaged."""
     try:
-        found = json.loads((out / SUPERVISION).read_bytes())
+        counted = json.loads((out / SUPERVISION).read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return counted if isinstance(counted, dict) else None

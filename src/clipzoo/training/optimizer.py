@@ -1,4 +1,4 @@
-"""AdamW with a rate for each part of the student, and the schedule of the rates."""
+"""AdamW with one learning rate per part of the student, and the schedule of the rates."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from clipzoo.models import Student
 
 EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent")
-"""Parts of the names that OpenCLIP and timm give them."""
+"""Parts of the names of embeddings in OpenCLIP and timm."""
 
 
 def build(student: Student, rates: dict[str, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the student's parts.
+    """Return AdamW over the student's parts.
 
     Args:
         student: its `parameter_groups` name the parts.
@@ -37,7 +37,10 @@ def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor on the peak rate at ``step`` of ``steps``: linear warm-up over that share, then half a cosine to 0."""
+    """Return the factor on the peak rate at ``step`` of ``steps``.
+
+    It rises linearly over the share ``warmup`` of the steps, then falls to 0 as half a cosine.
+    """
     first = max(round(steps * warmup), 1)
     if step < first:
         return (step + 1) / first

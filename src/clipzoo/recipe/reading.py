@@ -1,0 +1,86 @@
+"""Reading a recipe from YAML and plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from clipzoo import files
+from clipzoo.errors import RecipeError
+from clipzoo.files import AnyPath
+from clipzoo.recipe.fields import Recipe
+from clipzoo.recipe.mistakes import mistakes
+from clipzoo.trust import listed
+
+
+def load(path: AnyPath, overrides: Sequence[str] = (), trust: bool = False) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: ``a.b=value`` each, the value in YAML; items of lists by number.
+        trust: allow the Python code that the recipe names to run (docs/security.md).
+
+    Raises:
+        RecipeError: the recipe has mistakes, all of which are listed, or it names code that is not trusted.
+    """
+    recipe = _read(path, overrides)
+    if recipe.code and not trust:
+        raise RecipeError(
+            f"{listed(recipe.code, path)}. Read this code. If you trust it, load the recipe with trust=True"
+        )
+    return recipe
+
+
+def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Return a recipe from plain values.
+
+    Args:
+        values: fields of the recipe.
+        source: name of the recipe in messages.
+
+    Raises:
+        RecipeError: the values have mistakes, all of which are listed.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = mistakes(values, error)
+        count = f"{len(lines)} mistake{'s'[: len(lines) > 1]}"
+        raise RecipeError(f"{source} has {count}:\n" + "\n".join(lines)) from error
+
+
+def _read(path: AnyPath, overrides: Sequence[str]) -> Recipe:
+    try:
+        values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"{path} holds {type(values).__name__}, and a recipe is a mapping from fields to values. Write it as "
+            "described in docs/recipe.md"
+        )
+    for override in overrides:
+        _override(values, override)
+    options = "".join(f" --set {override}" for override in overrides)
+    return parse(values, f"{path} with{options}" if options else str(path))
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Set the value of ``a.b=value`` in nested values."""
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set takes a.b=value, not {override!r}")
+    *parents, last = path.strip().split(".")
+    node: Any = values
+    try:
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError(f"--set {override}: {path} is not a field of the recipe ({error})") from error

@@ -1,0 +1,73 @@
+"""A training: its plain description, and the live objects that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipzoo.data import TrainingSet
+from clipzoo.models import Student
+from clipzoo.recipe import TrainingRecipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """Plain description of one training: a driver writes it, a process executes it.
+
+    Attributes:
+        settings: training part of the recipe.
+        rate: peak learning rate of the image tower.
+        steps: number of updates.
+        out: folder of the checkpoint, the log and the result.
+        weights: term of the loss -> weight; 1 if absent.
+        seed: seed of the random state of a new training; that of the dataset.
+        device: device in PyTorch's notation.
+    """
+
+    settings: TrainingRecipe
+    rate: float
+    steps: int
+    out: Path
+    weights: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Part of the student -> peak learning rate."""
+        text = self.rate * self.settings.text_factor
+        return {"heads": self.settings.heads_learning_rate, "image": self.rate, "text": text}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, which `from_json` reads."""
+        settings, weights = self.settings.model_dump(mode="json"), dict(self.weights)
+        return {**vars(self), "settings": settings, "weights": weights, "out": str(self.out)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Job:
+        """Return the job that `to_json` described."""
+        settings = TrainingRecipe.model_validate(values["settings"])
+        return cls(**{**values, "settings": settings, "out": Path(values["out"])})
+
+
+@dataclass(frozen=True)
+class Training:
+    """A job with the live objects of the process that executes it.
+
+    Attributes:
+        job: plain description.
+        student: initial student; trained in place.
+        dataset: samples and labels.
+        evaluate: called every ``settings.evaluate_every`` steps and at the end; yields (name, value).
+        on_step: called with the step and its values when they are logged.
+        say: called at the end with a sentence about samples and labels that could not be read, if there are any.
+    """
+
+    job: Job
+    student: Student
+    dataset: TrainingSet
+    evaluate: Callable[[Student], Iterable[tuple[str, float]]] | None = None
+    on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)
+    say: Callable[[str], None] = field(default=lambda text: None)

@@ -1,0 +1,45 @@
+"""Objectives: the terms of the training loss, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipzoo.data import Batch
+from clipzoo.models import Student
+from clipzoo.training.objectives.base import Objective
+from clipzoo.training.objectives.column import ColumnObjective
+from clipzoo.training.objectives.contrastive import ContrastiveObjective
+
+__all__ = ["ColumnObjective", "ContrastiveObjective", "Objective", "build", "terms", "total"]
+
+
+def build(student: Student, weights: Mapping[str, float] | None = None) -> list[Objective]:
+    """Return the contrastive objective and one objective per column of the student.
+
+    Args:
+        student: its specs name the columns.
+        weights: name of a term -> weight; 1 if absent.
+    """
+    given = weights or {}
+    contrastive = ContrastiveObjective(given.get(ContrastiveObjective.name, 1.0))
+    return [contrastive, *(ColumnObjective(name, spec, given.get(name, 1.0)) for name, spec in student.specs.items())]
+
+
+def terms(objectives: Sequence[Objective], outputs: Mapping[str, Any], batch: Batch) -> dict[str, Tensor]:
+    """Return name -> unweighted scalar term, in float32.
+
+    Args:
+        objectives: terms to compute.
+        outputs: what the student's forward pass returned for the batch.
+        batch: images, tokens and targets.
+    """
+    return {objective.name: objective(outputs, batch) for objective in objectives}
+
+
+def total(objectives: Sequence[Objective], values: Mapping[str, Tensor]) -> Tensor:
+    """Return the weighted sum of the terms, a scalar."""
+    return torch.stack([objective.weight * values[objective.name] for objective in objectives]).sum()

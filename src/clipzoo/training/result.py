@@ -1,0 +1,56 @@
+"""The result of a training: the folder ``student``, and the mark that it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipzoo import files
+from clipzoo.errors import CheckpointError
+from clipzoo.models import Student
+from clipzoo.training import checkpoint, health, ranks
+from clipzoo.training.job import Training
+
+STUDENT, DONE = "student", "done"
+"""The student's folder in the folder of a training; the file in it that marks it as whole."""
+
+
+def write(training: Training) -> None:
+    """Write the student and the record of its supervision, then delete the checkpoint."""
+    if not ranks.is_main():
+        return
+    out, dataset = training.job.out, training.dataset
+    supervision = health.supervision(dataset.plan, dataset.labels, out)
+    health.write_supervision(out, supervision)
+    if unreadable := health.describe_unreadable(supervision):
+        training.say(unreadable)
+    training.student.save(out / STUDENT)
+    files.settle(out / STUDENT)
+    files.write(out / STUDENT / DONE, b"")
+    (out / checkpoint.NAME).unlink(missing_ok=True)
+
+
+def ended(out: Path) -> bool:
+    """Return True if the training in this folder has ended and its student is whole."""
+    return (out / STUDENT / DONE).exists()
+
+
+def reached(out: Path) -> int:
+    """Return the number of steps that an unfinished training need not repeat."""
+    return checkpoint.step(out / checkpoint.NAME)
+
+
+def finished(out: Path, device: str, trust_remote_code: bool = False) -> Student | None:
+    """Return the student of a training that has ended, else None.
+
+    Raises:
+        CheckpointError: its files are damaged.
+    """
+    if not ended(out):
+        return None
+    try:
+        return Student.load(out / STUDENT, trust_remote_code).to(device).eval()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the trained student in {out / STUDENT} cannot be used: {error}. Restore it from a copy, or delete the "
+            f"folder {out} and rerun the command, which repeats this training"
+        ) from error
