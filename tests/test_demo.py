@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipzoo import demo, experts
+from clipzoo import experts, locations, model_schemes
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.demo import rooms
-from clipzoo.demo.locate import PACKAGED
 from clipzoo.demo.meshes import classes, meshes, names
+from clipzoo.demo.packaged import SPLITS as PACKAGED
 from clipzoo.demo.render import conventions, render_split, truth_of
 from clipzoo.errors import DatasetError
 from clipzoo.evaluation.suite import Suite
@@ -102,15 +102,17 @@ def test_a_trained_split_carries_no_truth(tmp_path: Path) -> None:
     assert not (tmp_path / "truth").exists()
 
 
-@pytest.mark.parametrize(("location", "says"), [("demo:tset", "no such packaged"), ("rooms:test", "is not rooms:")])
+@pytest.mark.parametrize(
+    ("location", "says"), [("demo:tset", "no such packaged"), ("rooms:test", "is not of the form rooms:<split>")]
+)
 def test_wrong_locations_are_named(location: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=says):
-        demo.locate(location, tmp_path)
+        locations.resolve(location, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(demo.locate("demo:test", tmp_path_factory.mktemp("cache"))).parent
+    return Path(locations.resolve("demo:test", tmp_path_factory.mktemp("cache"))).parent
 
 
 def test_the_package_is_small_enough_and_whole(unpacked: Path) -> None:
@@ -157,7 +159,7 @@ def test_the_tiny_experts_are_good_but_not_perfect(unpacked: Path, task: str) ->
 
 def test_the_tiny_clip_knows_at_least_half_of_the_names(unpacked: Path) -> None:
     suite = Suite.load({"test": unpacked / "test"}, (96, 96))
-    student = Student.create(demo.locate_model("demo:clip")).eval()
+    student = Student.create(model_schemes.resolve("demo:clip")).eval()
     top1 = suite.recognition(student, "test")["zero_shot"].compute()["zero_shot/top1"]
     assert top1 >= 0.5
     assert top1 >= 3 / len(names())

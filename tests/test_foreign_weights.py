@@ -17,12 +17,12 @@ from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 from clipzoo import recipe
+from clipzoo import runs as workspace
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import CONFIG
 from clipzoo.models.student import HEADS, WEIGHTS
-from clipzoo.runs import folder as workspace
 from clipzoo.runs import new_recipe as draft
 from clipzoo.runs import verbs as pipeline
 from clipzoo.runs.dry_run import preview

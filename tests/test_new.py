@@ -12,9 +12,9 @@ from clipzoo.cli import app
 from clipzoo.errors import ClipzooError
 from clipzoo.experts import ExpertCard
 from clipzoo.labeling import label
+from clipzoo.runs import Run
 from clipzoo.runs import new_recipe as draft
 from clipzoo.runs.dry_run import preview
-from clipzoo.runs.folder import Run
 from clipzoo.tasks import Convention
 from making import make_dataset
 
@@ -44,7 +44,7 @@ def test_wrong_answers_are_told_and_asked_again(
     assert result.exit_code == 0, result.output
     for said in (
         "no file or folder", "48 usable samples", "ViT-B-16", "has no weights 'opnai'", "yfcc15m", "depth",
-        "give each expert once", "has no folder images/", "'none' is not a number of epochs", "'-1' is not",
+        "give at least one expert", "has no folder images/", "'none' is not a number of epochs", "'-1' is not",
         f"next: clipzoo run {out} --dry-run",
     ):  # fmt: skip
         assert said in result.output, said
@@ -163,8 +163,8 @@ def test_labels_that_are_there_are_used_and_none_is_made_again(
         assert [(c.expert, c.column) for c in written.columns] == [(None, "depth/demo-depth"), ("demo:edges", None)]
         assert "depth/demo-depth: depth, license " in result.output
         assert "demo:edges: edges, license " in result.output
-        assert "labeling comes before" not in Path(f"{number}.yaml").read_text()
-    assert Run(written, tmp_path / "run").unlabeled() == []
+        assert "labeling comes first" not in Path(f"{number}.yaml").read_text()
+    assert Run(written, tmp_path / "run").inputs.unlabeled() == []
     wrong = ["new", "--yes", "--out", "x.yaml", *common, "--data", str(dataset), "--expert"]
     for name, says in (
         ("edges", "'edges' names no expert"),
@@ -185,9 +185,9 @@ def test_labels_that_are_there_are_used_and_none_is_made_again(
         "demo:edges",
     ]
     CliRunner().invoke(app, none, catch_exceptions=False)
-    assert "; labeling comes before" in Path("2.yaml").read_text()
+    assert "; labeling comes first" in Path("2.yaml").read_text()
     assert recipe.load("2.yaml").store is None
-    assert Run(recipe.load("2.yaml"), tmp_path / "other").unlabeled() == ["edges/demo-edges"]
+    assert Run(recipe.load("2.yaml"), tmp_path / "other").inputs.unlabeled() == ["edges/demo-edges"]
 
 
 def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
@@ -214,9 +214,9 @@ def test_the_head_names_the_command_and_promises_no_gpu_where_there_is_none() ->
         assert text.startswith(f"# clipzoo {verb} r.yaml ")
         assert f"clipzoo {'run' if verb == 'train' else 'train'}" not in text
         assert ("H100" in text) is (device == "cuda")
-        assert "; labeling comes before." in text
+        assert "; labeling comes first." in text
         batch = 256 if device == "cuda" else 32
-        assert f"{(2 if measured else 1) * (1000 // batch) * batch:,} images in all" in text, "of whole batches"
+        assert f"{(2 if measured else 1) * (1000 // batch) * batch:,} images in total" in text, "of whole batches"
 
 
 def test_the_head_counts_trials_and_whole_batches() -> None:
@@ -224,4 +224,4 @@ def test_the_head_counts_trials_and_whole_batches() -> None:
     start = draft.Start("ViT-B-16", "openai", False, (5, 11))
     splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}
     text = draft.draft(Path("r.yaml"), draft.Data("shards/", 330, {}), start, cards, splits, 1, "cpu")
-    assert f"{2 * 32 * (10 + 3 * 2):,} images in all" in text, "10 steps of 32, and three trials of 2, of both arms"
+    assert f"{2 * 32 * (10 + 3 * 2):,} images in total" in text, "10 steps of 32, and three trials of 2, of both arms"

@@ -20,14 +20,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clipzoo import recipe
+from clipzoo import runs as workspace
 from clipzoo.cli import app, main
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.progress import Silent
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.runs import folder as workspace
 from clipzoo.runs import verbs as pipeline
+from clipzoo.runs.preflight import pick_device
+from clipzoo.runs.results import cost as cost_of
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
@@ -249,10 +251,10 @@ def test_labels_cost_what_went_into_them_and_dropped_work_stands_apart(world: re
     run = workspace.Run(world, tmp_path)
     pipeline.label(run)
     ((name, (_, column)),) = run.columns.items()
-    before = pipeline._cost(run)[name]
+    before = cost_of(run)[name]
     assert before["dropped_seconds"] == 0
     column.finish(seconds=7.0)  # what a run spent on a shard that it did not commit
-    after = pipeline._cost(run)[name]
+    after = cost_of(run)[name]
     assert after["seconds_per_image"] == before["seconds_per_image"]
     assert after["dropped_seconds"] == 7.0
 
@@ -268,7 +270,7 @@ def changed(world: recipe.Recipe, **fields: Any) -> recipe.Recipe:
 def test_a_folder_of_another_recipe_is_refused_with_what_differs(finished: Path, world: recipe.Recipe) -> None:
     other = changed(world, seeds=[7], training={"steps": 9})
     with pytest.raises(
-        CheckpointError, match=r"another recipe.*\n  training\.steps: 24, not 9\n  seeds\.0: 0, not 7\n"
+        CheckpointError, match=r"another recipe\. It has\n  training\.steps: 24, not 9\n  seeds\.0: 0, not 7\n"
     ):
         workspace.Run(other, finished)
 
@@ -304,7 +306,7 @@ def test_scores_of_another_evaluation_are_forgotten(world: recipe.Recipe, tmp_pa
 
 def test_a_finished_student_is_found_whatever_its_labels_became(finished: Path, world: recipe.Recipe) -> None:
     run = workspace.Run(world, finished)
-    run.__dict__["plan"] = None  # would fail if it were used
+    run.inputs.__dict__["plan"] = None  # would fail if it were used
     assert run.train("clipzoo", 1).specs
 
 
@@ -357,7 +359,7 @@ def test_a_column_named_twice_is_refused(world: recipe.Recipe, tmp_path: Path) -
     pipeline.label(workspace.Run(world, tmp_path))
     (column,) = Store(tmp_path / "labels").columns()
     both = changed(world, columns=[*world.model_dump(mode="json")["columns"], {"column": column.name}])
-    with pytest.raises(RecipeError, match=f"two of the columns are {column.name}"):
+    with pytest.raises(RecipeError, match=f"{column.name} is listed twice"):
         workspace.Run(both, tmp_path)
 
 
@@ -404,7 +406,7 @@ def test_max_samples_bounds_labeling_too(world: recipe.Recipe, dataset: Path, tm
 
 def test_a_device_that_is_not_there_is_said() -> None:
     with pytest.raises(RecipeError, match="no device 'cuda:9'"):
-        pipeline.pick_device("cuda:9")
+        pick_device("cuda:9")
 
 
 def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> None:
@@ -457,10 +459,10 @@ def test_mistakes_on_the_command_line_are_clipzoo_errors(
 def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, tmp_path: Path) -> None:
     heard = Listener()
     run = workspace.Run(world.model_copy(update={"seeds": (0,)}), tmp_path, heard)
-    (expert,) = run.experts.values()
+    (expert,) = run.inputs.experts.values()
     expert.card = replace(expert.card, convention=Convention(classes=("background", "circle")))
-    assert run.loaded_experts() == {}
-    assert "no truth of segmentation with its convention" in heard.said[0]
+    assert run.measured.loaded_experts() == {}
+    assert "no true labels of segmentation with its convention" in heard.said[0]
 
 
 def interrupted() -> None:

@@ -51,7 +51,7 @@ def test_a_split_that_cannot_be_measured_on_is_told(places: Path) -> None:
     shutil.rmtree(images)
     (images / "0").mkdir(parents=True)
     (images / "0" / "a.jpg").write_bytes(b"")
-    with pytest.raises(RecipeError, match=r"evaluation.test .* cannot be measured on: .* holds a .tar"):
+    with pytest.raises(RecipeError, match=r"evaluation.test .* is not a benchmark folder: .* holds a .tar"):
         check_splits(made(places))
 
 
@@ -104,9 +104,9 @@ def test_places_beside_the_recipe_are_told_apart_from_those_here(
         "data": "data", "store": "bench", "student.model": "my clip", "evaluation.test": "bench/test",
         "columns.0.expert": "card.yaml",
     }.items():  # fmt: skip
-        assert f"  {name}: there is {places / place}, but no {elsewhere / place}\n" in told
+        assert f"  {name}: {elsewhere / place} does not exist, but {places / place} does\n" in told
     assert "columns.1" not in told
-    assert f"Start it in {places}, or write those places as they are seen from here" in told
+    assert f"Start clipzoo in {places}, or change these paths" in told
 
 
 @pytest.mark.parametrize(

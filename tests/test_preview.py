@@ -19,8 +19,8 @@ from clipzoo.errors import CheckpointError, ClipzooError, PlanError
 from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.runs import Run
 from clipzoo.runs.dry_run import _forward, estimate, kept_bytes, preview
-from clipzoo.runs.folder import Run
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
@@ -91,7 +91,7 @@ def test_epochs_are_steps_of_the_plan(values: dict[str, Any], tmp_path: Path) ->
     dataset = TrainingSet(run.plan, run.reader, {}, Viewing((32, 32)))
     one_epoch = sum(1 for _ in loader(dataset, 10, lambda texts: torch.zeros(len(texts), 1)))
     assert run.steps() == round(2.5 * one_epoch)
-    assert run.search_steps() == run.steps() // 4
+    assert run.trainings.trial_steps() == run.steps() // 4
 
 
 def test_looking_fetches_no_weights_of_the_student(
@@ -167,7 +167,7 @@ def test_what_is_measured_on_is_told_and_which_experts_are_asked(values: dict[st
     rows = dict(preview(parsed, tmp_path / "run").rows())
     for name, place in splits.items():
         run = Run(parsed, tmp_path / "real")
-        reader = open_dataset(f"{run.folder(place)}/images")
+        reader = open_dataset(f"{run.inputs.located(place)}/images")
         assert rows[f"evaluation.{name}"].startswith(
             f"{sum(len(reader.index(s)) for s in reader.shards):,} pictures of"
         )
@@ -218,7 +218,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(values: dict[str, Any], tmp
     path = tmp_path / "r.yaml"
     path.write_text(recipe.parse(values | {"evaluation": {}}).to_yaml())
     for arguments, says in (
-        (["run"], "nothing to measure on, for its evaluation.test is not set: give it a folder"),
+        (["run"], "evaluation.test is not set: arms cannot be measured without a benchmark"),
         (["train", "--device", "gpu"], "no device 'gpu'"),
         (["train", "--arm", "clipzo"], "no arm 'clipzo' to train; did you mean clipzoo"),
     ):

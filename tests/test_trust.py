@@ -15,13 +15,13 @@ from typer.testing import CliRunner, Result
 
 import clipzoo
 from clipzoo import cli, recipe, trust
+from clipzoo import runs as workspace
 from clipzoo.cli import _console, app
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.experts import runs_code
 from clipzoo.labeling import label
 from clipzoo.models import Student
 from clipzoo.models._open_clip import CONFIG
-from clipzoo.runs import folder as workspace
 from clipzoo.runs import new_recipe as draft
 from clipzoo.runs import verbs as pipeline
 from clipzoo.runs.dry_run import preview

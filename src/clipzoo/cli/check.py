@@ -16,13 +16,13 @@ def command(
     """Look at a dataset before it is used: what it holds, what is broken, suspicious, or comes again."""
     from tempfile import TemporaryDirectory
 
-    from clipzoo import demo
+    from clipzoo import locations
     from clipzoo.checking import check
     from clipzoo.checking.page import table
     from clipzoo.cli._console import bold, console
 
     with TemporaryDirectory() as cache:
-        found = check(demo.locate_data(data, Path(cache)), out, limit=limit)
+        found = check(locations.resolve_data(data, Path(cache)), out, limit=limit)
     console.print(table(found))
     if out is not None:
         console.print(f"the page is {bold(out)}")

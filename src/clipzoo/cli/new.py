@@ -36,7 +36,7 @@ def command(
     from clipzoo import recipe as recipes
     from clipzoo.cli._console import bars, bold, console
     from clipzoo.runs import new_recipe as draft
-    from clipzoo.runs.verbs import pick_device
+    from clipzoo.runs.preflight import pick_device
 
     draft.check_out(out)
     device = pick_device(device)

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from clipzoo import demo
+from clipzoo import locations
 from clipzoo.data import Batch, Plan
 from clipzoo.errors import PlanError
 from clipzoo.files import AnyPath
 from clipzoo.models import Student
 from clipzoo.progress import Progress
 from clipzoo.recipe import Recipe, TrainingRecipe
-from clipzoo.runs.folder import Run, told
+from clipzoo.runs._run import Run
 from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_arm
+from clipzoo.runs.trainings import describe
 from clipzoo.store import Column
 from clipzoo.tasks import Convention
 from clipzoo.tasks import get as get_task
@@ -141,14 +142,14 @@ class Preview:
     def _trainings(self) -> str:
         total = len(self.trainings) * self.steps + self.trials * self.search_steps
         trials = f" + {self.trials} trials × {self.search_steps:,}" if self.trials else ""
-        shown = f"{told(self.trainings)}\n{len(self.trainings)} × {self.steps:,}{trials} = {total:,} steps"
+        shown = f"{describe(self.trainings)}\n{len(self.trainings)} × {self.steps:,}{trials} = {total:,} steps"
         return shown if self.trainings else "none"
 
     def _done(self) -> str:
         ended = [one for one, steps in self.done.items() if steps >= self.steps]
         begun = {one: steps for one, steps in self.done.items() if 0 < steps < self.steps}
-        lines = [f"trained: {told(ended)}"] if ended else []
-        lines += [f"begun: {told([one])}, {steps:,} of {self.steps:,} steps" for one, steps in begun.items()]
+        lines = [f"trained: {describe(ended)}"] if ended else []
+        lines += [f"begun: {describe([one])}, {steps:,} of {self.steps:,} steps" for one, steps in begun.items()]
         lines += [f"{self.tried} of {self.trials} trials"] if self.tried else []
         lines += ["measured: results.json"] if (self.folder / "results.json").exists() else []
         behind = sum(self.done.values()) + self.tried * self.search_steps
@@ -201,7 +202,7 @@ def preview(
         folders = {one: run.folder_of(*one) for one in trainings}
         done = {one: steps if ended(folder) else reached(folder) for one, folder in folders.items()}
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
-        tried = sum(f"{rate:g}" in run.tried(arm) for arm in trained for rate in grid)
+        tried = sum(f"{rate:g}" in run.trainings.trials(arm) for arm in trained for rate in grid)
         splits = {} if arms else _splits(run)
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
@@ -211,7 +212,7 @@ def preview(
             left_out=left_out,
             coverage=coverage,
             steps=steps,
-            search_steps=run.search_steps(samples),
+            search_steps=run.trainings.trial_steps(samples),
             trainings=trainings,
             done=done,
             trials=len(grid) * len(trained),
@@ -229,9 +230,9 @@ def _splits(run: Run) -> dict[str, Split]:
 
 
 def _split(run: Run, location: str) -> Split:
-    if (pictures := demo.to_render(location)) is not None:
+    if (pictures := locations.pictures_to_render(location)) is not None:
         return Split(location, pictures, None)
-    found = run.benchmark(location)
+    found = run.inputs.benchmark(location)
     return Split(location, sum(len(found.reader.index(shard)) for shard in found.shards), found.conventions)
 
 
@@ -240,19 +241,21 @@ def _asked(run: Run, splits: Mapping[str, Split]) -> list[str]:
     if not all(name in splits and splits[name].truth for name in ("probe", "validation", "test")):
         return []
     truth = splits["test"].truth or {}
-    cards = {uri: expert.card for uri, expert in run.experts.items() if not expert.needs_sample}
+    cards = {uri: expert.card for uri, expert in run.inputs.experts.items() if not expert.needs_sample}
     return [uri for uri, card in cards.items() if truth.get(card.task) == card.convention]
 
 
 def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], int | None]:
     """Samples, reasons of those left out, coverage by column, bytes of an epoch."""
-    stored = {column.name: column for column in run.store.columns()}
+    stored = {column.name: column for column in run.inputs.store.columns()}
     labeled = {name: stored[name] for name in run.specs if name in stored and stored[name].committed()}
     coverage: dict[str, float | None] = dict.fromkeys(run.specs)
-    if (pictures := demo.to_render(run.recipe.data)) is not None:  # rendered by the run itself: too long to look at
+    if (
+        pictures := locations.pictures_to_render(run.recipe.data)
+    ) is not None:  # rendered by the run itself: too long to look at
         samples = min(pictures, run.recipe.max_samples or pictures)
         return samples, {}, coverage | {n: c.manifest.counts.labels / samples for n, c in labeled.items()}, None
-    plan = run.join(labeled)
+    plan = run.inputs.join(labeled)
     return len(plan), plan.left_out, coverage | plan.coverage(), _bytes(plan, labeled)
 
 
