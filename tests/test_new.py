@@ -1,4 +1,4 @@
-"""``clipzoo new``: five answers, each checked when it is given; the recipe it writes runs."""
+"""``clipzoo new``: five answers, each checked; the recipe that it writes runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bench(tmp_path: Path) -> Path:
     return tmp_path / "bench"
 
 
-def test_wrong_answers_are_told_and_asked_again(
+def test_wrong_answers_are_asked_again(
     dataset: Path, tiny_clip: str, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
@@ -93,7 +93,7 @@ def test_without_questions_a_wrong_option_is_an_error_and_nothing_is_written(
     assert not (tmp_path / "recipe.yaml").exists()
 
 
-def test_nothing_to_measure_on_leads_to_training_alone(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
+def test_without_a_benchmark_the_recipe_only_trains(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
     out = tmp_path / "r.yaml"
     options = [
         "--data",
@@ -130,7 +130,7 @@ def test_layers_are_the_middle_and_last_block_or_the_last_two_stages() -> None:
     assert draft.check_start("demo:clip").layers == (3, 4)
 
 
-def test_the_template_among_the_recipes_is_what_new_writes() -> None:
+def test_the_template_in_recipes_is_the_output_of_new() -> None:
     path = ROOT / "recipes" / "fine-tune-yours.yaml"
     cards = {
         "hf:facebook/mask2former-swin-base-ade-semantic": ExpertCard(
@@ -144,7 +144,7 @@ def test_the_template_among_the_recipes_is_what_new_writes() -> None:
     assert path.read_text() == written
 
 
-def test_labels_that_are_there_are_used_and_none_is_made_again(
+def test_existing_labels_are_used(
     dataset: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -205,7 +205,7 @@ def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
     assert recipe.load("new.yaml").store == "fresh"
 
 
-def test_the_head_names_the_command_and_promises_no_gpu_where_there_is_none() -> None:
+def test_the_comment_at_the_top_matches_command_and_device() -> None:
     cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="metric", along="z"))}
     data, start = draft.Data("shards/", 1000, {}), draft.Start("demo:clip", None, True, (3, 4))
     splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}
@@ -219,7 +219,7 @@ def test_the_head_names_the_command_and_promises_no_gpu_where_there_is_none() ->
         assert f"{(2 if measured else 1) * (1000 // batch) * batch:,} images in total" in text, "of whole batches"
 
 
-def test_the_head_counts_trials_and_whole_batches() -> None:
+def test_the_comment_at_the_top_counts_trials_and_whole_batches() -> None:
     cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="metric", along="z"))}
     start = draft.Start("ViT-B-16", "openai", False, (5, 11))
     splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}

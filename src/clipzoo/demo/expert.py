@@ -1,4 +1,4 @@
-"""The tiny experts of the embedded demo: one small network a task, trained in minutes on rendered rooms."""
+"""The tiny experts of the embedded demo: one small network per task, trained in minutes on rendered rooms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STEP = ":step"
 
 
 class TinyUNet(nn.Module):
-    """A U-Net of 0.6 M parameters from pictures to maps at half resolution; `OUTPUT` brings them to the size of labels.
+    """A U-Net of 0.6 M parameters from pictures to maps at half resolution; `OUTPUT` resizes them to the label size.
 
     Args:
         channels: of the output, see `CHANNELS`.
@@ -71,7 +71,7 @@ class TinyUNet(nn.Module):
 
 
 def packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are stored: of each output channel 8-bit steps and their size, all else in half precision."""
+    """Return weights as they are stored: 8-bit steps and step size per output channel, the rest in half precision."""
     stored = {}
     for name, value in state.items():
         if value.ndim < 2:
@@ -84,7 +84,7 @@ def packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `packed`, in single precision."""
+    """Return the weights of `packed` ones, in single precision."""
     state = {}
     for name, value in stored.items():
         if name + STEP in stored:
@@ -97,10 +97,10 @@ def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # The adapter ---------------------------------------------------------------------------------------------
 
 SIDE = 96
-"""The networks' input in pixels, whatever the image's size and aspect: images are squashed to it."""
+"""Side of the networks' input in pixels: images of any size and aspect are squashed to it."""
 
 SURE, POSSIBLE = 0.35, 0.15
-"""Boxes of at least the first score are objects, those of at least the second are ignored, others dropped."""
+"""Boxes with at least the first score are objects, those with at least the second are ignored, others are dropped."""
 
 
 def _enlarged(raw: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ CHANNELS: Mapping[str, Callable[[Convention], int]] = {
     "normals": lambda convention: 3,
     "edges": lambda convention: 4,
 }
-"""Task -> channels of its `TinyUNet`."""
+"""Task -> output channels of its `TinyUNet`."""
 
 OUTPUT: Mapping[str, Callable[[Tensor], Tensor]] = {
     "segmentation": _enlarged,
@@ -123,7 +123,7 @@ OUTPUT: Mapping[str, Callable[[Tensor], Tensor]] = {
     "normals": _enlarged,
     "edges": lambda raw: F.pixel_shuffle(raw, 2),
 }
-"""Task -> from what its `TinyUNet` gives to the raw output that the task predicts from."""
+"""Task -> function from the output of its `TinyUNet` to the raw output that the task decodes."""
 
 GIVES: Mapping[str, str] = {
     "segmentation": "18 classes: floor, wall, ceiling and furniture; no void",
@@ -136,18 +136,18 @@ FAMILIES = tuple(Family(f"demo:{task}", task, gives, "docs/demo.md", seen=True) 
 
 
 def create(name: str) -> DemoExpert:
-    """``demo:<task>``.
+    """Return the expert ``demo:<task>``.
 
     Raises:
-        ExpertError: no demo expert bears the name, or its weights are not in the package.
+        ExpertError: there is no demo expert of this name, or its weights are missing from the package.
     """
     if name not in CHANNELS:
-        raise ExpertError(f"no demo expert is named {name!r}; {plugins.hint(name, CHANNELS)}")
+        raise ExpertError(f"there is no demo expert {name!r}; {plugins.hint(name, CHANNELS)}")
     return DemoExpert(name)
 
 
 def convention_of(task: str) -> Convention:
-    """What the labels of rooms mean; of the classes, the first three are the room's own and no objects."""
+    """Return the convention of labels of rooms; the first three classes are the room itself, not objects."""
     values = json.loads(_resource("rooms.json").read_text("utf-8"))
     classes = tuple(values["classes"])
     return {
@@ -168,7 +168,9 @@ class DemoExpert(Expert):
             self._weights = weights.read_bytes()
             convention = convention_of(task)
         except (OSError, KeyError, ValueError) as error:
-            raise ExpertError(f"the package lacks {weights} or rooms.json ({error}); reinstall clipzoo") from error
+            raise ExpertError(
+                f"the package has no valid {weights.name} or rooms.json ({error}): reinstall clipzoo"
+            ) from error
         self.card = ExpertCard(
             uri=f"demo:{task}",
             task=task,
@@ -188,11 +190,11 @@ class DemoExpert(Expert):
 
     @property
     def module(self) -> TinyUNet | None:
-        """The network, for precision and layout of labeling; None before `load`."""
+        """The network, so that labeling can set its precision and memory layout; None before `load`."""
         return self._model
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label of the expert's task an image (uint8 H×W×3 RGB); `ExpertError` before `load`."""
+        """Return one label per image (uint8 H×W×3 RGB); `ExpertError` before `load`."""
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         task, convention = self.card.task, self.card.convention
@@ -203,12 +205,12 @@ class DemoExpert(Expert):
             if task == "segmentation":
                 sure = raw.softmax(1).amax(1).mean((1, 2)).tolist()
                 labels = [replace(label, confidence=value) for label, value in zip(labels, sure, strict=True)]
-        return [sorted_out(label) for label in labels] if task == "detection" else labels
+        return [without_doubtful(label) for label in labels] if task == "detection" else labels
 
 
-def sorted_out(found: Detection) -> Detection:
-    """Sure boxes, and possible ones as ignored: where an expert hesitates, a student should learn nothing."""
-    kept = found.take(found.scores >= POSSIBLE)
+def without_doubtful(boxes: Detection) -> Detection:
+    """Return boxes with doubtful ones marked as ignored, so that a student does not learn from them."""
+    kept = boxes.take(boxes.scores >= POSSIBLE)
     return replace(kept, ignored=kept.scores < SURE)
 
 

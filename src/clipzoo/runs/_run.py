@@ -11,6 +11,7 @@ from clipzoo import locations, model_schemes
 from clipzoo.data import Plan
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
+from clipzoo.experts import Expert
 from clipzoo.files import AnyPath
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import here
@@ -22,7 +23,7 @@ from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.preflight import check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
-from clipzoo.store import Column
+from clipzoo.store import Column, Store
 
 
 class Run:
@@ -93,6 +94,16 @@ class Run:
     def reader(self) -> Reader:
         """The captioned dataset; `DatasetError` if it cannot be opened."""
         return self.inputs.reader
+
+    @property
+    def store(self) -> Store:
+        """The label store; its columns may not exist yet."""
+        return self.inputs.store
+
+    @property
+    def experts(self) -> Mapping[str, Expert]:
+        """URI -> expert of the recipe, not loaded; `ExpertError` if one cannot be created."""
+        return self.inputs.experts
 
     @property
     def specs(self) -> Mapping[str, tuple[ColumnRecipe, HeadSpec]]:

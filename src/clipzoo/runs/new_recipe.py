@@ -199,14 +199,12 @@ def check_benchmarks(folder: str) -> dict[str, str]:
     """
     if folder == "none":
         return {}
-    if folder.endswith(":"):
-        places = {split: f"{folder}{split}" for split in SPLITS}
-    else:
-        places = {split: str(files.place(folder) / split) for split in SPLITS}
-        if not files.place(places["heldout"]).is_dir():
-            del places["heldout"]
-    for split, place in places.items():
-        check_split(split, place)
+    scheme, places = folder.endswith(":"), {}
+    for split in SPLITS:
+        place = f"{folder}{split}" if scheme else str(files.place(folder) / split)
+        if scheme or split != "heldout" or files.place(place).is_dir():
+            check_split(split, place)
+            places[split] = place
     return places
 
 

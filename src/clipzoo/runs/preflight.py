@@ -84,8 +84,8 @@ def check_split(split: str, location: str, layout: str = "webdataset") -> Benchm
         return None
     if location.startswith(("http://", "https://")):
         raise RecipeError(
-            f"evaluation.{split} is {location!r}: benchmarks cannot be read from a web server, which lists no folders. "
-            "Copy it to a disk or a bucket"
+            f"evaluation.{split} is {location!r}, which is on a web server, where folders cannot be listed: copy "
+            "it to a disk or a bucket"
         )
     try:
         return open_benchmark(location, layout)

@@ -80,27 +80,27 @@ def protocol(run: Run) -> dict[str, Any]:
     stride, test = evaluation.label_stride, run.suite.dense.get("test")
     truth = test.truth if test else {}
     averaged = [(task, one.task.metric(one.convention).over) for task, one in truth.items()]
-    recognized = "a centered part of the student's aspect" if run.start().crop == "center" else "the same"
+    recognized = "a center crop of the student's aspect ratio" if run.start().crop == "center" else "the same"
     return {
         "preset": versioned_preset(run.recipe),
         "crop": f"dense tasks: the whole image, squashed to the student's size; zero-shot and retrieval: {recognized}",
         "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
-        "mask": "pixels whose true label is known",
+        "mask": "pixels with a known true label",
         "alignment": _alignment(truth),
         "averaging": "; ".join(f"{task}: over {over}" for task, over in averaged if over),
-        "probe": f"ridge from the tokens of layers {list(evaluation.layers)} of the frozen tower to the "
+        "probe": f"ridge regression from the tokens of layers {list(evaluation.layers)} of the frozen tower to the "
         "pixels of each token; strength chosen on validation",
         "zero_shot": "normalized mean of normalized embeddings over the dataset's own templates",
-        "retrieval": "mean of both directions; equal captions are one candidate",
+        "retrieval": "mean of both directions; equal captions count as one candidate",
         "learning_rates": {arm: run.trainings.rate(arm) for arm in run.recipe.arms if arm != "clip"},
         "learning_rate_grid": list(training.learning_rates),
-        "more_labels": f"truth of the probe split and pseudo-labels of {PSEUDO:,} captioned pictures, drawn from all",
+        "more_labels": f"true labels of the probe split and pseudo-labels of {PSEUDO:,} random captioned pictures",
     }
 
 
 def _alignment(truth: Mapping[str, Truth]) -> str:
     kind = truth["depth"].convention.kind if "depth" in truth else "metric"
-    return "none" if kind == "metric" else f"scale and shift of each picture's depth, whose truth is {kind}"
+    return "none" if kind == "metric" else f"scale and shift of each picture's depth; the true labels are {kind}"
 
 
 def curves(run: Run) -> dict[str, Any]:

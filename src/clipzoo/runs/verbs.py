@@ -88,7 +88,7 @@ def evaluate(run: Run) -> Path:
     check_measurable(run.recipe)
     remaining = run.trainings.remaining()
     if remaining:
-        run.progress.stage(f"not trained yet, so it is trained before anything is measured: {describe(remaining)}")
+        run.progress.stage(f"training these arms before measuring: {describe(remaining)}")
     for arm, seed in remaining:
         train(run, arm, seed)
     files.write(run.folder.results, json.dumps(compared(run), indent=1, allow_nan=False).encode())
