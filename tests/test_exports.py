@@ -12,11 +12,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
-from clipzoo import import_labels, plugins
+from clipzoo import import_labels
 from clipzoo.cli import app
 from clipzoo.errors import ImageError, PluginError, StoreError
 from clipzoo.experts import Expert, ExpertCard
-from clipzoo.labeling import export_labels, label
+from clipzoo.labeling import export_labels, exports, label
 from clipzoo.labeling.exports import Labeled
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_labels(tmp_path):
     for count in (200, 2000):
         tracemalloc.start()
         pictures = (Labeled(f"{i}", f"{i}.jpg", one.size, one) for i in range(count))
-        plugins.load("labeling.exports", "coco").write(pictures, column, tmp_path / "a.json")
+        exports.PLUGINS.load("coco").write(pictures, column, tmp_path / "a.json")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == count
@@ -209,9 +209,9 @@ def test_memory_does_not_grow_with_the_labels(tmp_path):
 
 def test_every_format_tells_what_it_holds_and_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "labels.md").read_text()
-    assert plugins.names("labeling.exports") == ("coco",)
-    for name in plugins.names("labeling.exports"):
-        module = plugins.load("labeling.exports", name)
+    assert exports.PLUGINS.names() == ("coco",)
+    for name in exports.PLUGINS.names():
+        module = exports.PLUGINS.load(name)
         assert module.TASKS
         assert callable(module.write)
         assert f"| `{name}` |" in text

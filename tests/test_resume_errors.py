@@ -135,7 +135,9 @@ def test_what_counts_as_done_is_on_the_disk_before_the_checkpoint_goes(
 
 def test_a_folder_is_settled_with_all_that_is_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    monkeypatch.setattr("clipzoo.files.places._sync", lambda path: synced.append(path.relative_to(tmp_path).as_posix()))
+    monkeypatch.setattr(
+        "clipzoo.files._writing._sync", lambda path: synced.append(path.relative_to(tmp_path).as_posix())
+    )
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.npz").touch()
     files.settle(tmp_path / "a")
