@@ -12,8 +12,7 @@ from clipzoo.cli import app
 from clipzoo.errors import ClipzooError
 from clipzoo.experts import ExpertCard
 from clipzoo.labeling import label
-from clipzoo.runs import Run
-from clipzoo.runs import new_recipe as draft
+from clipzoo.runs import Run, new_recipe
 from clipzoo.runs.dry_run import preview
 from clipzoo.tasks import Convention
 from making import make_dataset
@@ -121,13 +120,13 @@ def test_weights_are_a_tag_a_file_or_none_and_paths_may_have_spaces(tiny_clip: s
         ("ViT-S-32-alt random", ("ViT-S-32-alt", None, True)),
         ("RN50 openai", ("RN50", "openai", False)),
     ):
-        found = draft.check_start(answer)
+        found = new_recipe.check_start(answer)
         assert (found.model, found.pretrained, found.random) == wanted
 
 
 def test_layers_are_the_middle_and_last_block_or_the_last_two_stages() -> None:
-    assert draft.check_start("ViT-S-32-alt random").layers == (5, 11)
-    assert draft.check_start("demo:clip").layers == (3, 4)
+    assert new_recipe.check_start("ViT-S-32-alt random").layers == (5, 11)
+    assert new_recipe.check_start("demo:clip").layers == (3, 4)
 
 
 def test_the_template_in_recipes_is_the_output_of_new() -> None:
@@ -139,8 +138,10 @@ def test_the_template_in_recipes_is_the_output_of_new() -> None:
         "hf:depth-anything/Depth-Anything-V2-Small-hf": ExpertCard("", "depth", Convention(kind="affine-disparity")),
     }
     splits = {split: f"bench/{split}" for split in ("probe", "validation", "test")}
-    data, start = draft.Data("shards/", 1_000_000, {}), draft.Start("ViT-B-16", "openai", False, (5, 11))
-    written = draft.draft(Path("recipes/fine-tune-yours.yaml"), data, start, cards, splits, 3, "cuda", cores=16)
+    data, start = new_recipe.Data("shards/", 1_000_000, {}), new_recipe.Start("ViT-B-16", "openai", False, (5, 11))
+    written = new_recipe.recipe_text(
+        Path("recipes/fine-tune-yours.yaml"), data, start, cards, splits, 3, "cuda", cores=16
+    )
     assert path.read_text() == written
 
 
@@ -207,10 +208,10 @@ def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
 
 def test_the_comment_at_the_top_matches_command_and_device() -> None:
     cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="metric", along="z"))}
-    data, start = draft.Data("shards/", 1000, {}), draft.Start("demo:clip", None, True, (3, 4))
+    data, start = new_recipe.Data("shards/", 1000, {}), new_recipe.Start("demo:clip", None, True, (3, 4))
     splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}
     for device, measured, verb in (("cpu", {}, "train"), ("cpu", splits, "run"), ("cuda", {}, "train")):
-        text = draft.draft(Path("r.yaml"), data, start, cards, measured, 1, device)
+        text = new_recipe.recipe_text(Path("r.yaml"), data, start, cards, measured, 1, device)
         assert text.startswith(f"# clipzoo {verb} r.yaml ")
         assert f"clipzoo {'run' if verb == 'train' else 'train'}" not in text
         assert ("H100" in text) is (device == "cuda")
@@ -221,7 +222,7 @@ def test_the_comment_at_the_top_matches_command_and_device() -> None:
 
 def test_the_comment_at_the_top_counts_trials_and_whole_batches() -> None:
     cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="metric", along="z"))}
-    start = draft.Start("ViT-B-16", "openai", False, (5, 11))
+    start = new_recipe.Start("ViT-B-16", "openai", False, (5, 11))
     splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}
-    text = draft.draft(Path("r.yaml"), draft.Data("shards/", 330, {}), start, cards, splits, 1, "cpu")
+    text = new_recipe.recipe_text(Path("r.yaml"), new_recipe.Data("shards/", 330, {}), start, cards, splits, 1, "cpu")
     assert f"{2 * 32 * (10 + 3 * 2):,} images in total" in text, "10 steps of 32, and three trials of 2, of both arms"

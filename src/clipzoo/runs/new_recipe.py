@@ -167,7 +167,7 @@ def check_experts(names: Sequence[str], store: Store | None = None) -> dict[str,
     return {name: made[name].card if name in made else store.column(*name.split("/", 1)).card for name in names}
 
 
-def stored(store: Store | None) -> list[str]:
+def proposed_columns(store: Store | None) -> list[str]:
     """Return a name per column of a store, for a recipe: the URI of its expert, or the column's own name.
 
     The latter if the expert would run code that only the store names, is not available, would label differently now,
@@ -230,7 +230,7 @@ def defaults(data: str, device: str) -> dict[str, Any]:
     return general | dict(locations.proposals(data))
 
 
-def draft(
+def recipe_text(
     path: Path,
     data: Data,
     start: Start,
@@ -293,8 +293,8 @@ def _images(training: recipes.TrainingRecipe, arms: int, samples: int) -> int:
 def _labeled(cards: Mapping[str, ExpertCard], store: str | None, samples: int) -> bool:
     """Return True if every sample has a label, or a recorded failure, in each of the columns."""
     counts = {column.name: column.manifest.counts for column in Store(store).columns()} if store else {}
-    held = [counts.get(card.column if ":" in name else name) for name, card in cards.items()]
-    return all(one is not None and one.labels + one.failures >= samples for one in held)
+    recorded = [counts.get(card.column if ":" in name else name) for name, card in cards.items()]
+    return all(count is not None and count.labels + count.failures >= samples for count in recorded)
 
 
 def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> str:
