@@ -28,10 +28,10 @@ import torch
 from PIL import Image
 
 from clipzoo import experts
-from clipzoo.demo import locate_data
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import Tuning, estimate, label
 from clipzoo.labeling._batches import decode
+from clipzoo.locations import resolve_data
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import ColumnWriter, Store
@@ -355,7 +355,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if args.u2netp:
         (folder / "u2netp.yaml").write_text(CARD.format(path=args.u2netp.resolve()))
         uris["u2netp"] = f"onnx:{folder / 'u2netp.yaml'}"
-    rooms = locate_data(f"rooms:captioned?count={20 if args.quick else 1000}", folder)
+    rooms = resolve_data(f"rooms:captioned?count={20 if args.quick else 1000}", folder)
     return {
         "settings": {
             "quick": args.quick, "rounds": args.rounds, "threads": torch.get_num_threads(), "cores": os.cpu_count(),

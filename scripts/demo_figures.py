@@ -13,7 +13,7 @@ from clipzoo import demo, recipe
 from clipzoo.benchmarks import Split, open_benchmark, read_split
 from clipzoo.demo.meshes import names
 from clipzoo.evaluation.measure import Scored
-from clipzoo.runs.folder import Run
+from clipzoo.runs import Run
 
 HEADLINES = {"segmentation/miou": 1, "depth/delta1": 1, "normals/mean_angle": 1, "zero_shot/top1": 1}
 
@@ -47,5 +47,5 @@ def check(arguments: argparse.Namespace) -> None:
     for row, groups in rows.items():
         values = {name: value for scored in groups.values() for name, value in scored.compute().items()}
         print(f"{row:16s}", {name: round(value, 3) for name, value in values.items() if name in HEADLINES}, flush=True)
-    fit = read_split(open_benchmark(run.folder("demo:probe")), run.suite.size)
+    fit = read_split(open_benchmark(run.inputs.located("demo:probe")), run.suite.size)
     print("color histogram", round(color_baseline(fit, run.suite.zero_shot["validation"]), 3))

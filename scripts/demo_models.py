@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from clipzoo.demo.captions import TEMPLATES
+from clipzoo.demo.expert import CHANNELS, OUTPUT, TinyUNet, convention_of, packed, unpacked
 from clipzoo.demo.meshes import ROOM, classes, meshes, names
 from clipzoo.evaluation.measure import rows
-from clipzoo.experts.demo import CHANNELS, OUTPUT, TinyUNet, convention_of, packed, unpacked
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection

@@ -353,7 +353,7 @@ def test_the_command_lists_families_and_judges(tmp_path: Path, monkeypatch: pyte
 BROKEN = """
 from dataclasses import replace
 import numpy as np
-from clipzoo.experts import demo
+from clipzoo.demo import expert as demo
 
 class Upside(demo.DemoExpert):
     def __init__(self):

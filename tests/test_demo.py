@@ -1,4 +1,4 @@
-"""The embedded default: a world that is a pure function of its seed, and a package that carries it."""
+"""The demo: pictures that are a pure function of their seed, and the packaged splits, models and experts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipzoo import demo, experts
+from clipzoo import experts, locations, model_schemes
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.demo import rooms
-from clipzoo.demo.locate import PACKAGED
 from clipzoo.demo.meshes import classes, meshes, names
+from clipzoo.demo.packaged import SPLITS as PACKAGED
 from clipzoo.demo.render import conventions, render_split, truth_of
 from clipzoo.errors import DatasetError
 from clipzoo.evaluation.suite import Suite
@@ -48,7 +48,7 @@ def test_the_truth_obeys_the_contract_and_agrees_with_itself(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_edges_part_what_differs_and_nothing_else(seed: int) -> None:
+def test_edges_separate_different_surfaces_only(seed: int) -> None:
     scene = rooms.render(seed, "test")
     ids = scene.segmentation
     for turn in (np.asarray, np.transpose):
@@ -96,25 +96,27 @@ def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
         assert [boxes.convention.classes[i] for i in found.ids] == [classes()[i] for i in scene.box_classes]
 
 
-def test_a_trained_split_carries_no_truth(tmp_path: Path) -> None:
+def test_a_training_split_has_no_truth(tmp_path: Path) -> None:
     render_split("captioned", 2, tmp_path, workers=1)
     (entry, _) = open_dataset(str(tmp_path / "images")).index("00000")
     assert set(entry.members) == {"webp", "txt"}
     assert not (tmp_path / "truth").exists()
 
 
-@pytest.mark.parametrize(("location", "says"), [("demo:tset", "no such packaged"), ("rooms:test", "is not rooms:")])
-def test_wrong_locations_are_named(location: str, says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("location", "says"), [("demo:tset", "no such packaged"), ("rooms:test", "is not of the form rooms:<split>")]
+)
+def test_wrong_locations_are_errors(location: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=says):
-        demo.locate(location, tmp_path)
+        locations.resolve(location, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(demo.locate("demo:test", tmp_path_factory.mktemp("cache"))).parent
+    return Path(locations.resolve("demo:test", tmp_path_factory.mktemp("cache"))).parent
 
 
-def test_the_package_is_small_enough_and_whole(unpacked: Path) -> None:
+def test_the_package_is_small_and_complete(unpacked: Path) -> None:
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     assert size <= 25 * 2**20
     assert {path.name for path in unpacked.iterdir() if path.is_dir()} == set(PACKAGED)
@@ -130,7 +132,7 @@ def test_the_package_is_small_enough_and_whole(unpacked: Path) -> None:
     assert dict(keys)["test"] >= 2000
 
 
-def test_packaged_pictures_are_those_of_the_renderer(unpacked: Path) -> None:
+def test_packaged_pictures_match_the_renderer(unpacked: Path) -> None:
     import io
 
     reader = open_dataset(str(unpacked / "test" / "images"))
@@ -157,15 +159,15 @@ def test_the_tiny_experts_are_good_but_not_perfect(unpacked: Path, task: str) ->
 
 
 @pytest.mark.slow
-def test_the_tiny_clip_knows_at_least_half_of_the_names(unpacked: Path) -> None:
+def test_the_tiny_clip_recognizes_at_least_half_of_the_pictures(unpacked: Path) -> None:
     suite = Suite.load({"test": unpacked / "test"}, (96, 96))
-    student = Student.create(demo.locate_model("demo:clip")).eval()
+    student = Student.create(model_schemes.resolve("demo:clip")).eval()
     top1 = suite.recognition(student, "test")["zero_shot"].compute()["zero_shot/top1"]
     assert top1 >= 0.5
     assert top1 >= 3 / len(names())
 
 
-def test_the_world_is_described_for_anyone_to_read() -> None:
+def test_rooms_json_lists_names_and_classes() -> None:
     told = json.loads((FOLDER / "rooms.json").read_text())
     assert tuple(told["names"]) == tuple(names())
     assert tuple(told["classes"]) == tuple(classes())

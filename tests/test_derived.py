@@ -15,7 +15,7 @@ from clipzoo.derived import _fusion, column
 from clipzoo.errors import ExpertError, SampleError, StoreError
 from clipzoo.experts import Expert, ExpertCard, ExpertInput
 from clipzoo.labeling import label
-from clipzoo.runs.folder import Run
+from clipzoo.runs import Run
 from clipzoo.store import Store
 from clipzoo.tasks import Convention, rle
 from clipzoo.tasks.depth import Depth

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 from clipzoo import experts
 from clipzoo.cli import app
 from clipzoo.cli._options import as_share
-from clipzoo.demo import locate_data
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import Tuning, engine, estimate, label
 from clipzoo.labeling import report as report_of
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Drift, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory
+from clipzoo.locations import resolve_data
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from clipzoo.store.manifest import runs
@@ -399,7 +399,7 @@ def test_bytes_of_the_demo_are_foreseen_from_a_part(tmp_path, monkeypatch):
     """A hundred pictures of 600 tell within 15 %."""
     monkeypatch.setattr("clipzoo.labeling.estimating.IMAGES", 100)
     monkeypatch.setattr("clipzoo.labeling.estimating.SECONDS", 0.0)
-    data = locate_data("demo:test", tmp_path)
+    data = resolve_data("demo:test", tmp_path)
     expert = experts.create("demo:segmentation")
     expert.batch_size = 16
     guess = estimate(data, [expert], device="cpu")

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clipzoo import experts, tasks
+from clipzoo.demo import expert as demo
 from clipzoo.errors import ExpertError, PluginError
-from clipzoo.experts import demo
 from clipzoo.experts._frames import parse_frame
 from clipzoo.tasks.detection import Detection
 from making import image
@@ -370,7 +370,7 @@ def test_demo_labels_keep_the_contract(package, task):
 def test_boxes_of_which_the_expert_is_not_sure_are_ignored():
     scores = np.float32([0.9, demo.SURE, 0.3, demo.POSSIBLE, 0.1])
     boxes = np.float32([[0, 0, 4, 4]] * 5)
-    found = demo.sorted_out(Detection((8, 8), boxes, np.zeros(5, np.uint16), scores, np.zeros(5, bool)))
+    found = demo.without_doubtful(Detection((8, 8), boxes, np.zeros(5, np.uint16), scores, np.zeros(5, bool)))
     assert found.ignored.tolist() == [False, False, True, True]
 
 

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import clipzoo
-from clipzoo import demo, recipe, tasks
+from clipzoo import model_schemes, recipe, tasks
+from clipzoo import runs as workspace
 from clipzoo.benchmarks import view_of
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, PluginError, RecipeError
 from clipzoo.export import open_clip as home
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._folder import WEIGHTS
-from clipzoo.runs import folder as workspace
 from clipzoo.runs import verbs as pipeline
 from clipzoo.tasks import Convention
 from clipzoo.types import ImageArray, View, to_rgb
@@ -77,7 +77,7 @@ def test_open_clip_loads_the_student(finished: Path, exported: Path) -> None:
         torch.testing.assert_close(
             student.encode_text(texts), model.encode_text(tokens, normalize=True), atol=1e-5, rtol=0
         )
-    start = Student.create(demo.locate_model("demo:clip")).eval()
+    start = Student.create(model_schemes.resolve("demo:clip")).eval()
     assert (start.encode_text(texts) - student.encode_text(texts)).abs().max() > 1e-4, "training changed nothing"
 
 

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from clipzoo import recipe
+from clipzoo import runs as workspace
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError
 from clipzoo.export._card import card
 from clipzoo.models import Student
-from clipzoo.runs import folder as workspace
 from clipzoo.runs import verbs as pipeline
 from clipzoo.store import Store
 from clipzoo.store.manifest import Manifest

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from clipzoo import demo, files, recipe
+from clipzoo import files, locations, recipe
 from clipzoo.cli import app
 from clipzoo.cli._console import located
 from clipzoo.data import Plan
@@ -24,7 +24,7 @@ from clipzoo.labeling import label
 from clipzoo.models import Student
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.runs.folder import Run
+from clipzoo.runs import Run
 from clipzoo.store import Column, Store, merge
 from clipzoo.training import checkpoint
 from making import Bright, image, make_dataset
@@ -332,7 +332,7 @@ def test_packaged_data_is_unpacked_into_the_store_and_nowhere_else(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / ".data").symlink_to(tmp_path / "outside")
     with pytest.raises(DatasetError, match=r"labels/\.data is a link to .*outside"):
-        demo.locate_beside("demo:captioned", str(tmp_path / "labels"))
+        locations.resolve_into_store("demo:captioned", str(tmp_path / "labels"))
     assert not list((tmp_path / "outside").iterdir())
 
 
@@ -364,8 +364,8 @@ def test_every_file_is_written_by_one_way():
 @pytest.mark.parametrize(
     ("verb", "options", "says"),
     [
-        ("run", [], "nothing to measure on"),
-        ("eval", [], "nothing to measure on"),
+        ("run", [], "evaluation.test is not set"),
+        ("eval", [], "evaluation.test is not set"),
         ("train", ["--arm", "clip"], "arm"),
     ],
 )

@@ -17,13 +17,13 @@ from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 from clipzoo import recipe
+from clipzoo import runs as workspace
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._folder import WEIGHTS
 from clipzoo.models._open_clip import CONFIG, HEADS
-from clipzoo.runs import folder as workspace
-from clipzoo.runs import new_recipe as draft
+from clipzoo.runs import new_recipe
 from clipzoo.runs import verbs as pipeline
 from clipzoo.runs.dry_run import preview
 from clipzoo.tasks import Convention
@@ -159,7 +159,7 @@ def test_a_wrong_architecture_is_found_before_any_work(dataset: Path, labels: Pa
     for look in (
         lambda: preview(wanted, tmp_path / "run"),
         lambda: workspace.Run(wanted, tmp_path / "run"),
-        lambda: draft.check_start(f"tiny {tmp_path / 'wide.pt'}"),
+        lambda: new_recipe.check_start(f"tiny {tmp_path / 'wide.pt'}"),
     ):
         with pytest.raises(CheckpointError, match="of another shape"):
             look()

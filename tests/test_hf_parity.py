@@ -16,7 +16,7 @@ import transformers as t
 from PIL import Image
 
 import hf_models as zoo
-from clipzoo import demo, experts, tasks
+from clipzoo import experts, locations, tasks
 from clipzoo.readers import open_dataset
 from clipzoo.tasks import rle
 from clipzoo.tasks.detection import Detection
@@ -47,7 +47,7 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[list[ImageArray]]:
     """Of furnished rooms: two of the first of `SIZES`, one of each other."""
-    folder = Path(demo.locate("demo:test", tmp_path_factory.mktemp("rooms")))
+    folder = Path(locations.resolve("demo:test", tmp_path_factory.mktemp("rooms")))
     reader = open_dataset(str(folder / "images"))
     images = [decode_image(reader.read(entry).image) for entry in reader.index(reader.shards[0])[:2]]
     return [

@@ -1,4 +1,4 @@
-"""``clipzoo new``: five answers, each checked when it is given; the recipe it writes runs."""
+"""``clipzoo new``: five answers, each checked; the recipe that it writes runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from clipzoo.cli import app
 from clipzoo.errors import ClipzooError
 from clipzoo.experts import ExpertCard
 from clipzoo.labeling import label
-from clipzoo.runs import new_recipe as draft
+from clipzoo.runs import Run, new_recipe
 from clipzoo.runs.dry_run import preview
-from clipzoo.runs.folder import Run
 from clipzoo.tasks import Convention
 from making import make_dataset
 
@@ -28,7 +27,7 @@ def bench(tmp_path: Path) -> Path:
     return tmp_path / "bench"
 
 
-def test_wrong_answers_are_told_and_asked_again(
+def test_wrong_answers_are_asked_again(
     dataset: Path, tiny_clip: str, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
@@ -44,7 +43,7 @@ def test_wrong_answers_are_told_and_asked_again(
     assert result.exit_code == 0, result.output
     for said in (
         "no file or folder", "48 usable samples", "ViT-B-16", "has no weights 'opnai'", "yfcc15m", "depth",
-        "give each expert once", "has no folder images/", "'none' is not a number of epochs", "'-1' is not",
+        "give at least one expert", "has no folder images/", "'none' is not a number of epochs", "'-1' is not",
         f"next: clipzoo run {out} --dry-run",
     ):  # fmt: skip
         assert said in result.output, said
@@ -93,7 +92,7 @@ def test_without_questions_a_wrong_option_is_an_error_and_nothing_is_written(
     assert not (tmp_path / "recipe.yaml").exists()
 
 
-def test_nothing_to_measure_on_leads_to_training_alone(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
+def test_without_a_benchmark_the_recipe_only_trains(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
     out = tmp_path / "r.yaml"
     options = [
         "--data",
@@ -121,16 +120,16 @@ def test_weights_are_a_tag_a_file_or_none_and_paths_may_have_spaces(tiny_clip: s
         ("ViT-S-32-alt random", ("ViT-S-32-alt", None, True)),
         ("RN50 openai", ("RN50", "openai", False)),
     ):
-        found = draft.check_start(answer)
+        found = new_recipe.check_start(answer)
         assert (found.model, found.pretrained, found.random) == wanted
 
 
 def test_layers_are_the_middle_and_last_block_or_the_last_two_stages() -> None:
-    assert draft.check_start("ViT-S-32-alt random").layers == (5, 11)
-    assert draft.check_start("demo:clip").layers == (3, 4)
+    assert new_recipe.check_start("ViT-S-32-alt random").layers == (5, 11)
+    assert new_recipe.check_start("demo:clip").layers == (3, 4)
 
 
-def test_the_template_among_the_recipes_is_what_new_writes() -> None:
+def test_the_template_in_recipes_is_the_output_of_new() -> None:
     path = ROOT / "recipes" / "fine-tune-yours.yaml"
     cards = {
         "hf:facebook/mask2former-swin-base-ade-semantic": ExpertCard(
@@ -139,12 +138,14 @@ def test_the_template_among_the_recipes_is_what_new_writes() -> None:
         "hf:depth-anything/Depth-Anything-V2-Small-hf": ExpertCard("", "depth", Convention(kind="affine-disparity")),
     }
     splits = {split: f"bench/{split}" for split in ("probe", "validation", "test")}
-    data, start = draft.Data("shards/", 1_000_000, {}), draft.Start("ViT-B-16", "openai", False, (5, 11))
-    written = draft.draft(Path("recipes/fine-tune-yours.yaml"), data, start, cards, splits, 3, "cuda", cores=16)
+    data, start = new_recipe.Data("shards/", 1_000_000, {}), new_recipe.Start("ViT-B-16", "openai", False, (5, 11))
+    written = new_recipe.recipe_text(
+        Path("recipes/fine-tune-yours.yaml"), data, start, cards, splits, 3, "cuda", cores=16
+    )
     assert path.read_text() == written
 
 
-def test_labels_that_are_there_are_used_and_none_is_made_again(
+def test_existing_labels_are_used(
     dataset: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,8 +164,8 @@ def test_labels_that_are_there_are_used_and_none_is_made_again(
         assert [(c.expert, c.column) for c in written.columns] == [(None, "depth/demo-depth"), ("demo:edges", None)]
         assert "depth/demo-depth: depth, license " in result.output
         assert "demo:edges: edges, license " in result.output
-        assert "labeling comes before" not in Path(f"{number}.yaml").read_text()
-    assert Run(written, tmp_path / "run").unlabeled() == []
+        assert "labeling comes first" not in Path(f"{number}.yaml").read_text()
+    assert Run(written, tmp_path / "run").inputs.unlabeled() == []
     wrong = ["new", "--yes", "--out", "x.yaml", *common, "--data", str(dataset), "--expert"]
     for name, says in (
         ("edges", "'edges' names no expert"),
@@ -185,9 +186,9 @@ def test_labels_that_are_there_are_used_and_none_is_made_again(
         "demo:edges",
     ]
     CliRunner().invoke(app, none, catch_exceptions=False)
-    assert "; labeling comes before" in Path("2.yaml").read_text()
+    assert "; labeling comes first" in Path("2.yaml").read_text()
     assert recipe.load("2.yaml").store is None
-    assert Run(recipe.load("2.yaml"), tmp_path / "other").unlabeled() == ["edges/demo-edges"]
+    assert Run(recipe.load("2.yaml"), tmp_path / "other").inputs.unlabeled() == ["edges/demo-edges"]
 
 
 def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
@@ -205,23 +206,23 @@ def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
     assert recipe.load("new.yaml").store == "fresh"
 
 
-def test_the_head_names_the_command_and_promises_no_gpu_where_there_is_none() -> None:
+def test_the_comment_at_the_top_matches_command_and_device() -> None:
     cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="metric", along="z"))}
-    data, start = draft.Data("shards/", 1000, {}), draft.Start("demo:clip", None, True, (3, 4))
+    data, start = new_recipe.Data("shards/", 1000, {}), new_recipe.Start("demo:clip", None, True, (3, 4))
     splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}
     for device, measured, verb in (("cpu", {}, "train"), ("cpu", splits, "run"), ("cuda", {}, "train")):
-        text = draft.draft(Path("r.yaml"), data, start, cards, measured, 1, device)
+        text = new_recipe.recipe_text(Path("r.yaml"), data, start, cards, measured, 1, device)
         assert text.startswith(f"# clipzoo {verb} r.yaml ")
         assert f"clipzoo {'run' if verb == 'train' else 'train'}" not in text
         assert ("H100" in text) is (device == "cuda")
-        assert "; labeling comes before." in text
+        assert "; labeling comes first." in text
         batch = 256 if device == "cuda" else 32
-        assert f"{(2 if measured else 1) * (1000 // batch) * batch:,} images in all" in text, "of whole batches"
+        assert f"{(2 if measured else 1) * (1000 // batch) * batch:,} images in total" in text, "of whole batches"
 
 
-def test_the_head_counts_trials_and_whole_batches() -> None:
+def test_the_comment_at_the_top_counts_trials_and_whole_batches() -> None:
     cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="metric", along="z"))}
-    start = draft.Start("ViT-B-16", "openai", False, (5, 11))
+    start = new_recipe.Start("ViT-B-16", "openai", False, (5, 11))
     splits = {split: f"demo:{split}" for split in ("probe", "validation", "test")}
-    text = draft.draft(Path("r.yaml"), draft.Data("shards/", 330, {}), start, cards, splits, 1, "cpu")
-    assert f"{2 * 32 * (10 + 3 * 2):,} images in all" in text, "10 steps of 32, and three trials of 2, of both arms"
+    text = new_recipe.recipe_text(Path("r.yaml"), new_recipe.Data("shards/", 330, {}), start, cards, splits, 1, "cpu")
+    assert f"{2 * 32 * (10 + 3 * 2):,} images in total" in text, "10 steps of 32, and three trials of 2, of both arms"

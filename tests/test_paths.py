@@ -124,7 +124,7 @@ def test_splits_in_a_store_are_told_apart(memory: str, bench: Path, dataset: Pat
 
 
 def test_a_web_server_is_no_place_for_a_benchmark_folder() -> None:
-    with pytest.raises(RecipeError, match=r"evaluation\.probe is 'http://host/b/probe', and a web server has no"):
+    with pytest.raises(RecipeError, match=r"evaluation\.probe is 'http://host/b/probe', which is on a web server"):
         check_benchmarks("http://host/b")
 
 

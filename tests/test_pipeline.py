@@ -1,4 +1,4 @@
-"""The whole house on a world of squares: label, train, measure, report; killed and resumed; numbers that add up."""
+"""The whole pipeline on pictures of squares: label, train, evaluate, report, resume."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clipzoo import recipe
+from clipzoo import runs as workspace
 from clipzoo.cli import app, main
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.progress import Silent
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.runs import folder as workspace
 from clipzoo.runs import verbs as pipeline
+from clipzoo.runs.preflight import pick_device
+from clipzoo.runs.results import cost as cost_of
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
@@ -38,7 +40,7 @@ SPACE = Convention(classes=("background", "square"))
 
 
 class SquareExpert(Expert):
-    """Finds squares by brightness; misses one corner, as an expert would."""
+    """Segments squares by brightness; misses one corner, as an expert would."""
 
     card = ExpertCard("python:test_pipeline:SquareExpert", "segmentation", SPACE, license="CC0-1.0")
 
@@ -96,8 +98,8 @@ def finished(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
-def test_labels_from_files_go_through_the_whole_house(world: recipe.Recipe, tmp_path: Path) -> None:
-    """There is no expert to ask about test pictures: it has no row, and no picture on the page."""
+def test_a_run_with_imported_labels_has_results(world: recipe.Recipe, tmp_path: Path) -> None:
+    """Imported labels have no expert that could label test pictures, so the results have no row of it."""
     rng = np.random.default_rng(0)
     (tmp_path / "masks").mkdir()
     for i in range(96):
@@ -113,7 +115,7 @@ def test_labels_from_files_go_through_the_whole_house(world: recipe.Recipe, tmp_
     assert "segmentation/miou" in results["baselines"]["more_labels"]
 
 
-def test_results_hold_every_arm_baseline_and_number(finished: Path) -> None:
+def test_results_contain_every_arm_baseline_and_measure(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text(), parse_constant=pytest.fail)
     assert {"recipe", "seeds", "arms", "baselines", "cost", "differences"} <= set(results)
     assert results["seeds"] == [0, 1]
@@ -137,20 +139,20 @@ def test_results_hold_every_arm_baseline_and_number(finished: Path) -> None:
     assert cost["seconds_per_image"] > 0
 
 
-def test_the_page_is_whole_and_self_contained(finished: Path) -> None:
+def test_the_page_is_complete_and_self_contained(finished: Path) -> None:
     page = (finished / "page.html").read_text()
     assert "data:image/" in page
     assert 'src="http' not in page
     assert "squares" in page
 
 
-def test_both_trained_arms_had_the_same_grid(finished: Path) -> None:
+def test_both_trained_arms_try_the_same_learning_rates(finished: Path) -> None:
     tried = [json.loads((finished / "arms" / arm / "rates.json").read_text()) for arm in ("clip-ft", "clipzoo")]
     assert set(tried[0]) == set(tried[1]) == {"0.001", "0.003"}
     assert all("criterion" in values for arm in tried for values in arm.values())
 
 
-def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rerunning_repeats_no_work(finished: Path, world: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (finished / "results.json").read_text()
     monkeypatch.setattr(SquareExpert, "predict", lambda self, images: pytest.fail("labeled again"))
     monkeypatch.setattr("clipzoo.training.objectives.terms", lambda *a: pytest.fail("trained again"))
@@ -159,7 +161,7 @@ def test_run_again_does_nothing_again(finished: Path, world: recipe.Recipe, monk
 
 
 def described(section: str) -> list[str]:
-    """What the first cells of a section's tables in docs/run.md name."""
+    """Return the names in the first column of a section's tables in docs/run.md."""
     page = (Path(__file__).parent.parent / "docs" / "run.md").read_text()
     part = re.split(r"^## ", page, flags=re.MULTILINE)
     (text,) = [one for one in part if one.startswith(section)]
@@ -167,16 +169,16 @@ def described(section: str) -> list[str]:
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Whether a pattern of the page means a name: ``<column>`` may have slashes, a folder holds what is below it."""
+    """Return True if a pattern of the page matches a name; ``<column>`` may have slashes, folders have contents."""
     escaped = re.sub("<(.*?)>", lambda m: ".+" if m[1] == "column" else "[^/]+", re.escape(pattern))
     return re.fullmatch(escaped + (".*" if pattern.endswith("/") else ""), name) is not None
 
 
 LATER = ("data/", "arms/<arm>/<seed>/checkpoint.pt", "export/<format>/<arm>-<seed>/")
-"""What a finished run of files on a disk does not have."""
+"""Entries that a finished run on files of a disk does not have."""
 
 
-def test_the_page_of_a_runs_folder_names_all_that_is_there(finished: Path) -> None:
+def test_docs_run_md_lists_every_file_field_and_part(finished: Path) -> None:
     files = [path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()]
     logs = [line for arm in ("clip-ft", "clipzoo") for line in read_log(finished / "arms" / arm / "0")]
     results = json.loads((finished / "results.json").read_text())
@@ -190,7 +192,7 @@ def test_the_page_of_a_runs_folder_names_all_that_is_there(finished: Path) -> No
         assert [one for one in told if not any(fits(one, name) for name in there)] == list(later)
 
 
-def test_the_page_reads_a_runs_folder_back(finished: Path) -> None:
+def test_the_python_example_of_docs_run_md_works(finished: Path) -> None:
     page = (Path(__file__).parent.parent / "docs" / "run.md").read_text()
     names: dict[str, Any] = {"folder": str(finished)}
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], names)
@@ -203,7 +205,7 @@ EXPERT = "segmentation/python-test_pipeline-SquareExpert"
 
 
 class Listener(Silent):
-    """Keeps the headlines."""
+    """Collects headlines."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -212,7 +214,7 @@ class Listener(Silent):
         self.said.append(text)
 
 
-def test_eval_says_what_it_trains_first_and_then_each_part(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_eval_reports_each_training_and_measurement(world: recipe.Recipe, tmp_path: Path) -> None:
     short = changed(
         world, seeds=[0], arms=["clip", "clip-ft", "clipzoo"], training={"steps": 2, "learning_rates": [1e-3]}
     )
@@ -220,7 +222,7 @@ def test_eval_says_what_it_trains_first_and_then_each_part(world: recipe.Recipe,
     pipeline.train(workspace.Run(short, tmp_path), "clip-ft", 0)
     pipeline.evaluate(workspace.Run(short, tmp_path, heard))
     assert heard.said == [
-        "not trained yet, so it is trained before anything is measured: clipzoo: seed 0",
+        "training these arms before measuring: clipzoo: seed 0",
         "training clipzoo, seed 0", f"{EXPERT}: 96 of 96 samples have a label (100 %)", "measuring clip",
         "measuring clip-ft, seed 0", "measuring clipzoo, seed 0",
         "measuring the baselines",
@@ -231,7 +233,7 @@ def test_eval_says_what_it_trains_first_and_then_each_part(world: recipe.Recipe,
     assert again.said == [], "all of it was done"
 
 
-def test_the_first_line_of_eval_on_a_new_folder_names_all_that_is_to_train(
+def test_eval_on_a_new_folder_first_lists_all_trainings(
     world: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = Listener()
@@ -245,35 +247,35 @@ def test_the_first_line_of_eval_on_a_new_folder_names_all_that_is_to_train(
     assert third == "training clip-ft, seed 0"
 
 
-def test_labels_cost_what_went_into_them_and_dropped_work_stands_apart(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_the_cost_of_labels_excludes_dropped_work(world: recipe.Recipe, tmp_path: Path) -> None:
     run = workspace.Run(world, tmp_path)
     pipeline.label(run)
     ((name, (_, column)),) = run.columns.items()
-    before = pipeline._cost(run)[name]
+    before = cost_of(run)[name]
     assert before["dropped_seconds"] == 0
     column.finish(seconds=7.0)  # what a run spent on a shard that it did not commit
-    after = pipeline._cost(run)[name]
+    after = cost_of(run)[name]
     assert after["seconds_per_image"] == before["seconds_per_image"]
     assert after["dropped_seconds"] == 7.0
 
 
 def changed(world: recipe.Recipe, **fields: Any) -> recipe.Recipe:
-    """The recipe with values of its parts changed."""
+    """Return the recipe with changed fields."""
     values = world.model_dump(mode="json")
     for name, value in fields.items():
         values[name] = {**values[name], **value} if isinstance(value, dict) else value
     return recipe.parse(values)
 
 
-def test_a_folder_of_another_recipe_is_refused_with_what_differs(finished: Path, world: recipe.Recipe) -> None:
+def test_a_folder_of_another_recipe_is_refused_with_the_differences(finished: Path, world: recipe.Recipe) -> None:
     other = changed(world, seeds=[7], training={"steps": 9})
     with pytest.raises(
-        CheckpointError, match=r"another recipe.*\n  training\.steps: 24, not 9\n  seeds\.0: 0, not 7\n"
+        CheckpointError, match=r"another recipe\. It has\n  training\.steps: 24, not 9\n  seeds\.0: 0, not 7\n"
     ):
         workspace.Run(other, finished)
 
 
-def test_what_no_trained_arm_depends_on_may_change(finished: Path, world: recipe.Recipe, tmp_path: Path) -> None:
+def test_fields_that_no_trained_arm_depends_on_may_change(finished: Path, world: recipe.Recipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     (out / ".lock").unlink(missing_ok=True)
@@ -290,7 +292,7 @@ def test_what_no_trained_arm_depends_on_may_change(finished: Path, world: recipe
             workspace.Run(changed(world, **choosing), out)
 
 
-def test_scores_of_another_evaluation_are_forgotten(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_scores_of_another_evaluation_are_removed(world: recipe.Recipe, tmp_path: Path) -> None:
     start = changed(world, arms=["clip"], columns=[], training={"learning_rates": [1e-3]})
     first, second = (
         pipeline.evaluate(workspace.Run(changed(start, evaluation={"label_stride": stride}), tmp_path)).read_bytes()
@@ -302,13 +304,13 @@ def test_scores_of_another_evaluation_are_forgotten(world: recipe.Recipe, tmp_pa
     )
 
 
-def test_a_finished_student_is_found_whatever_its_labels_became(finished: Path, world: recipe.Recipe) -> None:
+def test_a_finished_student_loads_without_its_labels(finished: Path, world: recipe.Recipe) -> None:
     run = workspace.Run(world, finished)
-    run.__dict__["plan"] = None  # would fail if it were used
+    run.inputs.__dict__["plan"] = None  # would fail if it were used
     assert run.train("clipzoo", 1).specs
 
 
-def test_a_recipe_may_be_mended_in_its_folder_until_an_arm_was_trained(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_a_recipe_may_change_until_an_arm_is_trained(world: recipe.Recipe, tmp_path: Path) -> None:
     strict = world.model_copy(update={"labeling": recipe.LabelingRecipe(max_failures=0.0), "max_samples": 40})
     pipeline.label(workspace.Run(strict, tmp_path))
     labels = sorted(tmp_path.glob("labels/**/*.tar"))
@@ -330,7 +332,7 @@ def test_a_recipe_may_be_mended_in_its_folder_until_an_arm_was_trained(world: re
         ({"evaluation": {"test": "demo:tset"}}, "no such packaged split"),
     ],
 )
-def test_a_mistake_in_a_new_recipe_is_found_before_any_work_and_leaves_nothing(
+def test_mistakes_of_a_new_recipe_are_found_first_and_nothing_is_written(
     world: recipe.Recipe, tmp_path: Path, change: dict[str, Any], says: str
 ) -> None:
     values = world.model_dump(mode="json") | {"training": {"steps": 1}} | change
@@ -346,18 +348,18 @@ def test_a_mistake_in_a_new_recipe_is_found_before_any_work_and_leaves_nothing(
         (lambda root: {"layers": [99]}, r"evaluation\.layers is \[99\], and the vision tower has no such layers"),
     ],
 )
-def test_mistakes_of_measuring_are_found_before_anything_is_trained(
+def test_mistakes_of_evaluation_are_found_before_training(
     world: recipe.Recipe, tmp_path: Path, change: Callable[[Path], dict[str, Any]], says: str
 ) -> None:
     with pytest.raises(RecipeError, match=says):
         workspace.Run(changed(world, evaluation=change(Path(world.data).parent)), tmp_path)
 
 
-def test_a_column_named_twice_is_refused(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_a_column_listed_twice_is_refused(world: recipe.Recipe, tmp_path: Path) -> None:
     pipeline.label(workspace.Run(world, tmp_path))
     (column,) = Store(tmp_path / "labels").columns()
     both = changed(world, columns=[*world.model_dump(mode="json")["columns"], {"column": column.name}])
-    with pytest.raises(RecipeError, match=f"two of the columns are {column.name}"):
+    with pytest.raises(RecipeError, match=f"{column.name} is listed twice"):
         workspace.Run(both, tmp_path)
 
 
@@ -378,7 +380,7 @@ def test_two_processes_do_not_share_a_run(world: recipe.Recipe, tmp_path: Path) 
     pipeline.label(run)
 
 
-def test_labels_that_change_are_joined_anew_until_an_arm_was_trained(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_changed_labels_are_joined_again_until_an_arm_is_trained(world: recipe.Recipe, tmp_path: Path) -> None:
     run = workspace.Run(world, tmp_path)
     pipeline.label(run)
     ((name, (_, column)),) = run.columns.items()
@@ -394,7 +396,7 @@ def test_labels_that_change_are_joined_anew_until_an_arm_was_trained(world: reci
         _ = workspace.Run(world, tmp_path).plan
 
 
-def test_max_samples_bounds_labeling_too(world: recipe.Recipe, dataset: Path, tmp_path: Path) -> None:
+def test_max_samples_limits_labeling(world: recipe.Recipe, dataset: Path, tmp_path: Path) -> None:
     few = world.model_copy(update={"data": str(dataset), "max_samples": 20})
     store = pipeline.label(workspace.Run(few, tmp_path))
     (column,) = store.columns()
@@ -402,9 +404,9 @@ def test_max_samples_bounds_labeling_too(world: recipe.Recipe, dataset: Path, tm
     assert len(workspace.Run(few, tmp_path).plan) == 20
 
 
-def test_a_device_that_is_not_there_is_said() -> None:
+def test_a_missing_device_is_an_error() -> None:
     with pytest.raises(RecipeError, match="no device 'cuda:9'"):
-        pipeline.pick_device("cuda:9")
+        pick_device("cuda:9")
 
 
 def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> None:
@@ -412,13 +414,13 @@ def test_the_arm_clip_is_not_trained(world: recipe.Recipe, tmp_path: Path) -> No
         pipeline.train(workspace.Run(world, tmp_path), "clip", 0)
 
 
-def test_a_report_without_numbers_says_what_to_do(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_a_report_without_results_names_the_command(world: recipe.Recipe, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="clipzoo eval"):
         pipeline.report(workspace.Run(world, tmp_path))
 
 
-def test_the_same_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> None:
-    """Each verb in process, on one folder: label, inspect, train, eval, report."""
+def test_every_verb_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> None:
+    """Each verb in this process, on one folder: label, inspect, train, eval, report."""
     once = world.model_copy(update={"seeds": (0,), "training": world.training.model_copy(update={"steps": 4})})
     path, out, run = tmp_path / "r.yaml", tmp_path / "out", CliRunner().invoke
     path.write_text(once.to_yaml())
@@ -457,10 +459,10 @@ def test_mistakes_on_the_command_line_are_clipzoo_errors(
 def test_an_expert_of_another_convention_is_not_compared(world: recipe.Recipe, tmp_path: Path) -> None:
     heard = Listener()
     run = workspace.Run(world.model_copy(update={"seeds": (0,)}), tmp_path, heard)
-    (expert,) = run.experts.values()
+    (expert,) = run.inputs.experts.values()
     expert.card = replace(expert.card, convention=Convention(classes=("background", "circle")))
-    assert run.loaded_experts() == {}
-    assert "no truth of segmentation with its convention" in heard.said[0]
+    assert run.measured.loaded_experts() == {}
+    assert "no true labels of segmentation with its convention" in heard.said[0]
 
 
 def interrupted() -> None:
@@ -474,7 +476,7 @@ def refused() -> None:
 @pytest.mark.parametrize(
     ("verb", "code", "says"), [(refused, 2, "'clipzoo[onnx]' for [/x]"), (interrupted, 130, "[2/3] shards are left")]
 )
-def test_what_users_read_is_printed_as_it_is(
+def test_messages_are_printed_without_markup(
     verb: Any, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = typer.Typer(pretty_exceptions_enable=False)
@@ -487,7 +489,7 @@ def test_what_users_read_is_printed_as_it_is(
     assert says in capsys.readouterr().err
 
 
-def test_nothing_to_measure_is_told_before_anything_is_trained(world: recipe.Recipe, tmp_path: Path) -> None:
+def test_a_missing_benchmark_is_found_before_training(world: recipe.Recipe, tmp_path: Path) -> None:
     bare = world.model_copy(update={"evaluation": recipe.EvaluationRecipe()})
     with pytest.raises(RecipeError, match=r"evaluation\.test is not set"):
         pipeline.run(workspace.Run(bare, tmp_path))

@@ -1,4 +1,4 @@
-"""Mistakes that a look at a recipe's places finds, before anything is labeled or trained."""
+"""Preflight checks: mistakes in the paths of a recipe are found before labeling and training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from making import make_dataset
 
 @pytest.fixture
 def places(tmp_path: Path) -> Path:
-    """Data and three splits, no two of them alike."""
+    """Return a folder with data and three different splits."""
     make_dataset(tmp_path / "data", shards=1)
     for more, split in enumerate(("probe", "validation", "test"), 1):
         make_dataset(tmp_path / "bench" / split / "images", shards=1, count=6 + more)
@@ -38,12 +38,12 @@ def made(root: Path, **splits: str) -> recipe.Recipe:
     )  # fmt: skip
 
 
-def test_splits_of_their_own_are_fine(places: Path) -> None:
+def test_disjoint_splits_are_accepted(places: Path) -> None:
     check_splits(made(places))
     check_splits(made(places, data="demo:captioned", probe="demo:probe", test="rooms:test?count=9"))
 
 
-def test_a_split_that_cannot_be_measured_on_is_told(places: Path) -> None:
+def test_a_split_that_is_not_a_benchmark_is_refused(places: Path) -> None:
     images = places / "bench" / "test" / "images"
     make_dataset(places / "bench" / "test" / "truth" / "x", shards=1)
     with pytest.raises(RecipeError, match=r"evaluation.test .* has no column <task>/truth; it has: none"):
@@ -51,7 +51,7 @@ def test_a_split_that_cannot_be_measured_on_is_told(places: Path) -> None:
     shutil.rmtree(images)
     (images / "0").mkdir(parents=True)
     (images / "0" / "a.jpg").write_bytes(b"")
-    with pytest.raises(RecipeError, match=r"evaluation.test .* cannot be measured on: .* holds a .tar"):
+    with pytest.raises(RecipeError, match=r"evaluation.test .* is not a benchmark folder: .* holds a .tar"):
         check_splits(made(places))
 
 
@@ -69,7 +69,7 @@ def test_a_split_that_cannot_be_measured_on_is_told(places: Path) -> None:
         ({"data": "rooms:captioned?count=50", "test": "demo:captioned"}, "those of data"),
     ],
 )
-def test_pictures_that_are_in_two_places_are_refused(places: Path, change: dict[str, str], says: str) -> None:
+def test_splits_with_common_pictures_are_refused(places: Path, change: dict[str, str], says: str) -> None:
     shutil.copytree(places / "bench" / "validation", places / "copy")
     (places / "link").symlink_to(places / "bench" / "validation")
     there = {name: text if ":" in text else str(places / text) for name, text in change.items()}
@@ -77,13 +77,13 @@ def test_pictures_that_are_in_two_places_are_refused(places: Path, change: dict[
         check_splits(made(places, **there))
 
 
-def test_a_dry_run_refuses_a_split_that_is_another_one(places: Path) -> None:
+def test_a_dry_run_refuses_equal_splits(places: Path) -> None:
     (places / "r.yaml").write_text(made(places, test=str(places / "bench" / "probe")).to_yaml())
     result = CliRunner().invoke(app, ["run", str(places / "r.yaml"), "--out", str(places / "run"), "--dry-run"])
     assert "whose images are those of evaluation.probe" in str(result.exception)
 
 
-def test_places_beside_the_recipe_are_told_apart_from_those_here(
+def test_paths_relative_to_the_recipe_are_refused_with_the_folder_to_start_in(
     places: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (places / "card.yaml").touch()
@@ -104,9 +104,9 @@ def test_places_beside_the_recipe_are_told_apart_from_those_here(
         "data": "data", "store": "bench", "student.model": "my clip", "evaluation.test": "bench/test",
         "columns.0.expert": "card.yaml",
     }.items():  # fmt: skip
-        assert f"  {name}: there is {places / place}, but no {elsewhere / place}\n" in told
+        assert f"  {name}: {elsewhere / place} does not exist, but {places / place} does\n" in told
     assert "columns.1" not in told
-    assert f"Start it in {places}, or write those places as they are seen from here" in told
+    assert f"Start clipzoo in {places}, or change these paths" in told
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,12 @@ def test_places_beside_the_recipe_are_told_apart_from_those_here(
         ("RN50", "opanai", "no weights 'opanai'.*its tags are openai, yfcc15m, cc12m; did you mean openai"),
     ],
 )
-def test_models_and_weights_that_do_not_exist_come_with_those_that_do(
-    model: str, weights: str | None, says: str
-) -> None:
+def test_unknown_models_and_weights_come_with_suggestions(model: str, weights: str | None, says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
         check_model(model, weights)
 
 
-def test_weights_may_be_a_file_or_a_tag_in_any_letters(tmp_path: Path) -> None:
+def test_weights_may_be_a_file_or_a_tag_with_hyphens(tmp_path: Path) -> None:
     (tmp_path / "w.pt").touch()
     check_model("RN50", str(tmp_path / "w.pt"))
     check_model("ViT-B-32", "laion2b-s34b-b79k")

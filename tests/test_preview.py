@@ -1,4 +1,4 @@
-"""What a run would do, told beforehand: the numbers agree with what is known otherwise, and nothing is written."""
+"""Dry runs: the numbers match the files, and nothing is written."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from clipzoo.errors import CheckpointError, ClipzooError, PlanError
 from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.runs import Run
 from clipzoo.runs.dry_run import _forward, estimate, kept_bytes, preview
-from clipzoo.runs.folder import Run
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
@@ -40,7 +40,7 @@ def values(dataset: Path, labels: Path, tiny_clip: str) -> dict[str, Any]:
     }
 
 
-def test_what_is_told_is_what_is_there(values: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
+def test_samples_steps_and_labels_match_the_files(values: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
     found = preview(recipe.parse(values), tmp_path / "run")
     assert found.samples == 48
     assert not found.left_out
@@ -66,9 +66,7 @@ def test_packaged_data_is_neither_rendered_nor_unpacked_into_the_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_of_less_confidence_than_asked_for_do_not_count(
-    values: dict[str, Any], dataset: Path, tmp_path: Path
-) -> None:
+def test_labels_below_min_confidence_do_not_count(values: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
     reader = open_dataset(str(dataset))
     space, known = Convention(classes=("background", "square")), np.ones((4, 4), np.bool_)
     column = Store(tmp_path / "labels").create(ExpertCard("test:sure", "segmentation", space), fingerprint(reader))
@@ -91,10 +89,10 @@ def test_epochs_are_steps_of_the_plan(values: dict[str, Any], tmp_path: Path) ->
     dataset = TrainingSet(run.plan, run.reader, {}, Viewing((32, 32)))
     one_epoch = sum(1 for _ in loader(dataset, 10, lambda texts: torch.zeros(len(texts), 1)))
     assert run.steps() == round(2.5 * one_epoch)
-    assert run.search_steps() == run.steps() // 4
+    assert run.trainings.trial_steps() == run.steps() // 4
 
 
-def test_looking_fetches_no_weights_of_the_student(
+def test_a_dry_run_downloads_no_weights_of_the_student(
     values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
@@ -105,7 +103,7 @@ def test_looking_fetches_no_weights_of_the_student(
         Run(wanted, tmp_path / "run")
 
 
-def test_too_small_a_dataset_is_told(values: dict[str, Any], tmp_path: Path) -> None:
+def test_a_dataset_smaller_than_a_batch_is_an_error(values: dict[str, Any], tmp_path: Path) -> None:
     values["training"]["batch_size"] = 64
     with pytest.raises(PlanError, match="48 usable samples, fewer than one batch of 64"):
         preview(recipe.parse(values), tmp_path)
@@ -120,15 +118,15 @@ def test_a_folder_of_another_recipe_is_refused(values: dict[str, Any], tmp_path:
         preview(parsed, tmp_path)
 
 
-def test_kept_bytes_of_a_chain_are_those_by_hand() -> None:
+def test_kept_bytes_match_a_count_by_hand() -> None:
     chain = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     x = torch.zeros(5, 8)
     by_hand = 4 * 5 * (8 + 16)  # the input and the ReLU's output, which is the second layer's input, too
     assert kept_bytes(lambda: chain(x), chain.parameters()) == by_hand
 
 
-def test_memory_grows_with_the_batch_as_it_does(tiny_clip: str) -> None:
-    """What is drawn out from two small passes is what a large one keeps, less what grows with the batch's square."""
+def test_estimated_memory_matches_a_larger_batch(tiny_clip: str) -> None:
+    """Two small passes, extrapolated, match a large one up to the terms that grow with the square of the batch size."""
     spec = HeadSpec("depth", Convention(kind="metric", along="z"))
     student = Student.create(tiny_clip, specs={"depth/x": spec})
     few, many = (
@@ -147,7 +145,7 @@ def test_memory_grows_with_the_batch_as_it_does(tiny_clip: str) -> None:
     assert estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1)).activations == learns
 
 
-def test_what_is_done_already_is_told_and_what_is_left(values: dict[str, Any], tmp_path: Path) -> None:
+def test_finished_and_remaining_steps_are_shown(values: dict[str, Any], tmp_path: Path) -> None:
     parsed = recipe.parse(values | {"columns": values["columns"][:1], "seeds": [0, 1]})
     run = Run(parsed, tmp_path)
     run.train("clip-ft", 0)
@@ -155,25 +153,25 @@ def test_what_is_done_already_is_told_and_what_is_left(values: dict[str, Any], t
     folder.mkdir()
     torch.save({"step": 4, "student": {"w": torch.zeros(1000)}}, folder / "checkpoint.pt")
     rows = dict(preview(parsed, tmp_path).rows())
-    assert rows["done already"] == "trained: clip-ft: seed 0\nbegun: clip-ft: seed 1, 4 of 10 steps\n26 steps are left"
+    assert rows["done already"] == "trained: clip-ft: seed 0\nclip-ft: seed 1: 4 of 10 steps\n26 steps remaining"
     alone = dict(preview(parsed, tmp_path, arms=["clip-ft"], seeds=[0]).rows())
-    assert alone["done already"] == "trained: clip-ft: seed 0\nnothing is left to train"
+    assert alone["done already"] == "trained: clip-ft: seed 0\n0 steps remaining"
     assert "done already" not in dict(preview(parsed, tmp_path, arms=["clipzoo"]).rows())
 
 
-def test_what_is_measured_on_is_told_and_which_experts_are_asked(values: dict[str, Any], tmp_path: Path) -> None:
+def test_splits_and_compared_experts_are_shown(values: dict[str, Any], tmp_path: Path) -> None:
     splits = {name: f"demo:{name}" for name in ("probe", "validation", "test", "heldout")}
     parsed = recipe.parse(values | {"evaluation": splits})
     rows = dict(preview(parsed, tmp_path / "run").rows())
     for name, place in splits.items():
         run = Run(parsed, tmp_path / "real")
-        reader = open_dataset(f"{run.folder(place)}/images")
+        reader = open_dataset(f"{run.inputs.located(place)}/images")
         assert rows[f"evaluation.{name}"].startswith(
             f"{sum(len(reader.index(s)) for s in reader.shards):,} pictures of"
         )
-        assert "truth of " in rows[f"evaluation.{name}"]
+        assert "true labels: " in rows[f"evaluation.{name}"]
         assert "normals" in rows[f"evaluation.{name}"]
-    assert rows["experts asked"] == "about the pictures of test and heldout, too: demo:normals"
+    assert rows["experts asked"] == "demo:normals: they label the pictures of test and heldout, too, for comparison"
     assert not {"evaluation.test", "experts asked"} & set(dict(preview(parsed, tmp_path, arms=["clip-ft"]).rows()))
     alone = dict(preview(recipe.parse(values | {"evaluation": {"test": "demo:test"}}), tmp_path / "run").rows())
     assert "evaluation.test" in alone
@@ -182,13 +180,13 @@ def test_what_is_measured_on_is_told_and_which_experts_are_asked(values: dict[st
     assert dict(preview(rooms, tmp_path / "run").rows())["evaluation.test"].startswith("7,000 pictures of rooms:test")
 
 
-def test_trials_that_are_over_are_not_left(values: dict[str, Any], tmp_path: Path) -> None:
+def test_finished_trials_are_not_counted_as_remaining(values: dict[str, Any], tmp_path: Path) -> None:
     values["training"] |= {"learning_rates": [1e-4, 1e-3], "search_steps": 3}
     parsed = recipe.parse(values | {"columns": values["columns"][:1], "evaluation": {"validation": "demo:validation"}})
     Run(parsed, tmp_path)
     (tmp_path / "arms" / "clipzoo").mkdir(parents=True)
     (tmp_path / "arms" / "clipzoo" / "rates.json").write_text('{"0.0001": {"criterion": 1.0}}')
-    assert dict(preview(parsed, tmp_path).rows())["done already"] == "1 of 4 trials\n49 steps are left"
+    assert dict(preview(parsed, tmp_path).rows())["done already"] == "1 of 4 trials\n49 steps remaining"
 
 
 @pytest.mark.parametrize(
@@ -214,11 +212,11 @@ def test_dry_runs_by_the_command_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_refuses_what_the_run_would_refuse(values: dict[str, Any], tmp_path: Path) -> None:
+def test_a_dry_run_reports_the_errors_of_the_run(values: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(recipe.parse(values | {"evaluation": {}}).to_yaml())
     for arguments, says in (
-        (["run"], "nothing to measure on, for its evaluation.test is not set: give it a folder"),
+        (["run"], "evaluation.test is not set: arms cannot be measured without a benchmark"),
         (["train", "--device", "gpu"], "no device 'gpu'"),
         (["train", "--arm", "clipzo"], "no arm 'clipzo' to train; did you mean clipzoo"),
     ):

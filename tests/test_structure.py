@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import clipzoo
-from clipzoo import benchmarks, experts, export, heads, losses, readers, tasks
+from clipzoo import benchmarks, experts, export, heads, locations, losses, model_schemes, readers, tasks
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.labeling import exports
 from clipzoo.plugins import Registry
@@ -25,14 +25,21 @@ from clipzoo.plugins import Registry
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
-    "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "experts",
-    "importers", "derived", "conformance", "store", "labeling", "data", "models", "benchmarks", "trust", "recipe",
-    "training", "evaluation", "export", "checking", "pages", "demo", "runs", "app", "cli", "__main__",
+    "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "locations",
+    "experts", "importers", "derived", "conformance", "store", "labeling", "data", "model_schemes", "models",
+    "benchmarks", "trust", "recipe", "training", "evaluation", "export", "checking", "pages", "demo", "runs", "app",
+    "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 
 
+REGISTERED = {"experts/demo.py", "locations/demo.py", "locations/rooms.py", "model_schemes/demo.py"}
+"""Plugin files that only register what another room, the demo, exports; a registry imports them when they are named."""
+
+
 def room(path: Path) -> str:
+    if path.relative_to(SOURCE).as_posix() in REGISTERED:
+        return "demo"
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -61,6 +68,16 @@ def test_every_room_imports_only_what_stands_above_it() -> None:
             assert (own, other) not in SEPARATE
 
 
+def test_nothing_but_its_registration_and_its_command_imports_the_demo() -> None:
+    users = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if "demo" in imported(path)}
+    assert {name for name in users if not name.startswith("demo/")} == REGISTERED
+    for name in REGISTERED:
+        docstring, imports, exports = ast.parse((SOURCE / name).read_text()).body
+        assert isinstance(docstring, ast.Expr)
+        assert isinstance(imports, ast.ImportFrom)
+        assert isinstance(exports, ast.Assign)
+
+
 def test_the_file_tree_in_the_docs_is_up_to_date() -> None:
     tree = runpy.run_path(str(ROOT / "scripts" / "tree.py"))
     block = tree["BLOCK"].search((ROOT / "docs" / "architecture.md").read_text())
@@ -72,7 +89,7 @@ def test_the_file_tree_in_the_docs_is_up_to_date() -> None:
 def test_public_names_are_the_documented_ones() -> None:
     documented = re.findall(r"^\| `clipzoo\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(clipzoo.__all__)
-    importlib.import_module("clipzoo.runs.verbs")  # a folder of the same name would now stand in a verb's place
+    importlib.import_module("clipzoo.runs")  # a folder of the same name would now replace a verb
     for name in clipzoo.__all__:
         assert callable(getattr(clipzoo, name))
         assert getattr(clipzoo, name).__doc__
@@ -125,6 +142,8 @@ REGISTRIES = (
     losses.PLUGINS,
     heads.PLUGINS,
     readers.PLUGINS,
+    locations.PLUGINS,
+    model_schemes.PLUGINS,
     *experts.REGISTRIES,
     benchmarks.PLUGINS,
     export.PLUGINS,

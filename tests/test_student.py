@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipzoo import demo, heads
+from clipzoo import heads, model_schemes
 from clipzoo.data import Batch
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.losses import angmf
@@ -25,7 +25,7 @@ from clipzoo.training.objectives import build, terms
 
 @pytest.mark.parametrize("layers", [(4,), (2, 3), (-3,), (1, 4), (-2, -1)])
 def test_taps_of_a_resnet_leave_the_embedding_alone(layers: tuple[int, ...]) -> None:
-    student = Student.create(demo.locate_model("demo:clip"), layers=layers).eval()
+    student = Student.create(model_schemes.resolve("demo:clip"), layers=layers).eval()
     images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(student(images)["image_features"], student.encode_image(images))
@@ -36,7 +36,7 @@ def test_taps_of_a_resnet_leave_the_embedding_alone(layers: tuple[int, ...]) -> 
 def test_a_folder_without_weights_is_refused_unless_random_ones_are_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = Path(demo.locate_model("demo:clip").removeprefix("local-dir:"))
+    source = Path(model_schemes.resolve("demo:clip").removeprefix("local-dir:"))
     for name in (CONFIG, "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
     with pytest.raises(CheckpointError, match="local-dir:"):
@@ -118,13 +118,13 @@ def test_random_weights_of_a_hub_model_ask_for_its_config_alone(
 def test_layers_and_options_that_do_not_exist_are_named() -> None:
     spec = HeadSpec("depth", Convention(kind="metric", along="z"), "linear", {"widht": 3})
     with pytest.raises(RecipeError, match=r"column depth/x: the head linear has no option .widht.; there are: upscale"):
-        Student.create(demo.locate_model("demo:clip"), specs={"depth/x": spec})
+        Student.create(model_schemes.resolve("demo:clip"), specs={"depth/x": spec})
     with pytest.raises(CheckpointError, match="layers"):
-        Student.create(demo.locate_model("demo:clip"), specs={"depth/x": replace(spec, options={})}, layers=[99])
+        Student.create(model_schemes.resolve("demo:clip"), specs={"depth/x": replace(spec, options={})}, layers=[99])
 
 
 def test_no_texts_are_no_tokens() -> None:
-    assert Student.create(demo.locate_model("demo:clip")).tokenize([]).shape == (0, 24)
+    assert Student.create(model_schemes.resolve("demo:clip")).tokenize([]).shape == (0, 24)
 
 
 @pytest.mark.parametrize(

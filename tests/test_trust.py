@@ -15,14 +15,14 @@ from typer.testing import CliRunner, Result
 
 import clipzoo
 from clipzoo import cli, recipe, trust
+from clipzoo import runs as workspace
 from clipzoo.cli import _console, app
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.experts import runs_code
 from clipzoo.labeling import label
 from clipzoo.models import Student
 from clipzoo.models._open_clip import CONFIG
-from clipzoo.runs import folder as workspace
-from clipzoo.runs import new_recipe as draft
+from clipzoo.runs import new_recipe
 from clipzoo.runs import verbs as pipeline
 from clipzoo.runs.dry_run import preview
 from making import make_dataset
@@ -84,7 +84,7 @@ def test_code_of_a_folder_is_not_run(hostile: Path, mark: Path, dataset: Path, t
         lambda: clipzoo.load(hostile),
         lambda: preview(wanted, tmp_path / "run"),
         lambda: workspace.Run(wanted, tmp_path / "run"),
-        lambda: draft.check_start(f"local-dir:{hostile}"),
+        lambda: new_recipe.check_start(f"local-dir:{hostile}"),
     ]
     for look in looks:
         with pytest.raises(CheckpointError, match="trust_remote_code: true in the recipe, or call with"):

@@ -22,7 +22,7 @@ from clipzoo.errors import visible
 if TYPE_CHECKING:
     from clipzoo.labeling import ColumnReport, Estimate
     from clipzoo.recipe import Recipe
-    from clipzoo.runs.folder import Run
+    from clipzoo.runs import Run
 
 WIDE = 100_000
 """Columns of what is no terminal: a table is as wide as its content there."""
@@ -186,13 +186,13 @@ def opened(
     check: Callable[[Recipe], None] = lambda recipe: None,
 ) -> Iterator[Run]:
     """The run of a recipe, with bars on the terminal; what ``check`` refuses leaves no folder behind."""
-    from clipzoo.runs import folder as workspace
-    from clipzoo.runs import verbs as pipeline
+    from clipzoo import runs
+    from clipzoo.runs.preflight import pick_device
 
     loaded, folder = located(recipe, out, overrides, trust)
     check(loaded)
     with bars() as progress:
-        yield workspace.Run(loaded, folder, progress, pipeline.pick_device(device))
+        yield runs.Run(loaded, folder, progress, pick_device(device))
 
 
 @contextmanager
@@ -219,15 +219,15 @@ def previewed(
     trust: bool = False,
 ) -> None:
     """Print what a run would do: of all of its arms and seeds and measured, or of these alone."""
-    from clipzoo.runs import verbs as pipeline
     from clipzoo.runs.dry_run import preview
+    from clipzoo.runs.preflight import check_measurable, pick_device
 
-    pipeline.pick_device(device)
+    pick_device(device)
 
     loaded, folder = located(recipe, out, overrides, trust)
     with bars() as progress:
         if not arms:
-            pipeline.check_measurable(loaded)
+            check_measurable(loaded)
         found = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress)
     table = Table("what", "found")
     for what, said in found.rows():

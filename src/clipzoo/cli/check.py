@@ -16,12 +16,12 @@ def command(
     """Look at a dataset before it is used: what it holds, what is broken, suspicious, or comes again."""
     from tempfile import TemporaryDirectory
 
-    from clipzoo import demo
+    from clipzoo import locations
     from clipzoo.cli._console import bold, console
     from clipzoo.pages.check import check, table
 
     with TemporaryDirectory() as cache:
-        found = check(demo.locate_data(data, Path(cache)), out, limit=limit)
+        found = check(locations.resolve_data(data, Path(cache)), out, limit=limit)
     console.print(table(found))
     if out is not None:
         console.print(f"the page is {bold(out)}")

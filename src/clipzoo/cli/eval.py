@@ -11,7 +11,8 @@ def command(
     """Measure every arm of a recipe, trained first where it is not yet, with all baselines; writes results.json."""
     from clipzoo.cli._console import bold, console, opened
     from clipzoo.runs import verbs as pipeline
+    from clipzoo.runs.preflight import check_measurable
 
-    with opened(recipe, out, overrides, device, trust, pipeline.check_measurable) as run:
+    with opened(recipe, out, overrides, device, trust, check_measurable) as run:
         path = pipeline.evaluate(run)
     console.print(f"the numbers are in {bold(path)}")

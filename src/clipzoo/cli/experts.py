@@ -86,12 +86,12 @@ def check(
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from clipzoo import conformance, demo, experts
+    from clipzoo import conformance, experts, locations
     from clipzoo.cli._console import console
-    from clipzoo.runs.verbs import pick_device
+    from clipzoo.runs.preflight import pick_device
 
     with TemporaryDirectory() as cache:
-        shown = conformance.load_pictures(demo.locate_data(images, Path(cache))) if images else None
+        shown = conformance.load_pictures(locations.resolve_data(images, Path(cache))) if images else None
     expert, other = experts.create(uri), experts.create(partner) if partner else None
     card = conformance.check(expert, shown, partner=other, device=pick_device(device), seconds=seconds, brief=short)
     console.print(card.table())

@@ -15,13 +15,13 @@ def command(
     count: Annotated[int, typer.Option(help="Samples in the gallery.")] = 24,
 ) -> None:
     """Print the cards of a store's columns and write a gallery of overlays next to captions."""
-    from clipzoo import demo
+    from clipzoo import locations
     from clipzoo.cli._console import bold, cards, console
     from clipzoo.pages import inspect
     from clipzoo.store import Store
 
     Store(labels).columns(needed=True)  # before anything is unpacked
-    with demo.looked_at(data, labels) as located:
+    with locations.resolved(data, labels) as located:
         found = inspect(labels, located, out, count)
     console.print(cards(found.columns))
     console.print(f"the gallery is {bold(found.path)}")

@@ -40,9 +40,9 @@ def command(
     price: Annotated[float | None, typer.Option(help="Of an hour of this machine, for --estimate.")] = None,
 ) -> None:
     """Let experts pseudo-label a dataset; stopped at any moment, the same command goes on."""
-    from clipzoo import demo, labeling
+    from clipzoo import labeling, locations
     from clipzoo.cli._console import console, estimated, labeled
-    from clipzoo.runs.verbs import pick_device
+    from clipzoo.runs.preflight import pick_device
 
     if price is not None and not estimate:
         raise typer.BadParameter("--price says what --estimate would cost: add --estimate, or leave --price out")
@@ -50,13 +50,14 @@ def command(
         device = pick_device(device)
     tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
     if estimate:
-        with demo.looked_at(data, out) as found:
+        with locations.resolved(data, out) as found:
             guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
         console.print(*estimated(guess, price), sep="\n")
         return
     reports = labeling.label(
-        demo.locate_beside(data, out), expert, out, device=device, batch_size=batch_size, max_failures=max_failures,
-        retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, log=log, engine=engine,  # type: ignore[arg-type]  # it checks
+        locations.resolve_into_store(data, out), expert, out, device=device, batch_size=batch_size,
+        max_failures=max_failures, retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, log=log,
+        engine=engine,  # type: ignore[arg-type]  # it checks
         ray_address=ray_address,
     )  # fmt: skip
     labeled(reports)

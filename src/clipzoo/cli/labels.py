@@ -118,14 +118,14 @@ def verify(
     data: Annotated[str | None, typer.Option("--data", help="The dataset; its keys are compared, too.")] = None,
 ) -> None:
     """Read every byte of a store and say what is wrong with it; exit 1 if anything is."""
-    from clipzoo import demo
+    from clipzoo import locations
     from clipzoo.cli._console import bars, console
     from clipzoo.readers import open_dataset
     from clipzoo.store import Column, Store
     from clipzoo.store import verify as verified
 
     columns = Store(store).each(needed=True).values()  # before anything is unpacked
-    with demo.looked_at(data or "", store) as place, bars() as progress:
+    with locations.resolved(data or "", store) as place, bars() as progress:
         problems = verified(Store(store), open_dataset(place) if data else None, progress.step)
     for problem in problems:
         console.print(str(problem), markup=False, soft_wrap=True)
@@ -156,12 +156,12 @@ def import_(
     retry_failed: Annotated[bool, typer.Option(help="Look again for labels that were missing or unsound.")] = False,
 ) -> None:
     """Labels that exist, as a column; what they mean is asked, and nothing is guessed."""
-    from clipzoo import demo
+    from clipzoo import locations
     from clipzoo.cli._console import console, labeled
     from clipzoo.labeling import import_labels
 
     told = dict(one.partition("=")[::2] for one in answers or ()) | ({} if name is None else {"as": name})
-    place = demo.locate_beside(data, out)
+    place = locations.resolve_into_store(data, out)
     found = import_labels(place, source, format, told, out, max_failures=max_failures, retry_failed=retry_failed)
     labeled([found.column])
     column, lack = found.column, found.samples - found.matched
@@ -180,11 +180,11 @@ def export(
     column: Annotated[str, typer.Option("--column", help="<task>/<slug>, where several could be meant.")] = "",
 ) -> None:
     """Write a column for other tools, in pixels of each picture."""
-    from clipzoo import demo
+    from clipzoo import locations
     from clipzoo.cli._console import console
     from clipzoo.labeling import export_labels
 
-    with demo.looked_at(data, store) as place:
+    with locations.resolved(data, store) as place:
         found = export_labels(store, place, to, out, column)
     left = f", {found.left_out:,} samples without a label are left out" if found.left_out else ""
     console.print(f"{found.column}: {found.pictures:,} pictures in {found.path}{left}", markup=False, soft_wrap=True)

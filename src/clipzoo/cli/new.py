@@ -36,7 +36,7 @@ def command(
     from clipzoo import recipe as recipes
     from clipzoo.cli._console import bars, bold, console
     from clipzoo.runs import new_recipe as draft
-    from clipzoo.runs.verbs import pick_device
+    from clipzoo.runs.preflight import pick_device
 
     draft.check_out(out)
     device = pick_device(device)
@@ -50,7 +50,7 @@ def command(
     console.print(f"   {found.samples:,} usable samples{left}", markup=False)
     place = store or draft.find_store(found)
     labels = draft.check_store(place, found)
-    kept = draft.stored(labels)
+    kept = draft.proposed_columns(labels)
     if store and labels and not kept:
         console.print(f"   {place} has no labels yet: they will be put there", markup=False, soft_wrap=True)
     if kept:
@@ -68,7 +68,7 @@ def command(
         console.print(f"   {name}: {card.task}, license {card.license}", markup=False, soft_wrap=True)
     splits = _ask("4. Where to measure (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
     length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
-    text = draft.draft(out, found, start, cards, splits, length, device, store=place if labels else None)
+    text = draft.recipe_text(out, found, start, cards, splits, length, device, store=place if labels else None)
     files.deliver(out, text.encode())
     trust.remember(recipes.load(out, trust=True).code, out)  # whose experts were named in this command
     console.print(f"{bold(out)} is written; next: clipzoo {'run' if splits else 'train'} {escape(str(out))} --dry-run")

@@ -16,10 +16,11 @@ def command(
     """Label, train all arms, measure, and write the page; stopped at any moment, the same command goes on."""
     from clipzoo.cli._console import bold, console, opened, previewed
     from clipzoo.runs import verbs as pipeline
+    from clipzoo.runs.preflight import check_measurable
 
     if dry_run:
         previewed(recipe, out, overrides, device, trust=trust)
         return
-    with opened(recipe, out, overrides, device, trust, pipeline.check_measurable) as run:
+    with opened(recipe, out, overrides, device, trust, check_measurable) as run:
         page = pipeline.run(run)
     console.print(f"the page is {bold(page)}, the numbers are in {bold(page.with_name('results.json'))}")

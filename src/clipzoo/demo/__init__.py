@@ -1,24 +1,5 @@
-"""The embedded default: rooms with CC0 furniture, a tiny CLIP, tiny experts; and where they are found.
+"""The embedded default: rooms with CC0 furniture, a tiny CLIP and tiny experts; an ordinary plugin.
 
-Locations, wherever a recipe takes a dataset or a model:
-
-    demo:<split>                    packaged pictures (captioned, probe, validation, test, heldout)
-    rooms:<split>?count=N           N pictures of a split, rendered here
-    demo:clip                       the packaged start, as a student's model
+The files that register it are ``locations/demo.py`` and ``locations/rooms.py``, ``model_schemes/demo.py`` and
+``experts/demo.py``.
 """
-
-from clipzoo.demo.locate import (
-    check,
-    locate,
-    locate_beside,
-    locate_data,
-    locate_model,
-    looked_at,
-    meanings,
-    shared,
-    to_render,
-)
-
-__all__ = [
-    "check", "locate", "locate_beside", "locate_data", "locate_model", "looked_at", "meanings", "shared", "to_render",
-]  # fmt: skip

@@ -1,7 +1,7 @@
 """Short, noisy captions, as an uncurated web crawl has them.
 
-About 85 % name the focus object (by one of its synonyms), 6 % name something that is not there,
-6 % are about nothing in the picture, and what else stands in the room is mostly left out.
+About 85 % name the focus object (by one of its synonyms), 6 % name an object that is not in the picture,
+6 % name none, and other objects are mostly not mentioned.
 """
 
 from __future__ import annotations
@@ -97,31 +97,31 @@ ELSEWHERE = (
 
 
 def phrase(name: str, rng: np.random.Generator) -> str:
-    """One of the ways to say ``name``, now and then with an adjective."""
-    said = str(rng.choice(SYNONYMS.get(name, (name,))))
-    return f"{rng.choice(ADJECTIVES)} {said}" if rng.random() < 0.2 else said
+    """Return a synonym of ``name``, sometimes with an adjective."""
+    synonym = str(rng.choice(SYNONYMS.get(name, (name,))))
+    return f"{rng.choice(ADJECTIVES)} {synonym}" if rng.random() < 0.2 else synonym
 
 
 def caption(focus: str, others: Sequence[str], names: Sequence[str], rng: np.random.Generator) -> str:
-    """A caption of a room.
+    """Return a caption of a room.
 
     Args:
-        focus: name of the object the picture is about.
-        others: names of what else is there.
-        names: every name there is, for the captions that are wrong.
-        rng: source of chance.
+        focus: name of the focus object.
+        others: names of the other objects.
+        names: all names, for wrong captions.
+        rng: random generator.
     """
     kind = rng.random()
     if kind < 0.06:
         text = str(rng.choice(ELSEWHERE))
         return text.format(n=rng.integers(1000, 9999), p=rng.integers(10, 80))
     if kind < 0.12:
-        said = phrase(str(rng.choice(names)), rng)
+        subject = phrase(str(rng.choice(names)), rng)
     elif kind < 0.15 and others:
-        said = phrase(str(rng.choice(others)), rng)
+        subject = phrase(str(rng.choice(others)), rng)
     else:
-        said = phrase(focus, rng)
+        subject = phrase(focus, rng)
         if others and rng.random() < 0.2:
-            said = f"{said} and {phrase(str(rng.choice(others)), rng)}"
-    text = str(rng.choice(FORMS)).format(said)
+            subject = f"{subject} and {phrase(str(rng.choice(others)), rng)}"
+    text = str(rng.choice(FORMS)).format(subject)
     return f"{text} {rng.choice(PLACES)}" if rng.random() < 0.2 else text

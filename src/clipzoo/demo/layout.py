@@ -1,8 +1,8 @@
-"""Where everything stands: objects, camera, room and light of one picture, drawn from a generator.
+"""The layout of one picture: objects, camera, room and light, drawn from a generator.
 
 World frame: meters, y up, the floor at y = 0, walls along x and z, the focus object at the origin.
-The room is put around what stands in it, so that depth, pitch and yaw vary without limits of a plan
-and a constant depth map explains little (a weak position prior).
+The room is built around the objects, so that depth, pitch and yaw vary freely and a constant depth map
+explains little (a weak position prior).
 """
 
 from __future__ import annotations
@@ -32,20 +32,23 @@ class Placed:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole: rows of ``axes`` are its right, up and backward directions in the world."""
+    """A pinhole camera; rows of ``axes`` are its right, up and backward directions in the world."""
 
     position: Floats
     axes: Floats
-    field_of_view: float  # degrees, of the whole square
+    field_of_view: float  # degrees, of the whole picture
 
 
 @dataclass(frozen=True)
 class Rig:
-    """How cameras and rooms are drawn.
+    """The distribution of cameras and rooms.
 
-    ``lens`` bounds the field of view in degrees, ``height`` the camera's height in meters (None: it stands at any angle
-    to its object), ``share`` is the least share of the picture's side that the focus takes, ``slack`` how far off the
-    center it may be, ``room`` the largest mean distance of a wall from what stands before it, in meters.
+    Attributes:
+        lens: bounds of the field of view in degrees.
+        height: bounds of the camera's height in meters; None for any angle to the focus object.
+        share: least share of the picture's side that the focus object takes.
+        slack: distance of the focus object from the center, as a share of half the picture's side.
+        room: largest mean distance of a wall from the objects, in meters.
     """
 
     lens: tuple[float, float]
@@ -57,7 +60,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Light:
-    """A sun or window from one side, and what comes from everywhere."""
+    """Directional light, such as a sun or window, and ambient light."""
 
     towards: Floats
     color: Floats
@@ -67,7 +70,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Layout:
-    """All of a picture before it is drawn; ``objects[0]`` is the focus."""
+    """Everything in a picture before it is rendered; ``objects[0]`` is the focus."""
 
     objects: tuple[Placed, ...]
     camera: Camera
@@ -79,7 +82,7 @@ class Layout:
 
 
 def tinted(colors: Floats, plain_look: bool, rng: np.random.Generator) -> Floats:
-    """The same object in another paint: hue turned, mixed with one color, brighter or darker."""
+    """Return other colors of an object: hue turned, mixed with one color, brighter or darker."""
     gray = colors @ np.array([0.3, 0.59, 0.11], np.float32)
     if rng.random() < (0.6 if plain_look else 0.25):
         angle = rng.uniform(0, 2 * np.pi)
@@ -97,7 +100,7 @@ def tinted(colors: Floats, plain_look: bool, rng: np.random.Generator) -> Floats
 
 
 def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> Placed:
-    """Turn, scale and paint a mesh and stand it at ``at``."""
+    """Turn, scale and paint a mesh and place it at ``at``."""
     source = meshes()[mesh]
     scale = float(np.clip(source.meters, 0.6, 1.7) * rng.uniform(0.85, 1.18))
     angle = rng.uniform(0, 2 * np.pi)
@@ -110,8 +113,8 @@ def place(mesh: int, at: Floats, plain_look: bool, rng: np.random.Generator) -> 
     return Placed(mesh, vertices[source.faces], colors, at, radius, height)
 
 
-def look(focus: Placed, rig: Rig, rng: np.random.Generator) -> Camera:
-    """A camera that has the focus object in the picture, from near or far, above or below."""
+def aim(focus: Placed, rig: Rig, rng: np.random.Generator) -> Camera:
+    """Return a camera with the focus object in view, from near or far, above or below."""
     fov = float(rng.uniform(*rig.lens))
     extent = max(focus.height, 2 * focus.radius * 0.8)
     share = rng.uniform(rig.share, 1.0)
@@ -145,7 +148,7 @@ def look(focus: Placed, rig: Rig, rng: np.random.Generator) -> Camera:
 
 
 def free(at: Floats, radius: float, objects: list[Placed], camera: Camera) -> bool:
-    """Whether a circle on the floor touches no object, leaves the camera room and the focus in view."""
+    """Return True if a circle on the floor touches no object, is not at the camera and does not hide the focus."""
     for other in objects:
         if np.linalg.norm(other.center - at) < other.radius + radius + 0.02:
             return False
@@ -160,7 +163,7 @@ def free(at: Floats, radius: float, objects: list[Placed], camera: Camera) -> bo
 
 
 def furnish(focus: Placed, camera: Camera, plain_look: bool, rng: np.random.Generator) -> list[Placed]:
-    """The focus object and none to four others around it."""
+    """Return the focus object and up to four others around it."""
     objects = [focus]
     pool = by_name(held_out=False)
     for _ in range(rng.choice(5, p=[0.15, 0.3, 0.3, 0.15, 0.1])):
@@ -174,7 +177,7 @@ def furnish(focus: Placed, camera: Camera, plain_look: bool, rng: np.random.Gene
 
 
 def walls(objects: list[Placed], camera: Camera, rig: Rig, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Corners of a room around everything, tight or wide on each side."""
+    """Return the low and high corner of a room around everything, tight or wide on each side."""
     mean = np.exp(rng.uniform(np.log(0.15), np.log(rig.room)))
     corners = np.concatenate([o.corners.reshape(-1, 3) for o in objects])
     low = np.minimum(corners.min(0), camera.position - 0.15) - 0.03 - rng.exponential(mean, 3)
@@ -186,7 +189,7 @@ def walls(objects: list[Placed], camera: Camera, rig: Rig, rng: np.random.Genera
 
 
 def lamp(plain_look: bool, rng: np.random.Generator) -> Light:
-    """Side light of some warmth; the experts' world is flat and has no shadows."""
+    """Return directional light of some warmth; the experts' split has flat light without shadows."""
     angle, rise = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(25, 75))
     towards = np.array([np.cos(angle) * np.cos(rise), np.sin(rise), np.sin(angle) * np.cos(rise)])
     warmth = rng.uniform(-0.16, 0.22)
@@ -198,12 +201,12 @@ def lamp(plain_look: bool, rng: np.random.Generator) -> Light:
 
 
 def layout(rng: np.random.Generator, held_out: bool, plain_look: bool, rig: Rig) -> Layout:
-    """One picture's plan; the focus is a held-out mesh if asked for, nothing else ever is."""
+    """Return the layout of one picture; only the focus can be a held-out mesh."""
     pool = by_name(held_out)
     name = str(rng.choice([n for n in names() if n in pool]))
     origin = np.zeros(3, np.float32)
     focus = place(int(rng.choice(pool[name])), origin, plain_look, rng)
-    camera = look(focus, rig, rng)
+    camera = aim(focus, rig, rng)
     objects = furnish(focus, camera, plain_look, rng)
     low, high = walls(objects, camera, rig, rng)
     floor, wall, ceiling = (surface(w, plain_look, rng) for w in ("floor", "wall", "ceiling"))

@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 ROOM = ("floor", "wall", "ceiling")
-"""The first segmentation classes: what is no object."""
+"""The first segmentation classes, which are not objects."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A model with its longest side 1, standing on y = 0, y up."""
+    """A model with longest side 1 and its lowest point at y = 0, y up."""
 
     id: str
     name: str  # its zero-shot name
     group: str  # its segmentation class
     held_out: bool  # in no training split
-    meters: float  # longest side in the catalogue
+    meters: float  # longest side, from the catalog
     vertices: Floats  # Vx3
     faces: NDArray[np.int64]  # Fx3
     colors: Floats  # Fx3 albedo in [0, 1]
@@ -35,7 +35,7 @@ class Mesh:
 
 @lru_cache(maxsize=1)
 def meshes() -> tuple[Mesh, ...]:
-    """Every packaged mesh, in a fixed order."""
+    """Return all packaged meshes, in a fixed order."""
     with (
         resources.files("clipzoo.demo").joinpath("meshes.npz").open("rb") as file,
         np.load(file) as pack,
@@ -44,11 +44,11 @@ def meshes() -> tuple[Mesh, ...]:
         vertices = pack["vertices"].astype(np.float32) / 30_000 - 1
         faces = pack["faces"].astype(np.int64)
         colors = pack["colours"].astype(np.float32) / 255
-    found = []
+    loaded = []
     v = f = 0
     for row in table:
         v_end, f_end = v + row["vertices"], f + row["faces"]
-        found.append(
+        loaded.append(
             Mesh(
                 id=row["id"],
                 name=row["name"],
@@ -61,25 +61,25 @@ def meshes() -> tuple[Mesh, ...]:
             )
         )
         v, f = v_end, f_end
-    return tuple(found)
+    return tuple(loaded)
 
 
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
-    """The zero-shot names, in the order of the pack."""
+    """Return the zero-shot names, in the order of the meshes."""
     return tuple(dict.fromkeys(mesh.name for mesh in meshes()))
 
 
 @lru_cache(maxsize=1)
 def classes() -> tuple[str, ...]:
-    """The segmentation classes: floor, wall, ceiling, then the groups of furniture."""
+    """Return the segmentation classes: floor, wall, ceiling, then the groups of furniture."""
     return (*ROOM, *dict.fromkeys(mesh.group for mesh in meshes()))
 
 
 @lru_cache(maxsize=2)
 def by_name(held_out: bool) -> dict[str, tuple[int, ...]]:
-    """Name -> indices of its meshes, of the held-out ones or of all the others."""
+    """Return name -> indices of its meshes, either of the held-out meshes or of all others."""
     chosen = {
         name: tuple(i for i, m in enumerate(meshes()) if m.name == name and m.held_out == held_out) for name in names()
     }
-    return {name: found for name, found in chosen.items() if found}
+    return {name: indices for name, indices in chosen.items() if indices}

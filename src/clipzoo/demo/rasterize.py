@@ -13,18 +13,18 @@ Ints = NDArray[np.int64]
 
 
 def spread(counts: Ints) -> tuple[Ints, Ints]:
-    """``counts`` -> (owner of each item, its number within the owner): [2,1] -> [0,0,1], [0,1,0]."""
+    """Return (owner of each item, its number within the owner): [2,1] -> [0,0,1], [0,1,0]."""
     owner = np.repeat(np.arange(len(counts)), counts)
     starts = np.cumsum(counts) - counts
     return owner, np.arange(len(owner)) - starts[owner]
 
 
 def plane(xy: Floats, value: Floats) -> Floats:
-    """Coefficients (Tx3: a, b, c) of value = a x + b y + c over each triangle's corners.
+    """Return coefficients (Tx3: a, b, c) of value = a x + b y + c over each triangle's corners.
 
     Args:
         xy: Tx3x2, the corners on the screen.
-        value: Tx3, something linear on the screen, as inverse depth is.
+        value: Tx3, linear on the screen, such as inverse depth.
     """
     (x0, y0), (x1, y1), (x2, y2) = (xy[:, i].T for i in range(3))
     v0, v1, v2 = value.T
@@ -36,7 +36,7 @@ def plane(xy: Floats, value: Floats) -> Floats:
 
 
 def rasterize(xy: Floats, nearness: Floats, size: int) -> tuple[Ints, Floats]:
-    """The nearest triangle at every pixel of a square picture.
+    """Return the nearest triangle at every pixel of a square picture.
 
     Args:
         xy: Tx3x2, the corners on the screen in pixels.
@@ -45,7 +45,7 @@ def rasterize(xy: Floats, nearness: Floats, size: int) -> tuple[Ints, Floats]:
         size: side of the picture in pixels.
 
     Returns:
-        the index of the winning triangle, size x size, -1 where none; and Tx3 plane coefficients
+        the index of the winning triangle, size x size, -1 if there is none; and Tx3 plane coefficients
         of ``nearness``.
     """
     coefficients = plane(xy, nearness)
@@ -72,13 +72,13 @@ def rasterize(xy: Floats, nearness: Floats, size: int) -> tuple[Ints, Floats]:
 
 
 def extremes(values: Floats) -> tuple[Floats, Floats]:
-    """Least and greatest of three columns; much faster than a reduction over a short axis."""
+    """Return minimum and maximum of three columns; much faster than a reduction over a short axis."""
     a, b, c = values.T
     return np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
 
 
 def spans(xy: Floats, triangle: Ints, y: Floats) -> tuple[Floats, Floats]:
-    """Where each row ``y`` enters and leaves its triangle."""
+    """Return the left and right x at which each row ``y`` crosses its triangle."""
     left = np.full(len(y), -np.inf, np.float32)
     right = np.full(len(y), np.inf, np.float32)
     (x0, y0), (x1, y1), (x2, y2) = (xy[:, i].T for i in range(3))
@@ -94,24 +94,24 @@ def spans(xy: Floats, triangle: Ints, y: Floats) -> tuple[Floats, Floats]:
 
 
 def shadow(triangles: Floats, points: Floats, light: Floats, size: int = 128, bias: float = 0.04) -> Floats:
-    """How far each point is in the light, in [0, 1], by a small softened shadow map.
+    """Return the share of light that reaches each point, in [0, 1], by a small softened shadow map.
 
     Args:
-        triangles: Tx3x3 world coordinates of what casts shadows.
-        points: Nx3 world coordinates to ask for.
+        triangles: Tx3x3 world coordinates of the triangles that cast shadows.
+        points: Nx3 world coordinates.
         light: unit vector towards the light.
         size: side of the shadow map.
-        bias: meters a point must lie behind the caster to be shaded.
+        bias: least distance in meters of a shaded point from the triangle that shades it.
     """
     helper = np.array([1, 0, 0] if abs(light[0]) < 0.7 else [0, 0, 1], np.float32)
     right = np.cross(light, helper)
     right /= np.linalg.norm(right)
     frame = np.stack([right, np.cross(light, right), light]).astype(np.float32)
-    casters, asked = triangles @ frame.T, points @ frame.T
+    casters, targets = triangles @ frame.T, points @ frame.T
     low = casters[..., :2].reshape(-1, 2).min(0) - 0.05
     scale = np.float32(size / (casters[..., :2].reshape(-1, 2).max(0) - low + 0.05).max())
     winner, coefficients = rasterize((casters[..., :2] - low) * scale, casters[..., 2], size)
-    column, row = ((asked[:, :2] - low) * scale).T
+    column, row = ((targets[:, :2] - low) * scale).T
     lit = np.zeros(len(points), np.float32)
     taps = ((0.0, 0.0), (1.3, 0.4), (-0.4, 1.3), (-1.3, -0.4), (0.4, -1.3))
     for dx, dy in taps:
@@ -121,5 +121,5 @@ def shadow(triangles: Floats, points: Floats, light: Floats, size: int = 128, bi
         over = winner[j, i]
         a, b, c = coefficients[over].T
         height = a * (i + np.float32(0.5)) + b * (j + np.float32(0.5)) + c
-        lit += ~known | (over < 0) | (height - asked[:, 2] < bias)
+        lit += ~known | (over < 0) | (height - targets[:, 2] < bias)
     return (lit / len(taps)).astype(np.float32)

@@ -33,7 +33,7 @@ from clipzoo.types import View
 
 SHARD = 500
 WITH_TRUTH = ("probe", "validation", "test", "heldout")
-"""Splits whose truth is written; pictures that are trained on carry none, not even a class."""
+"""Splits with truth; pictures for training have none, not even a class."""
 
 
 def render_split(
@@ -47,18 +47,18 @@ def render_split(
     workers: int | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Render the first ``count`` pictures of a split; shards that are there already are not rendered again.
+    """Render the first ``count`` pictures of a split; complete shards are not rendered again.
 
     Args:
         split: one of `rooms.SPLITS`.
         count: pictures.
         out: folder; gets ``images/*.tar`` (webp, txt, cls) with ``classnames.txt`` and the prompt templates, and
-            for `WITH_TRUTH` splits ``truth/``, a store with one column a task.
-        truth: how many pictures get truth; default all.
+            for `WITH_TRUTH` splits ``truth/``, a store with one column per task.
+        truth: number of pictures with truth; default all.
         truth_size: side of the truth's labels in pixels.
         quality: of the WebP files.
-        workers: processes; default one a core.
-        on_progress: told how many pictures are done.
+        workers: processes; default one per core.
+        on_progress: receives the number of finished pictures.
     """
     images = out / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _write_truth(
 
 
 def conventions() -> dict[str, Convention]:
-    """Task -> what the world's truth means."""
+    """Return task -> convention of the truth."""
     return {
         "segmentation": Convention(classes=classes()),
         "depth": Convention(kind="metric", along="z"),
@@ -133,7 +133,7 @@ def conventions() -> dict[str, Convention]:
 
 
 def truth_of(scene: rooms.Scene) -> dict[str, Any]:
-    """Task -> label of a scene, at the picture's size; everything is known."""
+    """Return task -> label of a scene, at the size of the picture; every pixel is known."""
     (H, W, _), count = scene.image.shape, len(scene.boxes)
     valid = np.ones((H, W), np.bool_)
     return {

@@ -2,9 +2,9 @@
 
 ``render(seed, split)`` is a pure function. Conventions of the truth: depth in meters along the
 camera's axis (``z``); normals are unit vectors in the camera's frame, x right, y up, z toward the
-viewer; class ids index ``classes()``; instance 0 is the room and 1 the focus object. Edges are those of
-shape: outlines, occlusions and creases, a pixel wide, on the nearer surface; shadows and patterns have
-none. Truth is taken at pixel centers, the picture is averaged over four samples a pixel.
+viewer; class ids index ``classes()``; instance 0 is the room and 1 the focus object. Edges are outlines,
+occlusions and creases of shapes, one pixel wide, on the nearer surface; shadows and patterns have none.
+Truth is sampled at pixel centers; the picture is the average of four samples per pixel.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ SPLITS = ("pretraining", "captioned", "experts", "probe", "validation", "test", 
 NEAR = 0.05
 TRIPOD = Rig(lens=(54.0, 60.0), height=(0.65, 0.9), slack=0.2, room=8.0)
 FREE_HAND = Rig(lens=(36.0, 78.0))
-"""Metric depth is a guess where lens and height may be anything: such pictures train the start alone."""
+"""Any lens at any height makes metric depth ambiguous: such pictures train the start only."""
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 JUMP, CREASE = 0.1, np.radians(50)
-"""Where inverse depth leaves its line by this share of itself, and where normals differ by this angle, is an edge."""
+"""An edge is where inverse depth deviates from linear by this share, or normals differ by this angle (radians)."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and all that is true of it."""
+    """One picture with its truth."""
 
     image: Bytes  # HWC RGB
     depth: Floats  # HxW, meters along z
@@ -42,10 +42,10 @@ class Scene:
     segmentation: Bytes  # HxW, ids of ``classes()``
     instances: Bytes  # HxW, 0 the room, 1 the focus object, then the others
     edges: Bools  # HxW
-    boxes: Floats  # Nx4 xyxy in pixels, of the instances that are seen
+    boxes: Floats  # Nx4 xyxy in pixels, of the visible instances
     box_classes: Ints  # N, ids of ``classes()``
     name: str  # zero-shot name of the focus object
-    names: tuple[str, ...]  # of all objects placed, the focus first
+    names: tuple[str, ...]  # of all objects, the focus first
     held_out: bool
     caption: str
     intrinsics: tuple[float, float, float, float]  # fx, fy, cx, cy in pixels
@@ -53,12 +53,12 @@ class Scene:
 
 
 def render(seed: int, split: str, size: int = 96) -> Scene:
-    """Draw picture ``seed`` of ``split``, ``size`` pixels square."""
+    """Render picture ``seed`` of ``split``, ``size``×``size`` pixels."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     held_out, plain_look = split == "heldout", split == "experts"
     plan = layout(rng, held_out, plain_look, FREE_HAND if split == "pretraining" else TRIPOD)
-    said = [meshes()[o.mesh].name for o in plan.objects]
-    text = caption(said[0], said[1:], names(), np.random.default_rng([SPLITS.index(split), seed, 1]))
+    focus, *others = [meshes()[o.mesh].name for o in plan.objects]
+    text = caption(focus, others, names(), np.random.default_rng([SPLITS.index(split), seed, 1]))
     fine = _trace(plan, 2 * size)
     color = _shade(plan, fine).reshape(size, 2, size, 2, 3).mean((1, 3))
     image = _develop(color, plain_look, rng)
@@ -74,8 +74,8 @@ def render(seed: int, split: str, size: int = 96) -> Scene:
         edges=_edges(depth, normals, instances.astype(np.int64) << 8 | segmentation),
         boxes=boxes,
         box_classes=box_classes,
-        name=said[0],
-        names=tuple(said),
+        name=focus,
+        names=(focus, *others),
         held_out=held_out,
         caption=text,
         intrinsics=(float(focal), float(focal), size / 2, size / 2),
@@ -85,22 +85,22 @@ def render(seed: int, split: str, size: int = 96) -> Scene:
 
 @dataclass(frozen=True)
 class Traced:
-    """What each sample of a picture sees, before any light."""
+    """The surface that each sample of a picture shows, before lighting."""
 
-    triangle: Ints  # N, -1 where the room itself is seen
-    face: Ints  # N, the room's face behind the sample
+    triangle: Ints  # N, -1 where the room is visible
+    face: Ints  # N, the face of the room at the sample
     depth: Floats  # N
     points: Floats  # Nx3, world
     owner: Ints  # of each triangle, the object's number
     corners: Floats  # Tx3x3, world
     colors: Floats  # Tx3
     across: Floats  # Tx3, world normals of the triangles, towards the camera
-    inverse_depth: Floats  # Tx3, plane coefficients on the screen of ``size`` samples
+    inverse_depth: Floats  # Tx3, plane coefficients on a screen of ``size``×``size`` samples
     size: int
 
 
 def _rays(camera: Camera, size: int) -> Floats:
-    """Nx3 world directions through the sample centers, of length 1 along the camera's axis."""
+    """Return Nx3 world directions through the sample centers, of length 1 along the camera's axis."""
     tangent = np.tan(np.radians(camera.field_of_view) / 2)
     steps = ((np.arange(size) + 0.5) * 2 / size - 1) * tangent
     x, y = np.meshgrid(steps, -steps)
@@ -109,7 +109,7 @@ def _rays(camera: Camera, size: int) -> Floats:
 
 
 def _room(plan: Layout, rays: Floats) -> tuple[Ints, Floats]:
-    """The face of the room that each ray leaves through, and the depth of it."""
+    """Return the face of the room that each ray hits (N), and its depth (N)."""
     safe = np.where(np.abs(rays) < 1e-9, np.float32(1e-9), rays)
     bound = np.where(safe > 0, plan.high, plan.low)
     leave = (bound - plan.camera.position) / safe
@@ -122,7 +122,7 @@ def _room(plan: Layout, rays: Floats) -> tuple[Ints, Floats]:
 
 
 def _trace(plan: Layout, size: int) -> Traced:
-    """Find what every sample sees."""
+    """Return the visible surface of every sample."""
     camera = plan.camera
     corners = np.concatenate([o.corners for o in plan.objects])
     colors = np.concatenate([o.colors for o in plan.objects])
@@ -144,8 +144,8 @@ def _trace(plan: Layout, size: int) -> Traced:
     hit = np.flatnonzero(triangle >= 0)
     a, b, c = inverse[triangle[hit]].T
     row, column = np.divmod(hit, size)
-    seen = 1 / np.maximum(a * (column + 0.5) + b * (row + 0.5) + c, 1e-3)
-    depth[hit] = seen
+    object_depth = 1 / np.maximum(a * (column + 0.5) + b * (row + 0.5) + c, 1e-3)
+    depth[hit] = object_depth
     points = camera.position + rays * depth[:, None]
     return Traced(triangle, face, depth, points.astype(np.float32), owner, corners, colors, across, inverse, size)
 
@@ -153,14 +153,14 @@ def _trace(plan: Layout, size: int) -> Traced:
 INWARD = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32)
 
 
-def _paint(plan: Layout, seen: Traced) -> tuple[Floats, Floats]:
-    """Albedo (Nx3) and own light (N) of every sample."""
-    color = np.empty((len(seen.triangle), 3), np.float32)
-    glow = np.zeros(len(seen.triangle), np.float32)
-    hit = seen.triangle >= 0
-    color[hit] = seen.colors[seen.triangle[hit]]
+def _paint(plan: Layout, traced: Traced) -> tuple[Floats, Floats]:
+    """Return albedo (Nx3) and emitted light (N) of every sample."""
+    color = np.empty((len(traced.triangle), 3), np.float32)
+    glow = np.zeros(len(traced.triangle), np.float32)
+    hit = traced.triangle >= 0
+    color[hit] = traced.colors[traced.triangle[hit]]
     bare = np.flatnonzero(~hit)
-    face, point = seen.face[bare], seen.points[bare]
+    face, point = traced.face[bare], traced.points[bare]
     u = np.where(face < 2, point[:, 2], point[:, 0])
     v = np.where((face == FLOOR) | (face == CEILING), point[:, 2], point[:, 1])
     room = np.empty((len(bare), 3), np.float32)
@@ -176,51 +176,51 @@ def _paint(plan: Layout, seen: Traced) -> tuple[Floats, Floats]:
     return color, glow
 
 
-def _shade(plan: Layout, seen: Traced) -> Floats:
-    """Light on everything: side light with shadows, ambient, dark corners. Nx3, linear."""
+def _shade(plan: Layout, traced: Traced) -> Floats:
+    """Return the lit color of every sample, Nx3, linear: side light with shadows, ambient light, dark corners."""
     light = plan.light
-    color, glow = _paint(plan, seen)
-    normal = INWARD[seen.face]
-    hit = seen.triangle >= 0
-    normal[hit] = seen.across[seen.triangle[hit]]
+    color, glow = _paint(plan, traced)
+    normal = INWARD[traced.face]
+    hit = traced.triangle >= 0
+    normal[hit] = traced.across[traced.triangle[hit]]
     lambert = np.maximum(normal @ light.towards, 0)
-    if light.shadows and len(seen.corners):
-        asked = np.flatnonzero(lambert > 0)
-        lambert[asked] *= shadow(seen.corners, seen.points[asked], light.towards)
-    gap = np.minimum(seen.points - plan.low, plan.high - seen.points)
+    if light.shadows and len(traced.corners):
+        facing = np.flatnonzero(lambert > 0)
+        lambert[facing] *= shadow(traced.corners, traced.points[facing], light.towards)
+    gap = np.minimum(traced.points - plan.low, plan.high - traced.points)
     least, greatest = extremes(gap)
     second = gap @ np.ones(3, np.float32) - least - greatest
     corner = 1 - 0.35 * np.exp(-np.maximum(second, 0) / 0.25)
     sky = (0.8 + 0.2 * normal[:, 1]) * np.where(hit, 1, corner)
     if light.shadows:
-        low = np.flatnonzero(~hit & (seen.points[:, 1] < 0.5))
-        x, y, z = seen.points[low].T
+        low = np.flatnonzero(~hit & (traced.points[:, 1] < 0.5))
+        x, y, z = traced.points[low].T
         for thing in plan.objects:
             flat = (x - thing.center[0]) ** 2 + (z - thing.center[2]) ** 2
             sky[low] *= 1 - 0.45 * np.exp(-flat / (0.6 * thing.radius) ** 2 - np.maximum(y, 0) * 5)
-    facing = 0.12 * np.abs(normal @ plan.camera.axes[2])
-    lit = light.ambient * (sky + facing)[:, None] + light.color * lambert[:, None]
-    shone: Floats = color * np.maximum(lit, glow[:, None])
-    return shone
+    frontal = 0.12 * np.abs(normal @ plan.camera.axes[2])
+    lit = light.ambient * (sky + frontal)[:, None] + light.color * lambert[:, None]
+    shaded: Floats = color * np.maximum(lit, glow[:, None])
+    return shaded
 
 
 def _develop(color: Floats, plain_look: bool, rng: np.random.Generator) -> Bytes:
-    """From linear light to a noisy 8-bit picture."""
+    """Return the noisy 8-bit picture of linear colors."""
     exposure = rng.uniform(0.9, 1.3)
     curve = rng.uniform(0.8, 1.1)
     tint = rng.normal(1, 0.03, 3)
     noise = rng.normal(0, rng.uniform(2, 8) if plain_look else rng.uniform(0.5, 5), color.shape)
-    shown = 255 * np.clip(color * exposure * tint, 0, 1) ** curve + noise
-    return np.clip(np.round(shown), 0, 255).astype(np.uint8)
+    developed = 255 * np.clip(color * exposure * tint, 0, 1) ** curve + noise
+    return np.clip(np.round(developed), 0, 255).astype(np.uint8)
 
 
-def _truth(plan: Layout, seen: Traced, size: int) -> tuple[Floats, Floats, Bytes, Bytes]:
-    """Depth, normals, classes and instances at pixel centers.
+def _truth(plan: Layout, traced: Traced, size: int) -> tuple[Floats, Floats, Bytes, Bytes]:
+    """Return depth, normals, classes and instances at pixel centers.
 
-    The surface is that of one of the pixel's samples; its plane is evaluated at the center.
+    The surface is that of one sample of the pixel; its plane is evaluated at the center.
     """
-    coarse = np.arange(seen.size**2).reshape(seen.size, seen.size)[1::2, 1::2].ravel()
-    triangle, face = seen.triangle[coarse], seen.face[coarse]
+    coarse = np.arange(traced.size**2).reshape(traced.size, traced.size)[1::2, 1::2].ravel()
+    triangle, face = traced.triangle[coarse], traced.face[coarse]
     rays = _rays(plan.camera, size)
     axis = face // 2
     bound = np.where(face % 2 == 1, plan.high[axis], plan.low[axis]) - plan.camera.position[axis]
@@ -228,17 +228,17 @@ def _truth(plan: Layout, seen: Traced, size: int) -> tuple[Floats, Floats, Bytes
     depth = bound / np.where(np.abs(along) < 1e-9, 1e-9, along)
     hit = np.flatnonzero(triangle >= 0)
     row, column = np.divmod(hit, size)
-    a, b, c = seen.inverse_depth[triangle[hit]].T
+    a, b, c = traced.inverse_depth[triangle[hit]].T
     depth[hit] = 1 / np.maximum(a * (2 * column + 1) + b * (2 * row + 1) + c, 1e-6)
-    rough = seen.depth[coarse]
-    depth = np.clip(depth, 0.7 * rough, 1.4 * rough)  # where a grazing plane runs away at an edge
+    rough = traced.depth[coarse]
+    depth = np.clip(depth, 0.7 * rough, 1.4 * rough)  # at an edge, the plane of a grazing surface may be far off
     normal = INWARD[face]
-    normal[hit] = seen.across[triangle[hit]]
+    normal[hit] = traced.across[triangle[hit]]
     ids = np.array([classes().index(meshes()[o.mesh].group) for o in plan.objects])
     segmentation = np.where(face == FLOOR, 0, np.where(face == CEILING, 2, 1)).astype(np.uint8)
-    segmentation[hit] = ids[seen.owner[triangle[hit]]]
+    segmentation[hit] = ids[traced.owner[triangle[hit]]]
     instances = np.zeros(size * size, np.uint8)
-    instances[hit] = seen.owner[triangle[hit]] + 1
+    instances[hit] = traced.owner[triangle[hit]] + 1
     local = np.ascontiguousarray((normal @ plan.camera.axes.T).T)
     shape = (size, size)
     return (
@@ -250,12 +250,12 @@ def _truth(plan: Layout, seen: Traced, size: int) -> tuple[Floats, Floats, Bytes
 
 
 def _edges(depth: Floats, normals: Floats, things: Ints) -> Bools:
-    """HxW, where a pixel and a neighbor show two things or surfaces, the nearer pixel of the two."""
-    return _beside(depth, normals, things) | _beside(depth.T, normals.swapaxes(1, 2), things.T).T
+    """Return HxW: True for the nearer of two neighboring pixels that show different objects or surfaces."""
+    return _horizontal(depth, normals, things) | _horizontal(depth.T, normals.swapaxes(1, 2), things.T).T
 
 
-def _beside(depth: Floats, normals: Floats, things: Ints) -> Bools:
-    """As `_edges`, of neighbors left and right. Inverse depth is linear along the picture of a plane."""
+def _horizontal(depth: Floats, normals: Floats, things: Ints) -> Bools:
+    """As `_edges`, for neighbors left and right. Inverse depth is linear along the image of a plane."""
     nearness = 1 / depth
     steps = np.pad(np.diff(nearness), ((0, 0), (1, 1)), constant_values=np.inf)
     bend = np.abs(np.diff(steps))
@@ -270,7 +270,7 @@ def _beside(depth: Floats, normals: Floats, things: Ints) -> Bools:
 
 
 def _boxes(instances: Bytes, segmentation: Bytes) -> tuple[Floats, Ints]:
-    """Boxes (Nx4, xyxy) and classes (N) of the instances seen, at least 8 pixels of them."""
+    """Return boxes (Nx4, xyxy) and classes (N) of the instances with at least 8 visible pixels."""
     boxes, kinds = [], []
     for number in range(1, int(instances.max()) + 1):
         rows, columns = np.nonzero(instances == number)

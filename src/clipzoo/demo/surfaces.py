@@ -1,6 +1,6 @@
-"""What rooms are made of: procedural floors, walls and ceilings, pictures, windows, doors and rugs.
+"""Surfaces of rooms: procedural floors, walls and ceilings, pictures, windows, doors and rugs.
 
-A surface is asked at points (u, v) in meters and answers with albedo. Faces of a room are numbered
+A surface maps points (u, v) in meters to albedo. Faces of a room are numbered
 0, 1: x low, high; 2, 3: floor, ceiling; 4, 5: z low, high.
 """
 
@@ -17,7 +17,7 @@ WALLS = (0, 1, 4, 5)
 
 
 def hue(rng: np.random.Generator, saturation: float, value: float) -> Floats:
-    """A random color of the given saturation and brightness, as three floats in [0, 1]."""
+    """Return a random color of the given saturation and brightness, as three floats in [0, 1]."""
     phase = rng.random() + np.array([0, 1 / 3, 2 / 3])
     ramp = np.clip(np.abs(phase % 1.0 * 6 - 3) - 1, 0, 1)
     color: Floats = (value * (1 - saturation * (1 - ramp))).astype(np.float32)
@@ -26,18 +26,18 @@ def hue(rng: np.random.Generator, saturation: float, value: float) -> Floats:
 
 @dataclass(frozen=True)
 class Surface:
-    """A pattern in two colors over meters, with grain."""
+    """A pattern in two colors, with grain."""
 
     kind: str
     base: Floats
     second: Floats
-    step: float  # meters of one repeat
+    step: float  # length of one period in meters
     grain: float
     noise: Floats  # 64x64, mean 0, the source of grain and of random tones
     border: float = 0.0  # height of a skirting or wainscot in ``second``
 
     def albedo(self, u: Floats, v: Floats) -> Floats:
-        """Nx3 colors at N points; v is the height on walls."""
+        """Return Nx3 colors at N points; v is the height on walls."""
         color = np.broadcast_to(self.base, (len(u), 3)).copy()
         i, j = np.floor(u / self.step), np.floor(v / self.step)
         if self.kind == "stripes":
@@ -63,11 +63,11 @@ class Surface:
         return color * (1 + self.grain * self.smooth(u * 7 * stretch, v * 7)[:, None])
 
     def tone(self, i: Floats, j: Floats) -> Floats:
-        """A random number, about -1 to 1, for each cell."""
+        """Return a random number, about -1 to 1, for each cell."""
         return self.noise[(i.astype(np.int64) * 7) % 64, (j.astype(np.int64) * 13) % 64]
 
     def smooth(self, u: Floats, v: Floats) -> Floats:
-        """Bilinear noise, one knot a unit."""
+        """Return bilinear noise with one knot per unit."""
         i, j = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
         a, b = (u - i).astype(np.float32), (v - j).astype(np.float32)
         n = self.noise
@@ -87,11 +87,11 @@ class Decal:
     colors: Floats  # 4x3
 
     def paint(self, color: Floats, glow: Floats, faces: NDArray[np.int64], u: Floats, v: Floats) -> None:
-        """Write the decal into ``color`` (Nx3) and ``glow`` (N, light of its own), in place."""
+        """Write the decal into ``color`` (Nx3) and ``glow`` (N, emitted light), in place."""
         s = (u - self.low[0]) / (self.high[0] - self.low[0])
         t = (v - self.low[1]) / (self.high[1] - self.low[1])
-        here = np.flatnonzero((faces == self.face) & (s > 0) & (s < 1) & (t > 0) & (t < 1))
-        s, t = s[here], t[here]
+        inside = np.flatnonzero((faces == self.face) & (s > 0) & (s < 1) & (t > 0) & (t < 1))
+        s, t = s[inside], t[inside]
         inner = (s > 0.08) & (s < 0.92) & (t > 0.08) & (t < 0.92)
         paint = np.where(inner[:, None], self.colors[1], self.colors[0])
         if self.kind == "picture":
@@ -103,24 +103,24 @@ class Decal:
             bars = (np.abs(s - 0.5) < 0.03) | (np.abs(t - 0.5) < 0.03)
             paint[inner & (t < 0.4)] = self.colors[2]
             paint[bars] = self.colors[0]
-            glow[here[inner & ~bars]] = 0.9
+            glow[inside[inner & ~bars]] = 0.9
         elif self.kind == "rug":
             paint[inner & (np.floor(s * 8) % 2 == 0)] = self.colors[2]
         elif self.kind == "door":
             paint[(s > 0.82) & (s < 0.9) & (np.abs(t - 0.48) < 0.02)] = self.colors[3]
-        color[here] = paint
+        color[inside] = paint
 
 
-def surface(where: str, plain_look: bool, rng: np.random.Generator) -> Surface:
-    """A random surface for ``floor``, ``wall`` or ``ceiling``; ``plain_look`` for the experts' world."""
+def surface(part: str, plain_look: bool, rng: np.random.Generator) -> Surface:
+    """Return a random surface for ``floor``, ``wall`` or ``ceiling``; ``plain_look`` is that of the experts' split."""
     kinds = {
         "floor": ("planks", "planks", "tiles", "checks", "plain", "carpet"),
         "wall": ("plain", "plain", "stripes", "bricks", "tiles", "plain"),
         "ceiling": ("plain", "plain", "plain", "planks"),
-    }[where]
+    }[part]
     kind = str(rng.choice(kinds))
-    saturation = rng.random() ** 1.6 * (0.8 if plain_look else 0.6) * (0.3 if where == "ceiling" else 1)
-    value = rng.uniform(0.75, 1.0) if where == "ceiling" else rng.uniform(0.4, 1.0)
+    saturation = rng.random() ** 1.6 * (0.8 if plain_look else 0.6) * (0.3 if part == "ceiling" else 1)
+    value = rng.uniform(0.75, 1.0) if part == "ceiling" else rng.uniform(0.4, 1.0)
     base = hue(rng, saturation, value)
     if kind == "planks" and not plain_look:
         wood = np.array([[0.62, 0.42, 0.24], [0.45, 0.28, 0.16], [0.78, 0.62, 0.42], [0.5, 0.47, 0.44]])
@@ -130,14 +130,14 @@ def surface(where: str, plain_look: bool, rng: np.random.Generator) -> Surface:
     else:
         second = hue(rng, rng.uniform(0, 0.4), rng.uniform(0.4, 0.9))
     step = rng.uniform(0.12, 0.5) if kind != "bricks" else rng.uniform(0.08, 0.16)
-    border = float(rng.choice([0.0, 0.08, 0.12, 0.9])) if where == "wall" else 0.0
+    border = float(rng.choice([0.0, 0.08, 0.12, 0.9])) if part == "wall" else 0.0
     grain = 0.02 if plain_look else rng.uniform(0.02, 0.18) * (2 if kind == "carpet" else 1)
     noise = np.clip(rng.normal(0, 0.5, (64, 64)), -1, 1).astype(np.float32)
     return Surface(kind, base, second, float(step), float(grain), noise, border)
 
 
 def decals(low: Floats, high: Floats, plain_look: bool, rng: np.random.Generator) -> list[Decal]:
-    """Pictures, windows and doors for the walls of the box ``low``..``high``, perhaps a rug."""
+    """Return pictures, windows and doors for the walls of the box ``low``..``high``, and perhaps a rug."""
     made = []
     for face in WALLS:
         axis = 2 if face < 2 else 0

@@ -1,1 +1,6 @@
-"""A recipe and its folder: preflight checks, dry run, and the verbs that label, train, measure and report."""
+"""Runs: a recipe and its folder, and the verbs that label, train, evaluate, report and export."""
+
+from clipzoo.runs._run import Run
+from clipzoo.runs.verbs import evaluate, export, label, report, run, train
+
+__all__ = ["Run", "evaluate", "export", "label", "report", "run", "train"]

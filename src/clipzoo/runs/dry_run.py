@@ -1,8 +1,9 @@
-"""What a run would do: its samples, labels, steps, memory and reading, found by looking. Nothing is started or written.
+"""Dry run: samples, labels, steps, memory and bytes of a run, without starting or writing anything.
 
-The memory is an estimate: what autograd keeps of two small forward passes on the CPU, drawn out to the whole batch,
-plus weights, gradients and AdamW's two moments. The peak is higher, since the backward pass makes what it does not
-keep: on an H100 by 8 % (ViT-B-16, float32) to 19 % (bf16, three heads) of the activations; torch.compile saves some.
+Memory is an estimate: what autograd keeps of two small forward passes on the CPU, extrapolated to the whole batch, plus
+weights, gradients and the two moments of AdamW. The peak is higher, because the backward pass allocates tensors that it
+does not keep: on an H100 by 8 % (ViT-B-16, float32) to 19 % (bf16, three heads) of the activations; torch.compile saves
+some.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from clipzoo import demo
+from clipzoo import locations
 from clipzoo.data import Batch, Plan
 from clipzoo.errors import PlanError
 from clipzoo.files import AnyPath
 from clipzoo.models import Student
 from clipzoo.progress import Progress
 from clipzoo.recipe import Recipe, TrainingRecipe
-from clipzoo.runs.folder import Run, told
+from clipzoo.runs._run import Run
 from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_arm
+from clipzoo.runs.trainings import describe
 from clipzoo.store import Column
 from clipzoo.tasks import Convention
 from clipzoo.tasks import get as get_task
@@ -34,24 +36,32 @@ from clipzoo.training import ended, objectives, reached
 
 FLOAT = 4
 """Bytes of a weight, a gradient and each of AdamW's moments."""
+UNKNOWN_SIZE = "known only after reading: rows of tables, or pictures to render"
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """An estimate of what one step holds, in bytes; ``parameters`` is a count."""
+    """An estimate of the memory of one step.
+
+    Attributes:
+        parameters: number of weights.
+        state: bytes of weights, gradients and AdamW's moments.
+        activations: bytes that the forward pass of a whole batch keeps for the backward pass.
+    """
 
     parameters: int
     state: int
-    """Weights, gradients, AdamW's moments."""
     activations: int
-    """What the forward pass keeps for the backward pass, at the whole batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Pictures that the arms are measured on; ``truth`` maps a task to what its labels mean.
+    """Pictures that the arms are measured on.
 
-    Of pictures that are yet to be rendered, ``truth`` is None.
+    Attributes:
+        location: of the benchmark.
+        pictures: their number.
+        truth: task -> convention of the true labels; None if the pictures have not been rendered yet.
     """
 
     location: str
@@ -59,29 +69,30 @@ class Split:
     truth: Mapping[str, Convention] | None
 
     def __str__(self) -> str:
-        told = "rendered by the run" if self.truth is None else f"truth of {', '.join(self.truth) or 'no dense task'}"
-        return f"{self.pictures:,} pictures of {self.location}; {told}"
+        tasks = ", ".join(self.truth or {}) or "none"
+        labels = "rendered by the run" if self.truth is None else f"true labels: {tasks}"
+        return f"{self.pictures:,} pictures of {self.location}; {labels}"
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a run would do.
+    """The work of a run.
 
     Attributes:
         recipe: of the run.
         folder: of the run.
-        samples: usable ones.
+        samples: usable samples.
         left_out: reason -> samples that cannot be used.
-        coverage: column -> share of the samples that have a label, or None where no shard is labeled yet.
-        steps: updates of each training. search_steps: of each trial of a learning rate.
-        trainings: (arm, seed) of each.
-        done: (arm, seed) of a training -> the steps that it has behind it; all of ``steps`` where it has ended.
-        trials: of learning rates, over all arms. tried: how many of them have ended.
+        coverage: column -> share of the samples that have a label; None if no shard is labeled yet.
+        steps: updates of each training. trial_steps: updates of each trial of a learning rate.
+        trainings: (arm, seed) of each training.
+        done: (arm, seed) of a training -> its finished steps.
+        trials: trials of learning rates, over all arms. finished_trials: those that have ended.
         memory: of the arm with most terms.
-        epoch_bytes: of pictures, captions and labels, read once; None of rows of tables, whose index knows no
-            sizes, and of pictures that are yet to be rendered.
-        splits: part of evaluation -> its pictures; none where single arms are to be trained, which measures nothing.
-        asked: URIs of the experts that will label the pictures that are reported, as what students are compared with.
+        epoch_bytes: of pictures, captions and labels, read once; None for rows of tables, whose index has no sizes, and
+            for pictures that have not been rendered yet.
+        splits: split -> its pictures; empty if single arms are trained, which measures nothing.
+        compared_experts: URIs of the experts that label the pictures of the reported splits, too, for comparison.
     """
 
     recipe: Recipe
@@ -90,77 +101,85 @@ class Preview:
     left_out: Mapping[str, int]
     coverage: Mapping[str, float | None]
     steps: int
-    search_steps: int
+    trial_steps: int
     trainings: Sequence[tuple[str, int]]
     done: Mapping[tuple[str, int], int]
     trials: int
-    tried: int
+    finished_trials: int
     memory: Memory
     epoch_bytes: int | None
     splits: Mapping[str, Split]
-    asked: Sequence[str]
+    compared_experts: Sequence[str]
 
     @property
     def epochs(self) -> float:
-        """How often one training sees a sample, on average."""
+        """Average number of times that one training sees a sample."""
         return self.steps * self.recipe.training.batch_size / self.samples
 
     def rows(self) -> list[tuple[str, str]]:
-        """(what, found) of each line, in words."""
+        """Return (name, text) of each row of the table."""
         reasons = "".join(f"\nleft out: {count:,} × {reason}" for reason, count in self.left_out.items())
-        return [
+        batch = self.recipe.training.batch_size
+        rows = [
             ("folder", f"{self.folder}{'' if self.folder.exists() else ' (new)'}"),
             ("samples", f"{self.samples:,} usable{reasons}"),
             *((f"labels {name}", _share(share)) for name, share in self.coverage.items()),
-            ("each training", f"{self.steps:,} steps of {self.recipe.training.batch_size} = {self.epochs:.3g} epochs"),
+            ("each training", f"{self.steps:,} steps of {batch} samples = {self.epochs:.3g} epochs"),
             ("learning rates", self._rates()),
             ("trainings", self._trainings()),
-            *([("done already", self._done())] if any(self.done.values()) or self.tried else []),
-            ("memory, estimated", self._memory()),
-            (
-                "data of an epoch",
-                "known once it is read: rows of tables, or pictures to render"
-                if self.epoch_bytes is None
-                else _size(self.epoch_bytes),
-            ),
-            *((f"evaluation.{name}", str(split)) for name, split in self.splits.items()),
-            *([("experts asked", self._asked())] if self.asked else []),
         ]
+        if any(self.done.values()) or self.finished_trials:
+            rows.append(("done already", self._finished()))
+        rows.append(("memory, estimated", self._memory()))
+        rows.append(("data of an epoch", UNKNOWN_SIZE if self.epoch_bytes is None else _size(self.epoch_bytes)))
+        rows += [(f"evaluation.{name}", str(split)) for name, split in self.splits.items()]
+        if self.compared_experts:
+            rows.append(("experts asked", self._compared()))
+        return rows
 
-    def _asked(self) -> str:
+    def _compared(self) -> str:
         reported = " and ".join(name for name in REPORTED if name in self.splits)
-        return f"about the pictures of {reported}, too: {', '.join(self.asked)}"
+        return f"{', '.join(self.compared_experts)}: they label the pictures of {reported}, too, for comparison"
 
     def _rates(self) -> str:
         settings = self.recipe.training
         grid = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
-        chosen = f", chosen on validation by trials of {self.search_steps:,} steps" if self.trials else ""
+        chosen = f", chosen on validation by trials of {self.trial_steps:,} steps" if self.trials else ""
         heads = f"heads {settings.heads_learning_rate:g}"
         return f"image tower {grid}{chosen}; text tower ×{settings.text_factor:g}; {heads}"
 
-    def _trainings(self) -> str:
-        total = len(self.trainings) * self.steps + self.trials * self.search_steps
-        trials = f" + {self.trials} trials × {self.search_steps:,}" if self.trials else ""
-        shown = f"{told(self.trainings)}\n{len(self.trainings)} × {self.steps:,}{trials} = {total:,} steps"
-        return shown if self.trainings else "none"
+    @property
+    def _total(self) -> int:
+        """Steps of all trainings and trials."""
+        return len(self.trainings) * self.steps + self.trials * self.trial_steps
 
-    def _done(self) -> str:
-        ended = [one for one, steps in self.done.items() if steps >= self.steps]
-        begun = {one: steps for one, steps in self.done.items() if 0 < steps < self.steps}
-        lines = [f"trained: {told(ended)}"] if ended else []
-        lines += [f"begun: {told([one])}, {steps:,} of {self.steps:,} steps" for one, steps in begun.items()]
-        lines += [f"{self.tried} of {self.trials} trials"] if self.tried else []
-        lines += ["measured: results.json"] if (self.folder / "results.json").exists() else []
-        behind = sum(self.done.values()) + self.tried * self.search_steps
-        left = len(self.trainings) * self.steps + self.trials * self.search_steps - behind
-        return "\n".join([*lines, f"{left:,} steps are left" if left else "nothing is left to train"])
+    def _trainings(self) -> str:
+        if not self.trainings:
+            return "none"
+        trials = f" + {self.trials} trials × {self.trial_steps:,}" if self.trials else ""
+        total = f"{len(self.trainings)} × {self.steps:,}{trials} = {self._total:,} steps"
+        return f"{describe(self.trainings)}\n{total}"
+
+    def _finished(self) -> str:
+        lines = []
+        if whole := [training for training, steps in self.done.items() if steps >= self.steps]:
+            lines.append(f"trained: {describe(whole)}")
+        for training, steps in self.done.items():
+            if 0 < steps < self.steps:
+                lines.append(f"{describe([training])}: {steps:,} of {self.steps:,} steps")
+        if self.finished_trials:
+            lines.append(f"{self.finished_trials} of {self.trials} trials")
+        if (self.folder / "results.json").exists():
+            lines.append("measured: results.json")
+        remaining = self._total - sum(self.done.values()) - self.finished_trials * self.trial_steps
+        return "\n".join([*lines, f"{remaining:,} steps remaining"])
 
     def _memory(self) -> str:
-        m, settings = self.memory, self.recipe.training
+        memory, settings = self.memory, self.recipe.training
         return (
-            f"about {_size(m.state + m.activations)}: {_size(m.state)} for {m.parameters / 1e6:,.1f} M weights, their "
-            f"gradients and AdamW,\n{_size(m.activations)} for activations at batch {settings.batch_size} in "
-            f"{settings.precision}"
+            f"about {_size(memory.state + memory.activations)}: {_size(memory.state)} for "
+            f"{memory.parameters / 1e6:,.1f} M weights, their gradients and AdamW,\n{_size(memory.activations)} for "
+            f"activations at batch size {settings.batch_size} in {settings.precision}"
         )
 
 
@@ -172,17 +191,17 @@ def preview(
     seeds: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Preview:
-    """Look at what a run of this recipe in this folder would do.
+    """Return the work of a run without starting it.
 
     Args:
         recipe: complete.
-        out: the run's folder; need not exist, and is left as it is.
-        arms, seeds: those that would be trained; default the recipe's.
-        progress: told what is being unpacked.
+        out: the folder of the run, which may not exist; nothing is written into it.
+        arms, seeds: of the trainings; default the recipe's.
+        progress: receives what is being unpacked.
 
     Raises:
-        ClipzooError: the same mistakes that would stop the run.
-        PlanError: fewer samples than one batch.
+        ClipzooError: a mistake that would stop the run.
+        PlanError: there are fewer samples than one batch holds.
     """
     for arm in arms or ():
         check_arm(arm, "train")
@@ -192,16 +211,16 @@ def preview(
         settings = recipe.training
         if samples < settings.batch_size:
             raise PlanError(
-                f"{recipe.data} has {samples} usable samples, fewer than one batch of {settings.batch_size}; lower "
+                f"{recipe.data} has {samples} usable samples, fewer than one batch of {settings.batch_size}: lower "
                 f"training.batch_size to at most {samples}"
             )
         trained = list(arms or (arm for arm in recipe.arms if arm in TRAINED))
         trainings = [(arm, seed) for arm in trained for seed in seeds or recipe.seeds]
         steps = run.steps(samples)
-        folders = {one: run.folder_of(*one) for one in trainings}
-        done = {one: steps if ended(folder) else reached(folder) for one, folder in folders.items()}
+        folders = {training: run.folder_of(*training) for training in trainings}
+        done = {training: steps if ended(folder) else reached(folder) for training, folder in folders.items()}
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
-        tried = sum(f"{rate:g}" in run.tried(arm) for arm in trained for rate in grid)
+        finished = sum(f"{rate:g}" in run.trainings.trials(arm) for arm in trained for rate in grid)
         splits = {} if arms else _splits(run)
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
@@ -211,66 +230,69 @@ def preview(
             left_out=left_out,
             coverage=coverage,
             steps=steps,
-            search_steps=run.search_steps(samples),
+            trial_steps=run.trainings.trial_steps(samples),
             trainings=trainings,
             done=done,
             trials=len(grid) * len(trained),
-            tried=tried,
-            memory=estimate(student, {n: w.stride for n, (w, _) in run.specs.items()}, settings),
+            finished_trials=finished,
+            memory=estimate(student, {name: column.stride for name, (column, _) in run.specs.items()}, settings),
             epoch_bytes=size,
             splits=splits,
-            asked=_asked(run, splits),
+            compared_experts=_compared_experts(run, splits),
         )
 
 
 def _splits(run: Run) -> dict[str, Split]:
-    named = {name: getattr(run.recipe.evaluation, name) for name in SPLITS}
-    return {name: _split(run, location) for name, location in named.items() if location}
+    places = {name: getattr(run.recipe.evaluation, name) for name in SPLITS}
+    return {name: _split(run, place) for name, place in places.items() if place}
 
 
 def _split(run: Run, location: str) -> Split:
-    if (pictures := demo.to_render(location)) is not None:
+    pictures = locations.pictures_to_render(location)
+    if pictures is not None:
         return Split(location, pictures, None)
-    found = run.benchmark(location)
-    return Split(location, sum(len(found.reader.index(shard)) for shard in found.shards), found.conventions)
+    benchmark = run.inputs.benchmark(location)
+    pictures = sum(len(benchmark.reader.index(shard)) for shard in benchmark.shards)
+    return Split(location, pictures, benchmark.conventions)
 
 
-def _asked(run: Run, splits: Mapping[str, Split]) -> list[str]:
-    """Experts whose labels mean what the truth of test does; none where no probe can be fitted and chosen."""
+def _compared_experts(run: Run, splits: Mapping[str, Split]) -> list[str]:
+    """Return the experts whose labels can be compared with the true labels of test; none if probes cannot be fitted."""
     if not all(name in splits and splits[name].truth for name in ("probe", "validation", "test")):
         return []
     truth = splits["test"].truth or {}
-    cards = {uri: expert.card for uri, expert in run.experts.items() if not expert.needs_sample}
+    cards = {uri: expert.card for uri, expert in run.inputs.experts.items() if not expert.needs_sample}
     return [uri for uri, card in cards.items() if truth.get(card.task) == card.convention]
 
 
 def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], int | None]:
-    """Samples, reasons of those left out, coverage by column, bytes of an epoch."""
-    stored = {column.name: column for column in run.store.columns()}
+    """Return usable samples, reasons of those left out, coverage by column and bytes of an epoch."""
+    stored = {column.name: column for column in run.inputs.store.columns()}
     labeled = {name: stored[name] for name in run.specs if name in stored and stored[name].committed()}
     coverage: dict[str, float | None] = dict.fromkeys(run.specs)
-    if (pictures := demo.to_render(run.recipe.data)) is not None:  # rendered by the run itself: too long to look at
+    pictures = locations.pictures_to_render(run.recipe.data)
+    if pictures is not None:
         samples = min(pictures, run.recipe.max_samples or pictures)
         return samples, {}, coverage | {n: c.manifest.counts.labels / samples for n, c in labeled.items()}, None
-    plan = run.join(labeled)
+    plan = run.inputs.join(labeled)
     return len(plan), plan.left_out, coverage | plan.coverage(), _bytes(plan, labeled)
 
 
 def _bytes(plan: Plan, columns: Mapping[str, Column]) -> int | None:
     sizes = [plan.table[f"{name}:size"].to_numpy() for name in ("image", "caption")]
-    if sizes[0].max() == 1:  # (row, 1)
+    if sizes[0].max() == 1:  # spans of tables are (row, 1)
         return None
     labels = [plan.table[f"{name}:size"].drop_null().to_numpy() for name in columns]
     return int(sum(size.sum() for size in [*sizes, *labels]))
 
 
 def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRecipe) -> Memory:
-    """What a step of training would hold.
+    """Estimate the memory of a training step.
 
     Args:
         student: on the CPU, with its heads.
         strides: column -> image pixels per target pixel, of all heads.
-        settings: batch size, precision, and which towers are trained.
+        settings: batch size, precision and trained towers.
     """
     counts = {part: sum(p.numel() for _, p in named) for part, named in student.parameter_groups().items()}
     total, frozen = sum(counts.values()), 0 if settings.text_factor else counts["text"]
@@ -282,7 +304,7 @@ def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRec
 
 
 def kept_bytes(compute: Callable[[], Any], weights: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of what ``compute`` gives, those of ``weights`` not counted."""
+    """Return the bytes that autograd keeps for the backward pass of ``compute()``, without those of ``weights``."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -290,14 +312,14 @@ def kept_bytes(compute: Callable[[], Any], weights: Iterable[Tensor]) -> int:
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        held = compute()  # alive until the sum: no storage is given out twice
-    del held
+        result = compute()  # referenced until it is counted, so that no storage is reused
+    del result
     own = {weight.untyped_storage().data_ptr() for weight in weights}
     return sum(size for place, size in kept.items() if place not in own)
 
 
 def _forward(student: Student, strides: Mapping[str, int], precision: str, count: int) -> dict[str, Tensor]:
-    """The terms of the loss of ``count`` black pictures without labels: masks change values, not what is kept."""
+    """Return the loss terms of black pictures without labels: masks change values, not what autograd keeps."""
     H, W = student.image_size
     captions = ["a picture"] * count
     targets = {
@@ -312,10 +334,12 @@ def _forward(student: Student, strides: Mapping[str, int], precision: str, count
 
 
 def _share(share: float | None) -> str:
-    return "not labeled yet" if share is None else f"of {share:.1%} of the samples"
+    return "not labeled yet" if share is None else f"{share:.1%} of the samples"
 
 
 def _size(count: int) -> str:
-    """Bytes in words."""
-    unit, name = next(((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB")) if count >= u), (2**10, "KiB"))
-    return f"{count / unit:.1f} {name}"
+    """Return a number of bytes as text."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 2**10:.1f} KiB"

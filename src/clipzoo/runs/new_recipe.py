@@ -1,4 +1,4 @@
-"""A first recipe from five answers, each checked by what the run will use: data, model, experts, measures, time."""
+"""A first recipe from five answers: data, model, experts, benchmarks, epochs. Each is checked as the run would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from clipzoo import demo, experts, files
+from clipzoo import experts, files, locations, model_schemes
 from clipzoo import recipe as recipes
 from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError
 from clipzoo.experts import ExpertCard
@@ -29,15 +29,15 @@ from clipzoo.store.manifest import Manifest
 from clipzoo.tasks import get as get_task
 
 MEASURED = 1300
-"""Images a second of a ViT-B-16 with three heads in bf16 on one H100: benchmarks/results/training/vitb16-bf16.json."""
-COMPILE = "  # compile: true  # minutes at the start, then steps take about 30 % less time on an H100\n"
-BESIDE = "labels"
-"""Where a store is looked for, since it is where the first steps of the README put one."""
+"""Images per second of a ViT-B-16 with three heads in bf16 on an H100: benchmarks/results/training/vitb16-bf16.json."""
+COMPILE = "  # compile: true  # takes minutes at the start; then steps take about 30 % less time on an H100\n"
+LABELS = "labels"
+"""The folder in which a store is searched for: the first steps of the README create it there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A dataset that has been looked through; of one that is yet to be rendered no ``fingerprint`` is known."""
+    """A dataset whose samples were counted; ``fingerprint`` is None if it has not been rendered yet."""
 
     location: str
     samples: int
@@ -47,7 +47,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The CLIP to start from; ``layers`` are those of its vision tower that heads read."""
+    """The CLIP to start from; heads read ``layers`` of its vision tower."""
 
     model: str
     pretrained: str | None
@@ -56,15 +56,15 @@ class Start:
 
 
 def check_out(path: AnyPath) -> None:
-    """Make the folder of a recipe and see that it can be written there, which is no news to have after five answers.
+    """Create the folder of a recipe and check, before any question, that a file can be written there.
 
     Raises:
-        RecipeError: the file is there already.
-        OSError: the disk refuses.
+        RecipeError: the file exists.
+        OSError: the file cannot be written.
     """
     path = files.local(path, "a recipe")
     if path.exists():
-        raise RecipeError(f"{path} is there already; give another --out")
+        raise RecipeError(f"{path} exists; give another --out, or delete it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     path.unlink()
@@ -75,16 +75,15 @@ def check_data(location: str, progress: Callable[[int, int], None] = lambda done
 
     Args:
         location: what a recipe's ``data`` takes.
-        progress: told (shards done, of all).
+        progress: receives (shards done, all shards).
 
     Raises:
-        DatasetError: there is none, or nothing in it can be used.
+        DatasetError: the dataset does not exist, or none of its samples is usable.
     """
-    demo.check(location)
-    if pictures := demo.to_render(location):
+    if pictures := locations.pictures_to_render(location):
         return Data(location, pictures, {})
     with TemporaryDirectory() as scratch:
-        reader = open_dataset(demo.locate_data(location, Path(scratch)))
+        reader = open_dataset(locations.resolve_data(location, Path(scratch)))
         samples, left_out = 0, Counter[str]()
         for done, shard in enumerate(reader.shards, 1):
             errors = [entry.error for entry in reader.index(shard)]
@@ -93,15 +92,18 @@ def check_data(location: str, progress: Callable[[int, int], None] = lambda done
             progress(done, len(reader.shards))
         known = fingerprint(reader)
     if not samples:
-        raise DatasetError(f"{location} has no usable sample: {_reasons(left_out) or 'it is empty'}")
+        raise DatasetError(
+            f"{location} has no usable samples: {_reasons(left_out) or 'it is empty'}. Formats are listed in "
+            f"docs/data.md; `clipzoo check {location}` shows examples"
+        )
     return Data(location, samples, dict(left_out), known)
 
 
 def check_store(location: str, data: Data) -> Store | None:
-    """The store that a run is to take labels from, and put labels into; it need not be there yet. None for ``none``.
+    """Return the store that the run reads labels from and writes labels to; it may not exist yet. None for ``none``.
 
     Raises:
-        StoreError: a column in it is damaged, or of another dataset.
+        StoreError: a column is damaged, or labels another dataset.
     """
     if location == "none":
         return None
@@ -113,43 +115,47 @@ def check_store(location: str, data: Data) -> Store | None:
 
 
 def find_store(data: Data) -> str:
-    """``labels`` if that is a folder here with labels of this dataset, else ``none``."""
+    """Return ``labels`` if this folder has labels of the dataset, else ``none``."""
     try:
-        found = check_store(BESIDE, data)
+        found = check_store(LABELS, data)
     except StoreError:
         return "none"
-    return BESIDE if found and found.names() and data.fingerprint is not None else "none"
+    return LABELS if found and found.names() and data.fingerprint is not None else "none"
 
 
 def check_start(answer: str) -> Start:
-    """``NAME WEIGHTS`` of OpenCLIP, ``NAME random``, or ``local-dir:``, ``hf-hub:``, ``demo:clip``, which hold theirs.
+    """Build a model to find its layers, with its weights if they are on this disk; nothing is downloaded.
 
-    The model is built to see its layers, with its weights if they are on this disk; weights are not fetched.
+    Args:
+        answer: ``NAME WEIGHTS`` of OpenCLIP, ``NAME random``, or ``local-dir:``, ``hf-hub:`` or ``demo:clip``, which
+            include their weights.
 
     Raises:
-        CheckpointError: OpenCLIP does not know the model, or no such weights of it, or they do not fit.
+        CheckpointError: OpenCLIP has no such model or weights, or the weights do not fit.
     """
     named = answer.strip().removesuffix(" random")
     random = named != answer.strip()
     model, _, weights = (named, "", "") if ":" in named else named.partition(" ")
     if ":" not in model:
         check_model(model, None if random else weights)
-    place = demo.locate_model(model)
+    place = model_schemes.resolve(model)
     student = Student.create(place, weights or None, random=random or not here(place, weights or None))
     return Start(model, weights or None, random, _layers(student))
 
 
 def check_experts(names: Sequence[str], store: Store | None = None) -> dict[str, ExpertCard]:
-    """URI, or name of a column of the store whose labels are taken as they are -> card.
+    """Return URI, or column of the store whose existing labels are used -> card.
 
     Raises:
-        ExpertError: one cannot be made.
-        PluginError: a zoo that does not exist.
-        RecipeError: none is given, or one twice.
-        StoreError: there is no such column, or an expert would now make other labels than those of its own.
+        ExpertError: an expert cannot be created.
+        PluginError: there is no such zoo.
+        RecipeError: no name is given, or one twice.
+        StoreError: there is no such column, or an expert would now label differently than its column says.
     """
     if not names or len(set(names)) < len(names):
-        raise RecipeError(f"give each expert once, and one at least; `clipzoo experts` lists the zoos (given: {names})")
+        raise RecipeError(
+            f"give at least one expert, and each expert once; `clipzoo experts` lists the zoos (given: {names})"
+        )
     if store is None:
         return {name: experts.create(name).card for name in names}
     made = {name: experts.create(name) for name in names if ":" in name or "/" not in name}
@@ -161,18 +167,18 @@ def check_experts(names: Sequence[str], store: Store | None = None) -> dict[str,
     return {name: made[name].card if name in made else store.column(*name.split("/", 1)).card for name in names}
 
 
-def stored(store: Store | None) -> list[str]:
-    """What a store proposes for a recipe, a name a column: its expert's, or its own.
+def proposed_columns(store: Store | None) -> list[str]:
+    """Return a name per column of a store, for a recipe: the URI of its expert, or the column's own name.
 
-    Its own where the expert would run code that only the store names, is not at hand, would now make other labels, or
-    fails more often than labeling allows.
+    The latter if the expert would run code that only the store names, is not available, would label differently now,
+    or fails more often than labeling allows.
     """
     return [_source(column, store) for column in store.columns()] if store else []
 
 
 def _source(column: Column, store: Store) -> str:
     counts, uri = column.manifest.counts, column.card.uri
-    if experts.runs_code(uri):  # which the store's maker named, and nobody here has asked for
+    if experts.runs_code(uri):  # named by whoever made the store, not by the user
         return column.name
     try:
         check_experts([uri], store)
@@ -182,48 +188,49 @@ def _source(column: Column, store: Store) -> str:
 
 
 def check_benchmarks(folder: str) -> dict[str, str]:
-    """Split -> location, of a folder with ``probe``, ``validation`` and ``test`` (and ``heldout``), or of ``demo:``.
+    """Return split -> location.
 
-    ``none`` is nothing to measure on.
+    Args:
+        folder: with ``probe``, ``validation``, ``test`` and perhaps ``heldout``; a scheme of `clipzoo.locations` such
+            as ``demo:``; or ``none``.
 
     Raises:
-        RecipeError: one of the three is not there.
+        RecipeError: one of the first three is missing.
     """
     if folder == "none":
         return {}
-    found = {}
+    scheme, places = folder.endswith(":"), {}
     for split in SPLITS:
-        place = f"demo:{split}" if folder == "demo:" else str(files.place(folder) / split)
-        if split != "heldout" or folder == "demo:" or files.place(place).is_dir():
+        place = f"{folder}{split}" if scheme else str(files.place(folder) / split)
+        if scheme or split != "heldout" or files.place(place).is_dir():
             check_split(split, place)
-            found[split] = place
-    return found
+            places[split] = place
+    return places
 
 
 def check_epochs(answer: str | float) -> float:
-    """A number above 0; raises `RecipeError` for anything else."""
+    """Return a number above 0; `RecipeError` for anything else."""
     try:
         epochs = float(answer)
     except ValueError:
         epochs = 0.0
     if not 0 < epochs < float("inf"):
-        raise RecipeError(f"{answer!r} is not a number of epochs: give one above 0, such as 0.5 or 3")
+        raise RecipeError(f"{answer!r} is not a number of epochs: give a number above 0, such as 0.5 or 3")
     return epochs
 
 
 def defaults(data: str, device: str) -> dict[str, Any]:
-    """What is proposed for a dataset on a device: ``model``, ``experts``, ``benchmarks``, ``epochs``."""
-    packaged = data.startswith(("demo:", "rooms:"))
-    tasks = ("segmentation", "depth", "normals")
-    return {
-        "model": "demo:clip" if packaged else "ViT-B-16 openai",
-        "experts": [f"demo:{t}" for t in tasks] if packaged else ["hf:depth-anything/Depth-Anything-V2-Small-hf"],
-        "benchmarks": "demo:" if packaged else "bench" if Path("bench").is_dir() else "none",
-        "epochs": 8.0 if packaged else 3.0 if device != "cpu" else 1.0,
+    """Return the proposed answers for a dataset on a device: ``model``, ``experts``, ``benchmarks``, ``epochs``."""
+    general = {
+        "model": "ViT-B-16 openai",
+        "experts": ["hf:depth-anything/Depth-Anything-V2-Small-hf"],
+        "benchmarks": "bench" if Path("bench").is_dir() else "none",
+        "epochs": 1.0 if device == "cpu" else 3.0,
     }
+    return general | dict(locations.proposals(data))
 
 
-def draft(
+def recipe_text(
     path: Path,
     data: Data,
     start: Start,
@@ -234,76 +241,83 @@ def draft(
     cores: int | None = None,
     store: str | None = None,
 ) -> str:
-    """A commented recipe, which `clipzoo.recipe.load` reads.
+    """Return a commented recipe, which `clipzoo.recipe.load` reads.
 
     Args:
-        path: where it will be; its stem is the run's name.
-        data, start, cards, splits, epochs: what the checks gave.
-        device: "cpu", or a GPU's name; sets batch, precision and workers.
-        cores: of the machine; default those of this one.
+        path: of the recipe; its stem becomes the name of the run.
+        data, start, cards, splits, epochs: results of the checks.
+        device: "cpu" or a GPU; decides batch size, precision and workers.
+        cores: CPU cores; default those of this machine.
         store: the label store; default one in the run's folder.
     """
-    gpu, fresh = device != "cpu", start.random or start.model.startswith("demo:")
-    rates = ["1.0e-3"] if fresh else ["3.0e-6", "1.0e-5", "3.0e-5"] if splits else ["1.0e-5"]
+    gpu = device != "cpu"
     workers = min(8, cores or os.cpu_count() or 1) if gpu else 1
     text = f"""\
 name: {json.dumps(path.stem)}
-data: {json.dumps(data.location)}  # {data.samples:,} usable samples; the dataset itself is never changed
-# max_samples: 10000  # label and train on the first so many: a rehearsal
+data: {json.dumps(data.location)}  # {data.samples:,} usable samples; the dataset is never changed
+# max_samples: 10000  # for a trial run, label and train on the first 10000 samples only
 {_store(store)}{_columns(cards)}
 student:
   model: {json.dumps(start.model)}{_weights(start)}
-  layers: {list(start.layers)}  # of the vision tower, which the heads read
+  layers: {list(start.layers)}  # layers of the vision tower that the heads read
 training:
   epochs: {epochs:g}  # or steps
-  batch_size: {min(256 if gpu else 32, data.samples)}  # captions compete within a batch: as large as memory takes
-  learning_rates: [{", ".join(rates)}]  # of several, validation chooses, for each arm by itself
+  batch_size: {min(256 if gpu else 32, data.samples)}  # captions compete within a batch: as large as memory allows
+  learning_rates: [{", ".join(_rates(start, bool(splits)))}]  # validation chooses one for each arm
   heads_learning_rate: 1.0e-3
   precision: {"bf16" if gpu else "fp32"}
 {COMPILE if gpu else ""}  workers: {workers}  # processes that read and decode
 {_evaluation(splits, start.layers)}
-arms: {"[clip, clip-ft, clipzoo]" if splits else "[clipzoo]  # nothing to measure on yet"}
-seeds: [0]  # [0, 1, 2] to know how much a seed alone changes
+arms: {"[clip, clip-ft, clipzoo]" if splits else "[clipzoo]  # no benchmark yet: arms cannot be compared"}
+seeds: [0]  # [0, 1, 2] shows how much results depend on the seed
 """
     images = _images(recipes.parse(yaml.safe_load(text)).training, 2 if splits else 1, data.samples)
     return f"{_head(path, bool(splits), images, gpu, _labeled(cards, store, data.samples))}\n\n{text}"
 
 
+def _rates(start: Start, measured: bool) -> list[str]:
+    """Return learning rates of the image tower: high for untrained weights, a grid if validation can choose."""
+    proposed = model_schemes.learning_rates(start.model) or ((1e-3,) if start.random else ())
+    if not proposed:
+        proposed = (3e-6, 1e-5, 3e-5) if measured else (1e-5,)
+    return [f"{rate:.1e}".replace("e-0", "e-") for rate in proposed]
+
+
 def _images(training: recipes.TrainingRecipe, arms: int, samples: int) -> int:
-    """What all trainings and trials of learning rates see."""
+    """Return the images that all trainings and trials of learning rates process."""
     trials = len(training.learning_rates) if len(training.learning_rates) > 1 else 0
     steps = training.updates(samples)
     return arms * training.batch_size * (steps + trials * training.trial_updates(steps))
 
 
 def _labeled(cards: Mapping[str, ExpertCard], store: str | None, samples: int) -> bool:
-    """Whether the store tells of every sample, for all columns, its label or why there is none."""
+    """Return True if every sample has a label, or a recorded failure, in each of the columns."""
     counts = {column.name: column.manifest.counts for column in Store(store).columns()} if store else {}
-    held = [counts.get(card.column if ":" in name else name) for name, card in cards.items()]
-    return all(one is not None and one.labels + one.failures >= samples for one in held)
+    recorded = [counts.get(card.column if ":" in name else name) for name, card in cards.items()]
+    return all(count is not None and count.labels + count.failures >= samples for count in recorded)
 
 
 def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> str:
-    """The command, how long it takes and what comes of it."""
+    """Return the comment at the top: the command, its time and its result."""
     verb, who, expected = (
-        ("run", "both trained arms see", "a page that compares the three arms")
+        ("run", "both trained arms process", "a page that compares the three arms")
         if measured
-        else ("train", "the training sees", "a student, not measured")
+        else ("train", "the training processes", "a student, not measured")
     )
     lasts = (
-        f": {_hours(images)} at {MEASURED:,} images/s, what one H100 does with\n# ViT-B-16 and three heads"
+        f": {_hours(images)} at {MEASURED:,} images/s, measured on one H100\n# with ViT-B-16 and three heads"
         if gpu
-        else ", on a CPU for as long as the rate\n# of the first steps tells"
+        else "; on a CPU, the speed of the first\n# steps shows how long that takes"
     )
-    before = "" if labeled else "; labeling comes before"
+    before = "" if labeled else "; labeling comes first"
     return (
-        f"# clipzoo {verb} {path}     (with --dry-run it tells what that would do, and starts nothing)\n"
-        f"# {who} {images:,} images in all{lasts}{before}. Expected: {expected}"
+        f"# clipzoo {verb} {path}     (add --dry-run to see what it would do)\n"
+        f"# {who} {images:,} images in total{lasts}{before}. Expected: {expected}"
     )
 
 
 def _store(store: str | None) -> str:
-    return f"store: {json.dumps(store)}  # labels that are there are used, others are added\n" if store else ""
+    return f"store: {json.dumps(store)}  # existing labels are used, missing ones are added\n" if store else ""
 
 
 def _weights(start: Start) -> str:
@@ -313,7 +327,7 @@ def _weights(start: Start) -> str:
 
 
 def _columns(cards: Mapping[str, ExpertCard]) -> str:
-    head = "columns:  # a weight is beside the contrastive loss's 1: lower those that pull zero-shot down"
+    head = "columns:  # weights are relative to the contrastive loss (weight 1): lower those that reduce zero-shot"
     lines = [
         f"  - {{{'expert' if ':' in name else 'column'}: {json.dumps(name)}, weight: 1.0, "
         f"head: {get_task(card.task).head}, stride: 4}}  # {card.task}"
@@ -338,7 +352,7 @@ def _hours(images: int) -> str:
 
 @torch.no_grad()
 def _layers(student: Student) -> tuple[int, ...]:
-    """The middle and the last of equal blocks; the last two of a pyramid's stages."""
+    """Return the middle and the last of equal blocks, or the last two stages of a pyramid."""
     image = student.normalize(torch.zeros(1, *student.image_size, 3, dtype=torch.uint8))
     maps = student.eval().clip.forward_intermediates(image, image_output_fmt="NCHW")["image_intermediates"]
     last = len(maps) - 1

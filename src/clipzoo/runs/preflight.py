@@ -1,15 +1,17 @@
-"""Mistakes of a recipe that a look at its places finds: told now, not when hours of labeling are over."""
+"""Preflight checks: mistakes of a recipe that are found before hours of labeling and training."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from itertools import combinations, product
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from clipzoo import demo
+import torch
+
+from clipzoo import locations
 from clipzoo.benchmarks import Benchmark, check_meaning, open_benchmark
 from clipzoo.errors import ClipzooError, PlanError, RecipeError
 from clipzoo.files import Place
@@ -20,100 +22,149 @@ from clipzoo.recipe import Recipe
 REPORTED = ("test", "heldout")
 SPLITS = ("probe", "validation", *REPORTED)
 TRAINED = ("clip-ft", "clipzoo")
-"""Arms that are trained; ``clip`` is the model as it came."""
-
-Looked = tuple[list[Place], Mapping[str, Any]]
-"""The folders of which a dataset is all, and its fingerprint."""
+"""Arms that are trained; ``clip`` is the pretrained model."""
 
 
-def check_arm(arm: str, to: str, known: Sequence[str] = TRAINED) -> None:
-    """Raise `RecipeError` unless there is such an arm ``to`` do something with."""
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The pictures of a dataset or split: its folders, with everything in them, and its fingerprint."""
+
+    folders: Sequence[Place]
+    fingerprint: Mapping[str, Any]
+
+    def overlap(self, other: Pictures) -> bool:
+        """Return True if two datasets are equal, or one contains the other."""
+        if self.fingerprint == other.fingerprint:
+            return True
+        pairs = [(one, two) for one in self.folders for two in other.folders]
+        return any(one == two or one in two.parents or two in one.parents for one, two in pairs)
+
+
+def pick_device(wanted: str = "auto") -> str:
+    """Return a device as torch names it; ``auto`` is the first GPU, else the CPU.
+
+    Raises:
+        RecipeError: this machine has no such device.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        available += ["mps"] if torch.backends.mps.is_available() else []
+        raise RecipeError(
+            f"--device: this machine has no device {wanted!r}; use auto or one of {', '.join(available)}"
+        ) from error
+    return wanted
+
+
+def check_arm(arm: str, verb: str, known: Sequence[str] = TRAINED) -> None:
+    """Raise `RecipeError` unless an arm is one of ``known``, those that can be trained, exported, …"""
     if arm not in known:
-        raise RecipeError(f"there is no arm {arm!r} to {to}; {hint(arm, known)}")
+        raise RecipeError(f"there is no arm {arm!r} to {verb}; {hint(arm, known)}")
+
+
+def check_measurable(recipe: Recipe) -> None:
+    """Raise `RecipeError` if a recipe has no benchmark to measure its arms on."""
+    if recipe.evaluation.test is None:
+        raise RecipeError(
+            "evaluation.test is not set: arms cannot be measured without a benchmark. Set it to a benchmark folder "
+            "(docs/benchmarks.md), or train without measuring: clipzoo train"
+        )
 
 
 def check_split(split: str, location: str, layout: str = "webdataset") -> Benchmark | None:
-    """The benchmark in ``location``, for this part of evaluation; None of a packaged one.
+    """Return the benchmark at the location of a split; None if a plugin provides it.
 
     Raises:
-        RecipeError: it is no benchmark folder of this layout.
+        RecipeError: the location is not a benchmark folder of this layout.
     """
-    if demo.check(location):
+    if locations.provided(location):
         return None
     if location.startswith(("http://", "https://")):
         raise RecipeError(
-            f"evaluation.{split} is {location!r}, and a web server has no folders; copy it to a disk, or to a bucket"
+            f"evaluation.{split} is {location!r}, which is on a web server, where folders cannot be listed: copy "
+            "it to a disk or a bucket"
         )
     try:
         return open_benchmark(location, layout)
     except ClipzooError as error:
-        raise RecipeError(f"evaluation.{split} is {location!r}, which cannot be measured on: {error}") from error
+        raise RecipeError(f"evaluation.{split} is {location!r}, which is not a benchmark folder: {error}") from error
 
 
 def check_splits(recipe: Recipe) -> None:
-    """Raise `RecipeError` unless every split is there, shares no pictures with another one or with ``data``, and has
-    true labels that mean what those of the others do.
+    """Check that every split exists, shares no pictures with another or with ``data``, and has comparable labels.
+
+    Raises:
+        RecipeError: one of these is not so.
     """
-    wanted = recipe.evaluation
-    places = {split: location for split in SPLITS if (location := getattr(wanted, split))}
-    found = {split: check_split(split, location, wanted.layout) for split, location in places.items()}
-    look = cache(lambda name: _look_at(found[name]) if name in found else _look(recipe.data))
-    for one, other in combinations(["data", *places], 2):
-        mine, theirs = ({"data": recipe.data} | places)[one], places[other]
-        if demo.shared(mine, theirs) or _shared(look(one), look(other)):
-            raise RecipeError(
-                f"evaluation.{other} is {theirs!r}, whose images are those of {'evaluation.' * (one != 'data')}{one}, "
-                f"{mine!r}: a student may not be measured on what it, or its probe, was trained or chosen on; give "
-                "pictures of their own"
-            )
-    meant = {s: demo.meanings(places[s]) if one is None else one.conventions for s, one in found.items()}
+    evaluation = recipe.evaluation
+    places = {split: getattr(evaluation, split) for split in SPLITS if getattr(evaluation, split)}
+    benchmarks = {split: check_split(split, place, evaluation.layout) for split, place in places.items()}
+    pictures = {split: _of_benchmark(benchmark) for split, benchmark in benchmarks.items()}
+    if places:
+        _check_apart({"data": recipe.data} | places, {"data": _of_dataset(recipe.data)} | pictures)
+    meanings = {
+        f"evaluation.{split}": locations.conventions(places[split]) if benchmark is None else benchmark.conventions
+        for split, benchmark in benchmarks.items()
+    }
     try:
-        check_meaning({f"evaluation.{split}": conventions for split, conventions in meant.items()})
+        check_meaning(meanings)
     except PlanError as error:
         raise RecipeError(str(error)) from error
 
 
-def _look(location: str) -> Looked | None:
-    """None of packaged data, whose names tell it apart."""
-    if demo.check(location):
+def _check_apart(places: Mapping[str, str], pictures: Mapping[str, Pictures | None]) -> None:
+    """Raise `RecipeError` if two of ``data`` and the splits have pictures in common."""
+    for one, other in combinations(places, 2):
+        mine, theirs = pictures[one], pictures[other]
+        shared = mine.overlap(theirs) if mine and theirs else locations.share_pictures(places[one], places[other])
+        if shared:
+            name = one if one == "data" else f"evaluation.{one}"
+            raise RecipeError(
+                f"evaluation.{other} is {places[other]!r}, whose images are those of {name}, {places[one]!r}. "
+                "Scores on pictures that a student or probe was trained or chosen on mean nothing: give each its own "
+                "pictures"
+            )
+
+
+def _of_dataset(location: str) -> Pictures | None:
+    """Return the pictures of a dataset; None if a plugin provides it, which compares locations itself."""
+    if locations.provided(location):
         return None
-    found = demo.locate_data(location, Path())
-    folders = [folder.resolve() for folder in Location.parse(found).whole]
-    return folders, fingerprint(open_dataset(found))
+    found = locations.resolve_data(location, Path())
+    return Pictures([folder.resolve() for folder in Location.parse(found).whole], fingerprint(open_dataset(found)))
 
 
-def _look_at(benchmark: Benchmark | None) -> Looked | None:
+def _of_benchmark(benchmark: Benchmark | None) -> Pictures | None:
     if benchmark is None:
         return None
-    return [folder.resolve() for folder in benchmark.reader.folders], fingerprint(benchmark.reader)
-
-
-def _shared(one: Looked | None, other: Looked | None) -> bool:
-    """Whether two datasets are equal, or one lies within the other."""
-    if one is None or other is None:
-        return False
-    pairs = [*product(one[0], other[0]), *product(other[0], one[0])]
-    return one[1] == other[1] or any(a == b or a in b.parents for a, b in pairs)
+    return Pictures([folder.resolve() for folder in benchmark.reader.folders], fingerprint(benchmark.reader))
 
 
 def check_places(recipe: Recipe, file: Path) -> None:
-    """Raise `RecipeError` if places of a recipe that are not found from here are found beside its ``file``."""
-    beside = file.resolve().parent
+    """Check that paths of a recipe are relative to the working folder, not to the recipe.
+
+    Raises:
+        RecipeError: a path does not exist here, but exists next to the recipe's ``file``.
+    """
+    folder = file.resolve().parent
     wrong = [
-        f"  {name}: there is {beside / text}, but no {Path(text).absolute()}"
+        f"  {name}: {Path(text).absolute()} does not exist, but {folder / text} does"
         for name, text in _places(recipe)
-        if not Path(text).exists() and (beside / text).exists()
+        if not Path(text).exists() and (folder / text).exists()
     ]
     if wrong:
         raise RecipeError(
-            f"places in a recipe count from the folder in which clipzoo is started, not from that of {file}:\n"
+            f"paths in {file} are relative to the folder in which clipzoo is started, not to the recipe:\n"
             + "\n".join(wrong)
-            + f"\nStart it in {beside}, or write those places as they are seen from here"
+            + f"\nStart clipzoo in {folder}, or change these paths"
         )
 
 
 def _places(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(field, path) of what names something on this disk; of a pattern, the folder that it begins with."""
+    """Yield (field, path) of everything that a recipe names on this disk; of a pattern, the folder before it."""
     named = {f"evaluation.{split}": getattr(recipe.evaluation, split) for split in SPLITS}
     named |= {"data": recipe.data, "store": recipe.store}
     for name, text in named.items():

@@ -1,0 +1,142 @@
+"""Locations with a scheme, such as ``demo:test``, whose data is created on first use; one file per scheme.
+
+Wherever a recipe or a command takes a dataset or a benchmark, a location may begin with the name of a file here, or of
+an entry point in the group ``clipzoo.locations``. All other locations are returned as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+from clipzoo import files
+from clipzoo.errors import DatasetError
+from clipzoo.plugins import Registry
+from clipzoo.tasks.base import Convention
+
+__all__ = [
+    "PLUGINS", "LocationPlugin", "conventions", "pictures_to_render", "proposals", "provided", "resolve",
+    "resolve_data", "resolve_into_store", "resolved", "share_pictures",
+]  # fmt: skip
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+_FOLDER = re.compile(r"(?!\w+://).+|(?!https?://)[^*?\[{]+", re.DOTALL)
+"""A location that may be a folder with subfolders: a path, or a remote address without a pattern."""
+
+
+class LocationPlugin(Protocol):
+    """A module of this folder; its name is the scheme of its locations.
+
+    ``PROPOSALS``, if a module has it, maps a question of ``clipzoo new`` (model, experts, benchmarks, epochs) to the
+    answer that is proposed for its datasets.
+    """
+
+    def check(self, location: str) -> None:
+        """Raise `DatasetError` unless the location exists."""
+
+    def resolve(self, location: str, cache: Path, progress: Progress) -> Path:
+        """Return the folder of the data, created in ``cache`` unless an earlier call created it."""
+
+    def pictures(self, location: str) -> int | None:
+        """Return the number of pictures if creating them takes long, else None."""
+
+    def shares(self, one: str, other: str) -> bool:
+        """Return True if two locations, the second of any scheme, have pictures in common."""
+
+    def conventions(self, location: str) -> Mapping[str, Convention]:
+        """Return task -> convention of the true labels; empty if there are none."""
+
+
+PLUGINS: Registry[LocationPlugin] = Registry("locations", ("check", "resolve", "pictures", "shares", "conventions"))
+
+
+def _plugin(location: str) -> LocationPlugin | None:
+    """Return the plugin that provides a location, if any; `DatasetError` if it has no such location."""
+    scheme, colon, _ = location.partition(":")
+    if not colon or scheme not in PLUGINS.names():
+        return None
+    plugin = PLUGINS.load(scheme)
+    plugin.check(location)
+    return plugin
+
+
+def provided(location: str) -> bool:
+    """Return True if a plugin provides the location; `DatasetError` if its plugin has no such location."""
+    return _plugin(location) is not None
+
+
+def share_pictures(one: str, other: str) -> bool:
+    """Return True if two provided locations have pictures in common."""
+    plugin = _plugin(one)
+    return plugin is not None and provided(other) and plugin.shares(one, other)
+
+
+def conventions(location: str) -> Mapping[str, Convention]:
+    """Return task -> convention of the true labels of a provided location; empty for any other."""
+    plugin = _plugin(location)
+    return plugin.conventions(location) if plugin else {}
+
+
+def pictures_to_render(location: str) -> int | None:
+    """Return the number of pictures of a provided location that takes long to create; None for any other."""
+    plugin = _plugin(location)
+    return plugin.pictures(location) if plugin else None
+
+
+def proposals(location: str) -> Mapping[str, Any]:
+    """Return question -> answer that ``clipzoo new`` proposes for a provided location; empty for any other."""
+    return getattr(_plugin(location), "PROPOSALS", {})
+
+
+def resolve(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
+    """Return the folder of a provided location; any other location is returned as it is.
+
+    Args:
+        location: such as ``demo:test``, ``rooms:test?count=100``, or anything else.
+        cache: where data is created; later calls find it there.
+        progress: receives what is being created.
+
+    Raises:
+        DatasetError: the plugin has no such location.
+    """
+    plugin = _plugin(location)
+    return str(plugin.resolve(location, cache, progress)) if plugin else location
+
+
+def resolve_data(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
+    """Return the location that a reader opens: as `resolve`, but the ``images/`` of a benchmark folder."""
+    found = resolve(location, cache, progress)
+    images = files.place(found) / "images" if _FOLDER.fullmatch(found) else None
+    return str(images) if images and images.is_dir() else found
+
+
+def resolve_into_store(location: str, store: str) -> str:
+    """Return the location as `resolve_data` does; data is created in the folder of a label store.
+
+    For a remote store, data is created in the user's cache.
+
+    Raises:
+        DatasetError: the plugin has no such location, or the folder is a link that leads out of the store.
+    """
+    cache = _cache(store)
+    if provided(location):
+        files.check_inside(cache.parent, cache.name, DatasetError)
+    return resolve_data(location, cache)
+
+
+@contextmanager
+def resolved(location: str, store: str) -> Iterator[str]:
+    """Yield the location as `resolve_into_store` returns it, but create data for the length of the block only."""
+    with TemporaryDirectory(prefix="clipzoo-look-") as scratch:
+        cache = _cache(store)
+        yield resolve_data(location, cache if cache.is_dir() else Path(scratch))
+
+
+def _cache(store: str) -> Path:
+    return Path.home() / ".cache" / "clipzoo" if "://" in store else Path(store, ".data")

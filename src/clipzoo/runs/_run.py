@@ -1,0 +1,153 @@
+"""The public class `Run`: a recipe and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+
+from clipzoo import locations, model_schemes
+from clipzoo.data import Plan
+from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.suite import Suite
+from clipzoo.experts import Expert
+from clipzoo.files import AnyPath
+from clipzoo.models import HeadSpec, Student
+from clipzoo.models._open_clip import here
+from clipzoo.progress import Progress, Silent
+from clipzoo.readers import Reader, open_dataset
+from clipzoo.recipe import ColumnRecipe, Recipe
+from clipzoo.runs.folder import Folder
+from clipzoo.runs.inputs import Inputs
+from clipzoo.runs.preflight import check_splits
+from clipzoo.runs.scores import Scores
+from clipzoo.runs.trainings import Trainings
+from clipzoo.store import Column, Store
+from clipzoo.training import check_single_process
+
+
+class Run:
+    """A recipe and its folder. Everything is made at first use and reused by later calls and processes.
+
+    Args:
+        recipe: complete.
+        out: the folder, on a disk.
+        progress: receives what is being done.
+        device: as torch names it.
+        scratch: for a dry run: nothing is written into ``out``, no weights of the student are downloaded, and packaged
+            data is unpacked into this folder.
+
+    Attributes:
+        recipe, progress, device: as given.
+        folder: paths and lock.
+        inputs: dataset, store, experts, columns and plan.
+        trainings: students, learning rates and steps.
+
+    Raises:
+        ClipzooError: a new recipe has a mistake, or the folder holds arms that were trained with another recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: AnyPath,
+        progress: Progress | None = None,
+        device: str = "cpu",
+        scratch: Path | None = None,
+    ) -> None:
+        check_single_process()
+        self.recipe, self.progress, self.device = recipe, progress or Silent(), device
+        self.folder = Folder(out, scratch)
+        changed = self.folder.differences(recipe)
+        self.inputs = Inputs(recipe, self.folder, self.progress)
+        self.trainings = Trainings(self.inputs, device)
+        if changed is None or changed:
+            self._preflight()
+            if scratch is None:
+                self.folder.adopt(recipe, changed or {})
+
+    def _preflight(self) -> None:
+        """Find mistakes of a new recipe before hours of labeling and training."""
+        if not locations.provided(self.recipe.data):
+            open_dataset(self.inputs.dataset)
+        check_splits(self.recipe)
+        student, evaluation = self.recipe.student, self.recipe.evaluation
+        on_disk = here(model_schemes.resolve(student.model), student.pretrained)
+        random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
+        start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
+        if evaluation.probe:
+            start.check_layers(evaluation.layers, "evaluation.layers")
+
+    @property
+    def out(self) -> Path:
+        """The folder of the run."""
+        return self.folder.path
+
+    def folder_of(self, arm: str, seed: int) -> Path:
+        """Return the folder in which an arm is trained from a seed."""
+        return self.folder.training(arm, seed)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the lock of the folder in a ``with`` block; `CheckpointError` if another process holds it."""
+        return self.folder.writing()
+
+    @property
+    def reader(self) -> Reader:
+        """The captioned dataset; `DatasetError` if it cannot be opened."""
+        return self.inputs.reader
+
+    @property
+    def store(self) -> Store:
+        """The label store; its columns may not exist yet."""
+        return self.inputs.store
+
+    @property
+    def experts(self) -> Mapping[str, Expert]:
+        """URI -> expert of the recipe, not loaded; `ExpertError` if one cannot be created."""
+        return self.inputs.experts
+
+    @property
+    def specs(self) -> Mapping[str, tuple[ColumnRecipe, HeadSpec]]:
+        """Column name -> its recipe and the head that learns it."""
+        return self.inputs.specs
+
+    @property
+    def columns(self) -> Mapping[str, tuple[ColumnRecipe, Column]]:
+        """Column name -> its recipe and its labels."""
+        return self.inputs.columns
+
+    @property
+    def plan(self) -> Plan:
+        """Images joined with labels; `CheckpointError` if these changed after arms were trained on them."""
+        return self.inputs.plan
+
+    def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
+        """Return the student before training; that of ``clipzoo`` has heads, drawn from the seed."""
+        return self.trainings.start(arm, seed, random)
+
+    def train(self, arm: str, seed: int) -> Student:
+        """Return the trained student of an arm and seed; train it first if necessary."""
+        return self.trainings.train(arm, seed)
+
+    def steps(self, samples: int | None = None) -> int:
+        """Return the updates of each training; ``samples`` of one epoch default to those of the plan."""
+        return self.trainings.steps(samples)
+
+    @property
+    def suite(self) -> Suite:
+        """The benchmarks of the recipe, read for its student."""
+        return self.trainings.suite
+
+    @cached_property
+    def measured(self) -> Scores:
+        """Scores, probes and baselines."""
+        return Scores(self.trainings)
+
+    def scores(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
+        """Return split -> group -> scores of a trained arm."""
+        return self.measured.arm(arm, seed)
+
+    def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
+        """Return split -> baseline -> group -> scores."""
+        return self.measured.baselines(splits)

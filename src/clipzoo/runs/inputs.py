@@ -1,0 +1,138 @@
+"""The inputs of a run: dataset, label store, experts, columns and plan, each opened at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, partial
+
+from clipzoo import experts, files, locations
+from clipzoo.benchmarks import Benchmark, open_benchmark
+from clipzoo.data import Plan, kept_plan
+from clipzoo.errors import RecipeError
+from clipzoo.experts import Expert
+from clipzoo.files import Place
+from clipzoo.labeling._inputs import stages
+from clipzoo.models import HeadSpec
+from clipzoo.progress import Progress
+from clipzoo.readers import Reader, open_dataset
+from clipzoo.recipe import ColumnRecipe, Recipe
+from clipzoo.runs.folder import Folder
+from clipzoo.store import Column, Store
+
+
+class Inputs:
+    """Everything that a run reads; each property is opened at first use and kept.
+
+    Args:
+        recipe: complete.
+        folder: of the run; packaged data and labels are stored in it.
+        progress: receives what is being unpacked.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Folder, progress: Progress) -> None:
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+
+    @property
+    def dataset(self) -> str:
+        """The location of the captioned images."""
+        return locations.resolve_data(self.recipe.data, self.folder.data, self.progress.step)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The captioned dataset; `DatasetError` if it cannot be opened."""
+        return open_dataset(self.dataset)
+
+    def located(self, location: str) -> Place:
+        """Return the folder of a location, unpacked or rendered if it is packaged."""
+        return files.place(locations.resolve(location, self.folder.data, self.progress.step))
+
+    def benchmark(self, location: str) -> Benchmark:
+        """Return the benchmark at a location of ``evaluation``; packaged ones have their own layout."""
+        folder = self.located(location)
+        if locations.provided(location):
+            return open_benchmark(folder)
+        return open_benchmark(folder, self.recipe.evaluation.layout)
+
+    def shards(self) -> list[str] | None:
+        """Return the shards that hold the first ``max_samples`` usable samples; None means all."""
+        if self.recipe.max_samples is None:
+            return None
+        chosen, missing = [], self.recipe.max_samples
+        for shard in self.reader.shards:
+            chosen.append(shard)
+            missing -= sum(entry.error is None for entry in self.reader.index(shard))
+            if missing <= 0:
+                break
+        return chosen
+
+    @property
+    def store(self) -> Store:
+        """The label store, of the recipe or in the folder; its columns may not exist yet."""
+        return Store(self.recipe.store or self.folder.labels)
+
+    @cached_property
+    def experts(self) -> dict[str, Expert]:
+        """URI -> expert of the recipe, not loaded; `ExpertError` if one cannot be created."""
+        created = {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
+        stages(list(created.values()), self.store)
+        return created
+
+    def unload_experts(self) -> None:
+        """Release the experts and their weights; they are created again when they are needed."""
+        self.__dict__.pop("experts", None)
+
+    @cached_property
+    def specs(self) -> dict[str, tuple[ColumnRecipe, HeadSpec]]:
+        """Column name -> its recipe and the head that learns it; known before labeling.
+
+        Raises:
+            RecipeError: two columns of the recipe are the same column.
+        """
+        specs: dict[str, tuple[ColumnRecipe, HeadSpec]] = {}
+        for column in self.recipe.columns:
+            if column.expert:
+                card = self.experts[column.expert].card
+                name, task, convention = card.column, card.task, card.convention
+            else:
+                stored = self._stored(str(column.column))
+                name, task, convention = stored.name, stored.task, stored.convention
+            if name in specs:
+                raise RecipeError(f"columns: {name} is listed twice; list each column once, with one head and loss")
+            head = HeadSpec(task, convention, column.head, column.head_options, column.loss, column.loss_options)
+            specs[name] = (column, head)
+        return specs
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[ColumnRecipe, Column]]:
+        """Column name -> its recipe and its labels."""
+        return {name: (column, self._stored(name)) for name, (column, _) in self.specs.items()}
+
+    def _stored(self, name: str) -> Column:
+        task, _, slug = name.partition("/")
+        return self.store.column(task, slug)
+
+    def unlabeled(self) -> list[str]:
+        """Return the names of the columns for which an expert has shards to label."""
+        shards = set(self.shards() or self.reader.shards)
+        complete = {column.name for column in self.store.columns() if shards <= column.committed()}
+        return [name for name, (column, _) in self.specs.items() if column.expert and name not in complete]
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Images joined with labels.
+
+        Raises:
+            CheckpointError: dataset or labels changed after arms were trained on them, or the plan's files are damaged.
+        """
+        columns = {name: column for name, (_, column) in self.columns.items()}
+        plan = kept_plan(self.folder.path, self.reader, columns, partial(self.join, columns), self.folder.trained)
+        for line in plan.told():
+            self.progress.stage(line)
+        return plan
+
+    def join(self, columns: Mapping[str, Column]) -> Plan:
+        """Join images with the labels of these columns; nothing is written."""
+        floors = {
+            name: column.min_confidence for name, (column, _) in self.specs.items() if column.min_confidence is not None
+        }
+        return Plan.build(self.reader, columns, min_confidence=floors, max_samples=self.recipe.max_samples)

@@ -1,0 +1,133 @@
+"""The results of a run: the numbers of ``results.json`` with what they cost and how they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipzoo.benchmarks import Truth
+from clipzoo.evaluation import compare
+from clipzoo.evaluation.measure import Scored
+from clipzoo.pages import PictureRow
+from clipzoo.pages.showcase import showcase
+from clipzoo.runs._run import Run
+from clipzoo.runs.preflight import TRAINED
+from clipzoo.runs.scores import PSEUDO
+from clipzoo.runs.suite import reported_splits, versioned_preset
+from clipzoo.runs.trainings import seeds_of
+from clipzoo.store.manifest import software
+from clipzoo.training import read_log, supervision
+from clipzoo.training.health import describe_supervision
+
+
+def compared(run: Run) -> dict[str, Any]:
+    """Return the contents of ``results.json``; what is not measured yet is measured."""
+    recipe = run.recipe
+    scores: dict[str, Any] = {
+        arm: {seed: run.scores(arm, seed) for seed in seeds_of(recipe, arm)} for arm in recipe.arms
+    }
+    measured: dict[str, tuple[Any, Any]] = {}
+    for split, rows in run.baselines(reported_splits(recipe)).items():
+        arms = {arm: {seed: splits[split] for seed, splits in seeds.items()} for arm, seeds in scores.items()}
+        measured[split] = arms, {row: {0: groups} for row, groups in rows.items()}
+    supervised = supervision_of(run)
+    results: dict[str, Any] = compare(
+        *measured["test"],
+        recipe=recipe.name,
+        subsets={split: pair for split, pair in measured.items() if split != "test"},
+        cost=cost(run),
+        protocol=protocol(run) | {"supervision": describe_supervision(supervised.get("clipzoo", {}))},
+        versions=software(),
+    )
+    return results | {"supervision": supervised}
+
+
+def cost(run: Run) -> dict[str, Any]:
+    """Return column -> cost of the labels in use; seconds spent on shards that were dropped are listed apart."""
+    stored = {column.name: column for column in run.inputs.store.columns()}
+    costs = {}
+    for name in run.specs:
+        if name not in stored:
+            continue
+        manifest, seconds = stored[name].manifest, stored[name].seconds_in_use()
+        images = max(manifest.counts.labels + manifest.counts.failures, 1)
+        costs[name] = {
+            "seconds_per_image": seconds / images,
+            "images_per_second": images / seconds if seconds else None,
+            "dropped_seconds": round(max(manifest.seconds - seconds, 0.0), 1),
+            "bytes_per_image": manifest.counts.bytes / images,
+            "images": images,
+            "failures": manifest.counts.failures,
+        }
+    return costs
+
+
+def supervision_of(run: Run) -> dict[str, Any]:
+    """Return arm -> seed -> its ``supervision.json``; earlier versions of clipzoo wrote none."""
+    arms: dict[str, Any] = {}
+    for arm in run.recipe.arms:
+        if arm in TRAINED:
+            seeds = {str(seed): supervision(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
+            arms[arm] = {seed: record for seed, record in seeds.items() if record}
+    return {arm: seeds for arm, seeds in arms.items() if seeds}
+
+
+def protocol(run: Run) -> dict[str, Any]:
+    """Return how the numbers were measured."""
+    evaluation, training = run.recipe.evaluation, run.recipe.training
+    H, W = run.suite.size
+    stride, test = evaluation.label_stride, run.suite.dense.get("test")
+    truth = test.truth if test else {}
+    averaged = [(task, one.task.metric(one.convention).over) for task, one in truth.items()]
+    recognized = "a center crop of the student's aspect ratio" if run.start().crop == "center" else "the same"
+    return {
+        "preset": versioned_preset(run.recipe),
+        "crop": f"dense tasks: the whole image, squashed to the student's size; zero-shot and retrieval: {recognized}",
+        "resolution": f"{H}×{W} images, {H // stride}×{W // stride} labels",
+        "mask": "pixels with a known true label",
+        "alignment": _alignment(truth),
+        "averaging": "; ".join(f"{task}: over {over}" for task, over in averaged if over),
+        "probe": f"ridge regression from the tokens of layers {list(evaluation.layers)} of the frozen tower to the "
+        "pixels of each token; strength chosen on validation",
+        "zero_shot": "normalized mean of normalized embeddings over the dataset's own templates",
+        "retrieval": "mean of both directions; equal captions count as one candidate",
+        "learning_rates": {arm: run.trainings.rate(arm) for arm in run.recipe.arms if arm != "clip"},
+        "learning_rate_grid": list(training.learning_rates),
+        "more_labels": f"true labels of the probe split and pseudo-labels of {PSEUDO:,} random captioned pictures",
+    }
+
+
+def _alignment(truth: Mapping[str, Truth]) -> str:
+    kind = truth["depth"].convention.kind if "depth" in truth else "metric"
+    return "none" if kind == "metric" else f"scale and shift of each picture's depth; the true labels are {kind}"
+
+
+def curves(run: Run) -> dict[str, Any]:
+    """Return arm -> seed -> loss terms and guard of its log, one value per entry."""
+    return {
+        arm: {seed: _curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
+        for arm in run.recipe.arms
+        if arm in TRAINED
+    }
+
+
+def _curve(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {"step": line["step"], "name": name, "value": value}
+        for line in read_log(folder)
+        for name, value in line.items()
+        if name.startswith(("loss", "validation/"))
+    ]
+
+
+def picture_rows(run: Run) -> list[PictureRow]:
+    """Return the pictures of the page, with the labels of both trained arms; none if an arm or truth is missing."""
+    recipe, seed = run.recipe, run.recipe.seeds[0]
+    test = run.suite.dense.get("test") if recipe.evaluation.pictures and set(TRAINED) <= set(recipe.arms) else None
+    if test is None:
+        return []
+    probes = {arm: run.measured.probes(arm, seed) for arm in TRAINED}
+    scores: dict[str, Mapping[str, Scored]] = {arm: run.scores(arm, seed)["test"] for arm in TRAINED}
+    scores["expert"] = run.baselines(["test"])["test"].get("expert", {})
+    return showcase(test, probes, scores, run.measured.loaded_experts(), recipe.evaluation.pictures)

@@ -1,0 +1,146 @@
+"""The scores of a run: of every arm and seed and of the baselines, measured once and kept in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from clipzoo.benchmarks import Split, column_labels, split_of
+from clipzoo.data import entry_of
+from clipzoo.errors import ClipzooError
+from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.probe import Probes
+from clipzoo.evaluation.scores import kept_scores
+from clipzoo.evaluation.suite import Suite
+from clipzoo.experts import Expert
+from clipzoo.readers import Entry, Reader
+from clipzoo.runs.preflight import TRAINED
+from clipzoo.runs.suite import reported_splits, versioned_preset
+from clipzoo.runs.trainings import Trainings
+from clipzoo.types import decode_image
+
+PSEUDO = 2000
+"""Pseudo-labeled pictures that the row "more labels" adds to the true labels of the probe split."""
+
+Groups = Mapping[str, Scored]
+"""Group of measures -> scores."""
+
+
+class Scores:
+    """The scores of a run.
+
+    Args:
+        trainings: of the run; an arm that is measured is trained first if necessary.
+    """
+
+    def __init__(self, trainings: Trainings) -> None:
+        self.trainings, self.inputs, self.progress = trainings, trainings.inputs, trainings.progress
+        self.probes = lru_cache(maxsize=2)(self._probes)  # two arms of one seed are shown side by side on the page
+
+    @property
+    def suite(self) -> Suite:
+        """The measurements."""
+        return self.trainings.suite
+
+    def _probes(self, arm: str, seed: int) -> Probes | None:
+        """Return the fitted probes of a student; None if there are no true labels."""
+        return self.suite.probes(self.trainings.train(arm, seed))
+
+    def arm(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
+        """Return split -> group -> scores of a trained arm."""
+        splits = reported_splits(self.inputs.recipe)
+
+        def measure() -> Mapping[str, Groups]:
+            self.progress.stage(f"measuring {arm}, seed {seed}" if arm in TRAINED else f"measuring {arm}")
+            return self.suite.measure(self.trainings.train(arm, seed), splits, self.probes(arm, seed))
+
+        return self._kept(self.inputs.folder.scores(arm, seed), measure, splits)
+
+    def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
+        """Return split -> baseline -> group -> scores."""
+
+        @cache  # all splits are measured by one call
+        def measure() -> dict[str, dict[str, Groups]]:
+            return self._measure_baselines(splits)
+
+        def kept(split: str) -> dict[str, dict[str, Scored]]:
+            return self._kept(self.inputs.folder.scores("baselines", split), lambda: measure()[split], [split])
+
+        return {split: kept(split) for split in splits}
+
+    def _measure_baselines(self, splits: Sequence[str]) -> dict[str, dict[str, Groups]]:
+        self.progress.stage("measuring the baselines")
+        random_student = self.trainings.start(random=True).to(self.trainings.device).eval()
+        rows = self.suite.baselines(splits, random_student, self.loaded_experts())
+        if any(rows.values()) and "clip-ft" in self.inputs.recipe.arms:
+            self._add_more_labels(rows)
+        return rows
+
+    def _add_more_labels(self, rows: dict[str, dict[str, Groups]]) -> None:
+        """Add the row of ``clip-ft``, probed on true labels and pseudo-labels."""
+        pseudo = self._pseudo_labeled()
+        if pseudo is None:
+            return
+        probes = self.suite.probes(self.trainings.train("clip-ft", self.inputs.recipe.seeds[0]), pseudo)
+        if probes is None:
+            return
+        for split in rows:
+            if split in self.suite.dense:
+                rows[split]["more_labels"] = probes.score(self.suite.dense[split])
+
+    def loaded_experts(self) -> dict[str, Expert]:
+        """Return task -> the recipe's (last) expert of it, loaded, if its labels can be compared with true labels."""
+        loaded = {}
+        for uri, expert in self.inputs.experts.items():
+            task = expert.card.task
+            if self.suite.comparable(task, expert.card.convention):
+                expert.load(self.trainings.device)
+                loaded[task] = expert
+            else:
+                self.progress.stage(f"{uri} is not compared: test has no true labels of {task} with its convention")
+        return loaded
+
+    def _pseudo_labeled(self) -> Split | None:
+        """Return captioned pictures with their pseudo-labels, as probes read them; None if none are comparable."""
+        columns, plan, reader = self.inputs.columns, self.inputs.plan, self.inputs.reader
+        comparable = {
+            labels.task: name
+            for name, (_, labels) in columns.items()
+            if self.suite.comparable(labels.task, labels.convention)
+        }
+        if not comparable:
+            return None
+        generator = np.random.default_rng(self.inputs.recipe.seeds[0])
+        rows = sorted(generator.choice(len(plan), min(PSEUDO, len(plan)), replace=False).tolist())
+        entries = [entry_of(row) for row in plan.rows(rows)]
+        floors = {labels.task: column.min_confidence or 0.0 for column, labels in columns.values()}
+        true_labels = next(iter(self.suite.dense["test"].truth.values()))
+        return split_of(
+            reader,
+            [entry for entry in entries if decodes(reader, entry)],
+            column_labels(str(self.inputs.store.root), reader, comparable, floors),
+            self.suite.size,
+            true_labels.size,
+        )
+
+    def _kept(
+        self, folder: Path, measure: Callable[[], Mapping[str, Groups]], splits: Sequence[str]
+    ) -> dict[str, dict[str, Scored]]:
+        """Return the scores in a folder; measure them again if they are of other benchmarks or another preset."""
+        identity = {"preset": versioned_preset(self.inputs.recipe)}
+        for split in ("probe", "validation", *splits):
+            if split in self.suite.identities:
+                identity[split] = self.suite.identities[split]
+        return kept_scores(folder, measure, identity, self.progress.stage)
+
+
+def decodes(reader: Reader, entry: Entry) -> bool:
+    """Return True if the picture of an entry can be decoded."""
+    try:
+        decode_image(reader.read(entry).image)
+    except ClipzooError:
+        return False
+    return True

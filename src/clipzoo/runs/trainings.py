@@ -1,0 +1,164 @@
+"""The trainings of a run: the start of each arm, its learning rate, its number of steps and its result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from clipzoo import files, model_schemes
+from clipzoo.data import LabelColumn, TrainingSet, Viewing
+from clipzoo.errors import DivergedError
+from clipzoo.evaluation import zero_shot
+from clipzoo.evaluation.criterion import criterion
+from clipzoo.evaluation.suite import Suite
+from clipzoo.models import Student
+from clipzoo.recipe import Recipe
+from clipzoo.runs.inputs import Inputs
+from clipzoo.runs.preflight import TRAINED
+from clipzoo.runs.suite import open_suite
+from clipzoo.training import Job, Training, ended, finished
+from clipzoo.training import train as train_job
+
+DIVERGED = {"criterion": -1.0}
+"""The scores of a trial that diverged: below any that is measured."""
+
+
+class Trainings:
+    """The students of a run.
+
+    Args:
+        inputs: of the run.
+        device: as torch names it.
+    """
+
+    def __init__(self, inputs: Inputs, device: str) -> None:
+        self.inputs, self.device = inputs, device
+        self.recipe, self.folder, self.progress = inputs.recipe, inputs.folder, inputs.progress
+
+    @cached_property
+    def suite(self) -> Suite:
+        """The measurements; validation chooses learning rates and watches zero-shot."""
+        return open_suite(self.inputs, self.start())
+
+    def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
+        """Return the student before training; that of ``clipzoo`` has heads, drawn from the seed."""
+        wanted = self.recipe.student
+        heads = {name: head for name, (_, head) in self.inputs.specs.items()} if arm == "clipzoo" else {}
+        gpus = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(gpus):  # trainings call this, and keep their own random state
+            torch.manual_seed(seed)
+            return Student.create(
+                model_schemes.resolve(wanted.model),
+                wanted.pretrained,
+                heads,
+                wanted.layers,
+                random or wanted.random,
+                wanted.trust_remote_code,
+            )
+
+    def train(self, arm: str, seed: int) -> Student:
+        """Return the trained student of an arm and seed; train it first if necessary."""
+        if arm == "clip":
+            return self.start().to(self.device).eval()
+        student = self.trained(arm, seed)
+        if student is None:
+            student = train_job(self._job(arm, seed, self.rate(arm), self.steps(), self.folder.training(arm, seed)))
+        return student
+
+    def trained(self, arm: str, seed: int) -> Student | None:
+        """Return the student of a finished training, else None; `CheckpointError` if it is damaged."""
+        return finished(self.folder.training(arm, seed), self.device, self.recipe.student.trust_remote_code)
+
+    def remaining(self) -> list[tuple[str, int]]:
+        """Return (arm, seed) of the recipe's trainings that are not finished."""
+        arms = [arm for arm in self.recipe.arms if arm in TRAINED]
+        trainings = [(arm, seed) for arm in arms for seed in self.recipe.seeds]
+        return [(arm, seed) for arm, seed in trainings if not ended(self.folder.training(arm, seed))]
+
+    def steps(self, samples: int | None = None) -> int:
+        """Return the updates of each training: the recipe's steps, or its epochs in whole batches.
+
+        Args:
+            samples: of one epoch; default those of the plan.
+        """
+        settings = self.recipe.training
+        return settings.steps or settings.updates(len(self.inputs.plan) if samples is None else samples)
+
+    def trial_steps(self, samples: int | None = None) -> int:
+        """Return the updates of a trial of a learning rate; ``samples`` as in `steps`."""
+        return self.recipe.training.trial_updates(self.steps(samples))
+
+    def rate(self, arm: str) -> float:
+        """Return the learning rate of an arm; of several, the best by `clipzoo.evaluation.criterion` on validation."""
+        rates = self.recipe.training.learning_rates
+        if len(rates) == 1:
+            return rates[0]
+        trials = self.trials(arm)
+        for rate in rates:
+            if f"{rate:g}" not in trials:
+                self.progress.stage(f"{arm}: trying the learning rate {rate:g}")
+                trials[f"{rate:g}"] = self._trial(arm, rate)
+                files.write(self._rates(arm), json.dumps(trials, indent=2).encode())
+                shutil.rmtree(self._trial_folder(arm, rate) / "student", ignore_errors=True)
+        return max(rates, key=lambda rate: trials[f"{rate:g}"]["criterion"])
+
+    def trials(self, arm: str) -> dict[str, dict[str, float]]:
+        """Return learning rate -> validation scores of its trial, for all finished trials of an arm."""
+        path = self._rates(arm)
+        trials: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+        return trials
+
+    def _rates(self, arm: str) -> Path:
+        return self.folder.arm(arm) / "rates.json"
+
+    def _trial_folder(self, arm: str, rate: float) -> Path:
+        return self.folder.arm(arm) / f"rate-{rate:g}"
+
+    def _trial(self, arm: str, rate: float) -> dict[str, float]:
+        job = self._job(arm, self.recipe.seeds[0], rate, self.trial_steps(), self._trial_folder(arm, rate))
+        try:
+            return criterion(self.suite.measure(train_job(job), ["validation"])["validation"])
+        except DivergedError:
+            return DIVERGED
+
+    def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Training:
+        student, settings, columns = self.start(arm, seed), self.recipe.training, self.inputs.columns
+        viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
+        labels = {name: LabelColumn(labels, column.stride) for name, (column, labels) in columns.items()}
+        dataset = TrainingSet(self.inputs.plan, self.inputs.reader, labels if arm == "clipzoo" else {}, viewing, seed)
+
+        def on_step(step: int, values: Mapping[str, float]) -> None:
+            note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"
+            self.progress.step(f"{arm} seed {seed}", step + 1, steps, note)
+
+        def say(text: str) -> None:
+            self.progress.stage(f"{arm}, seed {seed}: {text}")
+
+        weights = {name: column.weight for name, (column, _) in columns.items()}
+        job = Job(settings, rate, steps, out, weights, seed, self.device)
+        return Training(job, student, dataset, self._validate, on_step, say)
+
+    def _validate(self, student: Student) -> Iterator[tuple[str, float]]:
+        """Yield (name, value) of the guard: zero-shot on validation, which training must not lower."""
+        if "validation" in self.suite.zero_shot:
+            scored = zero_shot.evaluate(student, self.suite.zero_shot["validation"])
+            for name, value in scored.compute().items():
+                yield f"validation/{name}", value
+
+
+def seeds_of(recipe: Recipe, arm: str) -> tuple[int, ...]:
+    """Return the seeds of an arm; ``clip``, which is not trained, has one."""
+    return (0,) if arm == "clip" else recipe.seeds
+
+
+def describe(trainings: Sequence[tuple[str, int]]) -> str:
+    """Return (arm, seed) of several trainings as text."""
+    arms: dict[str, list[str]] = {}
+    for arm, seed in trainings:
+        arms.setdefault(arm, []).append(str(seed))
+    return "; ".join(f"{arm}: seed {', '.join(seeds)}" for arm, seeds in arms.items())

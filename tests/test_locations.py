@@ -1,0 +1,103 @@
+"""Schemes of locations and of models: the demo's, and those of another package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipzoo import locations, model_schemes, recipe
+from clipzoo.errors import CheckpointError, DatasetError, RecipeError
+from clipzoo.runs.new_recipe import check_benchmarks, defaults
+from clipzoo.runs.preflight import check_splits
+from installing import installed
+from making import make_dataset
+
+PLUGIN = '''
+"""``mine:<name>``: folders below a root."""
+import pathlib
+
+from clipzoo.errors import DatasetError
+
+ROOT = pathlib.Path(__file__).parent
+
+def check(location):
+    if not resolve(location, None, None).is_dir():
+        raise DatasetError(f"{location}: not mine")
+
+def resolve(location, cache, progress):
+    return ROOT / location.removeprefix("mine:")
+
+def pictures(location):
+    return None
+
+def shares(one, other):
+    return one == other
+
+def conventions(location):
+    return {}
+'''
+PROJECT = """
+[project]
+name = "mine"
+version = "0.1"
+
+[project.entry-points."clipzoo.locations"]
+mine = "my_locations"
+"""
+
+
+def test_a_location_without_a_scheme_is_returned_as_it_is(tmp_path: Path) -> None:
+    for location in ("", "photos/", "s3://bucket/a.tar", "photos.csv?sep=:", str(tmp_path)):
+        assert locations.resolve(location, tmp_path) == location
+        assert not locations.provided(location)
+        assert locations.conventions(location) == {}
+        assert locations.pictures_to_render(location) is None
+
+
+def test_the_two_schemes_of_the_demo_know_which_splits_they_share() -> None:
+    assert locations.share_pictures("demo:probe", "rooms:probe?count=5")
+    assert locations.share_pictures("rooms:test?count=9", "rooms:test?count=5")
+    assert not locations.share_pictures("demo:probe", "demo:test")
+    assert not locations.share_pictures("demo:probe", "probe")
+    assert not locations.share_pictures("probe", "demo:probe")
+    assert locations.pictures_to_render("rooms:test?count=9") == 9
+    assert locations.pictures_to_render("demo:test") is None
+
+
+def test_the_data_of_a_store_is_next_to_its_labels_but_not_through_a_link(tmp_path: Path) -> None:
+    with locations.resolved("demo:test", str(tmp_path / "labels")) as place:
+        assert Path(place).is_dir()
+        assert tmp_path not in Path(place).parents
+    assert not Path(place).exists()
+    assert not (tmp_path / "labels").exists()
+
+
+def test_models_of_a_scheme_are_folders_of_openclip() -> None:
+    folder = model_schemes.resolve("demo:clip")
+    assert Path(folder.removeprefix("local-dir:"), "open_clip_config.json").is_file()
+    assert model_schemes.resolve("ViT-B-16") == "ViT-B-16"
+    assert model_schemes.resolve("hf-hub:a/b") == "hf-hub:a/b"
+    with pytest.raises(CheckpointError, match="no packaged model 'demo:clp'; use demo:clip"):
+        model_schemes.resolve("demo:clp")
+
+
+def test_what_is_proposed_for_data_comes_from_its_scheme() -> None:
+    assert defaults("rooms:captioned?count=5", "cpu")["model"] == "demo:clip"
+    assert defaults("photos", "cpu")["model"] == "ViT-B-16 openai"
+
+
+def test_another_package_brings_a_scheme(tmp_path: Path) -> None:
+    with installed(tmp_path, {"pyproject.toml": PROJECT, "my_locations.py": PLUGIN}):
+        for more, split in enumerate(("probe", "validation", "test")):
+            make_dataset(tmp_path / split / "images", shards=1, count=6 + more)
+        assert locations.resolve_data("mine:test", tmp_path) == str(tmp_path / "test" / "images")
+        with pytest.raises(DatasetError, match="mine:no: not mine"):
+            locations.provided("mine:no")
+        (tmp_path / "heldout").mkdir()
+        splits = check_benchmarks("mine:")
+        assert splits == {split: f"mine:{split}" for split in ("probe", "validation", "test", "heldout")}
+        values = {"name": "x", "student": {"model": "demo:clip"}, "training": {"steps": 1}, "arms": ["clip"]}
+        check_splits(recipe.parse(values | {"data": "demo:captioned", "evaluation": splits}))
+        with pytest.raises(RecipeError, match="whose images are those of data"):
+            check_splits(recipe.parse(values | {"data": "mine:test", "evaluation": splits}))
