@@ -81,7 +81,7 @@ def test_families_are_counted_and_filtered() -> None:
 def test_a_task_is_told_in_full() -> None:
     text = CliRunner().invoke(app, ["tasks", "depth"], env={"COLUMNS": "200"}, catch_exceptions=False).output
     for said in (
-        "along says what depth is measured along", "delta1, higher is better", "rmse in m, lower is better",
+        "along defines the direction of depth", "delta1, higher is better", "rmse in m, lower is better",
         "conv {width: 128, upscale: 4} (default)", "losses, metric", "silog {lam: 0.85, eps: 0.001} (default)",
         "losses, affine-depth and affine-disparity",
     ):  # fmt: skip

@@ -153,10 +153,10 @@ def test_the_table_of_plugins_names_every_registry_with_its_protocol() -> None:
     rows = re.findall(row, (ROOT / "docs" / "extending.md").read_text(), re.MULTILINE)
     assert sorted(folder for folder, *_ in rows) == sorted(registry.folder for registry in REGISTRIES)
     registries = {registry.folder: registry for registry in REGISTRIES}
-    for folder, module, name, exports in rows:
+    for folder, module, name, listed in rows:
         protocol, registry = getattr(importlib.import_module(module), name), registries[folder]
         assert name in importlib.import_module(module).__all__, f"{module}.{name} is not public"
-        assert re.findall(r"`(\w+)`", exports) == [*registry.exports, *registry.required_of_installed], folder
+        assert re.findall(r"`(\w+)`", listed) == [*registry.exports, *registry.required_of_installed], folder
         assert all(hasattr(protocol, export) or export in _annotations(protocol) for export in registry.exports), name
 
 

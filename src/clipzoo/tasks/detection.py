@@ -31,6 +31,8 @@ from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics, Ta
 from clipzoo.tasks.segmentation import MAX_CLASSES, palette
 from clipzoo.types import BoolArray, ImageArray, View
 
+__all__ = ["TASK", "Detection", "DetectionMetric", "DetectionTask"]
+
 SEEN_SHARE = 0.25 - 1e-4
 """Boxes with a smaller visible share are ignored; the tolerance makes ties equal under mirroring."""
 
@@ -71,7 +73,10 @@ class DetectionMetric(Metric):
             "resize it to the truth's size with crop_resize and View.whole",
         )
         top = max(int(label.ids.max(initial=0)) for label in (prediction, truth))
-        require(top < self.count, f"class id {top} in a label space of {self.count} classes; compare labels of one")
+        require(
+            top < self.count,
+            f"class id {top} is outside of the label space of {self.count} classes; compare labels of one space",
+        )
         found = prediction.take(~prediction.ignored)
         if truth.asked is not None:
             found = found.take(np.isin(found.ids, np.append(truth.asked, truth.ids)))
@@ -122,7 +127,7 @@ class DetectionTask(Task[Detection]):
         check_label(label)
         K = self.channels(convention) - WHERE
         top = max(int(ids.max(initial=0)) for ids in (label.ids, label.asked) if ids is not None)
-        require(top < K, f"class id {top} in a label space of {K} classes, whose ids end at {K - 1}; name all classes")
+        require(top < K, f"class id {top} is outside of the label space of {K} classes; name all classes")
         for text in filter(None, label.masks or ()):
             rle.decode(text, label.size)
 
@@ -182,7 +187,7 @@ class DetectionTask(Task[Detection]):
         K = len(convention.classes)
         require(
             0 < K <= MAX_CLASSES,
-            f"a label space of {K} classes; detection needs 1 to {MAX_CLASSES}: name them in Convention",
+            f"the label space has {K} classes, but detection needs 1 to {MAX_CLASSES}; name them in Convention",
         )
         return K + WHERE
 
