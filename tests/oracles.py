@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from clipzoo import tasks
-from clipzoo.conformance import Card, check
+from clipzoo.conformance import ConformanceReport, check
 from clipzoo.conformance.agreement import WHOLE
 from clipzoo.conformance.canvas import CORNER
 from clipzoo.conformance.scenes import scenes
@@ -87,6 +87,6 @@ class Oracle(Expert):
         return tasks.get(self.card.task).view(self.known[place][1], View(crop, size, bool(flipped)))
 
 
-def checked(expert: Expert, **options: Any) -> Card:
+def checked(expert: Expert, **options: Any) -> ConformanceReport:
     shown = None if expert.card.task in ("depth", "normals") else [room.image for room in pictures()]
     return check(expert, shown, **{"seconds": 0.5, **options})

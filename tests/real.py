@@ -45,7 +45,7 @@ def label_corpus(where: str, out: Path, *options: str) -> None:
     """Label the corpus in one pass: of every expert each item is a label, or a row that says why not."""
     experts = [f"--expert={uri}" for uri in EXPERTS]
     clipzoo("label", where, *experts, f"--out={out}", "--max-failures=100%", "--device=cpu", "--threads=1", *options)
-    assert "nothing is wrong" in clipzoo("labels", "verify", str(out), "--data", where)
+    assert "no problems" in clipzoo("labels", "verify", str(out), "--data", where)
     items, shards = {one.name: one.usable for one in hostile.items()}, open_dataset(where).shards
     columns = Store(out).columns()
     assert len(columns) == len(EXPERTS)

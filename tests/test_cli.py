@@ -100,7 +100,7 @@ def test_a_price_without_an_estimate_is_refused_and_nothing_is_labeled(tmp_path)
     data = make_dataset(tmp_path / "data", shards=1)
     arguments = ["label", data, "--expert", "demo:depth", "--out", tmp_path / "out", "--price", "2"]
     told = invoke(*arguments, code=2)
-    assert "add --estimate, or leave --price out" in " ".join(told.replace("│", " ").split())
+    assert "add --estimate, or remove --price" in " ".join(told.replace("│", " ").split())
     assert tree(tmp_path) == {"data", "data/00000.tar"}
 
 
@@ -120,7 +120,7 @@ def test_a_store_that_is_mistyped_is_told_and_not_made(tmp_path):
 def test_looking_makes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("clipzoo.labeling.estimating.SECONDS", 0.01)
     told = invoke("label", "demo:test", "--expert", "demo:depth", "--out", tmp_path / "out", "--estimate", "--price", 2)
-    assert "at 2 an hour" in told
+    assert "at 2 per hour" in told
     assert tree(tmp_path) == set()
     data = make_dataset(tmp_path / "data", shards=1)
     label(str(data), [Bright()], tmp_path / "out", progress=False, check=False)

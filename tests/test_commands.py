@@ -16,14 +16,17 @@ from clipzoo.cli import app, main
     [
         (
             ["new", "--yes", "--device", "cpu", "--out", "file/r.yaml"],
-            "file: File exists; there is a file: give another",
+            "file: File exists; the path is a file: choose another",
         ),
-        (["new", "--yes", "--device", "cpu", "--out", "file/a/r.yaml"], "Not a directory; a part of it is a file"),
-        (["report", "nothere"], "nothere is no run's folder, for it has no recipe.yaml; did you mean runs/nowhere?"),
-        (["export", "nothere"], "nothere is no run's folder"),
+        (
+            ["new", "--yes", "--device", "cpu", "--out", "file/a/r.yaml"],
+            "Not a directory; a part of the path is a file",
+        ),
+        (["report", "nothere"], "nothere is not a run folder: it has no recipe.yaml; did you mean runs/nowhere?"),
+        (["export", "nothere"], "nothere is not a run folder"),
         (["experts", "ls", "--task", "dept"], "did you mean depth?"),
         (["experts", "ls", "--zoo", "hff"], "did you mean hf"),
-        (["experts", "ls", "--zoo", "hf", "no such words"], "no family is all of that"),
+        (["experts", "ls", "--zoo", "hf", "no such words"], "no family matches all filters"),
         (["experts", "check", "hf:nothere"], "'nothere' is neither a folder nor a hub id (<owner>/<model>)"),
         (["tasks", "dept"], "did you mean depth?"),
     ],
@@ -81,7 +84,7 @@ def test_families_are_counted_and_filtered() -> None:
 def test_a_task_is_told_in_full() -> None:
     text = CliRunner().invoke(app, ["tasks", "depth"], env={"COLUMNS": "200"}, catch_exceptions=False).output
     for said in (
-        "along says what depth is measured along", "delta1, higher is better", "rmse in m, lower is better",
+        "along defines the direction of depth", "delta1, higher is better", "rmse in m, lower is better",
         "conv {width: 128, upscale: 4} (default)", "losses, metric", "silog {lam: 0.85, eps: 0.001} (default)",
         "losses, affine-depth and affine-disparity",
     ):  # fmt: skip

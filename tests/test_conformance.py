@@ -24,18 +24,18 @@ from oracles import Oracle, checked, pictures, thumb
 
 @pytest.mark.parametrize("task", ["depth", "normals", "edges", "segmentation", "detection"])
 def test_the_truth_passes_every_line(task: str) -> None:
-    card = checked(Oracle(task))
-    assert {v.line: str(v) for v in card.lines if v.status != "pass"} == {}
-    assert card.ok
+    report = checked(Oracle(task))
+    assert {v.line: str(v) for v in report.lines if v.status != "pass"} == {}
+    assert report.ok
 
 
 @pytest.mark.parametrize("task", ["depth", "normals", "edges", "segmentation", "detection"])
 @pytest.mark.parametrize("own", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_demo_experts_raise_no_alarm(task: str, own: bool) -> None:
     """On scenes of the kit, of which they have never seen the like, and on rooms; some lines may be unsure."""
-    card = check(experts.create(f"demo:{task}"), [room.image for room in pictures()] if own else None, seconds=0.5)
-    assert [str(v) for v in card.lines if v.status not in ("pass", "unsure")] == []
-    assert sum(v.status == "unsure" for v in card.lines) <= 2, [str(v) for v in card.lines]
+    report = check(experts.create(f"demo:{task}"), [room.image for room in pictures()] if own else None, seconds=0.5)
+    assert [str(v) for v in report.lines if v.status not in ("pass", "unsure")] == []
+    assert sum(v.status == "unsure" for v in report.lines) <= 2, [str(v) for v in report.lines]
 
 
 # Wrong experts ---------------------------------------------------------------------------------------------
@@ -63,12 +63,12 @@ AXES = [
 
 @pytest.mark.parametrize(("cause", "wrong"), AXES, ids=[cause for cause, _ in AXES])
 def test_wrong_axes_of_normals_are_named(cause: str, wrong: Callable[[Normals], Normals]) -> None:
-    card = checked(Oracle("normals", wrong))
-    assert (card["normals' axes"].status, card["normals' axes"].cause) == ("fail", cause)
-    assert not card.ok
-    swapped = "x stands in the second channel: x and y are swapped" if cause == "x and y are swapped" else ""
-    assert card["mirror"].cause == swapped, "the mirror sees x in another channel, and no sign"
-    assert (card["facing"].status == "fail") == ("z" in cause)
+    report = checked(Oracle("normals", wrong))
+    assert (report["normals' axes"].status, report["normals' axes"].cause) == ("fail", cause)
+    assert not report.ok
+    swapped = "x is in the second channel: x and y are swapped" if cause == "x and y are swapped" else ""
+    assert report["mirror"].cause == swapped, "the mirror sees x in another channel, and no sign"
+    assert (report["facing"].status == "fail") == ("z" in cause)
 
 
 @cache
@@ -96,7 +96,7 @@ def test_normals_that_are_mirrored_like_a_picture() -> None:
             return replace(seen, vectors=seen.vectors[..., ::-1].copy()) if flipped else seen
 
     verdict = checked(Flipped("normals"))["mirror"]
-    assert (verdict.status, verdict.cause) == ("fail", "mirroring turns none of the channels")
+    assert (verdict.status, verdict.cause) == ("fail", "mirroring negates none of the channels")
 
 
 AFFINE, DISPARITY = Convention(kind="affine-depth", along="z"), Convention(kind="affine-disparity", along="z")
@@ -104,10 +104,10 @@ DEPTHS = [
     ("depth kind", "values are disparities, not depths", valued(lambda z: 1 / z), None),
     ("depth kind", "values are disparities, not depths",
      valued(lambda z: 3 / z - 1, kind="affine-depth"), AFFINE),
-    ("depth kind", "values have their sign turned", valued(lambda z: 2 - z, kind="affine-depth"), AFFINE),
+    ("depth kind", "values are negated", valued(lambda z: 2 - z, kind="affine-depth"), AFFINE),
     ("depth kind", "values are depths, not disparities", valued(lambda z: z, kind="affine-disparity"), DISPARITY),
-    ("depth kind", "values have their sign turned", valued(lambda z: -1 / z, kind="affine-disparity"), DISPARITY),
-    ("depth along", "values are depths with their sign turned, not disparities",
+    ("depth kind", "values are negated", valued(lambda z: -1 / z, kind="affine-disparity"), DISPARITY),
+    ("depth along", "values are negated depths, not disparities",
      valued(lambda z: 9 - z, kind="affine-disparity"), DISPARITY),
     ("depth along", "values are negated disparities", valued(lambda z: 9 - 5 / z, kind="affine-depth"), AFFINE),
     ("depth scale", "values are millimeters", valued(lambda z: 1000 * z), None),
@@ -116,9 +116,9 @@ DEPTHS = [
 
 @pytest.mark.parametrize(("line", "cause", "wrong", "convention"), DEPTHS)
 def test_wrong_depth_is_named(line: str, cause: str, wrong: Any, convention: Convention | None) -> None:
-    card = checked(Oracle("depth", wrong, convention))
-    assert (card[line].status, card[line].cause) == ("fail", cause)
-    assert [v.line for v in card.lines if v.status == "fail"] == [line]
+    report = checked(Oracle("depth", wrong, convention))
+    assert (report[line].status, report[line].cause) == ("fail", cause)
+    assert [v.line for v in report.lines if v.status == "fail"] == [line]
 
 
 def test_wrong_depth_of_a_network_that_errs_is_named_too() -> None:
@@ -141,7 +141,7 @@ def test_depth_along_the_ray_is_told_from_depth_along_z(declared: str) -> None:
     verdict = checked(expert)["depth along"]
     assert verdict.status == "fail"
     assert verdict.cause.startswith(
-        f"depth runs along {'the line of sight' if declared == 'z' else 'the optical axis'}"
+        f"depth is measured along {'the line of sight' if declared == 'z' else 'the optical axis'}"
     )
 
 
@@ -172,8 +172,8 @@ BOXES = [
 
 @pytest.mark.parametrize(("line", "cause", "wrong"), BOXES, ids=[cause for _, cause, _ in BOXES])
 def test_boxes_of_another_form_are_named(line: str, cause: str, wrong: Any) -> None:
-    card = checked(Oracle("detection", wrong))
-    assert (card[line].status, card[line].cause) == ("fail", cause), str(card[line])
+    report = checked(Oracle("detection", wrong))
+    assert (report[line].status, report[line].cause) == ("fail", cause), str(report[line])
 
 
 def padded(label: Segmentation, centered: bool) -> Segmentation:
@@ -193,13 +193,13 @@ CLASSES = conventions()["segmentation"].classes
 MAPS = [
     ("frame", "labels cover padding below or right of the picture", lambda s: padded(s, False), None),
     ("frame", "labels cover padding on both sides of the picture", lambda s: padded(s, True), None),
-    ("frame", "labels show the picture's central square alone", central, None),
+    ("frame", "labels show only the picture's central square", central, None),
     ("mirror", "rows and columns of labels are exchanged",
      lambda s: Segmentation(s.ids.T.copy(), s.valid.T.copy()), None),
-    ("sound", "ids count from 1", lambda s: replace(s, ids=(s.ids % len(CLASSES) + 1).astype(np.uint16)), None),
+    ("sound", "ids start at 1", lambda s: replace(s, ids=(s.ids % len(CLASSES) + 1).astype(np.uint16)), None),
     ("sound", "void (255) is given as a class",
      lambda s: replace(s, ids=np.where(s.ids == 1, 255, s.ids).astype(np.uint16)), None),
-    ("sound", "ids lie outside of the label space", lambda s: s, Convention(classes=CLASSES[:5])),
+    ("sound", "ids are outside of the label space", lambda s: s, Convention(classes=CLASSES[:5])),
     ("label space", "'void' is given as a class, though it means 'unknown'",
      lambda s: s, Convention(classes=("void", *CLASSES[1:]))),
     ("label space", "classes have no names", lambda s: s, Convention(tuple(f"LABEL_{i}" for i in range(len(CLASSES))))),
@@ -209,6 +209,6 @@ MAPS = [
 
 @pytest.mark.parametrize(("line", "cause", "wrong", "convention"), MAPS, ids=[cause for _, cause, *_ in MAPS])
 def test_wrong_maps_of_classes_are_named(line: str, cause: str, wrong: Any, convention: Convention | None) -> None:
-    card = checked(Oracle("segmentation", wrong, convention))
-    assert card[line].cause == cause, str(card[line])
-    assert card[line].status in ("fail", "warn")
+    report = checked(Oracle("segmentation", wrong, convention))
+    assert report[line].cause == cause, str(report[line])
+    assert report[line].status in ("fail", "warn")

@@ -61,15 +61,15 @@ def grown(values: np.ndarray, size: tuple[int, int], row: int, column: int) -> n
 )  # a room's depth is too smooth to tell a canvas that leaves its middle where it is
 @pytest.mark.parametrize("fills", FILLS, ids=str)
 def test_labels_of_a_canvas_are_found(task: str, fills: tuple[float, float], centered: bool) -> None:
-    card = checked(Oracle(task, on_canvas(fills, centered)), brief=True)
-    verdict = card["frame"]
-    assert verdict.status == "fail", [str(line) for line in card.lines]
+    report = checked(Oracle(task, on_canvas(fills, centered)), quick=True)
+    verdict = report["frame"]
+    assert verdict.status == "fail", [str(line) for line in report.lines]
     assert "labels cover padding" in verdict.cause
-    assert not card.ok
+    assert not report.ok
 
 
 def test_the_share_that_the_picture_fills_is_told() -> None:
-    verdict = checked(Oracle("detection", on_canvas((1.0, 0.75), False)), brief=True)["frame"]
+    verdict = checked(Oracle("detection", on_canvas((1.0, 0.75), False)), quick=True)["frame"]
     assert verdict.cause == (
         "labels cover padding below or right: the picture fills 100% of their width and 75% of their height"
     )

@@ -1,4 +1,4 @@
-"""The lines of a conformance card that say how an expert runs, what it can be held against, and when nobody knows."""
+"""Conformance tests of how an expert runs, of comparisons with a partner, and of cases without a clear verdict."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from clipzoo import conformance
 from clipzoo.cli import app
-from clipzoo.conformance import check, meaning, short
-from clipzoo.conformance import hypotheses as contest
+from clipzoo.conformance import check, hypotheses, meaning, quick_check
 from clipzoo.conformance.agreement import difference
 from clipzoo.conformance.scenes import scenes
 from clipzoo.errors import ClipzooError, DatasetError, ExpertError
@@ -77,22 +76,22 @@ RUNS = [
     ("sound", "fail", "labels break the contract", lambda images, truth: [{"depth": d.values} for d in truth]),
     ("sound", "fail", "labels break the contract",
      lambda images, truth: [Depth(d.values.astype(np.float64), d.valid, "metric", "z") for d in truth]),
-    ("answers", "fail", "it gives no label of some pictures", lambda images, truth: truth[1:]),
+    ("answers", "fail", "some pictures get no label", lambda images, truth: truth[1:]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("line", "status", "cause", "answer"), RUNS, ids=[f"{r[0]}-{r[1]}-{i}" for i, r in enumerate(RUNS)]
 )
-def test_how_an_expert_runs_is_told(line: str, status: str, cause: str, answer: Any) -> None:
-    card = checked(Odd("depth", answer), seconds=5)
-    assert (card[line].status, card[line].cause) == (status, cause), str(card[line])
-    assert card.ok == (status != "fail")
-    with pytest.raises(ClipzooError, match="no line is named 'color'; there are: loads, card"):
-        card["color"]
+def test_faults_of_prediction_are_reported(line: str, status: str, cause: str, answer: Any) -> None:
+    report = checked(Odd("depth", answer), seconds=5)
+    assert (report[line].status, report[line].cause) == (status, cause), str(report[line])
+    assert report.ok == (status != "fail")
+    with pytest.raises(ClipzooError, match="the report has no line 'color'; it has: loads, card"):
+        report["color"]
 
 
-def test_labels_that_ignore_a_mirror_are_told() -> None:
+def test_labels_that_ignore_mirroring_fail() -> None:
     class Deaf(Oracle):
         def truth(self, shown: ImageArray) -> Any:
             """That of the picture that is known, mirrored or not."""
@@ -100,57 +99,57 @@ def test_labels_that_ignore_a_mirror_are_told() -> None:
             return self.known[self.seen[int(sides.min(1).argmin())][0]][1]
 
     verdict = checked(Deaf("depth"))["mirror"]
-    assert (verdict.status, verdict.cause) == ("fail", "labels do not follow when left and right are exchanged")
+    assert (verdict.status, verdict.cause) == ("fail", "labels do not follow a mirrored picture")
 
 
-def test_inverted_edges_are_told() -> None:
-    card = checked(Oracle("edges", lambda e: Edges(1 - e.values, e.valid)))
-    assert [v.cause for v in card.lines if v.status == "fail"] == [
-        "probabilities are inverted: they are those of no edge"
+def test_inverted_edges_fail() -> None:
+    report = checked(Oracle("edges", lambda e: Edges(1 - e.values, e.valid)))
+    assert [v.cause for v in report.lines if v.status == "fail"] == [
+        "probabilities are inverted: high where there is no edge"
     ]
 
 
-def test_what_a_card_lacks_is_told() -> None:
+def test_an_incomplete_card_is_reported() -> None:
     for change, status, cause in (
         ({"license": "unknown"}, "warn", "the license is unknown"),
-        ({"revision": ""}, "warn", "nothing says which weights these are"),
+        ({"revision": ""}, "warn", "the weights are not identified"),
         ({"convention": Convention(kind="metric")}, "fail", "the kind of depth is not stated"),
     ):
         expert = Oracle("depth")
         expert.card = replace(expert.card, **change)
-        verdict = check(expert, brief=True)["card"]
+        verdict = check(expert, quick=True)["card"]
         assert (verdict.status, verdict.cause) == (status, cause)
 
 
-def test_an_expert_that_does_not_load_has_a_card_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expert_that_does_not_load_has_a_report_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Oracle, device: str = "cpu") -> None:
         raise FileNotFoundError("weights.onnx")
 
     monkeypatch.setattr(Oracle, "load", load)
-    card = check(Oracle("depth"))
-    assert [(v.line, v.status, v.seen) for v in card.lines] == [("loads", "fail", "FileNotFoundError: weights.onnx")]
+    report = check(Oracle("depth"))
+    assert [(v.line, v.status, v.seen) for v in report.lines] == [("loads", "fail", "FileNotFoundError: weights.onnx")]
 
 
 # Short -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["depth", "detection"])
-def test_a_short_check_costs_49_predictions_at_most(task: str) -> None:
+def test_a_quick_check_takes_49_predictions_at_most(task: str) -> None:
     expert = Odd(task, lambda images, truth: truth)
-    found = short(expert, [shown for shown, _ in expert.known])
+    found = quick_check(expert, [shown for shown, _ in expert.known])
     assert [(v.line, v.status) for v in found] == [
         (line, "pass") for line in ("sound", "determinism", "batch = single", "mirror", "frame")
     ]
     assert expert.asked <= 49
-    assert short(expert, []) == []
+    assert quick_check(expert, []) == []
 
 
-def test_a_short_check_finds_what_is_wrong_and_never_raises() -> None:
+def test_a_quick_check_finds_faults_and_never_raises() -> None:
     rooms = [room.image for room in pictures()]
     swapped = Odd("detection", lambda i, truth: [replace(d, boxes=d.boxes[:, [1, 0, 3, 2]]) for d in truth])
-    assert "boxes are (y0, x0, y1, x1)" in str(short(swapped, rooms)[-2])
-    assert short(Odd("detection", refusing(lambda h, w: True)), rooms)[0].status == "fail"
-    assert [v.line for v in short(Odd("depth", noisy(0.5)), rooms)] == [
+    assert "boxes are (y0, x0, y1, x1)" in str(quick_check(swapped, rooms)[-2])
+    assert quick_check(Odd("detection", refusing(lambda h, w: True)), rooms)[0].status == "fail"
+    assert [v.line for v in quick_check(Odd("depth", noisy(0.5)), rooms)] == [
         "sound", "determinism", "mirror", "frame"
     ]  # fmt: skip
 
@@ -164,13 +163,13 @@ def test_a_short_check_finds_what_is_wrong_and_never_raises() -> None:
     ],
     ids=["255", "1", "boxes"],
 )
-def test_a_validity_that_is_none_is_told(task: str, spoilt: Callable[[Any], Any]) -> None:
-    found = short(Odd(task, lambda images, truth: [spoilt(one) for one in truth]), [r.image for r in pictures()])
+def test_a_validity_of_a_wrong_dtype_is_reported(task: str, spoilt: Callable[[Any], Any]) -> None:
+    found = quick_check(Odd(task, lambda images, truth: [spoilt(one) for one in truth]), [r.image for r in pictures()])
     assert [(v.line, v.status, v.cause) for v in found] == [("sound", "fail", "labels break the contract")]
 
 
-def test_no_pictures_are_told() -> None:
-    with pytest.raises(ExpertError, match="no pictures to look at"):
+def test_no_pictures_is_an_error() -> None:
+    with pytest.raises(ExpertError, match="there are no pictures to test on"):
         check(Oracle("edges"), images=[])
 
 
@@ -183,10 +182,10 @@ def test_experts_of_whole_samples_are_not_shown_changed_ones() -> None:
             return self.predict([sample.image for sample in inputs])
 
     shown = [ExpertInput(f"room{i}", room.image) for i, room in enumerate(pictures())]
-    assert [v.line for v in short(Keyed("edges"), shown)] == ["sound", "determinism", "batch = single"]
-    card = check(Keyed("edges"), shown, seconds=0.5)
-    assert card["other pictures"].status == "not applicable"
-    assert card.ok
+    assert [v.line for v in quick_check(Keyed("edges"), shown)] == ["sound", "determinism", "batch = single"]
+    report = check(Keyed("edges"), shown, seconds=0.5)
+    assert report["other pictures"].status == "not applicable"
+    assert report.ok
 
 
 # Two experts, and nobody who knows ---------------------------------------------------------------------------
@@ -201,7 +200,7 @@ def held(expert: Expert, partner: Expert) -> conformance.Verdict:
 
 
 @pytest.mark.parametrize("kind", ["metric", "affine-depth", "affine-disparity"])
-def test_normals_and_depth_are_held_against_each_other(kind: str) -> None:
+def test_normals_and_depth_are_compared(kind: str) -> None:
     def said(d: Depth) -> Depth:
         values = {"metric": d.values, "affine-depth": 0.1 * d.values - 1, "affine-disparity": 7 / d.values - 3}[kind]
         return replace(d, values=values.astype(np.float32), kind=kind)
@@ -221,11 +220,11 @@ def test_normals_and_depth_are_held_against_each_other(kind: str) -> None:
 
 
 def test_a_partner_is_of_the_other_task_and_its_faults_are_not_the_experts() -> None:
-    with pytest.raises(ExpertError, match="only depth and normals can be held against each other"):
+    with pytest.raises(ExpertError, match="only depth and normals can be compared"):
         check(Oracle("edges"), partner=Oracle("depth"))
-    card = check(Oracle("normals"), partner=Odd("depth", refusing(lambda h, w: True)), seconds=0.1)
-    assert card["normals with depth"].status == "unsure"
-    assert card.ok
+    report = check(Oracle("normals"), partner=Odd("depth", refusing(lambda h, w: True)), seconds=0.1)
+    assert report["normals with depth"].status == "unsure"
+    assert report.ok
 
 
 def blurred(seed: int) -> np.ndarray:
@@ -234,7 +233,7 @@ def blurred(seed: int) -> np.ndarray:
     return np.array(Image.fromarray(values).resize((192, 144), Image.Resampling.BICUBIC))
 
 
-def test_of_an_expert_that_knows_nothing_nothing_is_claimed() -> None:
+def test_random_labels_get_no_verdict() -> None:
     """Smooth noise, on forty sets of pictures: no hypothesis may win."""
     truths = [meaning.truth_of(scene) for scene in scenes()]
     known, metric = np.ones((144, 192), bool), Convention(kind="metric", along="z")
@@ -266,24 +265,24 @@ def test_rounding_of_boxes_and_flat_maps_is_no_other_answer() -> None:
     assert difference("depth", flat, scaled(flat, 1.001)) > 0.005
 
 
-def test_normals_that_nobody_knows_face_nobody() -> None:
+def test_unknown_normals_get_no_verdict() -> None:
     assert meaning.facing([Normals(np.zeros((3, 4, 4), np.float32), np.zeros((4, 4), bool))]).status == "unsure"
 
 
-def test_a_contest_is_decided_by_nearly_all_pictures() -> None:
+def test_a_comparison_is_decided_by_nearly_all_pictures() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(12)
     better = np.stack([base, base + 0.3 + 0.05 * rng.random(12)], 1)
-    assert (contest.contest(better, 0.1).best, contest.contest(better, 0.1).clear) == (1, True)
-    assert contest.contest(better[:, ::-1], 0.1).clear
-    assert not contest.contest(better, 0.5).clear, "a margin that it does not reach"
+    assert (hypotheses.compare(better, 0.1).best, hypotheses.compare(better, 0.1).clear) == (1, True)
+    assert hypotheses.compare(better[:, ::-1], 0.1).clear
+    assert not hypotheses.compare(better, 0.5).clear, "a margin that it does not reach"
     one = np.stack([base, base + np.eye(12)[0] * 9], 1)
-    assert (contest.contest(one, 0.1).best, contest.contest(one, 0.1).clear) == (1, False), (
+    assert (hypotheses.compare(one, 0.1).best, hypotheses.compare(one, 0.1).clear) == (1, False), (
         "one picture decides nothing"
     )
-    assert not contest.contest(better[:5], 0.1).clear, "five pictures decide nothing"
+    assert not hypotheses.compare(better[:5], 0.1).clear, "five pictures decide nothing"
     holes = np.concatenate([better, np.full((9, 2), np.nan)])
-    assert contest.contest(holes, 0.1).pictures == 12
+    assert hypotheses.compare(holes, 0.1).pictures == 12
 
 
 def test_the_scenes_are_what_they_say() -> None:
@@ -298,7 +297,9 @@ def test_the_scenes_are_what_they_say() -> None:
     # normals are those of the surface that depth shows: compared where both are smooth
     truths = [Depth(s.depth, np.ones(s.depth.shape, bool), "metric", "z") for s in scenes()]
     normals = [Normals(s.normals, np.ones(s.depth.shape, bool)) for s in scenes()]
-    assert meaning.together(normals, truths, Convention(kind="metric", along="z"), (144, 192)).status == "pass"
+    assert (
+        meaning.normals_with_depth(normals, truths, Convention(kind="metric", along="z"), (144, 192)).status == "pass"
+    )
     assert meaning.facing(normals).status == "pass"
 
 
@@ -317,15 +318,15 @@ def test_pictures_are_those_of_a_dataset_or_of_a_bare_folder(tmp_path: Path) -> 
     assert len(conformance.load_pictures(str(tmp_path / "bare"))) == 3
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(DatasetError, match=r"no picture of .* can be read: clipzoo check"):
+    with pytest.raises(DatasetError, match=r"no picture of .* can be read; `clipzoo check"):
         conformance.load_pictures(str(tmp_path / "none"))
 
 
 def test_pictures_of_many_sizes_are_brought_to_one() -> None:
     sizes = [(20, 30), (3000, 2000), (64, 64), (64, 64), (1, 1)]
-    shown = conformance.pictures.alike([np.zeros((*size, 3), np.uint8) for size in sizes])
+    shown = conformance.pictures.to_one_size([np.zeros((*size, 3), np.uint8) for size in sizes])
     assert {sample.image.shape for sample in shown} == {(64, 64, 3)}
-    (large,) = conformance.pictures.alike([View.whole((1500, 3000)).image(image(0))])
+    (large,) = conformance.pictures.to_one_size([View.whole((1500, 3000)).image(image(0))])
     assert large.image.shape == (320, 640, 3)
 
 

@@ -420,7 +420,7 @@ def test_estimate_on_the_command_line_writes_no_label(tmp_path, monkeypatch):
     )  # fmt: skip
     assert said.exit_code == 0, said.output
     assert "12 samples:" in said.output
-    assert "at 3.5 an hour" in said.output.replace("\n", " ")
+    assert "at 3.5 per hour" in said.output.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
 

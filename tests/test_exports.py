@@ -144,8 +144,8 @@ def test_samples_without_a_label_are_left_out_and_counted(tmp_path):
     import_labels(data, tmp_path / "boxes.json", "coco", answers, tmp_path / "out", max_failures=0.5, progress=False)
     words = ["export", tmp_path / "out", "--to", "coco", "--data", data, "--out", tmp_path / "b.json"]
     told = CliRunner().invoke(app, ["labels", *map(str, words)], catch_exceptions=False).output
-    assert "detection/coco-boxes: 10 pictures in" in told
-    assert "2 samples without a label are left out" in told
+    assert "detection/coco-boxes: 10 images in" in told
+    assert "2 samples without a label were skipped" in told
     found = json.loads((tmp_path / "b.json").read_text())
     assert (len(found["images"]), found["annotations"]) == (10, [])
     assert found["info"]["license"] == "unknown"

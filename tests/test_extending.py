@@ -1,4 +1,4 @@
-"""docs/extending.md: its package is installed, its recipe runs, and what is wrong with such a package is said."""
+"""docs/extending.md: its package is installed, its recipe runs, and faults of such packages are reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_page_is_a_package_whose_recipe_runs(package: Path, dataset: Path, m
     assert label.ids.shape == (20, 30)
 
 
-def test_the_loss_is_what_it_says_and_knows_what_it_learns(package: Path) -> None:
+def test_the_loss_is_correct_and_limited_to_its_labels(package: Path) -> None:
     depth, raw = tasks.get("depth"), torch.randn(2, 1, 4, 4, requires_grad=True)
     valid = torch.rand(2, 4, 4) > 0.3
     target = {"values": torch.where(valid, torch.rand(2, 4, 4) + 1, torch.nan), "valid": valid}
@@ -62,9 +62,9 @@ def test_the_loss_is_what_it_says_and_knows_what_it_learns(package: Path) -> Non
     assert depth.offered(METRES) == ("silog", "berhu", "huber")
     for task, convention in (("depth", Convention(kind="affine-depth")), ("edges", Convention())):
         assert "huber" not in tasks.get(task).offered(convention)
-        with pytest.raises(PluginError, match="is not learned by the loss 'huber'; it is by"):
+        with pytest.raises(PluginError, match=r"the loss 'huber' does not support .* labels; choose"):
             tasks.get(task).criterion(convention, "huber")
-    with pytest.raises(PluginError, match="detection is not learned by the loss 'huber'; it is by its own alone"):
+    with pytest.raises(PluginError, match="the loss 'huber' does not support detection labels; omit the loss"):
         tasks.get("detection").criterion(Convention(("a",)), "huber")
 
 
@@ -82,7 +82,7 @@ def loss(prediction, target, valid):
 LETTERS = {"B": 2, "K": 3, "H": 4, "W": 5, "1": 1, "3": 3}
 
 
-def test_the_page_tells_what_a_loss_is_given(tmp_path: Path) -> None:
+def test_the_documented_arguments_of_losses_are_right(tmp_path: Path) -> None:
     """Each row of its table, against a loss that answers with the shapes that it got."""
     project = toml({"losses": {"recorder": "recorder"}})
     rows = re.findall(
@@ -151,7 +151,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ({"name": "broken"}, r"the head broken cannot be made and run: list indices must be integers"),
     ],
 )
-def test_what_is_wrong_with_ones_own_is_said_before_anything_is_done(
+def test_faulty_plugins_are_reported_before_anything_is_done(
     wrong: Path, tiny_clip: str, changes: dict[str, str], says: str
 ) -> None:
     spec = replace(HeadSpec("depth", METRES, "linear"), **changes)

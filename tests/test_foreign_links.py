@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from clipzoo import files, locations, recipe
 from clipzoo.cli import app
-from clipzoo.cli._console import located
+from clipzoo.cli._console import load_recipe
 from clipzoo.data import Plan
 from clipzoo.errors import CheckpointError, DatasetError, RecipeError, StoreError
 from clipzoo.evaluation import zero_shot
@@ -280,7 +280,7 @@ def test_a_pipe_in_a_runs_folder_blocks_nobody(tmp_path):
     run.mkdir()
     os.mkfifo(run / "recipe.yaml")
     with pytest.raises(CheckpointError, match=r"recipe\.yaml is a pipe or device where files are expected"):
-        located(run, None, None, trust=False)
+        load_recipe(run, None, None, trust=False)
 
 
 def test_files_of_a_run_that_are_links_are_replaced_and_not_followed(tmp_path, data, precious):

@@ -260,7 +260,7 @@ def test_train_says_that_a_trained_student_is_damaged(
     run = workspace.Run(recipe.parse(values), out)
     pipeline.train(run, "clipzoo", 0)
     again = CliRunner().invoke(app, ["train", str(out), "--device", "cpu"], catch_exceptions=False)
-    assert "was trained already" in again.output
+    assert "was already trained" in again.output
     before = load((out / "arms/clipzoo/0/student" / WEIGHTS).read_bytes())
     damage(out / "arms/clipzoo/0/student" / WEIGHTS)
     for words in (["train", str(out), "--device", "cpu"], ["export", str(out)]):

@@ -229,7 +229,7 @@ def test_ls_and_show(tmp_path, parts):
     assert '"weights_sha256": "00"' in told
     assert "event: shard" in told
     assert "1 × the expert failed: RuntimeError: out of luck\n" in told
-    assert "    as 00000/000003: the expert failed: RuntimeError: out of luck (on purpose)\n" in told
+    assert "    for example 00000/000003: the expert failed: RuntimeError: out of luck (on purpose)\n" in told
     with pytest.raises(StoreError, match="it has: segmentation/test-bright"):
         CliRunner().invoke(app, ["labels", "show", str(tmp_path / "a"), "depth/none"], catch_exceptions=False)
 
@@ -259,7 +259,7 @@ def test_a_damaged_column_is_no_hindrance_to_others(tmp_path, parts):
     assert re.search(r"depth/test-near .*manifest.json is damaged: .*labels rm", told)
     assert re.search(r"segmentation/test-bright .*test:bright", told)
     assert "manifest.json is damaged" in run("verify", tmp_path / "b", code=1)
-    assert "depth/test-near is removed" in run("rm", tmp_path / "b", "depth/test-near", "--yes")
+    assert "deleted depth/test-near" in run("rm", tmp_path / "b", "depth/test-near", "--yes")
     assert "test-bright" in run("ls", tmp_path / "b")
 
 
@@ -281,7 +281,7 @@ def test_brackets_are_no_markup(tmp_path, data):
 
 
 def test_rm_asks(tmp_path, parts):
-    assert "remove 11 labels in" in run("rm", tmp_path / "a", "segmentation/test-bright", answer="n\n", code=1)
+    assert "Delete 11 labels in" in run("rm", tmp_path / "a", "segmentation/test-bright", answer="n\n", code=1)
     assert len(parts[0].columns()) == 1
     run("rm", tmp_path / "a", "segmentation/test-bright", "--yes")
     assert parts[0].columns() == []
@@ -291,7 +291,7 @@ def test_merge_and_verify(tmp_path, data, parts):
     assert "segmentation/test-bright: 4 shards, 23 labels, 1 failures" in run(
         "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out"
     )
-    assert "nothing is wrong" in run("verify", tmp_path / "out", "--data", data)
+    assert "no problems" in run("verify", tmp_path / "out", "--data", data)
     other = make_dataset(tmp_path / "other", count=5)
     assert "is a label store of another dataset" in run("verify", tmp_path / "out", "--data", other, code=1)
     (tmp_path / "empty").mkdir()

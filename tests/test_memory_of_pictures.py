@@ -52,7 +52,7 @@ def test_the_limit_may_be_above_that_of_pillow():
 
 @pytest.mark.parametrize("told", ["many", "0", "-3", "1e8"])
 def test_a_limit_that_is_no_number_is_said(told):
-    assert f"CLIPZOO_MAX_PIXELS={told!r} is no number of pixels: set it as CLIPZOO_MAX_PIXELS=100000000" in (
+    assert f"CLIPZOO_MAX_PIXELS={told!r} is not a number of pixels; set it like CLIPZOO_MAX_PIXELS=100000000" in (
         limited(told, "").stderr
     )
 

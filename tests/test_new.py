@@ -158,7 +158,7 @@ def test_existing_labels_are_used(
         (["--yes", "--data", str(dataset)], ["--yes", "--data", str(dataset), "--store", "labels"])
     ):
         result = CliRunner().invoke(app, ["new", "--out", f"{number}.yaml", *common, *options], catch_exceptions=False)
-        assert "labels has labels of it, not to be made again: depth/demo-depth, demo:edges" in result.output
+        assert "labels has labels of this dataset, which will be used: depth/demo-depth, demo:edges" in result.output
         written = recipe.load(f"{number}.yaml")
         assert written.store == "labels"
         assert [(c.expert, c.column) for c in written.columns] == [(None, "depth/demo-depth"), ("demo:edges", None)]
@@ -202,7 +202,7 @@ def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
     CliRunner().invoke(app, [*run, "--out", "own.yaml"], catch_exceptions=False)
     assert recipe.load("own.yaml").store is None, "labels of something else are no labels of this"
     result = CliRunner().invoke(app, [*run, "--out", "new.yaml", "--store", "fresh"], catch_exceptions=False)
-    assert "fresh has no labels yet: they will be put there" in result.output
+    assert "fresh has no labels yet; new labels will be stored there" in result.output
     assert recipe.load("new.yaml").store == "fresh"
 
 

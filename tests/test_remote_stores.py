@@ -91,7 +91,7 @@ def test_the_verbs_take_addresses(far, data, tmp_path):
     assert merged == contents(tmp_path / "whole")
     assert column in cli("labels", "ls", f"{far}/all")
     assert "test:bright" in cli("labels", "show", f"{far}/all", column)
-    assert "nothing is wrong" in cli("labels", "verify", f"{far}/all", "--data", str(data))
+    assert "no problems" in cli("labels", "verify", f"{far}/all", "--data", str(data))
     cli("labels", "merge", f"{far}/all", "--out", str(tmp_path / "back"))
     assert contents(tmp_path / "back") == contents(f"{far}/all")
     cli("inspect", f"{far}/all", "--data", str(data), "--out", str(tmp_path / "gallery.html"))

@@ -164,3 +164,20 @@ def test_a_folder_with_plugins_has_a_registry() -> None:
     declared = {path.parent for path in SOURCE.rglob("*.py") if re.search(r"Registry\[\w+\]", path.read_text())}
     declared = {str(path.relative_to(SOURCE)).replace(os.sep, ".") for path in declared}
     assert {registry.folder for registry in REGISTRIES} - {"importers", "derived"} == declared - {"."}
+
+
+def test_the_table_of_plugins_names_every_registry_with_its_protocol() -> None:
+    """docs/extending.md: its groups are the registries, its classes exist, and its exports are the required ones."""
+    row = r"^\| [\w ]+ \| `clipzoo\.([\w.]+)` \| `([\w.]+)\.(\w+)` \| (.*?) \|"
+    rows = re.findall(row, (ROOT / "docs" / "extending.md").read_text(), re.MULTILINE)
+    assert sorted(folder for folder, *_ in rows) == sorted(registry.folder for registry in REGISTRIES)
+    registries = {registry.folder: registry for registry in REGISTRIES}
+    for folder, module, name, listed in rows:
+        protocol, registry = getattr(importlib.import_module(module), name), registries[folder]
+        assert name in importlib.import_module(module).__all__, f"{module}.{name} is not public"
+        assert re.findall(r"`(\w+)`", listed) == [*registry.exports, *registry.required_of_installed], folder
+        assert all(hasattr(protocol, export) or export in _annotations(protocol) for export in registry.exports), name
+
+
+def _annotations(protocol: type) -> set[str]:
+    return {name for base in protocol.__mro__ for name in getattr(base, "__annotations__", {})}

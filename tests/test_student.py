@@ -174,7 +174,7 @@ def test_weights_have_the_rights_of_any_new_file(tiny_clip: str, tmp_path: Path)
 
 def test_a_loss_or_option_that_does_not_exist_is_named(tiny_clip: str) -> None:
     for changes, message in (
-        ({"loss": "silog"}, "normals is not learned by the loss 'silog'; it is by angular or angmf"),
+        ({"loss": "silog"}, "the loss 'silog' does not support normals labels; choose angular or angmf"),
         (
             {"loss_options": {"epsilon": 1}},
             "column normals/x: the loss angmf has no option 'epsilon'; did you mean eps",

@@ -309,7 +309,7 @@ def test_text_of_strangers_does_not_steer_the_terminal(capsys: pytest.CaptureFix
     table.add_row(told)
     _console.console.print(told, table, markup=False)
     with pytest.raises(SystemExit):
-        cli._refuse(told)
+        cli._exit_with(told)
     seen = capsys.readouterr()
     for text in seen:
         assert "\\x1b[2J" in text

@@ -1,8 +1,7 @@
-"""Plugins: a name -> the module of a folder that bears it, or an installed entry point.
+"""Plugins by name: modules of a plugin folder, or entry points of installed packages.
 
-The file name is the plugin's name and ``ls`` is the registry. Another package adds a plugin by an entry point in the
-group ``clipzoo.<folder>``, for example ``clipzoo.tasks``: docs/extending.md. Each folder declares a `Registry`, typed
-by the Protocol that its modules follow.
+A plugin's name is its file name. Other packages add plugins by entry points in the group ``clipzoo.<folder>``, for
+example ``clipzoo.tasks`` (docs/extending.md). Each folder declares a `Registry`, typed by the Protocol of its modules.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from clipzoo.errors import PluginError
 P = TypeVar("P")
 
 LISTED = 20
-"""Lists of more names are cut to the nearest ones."""
+"""Longer lists of names are reduced to the most similar ones."""
 
 SHARED = frozenset({"base", "layers", "maps", "masked", "png", "rle"})
-"""Public modules of plugin folders that are no plugins: what the plugins share."""
+"""Public modules of plugin folders that are shared by plugins and are not plugins themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,7 @@ class Registry(Generic[P]):
         """Return the module of a plugin.
 
         Raises:
-            PluginError: no plugin bears the name (the message offers the nearest ones), or an installed one cannot be
-                imported or lacks an export.
+            PluginError: there is no plugin of this name, or an installed one cannot be imported or misses an export.
         """
         return cast("P", _load(self, name))
 
@@ -64,14 +62,14 @@ class Registry(Generic[P]):
 @cache
 def names(folder: str) -> tuple[str, ...]:
     """Return the names of all plugins of a folder, sorted; not even the folder is imported."""
-    found = pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder.split(".")))])
-    own = {module.name for module in found if not module.name.startswith("_")}
-    return tuple(sorted(own - SHARED | {*installed(folder)}))
+    modules = pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder.split(".")))])
+    built_in = {module.name for module in modules if not module.name.startswith("_")}
+    return tuple(sorted(built_in - SHARED | {*installed(folder)}))
 
 
 @cache
 def installed(folder: str) -> Mapping[str, EntryPoint]:
-    """Return the plugins that other packages bring to a folder, by name."""
+    """Return the plugins that other packages add to a folder, by name."""
     return {point.name: point for point in entry_points(group=f"clipzoo.{folder}")}
 
 
@@ -88,7 +86,7 @@ def _import(registry: Registry[P], point: EntryPoint) -> ModuleType:
     what = f"the entry point {point.name} = {point.value!r} of the group clipzoo.{registry.folder}"
     try:
         module: ModuleType = point.load()
-    except Exception as error:  # anybody's code
+    except Exception as error:  # third-party code
         raise PluginError(
             f"{what} cannot be loaded ({type(error).__name__}: {error}); fix or uninstall its package"
         ) from error
@@ -99,13 +97,13 @@ def _import(registry: Registry[P], point: EntryPoint) -> ModuleType:
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
-    """Return the ``known`` names that were probably meant, as a question; empty where none is similar."""
-    found = difflib.get_close_matches(name, list(known), most)
-    return f"did you mean {' or '.join(found)}?" if found else ""
+    """Return the most similar ``known`` names as a question; "" if none is similar."""
+    matches = difflib.get_close_matches(name, list(known), most)
+    return f"did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Return `nearest`, or the available names where none is similar."""
+    """Return `nearest`, or the available names if none is similar."""
     every = list(known)
     if len(every) > LISTED:
         some = difflib.get_close_matches(name, every, LISTED // 2, 0)

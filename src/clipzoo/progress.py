@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes on; the command line shows it as bars."""
+"""Progress reports of a run; the command line shows them as bars."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told what a run is doing."""
+    """Receiver of progress reports."""
 
     def stage(self, text: str) -> None:
-        """A new part of the run begins; ``text`` is a headline."""
+        """Report the start of a new part of the run, with ``text`` as its headline."""
 
     def step(self, what: str, done: int, total: int, note: str = "") -> None:
-        """``done`` of ``total`` of ``what``."""
+        """Report ``done`` of ``total`` steps of ``what``."""
 
 
 class Silent:
-    """Shows nothing."""
+    """A receiver that shows nothing."""
 
     def stage(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextmanager
 def no_bars(downloads: bool = False) -> Iterator[None]:
-    """Keep transformers from drawing bars over those of a run while it loads weights in the block.
+    """Disable the progress bars of transformers in the block, because they would overwrite those of a run.
 
-    Bars of bytes that come from the hub stay, unless ``downloads`` are silenced, too. What the user has set by
-    ``HF_HUB_DISABLE_PROGRESS_BARS`` stands.
+    Download bars of the hub remain unless ``downloads`` is true. The user's setting ``HF_HUB_DISABLE_PROGRESS_BARS``
+    has precedence.
     """
     from huggingface_hub import constants
     from huggingface_hub import utils as hub
@@ -41,13 +41,16 @@ def no_bars(downloads: bool = False) -> Iterator[None]:
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
         yield
         return
-    shown, fetched = logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
-    logging.disable_progress_bar()  # and the hub's
-    if fetched and not downloads:
+    loading_bars, download_bars = logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    logging.disable_progress_bar()  # disables the hub's, too
+    if download_bars and not downloads:
         hub.enable_progress_bars()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()  # and the hub's
-        (hub.enable_progress_bars if fetched else hub.disable_progress_bars)()
+        if loading_bars:
+            logging.enable_progress_bar()  # enables the hub's, too
+        if download_bars:
+            hub.enable_progress_bars()
+        else:
+            hub.disable_progress_bars()

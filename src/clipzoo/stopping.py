@@ -1,4 +1,4 @@
-"""How a run is stopped by a signal: it ends at the next place where nothing is lost."""
+"""Stopping a run by a signal, at the next point where no work is lost."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by a signal; its state is whole and the same call goes on with it."""
+    """A run was stopped by a signal; its state is complete, and the same call resumes it."""
 
 
 @dataclass
 class Stop:
-    """Whether a signal asked the run to end."""
+    """A request to stop; ``signal`` is the name of the signal, "" if there was none."""
 
     signal: str = ""
 
     def check(self) -> None:
-        """Raise `Interrupted` if one did."""
+        """Raise `Interrupted` if a stop was requested."""
         if self.signal:
             raise Interrupted(self.signal)
 
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM set the yielded flag once; a second one acts as it did before.
+    """Record SIGINT or SIGTERM in the yielded `Stop`; a second signal has its previous effect.
 
-    Only the main thread may handle signals; elsewhere the flag is never set.
+    Only the main thread can handle signals; in other threads no stop is recorded.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -43,9 +43,9 @@ def signals() -> Iterator[Stop]:
         stop.signal = signal.Signals(number).name
         signal.signal(number, before[number])
 
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        before[asked] = signal.getsignal(asked) or signal.SIG_DFL
-        signal.signal(asked, handle)
+    for one in (signal.SIGINT, signal.SIGTERM):
+        before[one] = signal.getsignal(one) or signal.SIG_DFL
+        signal.signal(one, handle)
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""Whose code may run: what the user has said yes to, kept in his own configuration, never beside what it is about."""
+"""Trusted code: the user's confirmations, stored in the user's configuration and never next to a recipe."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from clipzoo import files
 
 
 def place() -> Path:
-    """``clipzoo/trusted.json`` in the user's configuration folder, ``$XDG_CONFIG_HOME`` or ``~/.config``."""
+    """Return ``clipzoo/trusted.json`` in the user's configuration folder, ``$XDG_CONFIG_HOME`` or ``~/.config``."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "clipzoo" / "trusted.json"
 
 
 def known(code: Iterable[str], recipe: Path) -> bool:
-    """Whether the user has said yes to all of this code, of the recipe in this very place."""
+    """Return True if the user has confirmed all of this code for the recipe at this location."""
     return set(code) <= set(_read().get(str(recipe.resolve()), ()))
 
 
 def remember(code: Sequence[str], recipe: Path) -> None:
-    """Keep a yes; where the configuration cannot be written the user will be asked again."""
+    """Store a confirmation; if the configuration cannot be written, the user will be asked again."""
     if known(code, recipe):
         return
-    told, where = _read(), str(recipe.resolve())
-    told[where] = sorted({*told.get(where, ()), *code})
+    trusted, location = _read(), str(recipe.resolve())
+    trusted[location] = sorted({*trusted.get(location, ()), *code})
     with suppress(OSError):
-        files.write(place(), json.dumps(told, indent=1, ensure_ascii=False).encode())
+        files.write(place(), json.dumps(trusted, indent=1, ensure_ascii=False).encode())
 
 
 def listed(code: Sequence[str], recipe: object) -> str:
-    """What is asked about, in words."""
+    """Return the text that lists code for confirmation."""
     return (
-        f"{recipe} names Python code that is not clipzoo's, nor of an installed plugin:\n"
+        f"{recipe} names Python code that is part of neither clipzoo nor an installed plugin:\n"
         + "".join(f"  {one}\n" for one in code)
-        + "It runs with all your rights"
+        + "This code runs with all your rights"
     )
 
 
 def _read() -> dict[str, list[str]]:
-    """Absolute place of a recipe -> code in it that the user trusts; a damaged file trusts nothing."""
+    """Return absolute path of a recipe -> its trusted code; nothing if the file is missing or damaged."""
     try:
-        found = json.loads(place().read_text(encoding="utf-8"))
+        values = json.loads(place().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    pairs = found.items() if isinstance(found, dict) else ()
-    return {where: list(map(str, code)) for where, code in pairs if isinstance(code, list)}
+    if not isinstance(values, dict):
+        return {}
+    return {location: list(map(str, code)) for location, code in values.items() if isinstance(code, list)}

@@ -1,12 +1,12 @@
-"""What passes between the rooms: samples, images, views, cameras.
+"""Types shared by all packages: samples, images, views and cameras; the image decoder.
 
 Letters of shapes, here and everywhere:
 
     B  batch        C  channels      K  classes        N  boxes, tokens, samples
     H, W  height and width of an image or label        h, w  of a feature map
 
-Images are uint8 H×W×3 RGB arrays once decoded. Coordinates named *normalized* run from 0 to 1
-over the decoded image, x to the right, y down, whatever its size in pixels.
+Decoded images are uint8 H×W×3 RGB arrays. Normalized coordinates run from 0 to 1 over the
+decoded image, x to the right, y down.
 """
 
 from __future__ import annotations
@@ -32,37 +32,40 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 LIMIT = "CLIPZOO_MAX_PIXELS"
-"""The environment variable that raises or lowers `MAX_PIXELS`."""
+"""Environment variable that sets `MAX_PIXELS`."""
 
 
-def _limit(told: str, default: int = 100_000_000) -> int:
-    """What the variable says."""
-    digits = told.replace("_", "")
-    if told and not (digits.isascii() and digits.isdigit() and int(digits)):
-        raise DatasetError(f"{LIMIT}={told!r} is no number of pixels: set it as {LIMIT}={default}, or unset it")
-    return int(digits) if told else default
+def _limit(value: str, default: int = 100_000_000) -> int:
+    """Parse the environment variable."""
+    digits = value.replace("_", "")
+    if value and not (digits.isascii() and digits.isdigit() and int(digits)):
+        raise DatasetError(
+            f"the environment variable {LIMIT}={value!r} is not a number of pixels; set it like {LIMIT}={default}, "
+            "or unset it"
+        )
+    return int(digits) if value else default
 
 
 MAX_PIXELS = _limit(os.environ.get(LIMIT, ""))
-"""Larger pictures and label maps are refused."""
+"""Maximum number of pixels of pictures and label maps."""
 if Image.MAX_IMAGE_PIXELS is not None and MAX_PIXELS > 2 * Image.MAX_IMAGE_PIXELS:  # where Pillow itself refuses
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 IN_FLIGHT = 128_000_000
-"""Pixels that all threads of a process decode at once; one takes 7 bytes meanwhile, and 3 once it is decoded."""
+"""Maximum number of pixels that the threads of a process decode concurrently, at 7 bytes each (3 when decoded)."""
 
 STRIP = 4_000_000
-"""Pixels that are turned into RGB at once, so that a large picture is held but twice."""
+"""Pixels converted to RGB at a time, so that a large picture is in memory at most twice."""
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")
-"""What is decoded; Pillow knows more, and some of them run other programs (EPS starts Ghostscript)."""
+"""Formats that are decoded; Pillow supports more, some of which run other programs (EPS starts Ghostscript)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image with its caption, undecoded.
 
-    ``others`` are captions that stand beside ``caption``: training draws among all of them.
+    ``others`` are further captions: training draws one of all captions at random.
     """
 
     key: str
@@ -74,7 +77,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A pinhole camera in normalized units: ``fx`` and ``cx`` per image width, ``fy`` and ``cy`` per height."""
+    """A pinhole camera in normalized units: ``fx``, ``cx`` as fractions of image width, ``fy``, ``cy`` of height."""
 
     fx: float
     fy: float
@@ -95,12 +98,12 @@ class View:
 
     @classmethod
     def whole(cls, size: tuple[int, int]) -> View:
-        """The whole image, squashed to ``size`` (H, W)."""
+        """Return the view of the whole image, resized to ``size`` (H, W) without keeping its aspect ratio."""
         return cls((0.0, 0.0, 1.0, 1.0), size)
 
     @classmethod
     def center(cls, image_size: tuple[int, int], size: tuple[int, int]) -> View:
-        """The largest centered crop of an image of ``image_size`` (H, W) with the aspect of ``size`` (H, W)."""
+        """Return the largest centered crop of an image of ``image_size`` (H, W) with the aspect ratio of ``size``."""
         (H, W), (height, width) = image_size, size
         scale = min(H / height, W / width)
         dx, dy = 0.5 * width * scale / W, 0.5 * height * scale / H
@@ -116,10 +119,10 @@ class View:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
     ) -> View:
-        """A random resized crop, as torchvision draws it, of an image of ``image_size`` (H, W).
+        """Draw a random resized crop like torchvision's ``RandomResizedCrop``, of an image of ``image_size`` (H, W).
 
-        ``scale`` bounds the crop's share of the area, ``ratio`` its aspect in pixels; ``flip`` is a probability. Where
-        ten draws do not fit it is `center`'s, of the aspect of ``size``; torchvision's is of the nearest in ``ratio``.
+        ``scale`` bounds the crop's share of the area, ``ratio`` its aspect ratio in pixels; ``flip`` is a probability.
+        If ten draws do not fit, the crop is that of `center`; torchvision uses the nearest aspect ratio in ``ratio``.
         """
         H, W = image_size
         flipped = bool(rng.random() < flip)
@@ -134,17 +137,17 @@ class View:
         return cls(center.crop, size, flipped)
 
     def at(self, size: tuple[int, int]) -> View:
-        """The same view with another output ``size`` (H, W): for targets at stride resolution."""
+        """Return the same view with another output ``size`` (H, W), for targets at stride resolution."""
         return View(self.crop, size, self.flip)
 
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The crop in pixels (x0, y0, x1, y1) of a map of ``size`` (H, W) that covers the image."""
+        """Return the crop in pixels (x0, y0, x1, y1) of a map of ``size`` (H, W) that covers the image."""
         H, W = size
         x0, y0, x1, y1 = self.crop
         return max(x0 * W, 0.0), max(y0 * H, 0.0), min(x1 * W, W), min(y1 * H, H)
 
     def image(self, image: ImageArray) -> ImageArray:
-        """Apply to uint8 H×W×3 RGB; bicubic with antialiasing."""
+        """Apply the view to an image, uint8 H×W×3 RGB; bicubic with antialiasing."""
         height, width = self.size
         resized = Image.fromarray(image).resize(
             (width, height), Image.Resampling.BICUBIC, box=self.box(image.shape[:2])
@@ -153,14 +156,14 @@ class View:
         return np.ascontiguousarray(out[:, ::-1]) if self.flip else out
 
     def camera(self, camera: Camera) -> Camera:
-        """The camera of the view: a crop moves the principal point, a change of aspect makes fx ≠ fy."""
+        """Return the camera of the view: a crop moves the principal point, a change of aspect ratio makes fx ≠ fy."""
         x0, y0, x1, y1 = self.crop
         cx, cy = (camera.cx - x0) / (x1 - x0), (camera.cy - y0) / (y1 - y0)
         return Camera(camera.fx / (x1 - x0), camera.fy / (y1 - y0), 1 - cx if self.flip else cx, cy)
 
 
 class NoRoomError(Exception):
-    """There is no room for so many pixels."""
+    """The image has more pixels than may be decoded at present."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__(pixels)
@@ -168,13 +171,13 @@ class NoRoomError(Exception):
 
 
 class Room:
-    """So many pixels may be held at once. Who needs more than there are in all is let in alone."""
+    """A limit on the number of pixels that threads hold together; one thread alone may exceed it."""
 
     def __init__(self, most: int) -> None:
         self._most, self._held, self._freed = most, 0, threading.Condition()
 
     def take(self, pixels: int, wait: bool = True) -> None:
-        """Hold pixels as soon as there is room; `NoRoomError` if there is none now and nobody is to ``wait``."""
+        """Acquire pixels, waiting until they are available; without ``wait``, raise `NoRoomError` if they are not."""
         with self._freed:
             while self._held and self._held + pixels > self._most:
                 if not wait:
@@ -183,22 +186,22 @@ class Room:
             self._held += pixels
 
     def force(self, pixels: int) -> None:
-        """Hold pixels though there may be no room."""
+        """Acquire pixels even beyond the limit."""
         with self._freed:
             self._held += pixels
 
     def give(self, pixels: int) -> None:
-        """Hold them no longer."""
+        """Release pixels."""
         with self._freed:
             self._held -= pixels
             self._freed.notify_all()
 
 
 class _Quiet:
-    """Silences Pillow, which warns of bombs and odd EXIF: `decode_image` has its own limits.
+    """Suppresses Pillow's warnings about image size and EXIF: `decode_image` has its own limits.
 
-    Warning filters belong to the process, and decoding runs in threads: the first thread in sets them and the last
-    one out restores them. With a ``catch_warnings`` each, threads would restore each other's filters for good.
+    Warning filters are global and decoding runs in threads. So the first thread that enters sets them and the last one
+    that leaves restores them: with one ``catch_warnings`` per thread, threads would restore each other's filters.
     """
 
     def __init__(self) -> None:
@@ -224,7 +227,7 @@ _quiet, _decoding = _Quiet(), Room(IN_FLIGHT)
 
 
 def _after_fork() -> None:
-    # Threads of the parent, which are not in the child, may have been inside of either.
+    # Threads of the parent, which do not exist in the child, may have held either of them.
     global _quiet, _decoding
     _quiet, _decoding = _Quiet(), Room(IN_FLIGHT)
 
@@ -234,7 +237,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """Return the `FORMATS` that this build of Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -242,22 +245,22 @@ def _formats() -> tuple[str, ...]:
 def decode_image(
     data: bytes, max_pixels: int = MAX_PIXELS, admit: Callable[[int], None] = lambda pixels: None
 ) -> ImageArray:
-    """Decode an image file: the one decoder of labeling, training and evaluation.
+    """Decode an image file, for labeling, training and evaluation alike.
 
-    Threads wait for each other where they would decode more than `IN_FLIGHT` pixels at once.
+    Threads wait for each other if together they would decode more than `IN_FLIGHT` pixels.
 
     Args:
-        data: an image file of any format that Pillow reads; of an animation, the first frame.
-        max_pixels: refuse larger pictures before their pixels are decoded.
-        admit: told the number of pixels before they are decoded; may raise `NoRoomError`.
+        data: an image file in one of `FORMATS`; of an animation, the first frame is decoded.
+        max_pixels: larger pictures are refused before they are decoded.
+        admit: called with the number of pixels before they are decoded; may raise `NoRoomError`.
 
     Returns:
-        uint8 H×W×3 RGB with the EXIF orientation applied; transparency is laid over white; 16-bit and float
+        uint8 H×W×3 RGB with the EXIF orientation applied; transparent pixels are blended with white; 16-bit and float
         gray images are scaled to 8 bits.
 
     Raises:
         ImageError: not an image, truncated, or too large.
-        NoRoomError: it was not admitted.
+        NoRoomError: raised by ``admit``.
     """
     try:
         with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
@@ -270,14 +273,15 @@ def decode_image(
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at twice PIL.Image.MAX_IMAGE_PIXELS
         raise ImageError(f"the image has too many pixels ({error}); shrink it, or set {LIMIT}") from error
-    except UnidentifiedImageError as error:  # its own words hold an address in memory
-        raise ImageError(f"cannot decode the image ({_head(data)}): it is none of {', '.join(_formats())}") from error
+    except UnidentifiedImageError as error:  # Pillow's message contains a memory address
+        reason = f"its format is not one of {', '.join(_formats())}"
+        raise ImageError(f"cannot decode the image ({_head(data)}): {reason}") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         raise ImageError(f"cannot decode the image ({_head(data)}): {type(error).__name__}: {error}") from error
 
 
 def image_size(data: bytes) -> tuple[tuple[int, int], str]:
-    """(H, W) of what `decode_image` gives for an image file, by its header alone, and its format in lower case.
+    """Return the size (H, W) of the decoded image, read from the file's header, and its format in lower case.
 
     Raises:
         ImageError: not an image.
@@ -291,12 +295,12 @@ def image_size(data: bytes) -> tuple[tuple[int, int], str]:
         raise ImageError(f"cannot read the size of the image ({_head(data)}): {type(error).__name__}") from error
 
 
-def own_orientation(data: bytes) -> int:
-    """The orientation in an image file's EXIF, 1 to 8, which `decode_image` applies; 1 if it has none."""
+def exif_orientation(data: bytes) -> int:
+    """Return the EXIF orientation of an image file, 1 to 8, which `decode_image` applies; 1 if it has none."""
     try:
         with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
             return int(opened.getexif().get(0x0112, 1))
-    except Exception:  # as above; what cannot be decoded is told where it is decoded
+    except Exception:  # as above; `decode_image` reports images that cannot be decoded
         return 1
 
 
@@ -311,10 +315,10 @@ def _decoded(opened: Image.Image) -> ImageArray:
 
 
 def _too_large(width: int, height: int, most: int) -> str:
-    told = f"the image has {width}×{height} pixels, more than max_pixels={most}; shrink it"
+    message = f"the image has {width}×{height} pixels, more than max_pixels={most}; shrink it"
     if most != MAX_PIXELS:
-        return told
-    return f"{told}, or set the environment variable {LIMIT}={width * height}: decoding one takes 7 bytes a pixel"
+        return message
+    return f"{message}, or set the environment variable {LIMIT}={width * height} (decoding takes 7 bytes per pixel)"
 
 
 def _head(data: bytes) -> str:
@@ -322,12 +326,12 @@ def _head(data: bytes) -> str:
 
 
 def to_rgb(image: Image.Image) -> ImageArray:
-    """Pixels of a PIL image, uint8 H×W×3 RGB, as `decode_image` gives them."""
+    """Convert a PIL image to uint8 H×W×3 RGB, as `decode_image` does."""
     return _rgb(ImageOps.exif_transpose(image))
 
 
 def _rgb(image: Image.Image) -> ImageArray:
-    """Pixels of an upright image, strip by strip: Pillow and NumPy copy what they convert, several times."""
+    """Convert an upright image to RGB in strips, because Pillow and NumPy copy the pixels several times."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _gray(image)
     width, height = image.size
@@ -342,8 +346,8 @@ def _rgb(image: Image.Image) -> ImageArray:
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """Of 16 bits or of floats, in 8 bits."""
-    values = np.array(image, dtype=np.float32)  # in place from here on: it may be of 400 MB
+    """Convert an image of 16-bit or float values to 8 bits."""
+    values = np.array(image, dtype=np.float32)  # changed in place, because it may take 400 MB
     np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
     if image.mode.startswith("I"):
         values /= 257.0  # 16 bits to 8
@@ -354,7 +358,7 @@ def _gray(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """In RGB, laid over white where it is transparent."""
+    """Convert an image to RGB, blending transparent pixels with white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -16,8 +16,8 @@ from scene import CASES, SCENE, WHOLE, Boxes, Case, flipped, seen
 
 from clipzoo import tasks
 from clipzoo.errors import LabelError
+from clipzoo.tasks._objects import STEPS
 from clipzoo.tasks.base import Task
-from clipzoo.tasks.detection import STEPS
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import normals_from_depth
 from clipzoo.types import View

@@ -160,7 +160,7 @@ GOOD = boxes((1, 2, 3, 4), (5, 6, 7, 8))
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (boxes((0, 0, 2, 2), ids=3), "class id 3 in a label space of 3"),
+        (boxes((0, 0, 2, 2), ids=3), "class id 3 is outside of the label space of 3"),
         (boxes((10, 10, 5, 20)), "1 of 1 boxes"),
         (boxes((10, 10, 20, 41)), "clip them"),
         (boxes((10, 10, np.nan, 20)), "1 of 1 boxes"),
@@ -170,7 +170,7 @@ GOOD = boxes((1, 2, 3, 4), (5, 6, 7, 8))
         (replace(GOOD, ignored=np.zeros(3, np.bool_)), r"\(3,\)"),
         (replace(GOOD, masks=("0",)), "1 masks for 2 boxes"),
         (replace(GOOD, masks=("0", "5")), "no mask of 40×60"),
-        (replace(GOOD, asked=np.array([0, 3], np.uint16)), "class id 3 in a label space of 3"),
+        (replace(GOOD, asked=np.array([0, 3], np.uint16)), "class id 3 is outside of the label space of 3"),
         (replace(GOOD, asked=np.array([0, 1])), "asked is int64"),
         (replace(GOOD, size=(0, 60)), "0×60"),
         (replace(GOOD, size=(10**5, 10**5)), "100000"),

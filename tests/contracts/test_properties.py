@@ -15,8 +15,9 @@ from scene import CASES, Boxes, Case, flipped
 
 from clipzoo import tasks
 from clipzoo.tasks import rle
+from clipzoo.tasks._objects import STEPS
 from clipzoo.tasks.depth import Depth
-from clipzoo.tasks.detection import STEPS, Detection
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation

@@ -130,8 +130,8 @@ FACTS = {"task": "depth", "kind": "metric", "along": "z", "transform": "log", "l
 @pytest.mark.parametrize(
     ("name", "array", "text", "message"),
     [
-        ("segmentation", GREY, "{", "no JSON object"),
-        ("segmentation", GREY, [1], "no JSON object"),
+        ("segmentation", GREY, "{", "not a JSON object"),
+        ("segmentation", GREY, [1], "not a JSON object"),
         ("segmentation", COLOR, {"task": "segmentation", "void": 255}, "mode RGB"),
         ("segmentation", GREY, {"task": "segmentation", "void": 0}, "void 0"),
         ("segmentation", GREY, {"task": "segmentation", "void": 255, "confidence": "x"}, "'x'"),
@@ -160,12 +160,12 @@ GOOD = np.ones((2, 3), bool)
 @pytest.mark.parametrize(
     ("label", "convention", "message"),
     [
-        (ids([[0, 5]]), SPACE, "class id 5 in a label space of 5"),
-        (ids([[0, 1]]), Convention(), "label space of 0 classes"),
+        (ids([[0, 5]]), SPACE, "class id 5 is outside of the label space of 5"),
+        (ids([[0, 1]]), Convention(), "label space has 0 classes"),
         (Segmentation(np.zeros((2, 3), np.int64), GOOD), SPACE, "int64"),  # type: ignore[arg-type]
         (Segmentation(np.zeros((1, 2, 3), np.uint16), GOOD), SPACE, "shape"),
         (Segmentation(np.zeros((2, 3), np.uint16), GOOD.astype(np.uint8)), SPACE, "bool"),  # type: ignore[arg-type]
-        (Segmentation(np.zeros((2, 3), np.uint16), GOOD, 1.5), SPACE, "confidence of 1.5"),
+        (Segmentation(np.zeros((2, 3), np.uint16), GOOD, 1.5), SPACE, "confidence 1.5"),
         (Segmentation(np.zeros((0, 3), np.uint16), GOOD[:0]), SPACE, "empty"),
     ],
 )
@@ -179,10 +179,10 @@ def test_broken_segmentation_is_refused(label: Segmentation, convention: Convent
     [
         (depth([[1, 0]]), METRIC, "depth of 0 m"),
         (depth([[1, np.inf]]), METRIC, "1 of 2 known"),
-        (depth([[1, 2]], kind="affine-depth"), METRIC, "affine-depth along z in a column of kind metric"),
+        (depth([[1, 2]], kind="affine-depth"), METRIC, "affine-depth depth along z, but its column is metric"),
         (depth([[1, 2]]), Convention(kind="metric", along="ray"), "along ray"),
-        (depth([[1, 2]]), Convention(), "what kind"),
-        (depth([[1, 2]]), Convention(kind="metric"), "measured along"),
+        (depth([[1, 2]]), Convention(), "state the kind"),
+        (depth([[1, 2]]), Convention(kind="metric"), "state the direction"),
         (Depth(np.ones((2, 3)), GOOD, "metric", "z"), METRIC, "float64"),  # type: ignore[arg-type]
     ],
 )
@@ -199,7 +199,7 @@ def test_broken_normals_are_refused() -> None:
     ):
         with pytest.raises(LabelError, match=message):
             NORMALS.check(label, Convention())
-    with pytest.raises(LabelError, match="one H×W"):
+    with pytest.raises(LabelError, match="the same H×W"):
         Normals(np.zeros((3, 2, 2), np.float32), GOOD)
 
 
@@ -269,9 +269,9 @@ def test_affine_predictions_are_fitted_but_not_turned_over() -> None:
 
 def test_incomparable_depths_are_refused() -> None:
     metric, one = DEPTH.metric(METRIC), np.ones((2, 2), np.float32)
-    with pytest.raises(LabelError, match="metric predictions cannot be judged by affine-disparity"):
+    with pytest.raises(LabelError, match="metric predictions cannot be compared with affine-disparity"):
         metric.statistics(depth(one), depth(one, kind="affine-disparity"))
-    with pytest.raises(LabelError, match="along z cannot be judged by depth along ray"):
+    with pytest.raises(LabelError, match="along z cannot be compared with depth along ray"):
         metric.statistics(depth(one), Depth(one, one > 0, "metric", "ray"))
     with pytest.raises(LabelError, match=r"View\.whole"):
         metric.statistics(depth(one), depth(np.ones((3, 2))))

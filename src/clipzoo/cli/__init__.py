@@ -1,4 +1,4 @@
-"""The command line: one file a verb, no logic; each verb imports what it needs when it is called."""
+"""The command line: one file per verb, without logic; each verb imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from clipzoo.errors import ClipzooError, visible
 
 app = typer.Typer(
     name="clipzoo",
-    help="Teach CLIP where things are: pseudo-labels from model-zoo experts, joint training, honest measurement.",
+    help="Teach CLIP where things are: pseudo-labels from model-zoo experts, joint training, evaluation.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -38,8 +38,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"clipzoo {version('clipzoo')}")
@@ -49,7 +49,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -61,38 +61,38 @@ app.add_typer(experts.app)
 app.add_typer(labels.app)
 
 
-ELSEWHERE = "give another place"
-REFUSED = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), f"{ELSEWHERE}, or the rights to write there"),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"make room, or {ELSEWHERE}, and run the same again"),
-    errno.EFBIG: f"no file may be as large there: {ELSEWHERE}, or raise ulimit -f",
-    errno.EROFS: f"that disk is read-only: {ELSEWHERE}",
-    errno.ENOTDIR: f"a part of it is a file: {ELSEWHERE}",
-    errno.EEXIST: f"there is a file: {ELSEWHERE}",
-    errno.EISDIR: "there is a folder: give a file",
-    errno.ENAMETOOLONG: "give a shorter name",
+ELSEWHERE = "choose another path"
+DISK_ERRORS = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), f"{ELSEWHERE}, or change the permissions"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space, or {ELSEWHERE}, and rerun the command"),
+    errno.EFBIG: f"the file exceeds the size limit: {ELSEWHERE}, or raise ulimit -f",
+    errno.EROFS: f"the disk is read-only: {ELSEWHERE}",
+    errno.ENOTDIR: f"a part of the path is a file: {ELSEWHERE}",
+    errno.EEXIST: f"the path is a file: {ELSEWHERE}",
+    errno.EISDIR: "the path is a folder: give a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
-"""What a disk refuses, which is no fault of the program, -> what to do."""
+"""Errors of disks, which are no faults of the program -> the fix."""
 
 
 def main() -> None:
-    """Entry point: errors meant for users are printed without a traceback; exit 2 for them, 130 if interrupted."""
+    """Run the command line; user errors are printed without a traceback, with exit code 2; 130 if interrupted."""
     try:
         app()
     except ClipzooError as error:
-        _refuse(str(error))
+        _exit_with(str(error))
     except OSError as error:
-        if error.errno not in REFUSED:
+        if error.errno not in DISK_ERRORS:
             raise
-        _refuse(f"{error.filename or 'the disk'}: {error.strerror}; {REFUSED[error.errno]}")
+        _exit_with(f"{error.filename or 'the disk'}: {error.strerror}; {DISK_ERRORS[error.errno]}")
     except SystemExit as end:
         stopped = getattr(end.__context__, "__cause__", None)  # Typer exits with 130 from an interrupt
         if isinstance(stopped, KeyboardInterrupt):
-            said = str(stopped) or "stopped; run the same command again to go on where it stopped"
-            Console(stderr=True).print(escape(said), highlight=False, soft_wrap=True)
+            message = str(stopped) or "stopped; rerun the command to resume"
+            Console(stderr=True).print(escape(message), highlight=False, soft_wrap=True)
         raise
 
 
-def _refuse(why: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]error[/]: {escape(visible(why))}", highlight=False, soft_wrap=True)
+def _exit_with(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error[/]: {escape(visible(message))}", highlight=False, soft_wrap=True)
     sys.exit(2)

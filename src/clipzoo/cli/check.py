@@ -9,11 +9,15 @@ import typer
 
 
 def command(
-    data: Annotated[str, typer.Argument(help="A folder, shards, a table, or several; docs/data.md lists all formats.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write a page with pictures of examples.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Look at so many samples, spread evenly.")] = None,
+    data: Annotated[
+        str, typer.Argument(help="The dataset: a folder, shards, a table, or a YAML list of several (docs/data.md).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write an HTML report with example images to this file.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Check at most this many samples, evenly spaced.")] = None,
 ) -> None:
-    """Look at a dataset before it is used: what it holds, what is broken, suspicious, or comes again."""
+    """Check a dataset: its contents, and its broken, suspicious and duplicate samples."""
     from tempfile import TemporaryDirectory
 
     from clipzoo import locations

@@ -6,7 +6,7 @@ from clipzoo.cli._options import Out, Set
 
 
 def command(out: Out = None, overrides: Set = None) -> None:
-    """The whole tool on the embedded rooms: minutes on two cores, no download, a page at the end."""
+    """Run everything on the embedded dataset: takes minutes on two cores, needs no download, ends with a report."""
     from importlib import resources
     from pathlib import Path
 

@@ -11,19 +11,22 @@ from clipzoo.cli._options import Trust
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
-    to: Annotated[str, typer.Option("--to", help="The format.")] = "open_clip",
-    arm: Annotated[str, typer.Option(help="clipzoo, clip-ft, or clip.")] = "clipzoo",
-    seed: Annotated[int | None, typer.Option(help="Default: the recipe's first.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: export/<format>/<arm>-<seed> in the run.")] = None,
-    heads: Annotated[bool, typer.Option("--heads", help="Keep the heads beside the model.")] = False,
+    folder: Annotated[Path, typer.Argument(help="The run folder.")],
+    to: Annotated[str, typer.Option("--to", help="The export format.")] = "open_clip",
+    arm: Annotated[str, typer.Option(help="The arm to export: clipzoo, clip-ft or clip.")] = "clipzoo",
+    seed: Annotated[int | None, typer.Option(help="The seed to export; default: the recipe's first.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The output folder; default: export/<format>/<arm>-<seed> in the run folder."),
+    ] = None,
+    heads: Annotated[bool, typer.Option("--heads", help="Save the heads next to the model.")] = False,
     trust: Trust = False,
 ) -> None:
-    """Hand a trained student over to other software, and measure that it is the same there."""
-    from clipzoo.cli._console import bold, console, found
+    """Export a trained student for other software, and measure that its outputs are equal there."""
+    from clipzoo.cli._console import bold, console, existing_run
     from clipzoo.runs import verbs as pipeline
 
-    with found(folder, trust) as run:
-        path, said = pipeline.export(run, to, arm, seed, out, heads)
-    console.print(said)
-    console.print(f"the student is in {bold(path)}")
+    with existing_run(folder, trust) as run:
+        path, parity = pipeline.export(run, to, arm, seed, out, heads)
+    console.print(parity)
+    console.print(f"exported student: {bold(path)}")

@@ -13,46 +13,56 @@ from clipzoo.errors import MAX_FAILURES
 
 def command(
     data: Annotated[
-        str, typer.Argument(help="The dataset: a folder, file or pattern, and options behind ? (docs/data.md).")
+        str, typer.Argument(help="The dataset: a folder, file or pattern, with options after ? (docs/data.md).")
     ],
-    expert: Annotated[list[str], typer.Option("--expert", help="An expert's URI. May be repeated.")],
-    out: Annotated[str, typer.Option("--out", help="The label store: a folder or address.")],
+    expert: Annotated[list[str], typer.Option("--expert", help="The URI of an expert. Repeatable.")],
+    out: Annotated[str, typer.Option("--out", help="The label store: a folder or URL.")],
     device: Device = "auto",
-    batch_size: Annotated[int | None, typer.Option(help="Images a batch; default the expert's own.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of experts in torch.")] = "fp32",
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Their layout in memory.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile them first.")] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of an operator; default a thread a core.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch; default: the expert's own.")] = None,
+    precision: Annotated[str, typer.Option(help="Precision of torch experts: fp32, bf16 or fp16.")] = "fp32",
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Run torch experts in the channels-last memory format.")
+    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile torch experts with torch.compile.")] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads per operator; default: one per core.")] = None,
     max_failures: Annotated[
-        float, typer.Option(parser=as_share, metavar="SHARE", help="Stop when more fail: 5% or 0.05.")
+        float,
+        typer.Option(parser=as_share, metavar="SHARE", help="Stop when a larger share of samples fails: 5% or 0.05."),
     ] = MAX_FAILURES,
     shards: Annotated[
-        list[str] | None, typer.Option("--shards", help="Only these: names or patterns, '0000[0-4]*'. May be repeated.")
+        list[str] | None,
+        typer.Option("--shards", help="Label only these shards: names or patterns such as '0000[0-4]*'. Repeatable."),
     ] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Label rows again that failed before.")] = False,
-    check: Annotated[bool, typer.Option(help="Look at the experts' labels of a few pictures first, and warn.")] = True,
-    log: Annotated[Path | None, typer.Option(help="Add a line of JSON a shard to this file.")] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: on all machines of a Ray cluster.")] = "local",
-    ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of the cluster; default the running one.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Label samples again that failed before.")] = False,
+    check: Annotated[bool, typer.Option(help="Run a quick check of the experts on a few images first.")] = True,
+    log: Annotated[Path | None, typer.Option(help="Append a line of JSON per shard to this file.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for all machines of a Ray cluster.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the Ray cluster; default: the running one.")
+    ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Label a sample and throw it away; say what all would take.")
+        bool,
+        typer.Option(
+            "--estimate", help="Label a sample, discard the labels, and estimate the cost of the whole dataset."
+        ),
     ] = False,
-    price: Annotated[float | None, typer.Option(help="Of an hour of this machine, for --estimate.")] = None,
+    price: Annotated[float | None, typer.Option(help="Price of an hour of this machine, for --estimate.")] = None,
 ) -> None:
-    """Let experts pseudo-label a dataset; stopped at any moment, the same command goes on."""
+    """Pseudo-label a dataset with experts; rerunning the command resumes."""
     from clipzoo import labeling, locations
-    from clipzoo.cli._console import console, estimated, labeled
+    from clipzoo.cli._console import console, plain
+    from clipzoo.cli._tables import estimated, estimated_total, failure_examples, labeled
     from clipzoo.runs.preflight import pick_device
 
     if price is not None and not estimate:
-        raise typer.BadParameter("--price says what --estimate would cost: add --estimate, or leave --price out")
-    if engine == "local" or estimate:  # a cluster's devices need not be here
+        raise typer.BadParameter("--price applies only to --estimate: add --estimate, or remove --price")
+    if engine == "local" or estimate:  # a cluster's devices are on other machines
         device = pick_device(device)
     tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
     if estimate:
         with locations.resolved(data, out) as found:
             guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
-        console.print(*estimated(guess, price), sep="\n")
+        console.print(estimated(guess), estimated_total(guess, price), sep="\n")
         return
     reports = labeling.label(
         locations.resolve_into_store(data, out), expert, out, device=device, batch_size=batch_size,
@@ -60,4 +70,6 @@ def command(
         engine=engine,  # type: ignore[arg-type]  # it checks
         ray_address=ray_address,
     )  # fmt: skip
-    labeled(reports)
+    console.print(labeled(reports))
+    for example in failure_examples(reports):
+        plain(example)

@@ -14,68 +14,72 @@ T = TypeVar("T")
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
-    data: Annotated[str | None, typer.Option(help="The image–caption dataset.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="The recipe file to write.")] = Path("recipe.yaml"),
+    data: Annotated[str | None, typer.Option(help="The image–caption dataset (docs/data.md).")] = None,
     store: Annotated[
-        str | None, typer.Option(help="Labels that you have, or where to put them; none. Default: labels, if it fits.")
+        str | None,
+        typer.Option(help="The label store to use or create, or none; default: labels, if it is of this dataset."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The CLIP model: 'NAME WEIGHTS' of OpenCLIP, local-dir:… or hf-hub:….")
+    ] = None,
     expert: Annotated[
         list[str] | None,
-        typer.Option(help="An expert's URI, whose weights are fetched; or a column of the store. Repeat."),
+        typer.Option(help="The URI of an expert, or a column of the store. Repeatable."),
     ] = None,
-    bench: Annotated[str | None, typer.Option(help="Folder with probe, validation, test; or none.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
+    bench: Annotated[
+        str | None, typer.Option(help="The benchmark folder with probe, validation and test, or none.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="The number of epochs.")] = None,
     device: Device = "auto",
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: options and defaults.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: use options and defaults.")] = False,
 ) -> None:
-    """Five questions, each answer checked at once; writes a commented recipe. Options answer without being asked."""
+    """Write a commented recipe from five answers, which may be given as options."""
     from rich.markup import escape
 
     from clipzoo import files, trust
     from clipzoo import recipe as recipes
-    from clipzoo.cli._console import bars, bold, console
+    from clipzoo.cli._console import bars, bold, console, plain
     from clipzoo.runs import new_recipe as draft
     from clipzoo.runs.preflight import pick_device
 
     draft.check_out(out)
     device = pick_device(device)
 
-    def counted(location: str) -> draft.Data:
-        with bars() as shown:
-            return draft.check_data(location, lambda done, total: shown.step("shards", done, total))
+    def check_data(location: str) -> draft.Data:
+        with bars() as progress:
+            return draft.check_data(location, lambda done, total: progress.step("shards", done, total))
 
-    found = _ask("1. Where is the data (docs/data.md)", data, "demo:captioned", counted, yes)
-    left = "".join(f"; left out: {count:,} × {reason}" for reason, count in found.left_out.items())
-    console.print(f"   {found.samples:,} usable samples{left}", markup=False)
+    found = _ask("1. Dataset (docs/data.md)", data, "demo:captioned", check_data, yes)
+    skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
+    plain(f"   {found.samples:,} usable samples{skipped}")
     place = store or draft.find_store(found)
     labels = draft.check_store(place, found)
-    kept = draft.proposed_columns(labels)
-    if store and labels and not kept:
-        console.print(f"   {place} has no labels yet: they will be put there", markup=False, soft_wrap=True)
-    if kept:
-        console.print(
-            f"   {place} has labels of it, not to be made again: {', '.join(kept)}", markup=False, soft_wrap=True
-        )
+    existing = draft.proposed_columns(labels)
+    if existing:
+        plain(f"   {place} has labels of this dataset, which will be used: {', '.join(existing)}")
+    elif store and labels:
+        plain(f"   {place} has no labels yet; new labels will be stored there")
     usual = draft.defaults(found.location, device)
-    which = "2. Which CLIP: 'NAME WEIGHTS' of OpenCLIP, local-dir:, hf-hub:"
-    start = _ask(which, model, usual["model"], draft.check_start, yes)
+    question = "2. CLIP model: 'NAME WEIGHTS' of OpenCLIP, local-dir:… or hf-hub:…"
+    start = _ask(question, model, usual["model"], draft.check_start, yes)
     cards = _ask(
-        "3. Which experts (docs/experts.md), a space between", expert or None, " ".join(kept or usual["experts"]),
-        lambda told: draft.check_experts(told.split() if isinstance(told, str) else told, labels), yes,
+        "3. Experts (docs/experts.md), separated by spaces", expert or None, " ".join(existing or usual["experts"]),
+        lambda uris: draft.check_experts(uris.split() if isinstance(uris, str) else uris, labels), yes,
     )  # fmt: skip
     for name, card in cards.items():
-        console.print(f"   {name}: {card.task}, license {card.license}", markup=False, soft_wrap=True)
-    splits = _ask("4. Where to measure (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
-    length = _ask(f"5. How many epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
+        plain(f"   {name}: {card.task}, license {card.license}")
+    splits = _ask("4. Benchmark (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
+    length = _ask(f"5. Number of epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
     text = draft.recipe_text(out, found, start, cards, splits, length, device, store=place if labels else None)
     files.deliver(out, text.encode())
-    trust.remember(recipes.load(out, trust=True).code, out)  # whose experts were named in this command
-    console.print(f"{bold(out)} is written; next: clipzoo {'run' if splits else 'train'} {escape(str(out))} --dry-run")
+    trust.remember(recipes.load(out, trust=True).code, out)  # the user named its experts in this command
+    verb = "run" if splits else "train"
+    console.print(f"recipe: {bold(out)}; next: clipzoo {verb} {escape(str(out))} --dry-run")
 
 
 def _ask(question: str, given: Any, usual: Any, check: Callable[[Any], T], yes: bool) -> T:
-    """The checked answer: the option's or the default where nothing is asked, else asked until it is right."""
+    """Return the checked answer: the option, the default with ``yes``, or the first valid answer of the user."""
     from clipzoo.cli._console import console
     from clipzoo.errors import ClipzooError
 

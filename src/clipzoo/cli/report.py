@@ -10,11 +10,11 @@ import typer
 from clipzoo.cli._options import Trust
 
 
-def command(folder: Annotated[Path, typer.Argument(help="A run's folder.")], trust: Trust = False) -> None:
-    """Write the page of a run that has been measured."""
-    from clipzoo.cli._console import bold, console, found
+def command(folder: Annotated[Path, typer.Argument(help="The run folder.")], trust: Trust = False) -> None:
+    """Write the report of an evaluated run."""
+    from clipzoo.cli._console import bold, console, existing_run
     from clipzoo.runs import verbs as pipeline
 
-    with found(folder, trust) as run:
+    with existing_run(folder, trust) as run:
         path = pipeline.report(run)
-    console.print(f"the page is {bold(path)}")
+    console.print(f"report: {bold(path)}")

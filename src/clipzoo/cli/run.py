@@ -13,14 +13,14 @@ def command(
     dry_run: DryRun = False,
     trust: Trust = False,
 ) -> None:
-    """Label, train all arms, measure, and write the page; stopped at any moment, the same command goes on."""
-    from clipzoo.cli._console import bold, console, opened, previewed
+    """Label, train all arms, evaluate, and write the report; rerunning the command resumes."""
+    from clipzoo.cli._console import bold, console, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
     from clipzoo.runs.preflight import check_measurable
 
     if dry_run:
-        previewed(recipe, out, overrides, device, trust=trust)
+        print_preview(recipe, out, overrides, device, trust=trust)
         return
-    with opened(recipe, out, overrides, device, trust, check_measurable) as run:
+    with open_run(recipe, out, overrides, device, trust, check_measurable) as run:
         page = pipeline.run(run)
-    console.print(f"the page is {bold(page)}, the numbers are in {bold(page.with_name('results.json'))}")
+    console.print(f"report: {bold(page)}, results: {bold(page.with_name('results.json'))}")

@@ -13,28 +13,28 @@ def command(
     recipe: RecipePath,
     out: Out = None,
     arm: Annotated[
-        str, typer.Option(help="clipzoo (captions and pseudo-labels) or clip-ft (captions only).")
+        str, typer.Option(help="The arm: clipzoo (captions and pseudo-labels) or clip-ft (captions only).")
     ] = "clipzoo",
-    seed: Annotated[int, typer.Option(min=0, help="Draws views, order and heads.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of views, sample order and initial heads.")] = 0,
     overrides: Set = None,
     device: Device = "auto",
     dry_run: DryRun = False,
     trust: Trust = False,
 ) -> None:
-    """Train one arm of a recipe; stopped at any moment, the same command goes on at the exact sample."""
+    """Train one arm of a recipe; rerunning the command resumes at the exact sample."""
     from rich.markup import escape
 
-    from clipzoo.cli._console import bold, console, opened, previewed
+    from clipzoo.cli._console import bold, console, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
     from clipzoo.runs.preflight import check_arm
     from clipzoo.training import ended
 
     if dry_run:
-        previewed(recipe, out, overrides, device, [arm], [seed], trust=trust)
+        print_preview(recipe, out, overrides, device, [arm], [seed], trust=trust)
         return
-    with opened(recipe, out, overrides, device, trust, lambda recipe: check_arm(arm, "train")) as run:
-        known = ended(run.folder_of(arm, seed))
+    with open_run(recipe, out, overrides, device, trust, lambda recipe: check_arm(arm, "train")) as run:
+        trained = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
-    console.print(f"{arm}, seed {seed}: " + ("was trained already" if known else f"trained for {run.steps()} steps"))
+    console.print(f"{arm}, seed {seed}: " + ("was already trained" if trained else f"trained for {run.steps()} steps"))
     loads = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
-    console.print(f"the student is in {bold(folder)}; {escape(loads)} loads it", soft_wrap=True)
+    console.print(f"student: {bold(folder)}; load it with {escape(loads)}", soft_wrap=True)

@@ -1,7 +1,7 @@
-"""Whether an expert's labels mean what they say: determinism, batches, mirrors, frames, signs, axes, label spaces."""
+"""Conformance tests of experts: determinism, batches, mirroring, frames, signs, axes, label spaces."""
 
-from clipzoo.conformance.card import Card, Verdict
-from clipzoo.conformance.engine import check, short
+from clipzoo.conformance.engine import check, quick_check
 from clipzoo.conformance.pictures import load_pictures
+from clipzoo.conformance.report import ConformanceReport, Verdict
 
-__all__ = ["Card", "Verdict", "check", "load_pictures", "short"]
+__all__ = ["ConformanceReport", "Verdict", "check", "load_pictures", "quick_check"]

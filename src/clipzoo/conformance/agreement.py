@@ -1,4 +1,4 @@
-"""How alike two labels of a task are: as answers to one picture, and to the bit and beyond."""
+"""Similarity of two labels of one task, and the difference that rounding may cause."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
 
 
 def part(task: str, label: Any, crop: Crop = WHOLE) -> Any:
-    """A label's ``crop`` (x0, y0, x1, y1 in shares of its frame), of `GRID`'s size."""
+    """Return a label's ``crop`` (x0, y0, x1, y1 as fractions of its frame), resized to `GRID`."""
     return tasks.get(task).crop_resize(label, View(crop, GRID))
 
 
 def agreement(task: str, a: Any, b: Any) -> float:
-    """How alike two labels of one size are: 1 if equal, about 0 if unrelated; NaN where neither says anything.
+    """Return the similarity of two labels of one size: 1 if equal, about 0 if unrelated, NaN if both are empty.
 
-    Shares of equal pixels beyond those of chance (Cohen's kappa) of segmentation, correlations of depth and edges, mean
-    cosines of normals, mean overlaps of boxes, weighted by their scores, with the likest of their class.
+    Cohen's kappa for segmentation, correlation for depth and edges, mean cosine for normals, and for boxes the mean
+    overlap with the best match of the same class, weighted by scores.
     """
     return _AGREE[task](a, b)
 
 
 def difference(task: str, a: Any, b: Any) -> float:
-    """How far two answers to one picture are apart, 0 if equal, as `TOLERANCE` says; infinite if of two sizes."""
+    """Return the difference of two labels of one picture in the unit of `TOLERANCE`; infinite if their sizes differ."""
     if task != "detection" and a.valid.shape != b.valid.shape:
         return float("inf")
     return _DIFFER[task](a, b)
@@ -49,37 +49,37 @@ TOLERANCE: Mapping[str, tuple[float, str]] = {
     "normals": (1.0, "degrees, 99th percentile"),
     "edges": (0.01, "99th percentile of differences in probability"),
 }
-"""Task -> what rounding may make of one picture's label in another batch, and what that is."""
+"""Task -> the largest difference that rounding may cause between batches, and its unit."""
 
-HARDLY = 0.01
-"""What rounding may make of a score."""
+SCORE_TOLERANCE = 0.01
+"""The largest change of a score that rounding may cause."""
 
 
 def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Pearson's, of [N] and [N]; NaN where one is constant."""
+    """Return Pearson's correlation of two arrays [N]; NaN if one of them is constant."""
     a, b = a.astype(np.float64) - a.mean(dtype=np.float64), b.astype(np.float64) - b.mean(dtype=np.float64)
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 1e-12 else float("nan")
 
 
 def upside_down(label: Any) -> Any:
-    """A label of maps with its top and bottom exchanged, channels of normals as they are."""
+    """Return a label of maps with its rows reversed; channels of normals are unchanged."""
     maps = {f.name: getattr(label, f.name) for f in fields(label)}
     return replace(label, **{k: v[..., ::-1, :].copy() for k, v in maps.items() if isinstance(v, np.ndarray)})
 
 
 def overlap(a: Any, b: Any) -> float:
-    """Mean overlap of each box with the likest of its class in the other label, weighted by scores; NaN if none."""
+    """Return the mean overlap of each box with its best match in the other label, weighted by scores; NaN if empty."""
     a, b = a.take(~a.ignored), b.take(~b.ignored)
     if not len(a.ids) and not len(b.ids):
         return float("nan")
-    return 0.5 * (_weighted(_likest(a, b), a.scores) + _weighted(_likest(b, a), b.scores))
+    return 0.5 * (_weighted(_best_overlaps(a, b), a.scores) + _weighted(_best_overlaps(b, a), b.scores))
 
 
-def _likest(a: Any, b: Any) -> NDArray[Any]:
-    """[N], the overlap of each box of ``a`` with the likest of its class in ``b``; 0 where there is none."""
-    found = box_iou(torch.from_numpy(a.shares), torch.from_numpy(b.shares)).numpy()
-    return np.asarray((np.clip(np.nan_to_num(found), 0, 1) * (a.ids[:, None] == b.ids)).max(1, initial=0))
+def _best_overlaps(a: Any, b: Any) -> NDArray[Any]:
+    """Return the largest overlap of each box of ``a`` with a box of its class in ``b``, [N]; 0 if there is none."""
+    overlaps = box_iou(torch.from_numpy(a.shares), torch.from_numpy(b.shares)).numpy()
+    return np.asarray((np.clip(np.nan_to_num(overlaps), 0, 1) * (a.ids[:, None] == b.ids)).max(1, initial=0))
 
 
 def _weighted(values: NDArray[Any], weights: NDArray[Any]) -> float:
@@ -87,7 +87,7 @@ def _weighted(values: NDArray[Any], weights: NDArray[Any]) -> float:
 
 
 def _kappa(a: Any, b: Any) -> float:
-    """Of classes, where both are known; NaN where one class is all that both have."""
+    """Return Cohen's kappa of the classes where both are known; NaN if both have only one and the same class."""
     both = a.valid & b.valid
     first, second = a.ids[both].astype(np.int64), b.ids[both].astype(np.int64)
     if not first.size:
@@ -117,20 +117,20 @@ def _classes_differ(a: Any, b: Any) -> float:
 
 
 def _boxes_differ(a: Any, b: Any) -> float:
-    return 0.5 * (_lost(a, b) + _lost(b, a))
+    return 0.5 * (_unmatched(a, b) + _unmatched(b, a))
 
 
-def _lost(a: Any, b: Any) -> float:
-    """The weighted share of what is no overlap of boxes of ``a`` with those of ``b``.
+def _unmatched(a: Any, b: Any) -> float:
+    """Return 1 − the mean overlap of the boxes of ``a`` with those of ``b``, weighted by scores.
 
-    Rounding takes scores across a threshold: a box may be an ignored one in ``b``, and one whose score is hardly above
-    the least of both, and no truth's, may be left out.
+    Rounding can move scores across a threshold. So a box may match an ignored box of ``b``, and an unmatched box is
+    left out if its score is within `SCORE_TOLERANCE` of the smallest score and is not that of a true box (1).
     """
     least = min(label.scores[~label.ignored].min(initial=1) for label in (a, b))
     a = a.take(~a.ignored)
-    likest = _likest(a, b)
-    known = (likest >= 0.5) | (a.scores > least + HARDLY) | (a.scores == 1)
-    return 1 - _weighted(likest[known], a.scores[known]) if known.any() else 0.0
+    overlaps = _best_overlaps(a, b)
+    counted = (overlaps >= 0.5) | (a.scores > least + SCORE_TOLERANCE) | (a.scores == 1)
+    return 1 - _weighted(overlaps[counted], a.scores[counted]) if counted.any() else 0.0
 
 
 def _values_differ(a: Any, b: Any, spread: float | None = None) -> float:

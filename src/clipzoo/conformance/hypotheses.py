@@ -1,8 +1,8 @@
-"""Hypotheses that compete for an expert's labels: which one explains them, and whether that is clear.
+"""Comparison of hypotheses about an expert's labels: the best one, and whether it is significantly better.
 
-Experts err, and know only pictures like those they were trained on; so no single number is trusted. The right
-hypothesis and each wrong one are scored on every picture, and one is believed where it is better than the others on
-nearly all of them.
+Experts make errors and generalize only to pictures like those of their training, so no single number is trusted. The
+hypothesis that the labels follow the contract and each possible fault are scored on every picture. One is accepted
+only if it scores higher than the others on nearly all pictures.
 """
 
 from __future__ import annotations
@@ -15,34 +15,44 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipzoo.conformance.card import Verdict
+from clipzoo.conformance.report import Verdict
 
-STEADY = 4.0
-"""The mean of paired differences of two hypotheses over pictures, in its standard errors, that is no accident."""
+SIGNIFICANT = 4.0
+"""Significant mean of the paired differences of two hypotheses over pictures, in standard errors."""
 
-CHANCE = 0.02
-"""How probable it may be that equal hypotheses win and lose so many pictures (sign test, one-sided)."""
+SIGN_LEVEL = 0.02
+"""Significance level of the one-sided sign test over pictures."""
 
 LEAST = 6
-"""Pictures that a contest takes: fewer cannot pass the sign test."""
+"""Minimum number of pictures: fewer cannot pass the sign test."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong(Generic[T]):
-    """A hypothesis under which an expert is wrong: what is, the fix, and ``how`` its labels are to be read then."""
+class Fault(Generic[T]):
+    """A possible fault of an expert.
+
+    Attributes:
+        cause: the fault in a few words.
+        fix: how to fix it.
+        reading: how labels with this fault must be read to be correct.
+    """
 
     cause: str
     fix: str
-    how: T
+    reading: T
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Who won: 0 is the right hypothesis; ``clear`` if the others are clearly worse.
+    """Result of a comparison.
 
-    Where a wrong one won, ``clear`` says that it beats the right one. ``means`` are the scores over ``pictures``.
+    Attributes:
+        best: index of the best hypothesis; 0 is the correct one, i + 1 the i-th fault.
+        clear: the best is significantly better: the correct one than every fault, or a fault than the correct one.
+        means: mean score of each hypothesis.
+        pictures: number of pictures compared.
     """
 
     best: int
@@ -51,12 +61,12 @@ class Outcome:
     pictures: int
 
 
-def contest(scores: Sequence[Sequence[float]], margin: float) -> Outcome:
-    """Which hypothesis explains the pictures best.
+def compare(scores: Sequence[Sequence[float]], margin: float) -> Outcome:
+    """Return the best hypothesis, and whether it is significantly better.
 
     Args:
-        scores: [N pictures][hypotheses], the right one first; larger is better. Rows with a NaN are left out.
-        margin: the mean difference below which two hypotheses are equally good, whatever their errors.
+        scores: [N pictures][hypotheses], the correct one first; larger is better. Rows with a NaN are left out.
+        margin: the mean difference below which two hypotheses are equally good.
     """
     rows = np.array(scores, np.float64).reshape(len(scores), -1)
     rows = rows[np.isfinite(rows).all(1)]
@@ -70,24 +80,24 @@ def contest(scores: Sequence[Sequence[float]], margin: float) -> Outcome:
 
 
 def _clear(gaps: NDArray[np.float64], margin: float, strict: bool) -> bool:
-    """Whether ``gaps`` [N] are larger than 0: by their mean or by their signs, by both to be ``strict``."""
+    """Return True if ``gaps`` [N] are larger than 0 by their mean or their signs; ``strict`` requires both."""
     mean, error = float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
     won, lost = np.count_nonzero(gaps > 1e-9), np.count_nonzero(gaps < -1e-9)
     chance = sum(math.comb(won + lost, k) for k in range(lost + 1)) / 2 ** (won + lost)
-    tests = mean > STEADY * error, chance < CHANCE
+    tests = mean > SIGNIFICANT * error, chance < SIGN_LEVEL
     return mean > margin and (all(tests) if strict else any(tests))
 
 
-def judged(line: str, outcome: Outcome, wrongs: Sequence[Wrong[T]], what: str, least: float = -np.inf) -> Verdict:
-    """The verdict of a contest: ``what`` names its score; below ``least``, the right hypothesis explains little."""
+def to_verdict(line: str, outcome: Outcome, faults: Sequence[Fault[T]], what: str, least: float = -np.inf) -> Verdict:
+    """Return the verdict of a comparison of scores named ``what``; a contract score below ``least`` is a warning."""
     if outcome.pictures < LEAST:
-        return Verdict(line, "unsure", f"only {outcome.pictures} pictures say anything; give {LEAST} or more")
+        return Verdict(line, "unsure", f"only {outcome.pictures} pictures are usable; give {LEAST} or more")
     right, of = outcome.means[0], f"over {outcome.pictures} pictures"
     if outcome.best:
-        wrong = wrongs[outcome.best - 1]
-        seen = f"{what} {right:.2f} as it is, {outcome.means[outcome.best]:.2f} if {wrong.cause}, {of}"
+        fault = faults[outcome.best - 1]
+        seen = f"{what} {right:.2f} as it is, {outcome.means[outcome.best]:.2f} if {fault.cause}, {of}"
         if outcome.clear:
-            return Verdict(line, "fail", seen, wrong.cause, wrong.fix)
+            return Verdict(line, "fail", seen, fault.cause, fault.fix)
         return Verdict(line, "unsure", f"{seen}: the difference is not clear")
     seen = f"{what} {right:.2f} {of}"
     if len(outcome.means) > 1:
@@ -100,4 +110,7 @@ def judged(line: str, outcome: Outcome, wrongs: Sequence[Wrong[T]], what: str, l
 def _weak(right: float, least: float) -> tuple[str, ...]:
     if right >= least:
         return ()
-    return "nothing explains the labels well", "look at some labels: clipzoo label a few pictures, then clipzoo inspect"
+    return (
+        "no hypothesis explains the labels well",
+        "view some labels: clipzoo label a few pictures, then clipzoo inspect",
+    )

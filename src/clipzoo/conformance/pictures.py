@@ -1,4 +1,4 @@
-"""The pictures that experts are shown: of a dataset or a folder, brought to one size, changed."""
+"""Pictures on which experts are tested: loaded from a dataset or folder, and brought to one size."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from clipzoo.readers._location import IMAGES
 from clipzoo.types import ImageArray, View, decode_image
 
 MOST = 16
-"""Pictures that are looked at."""
+"""Maximum number of pictures."""
 
 LONGEST = 640
-"""Pixels of the longer side at which pictures are shown to experts, if they are larger."""
+"""Maximum length of the longer side in pixels; larger pictures are resized."""
 
 T = TypeVar("T")
 
 
 def load_pictures(location: str, count: int = MOST) -> list[ExpertInput]:
-    """At most ``count`` samples, spread over a dataset; of a folder whose pictures have no captions, these.
+    """Return at most ``count`` pictures, evenly spaced over a dataset or a folder of pictures without captions.
 
     Raises:
-        DatasetError: it cannot be read, or no picture in it can.
+        DatasetError: the location cannot be read, or contains no readable picture.
     """
     reader = open_dataset(location)
     shards = _spread(reader.shards, count)
-    found: list[ExpertInput] = []
+    inputs: list[ExpertInput] = []
     for shard in shards:
         usable = [entry for entry in reader.index(shard) if entry.error is None]
         for entry in _spread(usable, -(-count // len(shards))):
             try:
                 sample = reader.read(entry)
-                found.append(ExpertInput(entry.key, decode_image(sample.image), sample.caption))
-            except SampleError:  # `clipzoo check` is who tells what is wrong with a dataset
+                inputs.append(ExpertInput(entry.key, decode_image(sample.image), sample.caption))
+            except SampleError:  # `clipzoo check` reports faults of a dataset
                 continue
-    if not found and Path(location).is_dir():
-        found = list(_bare(Path(location), count))
-    if not found:
-        raise DatasetError(f"no picture of {location!r} can be read: clipzoo check {location} tells why")
-    return found[:count]
+    if not inputs and Path(location).is_dir():
+        inputs = list(_bare(Path(location), count))
+    if not inputs:
+        raise DatasetError(f"no picture of {location!r} can be read; `clipzoo check {location}` reports the reasons")
+    return inputs[:count]
 
 
 def _bare(folder: Path, count: int) -> Iterator[ExpertInput]:
@@ -58,24 +58,24 @@ def _bare(folder: Path, count: int) -> Iterator[ExpertInput]:
 
 
 def _spread(items: Sequence[T], count: int) -> Sequence[T]:
-    """At most ``count`` of the items, evenly spaced."""
+    """Return at most ``count`` of the items, evenly spaced."""
     return items[:: max(1, len(items) // count)][:count]
 
 
-def alike(images: Sequence[ImageArray | ExpertInput]) -> list[ExpertInput]:
-    """Pictures as inputs of one size, that of the middle one: larger and other ones are cropped and resized."""
+def to_one_size(images: Sequence[ImageArray | ExpertInput]) -> list[ExpertInput]:
+    """Crop and resize pictures to one size: the median size, or less where it exceeds `LONGEST`."""
     given = [i if isinstance(i, ExpertInput) else ExpertInput(f"{n:06d}", i) for n, i in enumerate(images)]
     H, W = sorted((i.image.shape[:2] for i in given), key=lambda size: size[0] * size[1])[len(given) // 2]
     scale = min(1.0, LONGEST / max(H, W))
     size = (max(1, round(H * scale)), max(1, round(W * scale)))
-    return [changed(i, View.center(i.image.shape[:2], size).image(i.image)) for i in given]
+    return [with_image(i, View.center(i.image.shape[:2], size).image(i.image)) for i in given]
 
 
-def changed(sample: ExpertInput, image: ImageArray) -> ExpertInput:
-    """The sample with another picture."""
+def with_image(sample: ExpertInput, image: ImageArray) -> ExpertInput:
+    """Return the sample with another picture."""
     return replace(sample, image=np.ascontiguousarray(image))
 
 
 def mirrored(sample: ExpertInput) -> ExpertInput:
-    """The sample with left and right of its picture exchanged."""
-    return changed(sample, sample.image[:, ::-1])
+    """Return the sample with a mirrored picture."""
+    return with_image(sample, sample.image[:, ::-1])

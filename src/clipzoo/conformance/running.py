@@ -1,4 +1,4 @@
-"""How an expert runs: whether its answers repeat, alone and in a batch, at any size, and what they cost."""
+"""Tests of prediction itself: determinism, independence of the batch, any picture size, memory and throughput."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from clipzoo import tasks
 from clipzoo.conformance.agreement import TOLERANCE, difference
-from clipzoo.conformance.card import Verdict
+from clipzoo.conformance.report import Verdict
 from clipzoo.errors import ExpertError, LabelError
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.types import ImageArray, View
@@ -24,79 +24,79 @@ SIZES = (
     (1, 1), (5, 7), (1, 40), (40, 1), (33, 47), (32, 640), (640, 32), (16, 4000), (4000, 16), (480, 640),
     (1000, 1500), (2000, 3000), (3000, 4000),
 )  # fmt: skip
-"""H, W of pictures that datasets hold, the smaller first."""
+"""Picture sizes (H, W) that occur in datasets, from small to large."""
 
 SMALL = 10_000
-"""Pixels below which a picture costs what this many do."""
+"""Cost is assumed constant below this number of pixels."""
 
 SINGLE = 3
-"""How many pictures are asked for alone, beside their batch."""
+"""Number of pictures predicted one at a time, for comparison with their batch."""
 
 
-def ask(expert: Expert, inputs: Sequence[ExpertInput]) -> list[Any]:
-    """A label for each of ``inputs``, whose images are of one size, in batches of the expert's own.
+def predict(expert: Expert, inputs: Sequence[ExpertInput]) -> list[Any]:
+    """Return a label for each of ``inputs``, whose images have one size, in batches of the expert's batch size.
 
     Raises:
-        ExpertError: it raised, or gave another number of labels.
+        ExpertError: the expert raised an error, or returned a wrong number of labels.
     """
-    found: list[Any] = []
+    results: list[Any] = []
     for start in range(0, len(inputs), expert.batch_size):
         batch = inputs[start : start + expert.batch_size]
         try:
             labels = list(expert.predict_inputs(batch))
-        except Exception as error:  # an expert is anybody's code
+        except Exception as error:  # an expert is third-party code
             raise ExpertError(f"it raised {type(error).__name__}: {error}") from error
         if len(labels) != len(batch):
-            raise ExpertError(f"it gave {len(labels)} labels for {len(batch)} images; it must give one each")
-        found += labels
-    return found
+            raise ExpertError(f"it returned {len(labels)} labels for {len(batch)} images; it must return one each")
+        results += labels
+    return results
 
 
-def unsound(expert: Expert, label: Any) -> str:
-    """Why a label breaks the contract of its task; "" if it does not."""
+def violation(expert: Expert, label: Any) -> str:
+    """Return the reason why a label breaks the contract of its task; "" if it does not."""
     task = tasks.get(expert.card.task)
     try:
         task.check(label, expert.card.convention)
         task.encode(label)
     except LabelError as error:
         return str(error)
-    except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
-        return f"a {type(label).__name__} is no label of {task.name}: {error}"
+    except (AttributeError, TypeError, ValueError) as error:  # raised by a task for an object that is not its label
+        return f"a {type(label).__name__} is not a label of {task.name}: {error}"
     return ""
 
 
 def determinism(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
-    """Whether the same batches give the same bytes again; ``labels`` are those that ``inputs`` got."""
+    """Test that ``inputs``, predicted again in the same batches, get the same bytes as ``labels``."""
     line, task = "determinism", expert.card.task
     encode = tasks.get(task).encode
-    again = ask(expert, inputs)
+    again = predict(expert, inputs)
     other = [(a, b) for a, b in zip(labels, again, strict=True) if encode(a) != encode(b)]
     if not other:
-        return Verdict(line, "pass", f"{len(labels)} pictures twice, equal bytes")
-    seen = f"{len(other)} of {len(labels)} pictures gave other bytes when asked again"
+        return Verdict(line, "pass", f"{len(labels)} pictures predicted twice: equal bytes")
+    seen = f"{len(other)} of {len(labels)} pictures got different bytes in a second prediction"
     tolerance, unit = TOLERANCE.get(task, (0.0, ""))
     if tolerance and (far := max(difference(task, a, b) for a, b in other)) <= tolerance:
-        seen += f", {far:.2g} apart at most ({unit})"
-        fix = "for equal bytes at every run, ask for deterministic kernels"
+        seen += f", difference at most {far:.2g} ({unit})"
+        fix = "for equal bytes in every run, use deterministic kernels"
         return Verdict(line, "warn", seen, "labels differ by rounding", fix)
-    fix = "call model.eval() (dropout), and seed or drop whatever draws numbers"
+    fix = "call model.eval() (dropout), and seed or remove all other random operations"
     return Verdict(line, "fail", seen, "labels are random", fix)
 
 
 def batch_is_single(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
-    """Whether pictures alone get the ``labels`` that ``inputs`` got in their batches."""
+    """Test that single pictures get the same labels as in their batches."""
     line, task = "batch = single", expert.card.task
     if expert.batch_size == 1:
-        return Verdict(line, "not applicable", "its batches are of one image")
+        return Verdict(line, "not applicable", "the expert's batch size is 1")
     if task not in TOLERANCE:
-        return Verdict(line, "not applicable", f"no measure is known for labels of {task}")
+        return Verdict(line, "not applicable", f"no similarity measure exists for labels of {task}")
     count = min(SINGLE, len(inputs))
-    far = max(difference(task, labels[i], ask(expert, [inputs[i]])[0]) for i in range(count))
+    far = max(difference(task, labels[i], predict(expert, [inputs[i]])[0]) for i in range(count))
     tolerance, unit = TOLERANCE[task]
-    seen = f"{far:.2g} apart at most, {tolerance:g} tolerated ({unit}), {count} pictures"
+    seen = f"difference at most {far:.2g}, tolerance {tolerance:g} ({unit}), {count} pictures"
     if far <= tolerance:
         return Verdict(line, "pass", seen)
-    fix = "call model.eval() (batch statistics), and pad or normalize each picture for itself"
+    fix = "call model.eval() (batch statistics), and pad or normalize each picture separately"
     return Verdict(line, "fail", seen, "a picture's label depends on its batch", fix)
 
 
@@ -104,13 +104,13 @@ def batch_is_single(expert: Expert, inputs: Sequence[ExpertInput], labels: Seque
 
 
 def sizes(expert: Expert, image: ImageArray, seconds: float) -> Verdict:
-    """Whether pictures of all `SIZES` get sound labels; what would take longer than ``seconds`` in all is skipped."""
+    """Test pictures of all `SIZES`; sizes that would exceed ``seconds`` in total or 1/4 of free memory are skipped."""
     failed: dict[str, str] = {}
     skipped: list[str] = []
     ordinary, spent, cost = False, 0.0, Cost(0.0, 0, 1)
     for size in SIZES:
-        name, growth = f"{size[0]}×{size[1]}", max(1.0, size[0] * size[1] / max(cost.pixels, SMALL))
-        if spent + cost.seconds * growth > seconds or cost.bytes * growth > _available() / 4:
+        name, ratio = f"{size[0]}×{size[1]}", max(1.0, size[0] * size[1] / max(cost.pixels, SMALL))
+        if spent + cost.seconds * ratio > seconds or cost.bytes * ratio > _available() / 4:
             skipped.append(name)
             continue
         shown = ExpertInput(name, View.whole(size).image(image))
@@ -121,24 +121,22 @@ def sizes(expert: Expert, image: ImageArray, seconds: float) -> Verdict:
             failed[name] = reason
             ordinary |= min(size) >= 32 and max(size) <= 1500 and max(size) <= 4 * min(size)
     tried = f"{len(SIZES) - len(skipped)} sizes from 1×1, in {spent:.0f} s"
-    left = f"; skipped for their time or memory: {', '.join(skipped)}" if skipped else ""
+    left = f"; skipped because of time or memory: {', '.join(skipped)}" if skipped else ""
     if not failed:
-        return Verdict("sizes", "pass", f"{tried}, all sound{left}")
-    told = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
-    return Verdict(
-        "sizes", "fail" if ordinary else "warn", f"{tried}, {len(failed)} without a label ({told}){left}",
-        f"no label for pictures of {', '.join(failed)}",
-        "resize such pictures in the expert; until then they become rows with this reason",
-    )  # fmt: skip
+        return Verdict("sizes", "pass", f"{tried}, all valid{left}")
+    examples = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
+    seen = f"{tried}, {len(failed)} without a label ({examples}){left}"
+    fix = "resize such pictures in the expert; until then they are stored as failures with this reason"
+    return Verdict("sizes", "fail" if ordinary else "warn", seen, f"no label for pictures of {', '.join(failed)}", fix)
 
 
 def _trial(expert: Expert, shown: ExpertInput) -> str:
-    """Why the expert has no sound label for a picture; "" if it has."""
+    """Return the reason why the expert has no valid label for a picture; "" if it has one."""
     try:
-        (label,) = ask(expert, [shown])
+        (label,) = predict(expert, [shown])
     except ExpertError as error:
         return str(error)[:200]
-    return unsound(expert, label)[:200]
+    return violation(expert, label)[:200]
 
 
 # Cost ------------------------------------------------------------------------------------------------------
@@ -146,7 +144,7 @@ def _trial(expert: Expert, shown: ExpertInput) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds, and bytes of memory at the peak beyond those before, for so many ``pixels``."""
+    """Seconds and peak memory in bytes, above the level before, for a number of ``pixels``."""
 
     seconds: float
     bytes: int
@@ -154,7 +152,7 @@ class Cost:
 
 
 class Meter:
-    """Measures a block, ``cost`` when it has ended: of a GPU the memory of tensors, else that of the process."""
+    """Measures the `Cost` of a block: memory of tensors on a GPU, else memory of the process."""
 
     def __init__(self, pixels: int, device: str = "cpu") -> None:
         self.pixels, self.cuda = pixels, device.startswith("cuda")
@@ -185,7 +183,7 @@ class Meter:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory; where the system does not tell, the most that it ever had."""
+    """Return the memory of this process in bytes; its peak where the system does not report the current value."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -195,7 +193,7 @@ def _resident() -> int:
 
 
 def _available() -> float:
-    """Bytes of memory that are free; no bound where the system does not tell."""
+    """Return the free memory in bytes; infinite where the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -204,18 +202,18 @@ def _available() -> float:
 
 
 def costs(expert: Expert, inputs: Sequence[ExpertInput], device: str, seconds: float) -> list[Verdict]:
-    """Memory an image and images a second, at the expert's batch or at one that takes ``seconds``."""
+    """Measure memory per image and images per second, at the expert's batch size or one that takes ``seconds``."""
     with Meter(1) as one:
-        ask(expert, inputs[:1])
+        predict(expert, inputs[:1])
     count = max(1, min(expert.batch_size, int(seconds / max(one.cost.seconds, 1e-6))))
     batch = [inputs[i % len(inputs)] for i in range(count)]
     H, W = inputs[0].image.shape[:2]
     with Meter(H * W * count, device) as meter:
-        ask(expert, batch)
+        predict(expert, batch)
     at = f"in a batch of {count} at {H}×{W} on {device}"
     if count < expert.batch_size:
-        at += f" (its own of {expert.batch_size} would take longer than {seconds:g} s)"
+        at += f" (its batch of {expert.batch_size} would take longer than {seconds:g} s)"
     return [
-        Verdict("memory", "pass", f"{meter.cost.bytes / count / 1e6:.1f} MB an image at the peak, {at}"),
+        Verdict("memory", "pass", f"{meter.cost.bytes / count / 1e6:.1f} MB per image at the peak, {at}"),
         Verdict("throughput", "pass", f"{count / meter.cost.seconds:.1f} images/s, {at}"),
     ]

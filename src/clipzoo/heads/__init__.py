@@ -1,7 +1,7 @@
-"""Light modules from the student's feature maps to a task's raw prediction; one file a head.
+"""Heads: light modules from the student's feature maps to a task's raw prediction; one file per head.
 
-A file exports ``Head``: ``Head(in_channels, out_channels, **options)``, called with a list of maps [B,C,h,w] (one a
-tapped layer, shallow to deep, sizes may differ), gives raw [B,out,h',w'].
+A file exports ``Head``: ``Head(in_channels, out_channels, **options)``, called with a list of maps [B,C,h,w] (one
+per tapped layer, shallow to deep, sizes may differ), returns raw [B,out,h',w'].
 """
 
 from __future__ import annotations

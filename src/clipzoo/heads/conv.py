@@ -1,4 +1,4 @@
-"""A small convolutional head: tokens see their neighbors before they are mapped to pixels."""
+"""A small convolutional head, which combines neighboring tokens before mapping them to pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipzoo.heads.layers import Gather
 
 
 class Head(nn.Module):
-    """Norm, 1×1 to ``width``, 3×3, GELU, 1×1 to ``upscale``² pixels a token, pixel shuffle."""
+    """Norm, 1×1 to ``width``, 3×3, GELU, 1×1 to ``upscale``² pixels per token, pixel shuffle."""
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, width: int = 128, upscale: int = 4) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Head(nn.Module):
         self.upscale = upscale
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """``maps`` [B,C,h,w] a tapped layer; raw [B,out,h·upscale,w·upscale]."""
+        """Return raw [B,out,h·upscale,w·upscale] from ``maps`` [B,C,h,w], one per tapped layer."""
         narrow = self.mix[0]
         assert isinstance(narrow, nn.Conv2d)
         return F.pixel_shuffle(self.project(self.mix[1:](self.gather(maps, narrow))), self.upscale)

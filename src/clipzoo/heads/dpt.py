@@ -1,7 +1,7 @@
-"""A light DPT head: tapped layers become a pyramid, which is fused from coarse to fine.
+"""A light DPT head: a pyramid of tapped layers, fused from coarse to fine.
 
 Ranftl, Bochkovskiy and Koltun, "Vision Transformers for Dense Prediction" (2021, arXiv 2103.13413), section 3, with
-bilinear resampling in place of strided and transposed convolutions, so that one head takes maps of any size.
+bilinear resampling instead of strided and transposed convolutions, so that a head accepts maps of any size.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from clipzoo.heads.layers import resize
 class Head(nn.Module):
     """Reassemble each tapped map at its level of the pyramid, fuse the levels, upscale, predict.
 
-    Maps of different sizes (ResNet, ConvNeXt) are a pyramid already. Of n maps of one size (ViT), the second to last
-    keeps it, each shallower one has twice the size of the next, and the last has half: ×4, ×2, ×1, ×½ for four.
+    Maps of different sizes (ResNet, ConvNeXt) already form a pyramid. Of n maps of one size (ViT), the second to last
+    keeps its size, each shallower one gets twice the size of the next, and the last half: ×4, ×2, ×1, ×½ for four.
 
     Args:
-        in_channels: of each tapped map, shallow to deep.
-        out_channels: of the raw output.
-        width: channels inside.
-        upscale: of the finest level, for the output.
+        in_channels: channels of each tapped map, shallow to deep.
+        out_channels: channels of the raw output.
+        width: hidden channels.
+        upscale: size of the output relative to the finest level.
     """
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, width: int = 128, upscale: int = 2) -> None:
         super().__init__()
         self.project = nn.ModuleList(nn.Sequential(nn.GroupNorm(1, c), nn.Conv2d(c, width, 1)) for c in in_channels)
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in in_channels)
-        self.lateral = nn.ModuleList(_Residual(width) for _ in in_channels[:-1])  # the deepest begins the sum
+        self.lateral = nn.ModuleList(_Residual(width) for _ in in_channels[:-1])  # the deepest starts the sum
         self.fuse = nn.ModuleList(nn.Sequential(_Residual(width), nn.Conv2d(width, width, 1)) for _ in in_channels)
         self.predict = nn.Sequential(
             nn.Conv2d(width, width // 2, 3, padding=1), nn.GELU(), nn.Conv2d(width // 2, out_channels, 1)
@@ -38,7 +38,7 @@ class Head(nn.Module):
         self.upscale = upscale
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """``maps`` [B,C,h,w] a tapped layer; raw [B,out,H·upscale,W·upscale] with H, W of the finest level."""
+        """Return raw [B,out,H·upscale,W·upscale] with H, W of the finest level; ``maps`` [B,C,h,w] per tapped layer."""
         levels = [
             smooth(resize(project(m), size))
             for project, smooth, m, size in zip(self.project, self.smooth, maps, _pyramid(maps), strict=True)
@@ -65,7 +65,7 @@ class _Residual(nn.Module):
 
 
 def _pyramid(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """The size (H, W) of each level."""
+    """Return the size (H, W) of each level."""
     sizes = [_size(m) for m in maps]
     if len(set(sizes)) > 1:
         return sizes

@@ -1,5 +1,5 @@
-"""The head of FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355, §3.1) at one stride: one tower tells what is there,
-the other where it ends.
+"""The head of FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355, §3.1) at one stride, with one tower for classes
+and one for boxes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from clipzoo.heads.layers import Gather
 
 WHERE = 5
-"""Channels that the second tower gives: four distances and centerness. The first gives the others."""
+"""Channels of the second tower: four distances and centerness. The first predicts the classes."""
 
 RARE = 0.01
-"""How likely every class is anywhere before anything was learned (Lin et al. 2017, arXiv 1708.02002, §4.1)."""
+"""Initial probability of each class (Lin et al. 2017, arXiv 1708.02002, §4.1)."""
 
 
 class Head(nn.Module):
-    """Norm, 1×1 to ``width``, two towers of ``depth`` 3×3 with group norm, 3×3 to ``upscale``² pixels a token.
+    """Norm, 1×1 to ``width``, two towers of ``depth`` 3×3 with group norm, 3×3 to ``upscale``² pixels per token.
 
-    An ``upscale`` of 2 gives tokens of 16 pixels the stride of 8, the finest one of FCOS.
+    With ``upscale`` 2, tokens of 16 pixels have stride 8, the finest of FCOS.
     """
 
     def __init__(
@@ -34,7 +34,9 @@ class Head(nn.Module):
         self.narrow = nn.Conv2d(self.gather.out_channels, width, 1)
         classes = out_channels - WHERE
         if classes < 1:
-            raise ValueError(f"the head fcos gives classes and {WHERE} channels of boxes, not {out_channels} in all")
+            raise ValueError(
+                f"the head fcos needs classes and {WHERE} box channels, not {out_channels} channels in all"
+            )
         self.what, self.where = (_tower(width, depth, n * upscale**2) for n in (classes, WHERE))
         bias = self.what[-1].bias
         assert isinstance(bias, Tensor)
@@ -42,9 +44,9 @@ class Head(nn.Module):
         self.upscale = upscale
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """``maps`` [B,C,h,w] a tapped layer; raw [B,out,h·upscale,w·upscale]."""
-        seen = self.gather(maps, self.narrow)
-        return torch.cat([F.pixel_shuffle(tower(seen), self.upscale) for tower in (self.what, self.where)], 1)
+        """Return raw [B,out,h·upscale,w·upscale] from ``maps`` [B,C,h,w], one per tapped layer."""
+        gathered = self.gather(maps, self.narrow)
+        return torch.cat([F.pixel_shuffle(tower(gathered), self.upscale) for tower in (self.what, self.where)], 1)
 
 
 def _tower(width: int, depth: int, out: int) -> nn.Sequential:

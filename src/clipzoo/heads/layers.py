@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps [B,C,h,w] at ``size`` (H, W): bilinear, averaged where it shrinks (``antialias``).
+    """Resize maps [B,C,h,w] to ``size`` (H, W), bilinear with antialiasing.
 
-    Two matrix products give what ``F.interpolate`` gives. On a GPU its kernels walk over all channels in one thread,
-    which for a ResNet's maps takes several times as long as the whole tower, and add atomically on the way back, to
-    other bits at every run.
+    Two matrix products give the result of ``F.interpolate``. Its GPU kernels process all channels in one thread, which
+    for a ResNet's maps takes several times as long as the whole tower, and their backward pass adds atomically, with
+    different bits in every run.
     """
     if x.shape[-2:] == size:
         return x
@@ -23,19 +23,19 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _weights(before: int, after: int, like: Tensor) -> Tensor:
-    """[after, before]: what each old place along an axis gives to each new one."""
+    """Return the weights [after, before] of old positions for new positions along an axis."""
     places = torch.eye(before, device=like.device)[None, None]
     return F.interpolate(places, (after, before), mode="bilinear", antialias=True)[0, 0].to(like.dtype)
 
 
 class Maps(list[Tensor]):
-    """A student's tapped maps [B,C_i,h_i,w_i], shallow to deep; what all its heads begin with is made once."""
+    """A student's tapped maps [B,C_i,h_i,w_i], shallow to deep; the first step of all heads is computed once."""
 
-    _stacked: Tensor | None = None  # torch.compile ends its graph at a cached_property
+    _stacked: Tensor | None = None  # not a cached_property, at which torch.compile breaks its graph
 
     @property
     def stacked(self) -> Tensor:
-        """[B,ΣC,h,w] at the size of the finest, each map of mean 0 and deviation 1 before it was resized."""
+        """Normalized maps (mean 0, deviation 1), resized to the finest and stacked, [B,ΣC,h,w]."""
         if self._stacked is None:
             size = max(m.shape[-2] for m in self), max(m.shape[-1] for m in self)
             self._stacked = torch.cat([resize(F.group_norm(m, 1), size) for m in self], 1)
@@ -45,8 +45,8 @@ class Maps(list[Tensor]):
 class Gather(nn.Module):
     """Normalizes each tapped map over its channels, stacks them at the size of the finest and projects them.
 
-    The norms' own weights go into the projection's, since resizing keeps sums: what is left to do on maps does not
-    depend on the head.
+    The weights of the norms are merged into those of the projection, which resizing permits: the remaining work on maps
+    does not depend on the head.
     """
 
     def __init__(self, in_channels: Sequence[int]) -> None:
@@ -55,7 +55,7 @@ class Gather(nn.Module):
         self.out_channels = sum(in_channels)
 
     def forward(self, maps: Sequence[Tensor], project: nn.Conv2d) -> Tensor:
-        """Maps [B,C_i,h_i,w_i] -> [B,out,h,w], with ``project`` a 1×1 convolution of ΣC channels."""
+        """Project maps [B,C_i,h_i,w_i] to [B,out,h,w] by ``project``, a 1×1 convolution of ΣC channels."""
         weight, bias = (torch.cat([getattr(norm, name) for norm in self.norms]) for name in ("weight", "bias"))
         shift = F.conv2d(bias[None, :, None, None], project.weight, project.bias).flatten()
         stacked = (maps if isinstance(maps, Maps) else Maps(maps)).stacked

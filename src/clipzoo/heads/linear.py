@@ -1,4 +1,4 @@
-"""The lightest head: each token is mapped linearly to a block of pixels."""
+"""A linear head: each token is mapped linearly to a block of pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipzoo.heads.layers import Gather
 
 
 class Head(nn.Module):
-    """Norm, 1×1 convolution to ``upscale``² pixels a token, pixel shuffle: raw [B,out,h·upscale,w·upscale]."""
+    """Norm, 1×1 convolution to ``upscale``² pixels per token, pixel shuffle: raw [B,out,h·upscale,w·upscale]."""
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, upscale: int = 4) -> None:
         super().__init__()
@@ -20,5 +20,5 @@ class Head(nn.Module):
         self.upscale = upscale
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """``maps`` [B,C,h,w] a tapped layer."""
+        """Return raw [B,out,h·upscale,w·upscale] from ``maps`` [B,C,h,w], one per tapped layer."""
         return F.pixel_shuffle(self.gather(maps, self.project), self.upscale)

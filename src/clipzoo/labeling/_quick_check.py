@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from clipzoo.conformance import short
+from clipzoo.conformance import quick_check
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.importers.base import SampleExpert
 from clipzoo.labeling._batches import decode
@@ -32,7 +32,7 @@ def look(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> li
     """
     asked = [expert for expert in experts if not (expert.reads or isinstance(expert, SampleExpert))]
     pictures = _first(reader, shards) if asked else []
-    found = [(expert.card.uri, verdict) for expert in asked for verdict in short(expert, pictures)]
+    found = [(expert.card.uri, verdict) for expert in asked for verdict in quick_check(expert, pictures)]
     return [f"{uri}: {verdict}" for uri, verdict in found if verdict.status in ("warn", "fail")]
 
 

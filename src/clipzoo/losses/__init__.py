@@ -1,4 +1,4 @@
-"""Pure functions (prediction, target, valid) -> scalar; one file a loss."""
+"""Losses: pure functions (prediction, target, valid) -> scalar; one file per loss."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["PLUGINS", "InstalledLoss", "LossPlugin", "batch_mean", "known"]
 class LossPlugin(Protocol):
     """A module of this folder.
 
-    ``EXTRA_CHANNELS``, where a module has it, is the number of channels that it needs beside the prediction's.
+    The optional ``EXTRA_CHANNELS`` is the number of channels that the loss needs in addition to the prediction's.
     """
 
     loss: Callable[..., Tensor]
 
 
 class InstalledLoss(LossPlugin, Protocol):
-    """A loss of another package, which tasks do not list."""
+    """A loss of another package."""
 
     learns: Callable[[str, Any], bool]
-    """(task, convention) -> whether it learns such labels."""
+    """(task, convention) -> True if the loss is for such labels."""
 
 
 PLUGINS: Registry[LossPlugin] = Registry("losses", ("loss",), ("learns",))

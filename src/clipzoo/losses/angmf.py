@@ -16,24 +16,24 @@ from torch import Tensor
 from clipzoo.losses.masked import batch_mean
 
 EXTRA_CHANNELS = 1
-"""The raw output has the prediction's channels, then that of κ."""
+"""The raw output has the prediction's channels, then one for κ."""
 
 LEAST = 0.01
-"""κ of a pixel that is not confident at all, as in the authors' code."""
+"""Smallest κ, as in the authors' code."""
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Tensor:
-    """−log density of the target; its minimum falls without bound as κ grows.
+    """Return −log density of the target; its minimum decreases without bound as κ increases.
 
     Args:
-        prediction: [B,4,H,W], a direction of any length, and r with κ = ELU(r) + 1.01.
-        target: [B,3,H,W] unit vectors; anything where not valid.
+        prediction: [B,4,H,W], vectors of any length, and r with κ = ELU(r) + 1.01.
+        target: [B,3,H,W] unit vectors; any value where not valid.
         valid: bool [B,H,W].
         eps: the length below which a prediction counts as having no direction, and the angle (rad) below which its
             gradient fades.
 
     Returns:
-        a scalar; 0 with the graph attached if nothing is valid.
+        scalar; 0 with the graph attached if nothing is valid.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     raw = torch.where(valid[:, None], prediction.to(dtype), 0)

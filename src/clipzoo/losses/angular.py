@@ -13,15 +13,15 @@ from clipzoo.losses.masked import batch_mean
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Tensor:
-    """1 − p·t / √(|p|² + ε²), in [0, 2].
+    """Return 1 − p·t / √(|p|² + ε²), in [0, 2].
 
     Args:
-        prediction: [B,C,H,W], of any length. target: [B,C,H,W] unit vectors; anything where not valid.
+        prediction: [B,C,H,W], of any length. target: [B,C,H,W] unit vectors; any value where not valid.
         valid: bool [B,H,W]. eps: the length below which a prediction counts as having no direction; it
         bounds the gradient there by 1/ε.
 
     Returns:
-        a scalar; 0 with the graph attached if nothing is valid.
+        scalar; 0 with the graph attached if nothing is valid.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     p = torch.where(valid[:, None], prediction.to(dtype), 0)

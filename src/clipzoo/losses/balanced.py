@@ -1,10 +1,10 @@
-"""Class-balanced cross-entropy of rare positives: edges fill a few percent of a picture.
+"""Class-balanced cross-entropy for rare positives such as edges, a few percent of a picture.
 
 Xie and Tu, "Holistically-Nested Edge Detection" (ICCV 2015, arXiv 1504.06375), equation 2, with β the share of
 negatives: edge pixels weigh β, others 1 − β. A soft label y takes the weight between, β y + (1 − β) (1 − y), on its
-own cross-entropy, so that the loss of a pixel is least where the prediction is y. Equation 2 sums over one image;
-here the sum over the batch is divided by the sum of the weights, which makes the loss of hard labels the mean of
-the edges' mean cross-entropy and the others', whatever the size and however rare edges are.
+cross-entropy, so that the loss of a pixel is smallest where the prediction is y. Equation 2 sums over one image; here
+the sum over the batch is divided by the sum of the weights. For hard labels this is the average of the mean
+cross-entropy of edges and that of other pixels, independent of size and of how rare edges are.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from clipzoo.losses.masked import batch_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Σ w · cross-entropy(σ(prediction), target) / Σ w over the known pixels of the batch, in nats.
+    """Return Σ w · cross-entropy(σ(prediction), target) / Σ w over the known pixels of the batch, in nats.
 
-    Where a picture leaves it open whether there is an edge, the best prediction is not the calibrated probability: its
-    odds are β / (1 − β) times as high, and its order is the same. A batch with no edge at all has no weight.
+    Where an edge is uncertain, the optimal prediction is not the calibrated probability: its odds are β / (1 − β) times
+    higher, with the same ranking. A batch without edges has no weight.
 
     Args:
         prediction: [B,1,H,W] or [B,H,W] logits.
-        target: [B,H,W] probabilities in [0, 1]; anything where not valid.
+        target: [B,H,W] probabilities in [0, 1]; any value where not valid.
         valid: bool [B,H,W].
 
     Returns:
-        a scalar; 0 with the graph attached if nothing is valid.
+        scalar; 0 with the graph attached if nothing is valid.
     """
     x, y = known(prediction, valid), known(target, valid)
     negatives = 1 - batch_mean(y, valid)

@@ -1,8 +1,8 @@
 """The reverse Huber error: linear where small, quadratic where large.
 
 Laina et al., "Deeper Depth Prediction with Fully Convolutional Residual Networks" (2016, arXiv 1606.00373), section
-3.2. There it is taken of meters; a depth column's raw output is log-depth, so here relative errors of near and far
-surfaces weigh alike.
+3.2. The paper applies it to meters. A depth column's raw output is log-depth, so here relative errors of near and far
+surfaces have equal weight.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from clipzoo.losses.masked import batch_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) -> Tensor:
-    """|x| up to c and (x² + c²) / 2c beyond, with x = prediction − target, the mean over all known pixels.
+    """Return |x| up to c and (x² + c²) / 2c beyond, with x = prediction − target, the mean over all known pixels.
 
     c is ``share`` of the batch's largest |x|, a constant of the step: no gradient passes through it.
 
     Args:
         prediction: [B,1,H,W] or [B,H,W].
-        target: [B,H,W], in the same unit; anything where not valid.
+        target: [B,H,W], in the same unit; any value where not valid.
         valid: bool [B,H,W].
-        share: where the quadratic part begins, in (0, 1].
+        share: start of the quadratic part, in (0, 1].
 
     Returns:
-        a scalar; 0 with the graph attached if nothing is valid.
+        scalar; 0 with the graph attached if nothing is valid.
     """
     size = (known(prediction, valid) - known(target, valid)).abs()
     c = (share * size.detach().max()).clamp(min=torch.finfo(size.dtype).tiny)

@@ -10,19 +10,19 @@ from clipzoo.losses.masked import batch_mean
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """−log softmax(prediction)[target], in nats.
+    """Return −log softmax(prediction)[target], in nats.
 
     With ``label_smoothing`` ε the truth is 1 − ε + ε/K for its class and ε/K for each other of the K: Szegedy et al.,
-    "Rethinking the Inception Architecture" (2015, arXiv 1512.00567), section 7. Pseudo-labels err.
+    "Rethinking the Inception Architecture" (2015, arXiv 1512.00567), section 7, for erroneous pseudo-labels.
 
     Args:
         prediction: [B,K,H,W] logits.
-        target: int64 [B,H,W] class ids in [0, K); anything where not valid.
+        target: int64 [B,H,W] class ids in [0, K); any value where not valid.
         valid: bool [B,H,W].
         label_smoothing: in [0, 1].
 
     Returns:
-        a scalar; 0 with the graph attached if nothing is valid.
+        scalar; 0 with the graph attached if nothing is valid.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     logits = torch.where(valid[:, None], prediction.to(dtype), 0)

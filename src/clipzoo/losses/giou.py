@@ -1,4 +1,4 @@
-"""Generalized intersection over union of boxes: it has a gradient where they do not meet, too.
+"""Generalized intersection over union of boxes, which has a gradient also where boxes do not overlap.
 
 Rezatofighi, Tsoi, Gwak, Sadeghian, Reid and Savarese, "Generalized Intersection over Union" (CVPR 2019, arXiv
 1902.09630), algorithm 2.
@@ -14,15 +14,15 @@ from clipzoo.losses.masked import batch_mean
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """1 − IoU + |C \\ (A ∪ B)| / |C|, with C the smallest box around both; in [0, 2], the mean over known pixels.
+    """Return 1 − IoU + |C \\ (A ∪ B)| / |C|, with C the smallest box around both; in [0, 2], averaged over pixels.
 
     Args:
-        prediction: [B,4,H,W], xyxy, in a unit in which areas are not far below 1: 1e-7 is added to each.
-        target: [B,4,H,W], in the same unit; anything where not valid.
+        prediction: [B,4,H,W], xyxy, in a unit where areas are not much smaller than 1, since 1e-7 is added to each.
+        target: [B,4,H,W], in the same unit; any value where not valid.
         valid: bool [B,H,W].
 
     Returns:
-        a scalar; 0 with the graph attached if nothing is valid.
+        scalar; 0 with the graph attached if nothing is valid.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     square = torch.tensor([0, 0, 1, 1], dtype=dtype, device=prediction.device).view(1, 4, 1, 1)

@@ -1,7 +1,6 @@
-"""Arithmetic under a mask: what is unknown is replaced before it is computed with, so a NaN there stays
-there.
+"""Arithmetic under a mask: unknown values are replaced before any computation, so that a NaN does not spread.
 
-Multiplying by the mask would not do: 0 · NaN is NaN, in the value and in the gradient.
+Multiplication by the mask would not suffice: 0 · NaN is NaN, in the value and in the gradient.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from torch import Tensor
 
 
 def known(x: Tensor, valid: Tensor) -> Tensor:
-    """``x`` with zeros, and zero gradient, where nothing is known; in float32 at least.
+    """Return ``x`` with zeros and zero gradient where not valid, in float32 or higher precision.
 
     Args:
         x: [B,H,W], or [B,1,H,W], whose channel is dropped.
@@ -23,16 +22,16 @@ def known(x: Tensor, valid: Tensor) -> Tensor:
 
 
 def image_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """[B,1,1], the mean of each image's known pixels; 0 where there are none."""
+    """Return the mean of each image's known pixels, [B,1,1]; 0 if there are none."""
     total = torch.where(valid, x, 0).sum((1, 2), keepdim=True)
     return total / valid.sum((1, 2), keepdim=True).clamp(min=1)
 
 
 def centered(x: Tensor, valid: Tensor) -> Tensor:
-    """[B,H,W], ``x`` less the mean of its image's known pixels; 0 where unknown."""
+    """Return ``x`` minus the mean of its image's known pixels, [B,H,W]; 0 where unknown."""
     return torch.where(valid, x - image_mean(x, valid), 0)
 
 
 def batch_mean(losses: Tensor, counted: Tensor) -> Tensor:
-    """The mean of ``losses`` where ``counted``; 0 with the graph attached where nothing is."""
+    """Return the mean of ``losses`` where ``counted``; 0 with the graph attached if nothing is counted."""
     return torch.where(counted, losses, 0).sum() / counted.sum().clamp(min=1)

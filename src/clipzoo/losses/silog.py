@@ -14,20 +14,20 @@ from clipzoo.losses.masked import batch_mean, centered, image_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, lam: float = 0.85, eps: float = 1e-3) -> Tensor:
-    """√(mean d² − λ (mean d)²) with d = prediction − target, an image at a time, then the mean over images.
+    """Return √(mean d² − λ (mean d)²) with d = prediction − target, per image, then the mean over images.
 
-    It is computed as √(var d + (1 − λ) (mean d)² + ε²) − ε. The variance form cannot go below zero by
+    It is computed as √(var d + (1 − λ) (mean d)² + ε²) − ε. The variance form cannot become negative by
     rounding, and ε (0.1 % of depth) keeps the gradient of the root finite where the error is zero.
 
     Args:
         prediction: [B,1,H,W] or [B,H,W], log-depth.
-        target: [B,H,W], log-depth; anything where not valid.
+        target: [B,H,W], log-depth; any value where not valid.
         valid: bool [B,H,W].
-        lam: how far a common factor of the depth is forgiven: 0 not at all, 1 wholly.
-        eps: where the root is rounded off, in log-depth.
+        lam: invariance to a common factor of the depth: 0 none, 1 full.
+        eps: smoothing of the root, in log-depth.
 
     Returns:
-        a scalar; 0 with the graph attached if nothing is valid.
+        scalar; 0 with the graph attached if nothing is valid.
     """
     error = known(prediction, valid) - known(target, valid)
     variance = image_mean(centered(error, valid).square(), valid)

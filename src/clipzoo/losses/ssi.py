@@ -2,9 +2,9 @@
 
 Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), scale- and
 shift-invariant losses: prediction and truth are aligned in closed form before they are compared. Fitting the
-prediction to the truth by least squares leaves 1 − r² of the truth's variance, r being the correlation: a map with
-near and far exchanged would cost nothing. So, as in their robust variant, both maps are brought to one shift and
-scale, here the least-squares ones, mean 0 and variance 1; half their mean squared difference is 1 − r.
+prediction to the truth by least squares leaves 1 − r² of the truth's variance, with the correlation r: a map with near
+and far exchanged would have no loss. So, as in their robust variant, both maps are normalized, here to mean 0 and
+variance 1; half their mean squared difference is 1 − r.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from clipzoo.losses.masked import batch_mean, centered, image_mean, known
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-6) -> Tensor:
-    """1 − r of each image's known pixels, in [0, 2], then the mean over images.
+    """Return 1 − r of each image's known pixels, in [0, 2], then the mean over images.
 
-    An image whose truth is constant says nothing up to scale and shift, and does not count.
+    An image with constant truth has no information up to scale and shift, and is not counted.
 
     Args:
         prediction: [B,1,H,W] or [B,H,W].
-        target: [B,H,W], in any affine unit; anything where not valid.
+        target: [B,H,W], in any affine unit; any value where not valid.
         valid: bool [B,H,W].
         eps: added to the prediction's variance, for a finite gradient where it is constant.
 
     Returns:
-        a scalar; 0 with the graph attached if no image counts.
+        scalar; 0 with the graph attached if no image counts.
     """
     p, t = centered(known(prediction, valid), valid), centered(known(target, valid), valid)
     p_variance, t_variance = image_mean(p.square(), valid), image_mean(t.square(), valid)

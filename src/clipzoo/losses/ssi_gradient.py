@@ -1,8 +1,8 @@
 """Scale-and-shift-invariant error of affine depth and disparity, with gradients matched at several scales.
 
 Ranftl et al., "Towards Robust Monocular Depth Estimation" (MiDaS, 2019, arXiv 1907.01341), section 5: both maps
-are brought to median 0 and mean absolute value 1; the largest residuals, which are the labels' own errors more often
-than the prediction's, are left out; edges of the residual are counted at several resolutions.
+are normalized to median 0 and mean absolute value 1; the largest residuals, which are more often errors of the labels
+than of the prediction, are left out; gradients of the residual are added at several resolutions.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ def loss(
     trim: float = 0.2,
     eps: float = 1e-3,
 ) -> Tensor:
-    """Σ|r| / 2M over the M·(1 − trim) smallest residuals of an image + α · edges of r, then the mean over images.
+    """Return Σ|r| / 2M over the M·(1 − trim) smallest residuals of an image + α · gradients of r, averaged over images.
 
-    An image whose truth is constant says nothing up to scale and shift, and does not count.
+    An image with constant truth has no information up to scale and shift, and is not counted.
 
     Args:
         prediction: [B,1,H,W] or [B,H,W].
-        target: [B,H,W], in any affine unit; anything where not valid.
+        target: [B,H,W], in any affine unit; any value where not valid.
         valid: bool [B,H,W]; an image has M known pixels.
-        alpha: weight of the edges.
-        scales: resolutions at which edges are counted, each half of the one before.
-        trim: share of the residuals that is left out, in [0, 1).
+        alpha: weight of the gradients.
+        scales: number of resolutions of the gradients, each half of the one before.
+        trim: share of largest residuals left out, in [0, 1).
         eps: added to the prediction's scale, for a finite gradient where it is constant.
 
     Returns:
-        a scalar; 0 with the graph attached if no image counts.
+        scalar; 0 with the graph attached if no image counts.
     """
     (p, p_scale), (t, t_scale) = (_centered(known(x, valid), valid) for x in (prediction, target))
     informative = t_scale > 1e-5 * image_mean(known(target, valid).abs(), valid)
@@ -46,13 +46,13 @@ def loss(
 
 
 def _centered(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` [B,H,W] less its image's median, 0 where unknown, and the mean absolute value of that, [B,1,1]."""
+    """Return ``x`` [B,H,W] minus its image's median, 0 where unknown, and its mean absolute value, [B,1,1]."""
     centered = torch.where(valid, x - _median(x, valid), 0)
     return centered, image_mean(centered.abs(), valid)
 
 
 def _median(x: Tensor, valid: Tensor) -> Tensor:
-    """[B,1,1], the (lower) median of each image's known pixels; 0 where there are none."""
+    """Return the (lower) median of each image's known pixels, [B,1,1]; 0 if there are none."""
     ordered = torch.where(valid, x, torch.inf).flatten(1).sort(1).values
     count = valid.flatten(1).sum(1, keepdim=True)
     middle = ordered.gather(1, (count - 1).clamp(min=0) // 2)
@@ -60,7 +60,7 @@ def _median(x: Tensor, valid: Tensor) -> Tensor:
 
 
 def _trimmed(size: Tensor, valid: Tensor, trim: float) -> Tensor:
-    """[B,1,1], the sum of all but the largest ``trim`` of an image's known values, per known pixel."""
+    """Return the sum of an image's known values without the largest share ``trim``, per known pixel, [B,1,1]."""
     ordered = torch.where(valid, size, torch.inf).flatten(1).sort(1).values
     count = valid.flatten(1).sum(1, keepdim=True)
     kept = torch.arange(ordered.shape[1], device=size.device) < (count * (1 - trim)).ceil()
@@ -68,7 +68,7 @@ def _trimmed(size: Tensor, valid: Tensor, trim: float) -> Tensor:
 
 
 def _edges(residual: Tensor, valid: Tensor, scales: int) -> Tensor:
-    """[B,1,1], Σ over scales of the differences between known neighbors, per known pixel of the scale."""
+    """Return Σ over scales of the differences of known neighbors, per known pixel of the scale, [B,1,1]."""
     total = residual.new_zeros(len(residual), 1, 1)
     for scale in range(scales):
         r, v = (x[:, :: 2**scale, :: 2**scale] for x in (residual, valid))

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from clipzoo.types import decode_image, own_orientation
+from clipzoo.types import decode_image, exif_orientation
 
 TAG = "Image Orientation"
 TURNS = {
@@ -33,7 +33,7 @@ def sideways(image: bytes, note: bytes) -> str:
     A picture that has an orientation of its own was not encoded anew, and the decoder turns it.
     """
     turn = _turn(note)
-    return turn if turn and own_orientation(image) == 1 else ""
+    return turn if turn and exif_orientation(image) == 1 else ""
 
 
 def upright(image: bytes, note: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What a label means, everywhere it goes; one file a task."""
+"""Tasks: labels in storage, augmentation, training and evaluation; one file per task."""
 
 from __future__ import annotations
 
@@ -20,5 +20,9 @@ PLUGINS: Registry[TaskPlugin] = Registry("tasks", ("TASK",))
 
 
 def get(name: str) -> Task[Any]:
-    """Return the task of this name; `PluginError`, with the nearest names, if there is none."""
+    """Return the task of this name.
+
+    Raises:
+        PluginError: there is no such task.
+    """
     return PLUGINS.load(name).TASK

@@ -1,7 +1,7 @@
-"""Boxes as maps: what FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355) says of them at each pixel.
+"""Boxes as maps in the form of FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355).
 
-Boxes are xyxy in shares of the frame, so they fit a grid of any size over it. A pixel whose center lies in boxes
-belongs to the smallest of them; its distances to the left, upper, right and lower side are shares of the frame, too.
+Boxes are xyxy as fractions of the frame, so they fit a grid of any size. A pixel whose center is in several boxes
+belongs to the smallest; its distances to the left, upper, right and lower side are fractions of the frame, too.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from clipzoo.types import FloatArray
 Doubles = NDArray[np.floating[Any]]
 
 UNIT = 1 / 16
-"""A raw distance of x stands for UNIT · softplus(x): nearly linear but for tiny boxes, which a linear probe needs."""
+"""A raw x means a distance of UNIT · softplus(x): nearly linear except for tiny boxes, as linear probes need."""
 
 NEAREST = 1e-3
-"""The smallest distance that raw values are asked for."""
+"""Smallest distance with a raw value."""
 
 
 def areas(boxes: Doubles) -> Doubles:
-    """[N], of boxes [N,4]."""
+    """Return the areas [N] of boxes [N,4]."""
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(1))
 
 
 def owners(boxes: Doubles, size: tuple[int, int]) -> NDArray[np.int64]:
-    """[H,W] in a grid of ``size``: the index of the one of boxes [N,4] that each pixel belongs to; −1 for none."""
-    found = np.full(size, -1)
+    """Return the index of the box [N,4] that each pixel of a grid of ``size`` belongs to, [H,W]; −1 for none."""
+    owner = np.full(size, -1)
     sides = boxes * [size[1], size[0], size[1], size[0]]
     first, stop = np.floor(sides[:, :2] + 0.5).astype(int), np.ceil(sides[:, 2:] - 0.5).astype(int)
     for i in np.argsort(-areas(boxes), kind="stable"):
-        found[first[i, 1] : stop[i, 1], first[i, 0] : stop[i, 0]] = i
-    return found
+        owner[first[i, 1] : stop[i, 1], first[i, 0] : stop[i, 0]] = i
+    return owner
 
 
 def sides_from(boxes: Doubles, owner: NDArray[np.int64]) -> FloatArray:
-    """[4,H,W], from each pixel to the sides of the box that it belongs to; 0 where ``owner`` [H,W] is −1."""
+    """Return distances [4,H,W] from each pixel to the sides of its box; 0 where ``owner`` [H,W] is −1."""
     H, W = owner.shape
     x0, y0, x1, y1 = np.moveaxis(np.append(boxes, np.zeros((1, 4)), 0)[owner], 2, 0)
     y, x = (np.arange(H)[:, None] + 0.5) / H, (np.arange(W) + 0.5) / W
@@ -49,24 +49,24 @@ def sides_from(boxes: Doubles, owner: NDArray[np.int64]) -> FloatArray:
 
 
 def distances(raw: Tensor) -> Tensor:
-    """The distances, larger than 0, that raw values of any shape stand for."""
+    """Convert raw values of any shape to distances larger than 0."""
     return UNIT * F.softplus(raw)
 
 
 def raw_of(distances: Tensor) -> Tensor:
-    """The inverse of `distances`, for those from `NEAREST` on."""
+    """Convert distances of at least `NEAREST` to raw values, the inverse of `distances`."""
     x = distances.clamp(min=NEAREST) / UNIT
     return x + torch.log(-torch.expm1(-x))
 
 
 def around(distances: Tensor) -> Tensor:
-    """Distances [B,4,H,W] as boxes, xyxy in pixels of the grid from each pixel's center."""
+    """Convert distances [B,4,H,W] to boxes, xyxy in pixels of the grid relative to each pixel's center."""
     H, W = distances.shape[-2:]
     return distances * distances.new_tensor([-W, -H, W, H]).view(1, 4, 1, 1)
 
 
 def boxes_of(distances: Tensor) -> Tensor:
-    """Distances [B,4,H,W] as boxes [B,H·W,4], xyxy in pixels of the grid, cut to it."""
+    """Convert distances [B,4,H,W] to boxes [B,H·W,4], xyxy in pixels of the grid, clipped to it."""
     H, W = distances.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=distances.device) + 0.5 for n in (H, W)), indexing="ij")
     boxes = (around(distances) + torch.stack([x, y, x, y])).flatten(2).movedim(1, 2)
@@ -74,7 +74,7 @@ def boxes_of(distances: Tensor) -> Tensor:
 
 
 def centerness(distances: Tensor) -> Tensor:
-    """[B,1,H,W] of [B,4,H,W], equation 3: 1 in the middle of a box, 0 at its sides, and where no box is."""
+    """Return the centerness [B,1,H,W] of distances [B,4,H,W] (equation 3): 1 at a box's center, 0 at its sides."""
     one, other = distances[:, :2], distances[:, 2:]
     shares = torch.minimum(one, other) / torch.maximum(one, other).clamp(min=1e-12)
     return shares.prod(1, keepdim=True).sqrt()

@@ -1,7 +1,7 @@
-"""The contract that every task signs: what a label means, everywhere it goes.
+"""The contract of a task: the meaning of its labels in storage, augmentation, training and evaluation.
 
-A task file opens with a paragraph of convention and exports ``TASK``, an instance of a subclass of `Task`. It has
-four parts: label, geometry, learning, judgment. ``tests/contracts`` holds the laws, applied to every file here.
+A task file starts with its convention and exports ``TASK``, an instance of a subclass of `Task`. It has four parts:
+label, geometry, learning, judgment. ``tests/contracts`` tests the contract for every task.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from clipzoo.types import ImageArray, View
 
 L = TypeVar("L")
 Target = dict[str, Tensor]
-"""A batch of labels as tensors, B first; always with a bool ``valid``, false where nothing is known."""
+"""A batch of labels as tensors, B first; always with a bool ``valid``, false where the label is unknown."""
 
 Statistics = NDArray[np.float64]
-"""Float64 [S]: all that a metric remembers of one image; zeros if that is nothing."""
+"""Float64 [S]: the statistics of one image for a metric; zeros if nothing was valid."""
 
 Rows = NDArray[np.float64]
-"""Float64 [N,S]: statistics of N images; sets are merged by stacking."""
+"""Float64 [N,S]: statistics of N images; sets are merged by concatenation."""
 
 
 VOID = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "n/a", ""})
-"""Names of classes that mean 'not known'."""
+"""Class names that mean 'unknown'."""
 
 
 def unknown(classes: Sequence[str]) -> list[int]:
-    """Ids of classes whose names are in `VOID`, in any case of letters."""
+    """Return the ids of classes whose names are in `VOID`, ignoring case."""
     return [i for i, name in enumerate(classes) if name.strip().lower() in VOID]
 
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """What the labels of a column mean beyond their task; part of its manifest.
+    """Meaning of a column's labels beyond their task; part of its manifest.
 
-    ``classes`` is the label space's names by id; ``kind`` and ``along`` tell what a depth value is.
+    ``classes`` are the names of the label space by id; ``kind`` and ``along`` define the meaning of depth values.
     """
 
     classes: tuple[str, ...] = ()
@@ -52,71 +52,71 @@ class Convention:
     along: Literal["z", "ray"] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, empty fields left out."""
+        """Return JSON values without empty fields."""
         return {name: value for name, value in asdict(self).items() if value}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Convention:
-        """The inverse of `to_json`; what is missing is empty or None."""
+        """Return the convention of the values of `to_json`; missing fields are empty or None."""
         return cls(tuple(values.get("classes", ())), values.get("kind"), values.get("along"))
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How to read a number: which direction is better, and its unit ("" for a score in [0, 1])."""
+    """Direction and unit of a measure; the unit is "" for a score in [0, 1]."""
 
     direction: Literal["higher", "lower"] = "higher"
     unit: str = ""
 
 
 class Metric(ABC):
-    """A measure over a set of images, from one row of statistics an image."""
+    """Measures over a set of images, computed from one row of statistics per image."""
 
     measures: ClassVar[Mapping[str, Measure]]
-    """Name -> how to read it; the first is the task's headline."""
+    """Name -> direction and unit; the first is the task's main measure."""
 
     over: ClassVar[str] = ""
-    """What they are means over, as results state it: images, pixels of the whole set."""
+    """Elements that the measures average over, as stated in results: images, pixels of the whole set."""
 
     @abstractmethod
     def statistics(self, prediction: Any, truth: Any) -> Statistics:
-        """Float64 [S] of one image; prediction and truth are labels of one size."""
+        """Return float64 [S] of one image; prediction and truth are labels of one size."""
 
     @abstractmethod
     def resampled(self, rows: Rows, weights: Rows) -> dict[str, NDArray[np.float64]]:
-        """The measures of R sets, float64 [R] each; NaN where nothing was valid.
+        """Return the measures of R sets, float64 [R] each; NaN where nothing was valid.
 
         Args:
             rows: [N,S], the statistics of N images.
-            weights: [R,N], whole numbers: how often each image is in each set.
+            weights: [R,N], whole numbers: the count of each image in each set.
         """
 
     def of(self, rows: Rows) -> dict[str, float]:
-        """The measures of the images with these ``rows`` [N,S]; NaN where nothing was valid."""
-        return {name: float(one[0]) for name, one in self.resampled(rows, np.ones((1, len(rows)))).items()}
+        """Return the measures of the images with ``rows`` [N,S]; NaN where nothing was valid."""
+        return {name: float(values[0]) for name, values in self.resampled(rows, np.ones((1, len(rows)))).items()}
 
 
 class Additive(Metric):
-    """A measure whose statistics add up: R sets are one matrix product."""
+    """Measures whose statistics are additive: R sets are one matrix product."""
 
     @abstractmethod
     def compute(self, total: Statistics) -> dict[str, float]:
-        """The measures of a sum of statistics [S]; NaN where nothing was valid."""
+        """Return the measures of a sum of statistics [S]; NaN where nothing was valid."""
 
     def resampled(self, rows: Rows, weights: Rows) -> dict[str, NDArray[np.float64]]:
-        """The measures of R weighted sums of ``rows`` [N,S], float64 [R] each; ``weights`` is [R,N]."""
+        """Return the measures of R weighted sums of ``rows`` [N,S], float64 [R] each; ``weights`` is [R,N]."""
         computed = [self.compute(total) for total in weights @ rows]
         return {name: np.array([one[name] for one in computed], np.float64) for name in self.measures}
 
 
 class Task(ABC, Generic[L]):
-    """A kind of label. Stateless; what differs between columns comes as a `Convention`."""
+    """A kind of label. Stateless: differences between columns are passed as a `Convention`."""
 
     name: ClassVar[str]
     extension: ClassVar[str] = "png"
     head: ClassVar[str] = "conv"
     title: ClassVar[str] = ""
-    """Its name on a page, where that is not ``name``."""
+    """Name in reports, if different from ``name``."""
 
     # Label ---------------------------------------------------------------------------------------------
 
@@ -126,113 +126,117 @@ class Task(ABC, Generic[L]):
 
     @abstractmethod
     def encode(self, label: L) -> bytes:
-        """The label as a file, without loss beyond the stated quantization."""
+        """Encode the label as a file, without loss except for the stated quantization."""
 
     @abstractmethod
     def decode(self, data: bytes) -> L:
-        """The inverse of `encode`; `LabelError` on anything else."""
+        """Decode a file written by `encode`; raise `LabelError` for any other data."""
 
     @abstractmethod
     def valid_share(self, label: L) -> float:
-        """The share of the image, in [0, 1], about which the label says something."""
+        """Return the share of the image, in [0, 1], where the label is known."""
 
     # Geometry ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def crop_resize(self, label: L, view: View) -> L:
-        """The label of the view's crop at the view's size; the flip is not applied here."""
+        """Return the label of the view's crop at the view's size, without its flip."""
 
     @abstractmethod
     def hflip(self, label: L) -> L:
-        """The label of the mirrored scene."""
+        """Return the label of the mirrored scene."""
 
     def view(self, label: L, view: View) -> L:
-        """The label [H,W] of the view's size, seen as the view sees the image: crop, resize, then flip."""
-        seen = self.crop_resize(label, view)
-        return self.hflip(seen) if view.flip else seen
+        """Apply a view to the label: crop, resize, then flip."""
+        resized = self.crop_resize(label, view)
+        return self.hflip(resized) if view.flip else resized
 
     # Learning ------------------------------------------------------------------------------------------
 
     def taught(self, label: L) -> L:
-        """The label without what `collate` does not read, which need not follow a view."""
+        """Return the label without parts that `collate` does not use, which then need not be augmented."""
         return label
 
     @abstractmethod
     def channels(self, convention: Convention) -> int:
-        """How many channels a prediction needs."""
+        """Return the number of channels of a prediction."""
 
     @abstractmethod
     def collate(self, labels: Sequence[L | None], size: tuple[int, int]) -> Target:
-        """Labels of one ``size`` (H, W) as tensors; a missing one is all invalid."""
+        """Return labels of one ``size`` (H, W) as a batch of tensors; None gives an entirely invalid label."""
 
     def losses(self, convention: Convention) -> tuple[str, ...]:
-        """Files of ``losses/`` that learn such labels, the default first; none where `loss` is its own."""
+        """Return the names of built-in losses for such labels, the default first; none if `loss` is built in."""
         return ()
 
     def offered(self, convention: Convention) -> tuple[str, ...]:
-        """What a recipe's column may name: `losses`, then installed ones that say that they learn such labels."""
-        own = self.losses(convention)
-        others = [name for name in losses.PLUGINS.installed() if name not in own] if own else []
-        return (*own, *(name for name in others if self._learned(name, convention)))
+        """Return the losses that a recipe may choose: `losses`, then installed ones for such labels."""
+        built_in = self.losses(convention)
+        if not built_in:
+            return ()
+        others = [name for name in losses.PLUGINS.installed() if name not in built_in]
+        return (*built_in, *(name for name in others if self._learned(name, convention)))
 
     def _learned(self, name: str, convention: Convention) -> bool:
-        """Whether an installed loss of this name says that it learns such labels."""
+        """Return True if an installed loss of this name learns such labels."""
         if name not in losses.PLUGINS.installed():
             return False
         return bool(cast(InstalledLoss, losses.PLUGINS.load(name)).learns(self.name, convention))
 
     def criterion(self, convention: Convention, name: str | None = None) -> Callable[..., Tensor]:
-        """The function of this loss, or of the default one.
+        """Return the function of a loss, by default the first.
 
         Raises:
-            PluginError: the task does not offer it.
+            PluginError: the loss is not available for such labels.
         """
         return self._loss_file(convention, name).loss
 
     def raw_channels(self, convention: Convention, loss: str | None = None) -> int:
-        """How many channels a head gives that is trained by this loss: `channels`, then those that the loss adds."""
+        """Return the number of channels of a head trained by a loss: `channels` plus those that the loss adds."""
         extra = getattr(self._loss_file(convention, loss), "EXTRA_CHANNELS", 0) if self.losses(convention) else 0
         return self.channels(convention) + int(extra)
 
     def _loss_file(self, convention: Convention, name: str | None) -> LossPlugin:
-        own = self.losses(convention)
-        chosen = name or next(iter(own), "")
-        if chosen in own or (own and self._learned(chosen, convention)):
+        built_in = self.losses(convention)
+        chosen = name or next(iter(built_in), "")
+        if chosen in built_in or (built_in and self._learned(chosen, convention)):
             return losses.PLUGINS.load(chosen)
-        what, others = convention.kind or "", " or ".join(self.offered(convention)) or "its own alone"
-        raise PluginError(f"{what} {self.name} is not learned by the loss {name!r}; it is by {others}".strip())
+        labels = f"{convention.kind or ''} {self.name}".strip()
+        choices = " or ".join(self.offered(convention))
+        fix = f"choose {choices}" if choices else "omit the loss: this task has only its built-in one"
+        raise PluginError(f"the loss {name!r} does not support {labels} labels; {fix}")
 
     @abstractmethod
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
-        """Scalar loss of a head's raw output; 0 with the graph attached if nothing is valid.
+        """Return the scalar loss of a head's raw output; 0 with the graph attached if nothing is valid.
 
         Args:
             raw: [B,C,H,W] with `raw_channels`.
-            target: what `collate` gave.
-            convention: that of the column.
-            name: one that is `offered`; default the first.
-            options: of that loss.
+            target: the result of `collate`.
+            convention: the convention of the column.
+            name: one of `offered`; default: the first.
+            options: options of the loss.
         """
 
     @abstractmethod
     def predict(self, raw: Tensor, convention: Convention) -> list[L]:
-        """Labels of a head's raw output [B,C,H,W], all valid."""
+        """Return the labels of a head's raw output [B,C,H,W], valid everywhere."""
 
     # Judgment -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def metric(self, convention: Convention) -> Metric:
-        """The measures of this task under a column's convention, the headline first."""
+        """Return the metric for a column's convention."""
 
     @abstractmethod
     def oracle(self, target: Target, convention: Convention) -> Tensor:
-        """The raw output [B,C,H,W] that is right: what probes regress on and tests compare with."""
+        """Return the correct raw output [B,C,H,W]: the regression target of probes and the reference of tests."""
 
     @abstractmethod
     def render(self, label: L, convention: Convention) -> ImageArray:
-        """The label as a picture, uint8 H×W×3; what is unknown shows no class or value."""
+        """Render the label as a picture, uint8 H×W×3; unknown pixels show no class or value."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,17 +1,15 @@
-"""Depth: how far away the surface seen at each pixel is.
+"""Depth: distance of the visible surface at each pixel.
 
-Convention: ``kind`` says what a value is: ``metric`` meters, larger than 0; ``affine-depth`` a + b · depth
-and ``affine-disparity`` a + b / depth with an unknown a and an unknown b > 0 for each image, which may be ≤
-0 (nearer is larger in disparity). ``along`` says what depth is measured along: ``z`` the optical axis,
-``ray`` the line of sight, None only for affine kinds of which it is not known. Unknown (sky, holes, no
-return) is ``valid == False``, never 0 or infinity. Values do not depend on left and right: mirroring moves
-them alone.
+Convention: ``kind`` defines the values: ``metric`` is meters, larger than 0; ``affine-depth`` is a + b · depth and
+``affine-disparity`` a + b / depth, with an unknown a and an unknown b > 0 per image. Affine values may be ≤ 0; larger
+disparity is nearer. ``along`` defines the direction of depth: ``z`` is the optical axis, ``ray`` the line of sight; it
+is None only for affine kinds where it is unknown. Unknown pixels (sky, holes, no return) are ``valid == False``, never
+0 or infinity. Mirroring moves values without changing them.
 
-A random resized crop keeps its label's meters, yet looks as if taken with a longer lens or from nearer: the
-scale of what it shows is ambiguous. The default losses forgive that. ``silog`` charges a common factor of an
-image's depth at √(1 − λ) = 39 % of its logarithm (``loss_options: {lam: 1}``: not at all), ``ssi`` and
-``ssi_gradient`` an image's scale and shift at nothing. ``berhu`` forgives no factor: it wants views of one zoom,
-``training.scale: [1, 1]``.
+A random resized crop keeps its label's meters, but looks as if taken with a longer lens or from a shorter distance:
+its scale is ambiguous. The default losses tolerate that. ``silog`` weights a common factor of an image's depth by
+√(1 − λ) = 39 % of its logarithm (0 with ``loss_options: {lam: 1}``); ``ssi`` and ``ssi_gradient`` ignore an image's
+scale and shift. ``berhu`` tolerates no factor and needs views of one zoom, ``training.scale: [1, 1]``.
 """
 
 from __future__ import annotations
@@ -36,15 +34,15 @@ Along = Literal["z", "ray"]
 Doubles = NDArray[np.float64]
 
 STEPS = 65534
-"""Codes run from 1 to 65535; 0 is unknown."""
+"""Codes are 1 to 65535; 0 is unknown."""
 
 NEAREST, FARTHEST = 1e-3, 1e4
-"""Meters that a prediction may reach."""
+"""Range of metric predictions in meters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Depth:
-    """Float32 ``values`` [H,W], 0 where ``valid`` [H,W] is false, of one ``kind`` ``along`` one line."""
+    """Float32 ``values`` [H,W], 0 where ``valid`` [H,W] is false, of a ``kind`` and ``along`` a direction."""
 
     values: FloatArray
     valid: BoolArray
@@ -56,16 +54,15 @@ class Depth:
 
 
 class DepthMetric(Additive):
-    """The usual measures of an image, averaged over images (Eigen et al. 2014, arXiv 1406.2283).
+    """Standard measures per image, averaged over images (Eigen et al. 2014, arXiv 1406.2283).
 
-    ``delta1`` is the share of pixels with max(p/t, t/p) < 1.25, ``absrel`` the mean of |p − t| / t,
-    ``rmse`` √mean (p − t)². They are taken where truth and prediction are both known; ``coverage`` tells
-    the share of the truth that was predicted at all, so that leaving hard pixels out shows.
+    ``delta1`` is the share of pixels with max(p/t, t/p) < 1.25, ``absrel`` the mean of |p − t| / t, ``rmse``
+    √mean (p − t)². They are computed where truth and prediction are both known; ``coverage`` is the share of known true
+    pixels with a prediction, which shows omitted pixels.
 
-    A prediction of an affine kind is fitted to the truth first, by least squares of scale ≥ 0 and shift an
-    image: to metric truth in the prediction's own space (1/depth for disparity), then ``rmse`` is in
-    meters; to truth of its own kind after that was brought to [1, 2], since ratios need a zero; then
-    ``rmse`` is in this unit.
+    A prediction of an affine kind is first fitted to the truth, by least squares with a scale ≥ 0 and a shift per
+    image: to metric truth in the space of the prediction (1/depth for disparity), with ``rmse`` in meters; to truth of
+    its own kind after normalization to [1, 2], since ratios need positive values, with ``rmse`` in that unit.
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {
@@ -77,7 +74,7 @@ class DepthMetric(Additive):
     over = "images"
 
     def statistics(self, prediction: Depth, truth: Depth) -> Statistics:
-        """Float64 [6]: δ1, absrel, rmse, 1 if these could be taken; coverage, 1 if any truth is known."""
+        """Return float64 [6]: δ1, absrel, rmse, 1 if these are defined; coverage, 1 if any truth is known."""
         maps.same_size(prediction.valid, truth.valid)
         both = truth.valid & prediction.valid
         if not both.any():
@@ -88,22 +85,22 @@ class DepthMetric(Additive):
         return np.array([delta1, absrel, rmse, 1, both.sum() / truth.valid.sum(), 1], np.float64)
 
     def compute(self, total: Statistics) -> dict[str, float]:
-        """Means over the images of the sum ``total``; NaN where no pixel was valid."""
+        """Return means over the images of the sum ``total``; NaN where no pixel was valid."""
         delta1, absrel, rmse, scored, coverage, known = map(float, total)
         means = [x / scored if scored else math.nan for x in (delta1, absrel, rmse)]
         return dict(zip(self.measures, [*means, coverage / known if known else math.nan], strict=True))
 
 
 def _comparable(prediction: Depth, truth: Depth, both: BoolArray) -> tuple[Doubles, Doubles]:
-    """Prediction and truth [N] where ``both`` are known, positive and in one unit."""
+    """Return prediction and truth [N] where ``both`` are known, positive and in one unit."""
     require(
         truth.kind in ("metric", prediction.kind),
-        f"{prediction.kind} predictions cannot be judged by {truth.kind} truth; judge by metric truth, or by "
-        "truth of their own kind",
+        f"{prediction.kind} predictions cannot be compared with {truth.kind} truth; use metric truth or "
+        f"{prediction.kind} truth",
     )
     require(
         prediction.along == truth.along or None in (prediction.along, truth.along),
-        f"depth along {prediction.along} cannot be judged by depth along {truth.along}; convert one by its camera",
+        f"depth along {prediction.along} cannot be compared with depth along {truth.along}; convert one of them",
     )
     p, t = prediction.values[both].astype(np.float64), truth.values[both].astype(np.float64)
     if prediction.kind == "metric":
@@ -116,27 +113,27 @@ def _comparable(prediction: Depth, truth: Depth, both: BoolArray) -> tuple[Doubl
 
 
 def _fit(p: Doubles, t: Doubles) -> Doubles:
-    """a + b·p nearest to ``t`` > 0 with b ≥ 0, kept between half its least and twice its largest value."""
+    """Fit a + b·p to ``t`` > 0 with b ≥ 0, clipped to [0.5 min t, 2 max t]."""
     p = p - p.mean()
     scale = max(float(p @ (t - t.mean())), 0.0) / max(float(p @ p), 1e-30)
     return np.asarray(np.clip(t.mean() + scale * p, 0.5 * t.min(), 2 * t.max()))
 
 
 class DepthTask(Task[Depth]):
-    """Depth of any kind; one channel: log meters, or the affine value; SILog or SSI; δ1."""
+    """Depth of any kind, predicted by one channel: log meters or the affine value."""
 
     name = "depth"
 
     # Label ---------------------------------------------------------------------------------------------
 
     def check(self, label: Depth, convention: Convention) -> None:
-        """Raise `LabelError` unless values are float32 [H,W] of the convention's kind, finite, in range."""
+        """Raise `LabelError` unless values are float32 [H,W] of the convention's kind, finite and in range."""
         maps.check_map("depth values", label.values, label.valid, np.float32)
         kind = _kind(convention)
         require(
             (label.kind, label.along) == (kind, convention.along),
-            f"depth of kind {label.kind} along {label.along} in a column of kind {kind} along "
-            f"{convention.along}; convert the label, or give the column its convention",
+            f"the label is {label.kind} depth along {label.along}, but its column is {kind} along {convention.along}; "
+            "convert the label or correct the column's convention",
         )
         known = label.values[label.valid]
         wrong = np.count_nonzero(~np.isfinite(known))
@@ -147,23 +144,23 @@ class DepthTask(Task[Depth]):
         low = float(known.min(initial=np.inf))
         require(
             kind != "metric" or low > 0,
-            f"metric depth of {low:g} m; it must be larger than 0: mark such pixels as invalid",
+            f"metric depth of {low:g} m is not larger than 0; mark such pixels as invalid",
         )
 
     def encode(self, label: Depth) -> bytes:
-        """16-bit PNG between the label's own least and largest value; code 0 is unknown.
+        """Encode as 16-bit PNG between the label's smallest and largest value; code 0 is unknown.
 
         Metric depth is stored logarithmically, with a relative error of at most ln(high / low) / 131,068
         (0.004 % over 0.5–80 m); affine kinds linearly, with an error of at most (high − low) / 131,068.
-        Compression level 1 takes half the time of level 6 for files 2 to 4 % larger.
+        Compression level 1 takes half the time of level 6, and files are 2 to 4 % larger.
         """
         known = label.values[label.valid]
         low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
         log = label.kind == "metric"
         require(
             math.isfinite(low) and math.isfinite(high) and (low > 0 or not log),
-            f"known {label.kind} depth runs from {low:g} to {high:g}; it must be finite, and metric "
-            "depth positive: mark other pixels as invalid",
+            f"known {label.kind} depth ranges from {low:g} to {high:g}; it must be finite, and metric depth "
+            "positive: mark other pixels as invalid",
         )
         transform = "log" if log else "linear"
         facts = {
@@ -178,7 +175,7 @@ class DepthTask(Task[Depth]):
         return png.write(codes, self.name, facts, level=1)
 
     def decode(self, data: bytes) -> Depth:
-        """The inverse of `encode`, within its quantization."""
+        """Decode a file written by `encode`, within its quantization."""
         codes, facts = png.read(data, self.name, ("I;16", "I"))
         low, high, log = _transform(facts)
         share = (codes.astype(np.float64) - 1) / STEPS
@@ -187,46 +184,46 @@ class DepthTask(Task[Depth]):
         return Depth(known, codes > 0, facts["kind"], facts["along"])
 
     def valid_share(self, label: Depth) -> float:
-        """The share of pixels whose depth is known."""
+        """Return the share of pixels with known depth."""
         return float(label.valid.mean())
 
     # Geometry ------------------------------------------------------------------------------------------
 
     def crop_resize(self, label: Depth, view: View) -> Depth:
-        """Known values averaged; known where half of a pixel was."""
+        """Average known values; a pixel is known if half of it was."""
         values, valid = maps.resample(label.values[None], label.valid, view)
         return replace(label, values=values[0], valid=valid)
 
     def hflip(self, label: Depth) -> Depth:
-        """Left and right exchanged."""
+        """Mirror values and validity."""
         return replace(label, values=maps.mirror(label.values), valid=maps.mirror(label.valid))
 
     # Learning ------------------------------------------------------------------------------------------
 
     def channels(self, convention: Convention) -> int:
-        """One: the depth, or for metric depth its logarithm."""
+        """Return 1: the depth, or for metric depth its logarithm."""
         return 1
 
     def collate(self, labels: Sequence[Depth | None], size: tuple[int, int]) -> Target:
-        """``values`` float32 [B,H,W] and ``valid``."""
+        """Return ``values`` float32 [B,H,W] and ``valid``."""
         return {
             "values": maps.batch(labels, "values", size, np.float32),
             "valid": maps.batch(labels, "valid", size, np.bool_),
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:
-        """SILog or berHu of metric depth; scale- and shift-invariant losses of affine kinds."""
+        """Return SILog and berHu for metric depth, scale- and shift-invariant losses for affine kinds."""
         return ("silog", "berhu") if _kind(convention) == "metric" else ("ssi", "ssi_gradient")
 
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
-        """The loss of log meters, or of the affine value; raw [B,1,H,W]."""
+        """Return the loss of log meters or affine values, raw [B,1,H,W]."""
         truth = self.oracle(target, convention)
         return self.criterion(convention, name)(raw, truth, target["valid"], **options)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Depth]:
-        """Meters between 1 mm and 10 km, or the affine value."""
+        """Return meters between 1 mm and 10 km, or affine values."""
         kind = _kind(convention)
         values = raw.detach().squeeze(1).float()
         if kind == "metric":
@@ -236,17 +233,17 @@ class DepthTask(Task[Depth]):
     # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> DepthMetric:
-        """δ1, absrel, rmse and coverage."""
+        """Return the metric of δ1, absrel, rmse and coverage."""
         return DepthMetric()
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
-        """Log meters, or the affine value, [B,1,H,W]; 0 where invalid."""
+        """Return log meters or affine values, [B,1,H,W]; 0 where invalid."""
         metric = _kind(convention) == "metric"
         values = torch.where(target["valid"], target["values"], 1.0 if metric else 0.0)[:, None]
         return values.clamp(NEAREST, FARTHEST).log() if metric else values
 
     def render(self, label: Depth, convention: Convention) -> ImageArray:
-        """Near red, far blue, from the label's 2nd to its 98th percentile; metric depth logarithmically."""
+        """Render near red and far blue, from the 2nd to the 98th percentile; metric depth logarithmically."""
         low, high = np.percentile(label.values[label.valid], (2, 98)) if label.valid.any() else (1.0, 1.0)
         values = np.clip(np.where(label.valid, label.values, low), low, high)
         share = _share(values, low, high, label.kind == "metric")
@@ -255,23 +252,23 @@ class DepthTask(Task[Depth]):
 
 def _kind(convention: Convention) -> Kind:
     if convention.kind is None:
-        raise LabelError("the convention does not say what kind of depth this is; give it one, as kind='metric'")
+        raise LabelError("the convention does not state the kind of depth; set it, for example kind='metric'")
     require(
         convention.kind != "metric" or convention.along is not None,
-        "the convention does not say what metric depth is measured along; give along='z' or along='ray'",
+        "the convention does not state the direction of metric depth; set along='z' or along='ray'",
     )
     return convention.kind
 
 
 def _share(values: NDArray[np.floating[Any]], low: float, high: float, log: bool) -> Doubles:
-    """Where ``values`` lie between ``low`` and ``high``, in [0, 1]; 0 where these are equal."""
+    """Return the position of ``values`` between ``low`` and ``high``, in [0, 1]; 0 if these are equal."""
     if log:
         values, low, high = np.log(values.astype(np.float64)), math.log(low), math.log(high)
     return (values.astype(np.float64) - low) / ((high - low) or 1.0)
 
 
 def _transform(facts: dict[str, Any]) -> tuple[float, float, bool]:
-    """(low, high, logarithmic) of a file's facts."""
+    """Return (low, high, logarithmic) of a file's metadata."""
     kind, along, low, high = (facts.get(name) for name in ("kind", "along", "low", "high"))
     log = facts.get("transform") == "log"
     sound = (
@@ -283,12 +280,12 @@ def _transform(facts: dict[str, Any]) -> tuple[float, float, bool]:
         and low <= high < math.inf
         and low > (0 if log else -math.inf)
     )
-    require(sound, f"a depth PNG with the facts {facts} was not written by encode(); label the image again")
+    require(sound, f"the depth PNG has invalid metadata {facts}: it was not written by encode(); label the image again")
     return float(low or 0), float(high or 0), log
 
 
 def turbo(share: NDArray[np.floating[Any]]) -> ImageArray:
-    """Colors uint8 [...,3] of values in [0, 1], blue to red; the nearly black end is left out.
+    """Return colors uint8 [...,3] of values in [0, 1], blue to red, without the nearly black end.
 
     The polynomial of Mikhailov, "Turbo, An Improved Rainbow Colormap for Visualization" (2019, Apache-2.0).
     """

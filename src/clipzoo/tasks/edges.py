@@ -1,10 +1,9 @@
-"""Edges: how probable it is that an edge runs through each pixel.
+"""Edges: probability of an edge at each pixel.
 
-Convention: probabilities in [0, 1]. What counts as an edge (the outlines of objects, creases, marks) is the
-expert's or the annotator's. Unknown is ``valid == False``, never 0. A pixel of a view shows an edge if any pixel
-under it does: it takes the largest probability, because averaging would wipe out lines that are thinner than it. So
-lines stay a pixel wide and of full strength at any size, and fill a larger share of smaller maps. Values do not
-depend on left and right: mirroring moves them alone.
+Convention: probabilities in [0, 1]. The definition of an edge (outlines of objects, creases, marks) is that of the
+expert or annotator. Unknown pixels are ``valid == False``, never 0. A pixel of a view takes the largest probability of
+the pixels under it, because averaging would remove lines that are thinner than a pixel. So lines stay one pixel wide at
+full strength at any size, and fill a larger share of smaller maps. Mirroring moves values without changing them.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
 STEPS = np.float32(254)
-"""Codes run from 1 (0) to 255 (1); 0 is unknown."""
+"""Codes are 1 (probability 0) to 255 (probability 1); 0 is unknown."""
 
 CERTAIN = 5.0
-"""Logits of the oracle end here, at probabilities of 0.7 % and 99.3 %: finite, so that a probe can regress on them."""
+"""Largest logit of the oracle, at probabilities of 0.7 % and 99.3 %: finite, so that a probe can regress on it."""
 
 THRESHOLDS = (1 / (1 + np.exp(-np.linspace(-CERTAIN, CERTAIN, 101)))).astype(np.float32)
-"""Probabilities at which predictions are cut, 0.5 among them; evenly spaced as logits, which probes predict."""
+"""Thresholds of predictions, including 0.5; evenly spaced as logits, which probes predict."""
 
 TOLERANCE = 0.0075
-"""How far an edge may lie from where it should be, as a share of the diagonal; at least a pixel."""
+"""Maximum distance of matching edges as a fraction of the diagonal; at least one pixel."""
 
 RING = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 """Steps (down, right) to a pixel and its eight neighbors."""
@@ -56,36 +55,36 @@ class EdgesMetric(Additive):
 
     Martin, Fowlkes and Malik, "Learning to Detect Natural Image Boundaries Using Local Brightness, Color, and
     Texture Cues" (PAMI 2004); Arbeláez et al., "Contour Detection and Hierarchical Image Segmentation" (PAMI 2011).
-    Maps are thinned by `thin`; the truth's edges are those of at least 0.5. Precision is the share of predicted edge
+    Maps are thinned by `thin`; true edges have a probability of at least 0.5. Precision is the share of predicted edge
     pixels with a true one within `TOLERANCE`, recall the share of true ones with a predicted one. ``ap`` is the area
     under the best precision at each recall or more, ``ods`` the best F-measure at one threshold for all images.
 
-    This is matching by dilation. BSDS500's own code matches pixels one to one, so that of a double line one finds a
-    partner; here both do. Scores are never lower than by that code (5 to 11 points higher on maps of 40×50 in our
-    tests, in the same order) and are to be compared with each other alone.
+    Matching is by dilation. BSDS500's code matches pixels one to one, so that only one line of a double line matches;
+    here both do. Scores are never lower than with that code (5 to 11 points higher on maps of 40×50 in our tests, in
+    the same order) and are comparable only with each other.
 
-    NaN where the truth has no edge. Pixels whose truth is unknown do not exist; one without a prediction has no edge.
+    NaN if the truth has no edge. Pixels with unknown truth are excluded; a pixel without a prediction has no edge.
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {"ap": Measure(), "ods": Measure()}
     over = "edge pixels of the whole set"
 
     def statistics(self, prediction: Edges, truth: Edges) -> Statistics:
-        """Float64 [3T+1], pixels: predicted at each of the T thresholds, right of these, true ones found; all true."""
+        """Return float64 [3T+1] pixel counts: predicted, correct, recalled at each of T thresholds; all true ones."""
         maps.same_size(prediction.valid, truth.valid)
         true = thin(truth.values) >= 0.5
         lines = thin(np.where(truth.valid, prediction.values, np.float32(0)))
         reach = max(1.0, TOLERANCE * math.hypot(*true.shape))
-        near, found = _spread(true, reach), _spread(lines, reach)
-        counts = [_at_thresholds(pixels) for pixels in (lines, lines[near], found[true])]
+        near_true, near_lines = _spread(true, reach), _spread(lines, reach)
+        counts = [_at_thresholds(pixels) for pixels in (lines, lines[near_true], near_lines[true])]
         return np.append(np.concatenate(counts), np.count_nonzero(true)).astype(np.float64)
 
     def compute(self, total: Statistics) -> dict[str, float]:
-        """``ap`` and ``ods``, in [0, 1]."""
-        predicted, right, found = total[:-1].reshape(3, -1)[:, ::-1]  # the highest threshold first
+        """Return ``ap`` and ``ods``, in [0, 1]."""
+        predicted, correct, recalled = total[:-1].reshape(3, -1)[:, ::-1]  # the highest threshold first
         if not total[-1]:
             return {"ap": math.nan, "ods": math.nan}
-        precision, recall = right / np.maximum(predicted, 1), found / total[-1]
+        precision, recall = correct / np.maximum(predicted, 1), recalled / total[-1]
         best = np.maximum.accumulate(precision[::-1])[::-1]
         both = np.maximum(precision + recall, 1e-12)
         return {
@@ -95,7 +94,7 @@ class EdgesMetric(Additive):
 
 
 class EdgesTask(Task[Edges]):
-    """Edge probabilities; one logit; class-balanced cross-entropy; average precision of thin edges."""
+    """Edge probabilities, predicted by one logit."""
 
     name = "edges"
 
@@ -105,7 +104,7 @@ class EdgesTask(Task[Edges]):
         """Raise `LabelError` unless values are float32 [H,W] in [0, 1]."""
         maps.check_map("edge probabilities", label.values, label.valid, np.float32)
         known = label.values[label.valid]
-        wrong = ~((known >= 0) & (known <= 1))  # so that NaN is wrong, too
+        wrong = ~((known >= 0) & (known <= 1))  # written so that NaN is wrong
         require(
             not wrong.any(),
             f"{np.count_nonzero(wrong)} of {known.size} known edge probabilities are not in [0, 1], such as "
@@ -113,88 +112,87 @@ class EdgesTask(Task[Edges]):
         )
 
     def encode(self, label: Edges) -> bytes:
-        """8-bit PNG, 1 + 254 p, 0 where unknown; p errs by at most 0.2 %, and 0 and 1 are exact."""
+        """Encode as 8-bit PNG, 1 + 254 p, 0 where unknown; the error of p is at most 0.2 %, and 0 and 1 are exact."""
         codes = np.where(label.valid, 1 + np.rint(STEPS * label.values), 0).astype(np.uint8)
         return png.write(codes, self.name, {}, level=6)
 
     def decode(self, data: bytes) -> Edges:
-        """The inverse of `encode`, within its quantization."""
+        """Decode a file written by `encode`, within its quantization."""
         codes, _ = png.read(data, self.name, ("L",))
         return Edges((codes.astype(np.float32) - 1) / STEPS, codes > 0)
 
     def valid_share(self, label: Edges) -> float:
-        """The share of pixels of which it is known whether they are edges."""
+        """Return the share of pixels with a known probability."""
         return float(label.valid.mean())
 
     # Geometry ------------------------------------------------------------------------------------------
 
     def crop_resize(self, label: Edges, view: View) -> Edges:
-        """The largest known probability under each pixel; known where half of a pixel was."""
+        """Take the largest known probability under each pixel; a pixel is known if half of it was."""
         return Edges(*maps.largest(label.values, label.valid, view))
 
     def hflip(self, label: Edges) -> Edges:
-        """Left and right exchanged."""
+        """Mirror values and validity."""
         return Edges(maps.mirror(label.values), maps.mirror(label.valid))
 
     # Learning ------------------------------------------------------------------------------------------
 
     def channels(self, convention: Convention) -> int:
-        """One: the logit of an edge."""
+        """Return 1: the logit of an edge."""
         return 1
 
     def collate(self, labels: Sequence[Edges | None], size: tuple[int, int]) -> Target:
-        """``values`` float32 [B,H,W] and ``valid``."""
+        """Return ``values`` float32 [B,H,W] and ``valid``."""
         return {
             "values": maps.batch(labels, "values", size, np.float32),
             "valid": maps.batch(labels, "valid", size, np.bool_),
         }
 
     def losses(self, convention: Convention) -> tuple[str, ...]:
-        """Class-balanced cross-entropy alone, ``balanced``."""
+        """Return class-balanced cross-entropy, ``balanced``."""
         return ("balanced",)
 
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
-        """The loss of logits [B,1,H,W] against probabilities ``target["values"]``."""
+        """Return the loss of logits [B,1,H,W] against probabilities ``target["values"]``."""
         return self.criterion(convention, name)(raw, target["values"], target["valid"], **options)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Edges]:
-        """Probabilities in [0, 1]: the sigmoid of logits [B,1,H,W]."""
+        """Return probabilities in [0, 1], the sigmoid of logits [B,1,H,W]."""
         values = raw.detach().squeeze(1).float().sigmoid().cpu().numpy()
         return [Edges(one, np.ones(one.shape, np.bool_)) for one in values]
 
     # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> EdgesMetric:
-        """Average precision and the best F-measure of thin edges."""
+        """Return the metric of average precision and best F-measure of thinned edges."""
         return EdgesMetric()
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
-        """The logit between -`CERTAIN` and `CERTAIN`, [B,1,H,W]; 0 where invalid.
+        """Return logits between -`CERTAIN` and `CERTAIN`, [B,1,H,W]; 0 where invalid.
 
-        Least squares on two values finds their conditional mean, which rises with the probability of an edge: a
-        ridge probe ranks pixels as a logistic one would, and ``ap`` asks for the order alone.
+        Least squares on two values gives their conditional mean, which increases with the probability of an edge: a
+        ridge probe ranks pixels like a logistic one, and ``ap`` depends only on the ranking.
         """
         values = torch.where(target["valid"], target["values"], 0.5)[:, None]
         return values.logit().clamp(-CERTAIN, CERTAIN)
 
     def render(self, label: Edges, convention: Convention) -> ImageArray:
-        """Edges white on dark gray."""
+        """Render edges white on dark gray."""
         gray = np.rint(48 + 207 * label.values).astype(np.uint8) * label.valid
         return np.repeat(gray[..., None], 3, axis=2)
 
 
 def thin(values: FloatArray) -> FloatArray:
-    """``values`` >= 0 [H,W] where they are as large as both neighbors across the line, else 0.
+    """Return ``values`` >= 0 [H,W] where they are at least as large as both neighbors across the line, else 0.
 
     Non-maximum suppression as in Canny, "A Computational Approach to Edge Detection" (PAMI 1986): neighbors are
-    interpolated a pixel away. On a line the gradient is zero and points nowhere, so across is the direction in which
-    the map changes most around the pixel: the first axis of the structure tensor over 3×3 pixels. Equal neighbors
-    are all kept: a hard line stays as thick as it is. What is outside, or unknown, counts as 0: a map that rises as
-    far as there has its line there.
+    interpolated at a distance of one pixel. On a line the gradient is zero, so the direction across it is that of the
+    largest change around the pixel: the first axis of the structure tensor over 3×3 pixels. Equal neighbors are all
+    kept, so a binary line keeps its width. Pixels outside the map and unknown pixels count as 0.
     """
-    values = np.pad(values, 1)  # the edge of the map changes its neighbors, too
+    values = np.pad(values, 1)  # the border counts as a neighbor, too
     _, up, _, left, _, right, _, down, _ = _moved(values, RING)
     dx, dy = right - left, down - up
     xx, yy, xy = (sum(_moved(product, RING)) for product in (dx * dx, dy * dy, dx * dy))
@@ -204,7 +202,7 @@ def thin(values: FloatArray) -> FloatArray:
 
 
 def _between(values: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """``values`` at (x, y) in [-1, 1] right of and below each pixel, bilinear."""
+    """Return ``values`` at the offset (x, y) in [-1, 1] right and down from each pixel, bilinear."""
     return np.asarray(
         sum(
             np.maximum(0, 1 - np.abs(x - dx)) * np.maximum(0, 1 - np.abs(y - dy)) * moved
@@ -214,7 +212,7 @@ def _between(values: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _moved(values: NDArray[Any], steps: Sequence[tuple[int, int]]) -> Iterator[NDArray[Any]]:
-    """For every step (down, right), each pixel's neighbor there; 0 outside."""
+    """Yield, for each step (down, right), the neighbors of all pixels at that step; 0 outside."""
     H, W = values.shape
     reach = int(np.abs(steps).max())
     padded = np.pad(values, reach)
@@ -223,13 +221,13 @@ def _moved(values: NDArray[Any], steps: Sequence[tuple[int, int]]) -> Iterator[N
 
 
 def _spread(values: NDArray[Any], reach: float) -> NDArray[Any]:
-    """The largest of ``values`` >= 0 within ``reach`` pixels of each."""
+    """Return the largest of ``values`` >= 0 within ``reach`` pixels of each pixel."""
     side = range(-math.floor(reach), math.floor(reach) + 1)
     return reduce(np.maximum, _moved(values, [(dy, dx) for dy in side for dx in side if math.hypot(dy, dx) <= reach]))
 
 
 def _at_thresholds(values: FloatArray) -> NDArray[np.intp]:
-    """How many of ``values`` reach each threshold, [T]."""
+    """Return the number of ``values`` at or above each threshold, [T]."""
     reached = np.bincount(np.searchsorted(THRESHOLDS, values.ravel(), "right"), minlength=len(THRESHOLDS) + 1)
     return reached[::-1].cumsum()[-2::-1]
 

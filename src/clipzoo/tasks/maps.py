@@ -1,4 +1,4 @@
-"""What tasks of maps share: resampling under a mask, batches, and checks."""
+"""Functions shared by tasks of maps: resampling under a mask, batches, and checks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from clipzoo.types import BoolArray, FloatArray, View
 Map = NDArray[Any]
 
 KNOWN_SHARE = 0.5 - 1e-4
-"""A resampled pixel is known if half of it was; the tolerance makes ties fall alike under mirroring."""
+"""Known share from which on a resampled pixel is known; the tolerance makes ties equal under mirroring."""
 
 
 def zero_unknown(values: Map, valid: BoolArray) -> Map:
-    """``values`` [...,H,W] with zeros where ``valid`` [H,W] is false: nothing hides under the mask."""
+    """Return ``values`` [...,H,W] with zeros where ``valid`` [H,W] is false."""
     require(
         values.shape[-2:] == valid.shape,
-        f"values of shape {values.shape} under a validity of shape {valid.shape}: both must be of one H×W",
+        f"values of shape {values.shape} do not fit the validity of shape {valid.shape}; both must have the same H×W",
     )
     return np.where(valid, values, values.dtype.type(0))
 
@@ -48,21 +48,21 @@ def check_map(what: str, values: Map, valid: BoolArray, dtype: type[np.generic],
 
 
 def same_size(prediction: Map, truth: Map) -> None:
-    """Raise `LabelError` unless two validities are of one H×W."""
+    """Raise `LabelError` unless two validities have the same H×W."""
     require(
         prediction.shape == truth.shape,
-        f"a prediction of {prediction.shape} cannot be judged by a truth of {truth.shape}; bring it to the "
+        f"a prediction of {prediction.shape} cannot be compared with a truth of {truth.shape}; resize it to the "
         "truth's size with crop_resize and View.whole",
     )
 
 
 def resample(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
-    """The view's crop of a float map at the view's size, bilinear with antialiasing, without its flip.
+    """Resample the view's crop of a float map to the view's size, bilinear with antialiasing, without its flip.
 
-    Known values alone are averaged: values and validity are resampled apart and divided.
+    Only known values are averaged: values and validity are resampled separately and divided.
 
     Args:
-        values: [C,H,W]; where not valid anything finite.
+        values: [C,H,W]; any finite value where not valid.
         valid: [H,W].
         view: its crop and size [h,w] are used.
 
@@ -72,9 +72,9 @@ def resample(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArr
     if valid.all():
         return np.stack([_resize(channel, view) for channel in values]), np.ones(view.size, np.bool_)
     weight = _resize(valid.astype(np.float32), view)
-    seen = weight >= KNOWN_SHARE
+    known = weight >= KNOWN_SHARE
     sums = np.stack([_resize(channel, view) for channel in zero_unknown(values, valid)])
-    return np.where(seen, sums / np.where(seen, weight, 1), 0).astype(np.float32), seen
+    return np.where(known, sums / np.where(known, weight, 1), 0).astype(np.float32), known
 
 
 def _resize(channel: FloatArray, view: View) -> FloatArray:
@@ -84,7 +84,7 @@ def _resize(channel: FloatArray, view: View) -> FloatArray:
 
 
 def nearest(values: Map, view: View) -> Map:
-    """The view's crop of ``values`` [H,W] at its size: the source pixel under each output pixel's center."""
+    """Resample the view's crop of ``values`` [H,W] by nearest neighbor: the pixel under each output pixel's center."""
     H, W = values.shape
     x0, y0, x1, y1 = view.box((H, W))
     rows, columns = _under(y0, y1, view.size[0], H), _under(x0, x1, view.size[1], W)
@@ -92,10 +92,10 @@ def nearest(values: Map, view: View) -> Map:
 
 
 def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
-    """The view's crop of ``values`` [H,W] at its size, each output pixel the largest value under it.
+    """Resample the view's crop of ``values`` [H,W], taking the largest value under each output pixel.
 
-    Under it lie the source pixels whose centers are in the output pixel, or within half a source pixel of its
-    center where it is smaller than one; a center on a border counts on both sides, so mirroring changes nothing.
+    These are the source pixels whose centers are in the output pixel, or within half a source pixel of its center if
+    it is smaller than a source pixel. A center on a border counts on both sides, so mirroring changes nothing.
 
     Args:
         values: [H,W], >= 0; 0 where not valid.
@@ -108,23 +108,23 @@ def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArra
     (height, width), (H, W) = view.size, valid.shape
     x0, y0, x1, y1 = view.box((H, W))
     rows, columns = _within(y0, y1, height, H), _within(x0, x1, width, W)
-    seen = _over(np.add, valid.astype(np.int32), rows, columns)
+    known_count = _over(np.add, valid.astype(np.int32), rows, columns)
     count = (rows[:, 1] - rows[:, 0])[:, None] * (columns[:, 1] - columns[:, 0])
-    return _over(np.maximum, values, rows, columns), 2 * seen >= count
+    return _over(np.maximum, values, rows, columns), 2 * known_count >= count
 
 
 def _within(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:
-    """[count,2], the range of the source pixels under each output pixel of an axis."""
+    """Return the range of source pixels under each output pixel of an axis, [count,2]."""
     step = (end - start) / count
     centers = start + (np.arange(count) + 0.5) * step
-    reach = max(step, 1.0) / 2 + 1e-6  # so that rounding does not tell the two sides of a tie apart
+    reach = max(step, 1.0) / 2 + 1e-6  # so that rounding does not break ties
     first, last = np.ceil(centers - reach - 0.5), np.floor(centers + reach - 0.5)
     return np.stack([np.maximum(first, 0), np.minimum(last, limit - 1) + 1], 1).astype(np.intp)
 
 
 def _over(operation: np.ufunc, values: Map, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Map:
-    """``operation`` over every rectangle of ``rows`` [h,2] × ``columns`` [w,2] of ``values`` [H,W], as [h,w]."""
-    padded = np.pad(values, ((0, 1), (0, 1)))  # reduceat wants every end to be an index
+    """Reduce ``values`` [H,W] by ``operation`` over each rectangle of ``rows`` [h,2] × ``columns`` [w,2], to [h,w]."""
+    padded = np.pad(values, ((0, 1), (0, 1)))  # reduceat requires each end to be an index
     tall = operation.reduceat(padded, rows.ravel(), axis=0)[::2]
     return np.asarray(operation.reduceat(tall, columns.ravel(), axis=1)[:, ::2])
 
@@ -135,19 +135,19 @@ def _under(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]
 
 
 def mirror(values: Map) -> Map:
-    """``values`` [...,W] from right to left."""
+    """Return ``values`` [...,W] mirrored from left to right."""
     return np.ascontiguousarray(values[..., ::-1])
 
 
 def batch(labels: Sequence[Any], field: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
-    """A ``field`` of labels, of ``shape``, as a tensor [B,*shape]; zeros for a label that is None."""
+    """Return a ``field`` of ``shape`` of labels as a tensor [B,*shape]; zeros for a label that is None."""
     out = np.zeros((len(labels), *shape), dtype)
     for row, label in zip(out, labels, strict=True):
         if label is not None:
             one = getattr(label, field)
             require(
                 one.shape == shape,
-                f"a label of shape {one.shape} in a batch of {shape}; give all labels the view's size",
+                f"a label of shape {one.shape} does not fit a batch of {shape}; resize all labels to the view's size",
             )
             row[...] = one
     return torch.from_numpy(out)

@@ -1,4 +1,4 @@
-"""Labels as PNG files that say what they are: a text chunk ``clipzoo`` holds task and facts as JSON."""
+"""Labels as PNG files with metadata: the text chunk ``clipzoo`` contains the task and further facts as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DTYPES = {"L": np.uint8, "RGB": np.uint8, "I;16": np.uint16, "I": np.uint16}  #
 
 
 def write(codes: Codes, task: str, facts: Mapping[str, Any], level: int) -> bytes:
-    """``codes`` (uint8 [H,W], uint8 [H,W,3] or uint16 [H,W]) as a PNG at compression ``level``."""
+    """Encode ``codes`` (uint8 [H,W], uint8 [H,W,3] or uint16 [H,W]) as PNG at compression ``level``."""
     chunk = PngImagePlugin.PngInfo()
     chunk.add_text(KEY, json.dumps({"task": task, **facts}, allow_nan=False))
     buffer = io.BytesIO()
@@ -31,10 +31,10 @@ def write(codes: Codes, task: str, facts: Mapping[str, Any], level: int) -> byte
 
 
 def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[str, Any]]:
-    """The codes and facts of a file that `write` made for ``task``.
+    """Decode the codes and facts of a file that `write` made for ``task``.
 
     Raises:
-        LabelError: damaged, made by something else or for another task, or of none of the Pillow ``modes``.
+        LabelError: the file is damaged, from another program or task, or has none of the Pillow ``modes``.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
@@ -42,22 +42,22 @@ def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[st
                 raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS}")
             mode, mark, codes = image.mode, image.info.get(KEY), np.array(image)
     except Exception as error:  # Pillow raises almost anything on damaged input
-        seen = f"{len(data)} bytes, beginning {data[:8]!r}"
-        raise LabelError(f"cannot read the {task} label ({seen}): {type(error).__name__}: {error}") from error
+        head = f"{len(data)} bytes, beginning {data[:8]!r}"
+        raise LabelError(f"cannot read the {task} label ({head}): {type(error).__name__}: {error}") from error
     require(
         mark is not None,
-        f"a PNG of mode {mode} without the text chunk {KEY!r} is no {task} label of a store, but perhaps a "
-        "color-coded or raw picture of one; convert it and save it by the task's encode()",
+        f"the PNG of mode {mode} is not a {task} label of a store: it has no text chunk {KEY!r}; if it is a "
+        "color-coded or raw label, import it (clipzoo labels import), or encode it with the task's encode()",
     )
     facts = _facts(str(mark))
     require(
         facts.get("task") == task,
-        f"the PNG says that it holds {facts.get('task')!r}, not a {task} label; decode it by that task",
+        f"the PNG is a label of {facts.get('task')!r}, not of {task}; decode it with that task",
     )
     require(
         mode in modes,
-        f"a {task} label is stored in mode {' or '.join(modes)}, this PNG has mode {mode}: it was saved "
-        "again by something that changed its pixels; label the image again",
+        f"the PNG has mode {mode}, but {task} labels have mode {' or '.join(modes)}: another program has saved it with "
+        "changed pixels; label the image again",
     )
     return codes.astype(_DTYPES[mode], copy=False), facts
 
@@ -68,5 +68,7 @@ def _facts(mark: str) -> dict[str, Any]:
     except ValueError:
         facts = None
     if not isinstance(facts, dict):
-        raise LabelError(f"the text chunk {KEY!r} holds {mark[:40]!r}, no JSON object; label the image again")
+        raise LabelError(
+            f"the text chunk {KEY!r} contains {mark[:40]!r}, which is not a JSON object; label the image again"
+        )
     return facts

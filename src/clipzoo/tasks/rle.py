@@ -1,8 +1,8 @@
-"""Masks as COCO's compressed run lengths: text that pycocotools and others read.
+"""Masks as COCO's compressed run lengths, a text format that pycocotools and others read.
 
-Runs go down the columns, alternately off and on, the first one off. From the fourth on a run is written as its
-difference from the one before the last. Numbers are written in groups of 5 bits, the lowest first, each as the
-character 48 + bits, plus 32 where another group follows; the highest bit of the last group is the sign
+Runs follow the columns, alternately off and on, the first one off. From the fourth run on, its difference from the run
+before the last is written. Numbers are written in groups of 5 bits, the lowest first, each as the character 48 + bits,
+plus 32 if another group follows; the highest bit of the last group is the sign
 (``rleToString`` in ``maskApi.c`` of the COCO API).
 """
 
@@ -17,11 +17,11 @@ from clipzoo.tasks.base import require
 from clipzoo.types import BoolArray
 
 GROUPS = 7
-"""No run is longer than 35 bits tell; so damaged text cannot ask for more."""
+"""Maximum number of groups, 35 bits, so that damaged text cannot allocate more."""
 
 
 def encode(mask: BoolArray) -> str:
-    """Bool [H,W] as compressed run lengths."""
+    """Encode bool [H,W] as compressed run lengths."""
     flat = mask.ravel(order="F")
     borders = np.flatnonzero(np.diff(flat, prepend=False))
     runs = np.diff(borders, prepend=0, append=flat.size)
@@ -30,12 +30,12 @@ def encode(mask: BoolArray) -> str:
 
 
 def decode(text: str, size: tuple[int, int]) -> BoolArray:
-    """The inverse of `encode` for a mask of ``size`` (H, W); `LabelError` if it is none of this size."""
+    """Decode a mask of ``size`` (H, W); raise `LabelError` if the text does not fit this size."""
     return unrolled(_runs(text), size)
 
 
 def unrolled(lengths: Sequence[int] | NDArray[np.int64], size: tuple[int, int]) -> BoolArray:
-    """Run lengths as they are, uncompressed, as a mask of ``size`` (H, W); `LabelError` if they are none."""
+    """Convert uncompressed run lengths to a mask of ``size`` (H, W); raise `LabelError` if they do not fit."""
     H, W = size
     runs = np.asarray(lengths)
     require(
@@ -43,7 +43,7 @@ def unrolled(lengths: Sequence[int] | NDArray[np.int64], size: tuple[int, int]) 
         and runs.dtype.kind == "i"
         and bool(((runs >= 0) & (runs <= H * W)).all())
         and int(runs.sum()) == H * W,
-        f"the run lengths {str(lengths)[:40]} are no mask of {H}×{W} pixels; encode it as a COCO RLE of its "
+        f"the run lengths {str(lengths)[:40]} are not a mask of {H}×{W} pixels; encode the mask as a COCO RLE of its "
         "label's size",
     )
     return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape((H, W), order="F")
@@ -69,6 +69,6 @@ def _runs(text: str) -> NDArray[np.int64]:
     place = 5 * (np.arange(codes.size) - np.repeat(first, last - first + 1))
     runs = np.add.reduceat((codes & 31) << place, first)
     runs -= (codes[last] & 16 > 0) * (np.int64(32) << place[last])
-    for start in (1, 2):  # each is a difference from the one before the last
+    for start in (1, 2):  # undo the differences from the run before the last
         runs[start::2] = np.cumsum(runs[start::2])
     return np.asarray(runs)
