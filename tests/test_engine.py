@@ -109,7 +109,7 @@ def test_an_image_that_is_too_large_alone_is_a_failure(tmp_path):
         run(make_dataset(tmp_path / "data", 1, 4), tmp_path / "out", [expert], max_failures=1)
     (column,) = Store(tmp_path / "out").columns()
     assert report_of(column).halved_to == 1
-    assert all("can't allocate memory" in reason for _, _, reason in column.failures())
+    assert all("can't allocate memory" in failure.detail for _, _, failure in column.failures())
 
 
 def test_other_failures_do_not_halve(tmp_path):
@@ -305,11 +305,11 @@ def test_failures_are_samples_whatever_number_of_experts(tmp_path, capsys):
     run(tmp_path / "data", tmp_path / "out", [poisoned, Near()], max_failures=1, log=log, progress=True)
     end = logged(log)[-1]
     assert end["failures"] == 2
-    assert end["reasons"] == {"the image is empty": 1, "the expert failed: RuntimeError: out of luck": 1}
+    assert end["reasons"] == {"empty": 1, "expert-failed: RuntimeError: out of luck": 1}
     assert [one["failures"] for one in end["experts"].values()] == [2, 1]
     shown = capsys.readouterr().err
     assert "2 failed" in shown
-    assert "1 × the image is empty" in shown
+    assert "1 × empty" in shown
     assert "waiting for data" in shown
 
 

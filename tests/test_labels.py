@@ -228,7 +228,7 @@ def test_ls_and_show(tmp_path, parts):
     told = run("show", tmp_path / "a", "segmentation/test-bright")
     assert '"weights_sha256": "00"' in told
     assert "event: shard" in told
-    assert "1 × the expert failed: RuntimeError: out of luck\n" in told
+    assert "1 × expert-failed: RuntimeError: out of luck\n" in told
     assert "    as 00000/000003: the expert failed: RuntimeError: out of luck (on purpose)\n" in told
     with pytest.raises(StoreError, match="it has: segmentation/test-bright"):
         CliRunner().invoke(app, ["labels", "show", str(tmp_path / "a"), "depth/none"], catch_exceptions=False)

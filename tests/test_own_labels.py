@@ -311,7 +311,7 @@ def test_a_label_that_cannot_be_used_is_not_the_experts_fault(tmp_path, data):
     (folder / "000004.png").unlink()
     found = brought(data, folder, tmp_path / "out", max_failures=0.5)
     assert found.failures == 4
-    told = [reason for *_, reason in Store(tmp_path / "out").columns()[0].failures()]
+    told = [str(failure) for *_, failure in Store(tmp_path / "out").columns()[0].failures()]
     assert all(reason.startswith("its label cannot be used: ") and "expert" not in reason for reason in told)
     depth = {"task": "depth", "kind": "metric", "along": "z", "scale": "1", "invalid": "none"}
     with pytest.raises(ExpertError, match="its label cannot be used: ") as error:

@@ -64,6 +64,7 @@ def test_layout_and_rows(column):
     failed = rows.to_pylist()[4]
     assert failed == {
         "key": "000004", "offset": None, "size": None, "valid_share": 0.0, "confidence": None, "error": "no luck",
+        "code": "unusable",
     }  # fmt: skip
 
 

@@ -20,15 +20,31 @@ Each message says what was seen, why it is wrong, and the exact fix.
 """
 
 import re
+from typing import Literal
 
-ABSENT = "not downloaded"
-"""What the reason of a sample begins with whose image was never there: it is a row, and no failure of anything."""
+Code = Literal[
+    "not-downloaded",  # the dataset lists the sample without its image; not counted as a failure
+    "truncated",  # the file ends or is damaged at this sample
+    "duplicate-key",
+    "unsafe-name",  # a file outside of the dataset, a link, or a name that no file can have
+    "no-image",
+    "no-caption",
+    "ambiguous-image",  # several image files share one name
+    "empty",  # 0 bytes
+    "too-large",
+    "cannot-read",
+    "cannot-decode",
+    "invalid-text",  # not UTF-8, not JSON, or not a row
+    "no-label",  # imported labels: none for this key
+    "unsound-label",  # the label breaks its contract
+    "damaged-input",  # a label that a derived expert reads is damaged
+    "expert-failed",
+    "unusable",  # any other reason, for example one of a plugin
+]
+"""The codes by which failures are counted and grouped."""
 
 MAX_FAILURES = 0.05
 """The share of a column's samples that may fail before labeling stops, if nothing else is asked for."""
-
-OWN_LABEL = "its label cannot be used"
-"""How a reason begins where a sample's label was looked up, and no expert can have failed."""
 
 LONGEST = 120
 """Characters of a kind: a library may say much in one line."""
@@ -46,17 +62,15 @@ _OURS = ("SampleError", "ImageError", "LabelError", "ExpertError")
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what differs from sample to sample: names, numbers, what is in brackets or behind a colon.
+    """Return a reason without names, numbers, and text in brackets or after a colon, which differ between samples.
 
-    Kept behind a colon is what an exception says, and what is wrong with an expert's label: it is what to mend.
+    The text of an exception after a colon is kept.
     """
     bare = _VARIES.sub("…", reason[: 10 * LONGEST])
     told, raised = _clause(bare), _RAISED.search(bare)
     if raised is not None:
         said = _clause(raised[2]) if raised[1] in _OURS else _plain(re.sub(r"\([^()]*\)", "", raised[2]))
         told = ": ".join(dict.fromkeys(filter(None, (told, raised[1], said))))
-    elif bare.startswith(("the expert ", "a label that the expert ", OWN_LABEL)):
-        told = f"{told}: {_clause(bare.partition(': ')[2])}".removesuffix(": ")
     told = told or reason.strip()
     return told if len(told) <= LONGEST else told[: LONGEST - 1].rstrip() + "…"
 
@@ -103,11 +117,21 @@ class DatasetError(ClipzooError, ValueError):
 
 
 class SampleError(ClipzooError, ValueError):
-    """One sample cannot be used; the reason is kept as a row, the run goes on."""
+    """One sample cannot be used. The reason is stored as a row, and the run continues.
+
+    ``code`` groups the reason with others: see `Code`.
+    """
+
+    def __init__(self, detail: str, code: Code = "unusable") -> None:
+        super().__init__(detail)
+        self.code: Code = code
 
 
 class ImageError(SampleError):
     """A picture cannot be decoded."""
+
+    def __init__(self, detail: str, code: Code = "cannot-decode") -> None:
+        super().__init__(detail, code)
 
 
 class LabelError(ClipzooError, ValueError):

@@ -24,6 +24,7 @@ from clipzoo.labeling.plan import spread
 from clipzoo.readers import Entry, Reader, in_turn, open_dataset
 from clipzoo.stopping import signals
 from clipzoo.store.manifest import begun
+from clipzoo.types import Failure
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
 AHEAD = 8
@@ -84,14 +85,14 @@ def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None
 
 
 def look(reader: Reader, entry: Entry) -> Seen:
-    """Read and decode one sample; what is wrong with it becomes its ``error``."""
+    """Read and decode one sample; what is wrong with it becomes its ``failure``."""
     found = opened(reader, entry)
-    if isinstance(found, str):
-        return Seen(entry.key, found, advice=reader.advice(entry) if entry.error else "")
+    if isinstance(found, Failure):
+        return Seen(entry.key, found, advice=reader.advice(entry) if entry.failure else "")
     sample, image = found
     height, width = image.shape[:2]
     return Seen(
-        entry.key, "", sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image),
+        entry.key, None, sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image),
         sideways=reader.sideways(entry, sample.image),
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Findings, Place, side_of
-from clipzoo.errors import ABSENT, MAX_FAILURES, ClipzooError
+from clipzoo.errors import MAX_FAILURES, ClipzooError, Code
 from clipzoo.files import deliver
 from clipzoo.pages.pictures import data_uri
 from clipzoo.readers import Entry, Reader
@@ -31,6 +31,8 @@ SHOWN = 12
 """Languages that are told one by one."""
 
 UNTOLD = "not told: pip install 'clipzoo[check]'"
+
+NOT_DOWNLOADED: Code = "not-downloaded"
 
 CHARACTERS = 300
 """A longer caption is cut on the page."""
@@ -56,7 +58,7 @@ def rows(found: Findings) -> list[tuple[str, str, str]]:
         ("usable", f"{found.usable:,}", _share(found.usable, found.seen) + _refused(found)),
     ]
     for kind, one in sorted(found.broken.items(), key=lambda pair: -pair[1].count):
-        what = kind if kind == ABSENT else f"broken: {kind}"
+        what = kind if kind == NOT_DOWNLOADED else f"broken: {kind}"
         listed.append((what, f"{one.count:,}", one.example))
         listed += [("  can be read as", f"{n:,}", f"{location!r}") for location, n in one.advice.most_common()]
     listed += [
@@ -160,7 +162,7 @@ def _card(reader: Reader, entry: Entry) -> Card:
 
 def _refused(found: Findings) -> str:
     """What follows where so many are broken that labeling would stop."""
-    absent = found.broken[ABSENT].count if ABSENT in found.broken else 0  # no failures: see `labeling._budget`
+    absent = found.broken[NOT_DOWNLOADED].count if NOT_DOWNLOADED in found.broken else 0  # not counted as failures
     seen = found.seen - absent
     broken = seen - found.usable
     if broken <= MAX_FAILURES * seen and (found.usable or not absent):

@@ -70,7 +70,7 @@ def show(
     column = Store(store).column(*_parts(store, name))
     if failed:
         for row in column.failures():
-            typer.echo("\t".join(map(_in_a_line, row)))
+            typer.echo("\t".join(map(_in_a_line, map(str, row))))
         return
     console.print_json(column.manifest.model_dump_json())
     for line in runs(column.path):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipzoo import files
-from clipzoo.errors import CheckpointError, PlanError, brief, kind_of
+from clipzoo.errors import CheckpointError, PlanError, brief
 from clipzoo.files import AnyPath
 from clipzoo.readers import fingerprint, shard_fingerprint
 from clipzoo.readers.base import Entry, Reader
@@ -86,8 +86,8 @@ class Plan:
         unmarked = defaultdict[str, list[str]](list)
         indexes = files.ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
         for shard, entries in zip(reader.shards, indexes, strict=False):
-            left_out.update(kind_of(e.error) for e in entries if e.error)
-            table = _samples([e for e in entries if not e.error])
+            left_out.update(e.failure.kind for e in entries if e.failure)
+            table = _samples([e for e in entries if not e.failure])
             places[shard] = reader.state(shard), _places(reader, shard, entries)
             source = shard_fingerprint(reader, shard, entries) if columns else ""
             for name, column in columns.items():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from clipzoo.errors import SampleError
 from clipzoo.experts import ExpertInput
 from clipzoo.readers import Entry, Reader
-from clipzoo.types import IN_FLIGHT, ImageArray, NoRoomError, Room, Sample, decode_image
+from clipzoo.types import IN_FLIGHT, Failure, ImageArray, NoRoomError, Room, Sample, decode_image
 
 PENDING_PIXELS = 64_000_000
 """Images of odd sizes wait for others of their size until so many pixels wait: 200 MB."""
@@ -27,7 +27,7 @@ class Decoded:
 
     key: str
     image: ImageArray | None
-    error: str = ""
+    failure: Failure | None = None
     caption: str = ""
 
 
@@ -39,26 +39,26 @@ def _any(pixels: int) -> None:
     """Admit pictures of any size."""
 
 
-def opened(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> tuple[Sample, ImageArray] | str:
-    """A sample and its image, or the reason why it cannot be used; a `RemoteError` is none.
+def opened(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> tuple[Sample, ImageArray] | Failure:
+    """Return a sample and its image, or the reason why it cannot be used; a `RemoteError` is raised.
 
     ``admit`` is told of the image's pixels before they are decoded, and may raise `NoRoomError`.
     """
-    if entry.error is not None:
-        return entry.error
+    if entry.failure is not None:
+        return entry.failure
     try:
         sample = reader.read(entry)
         return sample, decode_image(sample.image, admit=admit)
     except SampleError as error:
-        return str(error)
+        return Failure.of(error)
     except (MemoryError, OSError) as error:
-        return f"cannot read the sample: {type(error).__name__}: {error}"
+        return Failure("cannot-read", f"cannot read the sample: {type(error).__name__}: {error}")
 
 
 def decode(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> Decoded:
-    """Read and decode one sample; what is wrong with it becomes its ``error``. ``admit`` is as of `opened`."""
+    """Read and decode one sample; what is wrong with it becomes its ``failure``. ``admit`` is as of `opened`."""
     found = opened(reader, entry, admit)
-    if isinstance(found, str):
+    if isinstance(found, Failure):
         return Decoded(entry.key, None, found)
     sample, image = found
     return Decoded(entry.key, image, caption=sample.caption)

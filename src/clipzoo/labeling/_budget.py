@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from clipzoo.errors import ABSENT, ClipzooError, DatasetError, ExpertError, kind_of
+from clipzoo.errors import ClipzooError, DatasetError, ExpertError
+from clipzoo.types import Failure
 
 EARLIEST = 100
 """The budget is not judged on fewer samples than these, unless there are no more."""
@@ -23,21 +24,21 @@ class Budget:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # kind of reason -> the first in full
 
-    def count(self, error: str) -> None:
-        """Count a failure by its kind; of a sample that was never there, nothing."""
-        if error.startswith(ABSENT):
+    def count(self, failure: Failure) -> None:
+        """Count a failure by its kind. A sample that was not downloaded counts as no sample."""
+        if not failure.counts:
             self.seen -= 1
             return
         self.failed += 1
-        self.reasons[kind_of(error)] += 1
-        self.examples.setdefault(kind_of(error), error)
+        self.reasons[failure.kind] += 1
+        self.examples.setdefault(failure.kind, failure.detail)
 
-    def note(self, error: str = "", by_sample: bool = False) -> None:
-        """Count a sample, with its reason if it failed; the budget is judged when enough have been seen."""
+    def note(self, failure: Failure | None = None, by_sample: bool = False) -> None:
+        """Count a sample, with its reason if it failed. Judge the budget when enough samples have been counted."""
         self.seen += 1
-        if error:
-            self.count(error)
-            self.by_sample += by_sample and not error.startswith(ABSENT)
+        if failure is not None:
+            self.count(failure)
+            self.by_sample += by_sample and failure.counts
             if self.seen >= EARLIEST:
                 self.judge()
 

@@ -20,8 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clipzoo.errors import kind_of
 from clipzoo.store.manifest import begun, writing
+from clipzoo.types import Failure
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +79,10 @@ class Meter:
                 return
             yield item  # type: ignore[misc]
 
-    def fail(self, column: str, key: str, reason: str) -> None:
+    def fail(self, column: str, key: str, failure: Failure) -> None:
         """Count a label that is missing."""
         self.failures[column] += 1
-        self.failed.setdefault(key, kind_of(reason))
+        self.failed.setdefault(key, failure.kind)
 
     def stop(self) -> None:
         """The shard is done."""

@@ -17,7 +17,7 @@ import torch
 
 from clipzoo import experts as zoo
 from clipzoo import tasks
-from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError, kind_of
+from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import AnyPath, Place, local, place
 from clipzoo.labeling import _inputs as _reads
@@ -31,6 +31,7 @@ from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.stopping import Interrupted, Stop, signals
 from clipzoo.store import Column, Store, grow
 from clipzoo.store.manifest import runs
+from clipzoo.store.store import failures
 
 log = logging.getLogger(__name__)
 
@@ -335,8 +336,8 @@ def _budget(column: Column, allowed: float, again: Collection[str]) -> Budget:
     for shard, rows in column.tables():
         if shard not in again:
             budget.seen += len(rows)
-            for error in rows["error"].drop_null().to_pylist():
-                budget.count(error)
+            for failure in failures(rows).values():
+                budget.count(failure)
     return budget
 
 
@@ -346,9 +347,9 @@ def report(column: Column, labeled: int = 0) -> ColumnReport:
     counts = column.manifest.counts
     found: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for shard, key, reason in column.failures() if counts.failures else ():
-        found[kind_of(reason)] += 1
-        examples.setdefault(kind_of(reason), f"{shard}/{key}: {reason}")
+    for shard, key, failure in column.failures() if counts.failures else ():
+        found[failure.kind] += 1
+        examples.setdefault(failure.kind, f"{shard}/{key}: {failure}")
     reasons = dict(found.most_common())
     return ColumnReport(
         column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,

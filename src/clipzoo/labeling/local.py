@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipzoo.errors import OWN_LABEL, LabelError, RemoteError, SampleError
+from clipzoo.errors import LabelError, RemoteError, SampleError
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.importers.base import KeyedExpert
 from clipzoo.labeling import _inputs as _reads
@@ -30,6 +30,7 @@ from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run
+from clipzoo.types import Failure
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
 
 OUT_OF_MEMORY = "out of memory"
 """The event in ``runs.jsonl`` by which a run says that it halved its batches; such a run is no longer the same work."""
+
+UNSOUND = "its label cannot be used"
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 AHEAD = 4
@@ -80,8 +83,7 @@ class Work:
 class Ready:
     """A label as it is written, or the reason why there is none; ``seconds`` were spent on encoding it."""
 
-    label: tuple[bytes, float, float | None] | None
-    reason: str
+    label: tuple[bytes, float, float | None] | Failure
     seconds: float
 
 
@@ -117,21 +119,22 @@ class Pass:
                 self.kept.add(row["key"])
                 self.work.budget.note()
 
-    def fail(self, key: str, reason: str, by_sample: bool = False) -> None:
-        """A sample gets no label; raises if the budget is used up."""
-        self.writer.fail(key, reason)
-        self.meter.fail(self.work.column.name, key, reason)
-        self.work.budget.note(reason, by_sample)
+    def fail(self, key: str, failure: Failure, by_sample: bool = False) -> None:
+        """Store that a sample has no label; raise if the budget is used up."""
+        self.writer.fail(key, failure)
+        self.meter.fail(self.work.column.name, key, failure)
+        self.work.budget.note(failure, by_sample)
 
     def add(self, sample: Decoded) -> None:
         """Put a sample into its batch; one fails that has no image, or of whose labels one that is read is damaged."""
         if sample.image is None:
-            self.fail(sample.key, sample.error, by_sample=True)
+            assert sample.failure is not None
+            self.fail(sample.key, sample.failure, by_sample=True)
             return
         try:
             labels = self.read.labels(sample.key)
         except LabelError as error:
-            self.fail(sample.key, f"a label that the expert reads is damaged: {error}")
+            self.fail(sample.key, Failure("damaged-input", f"a label that the expert reads is damaged: {error}"))
         else:
             self.batcher.add(ExpertInput(sample.key, sample.image, sample.caption, labels))
 
@@ -194,25 +197,33 @@ class Pass:
         return size
 
     def _ready(self, label: Any) -> Ready:
-        start, found, reason = time.perf_counter(), None, ""
-        own = isinstance(self.work.expert, KeyedExpert)
-        if own and isinstance(label, SampleError):
-            reason = f"{OWN_LABEL}: {label}"
-        elif isinstance(label, Exception):
-            reason = f"{OWN_LABEL if own else 'the expert failed'}: {type(label).__name__}: {label}"
-        else:
-            try:
-                found = self.writer.encode(label)
-            except LabelError as error:
-                reason = f"{OWN_LABEL if own else 'the expert gave no sound label'}: {error}"
-            except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
-                reason = f"the expert gave a {type(label).__name__}, no label of its task: {error}"
-        return Ready(found, reason, time.perf_counter() - start)
+        start = time.perf_counter()
+        encoded = self._failure(label) if isinstance(label, Exception) else self._encoded(label)
+        return Ready(encoded, time.perf_counter() - start)
+
+    def _failure(self, error: Exception) -> Failure:
+        """Return the reason of a label that could not be made, or, of existing labels, not be read."""
+        if not isinstance(self.work.expert, KeyedExpert):
+            return Failure("expert-failed", f"the expert failed: {type(error).__name__}: {error}")
+        if not isinstance(error, SampleError):
+            return Failure("unsound-label", f"{UNSOUND}: {type(error).__name__}: {error}")
+        return Failure("no-label" if error.code == "no-label" else "unsound-label", f"{UNSOUND}: {error}")
+
+    def _encoded(self, label: Any) -> tuple[bytes, float, float | None] | Failure:
+        try:
+            return self.writer.encode(label)
+        except LabelError as error:
+            existing = isinstance(self.work.expert, KeyedExpert)
+            return Failure("unsound-label", f"{UNSOUND if existing else 'the expert gave no sound label'}: {error}")
+        except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
+            detail = f"the expert gave a {type(label).__name__}, no label of its task: {error}"
+            return Failure("expert-failed", detail)
 
     def _write(self, key: str, ready: Ready) -> None:
         self.work.seconds += ready.seconds
-        if ready.label is None:
-            self.fail(key, _ADDRESS.sub("0x…", ready.reason))  # equal faults give equal rows, and so equal bytes
+        if isinstance(ready.label, Failure):
+            detail = _ADDRESS.sub("0x…", ready.label.detail)  # equal faults give equal rows, and so equal bytes
+            self.fail(key, replace(ready.label, detail=detail))
         else:
             self.writer.copy(key, *ready.label)
             self.work.labeled += 1

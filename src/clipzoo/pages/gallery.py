@@ -20,7 +20,7 @@ from clipzoo.labeling.plan import spread
 from clipzoo.readers import Entry, Reader, fingerprint, open_dataset
 from clipzoo.store import Column, Store
 from clipzoo.store.manifest import begun
-from clipzoo.types import ImageArray
+from clipzoo.types import Failure, ImageArray
 
 SIDE = 240
 """The longer side of a picture on the page, in pixels."""
@@ -112,8 +112,8 @@ def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> Sequence[E
 
 def _picture(reader: Reader, entry: Entry, columns: Sequence[Column]) -> _Picture:
     found = opened(reader, entry)
-    if isinstance(found, str):
-        return _Picture(entry.key, entry.shard, error=found)
+    if isinstance(found, Failure):
+        return _Picture(entry.key, entry.shard, error=found.detail)
     sample, image = found
     labels = [_overlay(column, entry, image) for column in columns]
     return _Picture(entry.key, entry.shard, sample.caption, image=_data_url(_small(image)), labels=labels)
@@ -150,7 +150,7 @@ def _data_url(picture: Image.Image) -> str:
 
 
 def _failures(column: Column) -> list[tuple[str, str, str, str]]:
-    return [(column.name, *failed) for failed in islice(column.failures(), LISTED)]
+    return [(column.name, shard, key, failure.detail) for shard, key, failure in islice(column.failures(), LISTED)]
 
 
 _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string("""\

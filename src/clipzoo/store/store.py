@@ -28,6 +28,7 @@ from clipzoo.files import AnyPath, Place, alone, read_at
 from clipzoo.readers._tar import BLOCK
 from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software, writing
 from clipzoo.tasks.base import Convention
+from clipzoo.types import Failure
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,11 @@ SCHEMA = pa.schema(
         pa.field("valid_share", pa.float32(), nullable=False),  # 0 if failed
         pa.field("confidence", pa.float32()),  # mean over valid pixels; null where the expert tells none
         pa.field("error", pa.string()),  # why there is no label; null if there is one
+        pa.field("code", pa.string()),  # `Failure.code` of it; null if there is a label, or in old rows
     ]
 )
+OLD_SCHEMA = pa.schema(list(SCHEMA)[:-1])
+"""The rows of stores that were made before failures had codes."""
 
 SUFFIXES = (".tar", ".parquet")
 """The files of a shard; the last one commits it."""
@@ -71,6 +75,18 @@ def _other(before: bytes, name: str) -> bool:
     """Whether the PAX record before a member's header gives it another name; one of over a block is not looked at."""
     record = f" path={name}\n".encode()
     return len(record) < BLOCK - 4 and record not in before
+
+
+def _old_codes(rows: pa.Table) -> pa.ChunkedArray:
+    """Return the codes of rows without any: those of samples that were not downloaded are known by their text."""
+    not_downloaded = pc.fill_null(pc.starts_with(rows["error"], "not downloaded"), False)
+    return pc.if_else(not_downloaded, "not-downloaded", pa.scalar(None, pa.string()))
+
+
+def failures(rows: pa.Table) -> dict[str, Failure]:
+    """Return key -> reason of the rows without a label."""
+    failed = rows.filter(pc.is_null(rows["size"])).select(["key", "error", "code"]).to_pylist()
+    return {row["key"]: Failure(row["code"] or "unusable", row["error"] or "no reason is stored") for row in failed}
 
 
 class Column:
@@ -164,6 +180,8 @@ class Column:
         """
         with self._parquet(shard) as path:
             table = pq.ParquetFile(io.BytesIO(files.read(path))).read()
+        if table.schema == OLD_SCHEMA:
+            table = table.append_column(SCHEMA.field("code"), _old_codes(table))
         if table.schema != SCHEMA:
             raise StoreError(f"{path} has the columns {table.schema.names}, not {SCHEMA.names}: remove it, label again")
         return table
@@ -271,12 +289,11 @@ class Column:
             )
         return data[before:]
 
-    def failures(self) -> Iterator[tuple[str, str, str]]:
-        """(shard, key, reason in full) of every sample that was looked at and has no label."""
+    def failures(self) -> Iterator[tuple[str, str, Failure]]:
+        """Yield (shard, key, reason) of every sample that has a row and no label."""
         for shard, rows in self.tables():
-            failed = rows.filter(pc.is_null(rows["size"])).select(["key", "error"])
-            for row in failed.to_pylist():
-                yield shard, row["key"], row["error"] or "no reason is stored"
+            for key, failure in failures(rows).items():
+                yield shard, key, failure
 
     def label(self, shard: str, row: Mapping[str, Any]) -> Any:
         """The label of a row (as ``rows(shard).to_pylist()`` gives it), of this column's task.

@@ -19,6 +19,7 @@ from clipzoo.files import Draft
 from clipzoo.readers.webdataset import add_member
 from clipzoo.store.manifest import writing
 from clipzoo.store.store import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK, Column
+from clipzoo.types import Failure
 
 
 class ColumnWriter:
@@ -94,15 +95,17 @@ class ColumnWriter:
         self._tar.members.clear()  # type: ignore[attr-defined]  # only the offsets are wanted
         self._rows[key] = {
             "key": key, "offset": offset, "size": size, "valid_share": valid_share, "confidence": confidence,
-            "error": None,
+            "error": None, "code": None,
         }  # fmt: skip
 
-    def fail(self, key: str, reason: str) -> None:
-        """Note why a sample has no label."""
+    def fail(self, key: str, reason: Failure | str) -> None:
+        """Store why a sample has no label; a plain text has the code ``unusable``."""
         self._unique(key)
+        failure = reason if isinstance(reason, Failure) else Failure("unusable", reason)
         self._rows[key] = {
             "key": key, "offset": None, "size": None, "valid_share": 0.0, "confidence": None,
-            "error": reason.encode("utf-8", "backslashreplace").decode() or "no reason was given",
+            "error": failure.detail.encode("utf-8", "backslashreplace").decode() or "no reason was given",
+            "code": failure.code,
         }  # fmt: skip
 
     def _unique(self, key: str) -> None:
