@@ -27,8 +27,7 @@ from clipzoo.labeling import report as report_of
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Drift, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import Store
-from clipzoo.store.manifest import runs
+from clipzoo.store import Store, runs
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import ImageArray
@@ -242,7 +241,7 @@ def test_threads_are_fixed_noted_and_given_back(tmp_path):
 
 def test_the_next_batch_is_decoded_while_one_is_predicted(tmp_path, monkeypatch):
     """Else the expert waits for a batch's decode before each of its batches."""
-    import clipzoo.labeling._batches as batches
+    import clipzoo.labeling.samples as batches
 
     count, enough = [0], threading.Event()
     decode_image = batches.decode_image

@@ -23,8 +23,7 @@ from clipzoo.labeling._budget import Budget
 from clipzoo.pages import inspect
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import Column, Store, verify
-from clipzoo.store.manifest import runs
+from clipzoo.store import Column, Store, runs, verify
 from clipzoo.types import Failure
 from making import Bright, Near, encoded, image, make_dataset, raw_tar, samples
 
@@ -503,7 +502,7 @@ def test_gallery(tmp_path):
 
 
 def test_gallery_of_nothing(tmp_path):
-    with pytest.raises(StoreError, match=r"there is no label store at .*: no column is in it .*labels ls FOLDER"):
+    with pytest.raises(StoreError, match=r"there is no label store at .*: it has no column .*labels ls FOLDER"):
         inspect(tmp_path, str(make_dataset(tmp_path / "data")), tmp_path / "page.html")
 
 

@@ -130,7 +130,7 @@ def test_conflicts_are_refused_before_anything_is_written(tmp_path, data, parts)
         merge([parts[0], Store(tmp_path / "e")], Store(tmp_path / "out"))
     with pytest.raises(StoreError, match="e/depth/test-near is a label store of another dataset"):
         merge(parts[:1], Store(tmp_path / "e"))
-    with pytest.raises(StoreError, match=r"there is no label store at '.*none': nothing is there"):
+    with pytest.raises(StoreError, match=r"there is no label store at '.*none': the folder does not exist"):
         merge([parts[0], Store(tmp_path / "none")], Store(tmp_path / "out"))
     with parts[0].columns()[0].lock(), pytest.raises(StoreError, match="in use by process"):
         merge(parts, Store(tmp_path / "out"))
@@ -296,7 +296,7 @@ def test_merge_and_verify(tmp_path, data, parts):
     assert "is a label store of another dataset" in run("verify", tmp_path / "out", "--data", other, code=1)
     (tmp_path / "empty").mkdir()
     for verb in ("verify", "ls"):
-        for name, why in (("uot", "nothing is there"), ("empty", "no column is in it")):
+        for name, why in (("uot", "the folder does not exist"), ("empty", "it has no column")):
             with pytest.raises(StoreError, match=f"there is no label store at '.*{name}': {why}"):
                 CliRunner().invoke(app, ["labels", verb, str(tmp_path / name)], catch_exceptions=False)
     (tmp_path / "out" / "segmentation" / "test-bright" / "00001.tar").unlink()

@@ -26,7 +26,7 @@ from clipzoo.readers import Reader, fingerprint, open_dataset, shard_fingerprint
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Column, ColumnWriter, Store, merge
-from clipzoo.store.growth import COMPARED
+from clipzoo.store.dataset import COMPARED
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.training import Job, health, read_log, supervision, train
@@ -120,7 +120,7 @@ def test_a_store_that_disappears_in_mid_training_ends_it_and_it_resumes_when_the
     with pytest.raises(StoreError) as raised:
         train(gone)
     assert "cannot read" in str(raised.value)
-    assert "mount or restore the store" in str(raised.value)
+    assert "Mount or restore the store" in str(raised.value)
     assert "Traceback" not in str(raised.value), "torch puts a worker's into the message"
     assert not (out / "student").exists()
     aside.rename(store)
@@ -413,7 +413,7 @@ def test_shards_that_have_not_changed_are_compared_once(data: Path, tmp_path: Pa
     out, compared = tmp_path / "out", []
     labeled(data, out)
     monkeypatch.setattr(
-        "clipzoo.store.growth.shard_fingerprint",
+        "clipzoo.store.dataset.shard_fingerprint",
         lambda reader, shard: compared.append(shard) or shard_fingerprint(reader, shard),
     )
     for _ in range(2):
@@ -443,5 +443,5 @@ def test_stores_without_marks_stay_usable_and_that_is_said_once(
     with caplog.at_level(logging.WARNING):
         dataset = training_set(data, store)
     assert len(dataset.plan) == 32
-    assert caplog.text.count("did not keep what their pictures were") == 1
+    assert caplog.text.count("stored no fingerprint of their images") == 1
     merge([Store(store)], Store(tmp_path / "merged"))

@@ -362,10 +362,10 @@ def test_a_shard_counts_when_both_of_its_files_are_there(whole, column, reader, 
     assert column.halves() == {"00000": ".tar", "00001": ".parquet"}
     assert not column.has("00001")
     with pytest.raises(
-        StoreError, match=r"00000\.tar is gone, and with it the labels .* run again what made the column"
+        StoreError, match=r"00000\.tar is missing, so the labels .* Rerun the command that made the column"
     ):
         column.has("00000")
-    with pytest.raises(StoreError, match=r"00000\.tar is gone"):
+    with pytest.raises(StoreError, match=r"00000\.tar is missing"):
         Plan.build(reader, {column.name: column})
     fill(column)  # the same rows, which are there, and the tar, which is not
     assert column.halves() == {"00001": ".parquet"}
@@ -382,7 +382,7 @@ def test_verify_tells_of_a_damaged_manifest_and_goes_on(tmp_path, whole, column,
 
 
 def test_verify_a_store_of_nothing(tmp_path):
-    with pytest.raises(StoreError, match=r"there is no label store at .*: nothing is there; check the path"):
+    with pytest.raises(StoreError, match=r"there is no label store at .*: the folder does not exist. Check the path"):
         verify(Store(tmp_path / "none"))
 
 
@@ -400,7 +400,7 @@ def test_verify_exchanged_and_overwritten_labels(whole, column):
     a, b = (column.path / f"0000{i}.tar" for i in range(2))
     old = a.read_bytes()
     a.write_bytes(b.read_bytes())
-    assert "leads to the member '000006.png'" in messages(whole)
+    assert "points to the member '000006.png'" in messages(whole)
     offset = column.rows("00000")["offset"][0].as_py()
     a.write_bytes(old[:offset] + b"XXXX" + old[offset + 4 :])
     assert "000000: cannot read the segmentation label" in messages(whole)

@@ -19,11 +19,11 @@ from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import DatasetError
 from clipzoo.files import AnyPath
-from clipzoo.labeling._batches import opened
 from clipzoo.labeling.plan import spread
+from clipzoo.labeling.samples import read_image
 from clipzoo.readers import Entry, Reader, in_turn, open_dataset
 from clipzoo.stopping import signals
-from clipzoo.store.manifest import begun
+from clipzoo.store import create_file
 from clipzoo.types import Failure
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
@@ -57,7 +57,7 @@ def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"limit={limit} is no number of samples; give 1 or more")
-    page_at = begun(files.local(out, "the page")) if out is not None else None
+    page_at = create_file(files.local(out, "the page")) if out is not None else None
     began = time.monotonic()
     reader = open_dataset(data)
     findings = Findings(reader.location, len(reader.shards))
@@ -86,7 +86,7 @@ def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None
 
 def look(reader: Reader, entry: Entry) -> Seen:
     """Read and decode one sample; what is wrong with it becomes its ``failure``."""
-    found = opened(reader, entry)
+    found = read_image(reader, entry)
     if isinstance(found, Failure):
         return Seen(entry.key, found, advice=reader.advice(entry) if entry.failure else "")
     sample, image = found

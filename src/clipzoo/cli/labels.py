@@ -64,8 +64,7 @@ def show(
     """A column's manifest, its runs, and why samples have no label; or all of these samples."""
     from clipzoo.cli._console import console
     from clipzoo.labeling import report
-    from clipzoo.store import Store
-    from clipzoo.store.manifest import runs
+    from clipzoo.store import Store, runs
 
     column = Store(store).column(*_parts(store, name))
     if failed:

@@ -24,8 +24,7 @@ from clipzoo import files
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
 from clipzoo.readers.base import Reader
-from clipzoo.store import Column
-from clipzoo.store.store import TAR_MARK
+from clipzoo.store import TAR_MARK, Column
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target

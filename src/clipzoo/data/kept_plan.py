@@ -14,8 +14,7 @@ from clipzoo.data.plan import Plan
 from clipzoo.errors import CheckpointError
 from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Reader
-from clipzoo.store import Column
-from clipzoo.store.store import TAR_MARK
+from clipzoo.store import TAR_MARK, Column
 
 log = logging.getLogger(__name__)
 

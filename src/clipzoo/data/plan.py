@@ -24,8 +24,7 @@ from clipzoo.errors import CheckpointError, PlanError, brief
 from clipzoo.files import AnyPath
 from clipzoo.readers import fingerprint, shard_fingerprint
 from clipzoo.readers.base import Entry, Reader
-from clipzoo.store import Column
-from clipzoo.store.store import TAR_MARK, marks_of
+from clipzoo.store import TAR_MARK, Column, marks_of
 
 _SPANS = ("offset", "size")
 

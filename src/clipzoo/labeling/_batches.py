@@ -12,56 +12,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from clipzoo.errors import SampleError
 from clipzoo.experts import ExpertInput
+from clipzoo.labeling.samples import Decoded, decode
 from clipzoo.readers import Entry, Reader
-from clipzoo.types import IN_FLIGHT, Failure, ImageArray, NoRoomError, Room, Sample, decode_image
+from clipzoo.types import IN_FLIGHT, NoRoomError, Room
 
 PENDING_PIXELS = 64_000_000
 """Images of odd sizes wait for others of their size until so many pixels wait: 200 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A sample's key with its image, or with the reason why there is none."""
-
-    key: str
-    image: ImageArray | None
-    failure: Failure | None = None
-    caption: str = ""
-
-
 Batch = list[ExpertInput]
 """Samples whose images are all of one size."""
-
-
-def _any(pixels: int) -> None:
-    """Admit pictures of any size."""
-
-
-def opened(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> tuple[Sample, ImageArray] | Failure:
-    """Return a sample and its image, or the reason why it cannot be used; a `RemoteError` is raised.
-
-    ``admit`` is told of the image's pixels before they are decoded, and may raise `NoRoomError`.
-    """
-    if entry.failure is not None:
-        return entry.failure
-    try:
-        sample = reader.read(entry)
-        return sample, decode_image(sample.image, admit=admit)
-    except SampleError as error:
-        return Failure.of(error)
-    except (MemoryError, OSError) as error:
-        return Failure("cannot-read", f"cannot read the sample: {type(error).__name__}: {error}")
-
-
-def decode(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> Decoded:
-    """Read and decode one sample; what is wrong with it becomes its ``failure``. ``admit`` is as of `opened`."""
-    found = opened(reader, entry, admit)
-    if isinstance(found, Failure):
-        return Decoded(entry.key, None, found)
-    sample, image = found
-    return Decoded(entry.key, image, caption=sample.caption)
 
 
 def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Decoded]:

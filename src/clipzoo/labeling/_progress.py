@@ -20,7 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clipzoo.store.manifest import begun, writing
+from clipzoo.store import create_file
+from clipzoo.store.manifest import writing
 from clipzoo.types import Failure
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._log is not None:
-            begun(self._log)
+            create_file(self._log)
         self._began = time.perf_counter()
         if self._live is not None:
             self._live.start()

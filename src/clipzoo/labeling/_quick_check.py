@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from clipzoo.conformance import short
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.importers.base import SampleExpert
-from clipzoo.labeling._batches import decode
+from clipzoo.labeling.samples import decode
 from clipzoo.readers import Reader
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def warn(found: Iterable[str]) -> None:
         log.warning("%s (`clipzoo experts check` looks closer)", line)
 
 
-def look(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> list[str]:
+def quick_check(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> list[str]:
     """Which loaded experts' labels are unsound, not repeatable, other in a batch, or do not follow a mirror.
 
     Those that look labels up, or make them of others, are taken as they are; where captions are read, nothing is

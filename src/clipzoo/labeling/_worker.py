@@ -18,18 +18,17 @@ import torch
 from clipzoo.errors import DatasetError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place
-from clipzoo.labeling import _inputs as _reads
-from clipzoo.labeling import engine
+from clipzoo.labeling import inputs
 from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._loading import create_experts, load_expert
 from clipzoo.labeling._progress import Meter
-from clipzoo.labeling._quick_check import look
+from clipzoo.labeling._quick_check import quick_check
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, codecs, labeled_shard
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.stopping import Stop
-from clipzoo.store import Column, Store
-from clipzoo.store.manifest import Manifest, software
+from clipzoo.store import Column, Manifest, Store, software
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +114,22 @@ class Worker:
         self._pool = codecs(self.reader)
         if fingerprint(self.reader) != order.dataset:
             raise DatasetError(f"another dataset is at {order.data!r} here; it must be the same one on all machines")
-        made = engine.experts_of(order.experts, order.batch_size)
+        made = create_experts(order.experts, order.batch_size)
         columns = [Column(path) for path in order.columns]
         store = Store(columns[0].path.parent.parent)
-        _reads.stages(made, store)
+        inputs.stages(made, store)
         for expert, column in zip(made, columns, strict=True):
             column.manifest.agree(Manifest.of(order.tuning.card(expert), order.dataset), column.path)
         self.works = [Noting(e, c, Budget(c.name, 1.0), e.batch_size) for e, c in zip(made, columns, strict=True)]
         for work in self.works:
-            work.reads = _reads.opened(work.expert, store, order.dataset, ())
+            work.reads = inputs.opened(work.expert, store, order.dataset, ())
         for i in order.active:
-            engine.load(self.works[i], order.device, order.tuning, order.batch_size)
+            load_expert(self.works[i], order.device, order.tuning, order.batch_size)
         return software()
 
     def look(self, places: Sequence[int], shards: Sequence[str]) -> list[str]:
-        """What a short look at the experts in these places says; see `clipzoo.labeling._quick_check.look`."""
-        return look(self.reader, shards, [self.works[i].expert for i in places])
+        """What a short look at the experts in these places says; see `clipzoo.labeling._quick_check.quick_check`."""
+        return quick_check(self.reader, shards, [self.works[i].expert for i in places])
 
     def label(self, job: Job, budgets: Sequence[Budget]) -> dict[int, Budget]:
         """Label a shard, to be committed by `commit`; place of the column -> what there was to count.

@@ -13,25 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
-from clipzoo import experts as zoo
-from clipzoo import tasks
-from clipzoo.errors import MAX_FAILURES, ClipzooError, EngineError, ExpertError, StoreError
+from clipzoo.errors import MAX_FAILURES, EngineError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import AnyPath, Place, local, place
-from clipzoo.labeling import _inputs as _reads
-from clipzoo.labeling import plan
+from clipzoo.labeling import inputs, plan
 from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._loading import create_experts, load_expert, resolve_device
 from clipzoo.labeling._progress import Progress
-from clipzoo.labeling._quick_check import look, warn
+from clipzoo.labeling._quick_check import quick_check, warn
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.stopping import Interrupted, Stop, signals
-from clipzoo.store import Column, Store, grow
-from clipzoo.store.manifest import runs
-from clipzoo.store.store import failures
+from clipzoo.store import Column, Store, failures, runs, update_dataset
 
 log = logging.getLogger(__name__)
 
@@ -137,13 +131,13 @@ def label(
     reader = open_dataset(location)
     _apart(reader, place(out))
     given = [experts] if isinstance(experts, str | Expert) else experts
-    made = experts_of(given, batch_size)
+    made = create_experts(given, batch_size)
     names = [expert.card.column for expert in made]
     call = _Call(
         location, dict(zip(names, given, strict=True)), reader, fingerprint(reader), Store(out), device, batch_size,
         max_failures, retry_failed, shards, tuning, check, progress, written, engine, ray_address,
     )  # fmt: skip
-    reports = [one for stage in _reads.stages(made, call.store) for one in _label(call, stage)]
+    reports = [one for stage in inputs.stages(made, call.store) for one in _label(call, stage)]
     for one in reports:
         one.refuse_empty()
     return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
@@ -184,18 +178,18 @@ class _Call:
             return partial(ray.label_shards, order, self.ray_address, jobs, works, new)
         active = _active(jobs, works)
         for work in active:
-            load(work, resolved(self.device), self.tuning, self.batch_size)
+            load_expert(work, resolve_device(self.device), self.tuning, self.batch_size)
         fresh = [work.expert for work in active if self.check and not work.column.committed()]
         return partial(_label_here, self.reader, jobs, works, fresh)
 
 
 def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
     """Label with experts of which none reads a column that another one writes."""
-    columns = [call.store.create(call.tuning.card(expert), call.identity, grows=True) for expert in experts]
+    columns = [call.store.create(call.tuning.card(expert), call.identity, other_dataset=True) for expert in experts]
     with ExitStack() as stack:
         for column in sorted(columns, key=lambda c: str(c.path)):
             stack.enter_context(column.lock())
-            grow(column, call.reader, call.identity)
+            update_dataset(column, call.reader, call.identity)
         threads = stack.enter_context(call.tuning.fixed_threads())
         old = [plan.outdated(expert, column) for expert, column in zip(experts, columns, strict=True)]
         jobs = plan.missing(call.reader, columns, old, call.shards, call.retry_failed)
@@ -204,7 +198,7 @@ def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
         for i, (expert, column) in enumerate(zip(experts, columns, strict=True)):
             needed = [job.shard for job in jobs if i in job.columns]
             works.append(Work(expert, column, _budget(column, call.max_failures, needed), expert.batch_size))
-            works[i].reads = _reads.opened(expert, call.store, call.identity, needed)
+            works[i].reads = inputs.opened(expert, call.store, call.identity, needed)
         do = call.how(experts, jobs, works, threads)
         names = [work.column.name for work in _active(jobs, works)]
         _run(do, jobs, works, Progress(names, len(jobs), call.progress and bool(jobs), call.log), threads)
@@ -246,7 +240,7 @@ def _label_here(
     progress: Progress,
 ) -> None:
     """Label on this machine, with a look at the ``fresh`` experts first."""
-    warn(look(reader, (job.shard for job in jobs), fresh))
+    warn(quick_check(reader, (job.shard for job in jobs), fresh))
     stop.check()
     label_shards(reader, jobs, works, stop, progress)
 
@@ -289,45 +283,6 @@ def _apart(reader: Reader, out: Place) -> None:
                 f"the store {str(out)!r} lies inside of the dataset {str(folder)!r}, whose tars are its shards: give "
                 "an output folder beside it"
             )
-
-
-def experts_of(given: Sequence[str | Expert] | str | Expert, batch_size: int | None) -> list[Expert]:
-    """The experts, not loaded; `ExpertError` if there is none, or two would write one column."""
-    given = [given] if isinstance(given, str | Expert) else given
-    if not given:
-        raise ExpertError("no expert was given; name at least one, as 'demo:segmentation'")
-    if batch_size is not None and batch_size < 1:
-        raise ExpertError(f"batch_size={batch_size} is no size of a batch; give 1 or more")
-    made = [zoo.create(expert) if isinstance(expert, str) else expert for expert in given]
-    names = Counter((expert.card.task, expert.card.slug) for expert in made)
-    for (task, slug), count in names.items():
-        tasks.get(task)
-        if count > 1:
-            raise ExpertError(
-                f"{count} experts would write the column {task}/{slug}; give each once, and labels that you have a "
-                "name each: …&as=NAME"
-            )
-    return made
-
-
-def resolved(device: str) -> str:
-    """The device that is meant: of "auto", what there is."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
-
-
-def load(work: Work, device: str, tuning: Tuning, batch_size: int | None) -> None:
-    """Load a work's expert and set it up; `ExpertError` whatever it raises."""
-    expert = work.expert
-    try:
-        expert.load(device)
-        tuning.tune(expert, device)
-    except ClipzooError:
-        raise
-    except Exception as error:  # an expert is anybody's code
-        raise ExpertError(f"{expert.card.uri} cannot be loaded on {device}: {type(error).__name__}: {error}") from error
-    work.batch_size = batch_size or expert.batch_size  # loading may have shown that it must be 1
 
 
 def _budget(column: Column, allowed: float, again: Collection[str]) -> Budget:

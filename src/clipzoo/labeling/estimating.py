@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert
-from clipzoo.labeling import engine
 from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._loading import create_experts, load_expert, resolve_device
 from clipzoo.labeling._progress import COMMIT, Meter, Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, label_shards
@@ -98,7 +98,7 @@ def estimate(
         DatasetError, ExpertError: as `label`; whatever share of samples fails is no error here.
     """
     reader = open_dataset(data)
-    made = engine.experts_of(experts, batch_size)
+    made = create_experts(experts, batch_size)
     for expert in made:
         if expert.reads:
             raise ExpertError(
@@ -112,7 +112,7 @@ def estimate(
         works = [_work(expert, Store(folder), tuning) for expert in made]
         began = time.perf_counter()
         for work in works:
-            engine.load(work, engine.resolved(device), tuning, batch_size)
+            load_expert(work, resolve_device(device), tuning, batch_size)
         loading = time.perf_counter() - began
         largest = max(work.batch_size for work in works)
         warm = _measure(reader, WARM, spread(picked, largest), works)

@@ -20,12 +20,13 @@ from typing import Any
 from clipzoo.errors import LabelError, RemoteError, SampleError
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.importers.base import KeyedExpert
-from clipzoo.labeling import _inputs as _reads
-from clipzoo.labeling._batches import Batch, Batcher, Decoded, decoded
+from clipzoo.labeling import inputs
+from clipzoo.labeling._batches import Batch, Batcher, decoded
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
 from clipzoo.labeling.plan import Job, looked_up
+from clipzoo.labeling.samples import Decoded
 from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
@@ -103,12 +104,12 @@ class Pass:
     """`looked_up` of its samples, before any label was."""
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
-    read: _reads.Shard = field(init=False)
+    read: inputs.Shard = field(init=False)
     waiting: deque[tuple[str, Future[Ready]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.work.batch_size, self.predict)
-        self.read = _reads.Shard(self.work.reads, self.writer.shard, self.writer.source)
+        self.read = inputs.Shard(self.work.reads, self.writer.shard, self.writer.source)
 
     def keep(self, previous: Column, shard: str) -> None:
         """Take over the labels of an earlier run; what failed then is done again."""

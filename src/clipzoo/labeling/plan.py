@@ -12,8 +12,7 @@ from clipzoo.errors import DatasetError, SampleError
 from clipzoo.experts.base import Expert
 from clipzoo.importers.base import KeyedExpert
 from clipzoo.readers import Reader
-from clipzoo.store import Column
-from clipzoo.store.manifest import runs
+from clipzoo.store import Column, runs
 
 T = TypeVar("T")
 

@@ -15,11 +15,10 @@ from PIL import Image
 from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.labeling._batches import opened
 from clipzoo.labeling.plan import spread
+from clipzoo.labeling.samples import read_image
 from clipzoo.readers import Entry, Reader, fingerprint, open_dataset
-from clipzoo.store import Column, Store
-from clipzoo.store.manifest import begun
+from clipzoo.store import Column, Store, create_file
 from clipzoo.types import Failure, ImageArray
 
 SIDE = 240
@@ -71,7 +70,7 @@ def inspect(store_root: AnyPath | Place, data: AnyPath, out_html: AnyPath, count
     identity = fingerprint(reader)
     for column in columns:
         column.manifest.belongs(identity, column.path)
-    out = begun(files.local(out_html, "the page"))
+    out = create_file(files.local(out_html, "the page"))
     pictures = [_picture(reader, entry, columns) for entry in _chosen(reader, columns, count)]
     failures = [failure for column in columns for failure in _failures(column)]
     page = _TEMPLATE.render(cards=cards, columns=[c.name for c in columns], pictures=pictures, failures=failures)
@@ -111,7 +110,7 @@ def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> Sequence[E
 
 
 def _picture(reader: Reader, entry: Entry, columns: Sequence[Column]) -> _Picture:
-    found = opened(reader, entry)
+    found = read_image(reader, entry)
     if isinstance(found, Failure):
         return _Picture(entry.key, entry.shard, error=found.detail)
     sample, image = found

@@ -40,7 +40,7 @@ from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.experts import Expert
 from clipzoo.files import AnyPath, Place, alone
-from clipzoo.labeling._inputs import stages
+from clipzoo.labeling.inputs import stages
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import here
 from clipzoo.progress import Progress, Silent

@@ -26,8 +26,7 @@ from clipzoo.pages.showcase import showcase
 from clipzoo.recipe import Recipe
 from clipzoo.runs.folder import PSEUDO, Run, told
 from clipzoo.runs.preflight import TRAINED, check_arm
-from clipzoo.store import Store
-from clipzoo.store.manifest import software
+from clipzoo.store import Store, software
 from clipzoo.training import read_log, supervision
 from clipzoo.training.health import in_words
 from clipzoo.types import ImageArray, decode_image

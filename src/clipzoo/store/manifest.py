@@ -209,7 +209,7 @@ def writing(path: Place) -> Iterator[None]:
         ) from error
 
 
-def begun(path: Path) -> Path:
+def create_file(path: Path) -> Path:
     """The file, made with its folder: what is written there after hours of work fails now if it cannot be."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

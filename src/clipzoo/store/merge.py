@@ -9,8 +9,10 @@ from contextlib import ExitStack
 
 from clipzoo import files
 from clipzoo.errors import StoreError
+from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST, append_lines, runs, writing
-from clipzoo.store.store import SOURCE_MARK, SUFFIXES, Column, Store
+from clipzoo.store.rows import SOURCE_MARK, SUFFIXES
+from clipzoo.store.store import Store
 
 log = logging.getLogger(__name__)
 

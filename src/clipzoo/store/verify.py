@@ -13,8 +13,10 @@ from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, LabelError, StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.readers import Reader, fingerprint, shard_fingerprint
+from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST
-from clipzoo.store.store import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Column, Store
+from clipzoo.store.rows import EXPERT_MARK, SOURCE_MARK, TAR_MARK
+from clipzoo.store.store import Store
 
 ENOUGH = 8
 """So many labels must agree before a column counts as constant: two pictures may well look alike."""

@@ -17,8 +17,9 @@ from clipzoo.errors import StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.files import Draft
 from clipzoo.readers.webdataset import add_member
+from clipzoo.store.column import Column
 from clipzoo.store.manifest import writing
-from clipzoo.store.store import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK, Column
+from clipzoo.store.rows import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK
 from clipzoo.types import Failure
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.readers import Reader, shard_fingerprint
+from clipzoo.store.column import Column
 from clipzoo.store.manifest import Manifest, writing
-from clipzoo.store.store import SOURCE_MARK, Column
+from clipzoo.store.rows import SOURCE_MARK
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ while both are the same. A cache; it may be deleted."""
 _WHOSE = "{} is a label store of another dataset,"
 
 
-def grow(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
+def update_dataset(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
     """Check that what a column labels is in the dataset, with the same pictures, and make it a column of this dataset.
 
     The labeled shards are indexed, and their keys and sizes of pictures compared with those that were labeled; not

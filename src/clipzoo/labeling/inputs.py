@@ -7,8 +7,7 @@ from typing import Any
 
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts.base import Expert, ExpertCard
-from clipzoo.store import Column, Store
-from clipzoo.store.store import marks_of
+from clipzoo.store import Column, Store, marks_of
 
 
 def stages(experts: Sequence[Expert], store: Store) -> list[list[Expert]]:
