@@ -76,7 +76,7 @@ def test_an_import_of_nothing_is_an_error_with_its_reason(tmp_path):
     arguments = ["labels", "import", data, tmp_path / "depth", "--format", "files", "--out", tmp_path / "out", *answers]
     arguments += ["--max-failures", "1"]
     with pytest.raises(
-        ExpertError, match=r"all 6 samples .* as 00000/000000: its label cannot be used: cannot read the label"
+        ExpertError, match=r"all 6 samples .*: 00000/000000: its label cannot be used: cannot read the label"
     ):
         CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert invoke("labels", "show", tmp_path / "out", "depth", "--failed").count("cannot read the label") == 6

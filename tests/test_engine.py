@@ -79,7 +79,7 @@ def test_without_memory_batches_are_halved_for_the_rest_of_the_run(tmp_path, fai
     assert (report.labels, report.failures, report.halved_to) == (32, 0, 2)
     lines = [line for line in runs(report.path) if line["event"] == "out of memory"]
     assert [(line["shard"], line["batch_size"]) for line in lines] == [("00000", 4), ("00000", 2)]
-    assert "batches of images of 192 pixels and more have at most 2 images from now on" in caplog.text
+    assert "Batches of images with 192 pixels or more now have at most 2 images" in caplog.text
     run(data, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")  # of an expert that does not mind
     (again,) = run(data, tmp_path / "out")
@@ -193,7 +193,7 @@ def test_compiled(tmp_path):
 
 def test_what_is_no_module_is_said_and_left_alone(tmp_path, caplog):
     run(make_dataset(tmp_path / "data"), tmp_path / "out", [Bright()], tuning=Tuning("bf16", compile=True))
-    assert "test:bright is no torch module: precision, compile does not touch it" in caplog.text
+    assert "test:bright is not a torch module: precision, compile has no effect on it" in caplog.text
     assert Store(tmp_path / "out").columns()[0].manifest.expert["preprocessing"] == {}
 
 
@@ -334,7 +334,7 @@ def test_a_fall_of_throughput_is_warned_of_once():
     said = [drift.note(meter(3, data=0.9)) for _ in range(6)]
     assert [bool(line) for line in said] == [False, False, True, False, False, False]
     assert "slowed down to 3.0 images/s over the last 3 shards, from 10.0" in said[2]
-    assert "what grew is waiting for data" in said[2]
+    assert "The largest increase is in waiting for data" in said[2]
     assert not any(drift.note(meter(10)) for _ in range(3))
     assert any(drift.note(meter(1)) for _ in range(3))
 

@@ -108,7 +108,7 @@ def test_shards_with_and_without_codes_merge_where_they_are_equal(tmp_path: Path
     _filled(tmp_path, "new")
     merge([Store(tmp_path / "new")], Store(tmp_path / "old"))
     _filled(tmp_path, "other", Failure("no-caption", "another reason"))
-    with pytest.raises(clipzoo.errors.StoreError, match="both have the shard '00000'"):
+    with pytest.raises(clipzoo.errors.StoreError, match="have different labels for the shard '00000'"):
         merge([Store(tmp_path / "other")], Store(tmp_path / "old"))
 
 

@@ -38,7 +38,10 @@ def test_what_is_new_is_labeled_and_the_store_is_that_of_one_run(tmp_path, caplo
     expert = Bright()
     assert run(data, tmp_path / "out", expert).labeled == 12
     assert sum(len(call) for call in expert.calls) == 12
-    assert "segmentation/test-bright goes on with a dataset of other shards: the 2 that it has are in it" in caplog.text
+    assert (
+        "segmentation/test-bright now belongs to a dataset with other shards: its 2 labeled shards are unchanged"
+        in caplog.text
+    )
     assert before == {path: path.stat().st_mtime_ns for path in before}
     run(data, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -116,7 +119,7 @@ def test_shards_of_which_nothing_is_known_are_refused(tmp_path):
     pq.write_table(table.replace_schema_metadata(marks), path)
     run(data, tmp_path / "out")  # nothing has changed
     make_dataset(data, shards=2)
-    with pytest.raises(StoreError, match=r"'00000' was labeled by a clipzoo that did not keep .*remove 00000.parquet"):
+    with pytest.raises(StoreError, match=r"'00000' was labeled by an older clipzoo, .*remove 00000.parquet"):
         run(data, tmp_path / "out")
 
 
@@ -173,5 +176,5 @@ def test_half_a_shard_is_labeled_again_and_said(tmp_path, suffix, caplog):
     assert run(data, tmp_path / "out", Near()).labeled == 0
     assert not caplog.text
     assert run(data, tmp_path / "out", retry_failed=True).labeled == 6
-    assert re.search(f"00001 is not whole, {lost} is missing: it is labeled again", caplog.text)
+    assert re.search(f"00001 is incomplete, {lost} is missing: it is labeled again", caplog.text)
     assert contents(tmp_path / "out") == before

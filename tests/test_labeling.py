@@ -234,9 +234,7 @@ def test_a_label_outside_its_label_space_is_a_row(tmp_path, monkeypatch):
 def test_a_column_without_a_label_is_an_error_until_it_has_one(tmp_path):
     data, everything = make_dataset(tmp_path / "data"), [image(i)[0, 0].tobytes() for i in range(12)]
     for _ in range(2):  # it is no less of one when there is nothing left to do
-        with pytest.raises(
-            ExpertError, match=r"all 12 .* as 00000/000000: the expert failed: RuntimeError: out of luck"
-        ):
+        with pytest.raises(ExpertError, match=r"all 12 .*: 00000/000000: the expert failed: RuntimeError: out of luck"):
             run(data, tmp_path / "out", [Bright(poison=everything)], max_failures=1)
     assert Store(tmp_path / "out").columns()[0].committed() == {"00000", "00001"}
     with pytest.raises(ExpertError, match="--retry-failed"):
@@ -313,7 +311,7 @@ def test_a_store_of_another_dataset_is_refused(tmp_path):
 
 @pytest.mark.parametrize("out", ["data", "data/labels"])
 def test_a_store_inside_the_dataset_is_refused(tmp_path, out):
-    with pytest.raises(StoreError, match="lies inside of the dataset"):
+    with pytest.raises(StoreError, match="is inside of the dataset"):
         run(make_dataset(tmp_path / "data"), tmp_path / out)
 
 
@@ -322,7 +320,7 @@ def test_a_store_inside_what_is_read_whole_is_refused(tmp_path, data):
     """Its tars would be shards of the next run."""
     make_dataset(tmp_path / "shards")
     (tmp_path / "both.yaml").write_text("datasets:\n  web: shards\n")
-    with pytest.raises(StoreError, match="lies inside of the dataset"):
+    with pytest.raises(StoreError, match="is inside of the dataset"):
         run(tmp_path / data, tmp_path / "shards" / "labels")
     run(tmp_path / "shards" / "*.tar", tmp_path / "shards" / "labels")
 
@@ -417,7 +415,7 @@ def test_a_signal_ends_cleanly_and_says_how_to_go_on(tmp_path, sent):
     _, errors = victim.communicate(timeout=30)
     assert victim.returncode != 0
     assert f"stopped by {sent.name}" in errors
-    assert "run the same again to go on" in errors
+    assert "Rerun the command to resume" in errors
     column = Store(tmp_path / "out").columns()[0]
     assert not list(column.path.glob("*.tmp"))
     assert column.manifest.counts.shards == len(column.committed()) > 0

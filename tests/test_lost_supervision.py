@@ -431,7 +431,7 @@ def test_stores_of_other_pictures_in_a_shard_are_not_merged(data: Path, tmp_path
     for name, shard in (("a", "00003"), ("b", "00001")):  # no shard is in both
         for suffix in (".tar", ".parquet"):
             (tmp_path / name / NAME / f"{shard}{suffix}").unlink()
-    with pytest.raises(StoreError, match=r"the shard '00002' has other pictures in .*b.* than in .*a"):
+    with pytest.raises(StoreError, match=r"the shard '00002' has other images in .*b.* than in .*a"):
         merge([Store(tmp_path / "a"), Store(tmp_path / "b")], Store(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

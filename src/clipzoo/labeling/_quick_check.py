@@ -1,4 +1,4 @@
-"""A short look at experts before they label: the conformance kit's, on the first pictures that they will see."""
+"""The quick check of experts before they label: conformance tests on the first images of the run."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ log = logging.getLogger(__name__)
 
 PICTURES = 8
 ENTRIES = 200
-"""So many samples are tried for them, where many are broken."""
+"""Most samples that are read to find `PICTURES` usable ones."""
 
 
 def warn(found: Iterable[str]) -> None:
-    """Tell what `look` saw."""
+    """Log the results of `quick_check`."""
     for line in found:
-        log.warning("%s (`clipzoo experts check` looks closer)", line)
+        log.warning("%s (run `clipzoo experts check` for the full check)", line)
 
 
 def quick_check(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]) -> list[str]:
-    """Which loaded experts' labels are unsound, not repeatable, other in a batch, or do not follow a mirror.
+    """Return warnings about loaded experts: labels that are unsound, not repeatable, or change in a batch or a mirror.
 
-    Those that look labels up, or make them of others, are taken as they are; where captions are read, nothing is
-    mirrored.
+    Imported and derived labels are not checked. Images of experts that read captions are not mirrored.
     """
-    asked = [expert for expert in experts if not (expert.reads or isinstance(expert, SampleExpert))]
-    pictures = _first(reader, shards) if asked else []
-    found = [(expert.card.uri, verdict) for expert in asked for verdict in short(expert, pictures)]
+    checked = [expert for expert in experts if not (expert.reads or isinstance(expert, SampleExpert))]
+    pictures = _first(reader, shards) if checked else []
+    found = [(expert.card.uri, verdict) for expert in checked for verdict in short(expert, pictures)]
     return [f"{uri}: {verdict}" for uri, verdict in found if verdict.status in ("warn", "fail")]
 
 
 def _first(reader: Reader, shards: Iterable[str]) -> list[ExpertInput]:
-    """The first pictures of the shards, `PICTURES` at most."""
+    """Return the first usable images of the shards, at most `PICTURES`."""
     found: list[ExpertInput] = []
     tried = 0
     for shard in shards:

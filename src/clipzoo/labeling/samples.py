@@ -12,7 +12,7 @@ from clipzoo.types import Failure, ImageArray, Sample, decode_image
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A sample's key with its image, or with the reason why there is none."""
+    """A sample's key with its image, or with the reason why it has none."""
 
     key: str
     image: ImageArray | None
@@ -21,7 +21,7 @@ class Decoded:
 
 
 def _admit_all(pixels: int) -> None:
-    """Admit pictures of any size."""
+    """Admit images of any size."""
 
 
 def read_image(
@@ -29,7 +29,7 @@ def read_image(
 ) -> tuple[Sample, ImageArray] | Failure:
     """Return a sample and its image, or the reason why it cannot be used; a `RemoteError` is raised.
 
-    ``admit`` is told of the image's pixels before they are decoded, and may raise `NoRoomError`.
+    ``admit`` is called with the number of pixels before they are decoded, and may raise `NoRoomError`.
     """
     if entry.failure is not None:
         return entry.failure
@@ -43,9 +43,9 @@ def read_image(
 
 
 def decode(reader: Reader, entry: Entry, admit: Callable[[int], None] = _admit_all) -> Decoded:
-    """Read and decode one sample; what is wrong with it becomes its ``failure``. ``admit`` is as of `read_image`."""
-    found = read_image(reader, entry, admit)
-    if isinstance(found, Failure):
-        return Decoded(entry.key, None, found)
-    sample, image = found
+    """Read and decode one sample; an error becomes its ``failure``. For ``admit`` see `read_image`."""
+    result = read_image(reader, entry, admit)
+    if isinstance(result, Failure):
+        return Decoded(entry.key, None, result)
+    sample, image = result
     return Decoded(entry.key, image, caption=sample.caption)

@@ -1,4 +1,4 @@
-"""A column and the dataset of now: labeled shards must have the same pictures; shards may have been added."""
+"""Check of a column against the dataset: labeled shards must be unchanged, and shards may have been added."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from clipzoo.store.rows import SOURCE_MARK
 log = logging.getLogger(__name__)
 
 COMPARED = "compared.json"
-"""Shard -> state of the dataset's file, and `SOURCE_MARK`, when they were last found to fit: they are not read again
-while both are the same. A cache; it may be deleted."""
+"""Cache of shard -> state of the dataset's file, and `SOURCE_MARK`, at the last successful check. Shards are not read
+again while both are the same. The file may be deleted."""
 
-_WHOSE = "{} is a label store of another dataset,"
+_OTHER = "{} is a label store of another dataset"
 
 
 def update_dataset(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
-    """Check that what a column labels is in the dataset, with the same pictures, and make it a column of this dataset.
+    """Check that the dataset still has the labeled samples, and record its fingerprint in the column's manifest.
 
-    The labeled shards are indexed, and their keys and sizes of pictures compared with those that were labeled; not
-    those whose files have not changed since that was last done. For who holds the column's lock.
+    The labeled shards are indexed, and keys and image sizes are compared with those that were labeled. Shards whose
+    files have not changed since the last check are skipped. The caller holds the column's lock.
 
     Args:
-        column: its manifest gets the fingerprint.
+        column: the labels.
         reader: the dataset.
         dataset: `clipzoo.readers.fingerprint` of it.
 
     Raises:
-        StoreError: a shard is not there, or has other samples; or its labels are of another manifest than the column's.
+        StoreError: a shard is missing or has other samples, or its labels were made under another manifest.
     """
     column.manifest = Manifest.read(column.path)  # before the lock was held another run may have changed it
     shards = sorted(column.committed())
@@ -43,9 +43,9 @@ def update_dataset(column: Column, reader: Reader, dataset: Mapping[str, Any]) -
     gone = sorted(set(shards) - set(reader.shards))
     if grown and gone:
         raise StoreError(
-            f"{column.path} is a label store of another dataset: {len(gone)} of its {len(shards)} shards, {gone[0]!r} "
-            f"the first, are not in {reader.location!r}; give another folder, or the dataset with these shards (and "
-            "choose some of them by --shards)"
+            f"{column.path} is a label store of another dataset: {len(gone)} of its {len(shards)} shards, the first is "
+            f"{gone[0]!r}, are not in {reader.location!r}. Give another output folder, or the dataset with these "
+            "shards (and select some of them by --shards)"
         )
     _compare(column, reader, [shard for shard in shards if shard not in gone], grown)
     if not grown:
@@ -53,21 +53,24 @@ def update_dataset(column: Column, reader: Reader, dataset: Mapping[str, Any]) -
     column.manifest = column.manifest.model_copy(update={"dataset": dict(dataset)})
     column.manifest.write(column.path)
     if shards:
-        told = "%s goes on with a dataset of other shards: the %d that it has are in it, unchanged"
-        log.warning(told, column.name, len(shards))
+        log.warning(
+            "%s now belongs to a dataset with other shards: its %d labeled shards are unchanged",
+            column.name,
+            len(shards),
+        )
 
 
 def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool) -> None:
-    """Raise `StoreError` unless the shards' labels are of the pictures that the dataset has now.
+    """Raise `StoreError` unless the labels of the shards are of the images in the dataset.
 
-    Where a shard does not say of which it is, that is an error if the dataset has ``grown``, else a warning.
+    A shard without a fingerprint is an error if the dataset has ``grown``, else a warning.
     """
     marks = dict(zip(shards, files.ahead(column.marks, shards, files.threads(column.path)), strict=True))
     for shard in shards:
         column.check_meaning(shard, marks[shard])
     unmarked = [shard for shard in shards if SOURCE_MARK not in marks[shard]]
     if unmarked and grown:
-        raise StoreError(_unknown(column, unmarked[0]))
+        raise StoreError(_no_fingerprint(column, unmarked[0]))
     column.warn_unmarked(unmarked)
     marked = [shard for shard in shards if shard not in set(unmarked)]
     states = files.ahead(reader.state, marked, reader.threads)
@@ -79,14 +82,14 @@ def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool)
         try:
             column.check_pictures(shard, marks[shard], source)
         except StoreError as error:
-            raise StoreError(f"{_WHOSE.format(column.path)} or of one that has changed. {error}") from error
+            raise StoreError(f"{_OTHER.format(column.path)}, or the dataset has changed. {error}") from error
     if left:
         with writing(column.path):
             files.write(column.path / COMPARED, json.dumps(now, indent=0).encode())
 
 
 def _compared(column: Column) -> dict[str, Any]:
-    """What `COMPARED` holds; nothing if it is not there or damaged."""
+    """Return the contents of `COMPARED`, or nothing if it is missing or damaged."""
     try:
         found = json.loads((column.path / COMPARED).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -94,9 +97,9 @@ def _compared(column: Column) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _unknown(column: Column, shard: str) -> str:
+def _no_fingerprint(column: Column, shard: str) -> str:
     return (
-        f"{_WHOSE.format(column.path)} or of one that has changed: the shard {shard!r} was "
-        "labeled by a clipzoo that did not keep what it looked at, so that nobody can tell if it is the same; give "
-        f"another folder, or remove {shard}.parquet and {shard}.tar from this one, to have the shard labeled anew"
+        f"{_OTHER.format(column.path)}, or the dataset has changed: the shard {shard!r} was labeled by an older "
+        "clipzoo, which stored no fingerprint, so a change cannot be excluded. Give another output folder, or remove "
+        f"{shard}.parquet and {shard}.tar from this one to label the shard again"
     )
