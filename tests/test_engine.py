@@ -288,7 +288,7 @@ def test_the_log_has_a_line_a_shard_with_where_the_time_went(tmp_path):
 
 
 def test_the_look_at_experts_is_no_time_of_labeling(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "look", lambda *_: time.sleep(2) or [])
+    monkeypatch.setattr(engine, "quick_check", lambda *_: time.sleep(2) or [])
     data, log = make_dataset(tmp_path / "data", shards=1, count=4), tmp_path / "log.jsonl"
     began = time.monotonic()
     run(data, tmp_path / "out", [Bright()], log=log, check=True)

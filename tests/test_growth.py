@@ -56,7 +56,7 @@ def test_a_trial_shard_is_the_beginning_of_the_whole(tmp_path):
     run(data / "00001.tar", tmp_path / "out")
     assert run(data, tmp_path / "out").labeled == 12
     with pytest.raises(
-        StoreError, match=r"2 of its 3 shards, '00000' the first, are not in .*00001.tar'.* by --shards"
+        StoreError, match=r"2 of its 3 shards, the first is '00000', are not in .*00001.tar'.* by --shards"
     ):
         run(data / "00001.tar", tmp_path / "out")
 
@@ -67,7 +67,7 @@ def test_labels_are_read_with_the_grown_dataset_once_they_are_its_own(tmp_path):
         run(data, tmp_path / name)
     make_dataset(data, shards=2)
     reader = open_dataset(str(data))
-    with pytest.raises(StoreError, match="first run again what made the column: it goes on with what is there"):
+    with pytest.raises(StoreError, match="first rerun the command that made the column: it keeps the existing labels"):
         Plan.build(reader, {"x": Store(tmp_path / "out").columns()[0]})
     run(data, tmp_path / "out", shards=["00000"])  # nothing is left to do, but it knows the dataset now
     assert Plan.build(reader, {"x": Store(tmp_path / "out").columns()[0]}).coverage() == {"x": 0.5}

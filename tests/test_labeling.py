@@ -227,7 +227,7 @@ def test_a_label_outside_its_label_space_is_a_row(tmp_path, monkeypatch):
 
     expert, wrong = Bright(), Segmentation(np.full((2, 2), 7, np.uint16), np.ones((2, 2), bool))
     monkeypatch.setattr(expert, "predict", lambda images: [wrong] * len(images))
-    with pytest.raises(ExpertError, match="as 00000/000000: the expert gave no sound label: class id 7 in"):
+    with pytest.raises(ExpertError, match="Example: 00000/000000: the expert gave no sound label: class id 7 in"):
         run(make_dataset(tmp_path / "data", shards=1), tmp_path / "out", [expert], max_failures=1)
 
 
@@ -337,7 +337,7 @@ def test_shards_are_chosen_by_names_and_patterns(tmp_path, monkeypatch):
 
 def test_no_expert_or_one_twice_is_refused(tmp_path):
     data = make_dataset(tmp_path / "data")
-    with pytest.raises(ExpertError, match="give each once"):
+    with pytest.raises(ExpertError, match="Give each expert once"):
         run(data, tmp_path / "out", [Bright(), Bright()])
     with pytest.raises(ExpertError, match="no expert was given"):
         label(str(data), [], tmp_path / "out")
@@ -432,7 +432,7 @@ def test_handlers_are_put_back(tmp_path):
     expert = Bright()
     predict = expert.predict
     expert.predict = lambda images: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.01), predict(images))[2]
-    with pytest.raises(Interrupted, match="1 of 1 shards are left"):
+    with pytest.raises(Interrupted, match="1 of 1 shards remain"):
         run(make_dataset(tmp_path / "data", shards=1, count=8), tmp_path / "out", [expert])
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 

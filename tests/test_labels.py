@@ -310,7 +310,7 @@ def test_import_says_how_many_samples_matched(tmp_path, data):
     answers = ["--set", "task=segmentation", "--set", "classes=a b,c=d & e", "--set", "void=none"]
     command = ["import", data, tmp_path / "masks", "--format", "files", "--out", tmp_path / "out", *answers]
     with pytest.raises(
-        ExpertError, match=r"19 of 24 .*; their keys are as '000005', .* to have none: --max-failures 80%"
+        ExpertError, match=r"19 of 24 .*Examples of their keys: '000005', .* is intended: --max-failures 80%"
     ):
         CliRunner().invoke(app, ["labels", *map(str, command)], catch_exceptions=False)
     assert not (tmp_path / "out").exists()

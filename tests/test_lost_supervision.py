@@ -330,8 +330,8 @@ def test_a_plan_of_an_earlier_clipzoo_is_used_and_that_is_said_once(
     for _ in range(2):
         old = plan_of(data, store, run)
         assert old.table.equals(table)
-        assert list(old.told()) == [f"{NAME}: 32 of 32 samples have a label (100 %)"]
-    assert caplog.text.count("did not keep checksums of labels and samples") == 1
+        assert list(old.summary()) == [f"{NAME}: 32 of 32 samples have a label (100 %)"]
+    assert caplog.text.count("stored no checksums of labels and samples") == 1
     anew(data, store)
     with pytest.raises(CheckpointError, match="changed since"):
         plan_of(data, store, run)

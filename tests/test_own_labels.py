@@ -125,7 +125,7 @@ def test_two_imports_share_no_column(tmp_path, data):
         with pytest.raises(StoreError, match="--as NAME"):
             brought(data, tmp_path / "a" / "masks", tmp_path / "out", answers | {"classes": "floor,ceiling"})
     uris = [f"files:{tmp_path}/{folder}/masks?{QUERY}" for folder in "ab"]
-    with pytest.raises(ExpertError, match=r"2 experts would write the column segmentation/files-masks; .*as=NAME"):
+    with pytest.raises(ExpertError, match=r"2 experts would write the column segmentation/files-masks.*as=NAME"):
         label(str(data), uris, tmp_path / "two", progress=False)
     label(str(data), [uris[0], uris[1] + "&as=other"], tmp_path / "two", progress=False)
     assert Store(tmp_path / "two").names() == ["segmentation/files-masks", "segmentation/other"]
@@ -452,5 +452,5 @@ def test_a_folder_of_shards_without_a_manifest_is_named(tmp_path, data):
     assert verify(Store(tmp_path / "out")) == []
     for path in (tmp_path / "out").rglob("manifest.json"):
         path.unlink()
-    with pytest.raises(StoreError, match="though segmentation/test-bright, segmentation/test-other has shards"):
+    with pytest.raises(StoreError, match="but segmentation/test-bright, segmentation/test-other has shards"):
         verify(Store(tmp_path / "out"))

@@ -131,7 +131,7 @@ def test_commit_demands_a_row_a_key_and_a_key_once(column):
         writer.fail("a", "x")
     with ColumnWriter(column, "0") as writer:
         writer.fail("a", "x")
-        with pytest.raises(StoreError, match="comes twice"):
+        with pytest.raises(StoreError, match="occurs twice"):
             writer.fail("a", "y")
     assert column.committed() == {"0"}
 
@@ -319,7 +319,7 @@ def test_a_manifest_may_hold_names_that_are_no_text(column):
 
 def test_a_damaged_column_can_be_removed(tmp_path, whole, column):
     (column.path / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match=r"is damaged.*remove the column"):
+    with pytest.raises(StoreError, match=r"is damaged.*Remove the column"):
         whole.column(column.path.parent.name, column.path.name)
     whole.remove("segmentation", "test-bright")
     assert not column.path.exists()
@@ -347,7 +347,7 @@ def test_verify_a_tar_that_cannot_be_read(whole, column):
 
 def test_verify_missing_and_truncated_tars(whole, column):
     (column.path / "00000.tar").unlink()
-    assert messages(whole) == ("segmentation/test-bright/00000: the tar is missing; label again")
+    assert messages(whole) == ("segmentation/test-bright/00000: the tar is missing. Label again")
     path = column.path / "00001.tar"
     path.write_bytes(path.read_bytes()[:1024])
     assert "is truncated" in messages(whole)
@@ -378,7 +378,7 @@ def test_verify_tells_of_a_damaged_manifest_and_goes_on(tmp_path, whole, column,
     (column.path / "00000.tar").unlink()
     damaged, missing = messages(whole, reader).splitlines()[:1], messages(whole, reader).splitlines()[-1]
     assert re.match(r"depth/test-near: .*manifest.json is damaged", damaged[0])
-    assert missing == "segmentation/test-bright/00000: the tar is missing; label again"
+    assert missing == "segmentation/test-bright/00000: the tar is missing. Label again"
 
 
 def test_verify_a_store_of_nothing(tmp_path):

@@ -247,7 +247,7 @@ class Run:
         """
         columns = {name: column for name, (_, column) in self.columns.items()}
         plan = kept_plan(self.out, self.reader, columns, partial(self.join, columns), (self.out / "arms").exists())
-        for line in plan.told():
+        for line in plan.summary():
             self.progress.stage(line)
         return plan
 
