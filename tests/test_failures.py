@@ -66,7 +66,7 @@ def test_readers_and_experts_give_codes_that_reach_the_store(tmp_path: Path) -> 
 def test_a_budget_does_not_count_what_was_not_downloaded() -> None:
     budget = Budget("c", 0.0)
     budget.note(Failure("not-downloaded", "any text"), by_sample=True)
-    assert (budget.seen, budget.failed, budget.by_sample) == (0, 0, 0)
+    assert (budget.samples, budget.failed, budget.by_sample) == (0, 0, 0)
 
 
 def _filled(tmp_path: Path, name: str, failure: Failure = REASON) -> Column:

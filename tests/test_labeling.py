@@ -279,7 +279,7 @@ def test_the_budget_of_a_small_dataset_is_judged_at_its_end(tmp_path):
 
 
 def test_a_budget_counts_earlier_runs(tmp_path):
-    budget = Budget("c", 0.05, seen=1000, failed=49)
+    budget = Budget("c", 0.05, samples=1000, failed=49)
     budget.note(Failure("expert-failed", "x"))
     with pytest.raises(ExpertError, match="51 of 1002"):
         budget.note(Failure("expert-failed", "x"))

@@ -233,7 +233,7 @@ def test_an_offset_that_leads_to_another_label_is_noticed_by_its_header(data: Pa
         for i, entry in reversed(list(enumerate(dataset.reader.index("00000")))):
             writer.add(entry.key, depth(1 + i / 10))
     damaged = [seen.damaged.get(NAME, "") for seen in old.__getitems__([(0, i) for i in range(COUNT)])]
-    assert all("rows and tar are of different runs" in reason for reason in damaged)
+    assert all("rows and tar are from different runs" in reason for reason in damaged)
 
 
 @pytest.mark.parametrize("key", ["Änderung/größe", "x" * 120, "plain", "y" * 600])
@@ -246,7 +246,7 @@ def test_members_of_all_names_are_verified(tmp_path: Path, key: str) -> None:
     for row in rows:
         assert column.label("0", row).valid.all()
     if len(key) < 200:
-        with pytest.raises(Exception, match="rows and tar are of different runs"):
+        with pytest.raises(Exception, match="rows and tar are from different runs"):
             column.member("0", key, rows[2]["offset"], rows[2]["size"])
 
 
@@ -285,7 +285,7 @@ def recaptioned(data: Path, store: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(anew, NAME), (edited, NAME), (repainted, "1 shards, '00002'"), (recaptioned, "1 shards, '00002'")],
+    [(anew, NAME), (edited, NAME), (repainted, "1 shards .the first is '00002'"), (recaptioned, "1 shards .the first is '00002'")],
 )
 def test_a_kept_plan_of_other_labels_or_samples_is_refused_once_arms_are_trained(
     data: Path, store: Path, tmp_path: Path, change: Callable[[Path, Path], None], says: str
@@ -372,7 +372,7 @@ def test_coverage_is_told_and_shards_that_are_not_labeled(data: Path, store: Pat
     for shard in ("00001", "00002", "00003"):
         for suffix in (".tar", ".parquet"):
             (store / NAME / f"{shard}{suffix}").unlink()
-    assert list(training_set(data, store).plan.told()) == [
+    assert list(training_set(data, store).plan.summary()) == [
         f"{NAME}: 8 of 32 samples have a label (25 %); 3 of 4 shards are not labeled"
     ]
 
@@ -390,7 +390,7 @@ def test_a_manifest_that_was_edited_is_refused_with_the_fix(data: Path, store: P
     shutil.copytree(store, tmp_path / "sound")
     edited(data, store)
     with pytest.raises(
-        StoreError, match=r"manifest.json does not describe .*'00000'.*Restore the manifest's task, con"
+        StoreError, match=r"manifest.json does not describe .*'00000'.*Restore these fields of the manifest: task, con"
     ):
         training_set(data, store)
     with pytest.raises(StoreError, match="manifest"):

@@ -190,13 +190,13 @@ def test_a_worker_commits_when_it_is_told_to(data, tmp_path):
     worker, out = Worker(ordered(data, tmp_path / "ray", tmp_path)), tmp_path / "ray"
     worker.setup()
     for shard, before in (("00000", 0), ("00001", 2)):
-        known = Budget(column.name, 0.5, seen=90, failed=30)
+        known = Budget(column.name, 0.5, samples=90, failed=30)
         (counts,) = worker.label(Job(shard, (0,)), [known]).values()
-        assert (counts.seen, counts.failed) == (8, column.rows(shard)["error"].drop_null().length())
+        assert (counts.samples, counts.failed) == (8, column.rows(shard)["error"].drop_null().length())
         assert len(contents(out)) == before
         done = worker.commit()
         assert len(contents(out)) == before + 2
-        assert done.labeled == {0: counts.seen - counts.failed}
+        assert done.labeled == {0: counts.samples - counts.failed}
         assert [(line["event"], line["shard"], line["rows"]) for line in done.lines[0]] == [("shard", shard, 8)]
     assert contents(out) == contents(tmp_path / "local")
 
@@ -205,7 +205,7 @@ def test_a_worker_stops_at_a_shard_that_uses_up_the_budget(data, tmp_path):
     worker = Worker(ordered(data, tmp_path / "ray", tmp_path))
     worker.setup()
     with pytest.raises(DatasetError, match="of test failed"):
-        worker.label(Job("00000", (0,)), [Budget("test", 0.3, seen=99, failed=30, by_sample=30)])
+        worker.label(Job("00000", (0,)), [Budget("test", 0.3, samples=99, failed=30, by_sample=30)])
     assert not [path for path in (tmp_path / "ray").rglob("*") if path.is_file() and path.name != "manifest.json"]
 
 

@@ -40,11 +40,11 @@ def kept_plan(
     Raises:
         CheckpointError: the files are damaged, or dataset or labels have changed after arms were trained.
     """
-    path, beside = folder / PLAN, folder / MADE_OF
+    path, state_file = folder / PLAN, folder / MADE_OF
     made_of = {"dataset": fingerprint(reader)} | {name: _labels(column) for name, column in columns.items()}
-    if not (path.exists() and beside.exists()):
-        return _made(join(), path, beside, made_of)
-    known = _known(beside)
+    if not (path.exists() and state_file.exists()):
+        return _save(join(), path, state_file, made_of)
+    known = _load_state(state_file)
     changed = [name for name, now in made_of.items() if known.get(name) != _comparable(now, known.get(name))]
     if not changed:
         plan = Plan.load(path)
@@ -53,21 +53,21 @@ def kept_plan(
             if current.places != plan.places:
                 current.save(path)
             if known != made_of:
-                _adopt(path, beside, made_of)
+                _update_state(path, state_file, made_of)
             return current
         changed = [f"the samples of {len(shards)} shards (the first is {shards[0]!r})"]
     if trained:
         raise CheckpointError(
             f"{', '.join(changed)} changed since {path} was made ({known}, now {made_of}), but arms were trained on "
-            f"the old data. Give another --out, or delete {path}, {beside.name}, arms and scores to train again"
+            f"the old data. Give another --out, or delete {path}, {state_file.name}, arms and scores to train again"
         )
-    return _made(join(), path, beside, made_of)
+    return _save(join(), path, state_file, made_of)
 
 
-def _made(plan: Plan, path: Path, beside: Path, made_of: Mapping[str, Any]) -> Plan:
-    beside.unlink(missing_ok=True)  # if the process is killed here, the plan is built again
+def _save(plan: Plan, path: Path, state_file: Path, made_of: Mapping[str, Any]) -> Plan:
+    state_file.unlink(missing_ok=True)  # if the process is killed here, the plan is built again
     plan.save(path)
-    files.write(beside, json.dumps(made_of, indent=2).encode())
+    files.write(state_file, json.dumps(made_of, indent=2).encode())
     return Plan.load(path)
 
 
@@ -80,15 +80,14 @@ def _labels(column: Column) -> dict[str, Any]:
     return {**column.manifest.counts.model_dump(), MEANING: column.manifest.digest, TARS: digest}
 
 
-def _known(beside: Path) -> dict[str, Any]:
+def _load_state(state_file: Path) -> dict[str, Any]:
     try:
-        known = json.loads(beside.read_bytes())
+        known = json.loads(state_file.read_bytes())
     except (ValueError, RecursionError):
         known = None
     if not isinstance(known, dict):
         raise CheckpointError(
-            f"{beside} is damaged. Delete it and {PLAN}, and rerun the command: both files are made from dataset and "
-            "labels"
+            f"{state_file} is damaged. Delete it and {PLAN}, and rerun the command: both files are made again"
         )
     return known
 
@@ -98,10 +97,10 @@ def _comparable(now: dict[str, Any], known: Any) -> dict[str, Any]:
     return {name: value for name, value in now.items() if name not in (MEANING, TARS) or name in (known or {})}
 
 
-def _adopt(path: Path, beside: Path, made_of: Mapping[str, Any]) -> None:
+def _update_state(path: Path, state_file: Path, made_of: Mapping[str, Any]) -> None:
     """Warn that an old plan has no checksums, and save the current ones."""
     log.warning(
         "%s was made by an older clipzoo, which stored no checksums of labels and samples: earlier changes were "
         "detected by counts and the first shard only. Changes from now on are detected", path,
     )  # fmt: skip
-    files.write(beside, json.dumps(made_of, indent=2).encode())
+    files.write(state_file, json.dumps(made_of, indent=2).encode())

@@ -18,7 +18,7 @@ class Budget:
 
     column: str
     allowed: float
-    seen: int = 0
+    samples: int = 0
     failed: int = 0
     by_sample: int = 0  # failures in reading or decoding the sample
     reasons: Counter[str] = field(default_factory=Counter)
@@ -27,7 +27,7 @@ class Budget:
     def count(self, failure: Failure) -> None:
         """Count a failure by its kind. A sample that was not downloaded counts as no sample."""
         if not failure.counts:
-            self.seen -= 1
+            self.samples -= 1
             return
         self.failed += 1
         self.reasons[failure.kind] += 1
@@ -35,18 +35,18 @@ class Budget:
 
     def note(self, failure: Failure | None = None, by_sample: bool = False) -> None:
         """Count a sample, with its reason if it failed. Judge the budget when enough samples have been counted."""
-        self.seen += 1
+        self.samples += 1
         if failure is not None:
             self.count(failure)
             self.by_sample += by_sample and failure.counts
-            if self.seen >= EARLIEST:
+            if self.samples >= EARLIEST:
                 self.judge()
 
     def since(self, before: Budget) -> Budget:
         """Return the counts since ``before``, an earlier copy of this budget."""
         return replace(
             self,
-            seen=self.seen - before.seen,
+            samples=self.samples - before.samples,
             failed=self.failed - before.failed,
             by_sample=self.by_sample - before.by_sample,
             reasons=self.reasons - before.reasons,
@@ -54,7 +54,7 @@ class Budget:
 
     def add(self, other: Budget) -> None:
         """Add the counts of another budget of the same column."""
-        self.seen += other.seen
+        self.samples += other.samples
         self.failed += other.failed
         self.by_sample += other.by_sample
         self.reasons += other.reasons
@@ -62,12 +62,12 @@ class Budget:
 
     def judge(self) -> None:
         """Raise `DatasetError` or `ExpertError`, by the cause of most failures, if too many samples failed."""
-        if self.failed <= self.allowed * self.seen:
+        if self.failed <= self.allowed * self.samples:
             return
         cause: type[ClipzooError] = DatasetError if 2 * self.by_sample > self.failed else ExpertError
         raise cause(
-            f"labeling stopped: {self.failed} of {self.seen} samples of {self.column} failed "
-            f"({self.failed / self.seen:.1%}), more than max_failures={self.allowed:g} allows:\n"
+            f"labeling stopped: {self.failed} of {self.samples} samples of {self.column} failed "
+            f"({self.failed / self.samples:.1%}), more than max_failures={self.allowed:g} allows:\n"
             + "\n".join(f"  {count} × {self.examples[kind]}" for kind, count in self.reasons.most_common(10))
             + "\nCommitted shards are kept. Fix this and rerun the command, with --retry-failed if an expert changed, "
             "or allow more failures: --max-failures, in a recipe labeling.max_failures."

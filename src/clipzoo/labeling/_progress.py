@@ -1,4 +1,4 @@
-"""What a run says of itself while it works: where its time goes, when it will end, what failed, when it slows down."""
+"""The progress of a run: throughput, times, failures, remaining time, and slowdowns."""
 
 from __future__ import annotations
 
@@ -246,21 +246,21 @@ class Progress:
 
     def _render(self) -> RenderableType:
         """Return the current state; called by the display's thread."""
-        seen, now = Meter(self.total.columns), self._now
+        current, now = Meter(self.total.columns), self._now
         for meter in (self.total, now):
             if meter is not None:
-                seen.add(meter)
+                current.add(meter)
         failed = sum(self.reasons.values()) + (len(now.failed) if now is not None else 0)
-        rate, left = seen.images / max(time.perf_counter() - self._began, 1e-9), self._left()
+        rate, left = current.images / max(time.perf_counter() - self._began, 1e-9), self._left()
         head = Table.grid(padding=(0, 1))
         head.add_row(
             "labeling", ProgressBar(max(self.shards, 1), self.done, width=24), f"{self.done}/{self.shards} shards",
-            f"{seen.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
+            f"{current.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
             f"{timedelta(seconds=round(left))} left" if left else "", self.note,
         )  # fmt: skip
-        time_goes = " · ".join(f"{what} {share:.0%}" for what, share in seen.shares().items())
+        time_goes = " · ".join(f"{what} {share:.0%}" for what, share in current.shares().items())
         rows = Table.grid(padding=(0, 2))
-        for column in seen.columns:
-            failures = f"{seen.failures[column]:,} failed" if seen.failures[column] else ""
-            rows.add_row(f"  {column}", f"{seen.rate(column):.1f} images/s", failures)
+        for column in current.columns:
+            failures = f"{current.failures[column]:,} failed" if current.failures[column] else ""
+            rows.add_row(f"  {column}", f"{current.rate(column):.1f} images/s", failures)
         return Group(head, f"  {time_goes}", rows, *self._why)

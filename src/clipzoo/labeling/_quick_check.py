@@ -18,9 +18,9 @@ ENTRIES = 200
 """Most samples that are read to find `PICTURES` usable ones."""
 
 
-def warn(found: Iterable[str]) -> None:
+def warn(lines: Iterable[str]) -> None:
     """Log the results of `quick_check`."""
-    for line in found:
+    for line in lines:
         log.warning("%s (run `clipzoo experts check` for the full check)", line)
 
 
@@ -31,19 +31,19 @@ def quick_check(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]
     """
     checked = [expert for expert in experts if not (expert.reads or isinstance(expert, SampleExpert))]
     pictures = _first(reader, shards) if checked else []
-    found = [(expert.card.uri, verdict) for expert in checked for verdict in short(expert, pictures)]
-    return [f"{uri}: {verdict}" for uri, verdict in found if verdict.status in ("warn", "fail")]
+    verdicts = [(expert.card.uri, verdict) for expert in checked for verdict in short(expert, pictures)]
+    return [f"{uri}: {verdict}" for uri, verdict in verdicts if verdict.status in ("warn", "fail")]
 
 
 def _first(reader: Reader, shards: Iterable[str]) -> list[ExpertInput]:
     """Return the first usable images of the shards, at most `PICTURES`."""
-    found: list[ExpertInput] = []
+    inputs: list[ExpertInput] = []
     tried = 0
     for shard in shards:
         for entry in reader.index(shard):
             sample = decode(reader, entry)
             if sample.image is not None:
-                found.append(ExpertInput(sample.key, sample.image, sample.caption))
-            if len(found) == PICTURES or (tried := tried + 1) == ENTRIES:
-                return found
-    return found
+                inputs.append(ExpertInput(sample.key, sample.image, sample.caption))
+            if len(inputs) == PICTURES or (tried := tried + 1) == ENTRIES:
+                return inputs
+    return inputs

@@ -293,7 +293,7 @@ def _budget(column: Column, allowed: float, again: Collection[str]) -> Budget:
     budget = Budget(column.name, allowed)
     for shard, rows in column.tables():
         if shard not in again:
-            budget.seen += len(rows)
+            budget.samples += len(rows)
             for failure in failures(rows).values():
                 budget.count(failure)
     return budget
@@ -303,12 +303,12 @@ def report(column: Column, labeled: int = 0) -> ColumnReport:
     """Report on a column, from its manifest and rows."""
     column = Column(column.path)
     counts = column.manifest.counts
-    found: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for shard, key, failure in column.failures() if counts.failures else ():
-        found[failure.kind] += 1
+        kinds[failure.kind] += 1
         examples.setdefault(failure.kind, f"{shard}/{key}: {failure}")
-    reasons = dict(found.most_common())
+    reasons = dict(kinds.most_common())
     return ColumnReport(
         column.task, column.slug, column.path, counts.shards, counts.labels, counts.failures, counts.bytes,
         column.seconds_in_use(), labeled, reasons, {kind: examples[kind] for kind in reasons},

@@ -131,12 +131,12 @@ def estimate(
 def _pick(reader: Reader, count: int) -> tuple[list[Entry], int]:
     """Return about ``count`` entries from the whole dataset, and its number of samples."""
     shards = spread(reader.shards, SHARDS)
-    picked, seen = list[Entry](), 0
+    picked, total = list[Entry](), 0
     for shard in shards:
         entries = reader.index(shard)
-        seen += len(entries)
+        total += len(entries)
         picked += spread(entries, -(-count // len(shards)))
-    return picked, round(seen * len(reader.shards) / len(shards))
+    return picked, round(total * len(reader.shards) / len(shards))
 
 
 def _work(expert: Expert, store: Store, tuning: Tuning) -> Work:

@@ -308,7 +308,7 @@ class _Run:
             for i, counts in budgets.items():
                 budget = self.works[i].budget
                 budget.add(counts)
-                if budget.seen >= EARLIEST or not self.uncounted[i]:
+                if budget.samples >= EARLIEST or not self.uncounted[i]:
                     budget.judge()
         self.steps[worker.actor.commit.remote()] = worker, self._committed
 

@@ -76,14 +76,14 @@ def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool)
     states = files.ahead(reader.state, marked, reader.threads)
     now = {shard: [state, marks[shard][SOURCE_MARK]] for shard, state in zip(marked, states, strict=True)}
     before = _compared(column)
-    left = [shard for shard in marked if not now[shard][0] or before.get(shard) != now[shard]]
-    found = files.ahead(lambda shard: shard_fingerprint(reader, shard), left, reader.threads)
-    for shard, source in zip(left, found, strict=True):
+    stale = [shard for shard in marked if not now[shard][0] or before.get(shard) != now[shard]]
+    sources = files.ahead(lambda shard: shard_fingerprint(reader, shard), stale, reader.threads)
+    for shard, source in zip(stale, sources, strict=True):
         try:
             column.check_pictures(shard, marks[shard], source)
         except StoreError as error:
             raise StoreError(f"{_OTHER.format(column.path)}, or the dataset has changed. {error}") from error
-    if left:
+    if stale:
         with writing(column.path):
             files.write(column.path / COMPARED, json.dumps(now, indent=0).encode())
 
@@ -91,10 +91,10 @@ def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool)
 def _compared(column: Column) -> dict[str, Any]:
     """Return the contents of `COMPARED`, or nothing if it is missing or damaged."""
     try:
-        found = json.loads((column.path / COMPARED).read_bytes())
+        cache = json.loads((column.path / COMPARED).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return cache if isinstance(cache, dict) else {}
 
 
 def _no_fingerprint(column: Column, shard: str) -> str:

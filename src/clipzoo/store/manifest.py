@@ -152,13 +152,13 @@ def _short(dataset: Mapping[str, Any]) -> str:
 
 def software() -> dict[str, str]:
     """Return package -> version of the software that can change a label's bytes."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in SOFTWARE:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 # Runs ------------------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ MARKS = EXPERT_MARK, TAR_MARK, SOURCE_MARK = "expert", "tar_sha256", "source"
 
 def marks_of(schema: pa.Schema) -> dict[str, str]:
     """Return `EXPERT_MARK`, `TAR_MARK` and `SOURCE_MARK` of a shard's rows. Old shards do not have all of them."""
-    found: Mapping[bytes, bytes] = schema.metadata or {}
-    return {name: found[name.encode()].decode() for name in MARKS if found.get(name.encode())}
+    metadata: Mapping[bytes, bytes] = schema.metadata or {}
+    return {name: metadata[name.encode()].decode() for name in MARKS if metadata.get(name.encode())}
 
 
 def old_codes(rows: pa.Table) -> pa.ChunkedArray:

@@ -33,12 +33,12 @@ class Store:
         Raises:
             StoreError: a manifest is damaged, or there is no column although one is ``needed``.
         """
-        found = []
+        columns = []
         for column in self.each(needed).values():
             if isinstance(column, StoreError):
                 raise column
-            found.append(column)
-        return found
+            columns.append(column)
+        return columns
 
     def each(self, needed: bool = False) -> dict[str, Column | StoreError]:
         """Return ``<task>/<slug>`` -> the column, or the error in its manifest, sorted by name.
@@ -46,8 +46,8 @@ class Store:
         Raises:
             StoreError: there is no column although one is ``needed``.
         """
-        found = self.names()
-        if needed and not found:
+        names = self.names()
+        if needed and not names:
             why = (
                 "the folder does not exist"
                 if not self.root.exists()
@@ -59,7 +59,7 @@ class Store:
                 f"there is no label store at {str(self.root)!r}: {why}. Check the path. `clipzoo labels ls FOLDER` "
                 "lists the columns of a store, `clipzoo label DATA --expert URI --out FOLDER` makes one"
             )
-        return {name: self._opened(name) for name in found}
+        return {name: self._opened(name) for name in names}
 
     def _opened(self, name: str) -> Column | StoreError:
         try:

@@ -109,10 +109,14 @@ def verify(
     Raises:
         StoreError: there is no column.
     """
-    found = store.each(needed=True)
-    problems = [Problem(name, "", "", str(error)) for name, error in found.items() if isinstance(error, StoreError)]
+    columns_or_errors = store.each(needed=True)
+    problems = [
+        Problem(name, "", "", str(error)) for name, error in columns_or_errors.items() if isinstance(error, StoreError)
+    ]
     problems += [Problem(name, "", "", HEADLESS) for name in store.headless()]
-    columns = [(column, _begun(column), _Tally()) for column in found.values() if isinstance(column, Column)]
+    columns = [
+        (column, _begun(column), _Tally()) for column in columns_or_errors.values() if isinstance(column, Column)
+    ]
     there, identity = set(reader.shards if reader else ()), fingerprint(reader) if reader else {}
     problems += [problem for column, _, _ in columns for problem in _places(column)]
     if reader is not None:
@@ -147,7 +151,7 @@ class _Given:
 
 def _begun(column: Column) -> set[str]:
     """Return the shards that have rows, with or without a tar."""
-    return column.committed() | {shard for shard, lacking in column.halves().items() if lacking == ".tar"}
+    return column.committed() | {shard for shard, missing in column.halves().items() if missing == ".tar"}
 
 
 def _places(column: Column) -> Iterator[Problem]:
