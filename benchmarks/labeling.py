@@ -30,12 +30,11 @@ from PIL import Image
 from clipzoo import experts
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import Tuning, estimate, label
-from clipzoo.labeling._batches import decode
+from clipzoo.labeling.samples import decode
 from clipzoo.locations import resolve_data
 from clipzoo.readers import Reader, fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import ColumnWriter, Store
-from clipzoo.store.manifest import software
+from clipzoo.store import ColumnWriter, Store, software
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray

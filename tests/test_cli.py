@@ -76,7 +76,7 @@ def test_an_import_of_nothing_is_an_error_with_its_reason(tmp_path):
     arguments = ["labels", "import", data, tmp_path / "depth", "--format", "files", "--out", tmp_path / "out", *answers]
     arguments += ["--max-failures", "1"]
     with pytest.raises(
-        ExpertError, match=r"all 6 samples .* as 00000/000000: its label cannot be used: cannot read the label"
+        ExpertError, match=r"all 6 samples .*: 00000/000000: its label cannot be used: cannot read the label"
     ):
         CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert invoke("labels", "show", tmp_path / "out", "depth", "--failed").count("cannot read the label") == 6
@@ -91,7 +91,7 @@ def test_a_table_of_failures_says_why_and_shows_one_whole(tmp_path):
     (tmp_path / "depth" / "000000.png").write_bytes(encoded(image(0)[..., 0]))
     arguments = ["--expert", f"files:{tmp_path}/depth?{asked}", "--out", tmp_path / "out", "--max-failures", "1"]
     told = invoke("label", data, *arguments)
-    assert "5 × its label cannot be used: UnidentifiedImageError: cannot identify image file" in told
+    assert "5 × unsound-label: cannot read the label: UnidentifiedImageError: cannot identify image file" in told
     assert f"for example 00000/000001: its label cannot be used: cannot read the label: {tmp_path}/depth/" in told
     assert f"clipzoo labels show {tmp_path}/out depth/files-depth --failed" in told
 

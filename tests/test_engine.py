@@ -27,8 +27,7 @@ from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Drift, Meter, Prog
 from clipzoo.labeling._tuning import out_of_memory
 from clipzoo.locations import resolve_data
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import Store
-from clipzoo.store.manifest import runs
+from clipzoo.store import Store, runs
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import ImageArray
@@ -80,7 +79,7 @@ def test_without_memory_batches_are_halved_for_the_rest_of_the_run(tmp_path, fai
     assert (report.labels, report.failures, report.halved_to) == (32, 0, 2)
     lines = [line for line in runs(report.path) if line["event"] == "out of memory"]
     assert [(line["shard"], line["batch_size"]) for line in lines] == [("00000", 4), ("00000", 2)]
-    assert "batches of images of 192 pixels and more have at most 2 images from now on" in caplog.text
+    assert "Batches of images with 192 pixels or more now have at most 2 images" in caplog.text
     run(data, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")  # of an expert that does not mind
     (again,) = run(data, tmp_path / "out")
@@ -109,7 +108,7 @@ def test_an_image_that_is_too_large_alone_is_a_failure(tmp_path):
         run(make_dataset(tmp_path / "data", 1, 4), tmp_path / "out", [expert], max_failures=1)
     (column,) = Store(tmp_path / "out").columns()
     assert report_of(column).halved_to == 1
-    assert all("can't allocate memory" in reason for _, _, reason in column.failures())
+    assert all("can't allocate memory" in failure.detail for _, _, failure in column.failures())
 
 
 def test_other_failures_do_not_halve(tmp_path):
@@ -194,7 +193,7 @@ def test_compiled(tmp_path):
 
 def test_what_is_no_module_is_said_and_left_alone(tmp_path, caplog):
     run(make_dataset(tmp_path / "data"), tmp_path / "out", [Bright()], tuning=Tuning("bf16", compile=True))
-    assert "test:bright is no torch module: precision, compile does not touch it" in caplog.text
+    assert "test:bright is not a torch module: precision, compile has no effect on it" in caplog.text
     assert Store(tmp_path / "out").columns()[0].manifest.expert["preprocessing"] == {}
 
 
@@ -242,7 +241,7 @@ def test_threads_are_fixed_noted_and_given_back(tmp_path):
 
 def test_the_next_batch_is_decoded_while_one_is_predicted(tmp_path, monkeypatch):
     """Else the expert waits for a batch's decode before each of its batches."""
-    import clipzoo.labeling._batches as batches
+    import clipzoo.labeling.samples as batches
 
     count, enough = [0], threading.Event()
     decode_image = batches.decode_image
@@ -289,7 +288,7 @@ def test_the_log_has_a_line_a_shard_with_where_the_time_went(tmp_path):
 
 
 def test_the_look_at_experts_is_no_time_of_labeling(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "look", lambda *_: time.sleep(2) or [])
+    monkeypatch.setattr(engine, "quick_check", lambda *_: time.sleep(2) or [])
     data, log = make_dataset(tmp_path / "data", shards=1, count=4), tmp_path / "log.jsonl"
     began = time.monotonic()
     run(data, tmp_path / "out", [Bright()], log=log, check=True)
@@ -305,11 +304,11 @@ def test_failures_are_samples_whatever_number_of_experts(tmp_path, capsys):
     run(tmp_path / "data", tmp_path / "out", [poisoned, Near()], max_failures=1, log=log, progress=True)
     end = logged(log)[-1]
     assert end["failures"] == 2
-    assert end["reasons"] == {"the image is empty": 1, "the expert failed: RuntimeError: out of luck": 1}
+    assert end["reasons"] == {"empty": 1, "expert-failed: RuntimeError: out of luck": 1}
     assert [one["failures"] for one in end["experts"].values()] == [2, 1]
     shown = capsys.readouterr().err
     assert "2 failed" in shown
-    assert "1 × the image is empty" in shown
+    assert "1 × empty" in shown
     assert "waiting for data" in shown
 
 
@@ -335,7 +334,7 @@ def test_a_fall_of_throughput_is_warned_of_once():
     said = [drift.note(meter(3, data=0.9)) for _ in range(6)]
     assert [bool(line) for line in said] == [False, False, True, False, False, False]
     assert "slowed down to 3.0 images/s over the last 3 shards, from 10.0" in said[2]
-    assert "what grew is waiting for data" in said[2]
+    assert "The largest increase is in waiting for data" in said[2]
     assert not any(drift.note(meter(10)) for _ in range(3))
     assert any(drift.note(meter(1)) for _ in range(3))
 

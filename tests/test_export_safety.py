@@ -20,8 +20,7 @@ from clipzoo.errors import CheckpointError
 from clipzoo.export._card import card
 from clipzoo.models import Student
 from clipzoo.runs import verbs as pipeline
-from clipzoo.store import Store
-from clipzoo.store.manifest import Manifest
+from clipzoo.store import Manifest, Store
 
 LIMITED = """
 import resource, sys

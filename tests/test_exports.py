@@ -174,7 +174,7 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     with pytest.raises(PluginError, match="has no 'cocoo'; did you mean coco"):
         export_labels(tmp_path / "labels", data, "cocoo", out)
     label(data, [Boxes()], tmp_path / "labels", check=False, progress=False)
-    with pytest.raises(StoreError, match="--column 'detection/x' is none of them"):
+    with pytest.raises(StoreError, match="--column detection/x is not one of them"):
         export_labels(tmp_path / "labels", data, "coco", out, "detection/x")
     with pytest.raises(StoreError, match="is a label store of another dataset"):
         export_labels(tmp_path / "labels", make_dataset(tmp_path / "other", count=5), "coco", out)

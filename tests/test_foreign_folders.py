@@ -179,7 +179,7 @@ def test_rows_that_were_not_downloaded_are_rows_and_no_failures(tmp_path):
     (report,) = label(location, [Bright()], tmp_path / "out", device="cpu", progress=False, max_failures=0)
     assert (report.labels, report.failures) == (4, 200)
     found = told(location)
-    assert found["not downloaded"][0] == "200"
+    assert found["not-downloaded"][0] == "200"
     assert "max-failures" not in found["usable"][1]
 
 

@@ -218,7 +218,7 @@ def test_check_prints_the_location_that_reads_each_sort_of_unusable_sample(tmp_p
     odd = [*pairs(["a"], ".input.jpg", ".outputs.txt"), *pairs(["22.05"], ".png", ".txt"), ("z.jpg", PICTURES[0])]
     path = raw_tar(tmp_path / "a.tar", [*pairs(["0"], ".jpg", ".txt"), *odd])
     found = check(str(path), progress=False)
-    (no_image,) = [one for kind, one in found.broken.items() if "no image" in kind]
+    (no_image,) = [one for kind, one in found.broken.items() if kind == "no-image"]
     assert dict(no_image.advice) == {f"{path}?image=input&caption=outputs": 1, f"{path}?key=last-dot": 1}
     lines = [words for what, _, words in rows(found) if what == "  can be read as"]
     assert sorted(lines) == [f"'{path}?image=input&caption=outputs'", f"'{path}?key=last-dot'"]

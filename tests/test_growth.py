@@ -38,7 +38,10 @@ def test_what_is_new_is_labeled_and_the_store_is_that_of_one_run(tmp_path, caplo
     expert = Bright()
     assert run(data, tmp_path / "out", expert).labeled == 12
     assert sum(len(call) for call in expert.calls) == 12
-    assert "segmentation/test-bright goes on with a dataset of other shards: the 2 that it has are in it" in caplog.text
+    assert (
+        "segmentation/test-bright now belongs to a dataset with other shards: its 2 labeled shards are unchanged"
+        in caplog.text
+    )
     assert before == {path: path.stat().st_mtime_ns for path in before}
     run(data, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -53,7 +56,7 @@ def test_a_trial_shard_is_the_beginning_of_the_whole(tmp_path):
     run(data / "00001.tar", tmp_path / "out")
     assert run(data, tmp_path / "out").labeled == 12
     with pytest.raises(
-        StoreError, match=r"2 of its 3 shards, '00000' the first, are not in .*00001.tar'.* by --shards"
+        StoreError, match=r"2 of its 3 shards, the first is '00000', are not in .*00001.tar'.* by --shards"
     ):
         run(data / "00001.tar", tmp_path / "out")
 
@@ -64,7 +67,7 @@ def test_labels_are_read_with_the_grown_dataset_once_they_are_its_own(tmp_path):
         run(data, tmp_path / name)
     make_dataset(data, shards=2)
     reader = open_dataset(str(data))
-    with pytest.raises(StoreError, match="first run again what made the column: it goes on with what is there"):
+    with pytest.raises(StoreError, match="first rerun the command that made the column: it keeps the existing labels"):
         Plan.build(reader, {"x": Store(tmp_path / "out").columns()[0]})
     run(data, tmp_path / "out", shards=["00000"])  # nothing is left to do, but it knows the dataset now
     assert Plan.build(reader, {"x": Store(tmp_path / "out").columns()[0]}).coverage() == {"x": 0.5}
@@ -116,7 +119,7 @@ def test_shards_of_which_nothing_is_known_are_refused(tmp_path):
     pq.write_table(table.replace_schema_metadata(marks), path)
     run(data, tmp_path / "out")  # nothing has changed
     make_dataset(data, shards=2)
-    with pytest.raises(StoreError, match=r"'00000' was labeled by a clipzoo that did not keep .*remove 00000.parquet"):
+    with pytest.raises(StoreError, match=r"'00000' was labeled by an older clipzoo, .*remove 00000.parquet"):
         run(data, tmp_path / "out")
 
 
@@ -173,5 +176,5 @@ def test_half_a_shard_is_labeled_again_and_said(tmp_path, suffix, caplog):
     assert run(data, tmp_path / "out", Near()).labeled == 0
     assert not caplog.text
     assert run(data, tmp_path / "out", retry_failed=True).labeled == 6
-    assert re.search(f"00001 is not whole, {lost} is missing: it is labeled again", caplog.text)
+    assert re.search(f"00001 is incomplete, {lost} is missing: it is labeled again", caplog.text)
     assert contents(tmp_path / "out") == before

@@ -106,7 +106,7 @@ def test_crafted_tars_are_labeled_verified_and_trained_on(tmp_path: Path) -> Non
         reasons = [row["error"] for row in column.rows(f"{i:02d}").to_pylist()]
         assert (reasons.count(None), len(reasons)) == (one.usable, one.usable + one.refused), one.name
     problems = verify(Store(tmp_path / "out"), reader)
-    assert ["one and the same" in one.message for one in problems] == [True]  # as the pictures are
+    assert ["labels are equal" in one.message for one in problems] == [True]  # as the pictures are
     plan = Plan.build(reader, {column.name: column})
     data = TrainingSet(plan, reader, {column.name: LabelColumn(column)}, Viewing((16, 16)))
     (batch,) = loader(data, len(plan), lambda texts: torch.zeros(len(texts), 4))
@@ -148,7 +148,7 @@ def test_a_full_disk_ends_in_a_clear_line_and_nothing_committed_is_lost(tmp_path
     ended = child(LIMITED, data, tmp_path / "out", room)
     assert "StoreError: cannot write" in ended.stderr
     assert "File too large" in ended.stderr
-    assert "run the same again" in ended.stderr
+    assert "rerun the command" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not [path for path in (tmp_path / "out").rglob("*.tmp") if path.suffixes != [".json", ".tmp"]]
     (report,) = label(str(data), [Bright()], tmp_path / "out", device="cpu", progress=False)

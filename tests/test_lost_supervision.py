@@ -26,7 +26,7 @@ from clipzoo.readers import Reader, fingerprint, open_dataset, shard_fingerprint
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Column, ColumnWriter, Store, merge
-from clipzoo.store.growth import COMPARED
+from clipzoo.store.dataset import COMPARED
 from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.training import Job, Training, health, read_log, supervision, train
@@ -120,7 +120,7 @@ def test_a_store_that_disappears_in_mid_training_ends_it_and_it_resumes_when_the
     with pytest.raises(StoreError) as raised:
         train(gone)
     assert "cannot read" in str(raised.value)
-    assert "mount or restore the store" in str(raised.value)
+    assert "Mount or restore the store" in str(raised.value)
     assert "Traceback" not in str(raised.value), "torch puts a worker's into the message"
     assert not (out / "student").exists()
     aside.rename(store)
@@ -233,7 +233,7 @@ def test_an_offset_that_leads_to_another_label_is_noticed_by_its_header(data: Pa
         for i, entry in reversed(list(enumerate(dataset.reader.index("00000")))):
             writer.add(entry.key, depth(1 + i / 10))
     damaged = [seen.damaged.get(NAME, "") for seen in old.__getitems__([(0, i) for i in range(COUNT)])]
-    assert all("rows and tar are of different runs" in reason for reason in damaged)
+    assert all("rows and tar are from different runs" in reason for reason in damaged)
 
 
 @pytest.mark.parametrize("key", ["Änderung/größe", "x" * 120, "plain", "y" * 600])
@@ -246,7 +246,7 @@ def test_members_of_all_names_are_verified(tmp_path: Path, key: str) -> None:
     for row in rows:
         assert column.label("0", row).valid.all()
     if len(key) < 200:
-        with pytest.raises(Exception, match="rows and tar are of different runs"):
+        with pytest.raises(Exception, match="rows and tar are from different runs"):
             column.member("0", key, rows[2]["offset"], rows[2]["size"])
 
 
@@ -285,7 +285,12 @@ def recaptioned(data: Path, store: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(anew, NAME), (edited, NAME), (repainted, "1 shards, '00002'"), (recaptioned, "1 shards, '00002'")],
+    [
+        (anew, NAME),
+        (edited, NAME),
+        (repainted, "1 shards .the first is '00002'"),
+        (recaptioned, "1 shards .the first is '00002'"),
+    ],
 )
 def test_a_kept_plan_of_other_labels_or_samples_is_refused_once_arms_are_trained(
     data: Path, store: Path, tmp_path: Path, change: Callable[[Path, Path], None], says: str
@@ -330,8 +335,8 @@ def test_a_plan_of_an_earlier_clipzoo_is_used_and_that_is_said_once(
     for _ in range(2):
         old = plan_of(data, store, run)
         assert old.table.equals(table)
-        assert list(old.told()) == [f"{NAME}: 32 of 32 samples have a label (100 %)"]
-    assert caplog.text.count("did not keep checksums of labels and samples") == 1
+        assert list(old.summary()) == [f"{NAME}: 32 of 32 samples have a label (100 %)"]
+    assert caplog.text.count("stored no checksums of labels and samples") == 1
     anew(data, store)
     with pytest.raises(CheckpointError, match="changed since"):
         plan_of(data, store, run)
@@ -372,7 +377,7 @@ def test_coverage_is_told_and_shards_that_are_not_labeled(data: Path, store: Pat
     for shard in ("00001", "00002", "00003"):
         for suffix in (".tar", ".parquet"):
             (store / NAME / f"{shard}{suffix}").unlink()
-    assert list(training_set(data, store).plan.told()) == [
+    assert list(training_set(data, store).plan.summary()) == [
         f"{NAME}: 8 of 32 samples have a label (25 %); 3 of 4 shards are not labeled"
     ]
 
@@ -390,7 +395,7 @@ def test_a_manifest_that_was_edited_is_refused_with_the_fix(data: Path, store: P
     shutil.copytree(store, tmp_path / "sound")
     edited(data, store)
     with pytest.raises(
-        StoreError, match=r"manifest.json does not describe .*'00000'.*Restore the manifest's task, con"
+        StoreError, match=r"manifest.json does not describe .*'00000'.*Restore these fields of the manifest: task, con"
     ):
         training_set(data, store)
     with pytest.raises(StoreError, match="manifest"):
@@ -413,7 +418,7 @@ def test_shards_that_have_not_changed_are_compared_once(data: Path, tmp_path: Pa
     out, compared = tmp_path / "out", []
     labeled(data, out)
     monkeypatch.setattr(
-        "clipzoo.store.growth.shard_fingerprint",
+        "clipzoo.store.dataset.shard_fingerprint",
         lambda reader, shard: compared.append(shard) or shard_fingerprint(reader, shard),
     )
     for _ in range(2):
@@ -431,7 +436,7 @@ def test_stores_of_other_pictures_in_a_shard_are_not_merged(data: Path, tmp_path
     for name, shard in (("a", "00003"), ("b", "00001")):  # no shard is in both
         for suffix in (".tar", ".parquet"):
             (tmp_path / name / NAME / f"{shard}{suffix}").unlink()
-    with pytest.raises(StoreError, match=r"the shard '00002' has other pictures in .*b.* than in .*a"):
+    with pytest.raises(StoreError, match=r"the shard '00002' has other images in .*b.* than in .*a"):
         merge([Store(tmp_path / "a"), Store(tmp_path / "b")], Store(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -443,5 +448,5 @@ def test_stores_without_marks_stay_usable_and_that_is_said_once(
     with caplog.at_level(logging.WARNING):
         dataset = training_set(data, store)
     assert len(dataset.plan) == 32
-    assert caplog.text.count("did not keep what their pictures were") == 1
+    assert caplog.text.count("stored no fingerprint of their images") == 1
     merge([Store(store)], Store(tmp_path / "merged"))

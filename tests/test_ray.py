@@ -162,7 +162,7 @@ def test_a_ray_that_dies_at_its_start_ends_in_a_sentence(tmp_path, monkeypatch, 
 
 def test_a_cluster_that_ends_is_said_and_a_workers_mistake_is_not_hidden():
     ray = pytest.importorskip("ray")
-    said = r"does not answer any more: RaySystemError: System error: gone\. Its logs"
+    said = r"does not answer anymore: RaySystemError: System error: gone\. Its logs"
     with pytest.raises(EngineError, match=said), answering(ray):
         raise ray.exceptions.RaySystemError("gone")
     with pytest.raises(ray.exceptions.RayTaskError), answering(ray):
@@ -190,13 +190,13 @@ def test_a_worker_commits_when_it_is_told_to(data, tmp_path):
     worker, out = Worker(ordered(data, tmp_path / "ray", tmp_path)), tmp_path / "ray"
     worker.setup()
     for shard, before in (("00000", 0), ("00001", 2)):
-        known = Budget(column.name, 0.5, seen=90, failed=30)
+        known = Budget(column.name, 0.5, samples=90, failed=30)
         (counts,) = worker.label(Job(shard, (0,)), [known]).values()
-        assert (counts.seen, counts.failed) == (8, column.rows(shard)["error"].drop_null().length())
+        assert (counts.samples, counts.failed) == (8, column.rows(shard)["error"].drop_null().length())
         assert len(contents(out)) == before
         done = worker.commit()
         assert len(contents(out)) == before + 2
-        assert done.labeled == {0: counts.seen - counts.failed}
+        assert done.labeled == {0: counts.samples - counts.failed}
         assert [(line["event"], line["shard"], line["rows"]) for line in done.lines[0]] == [("shard", shard, 8)]
     assert contents(out) == contents(tmp_path / "local")
 
@@ -205,11 +205,13 @@ def test_a_worker_stops_at_a_shard_that_uses_up_the_budget(data, tmp_path):
     worker = Worker(ordered(data, tmp_path / "ray", tmp_path))
     worker.setup()
     with pytest.raises(DatasetError, match="of test failed"):
-        worker.label(Job("00000", (0,)), [Budget("test", 0.3, seen=99, failed=30, by_sample=30)])
+        worker.label(Job("00000", (0,)), [Budget("test", 0.3, samples=99, failed=30, by_sample=30)])
     assert not [path for path in (tmp_path / "ray").rglob("*") if path.is_file() and path.name != "manifest.json"]
 
 
-@pytest.mark.parametrize(("what", "says"), [("store", "share, at one path"), ("data", "another dataset is at")])
+@pytest.mark.parametrize(
+    ("what", "says"), [("store", "file system at one path"), ("data", "is another dataset on this machine")]
+)
 def test_a_machine_that_sees_something_else_is_told(tmp_path, what, says):
     data = make_dataset(tmp_path / "data")
     order = ordered(data, tmp_path / "out", tmp_path / "nothing" if what == "store" else tmp_path)
@@ -373,7 +375,7 @@ class TestCluster:
         driver.send_signal(signal.SIGINT)
         _, errors = driver.communicate(timeout=120)
         assert "stopped by SIGINT" in errors
-        assert "run the same again to go on" in errors
+        assert "Rerun the command to resume" in errors
         assert not list(tmp_path.rglob("*.tmp"))
         (column,) = Store(tmp_path / "ray").columns()
         assert 0 < column.manifest.counts.shards == len(column.committed()) < 12
@@ -389,9 +391,7 @@ class TestCluster:
 
     def test_a_shard_that_kills_its_workers_is_set_aside(self, machines, data, tmp_path):
         deadly = image(40)[0, 0].tobytes()
-        with pytest.raises(
-            EngineError, match=r"1 shards are not labeled, since 3 workers were lost over each[^']*'00005'"
-        ):
+        with pytest.raises(EngineError, match=r"1 shards are not labeled: each of them killed 3 workers[^']*'00005'"):
             run(data, tmp_path / "ray", Mortal(deadly), max_failures=0.5, **machines.options())
         assert len(Store(tmp_path / "ray").columns()[0].committed()) == 11
 
@@ -401,10 +401,10 @@ class TestCluster:
         (report,) = run(data, tmp_path / "ray", Picky(tmp_path / "tried"), max_failures=0.5, **machines.options())
         machines.cluster.remove_node(broken, allow_graceful=False)
         assert report.shards == 12
-        assert "cannot take part: test:bright cannot be loaded on cpu: OSError: no weights here" in caplog.text
+        assert "cannot be used: test:bright cannot be loaded on cpu: OSError: no weights here" in caplog.text
 
     def test_what_the_cluster_cannot_do_is_said(self, machines, data, tmp_path):
-        with pytest.raises(EngineError, match="no machine of the cluster has 64 CPUs; the most there are is 1 CPU"):
+        with pytest.raises(EngineError, match=r"no machine of the cluster has 64 CPUs\. The largest has 1 CPU"):
             run(data, tmp_path / "ray", tuning=Tuning(threads=64), **machines.options())
         with pytest.raises(EngineError, match="no machine of the cluster has 1 CPU and 1 GPU"):
             run(data, tmp_path / "ray", **machines.options() | {"device": "cuda"})

@@ -278,7 +278,7 @@ def test_what_a_killed_driver_left_is_removed(memory, data):
     run(data, f"{memory}/labels", Bright())
     (column,) = Store(f"{memory}/labels").columns()
     (column.path / ".0123.tmp").write(b"")
-    assert "no committed shard has .0123.tmp" in str(verify(Store(f"{memory}/labels"))[0])
+    assert ".0123.tmp belongs to no committed shard" in str(verify(Store(f"{memory}/labels"))[0])
     run(data, f"{memory}/labels", Bright())
     assert verify(Store(f"{memory}/labels")) == []
 

@@ -1,101 +1,115 @@
-"""Every error that clipzoo raises on purpose.
+"""The exceptions of clipzoo, and the codes of failures.
 
 ClipzooError
-├── RecipeError        a recipe, or a value in it, is wrong (all findings at once)
-├── PluginError        a name that no file of a folder and no entry point bears
+├── RecipeError        a recipe or a value in it is not valid; lists all errors
+├── PluginError        no plugin has this name
 ├── DatasetError       a dataset cannot be read as a whole
-├── SampleError        one sample cannot be used: it becomes a row with this reason
-│   └── ImageError     its picture cannot be decoded
+├── SampleError        one sample cannot be used; stored as a row with a reason
+│   └── ImageError     its image cannot be decoded
 ├── LabelError         a label breaks the contract of its task
-├── ExpertError        an expert cannot be loaded, or gave something that is no label
-├── EngineError        a cluster cannot do the labeling that it is asked for
-├── StoreError         a label store is damaged, foreign, or in use
-│   └── LostError      a file of it is gone while it is read
-├── RemoteError        a place on a network cannot be reached, read or written
+├── ExpertError        an expert cannot be loaded, or returned something else than a label
+├── EngineError        a cluster is missing, or cannot run the labeling
+├── StoreError         a label store is damaged, of another dataset, or in use
+│   └── LostError      labels are missing or have changed during training
+├── RemoteError        a remote file cannot be reached, read or written
 ├── PlanError          images and labels cannot be joined into a training plan
-├── CheckpointError    a run or checkpoint cannot be continued or loaded
-└── DivergedError      training has left the finite numbers
+├── CheckpointError    a run or checkpoint cannot be resumed or loaded
+└── DivergedError      the loss is not finite
 
-Each message says what was seen, why it is wrong, and the exact fix.
+Each message states what is wrong, why, and the exact fix.
 """
 
 import re
+from typing import Literal
 
-ABSENT = "not downloaded"
-"""What the reason of a sample begins with whose image was never there: it is a row, and no failure of anything."""
+Code = Literal[
+    "not-downloaded",  # the dataset lists the sample without its image; not counted as a failure
+    "truncated",  # the file ends or is damaged at this sample
+    "duplicate-key",
+    "unsafe-name",  # a file outside of the dataset, a link, or a name that no file can have
+    "no-image",
+    "no-caption",
+    "ambiguous-image",  # several image files share one name
+    "empty",  # 0 bytes
+    "too-large",
+    "cannot-read",
+    "cannot-decode",
+    "invalid-text",  # not UTF-8, not JSON, or not a row
+    "no-label",  # imported labels: none for this key
+    "unsound-label",  # the label breaks its contract
+    "damaged-input",  # a label that a derived expert reads is damaged
+    "expert-failed",
+    "unusable",  # any other reason, for example one of a plugin
+]
+"""The codes by which failures are counted and grouped."""
 
 MAX_FAILURES = 0.05
-"""The share of a column's samples that may fail before labeling stops, if nothing else is asked for."""
-
-OWN_LABEL = "its label cannot be used"
-"""How a reason begins where a sample's label was looked up, and no expert can have failed."""
+"""Default share of a column's samples that may fail before labeling stops."""
 
 LONGEST = 120
-"""Characters of a kind: a library may say much in one line."""
+"""Most characters of a kind of failure."""
 
 _VARIES = re.compile(r"b?'[^'\n]*'|b?\"[^\"\n]*\"|(?<![\w.~-])[\w.~-]*/\S*\w|0x[0-9a-fA-F…]+")
-"""Names, paths, addresses in memory."""
+"""Quoted names, paths and memory addresses."""
 
 _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 _RAISED = re.compile(r"((?<=the expert failed: )\w+|\b\w*(?:Error|Exception)): (.*)")
-"""An exception's type and the first line that it says."""
+"""The type and the first line of an exception."""
 
 _OURS = ("SampleError", "ImageError", "LabelError", "ExpertError")
-"""Exceptions that samples meet, of this file: they, too, say behind a colon what differs from sample to sample."""
+"""Exceptions of this file in whose messages the text after a colon differs between samples."""
 
 
 def kind_of(reason: str) -> str:
-    """A reason without what differs from sample to sample: names, numbers, what is in brackets or behind a colon.
+    """Return a reason without names, numbers, and text in brackets or after a colon, which differ between samples.
 
-    Kept behind a colon is what an exception says, and what is wrong with an expert's label: it is what to mend.
+    The text of an exception after a colon is kept.
     """
     bare = _VARIES.sub("…", reason[: 10 * LONGEST])
-    told, raised = _clause(bare), _RAISED.search(bare)
+    text, raised = _clause(bare), _RAISED.search(bare)
     if raised is not None:
-        said = _clause(raised[2]) if raised[1] in _OURS else _plain(re.sub(r"\([^()]*\)", "", raised[2]))
-        told = ": ".join(dict.fromkeys(filter(None, (told, raised[1], said))))
-    elif bare.startswith(("the expert ", "a label that the expert ", OWN_LABEL)):
-        told = f"{told}: {_clause(bare.partition(': ')[2])}".removesuffix(": ")
-    told = told or reason.strip()
-    return told if len(told) <= LONGEST else told[: LONGEST - 1].rstrip() + "…"
+        message = _clause(raised[2]) if raised[1] in _OURS else _plain(re.sub(r"\([^()]*\)", "", raised[2]))
+        text = ": ".join(dict.fromkeys(filter(None, (text, raised[1], message))))
+    text = text or reason.strip()
+    return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
 
 
 def _clause(text: str) -> str:
-    """A text up to its first colon, without its first brackets."""
+    """Return a text up to its first colon, without its first brackets."""
     parts = re.match(r"([^(:;\n]*)(?:\([^()]*\))?([^(:;\n]*)", text)
     return _plain(parts[1].rstrip() + parts[2] if parts else text)
 
 
 def _plain(text: str) -> str:
-    """Without numbers."""
+    """Return a text with numbers replaced by "…"."""
     return re.sub(r"(?<![\w-])\d+", "…", text).strip()
 
 
 def brief(error: BaseException, most: int = 160) -> str:
-    """The first line of what another library says, cut to ``most`` letters: its advice on itself goes on for lines."""
+    """Return the first line of an exception of another library, cut to ``most`` characters."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def visible(text: str) -> str:
-    """Text of others for a terminal: what steers it (escapes, carriage returns, turns of direction) is written out.
+    """Return text that is safe for a terminal: control characters and direction marks are escaped.
 
-    Line ends and tabs stay.
+    Line ends and tabs are kept.
     """
     return _STEERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class ClipzooError(Exception):
-    """Base of all errors meant for users; the CLI prints it without a traceback."""
+    """Base of all errors for users. The command line prints them without a traceback."""
 
 
 class RecipeError(ClipzooError, ValueError):
-    """A recipe does not describe a run."""
+    """A recipe is not valid."""
 
 
 class PluginError(ClipzooError, ValueError):
-    """Nothing bears this name."""
+    """No plugin has this name."""
 
 
 class DatasetError(ClipzooError, ValueError):
@@ -103,11 +117,21 @@ class DatasetError(ClipzooError, ValueError):
 
 
 class SampleError(ClipzooError, ValueError):
-    """One sample cannot be used; the reason is kept as a row, the run goes on."""
+    """One sample cannot be used. The reason is stored as a row, and the run continues.
+
+    ``code`` groups the reason with others: see `Code`.
+    """
+
+    def __init__(self, detail: str, code: Code = "unusable") -> None:
+        super().__init__(detail)
+        self.code: Code = code
 
 
 class ImageError(SampleError):
-    """A picture cannot be decoded."""
+    """An image cannot be decoded."""
+
+    def __init__(self, detail: str, code: Code = "cannot-decode") -> None:
+        super().__init__(detail, code)
 
 
 class LabelError(ClipzooError, ValueError):
@@ -119,7 +143,7 @@ class ExpertError(ClipzooError, ValueError):
 
 
 class EngineError(ClipzooError, RuntimeError):
-    """There is no cluster to label on, or it cannot do what is asked of it."""
+    """A cluster is missing, or cannot run the labeling."""
 
 
 class StoreError(ClipzooError, ValueError):
@@ -127,20 +151,20 @@ class StoreError(ClipzooError, ValueError):
 
 
 class LostError(StoreError):
-    """A file of a label store is gone while it is read: labels would be lost one after the other."""
+    """A file of a label store is missing or has changed while it is in use."""
 
 
 class RemoteError(ClipzooError):
-    """A place on a network cannot be used; no `OSError`, which would be taken for a damaged file."""
+    """A remote file cannot be used. Not an `OSError`, which means a damaged file."""
 
 
 class PlanError(ClipzooError, ValueError):
-    """Images and labels do not join into a training plan."""
+    """Images and labels cannot be joined into a training plan."""
 
 
 class CheckpointError(ClipzooError, ValueError):
-    """A checkpoint or run folder does not fit."""
+    """A checkpoint or run folder cannot be used."""
 
 
 class DivergedError(ClipzooError, ValueError):
-    """Training has left the finite numbers."""
+    """The loss of a training is not finite."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from clipzoo.errors import DatasetError, ImageError
+from clipzoo.errors import Code, DatasetError, ImageError, SampleError, kind_of
 
 ImageArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
@@ -73,6 +73,42 @@ class Sample:
     image: bytes
     caption: str
     others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The reason why a sample cannot be used, or has no label.
+
+    ``code`` groups it with others (see `Code`), and ``detail`` is a sentence.
+    """
+
+    code: Code
+    detail: str
+
+    @classmethod
+    def of(cls, error: SampleError) -> Failure:
+        """Return the failure that an error describes."""
+        return cls(error.code, str(error))
+
+    @property
+    def counts(self) -> bool:
+        """False for a sample whose image was never downloaded, which is nobody's failure."""
+        return self.code != "not-downloaded"
+
+    @property
+    def kind(self) -> str:
+        """The text by which failures are grouped: the code, and what experts, importers and plugins say."""
+        if self.code == "unusable":
+            return f"{self.code}: {kind_of(self.detail)}"
+        what = self.detail.partition(": ")[2] if self.code in ("expert-failed", "unsound-label") else ""
+        return f"{self.code}: {kind_of(what)}" if what else self.code
+
+    def error(self) -> SampleError:
+        """Return the error to raise for it."""
+        return SampleError(self.detail, self.code)
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,13 +302,13 @@ def decode_image(
         with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
             width, height = opened.size
             if width * height > max_pixels:
-                raise ImageError(_too_large(width, height, max_pixels))
+                raise ImageError(_too_large(width, height, max_pixels), "too-large")
             admit(width * height)
             return _decoded(opened)
     except (ImageError, NoRoomError):
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at twice PIL.Image.MAX_IMAGE_PIXELS
-        raise ImageError(f"the image has too many pixels ({error}); shrink it, or set {LIMIT}") from error
+        raise ImageError(f"the image has too many pixels ({error}); shrink it, or set {LIMIT}", "too-large") from error
     except UnidentifiedImageError as error:  # Pillow's message contains a memory address
         reason = f"its format is not one of {', '.join(_formats())}"
         raise ImageError(f"cannot decode the image ({_head(data)}): {reason}") from error

@@ -16,10 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import DatasetError
-from clipzoo.labeling._batches import opened
 from clipzoo.labeling.plan import spread
+from clipzoo.labeling.samples import read_image
 from clipzoo.readers import Entry, Reader, in_turn
 from clipzoo.stopping import signals
+from clipzoo.types import Failure
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
 AHEAD = 8
@@ -74,14 +75,14 @@ def scan(reader: Reader, *, limit: int | None = None, progress: bool = True) -> 
 
 
 def look(reader: Reader, entry: Entry) -> Seen:
-    """Read and decode one sample; what is wrong with it becomes its ``error``."""
-    found = opened(reader, entry)
-    if isinstance(found, str):
-        return Seen(entry.key, found, advice=reader.advice(entry) if entry.error else "")
+    """Read and decode one sample; what is wrong with it becomes its ``failure``."""
+    found = read_image(reader, entry)
+    if isinstance(found, Failure):
+        return Seen(entry.key, found, advice=reader.advice(entry) if entry.failure else "")
     sample, image = found
     height, width = image.shape[:2]
     return Seen(
-        entry.key, "", sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image),
+        entry.key, None, sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image),
         sideways=reader.sideways(entry, sample.image),
     )  # fmt: skip
 

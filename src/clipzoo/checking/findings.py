@@ -12,7 +12,7 @@ import numpy as np
 
 from clipzoo.checking import duplicates
 from clipzoo.checking.captions import language, script, suspicions
-from clipzoo.errors import kind_of
+from clipzoo.types import Failure
 
 EXAMPLES = 6
 """Samples that are kept for each finding, by their place."""
@@ -35,13 +35,13 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is noted of one sample; ``error`` is why it cannot be used, and then the rest is empty.
+    """What is noted of one sample; ``failure`` is why it cannot be used, and then the rest is empty.
 
     ``advice`` is then the location that would read it. ``sideways`` is how a usable picture should have been turned.
     """
 
     key: str
-    error: str = ""
+    failure: Failure | None = None
     caption: str = ""
     form: str = ""
     size: tuple[int, int] = (0, 0)
@@ -140,10 +140,10 @@ class Findings:
         """Note the sample that is entry ``number`` of its shard."""
         place = (self._starts[-1][0], number)
         self.seen += 1
-        if one.error:
-            kind = kind_of(one.error)
+        if one.failure:
+            kind = one.failure.kind
             kind = kind if kind in self.broken or len(self.broken) < KINDS else "another reason"
-            self.broken.setdefault(kind, Finding()).add(place, f"{one.key}: {one.error}", one.advice)
+            self.broken.setdefault(kind, Finding()).add(place, f"{one.key}: {one.failure}", one.advice)
             return
         self._draw_from(place)
         self._ordinals.append(number)

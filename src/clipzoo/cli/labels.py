@@ -54,13 +54,12 @@ def show(
     """Show the manifest, runs and failures of a column."""
     from clipzoo.cli._console import console, plain
     from clipzoo.labeling import report
-    from clipzoo.store import Store
-    from clipzoo.store.manifest import runs
+    from clipzoo.store import Store, runs
 
     column = Store(store).column(*_parts(store, name))
     if failed:
         for row in column.failures():
-            typer.echo("\t".join(map(_in_a_line, row)))
+            typer.echo("\t".join(map(_in_a_line, map(str, row))))
         return
     console.print_json(column.manifest.model_dump_json())
     for line in runs(column.path):

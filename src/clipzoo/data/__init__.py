@@ -1,4 +1,4 @@
-"""Images and labels joined into a plan, and the plan read as batches of a plain PyTorch DataLoader."""
+"""Training data: images and labels joined into a plan, read in batches by a PyTorch DataLoader."""
 
 from clipzoo.data.batches import Batch, LabelColumn, TrainingSet, Viewing, loader
 from clipzoo.data.kept_plan import kept_plan

@@ -1,4 +1,4 @@
-"""A plan read as batches: images, tokens, targets, each seen through one view a sample.
+"""Batches of a plan: images, tokens and targets, with one view per sample.
 
 >>> dataset = TrainingSet(plan, reader, labels, viewing)          # doctest: +SKIP
 >>> for batch in loader(dataset, batch_size=256, tokenize=student.tokenize):  # doctest: +SKIP
@@ -24,52 +24,51 @@ from clipzoo import files
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
 from clipzoo.readers.base import Reader
-from clipzoo.store import Column
-from clipzoo.store.store import TAR_MARK
+from clipzoo.store import TAR_MARK, Column
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
 from clipzoo.types import ImageArray, Sample, View, decode_image
 
 Position = tuple[int, int]
-"""(epoch, row of the plan): what one sample of training is a pure function of, beside the seed."""
+"""(epoch, row of the plan). With the seed, it determines a training sample."""
 
 
 CHECK = 60.0
-"""Seconds after which a process that reads a shard's labels looks again whether they are still the plan's."""
+"""Seconds after which a process checks again that the labels of a shard are those of the plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelColumn:
-    """A column as training uses it; ``stride`` is image pixels per target pixel."""
+    """A column in training; ``stride`` is image pixels per target pixel."""
 
     column: Column
     stride: int = 2
 
     @property
     def task(self) -> Task[Any]:
-        """The column's task; `PluginError` if this clipzoo has none of the name."""
+        """The column's task; `PluginError` if it is unknown."""
         return get_task(self.column.task)
 
 
 @dataclass(frozen=True, slots=True)
 class Viewing:
-    """How a training view is drawn: ``size`` (H, W), bounds of area and aspect, chance of a flip, color jitter."""
+    """Parameters of training views: ``size`` (H, W), bounds of area and aspect, flip probability, color jitter."""
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     jitter: float = 0.0
-    """Largest relative change of brightness and contrast; never touches labels."""
+    """Largest relative change of brightness and contrast; labels are not affected."""
 
 
 @dataclass
-class Seen:
-    """One sample seen through its view.
+class ViewedSample:
+    """One sample with its view applied.
 
-    ``skipped`` is the reason if it could not be read; ``damaged`` has those of labels that could not, by column;
-    ``lost`` is what ends the training.
+    ``skipped`` is the reason if it could not be read, ``damaged`` maps columns to the reasons of unreadable labels, and
+    ``lost`` is an error that ends training.
     """
 
     key: str
@@ -83,16 +82,16 @@ class Seen:
 
 @dataclass
 class Batch:
-    """What one step trains on.
+    """The data of one training step.
 
     Attributes:
         images: uint8 [B,H,W,3] RGB.
         tokens: int64 [B,L].
-        captions: B texts.
-        targets: column -> target of its task, with ``valid``; a missing label is invalid everywhere.
-        skipped: (key, reason) of samples that could not be read, which are not among the B, and of labels.
-        unreadable: column -> how many labels could not be read, and how many the plan names; "" is of samples.
-        lost: what keeps all further labels or samples from being read; `loader` raises it.
+        captions: B strings.
+        targets: column -> target of its task, with ``valid``, which is False everywhere for a missing label.
+        skipped: (key, reason) of unreadable samples, which are not among the B, and of unreadable labels.
+        unreadable: column -> (unreadable labels, labels in the plan); the column "" counts samples.
+        lost: the error that ends training, raised by `loader`.
     """
 
     images: Tensor
@@ -104,25 +103,25 @@ class Batch:
     lost: ClipzooError | None = None
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; the DataLoader calls it."""
+        """Return the batch in page-locked memory; called by the DataLoader."""
         targets = {c: {k: v.pin_memory() for k, v in t.items()} for c, t in self.targets.items()}
         return replace(self, images=self.images.pin_memory(), tokens=self.tokens.pin_memory(), targets=targets)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on ``device``."""
+        """Return the batch with its tensors on ``device``."""
         targets = {c: {k: v.to(device, non_blocking=True) for k, v in t.items()} for c, t in self.targets.items()}
         images, tokens = (t.to(device, non_blocking=True) for t in (self.images, self.tokens))
         return replace(self, images=images, tokens=tokens, targets=targets)
 
 
-class TrainingSet(Dataset[Seen]):
-    """Map-style: position (epoch, row) -> the sample seen through the view drawn for it.
+class TrainingSet(Dataset[ViewedSample]):
+    """Map-style dataset: position (epoch, row) -> sample with a randomly drawn view.
 
     Args:
-        plan: which samples, and where their labels are.
-        reader: the dataset that the plan was built from.
-        labels: column name -> column, as named in the plan.
-        viewing: how views are drawn.
+        plan: the samples and the places of their labels.
+        reader: the dataset of the plan.
+        labels: column name in the plan -> column.
+        viewing: parameters of the views.
         seed: views are a pure function of (seed, epoch, row).
     """
 
@@ -137,47 +136,47 @@ class TrainingSet(Dataset[Seen]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, position: Position | int) -> Seen:
-        """One sample.
+    def __getitem__(self, position: Position | int) -> ViewedSample:
+        """Return one sample.
 
         Raises:
-            LostError: a column's file is gone, or has other labels than when the plan was made.
-            RemoteError: a place cannot be reached.
+            LostError: a column's file is missing, or its labels have changed since the plan was made.
+            RemoteError: a remote file cannot be reached.
         """
-        (seen,) = self.__getitems__([(0, position) if isinstance(position, int) else position])
-        if seen.lost:
-            raise seen.lost
-        return seen
+        (sample,) = self.__getitems__([(0, position) if isinstance(position, int) else position])
+        if sample.lost:
+            raise sample.lost
+        return sample
 
-    def __getitems__(self, positions: Sequence[Position]) -> list[Seen]:
-        """Many at once: what a DataLoader calls for a batch; one that is `Seen.lost` stands for all."""
+    def __getitems__(self, positions: Sequence[Position]) -> list[ViewedSample]:
+        """Return the samples of a batch, or a single one with `ViewedSample.lost`; called by the DataLoader."""
         rows = self.plan.rows([index for _, index in positions])
         pairs = zip(rows, positions, strict=True)
         try:
-            return list(files.ahead(lambda pair: self._see(pair[0], *pair[1]), pairs, self.threads))
-        except (LostError, RemoteError) as error:  # torch would put a worker's traceback into the message
-            return [Seen("", lost=error)]
+            return list(files.ahead(lambda pair: self._read(pair[0], *pair[1]), pairs, self.threads))
+        except (LostError, RemoteError) as error:  # torch would add a worker's traceback to the message
+            return [ViewedSample("", lost=error)]
 
-    def _see(self, row: Mapping[str, Any], epoch: int, index: int) -> Seen:
+    def _read(self, row: Mapping[str, Any], epoch: int, index: int) -> ViewedSample:
         try:
             sample = self.reader.read(entry_of(row))
             image = decode_image(sample.image)
         except RemoteError:
             raise
         except ClipzooError as error:
-            return Seen(row["key"], skipped=str(error))
+            return ViewedSample(row["key"], skipped=str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
         v = self.viewing
         view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
-        seen = Seen(row["key"], _jitter(view.image(image), rng, v.jitter), _caption(sample, rng))
+        viewed = ViewedSample(row["key"], _jitter(view.image(image), rng, v.jitter), _caption(sample, rng))
         for name in self.labels:
             try:
-                seen.labels[name] = self._label(name, row, view)
+                viewed.labels[name] = self._label(name, row, view)
             except (LostError, RemoteError):
                 raise
-            except ClipzooError as error:  # a missing label is only a mask
-                seen.labels[name], seen.damaged[name] = None, str(error)
-        return seen
+            except ClipzooError as error:  # an unreadable label is treated as missing
+                viewed.labels[name], viewed.damaged[name] = None, str(error)
+        return viewed
 
     def _label(self, name: str, row: Mapping[str, Any], view: View) -> Any:
         offset = row[f"{name}:offset"]
@@ -189,32 +188,32 @@ class TrainingSet(Dataset[Seen]):
         return source.task.view(source.task.taught(label), view.at(self.target_size(name)))
 
     def target_size(self, name: str) -> tuple[int, int]:
-        """(H, W) of a column's targets in pixels: the view's size over the column's stride, rounded down."""
+        """Return (H, W) of a column's targets in pixels: the view's size divided by the stride, rounded down."""
         H, W = self.viewing.size
         stride = self.labels[name].stride
         return H // stride, W // stride
 
-    def collate(self, seen: Sequence[Seen], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
-        """Samples as a batch; those that could not be read are listed apart.
+    def collate(self, samples: Sequence[ViewedSample], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
+        """Return the samples as a batch, without those that could not be read.
 
         Args:
-            seen: what this dataset gave.
-            tokenize: N texts -> int64 [N,L]; called with none where no sample could be read.
+            samples: elements of this dataset.
+            tokenize: N texts -> int64 [N,L]; N is 0 if no sample could be read.
 
         Raises:
-            LostError, RemoteError: as `__getitem__`.
+            LostError, RemoteError: see `__getitem__`.
         """
-        batch = self._collate(seen, tokenize)
+        batch = self._collate(samples, tokenize)
         if batch.lost:
             raise batch.lost
         return batch
 
-    def _collate(self, seen: Sequence[Seen], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
-        lost = next((s.lost for s in seen if s.lost), None)
-        usable = [s for s in seen if s.image is not None]
+    def _collate(self, samples: Sequence[ViewedSample], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
+        lost = next((s.lost for s in samples if s.lost), None)
+        usable = [s for s in samples if s.image is not None]
         pixels = [s.image for s in usable if s.image is not None]
-        skipped = [(s.key, s.skipped or "") for s in seen if s.image is None]
-        skipped += [(s.key, f"{name}: {reason}") for s in seen for name, reason in s.damaged.items()]
+        skipped = [(s.key, s.skipped or "") for s in samples if s.image is None]
+        skipped += [(s.key, f"{name}: {reason}") for s in samples for name, reason in s.damaged.items()]
         targets = {
             name: source.task.collate([s.labels[name] for s in usable], self.target_size(name))
             for name, source in self.labels.items()
@@ -222,24 +221,27 @@ class TrainingSet(Dataset[Seen]):
         H, W = self.viewing.size
         images = np.stack(pixels) if pixels else np.zeros((0, H, W, 3), np.uint8)
         captions = [s.caption for s in usable]
-        unreadable = {"": (len(seen) - len(usable), len(seen))} | {name: _unreadable(usable, name) for name in targets}
+        unreadable = {"": (len(samples) - len(usable), len(samples))} | {
+            name: _unreadable(usable, name) for name in targets
+        }
         return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost)
 
 
 class _Watch:
-    """A column's shards, held against the plan: when one is first read, and every `CHECK` seconds if it has changed.
+    """Compares a column's shards with the plan: at the first read of a shard, and after a change every `CHECK` seconds.
 
     Args:
         column: the labels.
-        tars: shard -> checksum of its labels when the plan was made.
+        tars: shard -> checksum of its labels in the plan.
     """
 
     def __init__(self, column: Column, tars: Mapping[str, str]) -> None:
         self.column, self.tars = column, tars
-        self._known: dict[str, tuple[float, str]] = {}  # shard -> when it was looked at, and its rows' state
+        self._known: dict[str, tuple[float, str]] = {}  # shard -> time of the last check, state of its rows
 
     def check(self, shard: str) -> None:
-        """Raise `LostError` if the shard is gone, or has other labels than the plan's; `RemoteError` if unreachable."""
+        """Raise `LostError` if the shard is missing or its labels have changed, `RemoteError` if it cannot be "
+        "reached."""
         at, known = self._known.get(shard, (-math.inf, ""))
         if not self.tars.get(shard) or time.monotonic() - at < CHECK:
             return
@@ -252,17 +254,17 @@ class _Watch:
         try:
             mark = self.column.marks(shard).get(TAR_MARK)
         except StoreError as error:
-            raise LostError(f"{error}; the labels of {self.column.name} cannot be held against the plan") from error
+            raise LostError(f"{error}. The labels of {self.column.name} cannot be compared with the plan") from error
         if mark != self.tars[shard]:
             raise LostError(
                 f"the shard {shard!r} of {self.column.path} has other labels than when the plan was made: the column "
-                "was labeled or imported again while it is trained on. Restore the labels and run the same command "
-                "again, or train on the new ones with another --out"
+                "was labeled or imported again during training. Restore the labels and rerun the command, or train on "
+                "the new labels with another --out"
             )
 
 
 class PlanSampler(Sampler[list[Position]]):
-    """Batches of positions from step ``start`` to ``stop``: the same whatever was run before."""
+    """Yields batches of positions from step ``start`` to ``stop``, independent of earlier runs."""
 
     def __init__(
         self, plan: Plan, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, ranks: int = 1
@@ -285,7 +287,7 @@ class PlanSampler(Sampler[list[Position]]):
 
 
 class _Loader(DataLoader[Any]):
-    """Raises `Batch.lost` in the process that trains."""
+    """A DataLoader that raises `Batch.lost` in the training process."""
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
@@ -306,17 +308,17 @@ def loader(
     ranks: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[Any]:
-    """A plain DataLoader of `Batch` from step ``start`` to ``steps`` (default: one epoch).
+    """Return a DataLoader of `Batch` from step ``start`` to ``steps`` (default: one epoch).
 
     Raises:
         PlanError: the plan has fewer samples than one batch of all ranks.
-        LostError, RemoteError: while it is iterated, as `TrainingSet` says.
+        LostError, RemoteError: during iteration; see `TrainingSet`.
     """
     sampler = PlanSampler(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
     if sampler.steps_per_epoch == 0:
         raise PlanError(
-            f"the plan has {len(dataset)} samples, fewer than one batch of {batch_size} on {ranks} ranks; "
-            f"lower training.batch_size to at most {len(dataset) // ranks}"
+            f"the plan has {len(dataset)} samples, fewer than one batch of {batch_size} on {ranks} ranks. "
+            f"Lower training.batch_size to at most {len(dataset) // ranks}"
         )
     sampler.stop = sampler.steps_per_epoch if steps is None else steps
     return _Loader(
@@ -327,13 +329,13 @@ def loader(
         persistent_workers=False,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_outlive_signals,
-        generator=torch.Generator(),  # views draw from their own; the default one belongs to the student
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # views have their own generators, and the default one is used by the student
     )
 
 
-def _outlive_signals(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; the trainer finishes its step and then ends its workers.
+def _ignore_signals(worker: int) -> None:
+    """Ignore Ctrl-C and the first SIGTERM, which reach every process: the trainer ends its workers after its step.
 
     A second SIGTERM ends a worker that hangs.
     """
@@ -341,14 +343,14 @@ def _outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
-def _unreadable(usable: Sequence[Seen], name: str) -> tuple[int, int]:
-    """Labels of a column that could not be read, and those that the plan names."""
+def _unreadable(usable: Sequence[ViewedSample], name: str) -> tuple[int, int]:
+    """Return (unreadable labels of a column, labels in the plan)."""
     damaged = sum(name in s.damaged for s in usable)
     return damaged, damaged + sum(s.labels.get(name) is not None for s in usable)
 
 
 def _caption(sample: Sample, rng: np.random.Generator) -> str:
-    """One of the sample's captions; nothing is drawn where there is but one."""
+    """Return one of the sample's captions; a single caption uses no random number."""
     captions = (sample.caption, *sample.others)
     return captions[rng.integers(len(captions))] if sample.others else sample.caption
 

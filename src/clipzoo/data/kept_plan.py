@@ -1,4 +1,4 @@
-"""A plan kept in a run's folder, ``plan.parquet``, with what it was made of beside it, ``plan.json``."""
+"""A run's saved plan: ``plan.parquet``, and the state of dataset and labels in ``plan.json``."""
 
 from __future__ import annotations
 
@@ -14,95 +14,93 @@ from clipzoo.data.plan import Plan
 from clipzoo.errors import CheckpointError
 from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Reader
-from clipzoo.store import Column
-from clipzoo.store.store import TAR_MARK
+from clipzoo.store import TAR_MARK, Column
 
 log = logging.getLogger(__name__)
 
 PLAN, MADE_OF = "plan.parquet", "plan.json"
 
 MEANING, TARS = "meaning", "tars"
-"""Fields of a column in plan.json that earlier clipzoos did not write: `Manifest.digest`, and a digest of the checksums
-of its shards' labels."""
+"""Fields of a column in plan.json that older files do not have: `Manifest.digest`, and a digest of the checksums of its
+shards' labels."""
 
 
 def kept_plan(
     folder: Path, reader: Reader, columns: Mapping[str, Column], join: Callable[[], Plan], trained: bool
 ) -> Plan:
-    """The plan in ``folder``, made by ``join`` and kept there if there is none, or dataset or labels have changed.
+    """Return the plan saved in ``folder``. Build and save it if there is none, or if dataset or labels have changed.
 
     Args:
-        folder: the run's.
+        folder: of the run.
         reader: the dataset.
         columns: name -> labels.
-        join: makes the plan.
-        trained: arms were trained on the plan that is there: it is not made anew.
+        join: builds the plan.
+        trained: arms were trained on the saved plan, so it must not be replaced.
 
     Raises:
-        CheckpointError: the files are damaged, or what they were made of has changed and arms were trained on it.
+        CheckpointError: the files are damaged, or dataset or labels have changed after arms were trained.
     """
-    path, beside = folder / PLAN, folder / MADE_OF
+    path, state_file = folder / PLAN, folder / MADE_OF
     made_of = {"dataset": fingerprint(reader)} | {name: _labels(column) for name, column in columns.items()}
-    if not (path.exists() and beside.exists()):
-        return _made(join(), path, beside, made_of)
-    known = _known(beside)
+    if not (path.exists() and state_file.exists()):
+        return _save(join(), path, state_file, made_of)
+    known = _load_state(state_file)
     changed = [name for name, now in made_of.items() if known.get(name) != _comparable(now, known.get(name))]
     if not changed:
         plan = Plan.load(path)
-        moved, current = plan.moved(reader)
-        if not moved:
+        shards, current = plan.changed_shards(reader)
+        if not shards:
             if current.places != plan.places:
                 current.save(path)
             if known != made_of:
-                _adopt(path, beside, made_of)
+                _update_state(path, state_file, made_of)
             return current
-        changed = [f"the samples of {len(moved)} shards, {moved[0]!r} the first,"]
+        changed = [f"the samples of {len(shards)} shards (the first is {shards[0]!r})"]
     if trained:
         raise CheckpointError(
-            f"{', '.join(changed)} changed since {path} was made ({known}, now {made_of}), and arms were trained on "
-            f"what was: give another --out, or delete {path}, {beside.name}, arms and scores to train anew"
+            f"{', '.join(changed)} changed since {path} was made ({known}, now {made_of}), but arms were trained on "
+            f"the old data. Give another --out, or delete {path}, {state_file.name}, arms and scores to train again"
         )
-    return _made(join(), path, beside, made_of)
+    return _save(join(), path, state_file, made_of)
 
 
-def _made(plan: Plan, path: Path, beside: Path, made_of: Mapping[str, Any]) -> Plan:
-    beside.unlink(missing_ok=True)  # killed in between, the plan is made again
+def _save(plan: Plan, path: Path, state_file: Path, made_of: Mapping[str, Any]) -> Plan:
+    state_file.unlink(missing_ok=True)  # if the process is killed here, the plan is built again
     plan.save(path)
-    files.write(beside, json.dumps(made_of, indent=2).encode())
+    files.write(state_file, json.dumps(made_of, indent=2).encode())
     return Plan.load(path)
 
 
 def _labels(column: Column) -> dict[str, Any]:
-    """What tells a column's labels from others of the same name, without reading them."""
+    """Return what identifies a column's labels, without reading them."""
     shards = sorted(column.committed())
     marks = files.ahead(column.marks, shards, files.threads(column.path))
-    told = [[shard, one.get(TAR_MARK, "")] for shard, one in zip(shards, marks, strict=True)]
-    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    checksums = [[shard, one.get(TAR_MARK, "")] for shard, one in zip(shards, marks, strict=True)]
+    digest = hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:16]
     return {**column.manifest.counts.model_dump(), MEANING: column.manifest.digest, TARS: digest}
 
 
-def _known(beside: Path) -> dict[str, Any]:
+def _load_state(state_file: Path) -> dict[str, Any]:
     try:
-        known = json.loads(beside.read_bytes())
+        known = json.loads(state_file.read_bytes())
     except (ValueError, RecursionError):
         known = None
     if not isinstance(known, dict):
         raise CheckpointError(
-            f"{beside} is damaged: it does not tell what {PLAN} was made of. Delete both files; the same command makes "
-            "them anew of the dataset and the labels"
+            f"{state_file} is damaged. Delete it and {PLAN}, and rerun the command: both files are made again"
         )
     return known
 
 
 def _comparable(now: dict[str, Any], known: Any) -> dict[str, Any]:
-    """What is now, without what was not kept then."""
+    """Return the current state, without fields that the saved one does not have."""
     return {name: value for name, value in now.items() if name not in (MEANING, TARS) or name in (known or {})}
 
 
-def _adopt(path: Path, beside: Path, made_of: Mapping[str, Any]) -> None:
-    """Say that an old plan tells less, and keep what is now."""
+def _update_state(path: Path, state_file: Path, made_of: Mapping[str, Any]) -> None:
+    """Warn that an old plan has no checksums, and save the current ones."""
     log.warning(
-        "%s was made by a clipzoo that did not keep checksums of labels and samples: whether they are still the same "
-        "is known by counts and by the first shard only; changes from now on are noticed", path,
+        "%s was made by an older clipzoo, which stored no checksums of labels and samples: earlier changes were "
+        "detected by counts and the first shard only. Changes from now on are detected", path,
     )  # fmt: skip
-    files.write(beside, json.dumps(made_of, indent=2).encode())
+    files.write(state_file, json.dumps(made_of, indent=2).encode())

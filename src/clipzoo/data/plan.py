@@ -1,8 +1,8 @@
-"""The plan: every usable sample with the places of its labels, known before training starts.
+"""The plan: every usable sample with the places of its labels, built before training starts.
 
-Images and columns are joined by shard and key. A sample whose label is missing stays, with no label of that column;
-a sample that cannot be read at all is left out and counted by reason. The order of an epoch is a pure function of
-(seed, epoch), so a run can stop at any step and go on at the exact sample.
+Images and columns are joined by shard and key. A sample with a missing label stays in the plan. A sample that cannot
+be read is left out and counted by reason. The order of an epoch is a pure function of (seed, epoch), so a run can
+stop at any step and resume at the exact sample.
 """
 
 from __future__ import annotations
@@ -20,34 +20,32 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipzoo import files
-from clipzoo.errors import CheckpointError, PlanError, brief, kind_of
+from clipzoo.errors import CheckpointError, PlanError, brief
 from clipzoo.files import AnyPath
 from clipzoo.readers import fingerprint, shard_fingerprint
 from clipzoo.readers.base import Entry, Reader
-from clipzoo.store import Column
-from clipzoo.store.store import TAR_MARK, marks_of
+from clipzoo.store import TAR_MARK, Column, marks_of
 
 _SPANS = ("offset", "size")
 
 _TEXT = pa.large_string()
-"""Arrow's plain text holds 2^31 bytes a column, which the keys of a large dataset exceed."""
+"""Arrow's plain string type holds 2^31 bytes per column, less than the keys of a large dataset."""
 
 INDEXED = 8
-"""Shards that are indexed at once, from a network."""
+"""Number of shards that are indexed in parallel from a network."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A table of samples, one row each.
+    """A table of samples, one per row.
 
     Columns of ``table``: shard, key, image and caption (extension, offset, size), and for every label column its
-    offset and size, null where the label is missing.
+    offset and size, null if the label is missing.
 
     Attributes:
-        left_out: reason -> samples that cannot be used.
-        tars: label column -> shard that has rows -> checksum of its labels, "" where the store does not tell it. Empty
-            in a plan of a clipzoo that kept none.
-        places: shard -> (`Reader.state`, digest of its samples' places) when it was indexed; likewise.
+        left_out: kind of failure -> number of samples that cannot be used.
+        tars: label column -> shard with rows -> checksum of its labels, "" if the store has none. Empty in old plans.
+        places: shard -> (`Reader.state`, digest of its samples' places) when it was indexed. Empty in old plans.
     """
 
     table: pa.Table
@@ -68,14 +66,14 @@ class Plan:
 
         Args:
             reader: the dataset.
-            columns: name -> column; every shard of the dataset should be committed in each.
-            min_confidence: name -> least confidence of a label that is used.
-            max_samples: stop after so many usable samples.
+            columns: name -> column.
+            min_confidence: name -> least confidence of used labels.
+            max_samples: largest number of samples in the plan.
 
         Raises:
-            PlanError: nothing usable, or labels that fit no sample.
-            StoreError: a column is of another dataset, labels other pictures of a shard, has shards that its manifest
-                does not describe, or of a shard has the rows alone and not the labels.
+            PlanError: no sample is usable, or no label of a column matches a sample.
+            StoreError: a column is of another dataset or other images, has shards made under another manifest, or has
+                rows without labels.
         """
         identity = fingerprint(reader) if columns else {}
         for column in columns.values():
@@ -86,8 +84,8 @@ class Plan:
         unmarked = defaultdict[str, list[str]](list)
         indexes = files.ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
         for shard, entries in zip(reader.shards, indexes, strict=False):
-            left_out.update(kind_of(e.error) for e in entries if e.error)
-            table = _samples([e for e in entries if not e.error])
+            left_out.update(e.failure.kind for e in entries if e.failure)
+            table = _samples([e for e in entries if not e.failure])
             places[shard] = reader.state(shard), _places(reader, shard, entries)
             source = shard_fingerprint(reader, shard, entries) if columns else ""
             for name, column in columns.items():
@@ -111,10 +109,10 @@ class Plan:
 
     @classmethod
     def load(cls, path: AnyPath) -> Plan:
-        """The plan that `save` wrote.
+        """Load a plan that `save` wrote.
 
         Raises:
-            CheckpointError: there is none, or it is damaged.
+            CheckpointError: the file is missing or damaged.
         """
         path = files.local(path, "a plan")
         try:
@@ -127,24 +125,24 @@ class Plan:
             table.select(_samples([]).column_names)
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"{path} is no plan ({brief(error)}): delete it and plan.json beside it; the same command makes both "
-                "anew of the dataset and the labels"
+                f"{path} is not a plan ({brief(error)}). Delete it and the plan.json next to it, and rerun the "
+                "command: both are made again from dataset and labels"
             ) from error
-        # taking rows of many chunks would join them at every batch
+        # otherwise every `take` would combine the chunks
         return cls(table.combine_chunks(), left_out, tars, {shard: (a, b) for shard, (a, b) in places.items()})
 
     def save(self, path: AnyPath) -> None:
-        """Write as parquet, whole or not at all."""
+        """Write as parquet, atomically."""
         reasons = "\n".join(f"{reason}\t{count}" for reason, count in self.left_out.items())
         marks = {"left_out": reasons, "tars": json.dumps(self.tars), "places": json.dumps(self.places)}
-        with files.whole(files.local(path, "a plan"), alone=True) as beside:
-            pq.write_table(self.table.replace_schema_metadata(marks), beside)
+        with files.whole(files.local(path, "a plan"), alone=True) as draft:
+            pq.write_table(self.table.replace_schema_metadata(marks), draft)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def coverage(self) -> dict[str, float]:
-        """Label column -> share of the samples that have a label."""
+        """Return label column -> share of the samples with a label."""
         names = [n.removesuffix(":offset") for n in self.table.column_names if n.endswith(":offset")]
         return {
             n: 1 - self.table[f"{n}:offset"].null_count / max(len(self), 1)
@@ -153,11 +151,11 @@ class Plan:
         }
 
     def labeled(self) -> dict[str, int]:
-        """Label column -> how many of the samples have a label."""
+        """Return label column -> number of samples with a label."""
         return {name: len(self) - self.table[f"{name}:offset"].null_count for name in self.coverage()}
 
-    def told(self) -> Iterator[str]:
-        """A line a label column: how many samples have a label, and how many shards have not been labeled."""
+    def summary(self) -> Iterator[str]:
+        """Yield a line per label column: number of samples with a label, and of shards without labels."""
         shards = set(self.table["shard"].unique().to_pylist())
         for name, labels in self.labeled().items():
             missing = len(shards - set(self.tars[name])) if name in self.tars else 0
@@ -166,21 +164,22 @@ class Plan:
                 f"; {missing:,} of {len(shards):,} shards are not labeled" if missing else ""
             )
 
-    def moved(self, reader: Reader) -> tuple[list[str], Plan]:
-        """The shards whose samples have changed since they were indexed, and the plan with the files' new states.
+    def changed_shards(self, reader: Reader) -> tuple[list[str], Plan]:
+        """Return the shards whose samples have changed since they were indexed, and the plan with new file states.
 
-        Shards are indexed again where their files may have changed.
+        Only shards whose files may have changed are indexed again.
         """
         shards = list(self.places)
         states = dict(zip(shards, files.ahead(reader.state, shards, min(reader.threads, INDEXED)), strict=True))
-        left = [shard for shard in shards if not states[shard] or states[shard] != self.places[shard][0]]
-        now = files.ahead(lambda s: _places(reader, s, reader.index(s)), left, min(reader.threads, INDEXED))
-        found = {shard: (states[shard], digest) for shard, digest in zip(left, now, strict=True)}
-        changed = [shard for shard, (_, digest) in found.items() if digest != self.places[shard][1]]
-        return changed, replace(self, places={**self.places, **found})
+        stale = [shard for shard in shards if not states[shard] or states[shard] != self.places[shard][0]]
+        now = files.ahead(lambda s: _places(reader, s, reader.index(s)), stale, min(reader.threads, INDEXED))
+        current = {shard: (states[shard], digest) for shard, digest in zip(stale, now, strict=True)}
+        changed = [shard for shard, (_, digest) in current.items() if digest != self.places[shard][1]]
+        return changed, replace(self, places={**self.places, **current})
 
     def order(self, seed: int, epoch: int, group: int = 16) -> NDArray[np.int64]:
-        """The rows in the order of an epoch, int64 [N]: shards permuted, then samples inside ``group`` shards."""
+        """Return the row indices of an epoch, int64 [N]: shards permuted, then samples within groups of ``group`` "
+        "shards."""
         rng = np.random.default_rng([seed, epoch])
         shards = self.table["shard"].dictionary_encode().combine_chunks().indices.to_numpy()
         starts = np.searchsorted(shards, np.arange(shards.max() + 2))
@@ -192,29 +191,29 @@ class Plan:
         return np.concatenate(parts)
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """The rows of these ``indices``, in their order: name of the table's column -> string, whole number or None."""
+        """Return the rows with these ``indices``, in order: name of the table's column -> string, integer or None."""
         rows: list[dict[str, Any]] = self.table.take(list(indices)).to_pylist()
         return rows
 
     def _check(self, reader: Reader, columns: Mapping[str, Column], floors: Mapping[str, float]) -> None:
         if not len(self):
             reasons = ", ".join(f"{count}× {reason}" for reason, count in self.left_out.items()) or "it is empty"
-            raise PlanError(f"{reader.location} has no usable sample ({reasons}); run `clipzoo label` on it for a list")
+            raise PlanError(f"{reader.location} has no usable sample ({reasons}). `clipzoo check` lists the reasons")
         for name, share in self.coverage().items():
             if share == 0 and name in floors and columns[name].manifest.counts.labels:
                 raise PlanError(
-                    f"no label of {name} reaches min_confidence {floors[name]:g}, or none bears a key of "
-                    f"{reader.location}; `clipzoo labels show {name}` tells how sure they are: lower it"
+                    f"no label of {name} reaches min_confidence {floors[name]:g}, or none has a key of "
+                    f"{reader.location}. Lower min_confidence"
                 )
             if share == 0:
                 raise PlanError(
-                    f"no label of {name} ({columns[name].path}) bears a key of {reader.location}: the store is empty "
-                    "or was made from another dataset; label this dataset, or name its own store"
+                    f"no label of {name} ({columns[name].path}) has a key of {reader.location}: the store is empty "
+                    "or was made from another dataset. Label this dataset, or give the store of its labels"
                 )
 
 
 def entry_of(row: Mapping[str, Any]) -> Entry:
-    """The reader's entry of a plan row."""
+    """Return the reader's entry of a row of the plan."""
     members = {row[f"{part}:ext"]: (row[f"{part}:offset"], row[f"{part}:size"]) for part in ("image", "caption")}
     return Entry(row["key"], row["shard"], members, row["image:ext"], row["caption:ext"])
 
@@ -234,19 +233,19 @@ def _samples(entries: list[Entry]) -> pa.Table:
 
 
 def _places(reader: Reader, shard: str, entries: Sequence[Entry]) -> str:
-    """A digest of all that a plan holds of a shard's samples, and of what rows refer to."""
-    told = [f"{e.key} {e.error} {e.image} {e.caption} {sorted(e.members.items())}" for e in entries]
-    text = "\n".join([*told, reader.contents(shard)])
+    """Return a digest of the places of a shard's samples, and of its contents."""
+    samples = [f"{e.key} {e.error} {e.image} {e.caption} {sorted(e.members.items())}" for e in entries]
+    text = "\n".join([*samples, reader.contents(shard)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _wide(schema: pa.Schema) -> pa.Schema:
-    """A plan's schema with text of any length; old ones have Arrow's plain text."""
+    """Return a plan's schema with large strings; old plans have plain strings."""
     return pa.schema([(one.name, _TEXT if one.type == pa.string() else one.type) for one in schema])
 
 
 def _percent(part: int, whole: int) -> str:
-    """As "98 %"; never 100 for a part, never 0 for some."""
+    """Format a share as "98 %"; 0 and 100 are only used if exact."""
     share = 100 * part / max(whole, 1)
     if part in (0, whole) or 0.5 <= share < 99.5:
         return f"{share:.0f} %"
@@ -254,17 +253,17 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _join(samples: pa.Table, name: str, labels: pa.Table | None, floor: float | None) -> pa.Table:
-    """Left join of one shard's labels by key; they are None where it has not been labeled."""
+    """Left join of one shard's labels by key; ``labels`` is None if the shard is not labeled."""
     spans: dict[str, tuple[int, int]] = {}
     if labels is not None:
         rows = labels.to_pydict()
-        for key, offset, size, error, sure in zip(
-            rows["key"], rows["offset"], rows["size"], rows["error"], rows["confidence"], strict=True
+        for key, offset, size, confidence in zip(
+            rows["key"], rows["offset"], rows["size"], rows["confidence"], strict=True
         ):
-            if error is None and (floor is None or sure is None or sure >= floor):
+            if size is not None and (floor is None or confidence is None or confidence >= floor):
                 spans[key] = (offset, size)
-    found = [spans.get(key) for key in samples["key"].to_pylist()]
+    matched = [spans.get(key) for key in samples["key"].to_pylist()]
     for i, part in enumerate(_SPANS):
-        values = pa.array([span[i] if span else None for span in found], pa.int64())
+        values = pa.array([span[i] if span else None for span in matched], pa.int64())
         samples = samples.append_column(f"{name}:{part}", values)
     return samples

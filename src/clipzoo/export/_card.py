@@ -9,7 +9,7 @@ from typing import Any
 
 from clipzoo.errors import visible
 from clipzoo.recipe import Recipe
-from clipzoo.store.manifest import Manifest
+from clipzoo.store import Manifest
 
 HEAD = """---
 library_name: open_clip

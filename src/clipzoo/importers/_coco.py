@@ -107,7 +107,8 @@ class Annotated:
             hint = self.hint([key])
             raise SampleError(
                 f"no annotation: {self.path} has no image whose {self.match} is {self.name(key)!r}"
-                + (f"; {hint}" if hint else "")
+                + (f"; {hint}" if hint else ""),
+                "no-label",
             )
         H, W = found.size
         if not 0 < H * W <= MAX_PIXELS:

@@ -110,8 +110,9 @@ class FilesExpert(NamedExpert):
         if path is None:
             name = self.named(key)
             if name is None:
-                raise SampleError(f"no label file: pattern= does not fit the key {key!r}")
-            raise SampleError(f"no label file: {self.folder} has no {' or '.join(self._names(name))}")
+                raise SampleError(f"no label file: pattern= does not fit the key {key!r}", "no-label")
+            detail = f"no label file: {self.folder} has no {' or '.join(self._names(name))}"
+            raise SampleError(detail, "no-label")
         values = read(path, self.answers)
         values = self._masked(values, path) if self.mask else values
         return fitting(values, self.answers, size, path, self.notes)

@@ -116,7 +116,7 @@ class Rows(KeyedExpert):
     def value(self, key: str) -> Any:
         """What stands in the column of labels; `SampleError` if there is no row, or nothing in it."""
         if key not in self.entries:
-            raise SampleError(f"no row: {self.reader.location} has none with the key {key!r}")
+            raise SampleError(f"no row: {self.reader.location} has none with the key {key!r}", "no-label")
         entry = self.entries[key]
         path = self.reader.parts[entry.shard].path
         return self.reader.values(path, entry.members[ROW])[self.reader.columns[path].image]

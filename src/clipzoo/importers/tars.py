@@ -76,10 +76,11 @@ class Tars(files.NamedExpert):
         """See `KeyedExpert.look_up`."""
         name = self.named(key)
         if name not in self.spans:
-            raise SampleError(f"no label: no tar of {self.reader.location} has {name or key}.{self.label}")
+            detail = f"no label: no tar of {self.reader.location} has {name or key}.{self.label}"
+            raise SampleError(detail, "no-label")
         shard, (offset, count) = self.spans[name]
         if count > IMAGE_BYTES:
-            raise SampleError(too_large(f"label ({self.label})", count, IMAGE_BYTES))
+            raise too_large(f"label ({self.label})", count, IMAGE_BYTES).error()
         where = Path(f"{name}.{self.label}")
         data = read_at(self.reader.paths[shard], offset, count)
         return files.fitting(files.read(where, self.answers, data), self.answers, size, where, self.notes)

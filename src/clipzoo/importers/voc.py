@@ -67,7 +67,7 @@ class Names:
         """The file's path; `SampleError` if the key is no name that a file could have."""
         name = key if self.pattern is None else self.pattern(key)
         if name is None:
-            raise SampleError(f"no annotation: pattern= does not fit {key!r}")
+            raise SampleError(f"no annotation: pattern= does not fit {key!r}", "no-label")
         inside(name)
         return self.folder / ((name.rpartition("/")[2] if self.stem else name) + ".xml")
 
@@ -122,7 +122,7 @@ def _root(path: Path) -> Element:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise SampleError(f"no annotation: cannot read {path}: {error.strerror}") from error
+        raise SampleError(f"no annotation: cannot read {path}: {error.strerror}", "no-label") from error
     if len(text) > MAX_BYTES:
         raise SampleError(f"too large for a picture's annotation: {path}")
     try:

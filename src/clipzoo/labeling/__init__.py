@@ -1,4 +1,4 @@
-"""Experts over a dataset, into a store: plan, work on shards, commit."""
+"""Labeling of a dataset by experts into a store: plan, label shards, commit."""
 
 from clipzoo.labeling._tuning import Precision, Tuning
 from clipzoo.labeling.engine import ColumnReport, label, report

@@ -1,7 +1,6 @@
-"""From a shard to batches of images of one size, with bounded memory.
+"""Batches of images of one size from a shard, with bounded memory.
 
-The composition of batches is a function of the shard and the batch size alone: not of threads, of other experts in
-the same pass, or of what an earlier run had done.
+The composition of batches depends only on the shard and the batch size: not on threads, other experts or earlier runs.
 """
 
 from __future__ import annotations
@@ -12,62 +11,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from clipzoo.errors import SampleError
 from clipzoo.experts import ExpertInput
+from clipzoo.labeling.samples import Decoded, decode
 from clipzoo.readers import Entry, Reader
-from clipzoo.types import IN_FLIGHT, ImageArray, NoRoomError, Room, Sample, decode_image
+from clipzoo.types import IN_FLIGHT, NoRoomError, Room
 
 PENDING_PIXELS = 64_000_000
-"""Images of odd sizes wait for others of their size until so many pixels wait: 200 MB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A sample's key with its image, or with the reason why there is none."""
-
-    key: str
-    image: ImageArray | None
-    error: str = ""
-    caption: str = ""
+"""Most pixels that wait for others of their size: 200 MB."""
 
 
 Batch = list[ExpertInput]
 """Samples whose images are all of one size."""
 
 
-def _any(pixels: int) -> None:
-    """Admit pictures of any size."""
-
-
-def opened(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> tuple[Sample, ImageArray] | str:
-    """A sample and its image, or the reason why it cannot be used; a `RemoteError` is none.
-
-    ``admit`` is told of the image's pixels before they are decoded, and may raise `NoRoomError`.
-    """
-    if entry.error is not None:
-        return entry.error
-    try:
-        sample = reader.read(entry)
-        return sample, decode_image(sample.image, admit=admit)
-    except SampleError as error:
-        return str(error)
-    except (MemoryError, OSError) as error:
-        return f"cannot read the sample: {type(error).__name__}: {error}"
-
-
-def decode(reader: Reader, entry: Entry, admit: Callable[[int], None] = _any) -> Decoded:
-    """Read and decode one sample; what is wrong with it becomes its ``error``. ``admit`` is as of `opened`."""
-    found = opened(reader, entry, admit)
-    if isinstance(found, str):
-        return Decoded(entry.key, None, found)
-    sample, image = found
-    return Decoded(entry.key, image, caption=sample.caption)
-
-
 def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Decoded]:
-    """The samples in their order; of those that are decoded before they are taken there are at most ``ahead``.
+    """Yield the samples in order. At most ``ahead`` of them are decoded in advance.
 
-    Together they have at most `IN_FLIGHT` pixels, or that and those of the one that is taken next.
+    Together they have at most `IN_FLIGHT` pixels, plus those of the sample that is yielded next.
     """
     window = _Window(reader, pool)
     try:
@@ -84,7 +44,7 @@ def decoded(reader: Reader, entries: Sequence[Entry], pool: ThreadPoolExecutor, 
 
 @dataclass
 class _Ahead:
-    """A sample that is to be decoded before it is taken; its future gives None where there was no room for it."""
+    """A sample that is decoded in advance. The result of its future is None if there was no room for its pixels."""
 
     entry: Entry
     future: Future[Decoded | None] = field(init=False)
@@ -92,12 +52,12 @@ class _Ahead:
     held: bool = False
 
     def refused(self) -> bool:
-        """Whether there was no room for it."""
+        """Return True if there was no room for its pixels."""
         return self.future.done() and self.future.exception() is None and self.future.result() is None
 
 
 class _Window:
-    """Samples in the order in which they are taken. Nobody waits for room: who finds none is begun again later."""
+    """Samples in order. Threads do not wait for room: a sample without room is submitted again later."""
 
     def __init__(self, reader: Reader, pool: ThreadPoolExecutor) -> None:
         self.waiting: deque[_Ahead] = deque()
@@ -105,19 +65,19 @@ class _Window:
         self._refused = False
 
     def add(self, entry: Entry) -> None:
-        """Begin to decode a sample."""
+        """Submit a sample to be decoded."""
         self.waiting.append(_Ahead(entry))
-        self._begin(self.waiting[-1])
+        self._submit(self.waiting[-1])
 
     def take(self) -> Iterator[Decoded]:
-        """The next sample; its pixels are held until the caller comes back."""
+        """Yield the next sample, and hold room for its pixels until the generator is resumed."""
         first = self.waiting[0]
         if first.future.result() is None:
-            self._room.force(first.pixels)  # those who have the room are behind it: nobody else can give it any
+            self._room.force(first.pixels)  # only later samples hold room, and they are released after this one
             first.held = True
-            self._begin(first)
+            self._submit(first)
         if self._refused:
-            self._again()
+            self._resubmit()
         sample = first.future.result()
         assert sample is not None, "room is held for it"
         self.waiting.popleft()
@@ -125,17 +85,17 @@ class _Window:
         if first.held:
             self._room.give(first.pixels)
 
-    def _again(self) -> None:
-        """Begin those again, in their order, for whom there is room now."""
-        late = [one for one in self.waiting if one.refused()]
-        self._refused = bool(late)
+    def _resubmit(self) -> None:
+        """Submit the refused samples again, in order, while there is room."""
+        refused = [one for one in self.waiting if one.refused()]
+        self._refused = bool(refused)
         with suppress(NoRoomError):
-            for one in late:
+            for one in refused:
                 self._room.take(one.pixels, wait=False)
                 one.held = True
-                self._begin(one)
+                self._submit(one)
 
-    def _begin(self, one: _Ahead) -> None:
+    def _submit(self, one: _Ahead) -> None:
         one.future = self._pool.submit(self._decode, one)
 
     def _decode(self, one: _Ahead) -> Decoded | None:
@@ -154,7 +114,7 @@ class _Window:
 
 @dataclass
 class Batcher:
-    """Collects images by size and hands on full batches."""
+    """Collects images by size and passes on full batches."""
 
     size: int
     take: Callable[[Batch], None]
@@ -162,21 +122,21 @@ class Batcher:
     _pixels: int = 0
 
     def add(self, sample: ExpertInput) -> None:
-        """Add a sample; a batch that it fills is taken, and the largest ones when too much waits."""
+        """Add a sample. Pass on its batch if it is full, and the largest batches if too many pixels wait."""
         shape = (sample.image.shape[0], sample.image.shape[1])
         self._buckets.setdefault(shape, []).append(sample)
         self._pixels += shape[0] * shape[1]
         if len(self._buckets[shape]) >= self.size:
-            self._hand_on(shape)
+            self._pass_on(shape)
         while self._pixels > PENDING_PIXELS:
-            self._hand_on(max(self._buckets, key=lambda s: (s[0] * s[1] * len(self._buckets[s]), s)))
+            self._pass_on(max(self._buckets, key=lambda s: (s[0] * s[1] * len(self._buckets[s]), s)))
 
     def flush(self) -> None:
-        """Hand on what is left."""
+        """Pass on the remaining batches."""
         for shape in sorted(self._buckets):
-            self._hand_on(shape)
+            self._pass_on(shape)
 
-    def _hand_on(self, shape: tuple[int, int]) -> None:
+    def _pass_on(self, shape: tuple[int, int]) -> None:
         batch = self._buckets.pop(shape)
         self._pixels -= shape[0] * shape[1] * len(batch)
         self.take(batch)

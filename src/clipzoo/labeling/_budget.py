@@ -1,73 +1,74 @@
-"""The budget of errors of a run."""
+"""The failure budget of a run."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from clipzoo.errors import ABSENT, ClipzooError, DatasetError, ExpertError, kind_of
+from clipzoo.errors import ClipzooError, DatasetError, ExpertError
+from clipzoo.types import Failure
 
 EARLIEST = 100
-"""The budget is not judged on fewer samples than these, unless there are no more."""
+"""Least number of samples on which the budget is judged, unless there are no more."""
 
 
 @dataclass
 class Budget:
-    """The share of samples of a column that may fail, counted over the column's committed shards and this run."""
+    """The share of a column's samples that may fail, over its committed shards and this run."""
 
     column: str
     allowed: float
-    seen: int = 0
+    samples: int = 0
     failed: int = 0
-    by_sample: int = 0  # failures that no expert had a part in
+    by_sample: int = 0  # failures in reading or decoding the sample
     reasons: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)  # kind of reason -> the first in full
+    examples: dict[str, str] = field(default_factory=dict)  # kind of failure -> the sentence of the first
 
-    def count(self, error: str) -> None:
-        """Count a failure by its kind; of a sample that was never there, nothing."""
-        if error.startswith(ABSENT):
-            self.seen -= 1
+    def count(self, failure: Failure) -> None:
+        """Count a failure by its kind. A sample that was not downloaded counts as no sample."""
+        if not failure.counts:
+            self.samples -= 1
             return
         self.failed += 1
-        self.reasons[kind_of(error)] += 1
-        self.examples.setdefault(kind_of(error), error)
+        self.reasons[failure.kind] += 1
+        self.examples.setdefault(failure.kind, failure.detail)
 
-    def note(self, error: str = "", by_sample: bool = False) -> None:
-        """Count a sample, with its reason if it failed; the budget is judged when enough have been seen."""
-        self.seen += 1
-        if error:
-            self.count(error)
-            self.by_sample += by_sample and not error.startswith(ABSENT)
-            if self.seen >= EARLIEST:
+    def note(self, failure: Failure | None = None, by_sample: bool = False) -> None:
+        """Count a sample, with its reason if it failed. Judge the budget when enough samples have been counted."""
+        self.samples += 1
+        if failure is not None:
+            self.count(failure)
+            self.by_sample += by_sample and failure.counts
+            if self.samples >= EARLIEST:
                 self.judge()
 
     def since(self, before: Budget) -> Budget:
-        """What was counted since ``before``, a copy of this budget, was made."""
+        """Return the counts since ``before``, an earlier copy of this budget."""
         return replace(
             self,
-            seen=self.seen - before.seen,
+            samples=self.samples - before.samples,
             failed=self.failed - before.failed,
             by_sample=self.by_sample - before.by_sample,
             reasons=self.reasons - before.reasons,
         )
 
     def add(self, other: Budget) -> None:
-        """Count what another one of the same column has counted."""
-        self.seen += other.seen
+        """Add the counts of another budget of the same column."""
+        self.samples += other.samples
         self.failed += other.failed
         self.by_sample += other.by_sample
         self.reasons += other.reasons
         self.examples = {**other.examples, **self.examples}
 
     def judge(self) -> None:
-        """Raise `DatasetError` or `ExpertError`, whoever caused most failures, if too many samples failed."""
-        if self.failed <= self.allowed * self.seen:
+        """Raise `DatasetError` or `ExpertError`, by the cause of most failures, if too many samples failed."""
+        if self.failed <= self.allowed * self.samples:
             return
         cause: type[ClipzooError] = DatasetError if 2 * self.by_sample > self.failed else ExpertError
         raise cause(
-            f"labeling stopped: {self.failed} of {self.seen} samples of {self.column} failed "
-            f"({self.failed / self.seen:.1%}), more than max_failures={self.allowed:g} allows:\n"
+            f"labeling stopped: {self.failed} of {self.samples} samples of {self.column} failed "
+            f"({self.failed / self.samples:.1%}), more than max_failures={self.allowed:g} allows:\n"
             + "\n".join(f"  {count} × {self.examples[kind]}" for kind, count in self.reasons.most_common(10))
-            + "\nWhat was in work was dropped, what is committed is kept. Mend the cause and run the same again, with "
-            "--retry-failed if an expert is mended, or allow more by --max-failures, in a recipe labeling.max_failures."
+            + "\nCommitted shards are kept. Fix this and rerun the command, with --retry-failed if an expert changed, "
+            "or allow more failures: --max-failures, in a recipe labeling.max_failures."
         )

@@ -1,4 +1,4 @@
-"""What a run says of itself while it works: where its time goes, when it will end, what failed, when it slows down."""
+"""The progress of a run: throughput, times, failures, remaining time, and slowdowns."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clipzoo.errors import kind_of
-from clipzoo.store.manifest import begun, writing
+from clipzoo.store import create_file
+from clipzoo.store.manifest import writing
+from clipzoo.types import Failure
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 DATA, WRITING, COMMIT = "data", "writing", "commit"
-"""What the labeling thread spends time on beside the experts: waiting for images, for encoded labels, for the disk."""
+"""Time of the labeling thread apart from experts: waiting for images, for encoded labels, and for the disk."""
 
 RECENT, BEFORE, SLOW, LOOK_BACK = 3, 5, 0.5, 200
-"""Throughput has drifted where so many shards, after at least so many others, are below this share of their median.
+"""A slowdown is `RECENT` shards below the share `SLOW` of the median of at least `BEFORE` earlier shards.
 
-So many shards are looked back on.
+At most `LOOK_BACK` shards are compared.
 """
 
 
 class Meter:
-    """What was done with a shard, or with several, and where the time of the thread that labels went.
+    """Counts and times of the labeling thread, for one or several shards.
 
     Attributes:
-        samples: how many there are to do.
-        images: how many were decoded, or found not to be images.
-        elapsed: seconds from the first to the last.
-        seconds: what they went to -> how many: `DATA`, `WRITING`, `COMMIT`, and by its column's name each expert.
-        labeled: column -> images that its expert has been given.
+        samples: number of samples to label.
+        images: number of samples read so far.
+        elapsed: wall-clock seconds.
+        seconds: `DATA`, `WRITING`, `COMMIT`, or name of a column -> seconds.
+        labeled: column -> images given to its expert.
         failures: column -> samples without a label.
-        failed: key -> kind of the first reason why a column lacks its label.
+        failed: key -> kind of its first failure.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -62,7 +63,7 @@ class Meter:
 
     @contextmanager
     def time(self, what: str) -> Iterator[None]:
-        """Count the block's seconds."""
+        """Measure the time of the block."""
         began = time.perf_counter()
         try:
             yield
@@ -70,7 +71,7 @@ class Meter:
             self.seconds[what] += time.perf_counter() - began
 
     def waited(self, what: str, items: Iterable[T]) -> Iterator[T]:
-        """The items; the seconds until each is there are counted."""
+        """Yield the items, and measure the time spent waiting for them."""
         iterator, end = iter(items), object()
         while True:
             with self.time(what):
@@ -79,17 +80,17 @@ class Meter:
                 return
             yield item  # type: ignore[misc]
 
-    def fail(self, column: str, key: str, reason: str) -> None:
-        """Count a label that is missing."""
+    def fail(self, column: str, key: str, failure: Failure) -> None:
+        """Count a failure."""
         self.failures[column] += 1
-        self.failed.setdefault(key, kind_of(reason))
+        self.failed.setdefault(key, failure.kind)
 
     def stop(self) -> None:
-        """The shard is done."""
+        """End the measurement of the shard."""
         self.elapsed = time.perf_counter() - self._began
 
     def add(self, other: Meter) -> None:
-        """Count what another has counted, but not which samples failed."""
+        """Add the counts of another meter, without its failed keys."""
         self.images += other.images
         self.elapsed += other.elapsed
         for what, seconds in other.seconds.items():
@@ -99,7 +100,7 @@ class Meter:
             self.failures[column] += other.failures[column]
 
     def shares(self) -> dict[str, float]:
-        """Of the time that is accounted for: waiting for data, experts, writing; in [0, 1]."""
+        """Return the shares of the measured time in [0, 1]: waiting for data, experts, writing."""
         spent = {
             "waiting for data": self.seconds[DATA],
             "experts": sum(self.seconds[column] for column in self.columns),
@@ -108,7 +109,7 @@ class Meter:
         return {what: seconds / (sum(spent.values()) or 1.0) for what, seconds in spent.items()}
 
     def rate(self, column: str) -> float:
-        """Images a second of an expert while it works; 0 if it has not."""
+        """Return the throughput of an expert while it runs, in images/s; 0 if it has not run."""
         return self.labeled[column] / self.seconds[column] if self.seconds[column] else 0.0
 
 
@@ -117,14 +118,14 @@ Pace = tuple[float, dict[str, float]]
 
 @dataclass
 class Drift:
-    """Notices when throughput falls and stays low."""
+    """Detects a lasting slowdown."""
 
     paces: deque[Pace] = field(default_factory=lambda: deque(maxlen=LOOK_BACK))
-    """Of each shard: images a second, and seconds an image by what they went to."""
+    """For each shard: images/s, and seconds per image by activity."""
     slow: bool = False
 
     def note(self, meter: Meter) -> str:
-        """Count a shard; the warning, if one is due: one a fall, not one a shard."""
+        """Add a shard, and return a warning at the start of each slowdown, else ""."""
         if not meter.images or not meter.elapsed:
             return ""
         pace = meter.images / meter.elapsed
@@ -144,27 +145,27 @@ class Drift:
         what = max(recent[0][1], key=grown)
         return (
             f"labeling has slowed down to {statistics.median(pace for pace, _ in recent):.1f} images/s over the last "
-            f"{len(recent)} shards, from {usual:.1f}: what grew is {what}, by {1000 * grown(what):.0f} ms an image; is "
-            "another process at work here, the disk or network slower, or are the images larger?"
+            f"{len(recent)} shards, from {usual:.1f}. The largest increase is in {what}: {1000 * grown(what):.0f} ms "
+            "per image. Check for other processes, a slower disk or network, and larger images"
         )
 
 
 class Progress:
-    """A display on standard error, and a log of one JSON line a shard.
+    """A display on standard error, and a log of one JSON line per shard.
 
     Args:
         columns: names of the columns that are written.
-        shards: how many there are to do.
-        shown: whether there is a display.
-        log: lines are added to this file; none if None.
+        shards: number of shards to label.
+        shown: show the display.
+        log: file to which lines are added, if given.
     """
 
     def __init__(self, columns: Sequence[str], shards: int, shown: bool = False, log: Path | None = None) -> None:
         self.total, self.shards, self.done = Meter(columns), shards, 0
         self.reasons: Counter[str] = Counter()
-        """Kind of failure -> samples; one that lacks several labels counts once."""
+        """Kind of failure -> samples. A sample that fails in several columns counts once."""
         self.note = ""
-        """What else the display says."""
+        """Further text of the display."""
         self._why: list[Text] = []
         self._now: Meter | None = None
         self._log, self._drift = log, Drift()
@@ -173,7 +174,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._log is not None:
-            begun(self._log)
+            create_file(self._log)
         self._began = time.perf_counter()
         if self._live is not None:
             self._live.start()
@@ -183,21 +184,21 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             if not self._live.console.is_terminal:
-                self._live.console.line()  # which rich leaves to terminals
+                self._live.console.line()  # rich ends the line only on terminals
         if self.done:
             self.total.elapsed = time.perf_counter() - self._began  # workers' seconds overlap
             reasons = dict(self.reasons.most_common())
             self._write("end", self.total, failures=sum(reasons.values()), reasons=reasons)
 
     def begin(self) -> Meter:
-        """The meter of the shard that is done next; the display follows it."""
+        """Return the meter of the next shard, which the display shows."""
         if self._now is None and not self.done:
-            self._began = time.perf_counter()  # what came before was a look at the experts
+            self._began = time.perf_counter()  # do not count the quick check
         self._now = Meter(self.total.columns)
         return self._now
 
     def shard(self, name: str, meter: Meter) -> None:
-        """A shard is committed."""
+        """Add a committed shard."""
         self._now = None
         self.done += 1
         self.total.add(meter)
@@ -208,7 +209,7 @@ class Progress:
             log.warning(warning)
 
     def _left(self) -> float | None:
-        """Seconds until the end, if the rest is as what was done."""
+        """Return the estimated remaining seconds."""
         done = float(self.done)
         if (now := self._now) is not None and now.samples:
             done += now.images / now.samples
@@ -244,22 +245,22 @@ class Progress:
             file.write(json.dumps(line) + "\n")
 
     def _render(self) -> RenderableType:
-        """What is known now; called by the display's own thread."""
-        seen, now = Meter(self.total.columns), self._now
+        """Return the current state; called by the display's thread."""
+        current, now = Meter(self.total.columns), self._now
         for meter in (self.total, now):
             if meter is not None:
-                seen.add(meter)
+                current.add(meter)
         failed = sum(self.reasons.values()) + (len(now.failed) if now is not None else 0)
-        rate, left = seen.images / max(time.perf_counter() - self._began, 1e-9), self._left()
+        rate, left = current.images / max(time.perf_counter() - self._began, 1e-9), self._left()
         head = Table.grid(padding=(0, 1))
         head.add_row(
             "labeling", ProgressBar(max(self.shards, 1), self.done, width=24), f"{self.done}/{self.shards} shards",
-            f"{seen.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
+            f"{current.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
             f"{timedelta(seconds=round(left))} left" if left else "", self.note,
         )  # fmt: skip
-        time_goes = " · ".join(f"{what} {share:.0%}" for what, share in seen.shares().items())
+        time_goes = " · ".join(f"{what} {share:.0%}" for what, share in current.shares().items())
         rows = Table.grid(padding=(0, 2))
-        for column in seen.columns:
-            failures = f"{seen.failures[column]:,} failed" if seen.failures[column] else ""
-            rows.add_row(f"  {column}", f"{seen.rate(column):.1f} images/s", failures)
+        for column in current.columns:
+            failures = f"{current.failures[column]:,} failed" if current.failures[column] else ""
+            rows.add_row(f"  {column}", f"{current.rate(column):.1f} images/s", failures)
         return Group(head, f"  {time_goes}", rows, *self._why)

@@ -1,4 +1,4 @@
-"""How experts are run: precision, layout and threads of those that are torch modules, and what to do without memory."""
+"""Options for running experts: precision, memory layout and threads; detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|failed to allocate memory", re.IGNORECASE)
-"""What torch's allocator of the CPU and ONNX Runtime say, whose errors are of no class of their own."""
+"""Messages of torch's CPU allocator and ONNX Runtime, which have no exception class for this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How experts are run.
+    """Options for running experts.
 
-    All but ``threads`` is for experts that are torch modules (`Expert.module`), and stands in the manifest of their
-    columns: labels made otherwise are refused there.
+    All except ``threads`` apply to experts that are torch modules (`Expert.module`), and are recorded in the manifest:
+    labels made with other options are refused in the same column.
 
     Attributes:
-        precision: "bf16" and "fp16" run the module under `torch.autocast`; what it gives is made float32 again.
-        channels_last: the layout of images in memory that convolutions on many devices are faster in.
-        compile: by `torch.compile`; each new size of image costs seconds to minutes once.
-        threads: of the CPU within an operator; None is torch's choice.
+        precision: "bf16" and "fp16" run the module under `torch.autocast`; outputs are converted to float32.
+        channels_last: use the channels-last memory format, which is faster for convolutions on many devices.
+        compile: use `torch.compile`; each new image size costs seconds to minutes once.
+        threads: CPU threads within an operator; None for torch's default.
     """
 
     precision: Precision = "fp32"
@@ -46,22 +46,22 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
-            raise ExpertError(f"precision={self.precision!r}: it is one of {', '.join(get_args(Precision))}")
+            raise ExpertError(f"precision={self.precision!r} is unknown. Use one of {', '.join(get_args(Precision))}")
         if self.threads is not None and self.threads < 1:
-            raise ExpertError(f"threads={self.threads}: give 1 or more, or leave it to torch")
+            raise ExpertError(f"threads={self.threads} is not valid. Give 1 or more, or None for torch's default")
 
     def card(self, expert: Expert) -> ExpertCard:
-        """The expert's card with what is not as usual, for the manifest of its column."""
-        usual = Tuning()
+        """Return the expert's card with the options that are not defaults, for the manifest of its column."""
+        default = Tuning()
         names = ("precision", "channels_last", "compile")
-        told = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
-        if told and not _is_module(expert):
-            log.warning("%s is no torch module: %s does not touch it", expert.card.uri, ", ".join(told))
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
+        if changed and not _is_module(expert):
+            log.warning("%s is not a torch module: %s has no effect on it", expert.card.uri, ", ".join(changed))
             return expert.card
-        return replace(expert.card, preprocessing={**expert.card.preprocessing, **told}) if told else expert.card
+        return replace(expert.card, preprocessing={**expert.card.preprocessing, **changed}) if changed else expert.card
 
     def tune(self, expert: Expert, device: str) -> None:
-        """Set up an expert that was loaded on ``device``."""
+        """Apply the options to an expert that was loaded on ``device``."""
         if not _is_module(expert):
             return
         module = expert.module
@@ -74,7 +74,7 @@ class Tuning:
 
     @contextmanager
     def fixed_threads(self) -> Iterator[int]:
-        """The number of threads that torch uses in the block."""
+        """Set the number of torch's threads in the block, and yield it."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         try:
@@ -84,7 +84,7 @@ class Tuning:
 
 
 def _is_module(expert: Expert) -> bool:
-    """Known before it is loaded."""
+    """Return True if the expert is a torch module, also before it is loaded."""
     return type(expert).module is not Expert.module
 
 
@@ -97,18 +97,18 @@ def _cast(forward: Any, device: str, precision: Precision) -> Any:
     @functools.wraps(forward)
     def cast(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device, dtype):
-            found = forward(*args, **kwargs)
-        return pytree.tree_map(single, found)
+            outputs = forward(*args, **kwargs)
+        return pytree.tree_map(single, outputs)
 
     return cast
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an expert failed because there was no memory, of the device or of the machine."""
+    """Return True if an expert failed because the device or the machine is out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
 
 
 def release() -> None:
-    """Give back what nothing uses any more."""
+    """Free unused memory."""
     gc.collect()
-    torch.cuda.empty_cache()  # nothing where CUDA is not in use
+    torch.cuda.empty_cache()  # does nothing without CUDA

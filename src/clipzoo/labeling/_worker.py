@@ -1,6 +1,6 @@
-"""One of the processes that label on a cluster: it labels a shard when told, and commits it when told.
+"""A worker process on a cluster: it labels a shard and commits it in two separate calls of the driver.
 
-In between nothing of the shard can be seen, so what a driver that is gone has not ordered is never committed.
+A shard is not visible before its commit, so nothing is committed after the driver has died.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ import torch
 from clipzoo.errors import DatasetError, StoreError
 from clipzoo.experts.base import Expert
 from clipzoo.files import Place
-from clipzoo.labeling import _inputs as _reads
-from clipzoo.labeling import engine
+from clipzoo.labeling import inputs
 from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._loading import create_experts, load_expert
 from clipzoo.labeling._progress import Meter
-from clipzoo.labeling._quick_check import look
+from clipzoo.labeling._quick_check import quick_check
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, codecs, labeled_shard
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.stopping import Stop
-from clipzoo.store import Column, Store
-from clipzoo.store.manifest import Manifest, software
+from clipzoo.store import Column, Manifest, Store, software
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What every worker of a run is told.
+    """The instructions for all workers of a run.
 
     Attributes:
-        data, experts, device, batch_size, tuning: as `clipzoo.labeling.label` takes them; URIs are made experts by
-            each worker.
-        threads: of the CPU within an operator.
+        data, experts, device, batch_size, tuning: see `clipzoo.labeling.label`; each worker creates its own experts
+            from URIs.
+        threads: CPU threads within an operator.
         columns: absolute paths of the experts' columns.
-        active: places of the experts that are to be loaded.
-        dataset: its fingerprint, as the driver sees it.
-        folder: the driver's working directory, from which relative paths are taken.
-        witness: a file that the driver has just made in the store: who does not see it sees another store.
+        active: indices of the experts to load.
+        dataset: its fingerprint on the driver's machine.
+        folder: the driver's working directory, for relative paths.
+        witness: a file that the driver has created in the store, by which a worker checks that it sees the same store.
     """
 
     data: str
@@ -62,12 +61,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a worker says of a shard that it has committed.
+    """The result of a committed shard.
 
     Attributes:
-        meter: where its time went.
-        labeled: place of the column -> labels made.
-        lines: place of the column -> lines for its ``runs.jsonl``, which only the driver writes.
+        meter: the time spent.
+        labeled: index of the column -> number of labels.
+        lines: index of the column -> lines for its ``runs.jsonl``, which only the driver writes.
     """
 
     meter: Meter
@@ -76,13 +75,13 @@ class Done:
 
 
 @dataclass
-class Noting(Work):
-    """Work whose lines for ``runs.jsonl`` are kept for the driver."""
+class RemoteWork(Work):
+    """Work that collects lines for ``runs.jsonl`` for the driver."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, **values: Any) -> None:
-        """Keep a line."""
+        """Collect a line."""
         self.lines.append(values)
 
 
@@ -95,49 +94,51 @@ class Worker:
         self._open: AbstractContextManager[None] | None = None
 
     def setup(self) -> dict[str, str]:
-        """Load the experts; what software this process has.
+        """Load the experts, and return the software versions of this process.
 
         Raises:
-            StoreError: this machine does not see the driver's store.
-            DatasetError: it does not see the dataset, or sees another one.
-            ExpertError: an expert cannot be made or loaded here.
+            StoreError: the driver's store is not accessible on this machine.
+            DatasetError: the dataset is not accessible, or is another one.
+            ExpertError: an expert cannot be created or loaded here.
         """
         order = self.order
-        with suppress(OSError):  # then paths are absolute, or the dataset is not found
+        with suppress(OSError):  # paths may be absolute; otherwise the dataset is reported as missing
             os.chdir(order.folder)
         torch.set_num_threads(order.threads)
         if not order.witness.exists():
             raise StoreError(
-                f"the store of {order.witness} is not here: labels need a file system that all machines of "
-                "the cluster share, at one path"
+                f"the store of {order.witness} is not accessible on this machine. All machines of the cluster need a "
+                "shared file system at one path"
             )
         self.reader = open_dataset(order.data)
         self._pool = codecs(self.reader)
         if fingerprint(self.reader) != order.dataset:
-            raise DatasetError(f"another dataset is at {order.data!r} here; it must be the same one on all machines")
-        made = engine.experts_of(order.experts, order.batch_size)
+            raise DatasetError(
+                f"{order.data!r} is another dataset on this machine. It must be the same on all machines"
+            )
+        made = create_experts(order.experts, order.batch_size)
         columns = [Column(path) for path in order.columns]
         store = Store(columns[0].path.parent.parent)
-        _reads.stages(made, store)
+        inputs.stages(made, store)
         for expert, column in zip(made, columns, strict=True):
             column.manifest.agree(Manifest.of(order.tuning.card(expert), order.dataset), column.path)
-        self.works = [Noting(e, c, Budget(c.name, 1.0), e.batch_size) for e, c in zip(made, columns, strict=True)]
+        self.works = [RemoteWork(e, c, Budget(c.name, 1.0), e.batch_size) for e, c in zip(made, columns, strict=True)]
         for work in self.works:
-            work.reads = _reads.opened(work.expert, store, order.dataset, ())
+            work.reads = inputs.open_columns(work.expert, store, order.dataset, ())
         for i in order.active:
-            engine.load(self.works[i], order.device, order.tuning, order.batch_size)
+            load_expert(self.works[i], order.device, order.tuning, order.batch_size)
         return software()
 
-    def look(self, places: Sequence[int], shards: Sequence[str]) -> list[str]:
-        """What a short look at the experts in these places says; see `clipzoo.labeling._quick_check.look`."""
-        return look(self.reader, shards, [self.works[i].expert for i in places])
+    def quick_check(self, indices: Sequence[int], shards: Sequence[str]) -> list[str]:
+        """Run the quick check of the experts with these indices; see `clipzoo.labeling._quick_check.quick_check`."""
+        return quick_check(self.reader, shards, [self.works[i].expert for i in indices])
 
     def label(self, job: Job, budgets: Sequence[Budget]) -> dict[int, Budget]:
-        """Label a shard, to be committed by `commit`; place of the column -> what there was to count.
+        """Label a shard, which `commit` then commits. Return index of the column -> counts of this shard.
 
         Args:
             job: the shard and its columns.
-            budgets: of all columns, as the driver knows them now; one that this shard alone uses up stops it.
+            budgets: the driver's budgets of all columns. A shard that exceeds one alone is stopped.
 
         Raises:
             DatasetError, ExpertError: too many samples fail.

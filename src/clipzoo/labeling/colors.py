@@ -1,4 +1,4 @@
-"""Which colors a folder of masks has, and whether they are those of a known palette."""
+"""The colors in a folder of masks, compared with known palettes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from clipzoo.experts import _palettes
 from clipzoo.importers import files
 
 MOST = 512
-"""Masks with more colors are photographs, or blended at their borders."""
+"""Most colors of masks; more occur in photographs, or in masks blended at borders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """``#rrggbb`` -> its share of all pixels, the commonest first, equals by their values; and what to answer."""
+    """``#rrggbb`` -> share of all pixels, in descending order, and advice for the import."""
 
     shares: dict[str, float]
     advice: str
 
 
 def survey(folder: Path) -> Survey:
-    """Look at every PNG and TIFF in a folder and below it.
+    """Count the colors of every PNG and TIFF in a folder and its subfolders.
 
     Raises:
-        ExpertError: there is none, one cannot be read, or they have too many colors to be masks.
+        ExpertError: there is no file, one cannot be read, or there are too many colors for masks.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".tif", ".tiff"))
     if not paths:
-        raise ExpertError(f"{folder} has no PNG or TIFF; name the folder of the masks")
+        raise ExpertError(f"{folder} has no PNG or TIFF. Give the folder of the masks")
     counts: Counter[_palettes.Color] = Counter()
     for path in paths:
         counts.update(_colors(path))
         if len(counts) > MOST:
             raise ExpertError(
-                f"the masks up to {path} have more than {MOST} colors: they are photographs, or blended at borders by "
-                "JPEG or resizing; masks need the colors that they were drawn in"
+                f"the masks up to {path} have more than {MOST} colors: they are photographs, or were blended at "
+                "borders by JPEG or resizing. Give masks with their original colors"
             )
     total = sum(counts.values())
     colors = sorted(counts, key=lambda color: (-counts[color], color))
@@ -48,11 +48,11 @@ def survey(folder: Path) -> Survey:
 
 
 def _colors(path: Path) -> dict[_palettes.Color, int]:
-    """Color -> pixels, of one file."""
+    """Return color -> number of pixels of a file."""
     try:
         pixels = files.read(path, colors=True)
     except SampleError as error:
-        raise ExpertError(f"{error}; move away what is no mask") from error
+        raise ExpertError(f"{error}. Move files that are not masks out of the folder") from error
     codes = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     values, counts = np.unique(codes, return_counts=True)
     return {(v >> 16, v >> 8 & 255, v & 255): n for v, n in zip(values.tolist(), counts.tolist(), strict=True)}
@@ -63,18 +63,18 @@ def _advice(colors: list[_palettes.Color]) -> str:
     if fitting:
         void = {name: ",".join(map(_palettes.hexadecimal, _palettes.VOID[name])) or "none" for name in fitting}
         return "\n".join(
-            f"every color is one of palette {name}; if they are meant so: --format files --set task=segmentation "
+            f"all colors are in the palette {name}. If it is the right one: --format files --set task=segmentation "
             f"--set classes=palette:{name} --set void={void[name]}"
             for name in fitting
         )
     if {(0, 0, 0), (255, 255, 255)} < set(colors) and all(r == g == b for r, g, b in colors):
         return (
-            "every color is a gray, and black and white are among them; if these are soft masks of two classes: "
+            "all colors are gray, including black and white. If these are soft masks of two classes: "
             "--format files --set task=segmentation --set classes=background,NAME --set void=none --set threshold=0.5"
         )
     lines = "\n".join(f"  {r} {g} {b} NAME" for r, g, b in colors)
     return (
-        f"no known palette ({', '.join(_palettes.palettes())}) has these colors, so their names are yours to say: "
-        f"write them into a file, a class a line, leaving out what is void:\n{lines}\nand give: --format files --set "
-        "task=segmentation --set classes=@FILE --set void=#RRGGBB (or void=none)"
+        f"no known palette ({', '.join(_palettes.palettes())}) has these colors. "
+        f"Write their names into a file, one class per line, without void colors:\n{lines}\nand use: --format files "
+        "--set task=segmentation --set classes=@FILE --set void=#RRGGBB (or void=none)"
     )

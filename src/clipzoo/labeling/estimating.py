@@ -1,4 +1,4 @@
-"""What labeling a dataset will take, from a sample of it that is labeled and thrown away."""
+"""Estimate of the cost of labeling a dataset, from a sample that is labeled and discarded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert
-from clipzoo.labeling import engine
 from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._loading import create_experts, load_expert, resolve_device
 from clipzoo.labeling._progress import COMMIT, Meter, Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, label_shards
@@ -22,31 +22,31 @@ from clipzoo.store import Column, Store
 from clipzoo.types import Sample
 
 SHARDS, IMAGES, SECONDS = 16, 1000, 20.0
-"""A sample comes from so many shards, has at most so many images, and takes about so long where they are slow."""
+"""Largest sample: shards, images, and approximate seconds for slow experts."""
 
 WARM, MEASURED = "warm", "measured"
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnEstimate:
-    """What a column will be; ``failures`` is the share of the sample that got no label."""
+    """The estimate for a column; ``failures`` is the share of the sample without a label."""
 
     name: str
     bytes: float
     seconds_per_image: float
-    """Of the expert alone."""
+    """Of the expert, without reading and decoding."""
     failures: float
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What labeling a whole dataset will take on this machine.
+    """The cost of labeling a whole dataset on this machine.
 
     Attributes:
-        samples: of the dataset; extrapolated where it has more than `SHARDS` shards.
-        measured: images that were labeled to know.
-        seconds: of the whole run, with loading.
-        columns: one an expert.
+        samples: number of samples in the dataset; extrapolated if it has more than `SHARDS` shards.
+        measured: number of images in the sample.
+        seconds: for the whole run, including loading.
+        columns: one per expert.
     """
 
     samples: int
@@ -56,16 +56,16 @@ class Estimate:
 
     @property
     def bytes(self) -> float:
-        """Of all columns, on disk."""
+        """Size of all columns on disk."""
         return sum(column.bytes for column in self.columns)
 
     def price(self, per_hour: float) -> float:
-        """In the unit of ``per_hour``."""
+        """Return the price of the run, in the unit of ``per_hour``."""
         return self.seconds / 3600 * per_hour
 
 
 class _Sampled(Reader):
-    """A few entries of another dataset, as shards of their own."""
+    """Some entries of another dataset, as a dataset."""
 
     def __init__(self, reader: Reader, entries: dict[str, Sequence[Entry]]) -> None:
         self.reader, self.entries = reader, entries
@@ -88,22 +88,22 @@ def estimate(
 ) -> Estimate:
     """Label a sample of the dataset in a temporary store, and extrapolate.
 
-    A first batch warms up and is not counted. What a shard costs whatever its size (its index, its commit) is counted
-    by shards, the rest by images.
+    A first batch is a warm-up and not counted. The fixed cost of a shard (index and commit) is extrapolated by shards,
+    all other costs by images.
 
     Args:
-        data, experts, device, batch_size, tuning: as `label` takes them.
+        data, experts, device, batch_size, tuning: see `label`.
 
     Raises:
-        DatasetError, ExpertError: as `label`; whatever share of samples fails is no error here.
+        DatasetError, ExpertError: see `label`. Failed samples are no error here.
     """
     reader = open_dataset(data)
-    made = engine.experts_of(experts, batch_size)
+    made = create_experts(experts, batch_size)
     for expert in made:
         if expert.reads:
             raise ExpertError(
-                f"{expert.card.uri} reads the column {expert.reads[0]}, of which a sample has no labels: leave it out "
-                "of the estimate"
+                f"{expert.card.uri} reads the column {expert.reads[0]}, which the estimate's sample does not have. "
+                "Remove it from the estimate"
             )
     began = time.perf_counter()
     picked, samples = _pick(reader, IMAGES)
@@ -112,7 +112,7 @@ def estimate(
         works = [_work(expert, Store(folder), tuning) for expert in made]
         began = time.perf_counter()
         for work in works:
-            engine.load(work, engine.resolved(device), tuning, batch_size)
+            load_expert(work, resolve_device(device), tuning, batch_size)
         loading = time.perf_counter() - began
         largest = max(work.batch_size for work in works)
         warm = _measure(reader, WARM, spread(picked, largest), works)
@@ -129,14 +129,14 @@ def estimate(
 
 
 def _pick(reader: Reader, count: int) -> tuple[list[Entry], int]:
-    """Entries from all over the dataset, about ``count``, and how many it has."""
+    """Return about ``count`` entries from the whole dataset, and its number of samples."""
     shards = spread(reader.shards, SHARDS)
-    picked, seen = list[Entry](), 0
+    picked, total = list[Entry](), 0
     for shard in shards:
         entries = reader.index(shard)
-        seen += len(entries)
+        total += len(entries)
         picked += spread(entries, -(-count // len(shards)))
-    return picked, round(seen * len(reader.shards) / len(shards))
+    return picked, round(total * len(reader.shards) / len(shards))
 
 
 def _work(expert: Expert, store: Store, tuning: Tuning) -> Work:
@@ -153,7 +153,8 @@ def _measure(reader: Reader, shard: str, entries: Sequence[Entry], works: Sequen
 
 
 def _column(column: Column, meter: Meter, samples: int, shards: int) -> ColumnEstimate:
-    """Members and their headers are whole blocks; a tar ends at a whole record, half of it padding in the mean."""
+    """Extrapolate a column. Members and headers are whole blocks, and a tar's last record is half padding on "
+    "average."""
     rows = column.rows(MEASURED)
     sizes = [size for size in rows["size"].to_pylist() if size is not None]
     block, labeled = tarfile.BLOCKSIZE, len(sizes) / max(len(rows), 1)

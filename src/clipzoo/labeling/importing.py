@@ -1,4 +1,4 @@
-"""Labels that exist, as a column: ``label`` with an expert that looks up, and a word on which samples matched."""
+"""Import of existing labels as a column: `label` with an importer, and a count of matched samples."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from clipzoo.readers import open_dataset
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A column, how many samples the dataset has, and of how many there is a label to be found.
+    """An imported column, the number of samples in the dataset, and the number of those with a label.
 
-    ``notes`` tell what was repaired in labels that this run looked up, or looks wrong in them, and how often.
+    ``notes`` maps repairs and suspicious values of labels in this run to their counts.
     """
 
     column: ColumnReport
@@ -41,27 +41,29 @@ def import_labels(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> Imported:
-    """Labels that exist, as a column of a store.
+    """Import existing labels as a column of a store.
 
     Args:
-        data: the dataset, as `label` takes it.
+        data: the dataset; see `label`.
         source: the folder, file or address of the labels.
         format: one of `FORMATS`.
-        answers: what the format leaves open: question -> answer, as in the URI of its expert; ``as`` names the column.
+        answers: question -> answer, as in the URI of the format's expert; ``as`` names the column.
         out: the store.
-        max_failures: the share of samples that may lack a label, or have one that cannot be used.
-        retry_failed: look again for what was missing or unsound in earlier runs, though no file has changed.
+        max_failures: the share of samples that may have no usable label.
+        retry_failed: read labels again that were missing or unsound, also if no file has changed.
         progress: show a progress bar on standard error.
 
     Raises:
-        ExpertError: a question is open, no sample has a label, too many have none, or two have one and the same.
-        DatasetError, StoreError: as `label`.
+        ExpertError: an answer is missing, no sample has a label, too many have none, or two samples share a label.
+        DatasetError, StoreError: see `label`.
     """
     data, source = os.fspath(data), os.fspath(source)
     if format not in FORMATS:
-        raise ExpertError(f"format {format!r}: there are {', '.join(FORMATS)}; predictions are made by clipzoo label")
-    told = "&".join(f"{name}={quote(value, safe='/,@#:. ')}" for name, value in answers.items())
-    expert = experts.create(f"{format}:{source}" + (f"?{told}" if told else ""))
+        raise ExpertError(
+            f"format {format!r} is unknown. Use one of {', '.join(FORMATS)}; for predictions use clipzoo label"
+        )
+    query = "&".join(f"{name}={quote(value, safe='/,@#:. ')}" for name, value in answers.items())
+    expert = experts.create(f"{format}:{source}" + (f"?{query}" if query else ""))
     assert isinstance(expert, KeyedExpert)
     samples, matched = _match(data, expert, max_failures)
     (column,) = label(
@@ -71,7 +73,7 @@ def import_labels(
 
 
 def _match(data: str, expert: KeyedExpert, allowed: float) -> tuple[int, int]:
-    """(samples of the dataset, samples that have a label)."""
+    """Return (samples of the dataset, samples with a label)."""
     reader = open_dataset(data)
     samples, without = 0, list[str]()
     owners: dict[str, tuple[str, str]] = {}
@@ -88,33 +90,35 @@ def _match(data: str, expert: KeyedExpert, allowed: float) -> tuple[int, int]:
 
 
 def _too_few(data: str, expert: KeyedExpert, samples: int, matched: int, without: list[str], allowed: float) -> str:
-    """What is wrong where few of the samples, or none, have a label; ``without`` are keys of some that have none."""
-    lack = samples - matched
-    who, more = f"none of {samples} samples of {data!r} has a label in {expert.card.uri}", ""
+    """Return the error for too few samples with a label; ``without`` are keys of some without."""
+    if not samples:
+        return f"{data!r} has no usable samples; `clipzoo check` shows why"
+    missing = samples - matched
+    what, more = f"none of {samples} samples of {data!r} has a label in {expert.card.uri}", ""
     if matched:
-        who = f"{lack} of {samples} samples of {data!r} have no label in {expert.card.uri}, more than "
-        who += f"max_failures={allowed:g} allows"
-        more = f". If so many are meant to have none: --max-failures {math.ceil(100 * lack / samples)}%"
-    hint = expert.hint(without) or "compare them with the labels' names, and choose match=, suffix= or pattern="
-    return f"{who}; their keys are as {', '.join(map(repr, without)) or 'none'}: {hint}{more}"
+        what = f"{missing} of {samples} samples of {data!r} have no label in {expert.card.uri}, more than "
+        what += f"max_failures={allowed:g} allows"
+        more = f". If that is intended: --max-failures {math.ceil(100 * missing / samples)}%"
+    hint = expert.hint(without) or "compare them with the names of the labels, and set match=, suffix= or pattern="
+    return f"{what}. Examples of their keys: {', '.join(map(repr, without))}: {hint}{more}"
 
 
 def _twice(place: str, one: tuple[str, str], other: tuple[str, str]) -> str:
-    """What is wrong with two samples, each (shard, key), of one label."""
+    """Return the error for two samples, each (shard, key), that share a label."""
     (shard, key), (other_shard, other_key) = one, other
     if key != other_key:
         return (
-            f"the samples {key!r} and {other_key!r} would both get the label {place!r}; match by whole keys: "
-            "match=key, with the labels' names as the keys are"
+            f"the samples {key!r} and {other_key!r} would both get the label {place!r}. Match by whole keys: "
+            "match=key, with labels named by keys"
         )
     return (
-        f"the samples {key!r} of the shards {shard!r} and {other_shard!r} would both get the label {place!r}; labels "
-        "need keys that differ over all shards: give the samples such (tables by ?key=), or label by one shard each"
+        f"the samples {key!r} of the shards {shard!r} and {other_shard!r} would both get the label {place!r}. Keys "
+        "must be unique over all shards: change the keys (in tables by ?key=), or import the shards one by one"
     )
 
 
 def _place(expert: KeyedExpert, key: str) -> str | None:
-    """Where a sample's label is; None if there is none, or the key is no name that a label could have."""
+    """Return the place of a sample's label; None if there is none, or the key is not a valid name of a label."""
     try:
         return expert.place(key)
     except (SampleError, OSError):

@@ -1,7 +1,7 @@
-"""The engine for one machine: every image is read and decoded once for all experts of the pass.
+"""The engine for one machine: every image is read and decoded once for all experts.
 
-A shard's columns are committed one after the other when the shard is done; a shard in work when the run ends, for
-whatever reason, leaves nothing behind, and the next run does it again.
+The columns of a shard are committed when the shard is complete. An incomplete shard leaves no files, and the next run
+labels it again.
 """
 
 from __future__ import annotations
@@ -14,56 +14,60 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipzoo.errors import OWN_LABEL, LabelError, RemoteError, SampleError
+from clipzoo.errors import LabelError, RemoteError, SampleError
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.importers.base import KeyedExpert
-from clipzoo.labeling import _inputs as _reads
-from clipzoo.labeling._batches import Batch, Batcher, Decoded, decoded
+from clipzoo.labeling import inputs
+from clipzoo.labeling._batches import Batch, Batcher, decoded
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
-from clipzoo.labeling.plan import Job, looked_up
+from clipzoo.labeling.plan import Job, source_state
+from clipzoo.labeling.samples import Decoded
 from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run
+from clipzoo.types import Failure
 
 log = logging.getLogger(__name__)
 
 THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
-"""That read, decode and encode; more where the reader wants more (`Reader.threads`)."""
+"""Threads that read, decode and encode; more if the reader needs more (`Reader.threads`)."""
 
 OUT_OF_MEMORY = "out of memory"
-"""The event in ``runs.jsonl`` by which a run says that it halved its batches; such a run is no longer the same work."""
+"""The event in ``runs.jsonl`` of a run that halved its batches. Its labels may differ from those of other runs."""
+
+UNSOUND = "its label cannot be used"
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 AHEAD = 4
-"""Images decoded ahead of the experts per thread, beside those of the next batch."""
+"""Images per thread that are decoded in advance, in addition to the next batch."""
 
 
 @dataclass
 class Work:
-    """An expert, its column and what this run has done for it."""
+    """An expert, its column, and the progress of this run."""
 
     expert: Expert
     column: Column
     budget: Budget
     batch_size: int
     limits: dict[int, int] = field(default_factory=dict)
-    """Pixels of an image -> how many such images, or larger ones, had memory together when more had not."""
+    """Pixels of an image -> largest batch of such or larger images that fits in memory."""
     seconds: float = 0.0
-    """In predicting and encoding; decoding is shared and not counted."""
+    """Time for predicting and encoding. Decoding is shared and not counted."""
     noted: float = 0.0
-    """The part of ``seconds`` that ``runs.jsonl`` has."""
+    """The part of ``seconds`` that is recorded in ``runs.jsonl``."""
     labeled: int = 0
     reads: Sequence[Column] = ()
-    """Columns whose labels the expert is handed."""
+    """Columns whose labels the expert gets as input."""
 
     def most(self, pixels: int) -> int:
-        """How many images of so many pixels make a batch: as many as had memory so far."""
+        """Return the largest batch of images with so many pixels that fits in memory, as far as known."""
         return min([self.batch_size, *(size for known, size in self.limits.items() if pixels >= known)])
 
     def note(self, **values: Any) -> None:
@@ -71,25 +75,24 @@ class Work:
         append_run(self.column.path, **values)
 
     def unnoted(self) -> float:
-        """The seconds since the last call."""
+        """Return the seconds since the last call."""
         fresh, self.noted = self.seconds - self.noted, self.seconds
         return round(fresh, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A label as it is written, or the reason why there is none; ``seconds`` were spent on encoding it."""
+    """An encoded label, or the reason why there is none; ``seconds`` were spent on encoding it."""
 
-    label: tuple[bytes, float, float | None] | None
-    reason: str
+    label: tuple[bytes, float, float | None] | Failure
     seconds: float
 
 
 @dataclass
 class Pass:
-    """One shard of one column while it is being written.
+    """One shard of one column while it is written.
 
-    Labels are checked and encoded by ``pool`` while the next batch is predicted, and written in their order.
+    Labels are checked and encoded by ``pool`` while the next batch is predicted, and written in order.
     """
 
     work: Work
@@ -98,18 +101,18 @@ class Pass:
     stop: Stop
     meter: Meter
     source: str = ""
-    """`looked_up` of its samples, before any label was."""
+    """`source_state` of its samples, from before the first label was read."""
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
-    read: _reads.Shard = field(init=False)
+    read: inputs.Shard = field(init=False)
     waiting: deque[tuple[str, Future[Ready]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.work.batch_size, self.predict)
-        self.read = _reads.Shard(self.work.reads, self.writer.shard, self.writer.source)
+        self.read = inputs.Shard(self.work.reads, self.writer.shard, self.writer.source)
 
     def keep(self, previous: Column, shard: str) -> None:
-        """Take over the labels of an earlier run; what failed then is done again."""
+        """Copy the labels of an earlier run. Failed samples are labeled again."""
         for row in previous.rows(shard).to_pylist():
             if row["size"] is not None:
                 data = previous.read(shard, row["offset"], row["size"])
@@ -117,102 +120,114 @@ class Pass:
                 self.kept.add(row["key"])
                 self.work.budget.note()
 
-    def fail(self, key: str, reason: str, by_sample: bool = False) -> None:
-        """A sample gets no label; raises if the budget is used up."""
-        self.writer.fail(key, reason)
-        self.meter.fail(self.work.column.name, key, reason)
-        self.work.budget.note(reason, by_sample)
+    def fail(self, key: str, failure: Failure, by_sample: bool = False) -> None:
+        """Store that a sample has no label; raise if the budget is used up."""
+        self.writer.fail(key, failure)
+        self.meter.fail(self.work.column.name, key, failure)
+        self.work.budget.note(failure, by_sample)
 
     def add(self, sample: Decoded) -> None:
-        """Put a sample into its batch; one fails that has no image, or of whose labels one that is read is damaged."""
+        """Put a sample into its batch. It fails if it has no image, or if a label that the expert reads is damaged."""
         if sample.image is None:
-            self.fail(sample.key, sample.error, by_sample=True)
+            assert sample.failure is not None
+            self.fail(sample.key, sample.failure, by_sample=True)
             return
         try:
             labels = self.read.labels(sample.key)
         except LabelError as error:
-            self.fail(sample.key, f"a label that the expert reads is damaged: {error}")
+            self.fail(sample.key, Failure("damaged-input", f"a label that the expert reads is damaged: {error}"))
         else:
             self.batcher.add(ExpertInput(sample.key, sample.image, sample.caption, labels))
 
     def predict(self, batch: Batch) -> None:
-        """Label a batch; where it fails as a whole, image by image, so that only the guilty one is a failure."""
+        """Label a batch. If it fails, label image by image, so that only the cause is a failure."""
         self.stop.check()
         start = time.perf_counter()
         try:
             with self.meter.time(self.work.column.name):
-                found = self._call(batch)
+                labels = self._call(batch)
         finally:
             self.work.seconds += time.perf_counter() - start
         self.meter.labeled[self.work.column.name] += len(batch)
-        for sample, label in zip(batch, found, strict=True):
+        for sample, label in zip(batch, labels, strict=True):
             self.waiting.append((sample.key, self.pool.submit(self._ready, label)))
         self.settle(len(batch))
 
     def settle(self, left: int = 0) -> None:
-        """Write what is encoded, until so many labels wait."""
+        """Write encoded labels until only ``left`` of them are waiting."""
         with self.meter.time(WRITING):
             while len(self.waiting) > left:
                 key, future = self.waiting.popleft()
                 self._write(key, future.result())
 
     def _call(self, batch: Batch) -> list[Any]:
-        """Labels of a batch, an exception in the place of one that could not be made.
+        """Return the labels of a batch, with an exception for each label that could not be made.
 
-        Where memory runs out, in halves; where the batch fails otherwise, image by image.
+        If memory runs out, the batch is halved. After any other error, images are labeled one by one.
         """
         pixels = batch[0].image.shape[0] * batch[0].image.shape[1]
         size = min(len(batch), self.work.most(pixels))
         if size == len(batch):
             try:
                 return self._predicted(batch)
-            except RemoteError:  # an outage is no fault of a sample: it ends the run
+            except RemoteError:  # a network failure ends the run; it is not a failure of the sample
                 raise
-            except Exception as error:  # an expert is anybody's code
+            except Exception as error:  # foreign code may raise anything
                 if size == 1:
-                    return [error.with_traceback(None)]  # whose frames would keep images and tensors alive
+                    return [error.with_traceback(None)]  # its frames would keep images and tensors alive
                 full = out_of_memory(error)
-            size = self._shrunk(size // 2, pixels) if full else 1  # here, where the failed call's frames are gone
+            size = self._shrunk(size // 2, pixels) if full else 1  # after the frames of the failed call are released
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
         return [label for part in parts for label in self._call(part)]
 
     def _predicted(self, batch: Batch) -> list[Any]:
         labels = list(self.work.expert.predict_inputs(batch))
         if len(labels) != len(batch):
-            raise ValueError(f"predict gave {len(labels)} labels for {len(batch)} images; it must give one each")
+            raise ValueError(
+                f"predict returned {len(labels)} labels for {len(batch)} images; it must return one per image"
+            )
         return labels
 
     def _shrunk(self, size: int, pixels: int) -> int:
-        """``size``, the largest batch of images of ``pixels`` or more from now on; a line in ``runs.jsonl`` says so."""
+        """Limit batches of images with ``pixels`` or more to ``size``, record it in ``runs.jsonl``, and return "
+        "``size``."""
         release()
         self.work.limits[pixels] = size
         self.work.note(event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size, pixels=pixels)
         log.warning(
-            "%s: out of memory; batches of images of %d pixels and more have at most %d images from now on",
+            "%s: out of memory. Batches of images with %d pixels or more now have at most %d images",
             self.work.column.name, pixels, size,
         )  # fmt: skip
         return size
 
     def _ready(self, label: Any) -> Ready:
-        start, found, reason = time.perf_counter(), None, ""
-        own = isinstance(self.work.expert, KeyedExpert)
-        if own and isinstance(label, SampleError):
-            reason = f"{OWN_LABEL}: {label}"
-        elif isinstance(label, Exception):
-            reason = f"{OWN_LABEL if own else 'the expert failed'}: {type(label).__name__}: {label}"
-        else:
-            try:
-                found = self.writer.encode(label)
-            except LabelError as error:
-                reason = f"{OWN_LABEL if own else 'the expert gave no sound label'}: {error}"
-            except (AttributeError, TypeError, ValueError) as error:  # what a task meets in a foreign object
-                reason = f"the expert gave a {type(label).__name__}, no label of its task: {error}"
-        return Ready(found, reason, time.perf_counter() - start)
+        start = time.perf_counter()
+        encoded = self._failure(label) if isinstance(label, Exception) else self._encoded(label)
+        return Ready(encoded, time.perf_counter() - start)
+
+    def _failure(self, error: Exception) -> Failure:
+        """Return the reason why a label could not be predicted, or why an existing label could not be read."""
+        if not isinstance(self.work.expert, KeyedExpert):
+            return Failure("expert-failed", f"the expert failed: {type(error).__name__}: {error}")
+        if not isinstance(error, SampleError):
+            return Failure("unsound-label", f"{UNSOUND}: {type(error).__name__}: {error}")
+        return Failure("no-label" if error.code == "no-label" else "unsound-label", f"{UNSOUND}: {error}")
+
+    def _encoded(self, label: Any) -> tuple[bytes, float, float | None] | Failure:
+        try:
+            return self.writer.encode(label)
+        except LabelError as error:
+            existing = isinstance(self.work.expert, KeyedExpert)
+            return Failure("unsound-label", f"{UNSOUND if existing else 'the expert gave no sound label'}: {error}")
+        except (AttributeError, TypeError, ValueError) as error:  # errors of a task on an object that is not its label
+            detail = f"the expert returned a {type(label).__name__}, which is not a label of its task: {error}"
+            return Failure("expert-failed", detail)
 
     def _write(self, key: str, ready: Ready) -> None:
         self.work.seconds += ready.seconds
-        if ready.label is None:
-            self.fail(key, _ADDRESS.sub("0x…", ready.reason))  # equal faults give equal rows, and so equal bytes
+        if isinstance(ready.label, Failure):
+            detail = _ADDRESS.sub("0x…", ready.label.detail)  # equal failures must give equal bytes
+            self.fail(key, replace(ready.label, detail=detail))
         else:
             self.writer.copy(key, *ready.label)
             self.work.labeled += 1
@@ -220,15 +235,15 @@ class Pass:
 
 
 def codecs(reader: Reader) -> ThreadPoolExecutor:
-    """The threads beside the one that labels."""
+    """Return the threads that read, decode and encode."""
     return ThreadPoolExecutor(max(THREADS, reader.threads), thread_name_prefix="codec")
 
 
 def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], stop: Stop, bar: Progress) -> None:
-    """Do the jobs, one shard after the other.
+    """Run the jobs, one shard at a time.
 
     Raises:
-        Interrupted: a signal came; shards before this one are committed.
+        Interrupted: after a signal; earlier shards are committed.
         DatasetError, ExpertError: too many samples failed.
     """
     ends = {i: job for job in jobs for i in job.columns}
@@ -250,7 +265,7 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
 def labeled_shard(
     reader: Reader, job: Job, works: Sequence[Work], pool: ThreadPoolExecutor, stop: Stop, meter: Meter
 ) -> Iterator[None]:
-    """Label a shard before the block, and commit it after; an exception in the block drops it."""
+    """Label a shard before the block and commit it after the block; an exception in the block discards it."""
     with ExitStack() as stack:
         with meter.time(DATA):
             stack.enter_context(reader.near(job.shard))
@@ -259,7 +274,7 @@ def labeled_shard(
         source = shard_fingerprint(reader, job.shard, entries)
         writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys, source)) for i in job.columns]
         passes = [
-            Pass(works[i], writer, pool, stop, meter, looked_up(works[i].expert, keys))
+            Pass(works[i], writer, pool, stop, meter, source_state(works[i].expert, keys))
             for i, writer in zip(job.columns, writers, strict=True)
         ]
         for i, one in zip(job.columns, passes, strict=True):
@@ -284,7 +299,7 @@ def _feed(
     stop: Stop,
     meter: Meter,
 ) -> None:
-    """Give every image to every pass that has no label of it yet."""
+    """Give every image to every pass that has no label for it."""
     everywhere = set.intersection(*(one.kept for one in passes))
     wanted = [entry for entry in entries if entry.key not in everywhere]
     meter.samples = len(wanted)
@@ -298,13 +313,13 @@ def _feed(
 
 
 def _note(one: Pass) -> None:
-    """A line of cost; a run that is killed later has at least paid for this."""
-    told = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": one.source}
+    """Record the cost of a shard at once, so that it is known if the run is killed later."""
+    optional = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": one.source}
     one.work.note(
         event="shard",
         shard=one.writer.shard,
         seconds=one.work.unnoted(),
         rows=len(one.writer.keys or ()),
         failures=one.writer.failures,
-        **{name: value for name, value in told.items() if value},
+        **{name: value for name, value in optional.items() if value},
     )

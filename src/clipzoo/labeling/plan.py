@@ -1,4 +1,4 @@
-"""What is left to do: which shards lack which columns."""
+"""The jobs of a run: which shards are missing in which columns."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from clipzoo.errors import DatasetError, SampleError
 from clipzoo.experts.base import Expert
 from clipzoo.importers.base import KeyedExpert
 from clipzoo.readers import Reader
-from clipzoo.store import Column
-from clipzoo.store.manifest import runs
+from clipzoo.store import Column, runs
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A shard and the columns, by their place in the run, that it is to be labeled for.
+    """A shard, and the indices of the columns that it is labeled for.
 
-    ``again`` are those of the columns that have labels of it, which are kept; what failed is done again.
+    ``again`` are the columns that have the shard already: their labels are kept, and failed samples are labeled again.
     """
 
     shard: str
@@ -37,55 +36,61 @@ def missing(
     shards: Collection[str] | None = None,
     retry_failed: bool = False,
 ) -> list[Job]:
-    """The shards (of ``shards``, names or patterns, or of all) that lack a column, in the dataset's order.
+    """Return a job for each shard that is missing in a column, in the dataset's order.
 
-    With ``retry_failed`` a committed shard with failures counts as lacking. So do the ``old`` ones of each column, of
-    which no label is kept.
+    Args:
+        reader: the dataset.
+        columns: the columns.
+        old: for each column the outdated shards, which are labeled again.
+        shards: names of shards, or patterns of names; None for all.
+        retry_failed: also return jobs for committed shards with failures.
 
     Raises:
-        DatasetError: ``shards`` names one that the dataset does not have.
+        DatasetError: the dataset does not have one of the ``shards``.
     """
     wanted = _chosen(reader, shards)
     have = [column.committed() - shards for column, shards in zip(columns, old, strict=True)]
     done = [_done(column, shards, retry_failed) for column, shards in zip(columns, have, strict=True)]
     jobs = []
     for shard in wanted:
-        lacking = tuple(i for i, shards in enumerate(done) if shard not in shards)
-        jobs.append(Job(shard, lacking, tuple(i for i in lacking if shard in have[i])))
+        needed = tuple(i for i, shards in enumerate(done) if shard not in shards)
+        jobs.append(Job(shard, needed, tuple(i for i in needed if shard in have[i])))
     return [job for job in jobs if job.columns]
 
 
-def looked_up(expert: Expert, keys: Iterable[str]) -> str:
-    """A digest of the state of the files in which labels of these keys are looked up; "" of an expert that predicts."""
+def source_state(expert: Expert, keys: Iterable[str]) -> str:
+    """Return a digest of the states of the files with labels of these keys; "" for an expert that predicts."""
     if not isinstance(expert, KeyedExpert):
         return ""
-    told = "\n".join(f"{key} {_state(expert, key)}" for key in keys)
-    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    states = "\n".join(f"{key} {_state(expert, key)}" for key in keys)
+    return hashlib.sha256(states.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def outdated(expert: Expert, column: Column) -> set[str]:
-    """The committed shards whose labels were looked up in files that are others now, by their sizes and times."""
+    """Return the committed shards whose imported label files have changed, by their sizes and times."""
     if not isinstance(expert, KeyedExpert):
         return set()
     known = {line.get("shard"): line.get("source") for line in runs(column.path) if line.get("event") == "shard"}
-    return {shard for shard, rows in column.tables() if known.get(shard) != looked_up(expert, rows["key"].to_pylist())}
+    return {
+        shard for shard, rows in column.tables() if known.get(shard) != source_state(expert, rows["key"].to_pylist())
+    }
 
 
 def _state(expert: KeyedExpert, key: str) -> str:
     try:
         return expert.state(key)
-    except (SampleError, OSError):  # no name that a label could have
+    except (SampleError, OSError):  # not a valid name of a label file
         return ""
 
 
 def uncommitted(jobs: Sequence[Job], columns: Sequence[Column]) -> list[str]:
-    """The jobs' shards that some column of theirs lacks."""
+    """Return the shards of jobs that are not committed in all of their columns."""
     have = {i: columns[i].committed() for i in {i for job in jobs for i in job.columns}}
     return [job.shard for job in jobs if any(job.shard not in have[i] for i in job.columns)]
 
 
 def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
-    """``count`` of the items at equal distances; all if there are no more, or it is None."""
+    """Return ``count`` items at equal distances; all if there are fewer, or ``count`` is None."""
     if count is None or len(items) <= count:
         return items
     return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]

@@ -1,8 +1,8 @@
-"""The engine for a Ray cluster: workers label shards, the driver says when they are committed.
+"""The engine for a Ray cluster: workers label shards, and the driver orders their commits.
 
-The driver alone holds the columns' locks, plans, counts the budgets and writes manifests and ``runs.jsonl``. A worker
-runs the local engine on one shard at a time, with the same threads, so that its files have the same bytes. Another one
-does the shard of a worker that is lost; should that one come to and commit after all, it writes the same bytes.
+Only the driver holds the columns' locks, plans, counts failures and writes manifests and ``runs.jsonl``. A worker runs
+the local engine on one shard at a time with the same threads, so its files have the same bytes. The shard of a lost
+worker is labeled by another one. If the lost worker still commits, it writes the same bytes.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ __all__ = ["Order", "label_shards"]
 log = logging.getLogger(__name__)
 
 POLL = 1.0
-"""Seconds between two looks at which machines there are."""
+"""Seconds between two queries of the cluster's machines."""
 
 LOSSES = 3
-"""A shard that has lost so many workers is given up, as is a machine that has while they started; those that died with
+"""Number of lost workers after which a shard, or a machine on which workers start, is given up. Workers that died with
 their machine do not count."""
 
 FIRST = 8
-"""Shards whose pictures a short look may see."""
+"""Number of shards from which the quick check takes images."""
 
 PATIENCE = 120.0
-"""Seconds without a worker after which the run says that it waits."""
+"""Seconds without a worker after which a warning is logged."""
 
 
 def label_shards(
@@ -58,42 +58,42 @@ def label_shards(
     stop: Stop,
     progress: Progress,
 ) -> None:
-    """Do the jobs on a cluster.
+    """Run the jobs on a cluster.
 
     Args:
-        order: what the caller wants; what workers have to know beside it is added here.
-        address: of the cluster; by default that of ``RAY_ADDRESS``, or one that was started on this machine, or a new
-            one of this machine alone.
+        order: the caller's instructions; those for workers are added here.
+        address: of the cluster; by default that of ``RAY_ADDRESS``, a cluster that runs on this machine, or a new one
+            on this machine.
         jobs, works, stop, progress: as of `clipzoo.labeling.local.label_shards`; the experts are not loaded here.
-        fresh: places of experts at which the first worker has a short look.
+        fresh: indices of experts on which the first worker runs the quick check.
 
     Raises:
-        EngineError: there is no Ray, no cluster, no machine that can do it; or a shard kills its workers.
-        Interrupted: a signal came; what was in work is dropped.
+        EngineError: Ray, a cluster or a suitable machine is missing, or a shard kills its workers.
+        Interrupted: after a signal; incomplete shards are discarded.
         DatasetError, ExpertError: too many samples failed, over all workers.
         StoreError: shards cannot be written.
     """
     if not jobs:
         return
-    with connected(address) as ray, _told(order, jobs, works) as told, answering(ray):
-        run = _Run(ray, told, jobs, works, [i for i in fresh if i in told.active], progress)
+    with connected(address) as ray, _prepared(order, jobs, works) as prepared, answering(ray):
+        run = _Run(ray, prepared, jobs, works, [i for i in fresh if i in prepared.active], progress)
         try:
             run.go(stop)
         finally:
             run.dismiss()
-            for i in told.active:
+            for i in prepared.active:
                 works[i].column.sweep()
     lost = uncommitted(jobs, [work.column for work in works])
     if lost:
         raise StoreError(
-            f"{len(lost)} of {len(jobs)} shards were committed where they were labeled and are not to be seen here, "
-            f"as {lost[0]!r}: run the same again; if it comes again, the file system is not shared as it should be"
+            f"{len(lost)} of {len(jobs)} shards were committed by workers and are not visible here, for example "
+            f"{lost[0]!r}. Rerun the command. If this happens again, the file system is not shared by all machines"
         )
 
 
 @contextmanager
-def _told(order: Order, jobs: Sequence[Job], works: Sequence[Work]) -> Iterator[Order]:
-    """The whole order, and the witness that it speaks of while the block lasts."""
+def _prepared(order: Order, jobs: Sequence[Job], works: Sequence[Work]) -> Iterator[Order]:
+    """Yield the complete order; its witness file exists during the block."""
     columns = [p.resolve() if isinstance(p, Path) else p for p in (work.column.path for work in works)]
     active = sorted({i for job in jobs for i in job.columns})
     path = columns[active[0]] / f".{uuid4().hex}.tmp"  # `Column.lock` removes what a killed driver left
@@ -109,8 +109,8 @@ def _told(order: Order, jobs: Sequence[Job], works: Sequence[Work]) -> Iterator[
 
 
 @dataclass(eq=False)
-class _Hand:
-    """A worker as the driver sees it."""
+class _Worker:
+    """The driver's record of a worker."""
 
     actor: Any
     node: str
@@ -120,7 +120,7 @@ class _Hand:
 
 
 class _Run:
-    """The driver's view of a run."""
+    """The driver's state of a run."""
 
     def __init__(
         self,
@@ -136,27 +136,27 @@ class _Run:
         self.first = [job.shard for job in jobs[:FIRST]]
         self.uncounted = Counter(i for job in jobs for i in job.columns)
         self.counted: set[str] = set()
-        self.hands: list[_Hand] = []
-        self.steps: dict[Any, tuple[_Hand, Callable[[_Hand, Any], None]]] = {}
+        self.workers: list[_Worker] = []
+        self.steps: dict[Any, tuple[_Worker, Callable[[_Worker, Any], None]]] = {}
         self.losses: defaultdict[str, list[str]] = defaultdict(list)  # shard, or node -> nodes of workers it lost
         self.given_up: dict[str, str] = {}  # shard -> how its last worker was lost
         self.refused: dict[str, str] = {}  # node -> why it cannot take part
         self._kind, self._versions = ray.remote(Worker), software()
-        self._seen, self._worked = 0.0, time.monotonic()
+        self._polled, self._worked = 0.0, time.monotonic()
         order = _placed(order, self._nodes())
         self.need = _need(order)
         self.order = _sent(ray, order)
 
     def go(self, stop: Stop) -> None:
-        """Until every shard is committed or given up."""
-        self._hire()
-        if not self.hands:
+        """Run until every shard is committed or given up."""
+        self._start_workers()
+        if not self.workers:
             raise EngineError(self._no_room())
-        while self.queue or any(hand.job for hand in self.hands):
+        while self.queue or any(worker.job for worker in self.workers):
             stop.check()
-            self._hire()
-            for hand in self.hands:
-                self._give(hand)
+            self._start_workers()
+            for worker in self.workers:
+                self._give(worker)
             if not self.steps:
                 time.sleep(POLL)
                 continue
@@ -166,15 +166,15 @@ class _Run:
         if self.given_up:
             shard, why = next(iter(self.given_up.items()))
             raise EngineError(
-                f"{len(self.given_up)} shards are not labeled, since {LOSSES} workers were lost over each. The first "
-                f"is {shard!r}: {why}\nIf it was for memory, take a smaller batch or fewer workers a machine "
-                "(--threads); else find the sample by --engine local"
+                f"{len(self.given_up)} shards are not labeled: each of them killed {LOSSES} workers. The first "
+                f"is {shard!r}: {why}\nIf memory ran out, use a smaller batch or fewer workers per machine "
+                "(--threads). Otherwise find the sample with --engine local"
             )
 
     def dismiss(self) -> None:
-        """Kill all workers, and wait until they are dead."""
-        for hand in self.hands:
-            self._kill(hand)
+        """Kill all workers, and wait until they have ended."""
+        for worker in self.workers:
+            self._kill(worker)
         if self.steps:
             self.ray.wait(list(self.steps), num_returns=len(self.steps), timeout=10)
 
@@ -183,27 +183,27 @@ class _Run:
     def _nodes(self) -> list[Mapping[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
-    def _hire(self) -> None:
-        """A worker wherever there is room, as long as there are shards for it; at most once in `POLL` seconds."""
-        if time.monotonic() - self._seen < POLL:
+    def _start_workers(self) -> None:
+        """Start workers on free machines while shards are waiting; at most once in `POLL` seconds."""
+        if time.monotonic() - self._polled < POLL:
             return
-        self._seen = time.monotonic()
+        self._polled = time.monotonic()
         nodes = {node["NodeID"]: node for node in self._nodes() if node["NodeID"] not in self.refused}
-        at = Counter(hand.node for hand in self.hands)
+        at = Counter(worker.node for worker in self.workers)
         places = [(k, node) for node in nodes for k in range(at[node], self._room(nodes[node]))]
-        idle = sum(hand.job is None for hand in self.hands)
+        idle = sum(worker.job is None for worker in self.workers)
         for _, node in sorted(places)[: max(0, len(self.queue) - idle)]:  # a second one where all have one
             self._start(nodes[node])
-        ready = [hand for hand in self.hands if hand.ready]
-        self.progress.note = f"{len(ready)} workers on {len({hand.node for hand in ready})} machines"
+        ready = [worker for worker in self.workers if worker.ready]
+        self.progress.note = f"{len(ready)} workers on {len({worker.node for worker in ready})} machines"
         if ready:
             self._worked = time.monotonic()
         elif time.monotonic() - self._worked > PATIENCE:
             self._worked = float("inf")
-            log.warning("no worker for %.0f s: waiting for %s, or for experts to load", PATIENCE, _said(self.need))
+            log.warning("no worker for %.0f s: waiting for %s, or for experts to load", PATIENCE, _resources(self.need))
 
     def _room(self, node: Mapping[str, Any]) -> int:
-        """How many workers a machine can have, were it ours alone."""
+        """Return how many workers fit on an otherwise free machine."""
         return min(int(node["Resources"].get(name, 0) // count) for name, count in self.need.items())
 
     def _no_room(self) -> str:
@@ -211,8 +211,8 @@ class _Run:
             return "; ".join(dict.fromkeys(self.refused.values()))
         most = [max((int(node["Resources"].get(name, 0)) for node in self._nodes()), default=0) for name in self.need]
         return (
-            f"no machine of the cluster has {_said(self.need)}; the most there are is "
-            f"{_said(dict(zip(self.need, most, strict=True)))}. Give fewer --threads or another --device"
+            f"no machine of the cluster has {_resources(self.need)}. The largest has "
+            f"{_resources(dict(zip(self.need, most, strict=True)))}. Use fewer --threads or another --device"
         )
 
     def _start(self, node: Mapping[str, Any]) -> None:
@@ -223,120 +223,120 @@ class _Run:
         actor = self._kind.options(
             num_cpus=self.need["CPU"], num_gpus=self.need.get("GPU", 0), scheduling_strategy=there, runtime_env=limit
         ).remote(self.order)
-        hand = _Hand(actor, node["NodeID"], node["NodeManagerHostname"])
-        self.hands.append(hand)
-        self.steps[hand.actor.setup.remote()] = hand, self._begin
+        worker = _Worker(actor, node["NodeID"], node["NodeManagerHostname"])
+        self.workers.append(worker)
+        self.steps[worker.actor.setup.remote()] = worker, self._begin
 
-    def _begin(self, hand: _Hand, versions: Mapping[str, str]) -> None:
+    def _begin(self, worker: _Worker, versions: Mapping[str, str]) -> None:
         if self.fresh:
-            self.steps[hand.actor.look.remote(self.fresh, self.first)] = hand, self._looked
+            self.steps[worker.actor.quick_check.remote(self.fresh, self.first)] = worker, self._checked
             self.fresh = ()
         else:
-            hand.ready = True
+            worker.ready = True
         if versions != self._versions:
             other = {name: have for name, have in versions.items() if have != self._versions.get(name)}
-            log.warning("%s has %s: labels made there may differ in their last bits", hand.host, other)
+            log.warning("%s has other software, %s: its labels may differ in their last bits", worker.host, other)
 
-    def _looked(self, hand: _Hand, found: Sequence[str]) -> None:
-        warn(found)
-        hand.ready = True
+    def _checked(self, worker: _Worker, warnings: Sequence[str]) -> None:
+        warn(warnings)
+        worker.ready = True
 
-    def _lost(self, hand: _Hand, why: str) -> None:
-        """A worker is dead, or cannot be reached: what it was at is for another one."""
-        self._kill(hand)
-        self.hands.remove(hand)
-        what = hand.job.shard if hand.job else hand.node
-        doing = f"at the shard {hand.job.shard}" if hand.job else "while it started"
-        log.warning("lost a worker on %s, %s: %s", hand.host, doing, why.strip().splitlines()[-1])
-        self.losses[what].append(hand.node)
+    def _lost(self, worker: _Worker, why: str) -> None:
+        """Requeue the shard of a worker that has died or cannot be reached."""
+        self._kill(worker)
+        self.workers.remove(worker)
+        what = worker.job.shard if worker.job else worker.node
+        doing = f"at the shard {worker.job.shard}" if worker.job else "while it started"
+        log.warning("lost a worker on %s, %s: %s", worker.host, doing, why.strip().splitlines()[-1])
+        self.losses[what].append(worker.node)
         alive = {node["NodeID"] for node in self._nodes()}
         if sum(node in alive for node in self.losses[what]) < LOSSES:
-            self.queue.extendleft([hand.job] if hand.job else [])
-        elif hand.job:
+            self.queue.extendleft([worker.job] if worker.job else [])
+        elif worker.job:
             self.given_up[what] = why
         else:
-            self._refuse(hand, f"{LOSSES} workers were lost while they started: {why}")
+            self._refuse(worker, f"{LOSSES} workers were lost while they started: {why}")
 
-    def _kill(self, hand: _Hand) -> None:
-        with suppress(Exception):  # Ray's, if it is dead already
-            self.ray.kill(hand.actor)
+    def _kill(self, worker: _Worker) -> None:
+        with suppress(Exception):  # Ray raises if it has ended already
+            self.ray.kill(worker.actor)
 
-    def _refuse(self, hand: _Hand, why: str) -> None:
-        """A machine cannot take part; the run ends if none can."""
-        self.refused[hand.node] = f"{hand.host} cannot take part: {why}"
-        log.warning(self.refused[hand.node])
-        for other in [one for one in self.hands if one.node == hand.node and not one.ready]:
+    def _refuse(self, worker: _Worker, why: str) -> None:
+        """Exclude a machine; the run ends if none remains."""
+        self.refused[worker.node] = f"{worker.host} cannot be used: {why}"
+        log.warning(self.refused[worker.node])
+        for other in [one for one in self.workers if one.node == worker.node and not one.ready]:
             self._kill(other)
-            self.hands.remove(other)
-        if not self.hands and not [n for n in self._nodes() if n["NodeID"] not in self.refused and self._room(n)]:
+            self.workers.remove(other)
+        if not self.workers and not [n for n in self._nodes() if n["NodeID"] not in self.refused and self._room(n)]:
             raise EngineError(self._no_room())
 
     # Shards -------------------------------------------------------------------------------------------------------
 
     def _take(self, reference: Any) -> None:
-        """What a worker answers, or that it does not."""
+        """Process the result of a worker's call, or its loss."""
         errors = self.ray.exceptions
-        hand, step = self.steps.pop(reference)
-        if hand not in self.hands:
+        worker, step = self.steps.pop(reference)
+        if worker not in self.workers:
             return
         try:
             answer = self.ray.get(reference)
         except errors.RayTaskError as error:
-            if not hand.ready:
-                self._refuse(hand, str(error.cause))
+            if not worker.ready:
+                self._refuse(worker, str(error.cause))
             elif isinstance(error.cause, ClipzooError):
                 raise error.cause from None
             else:
                 raise
         except errors.RayError as error:
-            self._lost(hand, str(error))
+            self._lost(worker, str(error))
         else:
-            step(hand, answer)
+            step(worker, answer)
 
-    def _give(self, hand: _Hand) -> None:
-        if hand.ready and hand.job is None and self.queue:
-            hand.job = self.queue.popleft()
+    def _give(self, worker: _Worker) -> None:
+        if worker.ready and worker.job is None and self.queue:
+            worker.job = self.queue.popleft()
             budgets = [work.budget for work in self.works]
-            self.steps[hand.actor.label.remote(hand.job, budgets)] = hand, self._judge
+            self.steps[worker.actor.label.remote(worker.job, budgets)] = worker, self._judge
 
-    def _judge(self, hand: _Hand, budgets: Mapping[int, Any]) -> None:
-        """Count a shard, once however often it is done, and let it be committed if the budgets allow."""
-        assert hand.job is not None
-        if hand.job.shard not in self.counted:
-            self.counted.add(hand.job.shard)
+    def _judge(self, worker: _Worker, budgets: Mapping[int, Any]) -> None:
+        """Count a shard, only once if it was labeled twice, and order its commit if the budgets allow."""
+        assert worker.job is not None
+        if worker.job.shard not in self.counted:
+            self.counted.add(worker.job.shard)
             self.uncounted.subtract(list(budgets))
             for i, counts in budgets.items():
                 budget = self.works[i].budget
                 budget.add(counts)
-                if budget.seen >= EARLIEST or not self.uncounted[i]:
+                if budget.samples >= EARLIEST or not self.uncounted[i]:
                     budget.judge()
-        self.steps[hand.actor.commit.remote()] = hand, self._committed
+        self.steps[worker.actor.commit.remote()] = worker, self._committed
 
-    def _committed(self, hand: _Hand, done: Done) -> None:
-        assert hand.job is not None
+    def _committed(self, worker: _Worker, done: Done) -> None:
+        assert worker.job is not None
         for i, lines in done.lines.items():
             self.works[i].labeled += done.labeled[i]
             for line in lines:
                 self.works[i].note(**line)
-        self.progress.shard(hand.job.shard, done.meter)
-        hand.job = None
+        self.progress.shard(worker.job.shard, done.meter)
+        worker.job = None
 
 
 def _placed(order: Order, nodes: Sequence[Mapping[str, Any]]) -> Order:
-    """The order for one kind of device: that of most use, if any may be taken."""
+    """Return the order with its device resolved: "auto" becomes cuda if the cluster has GPUs."""
     if order.device == "auto":
         return replace(order, device="cuda" if any(node["Resources"].get("GPU") for node in nodes) else "cpu")
     if order.device not in ("cpu", "cuda"):
-        raise EngineError(f"device={order.device!r}: on a cluster Ray gives each worker its own; say cuda, cpu or auto")
+        raise EngineError(f"device={order.device!r}: on a cluster, Ray assigns devices. Use cuda, cpu or auto")
     return order
 
 
 def _need(order: Order) -> dict[str, int]:
-    """What Ray keeps for a worker: a GPU, or the CPUs of its threads."""
+    """Return the Ray resources of a worker: one GPU, or the CPUs of its threads."""
     return {"CPU": 1, "GPU": 1} if order.device == "cuda" else {"CPU": order.threads}
 
 
-def _said(resources: Mapping[str, int]) -> str:
+def _resources(resources: Mapping[str, int]) -> str:
     return " and ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in resources.items())
 
 
@@ -344,4 +344,4 @@ def _sent(ray: Any, order: Order) -> Any:
     try:
         return ray.put(order)
     except TypeError as error:
-        raise EngineError(f"an expert cannot be sent to other machines ({error}); name it by its URI") from error
+        raise EngineError(f"an expert cannot be sent to other machines ({error}). Name it by its URI") from error

@@ -16,12 +16,12 @@ from clipzoo import files
 from clipzoo.checking import Findings, scan
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Again, Place, side_of
-from clipzoo.errors import ABSENT, MAX_FAILURES, ClipzooError
+from clipzoo.errors import MAX_FAILURES, ClipzooError, Code
 from clipzoo.files import AnyPath
 from clipzoo.pages import _html
 from clipzoo.pages.pictures import data_uri
 from clipzoo.readers import Entry, Reader, open_dataset
-from clipzoo.store.manifest import begun
+from clipzoo.store import create_file
 from clipzoo.types import decode_image
 
 _SIDES = [side_of(least) for least in (0, *SIDES)]
@@ -34,6 +34,9 @@ UNDETECTED = "not detected: pip install 'clipzoo[check]'"
 
 CHARACTERS = 300
 """The length at which captions are cut on the page."""
+
+
+NOT_DOWNLOADED: Code = "not-downloaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None
         DatasetError: the dataset cannot be opened, or ``limit`` is below 1.
         StoreError: the page cannot be written.
     """
-    page = begun(files.local(out, "the page")) if out is not None else None
+    page = create_file(files.local(out, "the page")) if out is not None else None
     reader = open_dataset(data)
     findings = scan(reader, limit=limit, progress=progress)
     if page is not None:
@@ -134,7 +137,7 @@ def write(findings: Findings, reader: Reader, out: Path) -> None:
 def _broken_rows(findings: Findings) -> list[tuple[str, str, str]]:
     listed = []
     for kind, one in sorted(findings.broken.items(), key=lambda pair: -pair[1].count):
-        listed.append((kind if kind == ABSENT else f"broken: {kind}", f"{one.count:,}", one.example))
+        listed.append((kind if kind == NOT_DOWNLOADED else f"broken: {kind}", f"{one.count:,}", one.example))
         listed += [("  can be read as", f"{n:,}", f"{location!r}") for location, n in one.advice.most_common()]
     return listed
 
@@ -203,7 +206,9 @@ def _card(reader: Reader, entry: Entry) -> Card:
 
 def _consequence(findings: Findings) -> str:
     """Return the consequence for labeling where too many samples are broken, else ""."""
-    absent = findings.broken[ABSENT].count if ABSENT in findings.broken else 0  # no failures: see `labeling._budget`
+    absent = (
+        findings.broken[NOT_DOWNLOADED].count if NOT_DOWNLOADED in findings.broken else 0
+    )  # not counted as failures
     present = findings.seen - absent
     broken = present - findings.usable
     if broken <= MAX_FAILURES * present and (findings.usable or not absent):

@@ -10,14 +10,13 @@ from pathlib import Path
 from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.labeling._batches import opened
 from clipzoo.labeling.plan import spread
+from clipzoo.labeling.samples import read_image
 from clipzoo.pages import _html
 from clipzoo.pages.pictures import data_uri, overlay
 from clipzoo.readers import Entry, Reader, fingerprint, open_dataset
-from clipzoo.store import Column, Store
-from clipzoo.store.manifest import begun
-from clipzoo.types import ImageArray
+from clipzoo.store import Column, Store, create_file
+from clipzoo.types import Failure, ImageArray
 
 LISTED = 200
 """The largest number of failures that are listed for a column."""
@@ -76,9 +75,13 @@ def inspect(store_root: AnyPath | Place, data: AnyPath, out_html: AnyPath, count
     identity = fingerprint(reader)
     for column in columns:
         column.manifest.belongs(identity, column.path)
-    out = begun(files.local(out_html, "the page"))
+    out = create_file(files.local(out_html, "the page"))
     samples = [_sample(reader, entry, columns) for entry in _chosen(reader, columns, count)]
-    failures = [(column.name, *failed) for column in columns for failed in islice(column.failures(), LISTED)]
+    failures = [
+        (column.name, shard, key, failure.detail)
+        for column in columns
+        for shard, key, failure in islice(column.failures(), LISTED)
+    ]
     page = _html.render(
         "gallery.html", title="Labels", path=str(store_root), manifests=summaries, samples=samples, failures=failures,
         listed=LISTED,
@@ -119,9 +122,9 @@ def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> Sequence[E
 
 
 def _sample(reader: Reader, entry: Entry, columns: Sequence[Column]) -> _Sample:
-    result = opened(reader, entry)
-    if isinstance(result, str):
-        return _Sample(entry.key, entry.shard, error=result)
+    result = read_image(reader, entry)
+    if isinstance(result, Failure):
+        return _Sample(entry.key, entry.shard, error=result.detail)
     sample, image = result
     labels = [_label(column, entry, image) for column in columns]
     return _Sample(entry.key, entry.shard, sample.caption, image=data_uri(image, photo=True), labels=labels)

@@ -103,7 +103,8 @@ class Captions:
             seen = ", ".join(list(values)[:20]) or "no field"
             raise SampleError(
                 f"the sample has no caption: there is no text under {' or '.join(self.fields)}, only {seen}; name "
-                "another field by ?caption=NAME behind the location"
+                "another field by ?caption=NAME behind the location",
+                "no-caption",
             )
         return tuple(found)
 
@@ -114,7 +115,7 @@ class Captions:
             return Captions()._of_values(_json(data))
         text = _decoded(data, f"the caption ({extension})").strip()
         if not text:
-            raise SampleError(f"the caption ({extension}) holds only white space")
+            raise SampleError(f"the caption ({extension}) holds only white space", "no-caption")
         return (text,)
 
 
@@ -125,9 +126,9 @@ def _texts(value: Any, name: str) -> Iterator[str]:
             try:
                 one.encode()
             except UnicodeEncodeError as error:
-                raise SampleError(f"the caption ({name}) is not UTF-8: {error}") from error
+                raise SampleError(f"the caption ({name}) is not UTF-8: {error}", "invalid-text") from error
             if len(one) > CAPTION_BYTES:
-                raise SampleError(too_large(f"caption ({name})", len(one), CAPTION_BYTES))
+                raise too_large(f"caption ({name})", len(one), CAPTION_BYTES).error()
             yield one.strip()
 
 
@@ -135,7 +136,7 @@ def _decoded(data: bytes, what: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SampleError(f"{what} is not UTF-8: {error}") from error
+        raise SampleError(f"{what} is not UTF-8: {error}", "invalid-text") from error
 
 
 def _json(data: bytes) -> Mapping[str, Any]:
@@ -143,5 +144,5 @@ def _json(data: bytes) -> Mapping[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SampleError(f"the json member cannot be parsed: {error}") from error
+        raise SampleError(f"the json member cannot be parsed: {error}", "invalid-text") from error
     return values if isinstance(values, dict) else {}

@@ -10,6 +10,7 @@ from clipzoo.errors import SampleError
 from clipzoo.files import Place
 from clipzoo.readers._location import Location
 from clipzoo.readers.base import IMAGE_BYTES, too_large
+from clipzoo.types import Failure
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,14 @@ class ImageFolder:
         root = files.join(location.folder, location.options.get("root", ""))
         return cls(root, location.flag("outside"))
 
-    def refuse(self, name: str) -> str:
-        """Why a file may not be read, or ""."""
+    def refuse(self, name: str) -> Failure | None:
+        """Return why a file may not be read, if so."""
         if "\0" in name or (files.remote(self.root) and any("\ud800" <= c <= "\udfff" for c in name)):
-            return f"no file can have this name: {name!r}"
-        if self.outside:
-            return ""
-        if files.leads_out(self.root, name):
-            return f"the file leads out of its folder: {name!r}; allow it with the option outside=yes"
-        return ""
+            return Failure("unsafe-name", f"no file can have this name: {name!r}")
+        if not self.outside and files.leads_out(self.root, name):
+            detail = f"the file leads out of its folder: {name!r}; allow it with the option outside=yes"
+            return Failure("unsafe-name", detail)
+        return None
 
     def read(self, name: str, most: int = IMAGE_BYTES) -> bytes:
         """The bytes of a file.
@@ -46,18 +46,19 @@ class ImageFolder:
         Raises:
             SampleError: it leads out of the root, is not there, no regular file, or larger than ``most`` bytes.
         """
-        reason = self.refuse(name)
-        if reason:
-            raise SampleError(reason)
+        if failure := self.refuse(name):
+            raise failure.error()
         try:
             with files.regular(self.root / name) as (file, size):
                 if size is None:
-                    raise SampleError(f"only regular files are read: {name!r} is none")
+                    raise SampleError(f"only regular files are read: {name!r} is none", "unsafe-name")
                 if size > most:
-                    raise SampleError(too_large("file", size, most))
+                    raise too_large("file", size, most).error()
                 return file.read(most)
         except OSError as error:
-            raise SampleError(f"cannot read the file: {error.strerror}: {name!r} in {self.root}") from error
+            raise SampleError(
+                f"cannot read the file: {error.strerror}: {name!r} in {self.root}", "cannot-read"
+            ) from error
 
     def of_value(self, value: Any) -> bytes:
         """The bytes of an image field: bytes, a name, or a mapping with either (Hugging Face's Image).
@@ -68,11 +69,14 @@ class ImageFolder:
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and "://" in value:
-            raise SampleError(f"the image is an address: {value!r}; download it first, for example with img2dataset")
+            detail = f"the image is an address: {value!r}; download it first, for example with img2dataset"
+            raise SampleError(detail, "no-image")
         if isinstance(value, str) and value.strip():
             value = self.read(value.strip())
         if not isinstance(value, bytes) or not value:
-            raise SampleError("the image is empty" if value in (None, b"", "") else "the image is no bytes and no name")
+            if value in (None, b"", ""):
+                raise SampleError("the image is empty", "no-image")
+            raise SampleError("the image is no bytes and no name", "no-image")
         if len(value) > IMAGE_BYTES:
-            raise SampleError(too_large("image", len(value), IMAGE_BYTES))
+            raise too_large("image", len(value), IMAGE_BYTES).error()
         return value

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipzoo import files
-from clipzoo.errors import ABSENT, DatasetError, SampleError
+from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
 from clipzoo.readers._captions import Captions
 from clipzoo.readers._images import ImageFolder
 from clipzoo.readers._location import IMAGES, Location
 from clipzoo.readers.base import Entry, Keys, Reader, Span
-from clipzoo.types import Sample
+from clipzoo.types import Failure, Sample
 
 ROWS = 4096
 """Rows of a shard: what a stopped labeling does again at most."""
@@ -117,8 +117,8 @@ class RowReader(Reader):
         self.threads = files.threads(self.images.root)
 
     @abstractmethod
-    def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
-        """(span, key or "", reason or "") of every row of a shard."""
+    def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
+        """Yield (span, key or "", failure or None) of every row of a shard."""
 
     @abstractmethod
     def values(self, path: Place, span: Span) -> Mapping[str, Any]:
@@ -137,15 +137,17 @@ class RowReader(Reader):
         part, keys = self._part(shard), Keys()
         found: list[Entry] = []
         try:
-            for number, (span, given, fault) in enumerate(self.rows(part), part.first):
+            for number, (span, given, failure) in enumerate(self.rows(part), part.first):
                 key, count = keys.take(self.key_of(part.path, given) or f"{number:08d}")
                 if count > 1:
-                    fault = f"the key {given!r} is in the shard {count} times, the first one is used; {_DISTINCT}"
-                found.append(Entry(key, shard, {ROW: span}, ROW, ROW, fault or None))
+                    detail = f"the key {given!r} is in the shard {count} times, the first one is used; {_DISTINCT}"
+                    failure = Failure("duplicate-key", detail)
+                found.append(Entry(key, shard, {ROW: span}, ROW, ROW, failure))
         except OSError as error:
             raise DatasetError(f"cannot read {part.path} ({error}); check that it is still there") from error
         if part.fault:
-            found.append(Entry(keys.take(f"{part.path.stem}#damaged")[0], shard, error=part.fault))
+            key, _ = keys.take(f"{part.path.stem}#damaged")
+            found.append(Entry(key, shard, failure=Failure("truncated", part.fault)))
         return found
 
     def read(self, entry: Entry) -> Sample:
@@ -154,8 +156,7 @@ class RowReader(Reader):
         Raises:
             SampleError: the entry carries an error, the row has no image or caption, or its file has changed.
         """
-        if entry.error is not None:
-            raise SampleError(entry.error)
+        entry.check()
         path = self._part(entry.shard).path
         columns = self.columns[path]
         values = self.values(path, entry.members[ROW])
@@ -188,7 +189,7 @@ class NumberedReader(RowReader):
             SampleError: it cannot be read.
         """
 
-    def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
+    def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
         """See `RowReader.rows`."""
         if not part.rows:
             return
@@ -198,20 +199,22 @@ class NumberedReader(RowReader):
             try:
                 values = self.row(part.path, number, wanted) if wanted else {}
             except SampleError as error:
-                yield (number, 1), "", str(error)
+                yield (number, 1), "", Failure.of(error)
                 continue
             key = values.get(columns.key)
-            yield (number, 1), "" if key is None else str(key), _absent(values) if columns.status else ""
+            yield (number, 1), "" if key is None else str(key), _not_downloaded(values) if columns.status else None
 
     def values(self, path: Place, span: Span) -> Mapping[str, Any]:
         """See `RowReader.values`."""
         return self.row(path, span[0], self.columns[path].names)
 
 
-def _absent(values: Mapping[str, Any]) -> str:
-    """Why img2dataset has no image of a row, or ""."""
+def _not_downloaded(values: Mapping[str, Any]) -> Failure | None:
+    """Return why img2dataset has no image of a row, if so."""
     status, message = (values[name] for name in STATUS)
-    return "" if status in ("success", None) else f"{ABSENT}: {status}" + (f": {message}" if message else "")
+    if status in ("success", None):
+        return None
+    return Failure("not-downloaded", f"not downloaded: {status}" + (f": {message}" if message else ""))
 
 
 def cut(path: Place, rows: int, fault: str = "") -> list[Part]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from clipzoo import files
 from clipzoo.files import Place, read_at
 from clipzoo.readers.base import CAPTION_BYTES, Span
+from clipzoo.types import Failure
 
 BLOCK = 512
 
@@ -21,13 +22,13 @@ class Member:
     Attributes:
         name: without ``./`` in front; bytes that are no UTF-8 are U+FFFD. "" says that the tar ends here too early.
         span: where its bytes are; None if they, or the rest of the tar, are not there.
-        fault: why it may not be used, or "".
+        fault: why it may not be used, if so.
         plain: whether it is a regular file: one without an extension is no part of a sample.
     """
 
     name: str
     span: Span | None
-    fault: str = ""
+    fault: Failure | None = None
     plain: bool = True
 
 
@@ -78,16 +79,17 @@ def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
             )
 
 
-def _refused(header: tarfile.TarInfo, name: str) -> str:
-    """Why a member may not be used, or ""."""
+def _refused(header: tarfile.TarInfo, name: str) -> Failure | None:
+    """Return why a member may not be used, if so."""
     if not header.isreg() or header.issparse():
         kind = "link" if header.issym() or header.islnk() else "device" if header.isdev() else "special file"
-        return f"its member {name!r} is a {kind}; only regular files are read"
+        return Failure("unsafe-name", f"its member {name!r} is a {kind}; only regular files are read")
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-        return f"its member {name!r} points outside the shard; rename it without '..', '/' in front or '\\'"
+        detail = f"its member {name!r} points outside the shard; rename it without '..', '/' in front or '\\'"
+        return Failure("unsafe-name", detail)
     if "\ufffd" in name:
-        return f"the name of its member {name!r} is not UTF-8; rename it"
-    return ""
+        return Failure("unsafe-name", f"the name of its member {name!r} is not UTF-8; rename it")
+    return None
 
 
 def _printable(name: str) -> str:
@@ -98,8 +100,9 @@ def _printable(name: str) -> str:
     return clean
 
 
-def _cut(seen: str) -> str:
-    return (
+def _cut(seen: str) -> Failure:
+    return Failure(
+        "truncated",
         f"the shard is truncated or damaged here ({seen}); the samples before are used: "
-        "fetch or write the shard again for the rest"
+        "fetch or write the shard again for the rest",
     )

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass, field
 
 from clipzoo.files import Place
-from clipzoo.types import Sample
+from clipzoo.types import Failure, Sample
 
 Span = tuple[int, int]
 """(offset, size) in bytes; where a format has rows instead, (row of the file, 1)."""
@@ -24,7 +24,7 @@ class Entry:
     """One sample of a shard as the index knows it.
 
     ``members`` maps extension -> span; ``image`` and ``caption`` name the members that hold them (of a row, both are
-    the row). These two spans, with key and shard, are all that `Reader.read` needs. ``error`` is the
+    the row). These two spans, with key and shard, are all that `Reader.read` needs. ``failure`` is the
     reason why the sample cannot be used, if any; then the rest may be empty.
     """
 
@@ -33,7 +33,17 @@ class Entry:
     members: Mapping[str, Span] = field(default_factory=dict)
     image: str = ""
     caption: str = ""
-    error: str | None = None
+    failure: Failure | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The sentence of ``failure``, if any."""
+        return None if self.failure is None else self.failure.detail
+
+    def check(self) -> None:
+        """Raise `SampleError` if the sample cannot be used."""
+        if self.failure is not None:
+            raise self.failure.error()
 
 
 class Reader(ABC):
@@ -121,6 +131,6 @@ class Keys:
         return (unique, count) if count == 1 else (self.take(unique)[0], count)
 
 
-def too_large(what: str, size: int, most: int) -> str:
-    """The reason why something of ``size`` bytes is not read."""
-    return f"the {what} is too large: {size} bytes, more than {most}"
+def too_large(what: str, size: int, most: int) -> Failure:
+    """Return the reason why something of ``size`` bytes is not read."""
+    return Failure("too-large", f"the {what} is too large: {size} bytes, more than {most}")

@@ -21,7 +21,7 @@ from clipzoo.readers._images import ImageFolder
 from clipzoo.readers._location import IMAGES, Location
 from clipzoo.readers._rows import ROWS, digest
 from clipzoo.readers.base import CAPTION_BYTES, Entry, Keys, Reader
-from clipzoo.types import Sample
+from clipzoo.types import Failure, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,7 @@ class Folder(Reader):
         Raises:
             SampleError: the entry carries an error, a file cannot be read, or the caption has no text.
         """
-        if entry.error is not None:
-            raise SampleError(entry.error)
+        entry.check()
         image = self.images.read(f"{entry.key}.{entry.image}")
         if not entry.caption:
             return Sample(entry.key, entry.shard, image, "")
@@ -119,16 +118,17 @@ class Folder(Reader):
         images = [ext for ext in extensions if ext.lower() in IMAGES]
         caption = next((ext for wanted in self.texts for ext in extensions if ext.lower() == wanted), "")
         if key != stem:
-            return Entry(key, shard, error="the name of the file is not UTF-8; rename it")
+            return Entry(key, shard, failure=Failure("unsafe-name", "the name of the file is not UTF-8; rename it"))
         if len(images) != 1 or (not caption and self.captions.required):
-            return Entry(key, shard, error=_lacking(names, images, self.texts))
+            return Entry(key, shard, failure=_lacking(names, images, self.texts))
         wanted = [ext for ext in (images[0], caption) if ext]
-        reason = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in wanted)), "")
-        if reason:
-            return Entry(key, shard, error=reason)
+        refused = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in wanted)), None)
+        if refused:
+            return Entry(key, shard, failure=refused)
         spans = {ext: (0, size) for ext in wanted if (size := _size(self.root / f"{stem}.{ext}")) or self._needed(ext)}
-        empty = [f"the file is empty: {stem}.{ext}" for ext, (_, size) in spans.items() if size == 0]
-        return Entry(key, shard, spans, images[0], caption if caption in spans else "", empty[0] if empty else None)
+        empty = next((f"{stem}.{ext}" for ext, (_, size) in spans.items() if size == 0), "")
+        failure = Failure("empty", f"the file is empty: {empty}") if empty else None
+        return Entry(key, shard, spans, images[0], caption if caption in spans else "", failure)
 
     def _needed(self, extension: str) -> bool:
         """Whether a sample cannot be used if this file of it is empty."""
@@ -138,13 +138,17 @@ class Folder(Reader):
 READER = Folder
 
 
-def _lacking(names: Sequence[str], images: Sequence[str], order: Sequence[str]) -> str:
+def _lacking(names: Sequence[str], images: Sequence[str], order: Sequence[str]) -> Failure:
     found = ", ".join(Path(name).name for name in names)
     if len(images) > 1:
-        return f"several images have one name: {found}; rename them, or move away what is no picture"
+        detail = f"several images have one name: {found}; rename them, or move away what is no picture"
+        return Failure("ambiguous-image", detail)
     if not images:
-        return f"there is no image of this name: only {found}; an image is one of {', '.join(IMAGES)}"
-    return f"there is no caption beside the image: only {found}; it is a file of its name with .{' or .'.join(order)}"
+        detail = f"there is no image of this name: only {found}; an image is one of {', '.join(IMAGES)}"
+        return Failure("no-image", detail)
+    texts = " or .".join(order)
+    detail = f"there is no caption beside the image: only {found}; it is a file of its name with .{texts}"
+    return Failure("no-caption", detail)
 
 
 def _size(path: Path) -> int:

@@ -102,7 +102,7 @@ class _Mapped:
             batch = self._batches[at].select(list(names))
             values: dict[str, Any] = batch.slice(number - self.starts[at], 1).to_pylist()[0]
         except (pa.ArrowException, IndexError, KeyError, ValueError) as error:
-            raise SampleError(f"row {number} of {self.path.name} cannot be read: {error}") from error
+            raise SampleError(f"row {number} of {self.path.name} cannot be read: {error}", "cannot-read") from error
         return values
 
 

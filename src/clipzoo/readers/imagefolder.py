@@ -20,6 +20,7 @@ from clipzoo.readers._metadata import NAME
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
 from clipzoo.readers.base import Reader, Span
 from clipzoo.readers.table import LINE, Table
+from clipzoo.types import Failure
 
 
 class _Beside(RowReader):
@@ -49,29 +50,29 @@ class _Lines(RowReader):
         super().__init__(location, parts, columns)
         self.identity = self.contents(next(iter(parts)))
 
-    def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
+    def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
         """See `RowReader.rows`."""
         key = self.columns[part.path].key
         with files.opened(part.path) as file:
             file.seek(part.offset)
             for (offset, line), _ in zip(_lines(file), range(part.rows), strict=False):
                 row = _row(line)
-                fault = "" if row else "the row cannot be read: it is no JSON object"
-                yield (offset, len(line)), str(row.get(key) or "") if row else "", fault
+                failure = None if row else Failure("invalid-text", "the row cannot be read: it is no JSON object")
+                yield (offset, len(line)), str(row.get(key) or "") if row else "", failure
 
     def values(self, path: Place, span: Span) -> Mapping[str, Any]:
         """See `RowReader.values`."""
         try:
             row = _row(read_at(path, *span))
         except OSError as error:
-            raise SampleError(f"cannot read {path}: {error.strerror}") from error
+            raise SampleError(f"cannot read {path}: {error.strerror}", "cannot-read") from error
         if row is None:
-            raise SampleError(f"{path} has changed since it was indexed: index it again")
+            raise SampleError(f"{path} has changed since it was indexed: index it again", "cannot-read")
         return {name: row.get(name) for name in self.columns[path].names}
 
     def contents(self, shard: str) -> str:
         """Its rows' places and keys."""
-        return digest([*self.rows(self._part(shard))])
+        return digest([(span, key, str(failure or "")) for span, key, failure in self.rows(self._part(shard))])
 
 
 class CsvFolder(_Beside, Table):

@@ -81,7 +81,7 @@ class Parquet(NumberedReader):
             table = _cache.group(self.mark, path, group, names, self.texts[path])
             values: dict[str, Any] = table.slice(number - starts[group], 1).to_pylist()[0]
         except (pa.ArrowException, OSError, ValueError, IndexError) as error:
-            raise SampleError(f"row group {group} of {path.name} cannot be read: {error}") from error
+            raise SampleError(f"row group {group} of {path.name} cannot be read: {error}", "cannot-read") from error
         return values
 
     def contents(self, shard: str) -> str:

@@ -19,6 +19,7 @@ from clipzoo.readers import _shards
 from clipzoo.readers._location import Location
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
 from clipzoo.readers.base import Span
+from clipzoo.types import Failure
 
 SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 LINE, LINES = 2**20, 64
@@ -56,12 +57,12 @@ class Table(RowReader):
             files.keep(path)  # a request for each row would take longer
         return cls(location, paths)
 
-    def rows(self, part: Part) -> Iterator[tuple[Span, str, str]]:
+    def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
         """See `RowReader.rows`."""
         columns = self.columns[part.path]
         for offset, size, fields, fault in self._records(part):
             key = dict(zip(self.heads[part.path][0], fields, strict=True)).get(columns.key, "") if not fault else ""
-            yield (offset, size), key, fault
+            yield (offset, size), key, Failure("invalid-text", fault) if fault else None
 
     def values(self, path: Place, span: Span) -> Mapping[str, str]:
         """See `RowReader.values`."""
@@ -69,10 +70,10 @@ class Table(RowReader):
         try:
             data = read_at(path, *span)
         except OSError as error:
-            raise SampleError(f"cannot read {path}: {error.strerror}") from error
+            raise SampleError(f"cannot read {path}: {error.strerror}", "cannot-read") from error
         record = next(records(io.BytesIO(data), separator, len(names)), None)
         if record is None or record[3] or record[1] < span[1]:
-            raise SampleError(f"{path} has changed since it was indexed: index it again")
+            raise SampleError(f"{path} has changed since it was indexed: index it again", "cannot-read")
         return dict(zip(names, record[2], strict=True))
 
     def contents(self, shard: str) -> str:

@@ -30,7 +30,7 @@ from clipzoo.readers._location import IMAGES, Location
 from clipzoo.readers._rows import CAPTION, digest
 from clipzoo.readers._tar import BLOCK, Member, members
 from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
-from clipzoo.types import Sample
+from clipzoo.types import Failure, Sample
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class _Group:
 
     key: str
     members: dict[str, Span] = field(default_factory=dict)
-    fault: str | None = None
+    fault: Failure | None = None
     caption: str = ""
 
 
@@ -131,8 +131,7 @@ class WebDataset(Reader):
         Raises:
             SampleError: the entry carries an error, has no caption text, or the file has changed.
         """
-        if entry.error is not None:
-            raise SampleError(entry.error)
+        entry.check()
         image, *texts = _members(self._path(entry.shard), entry, [entry.image, *filter(None, [entry.caption])])
         if not texts:
             return Sample(entry.key, entry.shard, image, "")
@@ -193,7 +192,8 @@ class WebDataset(Reader):
                 key, ending = self.layout.split(file) or (file, "")
                 group = by_key.get(key)
                 if group is None or ending not in group.members:
-                    group = _Group(key, fault=f"the metadata has a row of {file!r}, and no such file is in the shard")
+                    detail = f"the metadata has a row of {file!r}, and no such file is in the shard"
+                    group = _Group(key, fault=Failure("no-image", detail))
                     kept.append(group)
                 group.members[caption], group.caption = row, caption
         return kept
@@ -205,7 +205,7 @@ class WebDataset(Reader):
         key, count = keys.take(group.key)
         if count > 1:
             again = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
-            fault = again if fault is None else f"{again}; besides, {fault}"
+            fault = Failure("duplicate-key", again if fault is None else f"{again}; besides, {fault}")
         return Entry(key, shard, group.members, image, caption, fault)
 
     def _caption(self, group: _Group) -> str:
@@ -215,20 +215,22 @@ class WebDataset(Reader):
             return ""
         return found
 
-    def _fault(self, group: _Group, image: str, caption: str) -> str | None:
-        """Why the sample cannot be used, as far as its headers tell."""
+    def _fault(self, group: _Group, image: str, caption: str) -> Failure | None:
+        """Return why the sample cannot be used, as far as its headers tell."""
         found, layout = f"it has {', '.join(group.members)}", self.layout
         if not image:
-            return f"the sample has no image: {found}, an image is one of {layout.told('images')}; {_named('image')}"
+            wanted = f"an image is one of {layout.told('images')}; {_named('image')}"
+            return Failure("no-image", f"the sample has no image: {found}, {wanted}")
         if not caption and self.captions.required and layout.metadata:
-            return f"the sample has no caption: no {' or '.join(_metadata.FILES)} in its tar has a row of it"
+            tables = " or ".join(_metadata.FILES)
+            return Failure("no-caption", f"the sample has no caption: no {tables} in its tar has a row of it")
         if not caption and self.captions.required:
             wanted = f"a caption is a {layout.told('captions')} member; {_named('caption')}"
-            return f"the sample has no caption: {found}, {wanted}"
+            return Failure("no-caption", f"the sample has no caption: {found}, {wanted}")
         for part, name, most in ((image, "image", IMAGE_BYTES), (caption, "caption", CAPTION_BYTES)):
             size = group.members[part][1] if part else 1
             if size == 0:
-                return f"the {name} ({part}) is empty: 0 bytes"
+                return Failure("empty", f"the {name} ({part}) is empty: 0 bytes")
             if size > most:
                 return too_large(f"{name} ({part})", size, most)
         return None
@@ -302,11 +304,12 @@ def _members(path: Place, entry: Entry, wanted: Sequence[str]) -> list[bytes]:
     try:
         found = files.read_spans(path, [entry.members[ext] for ext in wanted])
     except OSError as error:
-        raise SampleError(f"cannot read {path}: {error}") from error
+        raise SampleError(f"cannot read {path}: {error}", "cannot-read") from error
     for ext, data in zip(wanted, found, strict=True):
         if len(data) < entry.members[ext][1]:
             raise SampleError(
-                f"{path} ends inside {entry.key}.{ext}; it has changed since it was indexed: index it again"
+                f"{path} ends inside {entry.key}.{ext}; it has changed since it was indexed: index it again",
+                "cannot-read",
             )
     return found
 

@@ -11,7 +11,7 @@ from clipzoo.data import Plan, kept_plan
 from clipzoo.errors import RecipeError
 from clipzoo.experts import Expert
 from clipzoo.files import Place
-from clipzoo.labeling._inputs import stages
+from clipzoo.labeling.inputs import stages
 from clipzoo.models import HeadSpec
 from clipzoo.progress import Progress
 from clipzoo.readers import Reader, open_dataset
@@ -126,7 +126,7 @@ class Inputs:
         """
         columns = {name: column for name, (_, column) in self.columns.items()}
         plan = kept_plan(self.folder.path, self.reader, columns, partial(self.join, columns), self.folder.trained)
-        for line in plan.told():
+        for line in plan.summary():
             self.progress.stage(line)
         return plan
 

@@ -19,13 +19,12 @@ from clipzoo import recipe as recipes
 from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError
 from clipzoo.experts import ExpertCard
 from clipzoo.files import AnyPath
-from clipzoo.labeling._inputs import stages
+from clipzoo.labeling.inputs import stages
 from clipzoo.models import Student
 from clipzoo.models._open_clip import check_model, here
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs.preflight import SPLITS, check_split
-from clipzoo.store import Column, Store
-from clipzoo.store.manifest import Manifest
+from clipzoo.store import Column, Manifest, Store
 from clipzoo.tasks import get as get_task
 
 MEASURED = 1300

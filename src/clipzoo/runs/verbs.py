@@ -21,8 +21,7 @@ from clipzoo.runs._run import Run
 from clipzoo.runs.preflight import TRAINED, check_arm, check_measurable
 from clipzoo.runs.results import compared, curves, picture_rows
 from clipzoo.runs.trainings import describe, seeds_of
-from clipzoo.store import Store
-from clipzoo.store.manifest import software
+from clipzoo.store import Store, software
 from clipzoo.types import ImageArray, decode_image
 
 PARITY_SAMPLES = 32

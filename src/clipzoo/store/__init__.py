@@ -1,10 +1,15 @@
 """Columns of labels on disk: shards, manifests, verification."""
 
-from clipzoo.store.growth import grow
-from clipzoo.store.manifest import Manifest
+from clipzoo.store.column import Column
+from clipzoo.store.dataset import update_dataset
+from clipzoo.store.manifest import Manifest, create_file, runs, software
 from clipzoo.store.merge import merge
-from clipzoo.store.store import SCHEMA, Column, Store
+from clipzoo.store.rows import SCHEMA, TAR_MARK, failures, marks_of
+from clipzoo.store.store import Store
 from clipzoo.store.verify import Problem, verify
 from clipzoo.store.writer import ColumnWriter
 
-__all__ = ["SCHEMA", "Column", "ColumnWriter", "Manifest", "Problem", "Store", "grow", "merge", "verify"]
+__all__ = [
+    "SCHEMA", "TAR_MARK", "Column", "ColumnWriter", "Manifest", "Problem", "Store", "create_file", "failures",
+    "marks_of", "merge", "runs", "software", "update_dataset", "verify",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a column says of itself: ``manifest.json``, and ``runs.jsonl`` with the cost of every run."""
+"""A column's ``manifest.json``, and its ``runs.jsonl`` with the cost of every run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from clipzoo.files import Place
 FORMAT = 1
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
 EXPERT = ("uri", "weights_sha256", "revision", "preprocessing")
-"""What makes an expert's labels its own."""
+"""The fields that identify an expert's labels."""
 
 SOFTWARE = ("clipzoo", "numpy", "pillow", "pyarrow", "torch", "torchvision", "transformers", "timm", "onnxruntime")
 
 
 class Counts(BaseModel):
-    """Sums over the committed shards; ``replaced`` tells how often one of them got other labels than it had.
+    """Sums over the committed shards. ``replaced`` counts commits that changed the labels of a shard.
 
-    Labels that have changed are known by their counts, which may else be the same. Nothing is written of ``replaced``
+    Changed labels are detected by the counts, and ``replaced`` differs where all others are equal. It is not written
     while it is 0.
     """
 
@@ -43,15 +43,15 @@ class Counts(BaseModel):
     replaced: int = 0
 
     @model_serializer(mode="wrap")
-    def _told(self, every: SerializerFunctionWrapHandler) -> dict[str, int]:
+    def _serialize(self, every: SerializerFunctionWrapHandler) -> dict[str, int]:
         return {name: count for name, count in every(self).items() if count or name != "replaced"}
 
 
 class Manifest(BaseModel):
-    """The card of a column.
+    """The description of a column.
 
-    ``expert`` is `ExpertCard.to_json`; ``dataset`` is `clipzoo.readers.fingerprint`; ``seconds`` is the time spent
-    in predicting and encoding, over all runs, also on what was dropped since; ``software`` is what the first run used.
+    ``expert`` is `ExpertCard.to_json`, and ``dataset`` is `clipzoo.readers.fingerprint`. ``seconds`` is the time for
+    predicting and encoding over all runs, including labels that were dropped. ``software`` is that of the first run.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -68,7 +68,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, card: ExpertCard, dataset: Mapping[str, Any]) -> Manifest:
-        """The manifest of a new column: labels of ``card`` over the dataset with this fingerprint, none yet."""
+        """Return the manifest of a new, empty column: an expert over the dataset with this fingerprint."""
         expert = json.loads(json.dumps(card.to_json(), default=str))
         convention = expert.pop("convention")
         return cls(
@@ -82,19 +82,19 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Place) -> Manifest:
-        """The manifest in a column's folder.
+        """Read the manifest in a column's folder.
 
         Raises:
-            StoreError: there is none, or it is damaged or of a later format.
+            StoreError: it is missing, damaged, or of a later format.
         """
         path = folder / MANIFEST
         try:
             manifest = cls.model_validate(json.loads(files.read(path)))
         except OSError as error:
-            raise StoreError(f"{folder} is no column: cannot read {MANIFEST} ({error.strerror})") from error
+            raise StoreError(f"{folder} is not a column: cannot read {MANIFEST} ({error.strerror})") from error
         except (ValueError, RecursionError) as error:  # pydantic's and JSON's
             raise StoreError(
-                f"{path} is damaged: {error}; remove the column (`clipzoo labels rm STORE TASK/SLUG --yes`) and label "
+                f"{path} is damaged: {error}. Remove the column (`clipzoo labels rm STORE TASK/SLUG --yes`) and label "
                 "again"
             ) from error
         if manifest.format > FORMAT:
@@ -109,9 +109,9 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Of whose labels these are and what they mean: 16 hexadecimal digits, which every shard bears."""
-        told = [self.task, self.convention, *(self.expert.get(name) for name in EXPERT)]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hexadecimal digits of expert and convention, stored in every shard."""
+        meaning = [self.task, self.convention, *(self.expert.get(name) for name in EXPERT)]
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
     def agree(self, other: Manifest, folder: Place) -> None:
         """Raise `StoreError` unless labels made under ``other`` may join this column."""
@@ -119,7 +119,7 @@ class Manifest(BaseModel):
         self.belongs(other.dataset, folder)
 
     def same_expert(self, other: Manifest, folder: Place) -> None:
-        """Raise `StoreError` unless the labels of ``other`` are by the same expert, and mean the same."""
+        """Raise `StoreError` unless expert and convention of ``other`` are the same."""
         for name in ("task", "convention"):
             _same(name, getattr(self, name), getattr(other, name), folder)
         for name in EXPERT:
@@ -130,8 +130,8 @@ class Manifest(BaseModel):
         if self.dataset != dataset:
             raise StoreError(
                 f"{folder} is a label store of another dataset: it has {_short(self.dataset)}, {whose} has "
-                f"{_short(dataset)}; labels are joined by shard and key, so give another folder. Where shards were "
-                "only added to the dataset, first run again what made the column: it goes on with what is there"
+                f"{_short(dataset)}. Labels are joined by shard and key, so give another folder. If shards were only "
+                "added to the dataset, first rerun the command that made the column: it keeps the existing labels"
             )
 
 
@@ -139,9 +139,9 @@ def _same(name: str, stored: Any, given: Any, folder: Place) -> None:
     if stored != given:
         column = f"{folder.parent.parent} {folder.parent.name}/{folder.name}"
         raise StoreError(
-            f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}; mixed in one column they "
-            f"would be one supervision with two meanings: give another output folder, remove this column (`clipzoo "
-            f"labels rm {column} --yes`), or give labels that you have another name (`clipzoo labels import --as NAME`)"
+            f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}. One column cannot mix labels "
+            f"of two meanings: give another output folder, remove this column (`clipzoo labels rm {column} --yes`), or "
+            "name imported labels differently (`clipzoo labels import --as NAME`)"
         )
 
 
@@ -151,41 +151,42 @@ def _short(dataset: Mapping[str, Any]) -> str:
 
 
 def software() -> dict[str, str]:
-    """Package -> version of what can change a label's bytes."""
-    found = {"python": platform.python_version()}
+    """Return package -> version of the software that can change a label's bytes."""
+    versions = {"python": platform.python_version()}
     for name in SOFTWARE:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 # Runs ------------------------------------------------------------------------------------------------------
 
 
 def append_run(folder: Place, **values: Any) -> None:
-    """Add a line to ``runs.jsonl``, with the time; a line torn by a crash is closed first."""
+    """Add a line to ``runs.jsonl`` with the time. A line that a crash left incomplete is ended first."""
     line = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
     append_lines(folder, [line])
 
 
 def append_lines(folder: Place, lines: Sequence[str]) -> None:
-    """Add lines to ``runs.jsonl`` at once, as they are."""
+    """Add lines to ``runs.jsonl`` in one write."""
     if lines:
         with writing(folder):
             files.append(folder / RUNS, "\n".join(lines).encode())
 
 
 def runs(folder: Place) -> Iterator[dict[str, Any]]:
-    """The lines of ``runs.jsonl``; torn ones are passed over."""
+    """Yield the lines of ``runs.jsonl``, without incomplete ones."""
     try:
         text = files.read(folder / RUNS).decode("utf-8", "replace")
     except FileNotFoundError:
         return
     except OSError as error:
-        told = f"cannot read {folder / RUNS}: {error.strerror}; remove it: what runs have cost is lost, and no label"
-        raise StoreError(told) from error
+        raise StoreError(
+            f"cannot read {folder / RUNS}: {error.strerror}. Remove it: only the cost of the runs is lost, no label"
+        ) from error
     for line in text.splitlines():
         try:
             values = json.loads(line)
@@ -197,20 +198,20 @@ def runs(folder: Place) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def writing(path: Place) -> Iterator[None]:
-    """Turns what the disk or network refuses into a `StoreError`: a full one, rights, a folder that is gone."""
+    """Turn errors of the disk or network in the block into `StoreError`: a full disk, permissions, a missing folder."""
     try:
         yield
     except RemoteError as error:
-        raise StoreError(f"{error}; run the same again when it is mended: what is committed is kept") from error
+        raise StoreError(f"{error}. Fix this and rerun the command: committed shards are kept") from error
     except OSError as error:
-        how = "" if error.errno in (errno.ELOOP, errno.EINVAL) else "; make room or give rights"
+        how = "Fix this" if error.errno in (errno.ELOOP, errno.EINVAL) else "Free space or grant permission"
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}{how}, and run the same again: what is committed is kept"
+            f"cannot write {path}: {error.strerror or error}. {how} and rerun the command: committed shards are kept"
         ) from error
 
 
-def begun(path: Path) -> Path:
-    """The file, made with its folder: what is written there after hours of work fails now if it cannot be."""
+def create_file(path: Path) -> Path:
+    """Create a file and its folder, so that an output that cannot be written fails before hours of work."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
@@ -218,5 +219,5 @@ def begun(path: Path) -> Path:
 
 
 def safe_name(name: str) -> bool:
-    """Whether a task, slug or shard name stays inside its folder."""
+    """Return True if a task, slug or shard name stays inside its folder."""
     return bool(name) and not re.search(r"(^|/)\.{1,2}(/|$)|^/|\\|\0|//", name)

@@ -1,4 +1,4 @@
-"""Stores of one dataset, labeled on several machines, as one."""
+"""Merging of stores of one dataset that were labeled on several machines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from contextlib import ExitStack
 
 from clipzoo import files
 from clipzoo.errors import StoreError
+from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST, append_lines, runs, writing
-from clipzoo.store.store import SOURCE_MARK, SUFFIXES, Column, Store
+from clipzoo.store.rows import SOURCE_MARK, SUFFIXES
+from clipzoo.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -20,23 +22,22 @@ def merge(
     out: Store,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Column]:
-    """Bring the shards of stores together in ``out``, which may have some of them already.
+    """Merge the shards of stores into ``out``, which may already have some of them.
 
-    All is checked before anything is written. Files are hard links where the disk allows it, else copies; a shard
-    counts when both of its files are there, so that the same call goes on where it was killed. Nothing is
-    written into the sources, which may be such that can only be read.
+    Everything is checked before anything is written. Files become hard links where the disk allows it, else copies.
+    A call that was killed can be repeated. Nothing is written into the sources, which may be read-only.
 
     Args:
         sources: stores over one dataset.
-        out: made if it is not there; may be one of the sources.
-        progress: told of each shard: (column, shards done, shards in all).
+        out: created if it does not exist; may be one of the sources.
+        progress: called after each shard with (column, shards done, all shards).
 
     Returns:
-        the columns of ``out`` that the sources have, counted again.
+        the columns of ``out`` that the sources have.
 
     Raises:
-        StoreError: the stores are of different datasets, or of other pictures in a shard, columns of one name do not
-            agree, two stores have a shard with other labels, a manifest was edited, or one is in use.
+        StoreError: the stores are of different datasets or images, columns of one name differ in meaning, two stores
+            have different labels for a shard, a manifest was edited, or a store is in use.
     """
     apart = {store.root.resolve(): store for store in sources}
     apart.pop(out.root.resolve(), None)
@@ -45,7 +46,7 @@ def merge(
     with ExitStack() as stack:
         held = [Column(out.root / name) for name in {c.name for c in given} if (out.root / name / MANIFEST).exists()]
         for column in given:
-            stack.enter_context(files.idle(column.path, StoreError, "a merge would take half of what it writes"))
+            stack.enter_context(files.idle(column.path, StoreError, "a merge would copy an incomplete column"))
         for column in sorted(held, key=lambda column: column.name):
             stack.enter_context(column.lock())
         _of_same_pictures([*out.columns(), *given])
@@ -57,18 +58,20 @@ def _columns(store: Store) -> list[Column]:
     columns = store.columns(needed=True)
     for column in columns:
         if column.path.parts[-2:] != (column.task, column.slug):
-            raise StoreError(f"{column.path} says that it is {column.name}; give the folder its own name back")
+            raise StoreError(
+                f"the manifest of {column.path} is that of {column.name}. Rename the folder to {column.name}"
+            )
     return columns
 
 
 def _of_one_dataset(columns: Sequence[Column]) -> None:
-    """Raise `StoreError` unless they are, whatever their names: a store beside a dataset holds labels of no other."""
+    """Raise `StoreError` unless all columns are over one dataset."""
     for other in columns[1:]:
         columns[0].manifest.belongs(other.manifest.dataset, columns[0].path, str(other.path))
 
 
 def _of_same_pictures(columns: Sequence[Column]) -> None:
-    """Raise `StoreError` unless the shards of one name label the same pictures, and mean what their manifests say."""
+    """Raise `StoreError` unless shards of one name label the same images, under the manifests of their columns."""
     first: dict[str, tuple[str, Column]] = {}
     for column in columns:
         for shard in sorted(column.committed()):
@@ -79,15 +82,19 @@ def _of_same_pictures(columns: Sequence[Column]) -> None:
                 first.pop(shard)
             elif marks.get(SOURCE_MARK, source) != source:
                 raise StoreError(
-                    f"the shard {shard!r} has other pictures in {column.path} than in {owner.path}: their keys or "
+                    f"the shard {shard!r} has other images in {column.path} than in {owner.path}: their keys or "
                     "sizes in bytes differ, so the stores were made from different versions of the dataset. `clipzoo "
-                    f"labels verify STORE --data DATA` tells which fits; remove {shard}.parquet and {shard}.tar from "
-                    "the other, and label the shard again"
+                    f"labels verify STORE --data DATA` shows which one fits. Remove {shard}.parquet and {shard}.tar "
+                    "from the other one and label the shard again"
                 )
 
 
 def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
-    """The shards that ``out`` lacks, and the first that has each; `StoreError` if they cannot be one column."""
+    """Return shard -> the column to copy it from, for shards missing in ``out``.
+
+    Raises:
+        StoreError: the columns cannot be merged.
+    """
     task, slug = columns[0].task, columns[0].slug
     held = [out.column(task, slug)] if (out.root / task / slug / MANIFEST).exists() else []
     first, *others = [*held, *columns]
@@ -96,19 +103,25 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
     owners: dict[str, Column] = {}
     for column in (first, *others):
         for shard, suffix in column.halves().items() if column not in held else ():
-            log.warning("%s is left out: it is not whole, %s is missing", shard, column.file(shard, suffix))
+            log.warning("%s is skipped: it is incomplete, %s is missing", shard, column.file(shard, suffix))
         for shard in sorted(column.committed()):
             owner = owners.setdefault(shard, column)
             if owner is not column and not _equal(owner, column, shard):
                 raise StoreError(
-                    f"{owner.path} and {column.path} both have the shard {shard!r}, with other labels; which are meant "
-                    f"is yours to say: remove {shard}.parquet and {shard}.tar from one of them"
+                    f"{owner.path} and {column.path} have different labels for the shard {shard!r}. Remove "
+                    f"{shard}.parquet and {shard}.tar from the one whose labels are not wanted"
                 )
     return {shard: owner for shard, owner in sorted(owners.items()) if owner not in held}
 
 
 def _equal(one: Column, other: Column, shard: str) -> bool:
-    return all(files.same(one.file(shard, suffix), other.file(shard, suffix)) for suffix in SUFFIXES)
+    """Return True if two columns have equal labels and failures in a shard. Old rows have no codes to compare."""
+    if not files.same(one.file(shard, ".tar"), other.file(shard, ".tar")):
+        return False
+    if files.same(one.file(shard, ".parquet"), other.file(shard, ".parquet")):
+        return True
+    rows, other_rows = (column.rows(shard).drop_columns("code") for column in (one, other))
+    return bool(rows.equals(other_rows, check_metadata=True))
 
 
 def _merged(
@@ -124,7 +137,7 @@ def _merged(
     if not (path / MANIFEST).exists():
         files.check_inside(out.root, name, StoreError)
         sources[0].manifest.write(path)
-        locks.enter_context(Column(path).lock())  # else it is held already
+        locks.enter_context(Column(path).lock())  # existing columns are locked already
     target = Column(path)
     for done, (shard, source) in enumerate(plan.items(), 1):
         for suffix in SUFFIXES:
@@ -137,7 +150,7 @@ def _merged(
 
 
 def _note(sources: Sequence[Column], target: Column) -> None:
-    """Add the sources' runs that ``target`` does not know yet: what the labels have cost sums to the truth."""
+    """Add the sources' runs that ``target`` does not have, so that the costs of all labels are summed."""
     known = {json.dumps(line, sort_keys=True) for line in runs(target.path)}
-    told = dict.fromkeys(json.dumps(line, sort_keys=True) for source in sources for line in runs(source.path))
-    append_lines(target.path, [line for line in told if line not in known])
+    lines = dict.fromkeys(json.dumps(line, sort_keys=True) for source in sources for line in runs(source.path))
+    append_lines(target.path, [line for line in lines if line not in known])

@@ -1,4 +1,4 @@
-"""Is a store what it says it is? Reads every byte of it."""
+"""Verification of a store: every byte is read and checked."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, LabelError, StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.readers import Reader, fingerprint, shard_fingerprint
+from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST
-from clipzoo.store.store import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Column, Store
+from clipzoo.store.rows import EXPERT_MARK, SOURCE_MARK, TAR_MARK
+from clipzoo.store.store import Store
 
 ENOUGH = 8
-"""So many labels must agree before a column counts as constant: two pictures may well look alike."""
+"""Least number of equal labels for which a column counts as constant."""
 
 MOST = 0.99
-"""A column smells where this share of its labels is constant; so does one where `LOST` of its samples have none."""
+"""A column is suspicious if this share of its labels is constant, or if the share `LOST` of its samples has none."""
 
 LOST = 0.9
 
 HEADLESS = (
-    f"has shards and no {MANIFEST}, so that it is no column and nothing reads it: copy the file from where the folder "
-    "came from, or run again what made it, which goes on with its shards; or remove the folder"
+    f"has shards and no {MANIFEST}, so it is not read: copy the file from the original folder, rerun the command that "
+    "made the column, which keeps its shards, or remove the folder"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong in a column; ``shard`` and ``key`` are "" where the whole is meant."""
+    """An error in a column; ``shard`` and ``key`` are "" if it concerns the whole column."""
 
     column: str
     shard: str
@@ -46,16 +48,16 @@ class Problem:
 
 @dataclass
 class _Tally:
-    """What the labels of a column are like together."""
+    """Statistics over the labels of a column."""
 
     samples: int = 0
     labels: int = 0
     varied: int = 0
     valid: float = 0.0
     classes: set[int] | None = None
-    """Those that occur; None where labels have none."""
+    """Class ids that occur; None if labels have no classes."""
     contents: set[int] = field(default_factory=set)
-    """Hashes of labels, two at most: are they all one and the same?"""
+    """Hashes of at most two different labels."""
 
     def add(self, label: Any, share: float, data: bytes) -> None:
         """Count a label, its valid share and its bytes."""
@@ -69,22 +71,23 @@ class _Tally:
         if len(self.contents) < 2:
             self.contents.add(hash(data))
 
-    def smells(self, classes: Sequence[str]) -> str:
-        """What is suspicious about the column, in the words that say most; "" if nothing is."""
+    def suspicion(self, classes: Sequence[str]) -> str:
+        """Return the most important reason why the column is suspicious, or ""."""
         if self.samples >= ENOUGH and self.samples - self.labels >= LOST * self.samples:
-            return f"{self.samples - self.labels} of {self.samples} samples have no label; mend the expert, retry them"
+            failed = self.samples - self.labels
+            return f"{failed} of {self.samples} samples have no label. Fix the expert and label with --retry-failed"
         if self.labels and self.valid == 0:
-            return f"all {self.labels} labels are wholly unknown; the expert says nothing"
+            return f"all {self.labels} labels are unknown everywhere. Check the expert"
         if self.labels < ENOUGH:
             return ""
         if self.classes is not None and not self.classes:
-            return f"none of the {self.labels} labels has an object; check the expert and its score floor"
+            return f"none of the {self.labels} labels has an object. Check the expert and its score floor"
         if self.classes and not self.varied and len(self.classes) == 1 < len(classes):
-            return f"all {self.labels} labels know one class alone, {classes[min(self.classes)]!r}; check the expert"
+            return f"all {self.labels} labels have only the class {classes[min(self.classes)]!r}. Check the expert"
         if self.labels - self.varied >= MOST * self.labels:
-            return f"{self.labels - self.varied} of the {self.labels} labels have one value all over; check the expert"
+            return f"{self.labels - self.varied} of the {self.labels} labels are constant. Check the expert"
         if len(self.contents) == 1:
-            return f"the {self.labels} labels are one and the same; does the expert look at the images?"
+            return f"all {self.labels} labels are equal. Check that the expert uses the images"
         return ""
 
 
@@ -93,23 +96,27 @@ def verify(
     reader: Reader | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Problem]:
-    """Everything that is wrong with a store; an empty list if nothing is.
+    """Return all errors of a store.
 
-    Looked for: damaged and lost manifests, missing, truncated or changed tars, damaged rows, labels that do not
-    decode or break their contract, shards of another expert, files of no shard, and statistics that smell: (almost) all
-    samples failed, all labels wholly unknown, constant, of one class, or equal; with the dataset's ``reader`` also
-    columns of another dataset and rows whose keys or pictures are not the dataset's. A shard that is not labeled yet
-    is no problem.
+    Errors are: damaged or missing manifests, missing, truncated or changed tars, damaged rows, labels that cannot be
+    decoded or break their contract, shards of another expert, files of no shard, and suspicious statistics: almost all
+    samples failed, or all labels are unknown, constant, of one class, or equal. With the dataset's ``reader`` also
+    columns of another dataset, and rows whose keys or images are not the dataset's. Shards that are not labeled yet
+    are no errors.
 
-    ``progress`` is told of each shard: (column, shards done, shards in all).
+    ``progress`` is called after each shard with (column, shards done, all shards).
 
     Raises:
-        StoreError: there is no column at all.
+        StoreError: there is no column.
     """
-    found = store.each(needed=True)
-    problems = [Problem(name, "", "", str(error)) for name, error in found.items() if isinstance(error, StoreError)]
+    columns_or_errors = store.each(needed=True)
+    problems = [
+        Problem(name, "", "", str(error)) for name, error in columns_or_errors.items() if isinstance(error, StoreError)
+    ]
     problems += [Problem(name, "", "", HEADLESS) for name in store.headless()]
-    columns = [(column, _begun(column), _Tally()) for column in found.values() if isinstance(column, Column)]
+    columns = [
+        (column, _begun(column), _Tally()) for column in columns_or_errors.values() if isinstance(column, Column)
+    ]
     there, identity = set(reader.shards if reader else ()), fingerprint(reader) if reader else {}
     problems += [problem for column, _, _ in columns for problem in _places(column)]
     if reader is not None:
@@ -123,45 +130,45 @@ def verify(
                 done[column.name] += 1
                 progress(column.name, done[column.name], len(have))
     for column, _, tally in columns:
-        if smell := tally.smells(column.convention.classes):
-            problems.append(Problem(column.name, "", "", smell))
+        if reason := tally.suspicion(column.convention.classes):
+            problems.append(Problem(column.name, "", "", reason))
     return sorted(problems, key=lambda problem: problem.column)
 
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A shard of the dataset: its keys, and `shard_fingerprint`."""
+    """The keys and the `shard_fingerprint` of a shard of the dataset."""
 
     keys: Set[str]
     fingerprint: str
 
     @classmethod
     def of(cls, reader: Reader, shard: str) -> _Given:
-        """Of one shard."""
+        """Read them from the dataset."""
         entries = reader.index(shard)
         return cls({entry.key for entry in entries}, shard_fingerprint(reader, shard, entries))
 
 
 def _begun(column: Column) -> set[str]:
-    """The shards that have rows, with or without a tar."""
-    return column.committed() | {shard for shard, lacking in column.halves().items() if lacking == ".tar"}
+    """Return the shards that have rows, with or without a tar."""
+    return column.committed() | {shard for shard, missing in column.halves().items() if missing == ".tar"}
 
 
 def _places(column: Column) -> Iterator[Problem]:
-    """Of a column in another's folder, and of files that no committed shard owns."""
+    """Yield the errors of a column in a wrong folder, and of files that belong to no committed shard."""
     if column.path.parts[-2:] != (column.task, column.slug):
-        yield Problem(column.name, "", "", f"lies in {column.path}; give the folder its own name back")
+        yield Problem(column.name, "", "", f"is in the folder {column.path}. Rename the folder to {column.name}")
     there = set(files.below(column.path))
     owned = {name.removesuffix(".parquet") + ".tar" for name in there if name.endswith(".parquet")}
     for name in sorted(name for name in there - owned if name.endswith((".tar", ".tmp"))):
         yield Problem(
-            column.name, "", "", f"no committed shard has {name}: a run was killed, or is at work; label again, or "
-            "remove the file"
+            column.name, "", "", f"{name} belongs to no committed shard: a run was killed, or is still running. "
+            "Label again, or remove the file"
         )  # fmt: skip
 
 
 def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Iterator[Problem]:
-    """Of a column's fingerprint and the dataset's own, and of shards that the dataset does not have."""
+    """Yield the errors of a column of another dataset, and of shards that the dataset does not have."""
     try:
         column.manifest.belongs(given, column.path)
     except StoreError as error:
@@ -171,7 +178,7 @@ def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Ite
 
 
 def _shard(column: Column, shard: str, given: _Given | None, tally: _Tally) -> Iterator[Problem]:
-    """Of one shard; ``given`` is the dataset's, if they are to be compared."""
+    """Yield the errors of one shard; ``given`` is the dataset's shard, if they are compared."""
     try:
         table = column.rows(shard)
     except ClipzooError as error:
@@ -180,29 +187,28 @@ def _shard(column: Column, shard: str, given: _Given | None, tally: _Tally) -> I
     rows, marks = table.to_pylist(), table.schema.metadata or {}
     tally.samples += len(rows)
     if marks.get(EXPERT_MARK.encode(), (own := column.manifest.digest).encode()) != own.encode():
-        yield Problem(column.name, shard, "", "was labeled by another expert than the manifest's; label it again")
+        yield Problem(column.name, shard, "", "was labeled by another expert than that of the manifest. Label it again")
     if given is not None:
         yield from _samples(column, shard, given, [row["key"] for row in rows], marks.get(SOURCE_MARK.encode(), b""))
     tar = column.file(shard, ".tar")
     if not tar.exists():
-        yield Problem(column.name, shard, "", "the tar is missing; label again")
+        yield Problem(column.name, shard, "", "the tar is missing. Label again")
         return
     try:
         with files.near(tar):
             if marks.get(TAR_MARK.encode(), digest := sha256(tar).encode()) != digest:
-                told = "the tar is not as it was written; remove the .parquet and label again"
-                yield Problem(column.name, shard, "", told)
+                yield Problem(column.name, shard, "", "the tar has changed. Remove the .parquet and label again")
             yield from _rows(column, shard, rows, tally)
     except OSError as error:
-        told = f"the tar cannot be read ({error.strerror}); mend the disk, or remove the .parquet and label again"
-        yield Problem(column.name, shard, "", told)
+        message = f"the tar cannot be read ({error.strerror}). Repair the disk, or remove the .parquet and label again"
+        yield Problem(column.name, shard, "", message)
 
 
 def _rows(column: Column, shard: str, rows: list[dict[str, Any]], tally: _Tally) -> Iterator[Problem]:
     for row in rows:
         if row["size"] is None:
             if row["error"] is None:
-                yield Problem(column.name, shard, row["key"], "neither a label nor a reason is stored")
+                yield Problem(column.name, shard, row["key"], "the row has neither a label nor a reason")
             continue
         try:
             _label(column, shard, row, tally)
@@ -213,29 +219,31 @@ def _rows(column: Column, shard: str, rows: list[dict[str, Any]], tally: _Tally)
 def _samples(column: Column, shard: str, given: _Given, keys: Sequence[str], source: bytes) -> Iterator[Problem]:
     known = given.keys
     if source and known == set(keys) and source != given.fingerprint.encode():
-        told = "the dataset has other pictures under these keys; remove the shard's two files and label again"
-        yield Problem(column.name, shard, "", told)
+        message = "the dataset has other images under these keys. Remove the shard's two files and label again"
+        yield Problem(column.name, shard, "", message)
     for key in keys:
         if key not in known:
-            yield Problem(column.name, shard, key, "the dataset has no sample of this key")
+            yield Problem(column.name, shard, key, "the dataset has no sample with this key")
     for key in sorted(known - set(keys)):
         yield Problem(column.name, shard, key, "the sample has no row")
 
 
 def _label(column: Column, shard: str, row: dict[str, Any], tally: _Tally) -> None:
-    """Add a row's label to the tally; any `ClipzooError` says what is wrong with it."""
+    """Add a row's label to the tally; raise `ClipzooError` if it is wrong."""
     task = tasks.get(column.task)
     data = column.member(shard, row["key"], row["offset"], row["size"])
     label = task.decode(data)
     task.check(label, column.convention)
     share = task.valid_share(label)
     if abs(share - row["valid_share"]) > 1e-4:
-        raise LabelError(f"its valid share is {share:.4f}, the row says {row['valid_share']:.4f}")
+        raise LabelError(
+            f"the valid share of the label is {share:.4f}, but {row['valid_share']:.4f} in its row. Label again"
+        )
     tally.add(label, share, data)
 
 
 def _varies(label: Any) -> bool:
-    """Whether any array of the label but its validity holds two values (per channel, where it has three axes)."""
+    """Return True if an array of the label, except its validity, has two values, or two values in one channel."""
     arrays = {f.name: getattr(label, f.name) for f in fields(label)} if is_dataclass(label) else {}
     valid = arrays.pop("valid", None)
     maps = [value for value in arrays.values() if isinstance(value, np.ndarray)]

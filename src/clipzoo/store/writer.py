@@ -1,4 +1,4 @@
-"""Writing one shard of a column: all of it, or nothing."""
+"""Writing of one shard of a column, atomically."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from clipzoo.errors import StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.files import Draft
 from clipzoo.readers.webdataset import add_member
+from clipzoo.store.column import Column
 from clipzoo.store.manifest import writing
-from clipzoo.store.store import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK, Column
+from clipzoo.store.rows import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK
+from clipzoo.types import Failure
 
 
 class ColumnWriter:
-    """Writes a shard's labels and rows; commits on leaving the ``with`` block without an exception.
+    """Writes the labels and rows of a shard, and commits at the end of the ``with`` block unless it raises.
 
     Args:
-        column: where to.
-        shard: the shard's name; one writer a shard at a time.
-        keys: the shard's keys in their order, if known. Then rows are put in this order, whatever the order of
-            `add`, and the commit demands one for each.
-        source: `clipzoo.readers.shard_fingerprint` of the shard, by which a store knows it again in a dataset that has
-            grown.
+        column: the column to write to.
+        shard: the shard's name; only one writer per shard at a time.
+        keys: the shard's keys in their order, if known. Rows are then stored in this order, and each key needs one.
+        source: `clipzoo.readers.shard_fingerprint` of the shard, to recognize it in a dataset that has grown.
     """
 
     def __init__(self, column: Column, shard: str, keys: Sequence[str] | None = None, source: str = "") -> None:
@@ -42,11 +42,11 @@ class ColumnWriter:
         self._tar: tarfile.TarFile | None = None
         self._drafts: list[Draft] = []  # of the tar, then of the rows
         self.replaced = False
-        """The commit has put other labels into the place of those that were there."""
+        """True if the commit has replaced existing labels."""
 
     @property
     def failures(self) -> int:
-        """How many rows have no label so far."""
+        """The number of rows without a label so far."""
         return sum(row["error"] is not None for row in self._rows.values())
 
     def __enter__(self) -> ColumnWriter:
@@ -72,42 +72,44 @@ class ColumnWriter:
         """Check, encode and write a label.
 
         Raises:
-            LabelError: it breaks its task's contract; nothing is written, `fail` the key instead.
+            LabelError: the label breaks its task's contract. Nothing is written: call `fail` for the key instead.
         """
         self.copy(key, *self.encode(label))
 
     def encode(self, label: Any) -> tuple[bytes, float, float | None]:
-        """Check a label and make of it what `copy` writes; may run in any thread.
+        """Check a label and return (bytes, valid share, confidence) for `copy`. May run in any thread.
 
         Raises:
-            LabelError: it breaks its task's contract.
+            LabelError: the label breaks its task's contract.
         """
         self._task.check(label, self._convention)
         return self._task.encode(label), self._task.valid_share(label), _confidence(label)
 
     def copy(self, key: str, data: bytes, valid_share: float, confidence: float | None) -> None:
-        """Write a label that is encoded already."""
+        """Write an encoded label."""
         assert self._tar is not None, "use the writer in a with block"
         self._unique(key)
         with writing(self._tar_path):
             offset, size = add_member(self._tar, f"{key}.{self._task.extension}", data)
-        self._tar.members.clear()  # type: ignore[attr-defined]  # only the offsets are wanted
+        self._tar.members.clear()  # type: ignore[attr-defined]  # only the offsets are needed
         self._rows[key] = {
             "key": key, "offset": offset, "size": size, "valid_share": valid_share, "confidence": confidence,
-            "error": None,
+            "error": None, "code": None,
         }  # fmt: skip
 
-    def fail(self, key: str, reason: str) -> None:
-        """Note why a sample has no label."""
+    def fail(self, key: str, reason: Failure | str) -> None:
+        """Store why a sample has no label; a plain text has the code ``unusable``."""
         self._unique(key)
+        failure = reason if isinstance(reason, Failure) else Failure("unusable", reason)
         self._rows[key] = {
             "key": key, "offset": None, "size": None, "valid_share": 0.0, "confidence": None,
-            "error": reason.encode("utf-8", "backslashreplace").decode() or "no reason was given",
+            "error": failure.detail.encode("utf-8", "backslashreplace").decode() or "no reason was given",
+            "code": failure.code,
         }  # fmt: skip
 
     def _unique(self, key: str) -> None:
         if key in self._rows:
-            raise StoreError(f"{self.column.name}: the key {key!r} comes twice in shard {self.shard!r}")
+            raise StoreError(f"{self.column.name}: the key {key!r} occurs twice in the shard {self.shard!r}")
 
     def _ordered(self) -> list[dict[str, Any]]:
         if self.keys is None:
@@ -130,16 +132,16 @@ class ColumnWriter:
             pq.write_table(table.replace_schema_metadata(marks), rows.path, compression="zstd")
             there = self._tar_path.is_file() and self._parquet_path.is_file()
             if there and files.read(self._parquet_path) == rows.path.read_bytes():
-                return  # a writer that was thought dead was first; the shard is never open again
+                return  # another writer was faster, and wrote the same: keep the shard committed
             self.replaced = there
-            # Without its commit mark the shard is open while the tar is being replaced.
+            # Without its commit mark the shard is not read while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
             labels.settle()
             rows.settle()
 
 
 def _confidence(label: Any) -> float | None:
-    """The label's confidence, in the mean over its valid pixels, if it has one."""
+    """Return the mean confidence over the label's valid pixels, if it has one."""
     confidence = getattr(label, "confidence", None)
     if confidence is None:
         return None

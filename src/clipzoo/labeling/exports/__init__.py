@@ -1,6 +1,6 @@
-"""A column's labels in the formats of others; one file a format, whose name is the format's.
+"""Export of a column's labels in other formats, one file per format.
 
-A file has ``TASKS``, the tasks whose labels the format holds, and `base.Write` as ``write``.
+A file has ``TASKS``, the tasks that the format supports, and ``write``, a `base.Write`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLUGINS: Registry[LabelFormatPlugin] = Registry("labeling.exports", ("TASKS", "w
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written where: pictures with a label, and how many samples have none and are left out."""
+    """An export: its column and path, the number of images with a label, and of samples left out for lack of one."""
 
     column: str
     path: Place
@@ -36,44 +36,45 @@ class Exported:
 
 
 def export_labels(store: AnyPath, data: AnyPath, to: str, out: AnyPath, column: str = "") -> Exported:
-    """Write a column of a store in another format, in the frames of the dataset's own pictures.
+    """Write a column of a store in another format, in pixels of the dataset's images.
 
     Args:
         store: the store.
-        data: the dataset that it labels.
-        to: the format, a file of this folder.
-        out: where to; replaced if it is there.
-        column: ``<task>/<slug>``; may be left out where one column is of a task that the format holds.
+        data: the labeled dataset.
+        to: the format, the name of a file in this folder.
+        out: the output file; replaced if it exists.
+        column: ``<task>/<slug>``; optional if only one column is of a task that the format supports.
 
     Raises:
-        PluginError: there is no such format.
-        StoreError: no column, or several, can be meant, or the column is of another dataset.
+        PluginError: the format is unknown.
+        StoreError: no column or several fit, or the column is of another dataset.
         DatasetError: the dataset cannot be read.
     """
-    form = PLUGINS.load(to)
-    chosen = _chosen(Store(store), column, form.TASKS, to)
+    plugin = PLUGINS.load(to)
+    chosen = _chosen(Store(store), column, plugin.TASKS, to)
     reader = open_dataset(os.fspath(data))
     chosen.manifest.belongs(fingerprint(reader), chosen.path)
     walk = _Walk(chosen, reader)
-    form.write(walk, chosen, files.place(out))
+    plugin.write(walk, chosen, files.place(out))
     return Exported(chosen.name, files.place(out), walk.pictures, walk.left_out)
 
 
-def _chosen(store: Store, name: str, held: tuple[str, ...], to: str) -> Column:
-    """The column that is meant."""
-    found = {one.name: one for one in store.columns(needed=True)}
-    fitting = [one for one in found.values() if one.task in held]
-    if name and name in found and found[name] in fitting:
-        return found[name]
+def _chosen(store: Store, name: str, supported: tuple[str, ...], to: str) -> Column:
+    """Return the named column, or the only one that fits."""
+    fitting = {one.name: one for one in store.columns(needed=True) if one.task in supported}
+    if name in fitting:
+        return fitting[name]
     if name or len(fitting) != 1:
-        have = ", ".join(one.name for one in fitting) or "none"
-        what = f"--column {name!r} is none of them" if name else "name one by --column"
-        raise StoreError(f"{to} is of {', '.join(held)}, of which {store.root} has the columns {have}: {what}")
-    return fitting[0]
+        have = ", ".join(fitting) or "none"
+        fix = f"--column {name} is not one of them" if name else "choose one with --column"
+        raise StoreError(
+            f"the format {to} supports {', '.join(supported)}. {store.root} has these columns of it: {have}; {fix}"
+        )
+    return next(iter(fitting.values()))
 
 
 class _Walk:
-    """Iterates over the labels of a column, shard by shard in the dataset's order; counts on the way."""
+    """Iterates over the labels of a column in the dataset's order, and counts them."""
 
     def __init__(self, column: Column, reader: Reader) -> None:
         self.column, self.reader, self.task = column, reader, tasks.get(column.task)
@@ -93,9 +94,9 @@ class _Walk:
                         yield self._labeled(entry, self.column.label(shard, row))
 
     def _labeled(self, entry: Entry, label: Any) -> Labeled:
-        """A label in the frame of its picture."""
-        size, form = image_size(self.reader.read(entry).image)
+        """Return a label in pixels of its image."""
+        size, extension = image_size(self.reader.read(entry).image)
         if label.valid.shape != size:
             label = self.task.crop_resize(label, View.whole(size))
-        ending = form if entry.image == ROW else entry.image
-        return Labeled(entry.key, f"{entry.key}.{ending}", size, label)
+        extension = extension if entry.image == ROW else entry.image
+        return Labeled(entry.key, f"{entry.key}.{extension}", size, label)

@@ -1,4 +1,4 @@
-"""What every format of export is given."""
+"""The contract of export formats."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from clipzoo.store import Column
 
 @dataclass(frozen=True, slots=True)
 class Labeled:
-    """A picture and its label.
+    """An image and its label.
 
     Attributes:
-        key: the sample's.
-        name: of the picture's file: its key and ending.
-        size: (H, W) of the picture as it is displayed.
-        label: of the column's task, in a frame of this size.
+        key: of the sample.
+        name: of the image file: key and extension.
+        size: (H, W) of the image with its EXIF orientation applied.
+        label: of the column's task, of this size.
     """
 
     key: str
@@ -28,16 +28,16 @@ class Labeled:
 
 
 class Write(Protocol):
-    """Write the labels of a column to ``out``, whole or not at all, without holding them all in memory."""
+    """Write the labels of a column to ``out`` atomically, without holding all of them in memory."""
 
     def __call__(self, labels: Iterable[Labeled], column: Column, out: Place) -> None:
-        """``labels`` are iterated over once, in the dataset's order."""
+        """Iterate once over ``labels``, which are in the dataset's order."""
 
 
 class LabelFormatPlugin(Protocol):
     """A module of this folder."""
 
     TASKS: tuple[str, ...]
-    """The tasks whose labels the format holds."""
+    """The tasks that the format supports."""
 
     write: Write

@@ -1,8 +1,8 @@
-"""COCO's JSON of instances: boxes x, y, width, height in pixels of each picture, masks as compressed run lengths.
+"""COCO instances JSON: boxes x, y, width, height in pixels of each image, masks as compressed run lengths.
 
-Ids of images, annotations and categories count from 1, categories in the order of the label space. What is ignored is
-``iscrowd``; ``score`` is each object's, 1 in truth. Where a label says which classes were looked for, images have
-LVIS's ``neg_category_ids`` and ``not_exhaustive_category_ids``. `clipzoo labels import --format coco` reads all of it.
+Ids of images, annotations and categories start at 1, categories in the order of the label space. Ignored objects are
+``iscrowd``. Every object has a ``score``. If a label lists the searched classes, images have LVIS's
+``neg_category_ids`` and ``not_exhaustive_category_ids``. `clipzoo labels import --format coco` reads all of these.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TASKS = ("detection",)
 
 
 def write(labels: Iterable[Labeled], column: Column, out: Place) -> None:
-    """See `clipzoo.labeling.exports.base.Write`; annotations wait in a temporary file while images are written."""
+    """See `clipzoo.labeling.exports.base.Write`. Annotations are kept in a temporary file while images are written."""
     card, draft = column.card, Draft(out)
     info = {"description": f"{column.name}, exported by clipzoo", "expert": card.uri, "license": card.license}
     categories = [{"id": i, "name": name} for i, name in enumerate(column.convention.classes, 1)]
@@ -51,23 +51,23 @@ def _put(file: IO[str], record: dict[str, Any], number: int) -> None:
 
 def _image(number: int, one: Labeled, classes: int) -> dict[str, Any]:
     (height, width), label = one.size, one.label
-    told: dict[str, Any] = {"id": number, "file_name": one.name, "height": height, "width": width}
+    record: dict[str, Any] = {"id": number, "file_name": one.name, "height": height, "width": width}
     if label.asked is not None:
-        asked, found = set(label.asked.tolist()), set(label.ids[~label.ignored].tolist())
-        told["neg_category_ids"] = [i + 1 for i in sorted(asked - found)]
-        told["not_exhaustive_category_ids"] = [i + 1 for i in sorted(found - asked)]
-    return told
+        searched, present = set(label.asked.tolist()), set(label.ids[~label.ignored].tolist())
+        record["neg_category_ids"] = [i + 1 for i in sorted(searched - present)]
+        record["not_exhaustive_category_ids"] = [i + 1 for i in sorted(present - searched)]
+    return record
 
 
 def _annotations(number: int, one: Labeled) -> Iterator[dict[str, Any]]:
-    """The objects of an image, without ids of their own."""
+    """Yield the annotations of an image, without ids."""
     label: Detection = one.label
     masks = label.masks or (None,) * len(label.ids)
     rows = zip(label.boxes.tolist(), label.ids.tolist(), label.scores, label.ignored.tolist(), masks, strict=True)
     for (x0, y0, x1, y1), kind, score, ignored, mask in rows:
-        told = {"image_id": number, "category_id": kind + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
-        told |= {"area": (x1 - x0) * (y1 - y0), "iscrowd": int(ignored), "score": float(str(score))}
+        record = {"image_id": number, "category_id": kind + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+        record |= {"area": (x1 - x0) * (y1 - y0), "iscrowd": int(ignored), "score": float(str(score))}
         if mask is not None:
             area = int(rle.decode(mask, one.size).sum())
-            told |= {"area": area, "segmentation": {"size": list(one.size), "counts": mask}}
-        yield told
+            record |= {"area": area, "segmentation": {"size": list(one.size), "counts": mask}}
+        yield record

@@ -1,4 +1,4 @@
-"""Columns that experts read: in which order that is done, and a shard's labels of them."""
+"""Columns that derived experts read: the order of labeling, and a shard's labels."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts.base import Expert, ExpertCard
-from clipzoo.store import Column, Store
-from clipzoo.store.store import marks_of
+from clipzoo.store import Column, Store, marks_of
 
 
 def stages(experts: Sequence[Expert], store: Store) -> list[list[Expert]]:
-    """The experts in groups, each of which reads columns that are in the store or come from a group before it.
+    """Return the experts in groups. Each group reads only columns of the store or of earlier groups.
 
-    Each is told what the columns that it reads mean (`Expert.bind`).
+    Experts are bound to the cards of the columns that they read (`Expert.bind`).
 
     Raises:
-        ExpertError: a column that is read is neither there nor made, is not what its reader needs, or a circle.
+        ExpertError: a column is missing, is not what its reader needs, or experts read each other's columns.
     """
     made = {expert.card.column for expert in experts}
     known: dict[str, ExpertCard] = {}
@@ -25,7 +24,9 @@ def stages(experts: Sequence[Expert], store: Store) -> list[list[Expert]]:
     while waiting:
         ready = [expert for expert in waiting if not (made - known.keys()) & set(expert.reads)]
         if not ready:
-            raise ExpertError(f"{' and '.join(e.card.uri for e in waiting)} read each other's columns; leave one out")
+            raise ExpertError(
+                f"{' and '.join(e.card.uri for e in waiting)} read each other's columns. Remove one of them"
+            )
         for expert in ready:
             if expert.reads:
                 expert.bind({name: known.get(name) or _card(store, name, expert) for name in expert.reads})
@@ -40,26 +41,28 @@ def _card(store: Store, name: str, reader: Expert) -> ExpertCard:
         return store.column(*name.split("/", 1)).card
     except (StoreError, TypeError) as error:
         raise ExpertError(
-            f"{reader.card.uri} reads the column {name!r}, which is not there ({error}); label it first, or name its "
+            f"{reader.card.uri} reads the column {name!r}, which does not exist ({error}). Label it first, or name its "
             "expert in the same call"
         ) from error
 
 
-def opened(expert: Expert, store: Store, dataset: Mapping[str, Any], shards: Collection[str]) -> tuple[Column, ...]:
-    """The columns that an expert reads, all of these shards being in them.
+def open_columns(
+    expert: Expert, store: Store, dataset: Mapping[str, Any], shards: Collection[str]
+) -> tuple[Column, ...]:
+    """Return the columns that an expert reads.
 
     Raises:
-        StoreError: one is of another dataset, or lacks a shard.
+        StoreError: a column is of another dataset, or does not have one of the ``shards``.
     """
     columns = tuple(store.column(*name.split("/", 1)) for name in expert.reads)
     for column in columns:
         column.manifest.belongs(dataset, column.path)
         have = column.committed() if shards else set()
-        lacking = [shard for shard in shards if shard not in have]
-        if lacking:
+        missing = [shard for shard in shards if shard not in have]
+        if missing:
             raise StoreError(
-                f"{expert.card.uri} reads the column {column.name}, which lacks {len(lacking)} shards, {lacking[0]!r} "
-                f"the first; label them first by {column.card.uri}, or name both experts in one call"
+                f"{expert.card.uri} reads the column {column.name}, where {len(missing)} shards are missing, the first "
+                f"is {missing[0]!r}. Label them first with {column.card.uri}, or name both experts in one call"
             )
     return columns
 
@@ -68,7 +71,7 @@ class Shard:
     """One shard of the columns that an expert reads; ``source`` is `shard_fingerprint` of its samples.
 
     Raises:
-        StoreError: a column's labels are of other samples, or mean something else than its manifest says.
+        StoreError: a column's labels are of other samples, or were made under another manifest.
     """
 
     def __init__(self, columns: Sequence[Column], shard: str, source: str) -> None:
@@ -81,7 +84,7 @@ class Shard:
             self._columns.append((column, {row["key"]: row for row in rows.to_pylist()}))
 
     def labels(self, key: str) -> dict[str, Any]:
-        """Column name -> label of a sample, of the columns that have one."""
+        """Return column name -> label of a sample, for the columns that have one."""
         return {
             column.name: column.label(self._shard, rows[key])
             for column, rows in self._columns
