@@ -18,7 +18,10 @@ from clipzoo.cli import app, main
             ["new", "--yes", "--device", "cpu", "--out", "file/r.yaml"],
             "file: File exists; the path is a file: choose another",
         ),
-        (["new", "--yes", "--device", "cpu", "--out", "file/a/r.yaml"], "Not a directory; a part of the path is a file"),
+        (
+            ["new", "--yes", "--device", "cpu", "--out", "file/a/r.yaml"],
+            "a part of the path is a file",
+        ),
         (["report", "nothere"], "nothere is not a run folder: it has no recipe.yaml; did you mean runs/nowhere?"),
         (["export", "nothere"], "nothere is not a run folder"),
         (["experts", "ls", "--task", "dept"], "did you mean depth?"),
