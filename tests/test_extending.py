@@ -62,7 +62,7 @@ def test_the_loss_is_correct_and_limited_to_its_labels(package: Path) -> None:
     assert depth.offered(METRES) == ("silog", "berhu", "huber")
     for task, convention in (("depth", Convention(kind="affine-depth")), ("edges", Convention())):
         assert "huber" not in tasks.get(task).offered(convention)
-        with pytest.raises(PluginError, match="the loss 'huber' does not support .* labels; choose"):
+        with pytest.raises(PluginError, match=r"the loss 'huber' does not support .* labels; choose"):
             tasks.get(task).criterion(convention, "huber")
     with pytest.raises(PluginError, match="the loss 'huber' does not support detection labels; omit the loss"):
         tasks.get("detection").criterion(Convention(("a",)), "huber")
