@@ -12,12 +12,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
-from clipzoo import import_labels, plugins
+from clipzoo import import_labels
 from clipzoo.cli import app
 from clipzoo.errors import ImageError, PluginError, StoreError
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import export_labels, label
-from clipzoo.labeling.exports import Labeled
+from clipzoo.labeling.exports import PLUGINS, Labeled
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from clipzoo.tasks import Convention, rle
@@ -169,7 +169,7 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     data = make_dataset(tmp_path / "data")
     label(data, [Bright()], tmp_path / "labels", check=False, progress=False)
     out = tmp_path / "a.json"
-    with pytest.raises(StoreError, match=r"coco is of detection, of which .* has the columns none"):
+    with pytest.raises(StoreError, match=r"the format coco supports detection.* has these columns of it: none"):
         export_labels(tmp_path / "labels", data, "coco", out)
     with pytest.raises(PluginError, match="has no 'cocoo'; did you mean coco"):
         export_labels(tmp_path / "labels", data, "cocoo", out)
@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_labels(tmp_path):
     for count in (200, 2000):
         tracemalloc.start()
         pictures = (Labeled(f"{i}", f"{i}.jpg", one.size, one) for i in range(count))
-        plugins.load("labeling.exports", "coco").write(pictures, column, tmp_path / "a.json")
+        PLUGINS.load("coco").write(pictures, column, tmp_path / "a.json")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == count
@@ -209,9 +209,9 @@ def test_memory_does_not_grow_with_the_labels(tmp_path):
 
 def test_every_format_tells_what_it_holds_and_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "labels.md").read_text()
-    assert plugins.names("labeling.exports") == ("coco",)
-    for name in plugins.names("labeling.exports"):
-        module = plugins.load("labeling.exports", name)
+    assert PLUGINS.names() == ("coco",)
+    for name in PLUGINS.names():
+        module = PLUGINS.load(name)
         assert module.TASKS
         assert callable(module.write)
         assert f"| `{name}` |" in text

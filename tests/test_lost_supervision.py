@@ -285,7 +285,12 @@ def recaptioned(data: Path, store: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(anew, NAME), (edited, NAME), (repainted, "1 shards .the first is '00002'"), (recaptioned, "1 shards .the first is '00002'")],
+    [
+        (anew, NAME),
+        (edited, NAME),
+        (repainted, "1 shards .the first is '00002'"),
+        (recaptioned, "1 shards .the first is '00002'"),
+    ],
 )
 def test_a_kept_plan_of_other_labels_or_samples_is_refused_once_arms_are_trained(
     data: Path, store: Path, tmp_path: Path, change: Callable[[Path, Path], None], says: str
