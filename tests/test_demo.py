@@ -78,6 +78,7 @@ def test_captions_are_noisy_but_mostly_name_the_object() -> None:
     assert max(len(text.split()) for text in distinct) < 20
 
 
+@pytest.mark.slow
 def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
     render_split("test", 6, tmp_path, workers=1)
     shard = tmp_path / "images" / "00000.tar"
@@ -157,6 +158,7 @@ def test_the_tiny_experts_are_good_but_not_perfect(unpacked: Path, task: str) ->
     assert low < value < high
 
 
+@pytest.mark.slow
 def test_the_tiny_clip_recognizes_at_least_half_of_the_pictures(unpacked: Path) -> None:
     suite = Suite.load({"test": unpacked / "test"}, (96, 96))
     student = Student.create(model_schemes.resolve("demo:clip")).eval()

@@ -123,7 +123,7 @@ def test_a_column_says_whose_labels_it_is_made_of(data, tmp_path):
     told = made.manifest.expert["preprocessing"]
     assert told["reads"]["depth/test-tilted"]["weights_sha256"] == "02"
     assert told["fov"] == str(FOV)
-    assert made.manifest.expert["license"] == "MIT"
+    assert made.manifest.expert["licence"] == "MIT"
     Store(tmp_path / "labels").remove("depth", "test-tilted")
     label(data, [Tilted("03")], tmp_path / "labels", max_failures=1, progress=False)
     with pytest.raises(StoreError, match="made with preprocessing"):

@@ -191,6 +191,7 @@ def test_a_damaged_label_leaves_no_half_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "labels"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_labels(tmp_path):
     data = make_dataset(tmp_path / "data", shards=1)
     label(data, [Boxes()], tmp_path / "labels", check=False, progress=False)

@@ -66,7 +66,7 @@ def test_files_become_a_column_and_what_is_unsound_a_row_with_its_reason(tmp_pat
         column.manifest.expert["uri"]
         == f"files:{files}?along=z&invalid=0,65535&kind=metric&license=mine&scale=0.001&task=depth"
     )
-    assert column.manifest.expert["license"] == "mine"
+    assert column.manifest.expert["licence"] == "mine"
     assert column.manifest.expert["preprocessing"]["scale"] == "0.001"
     rows = {row["key"]: row for shard in ("00000", "00001") for row in column.rows(shard).to_pylist()}
     for key, reason in {

@@ -167,6 +167,7 @@ print((peak() - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(corpus: tuple[str, str], tmp_path: Path) -> None:
     """Bombs of 50 MB to 8 EB are in the corpus; none may be unpacked."""
     ended = child(MEASURED, corpus[1], tmp_path)

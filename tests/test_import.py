@@ -95,7 +95,7 @@ def test_coco_is_stored_as_pycocotools_reads_it(tmp_path):
     assert (found.samples, found.matched, found.column.labels, found.column.failures) == (12, 6, 6, 6)
     (column,) = Store(tmp_path / "out").columns()
     assert column.convention.classes == ("car", "zebra")
-    assert column.manifest.expert["license"] == "CC-BY-4.0"
+    assert column.manifest.expert["licence"] == "CC-BY-4.0"
     assert len(column.manifest.expert["weights_sha256"]) == 64
     labels, truth = stored(tmp_path / "out"), COCO(str(path))
     for i in range(6):

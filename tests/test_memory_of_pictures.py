@@ -43,6 +43,7 @@ def test_the_message_names_a_setting_that_works(monkeypatch):
     assert limited("192", f"print({small}.shape)").stdout == "(12, 16, 3)\n"
 
 
+@pytest.mark.slow
 def test_the_limit_may_be_above_that_of_pillow():
     code = "from PIL import Image; print(Image.MAX_IMAGE_PIXELS)"
     assert limited("1_000_000_000", code).stdout == "1000000000\n"

@@ -176,6 +176,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_ten_times_the_pictures_take_no_more_memory(tmp_path: Path) -> None:
     """5,000 small pictures would be 61 MB of pixels and as much of labels again; 500 are 6."""
     data, mask = encoded(image(0, (64, 64)), "JPEG"), np.zeros((64, 64), np.uint16)
