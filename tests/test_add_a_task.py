@@ -53,7 +53,7 @@ def test_the_page_goes_all_the_way(place: Path) -> None:
             assert cell["mean"] > 0
     assert results["protocol"]["averaging"] == "elevation: over pixels of the whole set"
     page = (place / "runs" / "elevation" / "page.html").read_text()
-    assert "All figures: elevation" in page
+    assert "All numbers: elevation" in page
     assert page.count('alt="elevation of ') > 3
     told = CliRunner().invoke(app, ["tasks", "elevation"]).output
     assert "error in m, lower is better" in told

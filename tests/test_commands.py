@@ -20,7 +20,7 @@ from clipzoo.cli import app, main
         ),
         (
             ["new", "--yes", "--device", "cpu", "--out", "file/a/r.yaml"],
-            "Not a directory; a part of the path is a file",
+            "a part of the path is a file",
         ),
         (["report", "nothere"], "nothere is not a run folder: it has no recipe.yaml; did you mean runs/nowhere?"),
         (["export", "nothere"], "nothere is not a run folder"),

@@ -152,7 +152,9 @@ def test_what_is_not_there_is_asked_for(data, tmp_path):
         label(data, [NORMALS], tmp_path / "labels", progress=False)
     first = "00000"
     label(data, [Tilted()], tmp_path / "labels", shards=[first], max_failures=1, progress=False)
-    with pytest.raises(StoreError, match="lacks 1 shards, '00001' the first; label them first by test:tilted"):
+    with pytest.raises(
+        StoreError, match=r"1 shards are missing, the first is '00001'\. Label them first with test:tilted"
+    ):
         label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
     (part,) = label(data, [NORMALS], tmp_path / "labels", shards=[first], max_failures=1, progress=False)
     assert part.shards == 1

@@ -16,8 +16,8 @@ from clipzoo import import_labels
 from clipzoo.cli import app
 from clipzoo.errors import ImageError, PluginError, StoreError
 from clipzoo.experts import Expert, ExpertCard
-from clipzoo.labeling import export_labels, exports, label
-from clipzoo.labeling.exports import Labeled
+from clipzoo.labeling import export_labels, label
+from clipzoo.labeling.exports import PLUGINS, Labeled
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from clipzoo.tasks import Convention, rle
@@ -169,7 +169,7 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     data = make_dataset(tmp_path / "data")
     label(data, [Bright()], tmp_path / "labels", check=False, progress=False)
     out = tmp_path / "a.json"
-    with pytest.raises(StoreError, match=r"coco is of detection, of which .* has the columns none"):
+    with pytest.raises(StoreError, match=r"the format coco supports detection.* has these columns of it: none"):
         export_labels(tmp_path / "labels", data, "coco", out)
     with pytest.raises(PluginError, match="has no 'cocoo'; did you mean coco"):
         export_labels(tmp_path / "labels", data, "cocoo", out)
@@ -201,7 +201,7 @@ def test_memory_does_not_grow_with_the_labels(tmp_path):
     for count in (200, 2000):
         tracemalloc.start()
         pictures = (Labeled(f"{i}", f"{i}.jpg", one.size, one) for i in range(count))
-        exports.PLUGINS.load("coco").write(pictures, column, tmp_path / "a.json")
+        PLUGINS.load("coco").write(pictures, column, tmp_path / "a.json")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == count
@@ -210,9 +210,9 @@ def test_memory_does_not_grow_with_the_labels(tmp_path):
 
 def test_every_format_tells_what_it_holds_and_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "labels.md").read_text()
-    assert exports.PLUGINS.names() == ("coco",)
-    for name in exports.PLUGINS.names():
-        module = exports.PLUGINS.load(name)
+    assert PLUGINS.names() == ("coco",)
+    for name in PLUGINS.names():
+        module = PLUGINS.load(name)
         assert module.TASKS
         assert callable(module.write)
         assert f"| `{name}` |" in text

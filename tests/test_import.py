@@ -455,7 +455,7 @@ def test_nothing_matches_or_two_match_one(tmp_path):
         one["file_name"] = "x" + one["file_name"]
     other = written(tmp_path / "b.json", values)
     answers = {"classes": "all", "masks": "no"}
-    with pytest.raises(ExpertError, match=r"none of 12 samples .* keys are as '000000', '000001'"):
+    with pytest.raises(ExpertError, match=r"none of 12 samples .* Examples of their keys: '000000', '000001'"):
         import_labels(str(data), str(other), "coco", answers, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
     folder = tmp_path / "folder"

@@ -227,7 +227,9 @@ def test_a_label_outside_its_label_space_is_a_row(tmp_path, monkeypatch):
 
     expert, wrong = Bright(), Segmentation(np.full((2, 2), 7, np.uint16), np.ones((2, 2), bool))
     monkeypatch.setattr(expert, "predict", lambda images: [wrong] * len(images))
-    with pytest.raises(ExpertError, match="Example: 00000/000000: the expert gave no sound label: class id 7 in"):
+    with pytest.raises(
+        ExpertError, match="Example: 00000/000000: the expert gave no sound label: class id 7 is outside"
+    ):
         run(make_dataset(tmp_path / "data", shards=1), tmp_path / "out", [expert], max_failures=1)
 
 

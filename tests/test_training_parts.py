@@ -15,7 +15,7 @@ import clipzoo.training
 from clipzoo.data import Batch, loader
 from clipzoo.errors import RecipeError
 from clipzoo.recipe import TrainingRecipe, parse
-from clipzoo.runs.folder import Run
+from clipzoo.runs import Run
 from clipzoo.tasks import PLUGINS
 from clipzoo.training import Job, checkpoint, objectives, ranks, read_log, train
 from test_training import STEPS, job

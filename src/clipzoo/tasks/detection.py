@@ -26,12 +26,12 @@ from torchvision.ops import batched_nms
 from clipzoo.errors import LabelError
 from clipzoo.losses import focal, giou
 from clipzoo.tasks import _average_precision, _fcos, maps, rle
-from clipzoo.tasks._objects import Detection, change_masks, check_label, from_json, to_json
+from clipzoo.tasks._objects import STEPS, Detection, change_masks, check_label, from_json, to_json
 from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics, Target, Task, require
 from clipzoo.tasks.segmentation import MAX_CLASSES, palette
 from clipzoo.types import BoolArray, ImageArray, View
 
-__all__ = ["TASK", "Detection", "DetectionMetric", "DetectionTask"]
+__all__ = ["STEPS", "TASK", "Detection", "DetectionMetric", "DetectionTask"]
 
 SEEN_SHARE = 0.25 - 1e-4
 """Boxes with a smaller visible share are ignored; the tolerance makes ties equal under mirroring."""
