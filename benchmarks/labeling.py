@@ -30,9 +30,9 @@ from PIL import Image
 from clipzoo import experts
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import Tuning, estimate, label
-from clipzoo.labeling.samples import decode
 from clipzoo.locations import resolve_data
 from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.readers.decode import decode
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import ColumnWriter, Store, software
 from clipzoo.tasks import Convention

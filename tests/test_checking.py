@@ -319,7 +319,7 @@ def test_as_many_pictures_are_asked_for_as_the_reader_wants(tmp_path: Path, monk
         together.wait()
         return decode_image(data)
 
-    monkeypatch.setattr("clipzoo.labeling.samples.decode_image", decoded)
+    monkeypatch.setattr("clipzoo.readers.decode.decode_image", decoded)
     if does == "check":
         assert check(str(tmp_path / "data"), progress=False).usable == 2 * many
     else:

@@ -241,7 +241,7 @@ def test_threads_are_fixed_noted_and_given_back(tmp_path):
 
 def test_the_next_batch_is_decoded_while_one_is_predicted(tmp_path, monkeypatch):
     """Else the expert waits for a batch's decode before each of its batches."""
-    import clipzoo.labeling.samples as batches
+    import clipzoo.readers.decode as batches
 
     count, enough = [0], threading.Event()
     decode_image = batches.decode_image

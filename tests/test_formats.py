@@ -23,6 +23,7 @@ from clipzoo.labeling import label
 from clipzoo.readers import Reader, fingerprint, open_dataset, parquet
 from clipzoo.readers import _rows as rows_module
 from clipzoo.readers import folder as folder_module
+from clipzoo.readers import imagefolder as imagefolder_module
 from clipzoo.readers import table as table_module
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, verify
@@ -109,7 +110,7 @@ FORMATS: dict[str, Callable[[Path], str]] = {
 @pytest.fixture(params=FORMATS)
 def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """One dataset of every format, cut into small shards."""
-    for module in (rows_module, folder_module, table_module):
+    for module in (rows_module, folder_module, table_module, imagefolder_module):
         monkeypatch.setattr(module, "ROWS", 3)
     return FORMATS[request.param](tmp_path / "data")
 

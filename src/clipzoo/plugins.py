@@ -24,7 +24,7 @@ P = TypeVar("P")
 LISTED = 20
 """Longer lists of names are reduced to the most similar ones."""
 
-SHARED = frozenset({"base", "layers", "maps", "masked", "png", "rle"})
+SHARED = frozenset({"base", "decode", "layers", "maps", "masked", "png", "rle"})
 """Public modules of plugin folders that are shared by plugins and are not plugins themselves."""
 
 

@@ -16,9 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import DatasetError
-from clipzoo.labeling.plan import spread
-from clipzoo.labeling.samples import read_image
-from clipzoo.readers import Entry, Reader, in_turn
+from clipzoo.readers import Entry, Reader, in_turn, spread
+from clipzoo.readers.decode import read_image
 from clipzoo.stopping import signals
 from clipzoo.types import Failure
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.experts import ExpertInput
-from clipzoo.readers import open_dataset
-from clipzoo.readers._location import IMAGES
+from clipzoo.readers import IMAGES, open_dataset
 from clipzoo.types import ImageArray, View, decode_image
 
 MOST = 16

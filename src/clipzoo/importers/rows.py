@@ -21,8 +21,7 @@ from clipzoo.files import state
 from clipzoo.importers import base as _keyed
 from clipzoo.importers import files
 from clipzoo.importers.base import KeyedExpert
-from clipzoo.readers import Entry, open_dataset
-from clipzoo.readers._rows import ROW, RowReader
+from clipzoo.readers import ROW, Entry, RowReader, open_dataset
 from clipzoo.readers.table import Table
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection

@@ -14,7 +14,7 @@ from clipzoo.experts._answers import Answers, parse, split
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import read_at, state
 from clipzoo.importers import files
-from clipzoo.readers._location import Location
+from clipzoo.readers import Location
 from clipzoo.readers.base import IMAGE_BYTES, Span, too_large
 from clipzoo.readers.webdataset import WebDataset
 from clipzoo.types import Size

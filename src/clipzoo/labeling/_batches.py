@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from clipzoo.experts import ExpertInput
-from clipzoo.labeling.samples import Decoded, decode
 from clipzoo.readers import Entry, Reader
+from clipzoo.readers.decode import Decoded, decode
 from clipzoo.types import IN_FLIGHT, NoRoomError, Room
 
 PENDING_PIXELS = 64_000_000

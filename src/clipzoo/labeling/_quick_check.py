@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from clipzoo import conformance
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.importers.base import SampleExpert
-from clipzoo.labeling.samples import decode
 from clipzoo.readers import Reader
+from clipzoo.readers.decode import decode
 
 log = logging.getLogger(__name__)
 

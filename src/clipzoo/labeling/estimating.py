@@ -15,8 +15,8 @@ from clipzoo.labeling._loading import create_experts, load_expert, resolve_devic
 from clipzoo.labeling._progress import COMMIT, Meter, Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, label_shards
-from clipzoo.labeling.plan import Job, spread
-from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.labeling.plan import Job
+from clipzoo.readers import Entry, Reader, open_dataset, spread
 from clipzoo.stopping import signals
 from clipzoo.store import Column, Store
 from clipzoo.types import Sample

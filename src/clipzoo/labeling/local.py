@@ -26,8 +26,8 @@ from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
 from clipzoo.labeling.plan import Job, source_state
-from clipzoo.labeling.samples import Decoded
 from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
+from clipzoo.readers.decode import Decoded
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
 from clipzoo.store.manifest import append_run

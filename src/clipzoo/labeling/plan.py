@@ -6,15 +6,12 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import filter as fitting
-from typing import TypeVar
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.experts.base import Expert
 from clipzoo.importers.base import KeyedExpert
 from clipzoo.readers import Reader
 from clipzoo.store import Column, runs
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +84,6 @@ def uncommitted(jobs: Sequence[Job], columns: Sequence[Column]) -> list[str]:
     """Return the shards of jobs that are not committed in all of their columns."""
     have = {i: columns[i].committed() for i in {i for job in jobs for i in job.columns}}
     return [job.shard for job in jobs if any(job.shard not in have[i] for i in job.columns)]
-
-
-def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
-    """Return ``count`` items at equal distances; all if there are fewer, or ``count`` is None."""
-    if count is None or len(items) <= count:
-        return items
-    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
 
 
 def _chosen(reader: Reader, shards: Collection[str] | None) -> list[str]:

@@ -10,11 +10,10 @@ from pathlib import Path
 from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.labeling.plan import spread
-from clipzoo.labeling.samples import read_image
 from clipzoo.pages import _html
 from clipzoo.pages.pictures import data_uri, overlay
-from clipzoo.readers import Entry, Reader, fingerprint, open_dataset
+from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, spread
+from clipzoo.readers.decode import read_image
 from clipzoo.store import Column, Store, create_file
 from clipzoo.types import Failure, ImageArray
 

@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from clipzoo.files import AnyPath, read_at
 from clipzoo.readers._formats import PLUGINS, ReaderPlugin, open_location
-from clipzoo.readers._location import Location
-from clipzoo.readers.base import Entry, Reader, Span, in_turn
+from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers._rows import ROW, RowReader
+from clipzoo.readers.base import Entry, Reader, Span, in_turn, spread
 
 __all__ = [
-    "PLUGINS", "Entry", "Location", "Reader", "ReaderPlugin", "Span", "fingerprint", "in_turn", "open_dataset",
-    "read_at", "shard_fingerprint",
+    "IMAGES", "PLUGINS", "ROW", "Entry", "Location", "Reader", "ReaderPlugin", "RowReader", "Span", "fingerprint",
+    "in_turn", "open_dataset", "read_at", "shard_fingerprint", "spread",
 ]  # fmt: skip
 
 

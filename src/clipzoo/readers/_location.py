@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from urllib.parse import quote, unquote
 from clipzoo import files
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place
+from clipzoo.plugins import hint
 from clipzoo.readers import _shards
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2", "jfif", "avif")
@@ -142,9 +142,7 @@ class Location:
         known = ("format", *names)
         for name in self.options:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"this format has: {', '.join(known)}"
-                raise DatasetError(f"{self.text!r}: there is no option {name!r}; {hint}")
+                raise DatasetError(f"{self.text!r}: the format has no option {name!r}; {hint(name, known)}")
         return self
 
     def told(self, **options: str) -> str:

@@ -12,8 +12,6 @@ from clipzoo.files import Place, read_at
 from clipzoo.readers.base import CAPTION_BYTES, Span
 from clipzoo.types import Failure
 
-BLOCK = 512
-
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -69,8 +67,8 @@ def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError(f"the member {member.name!r} claims a size of {member.size} bytes")
             yield member
         end = tar.offset
-    mark = read_at(path, end, BLOCK)
-    if len(mark) < BLOCK or mark.strip(b"\0"):
+    mark = read_at(path, end, tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
         raise tarfile.ReadError(f"no end mark at byte {min(end, size)} of {size}")
     for at in range(end, size, CAPTION_BYTES):
         if read_at(path, at, CAPTION_BYTES).strip(b"\0"):

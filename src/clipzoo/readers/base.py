@@ -8,9 +8,12 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from clipzoo.files import Place
 from clipzoo.types import Failure, Sample
+
+T = TypeVar("T")
 
 Span = tuple[int, int]
 """(offset, size) in bytes; where a format has rows instead, (row of the file, 1)."""
@@ -88,6 +91,13 @@ class Reader(ABC):
     def near(self, shard: str) -> AbstractContextManager[None]:
         """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
         return nullcontext()
+
+
+def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
+    """Return ``count`` items at equal distances; all if there are fewer, or ``count`` is None."""
+    if count is None or len(items) <= count:
+        return items
+    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
 
 
 @contextmanager

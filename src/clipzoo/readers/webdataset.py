@@ -28,7 +28,7 @@ from clipzoo.readers._captions import Captions
 from clipzoo.readers._layout import LAST, Layout, decide, inferred, stems
 from clipzoo.readers._location import IMAGES, Location
 from clipzoo.readers._rows import CAPTION, digest
-from clipzoo.readers._tar import BLOCK, Member, members
+from clipzoo.readers._tar import Member, members
 from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
 from clipzoo.types import Failure, Sample
 
@@ -344,5 +344,5 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> Span:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     tar.addfile(info, io.BytesIO(data))
-    padded = -(-len(data) // BLOCK) * BLOCK
+    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     return tar.offset - padded, len(data)

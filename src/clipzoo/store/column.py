@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from tarfile import BLOCKSIZE
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,6 @@ from clipzoo import files, tasks
 from clipzoo.errors import LabelError, LostError, StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import Place, alone, read_at
-from clipzoo.readers._tar import BLOCK
 from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
 from clipzoo.store.rows import (
     EXPERT_MARK,
@@ -48,7 +48,7 @@ def _size(header: bytes) -> int:
 def _has_other_name(before: bytes, name: str) -> bool:
     """Return True if the PAX record before a member's header has another name. Records over one block are not read."""
     record = f" path={name}\n".encode()
-    return len(record) < BLOCK - 4 and record not in before
+    return len(record) < BLOCKSIZE - 4 and record not in before
 
 
 class Column:
@@ -242,10 +242,10 @@ class Column:
             LabelError: the header is of another member: rows and tar are from different runs.
         """
         name = f"{key}.{tasks.get(self.task).extension}"
-        long = 0 if name.isascii() and len(name) < NAME else 2 * BLOCK  # PAX keeps such a name in a member before
-        before = min(offset, long + BLOCK)
+        long = 0 if name.isascii() and len(name) < NAME else 2 * BLOCKSIZE  # PAX keeps such a name in a member before
+        before = min(offset, long + BLOCKSIZE)
         data = self.read(shard, offset - before, before + size)
-        header = data[before - BLOCK : before]
+        header = data[before - BLOCKSIZE : before]
         stored = header[:NAME].rstrip(b"\0").decode("utf-8", "replace")
         if (stored != name and not long) or _size(header) != size or (long and _has_other_name(data[:before], name)):
             raise LabelError(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clipzoo.errors import SampleError
-from clipzoo.readers import Entry, Reader
+from clipzoo.readers.base import Entry, Reader
 from clipzoo.types import Failure, ImageArray, Sample, decode_image
 
 
