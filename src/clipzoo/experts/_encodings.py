@@ -51,7 +51,7 @@ ENCODINGS: Mapping[str, Encoding] = {
     "sunrgbd": Encoding(_metric("z", 0.001, "0"), (0.1, 30), rotated=True),
     # KITTI depth devkit, readme.txt: meters are the 16-bit value / 256; 0 is "no ground truth".
     "kitti": Encoding(_metric("z", 1 / 256, "0"), (0.5, 150)),
-    # Virtual KITTI 2, Naver Labs' page: centimeters in 16 bits, cut at 655.35 m, which is the sky's value.
+    # Virtual KITTI 2, as public loaders read it: centimeters in 16-bit PNG; the sky is 65535 (655.35 m).
     "vkitti2": Encoding(_metric("z", 0.01, "65535"), (0.1, 655.35)),
     # DIODE, diode-devkit's README: float meters in *_depth.npy, and 1 in *_depth_mask.npy where there was a return. It
     # does not say what depth is measured along.
