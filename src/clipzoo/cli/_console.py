@@ -19,6 +19,7 @@ from rich.text import Text
 from clipzoo.errors import visible
 
 if TYPE_CHECKING:
+    from clipzoo.labeling import ColumnReport
     from clipzoo.recipe import Recipe
     from clipzoo.runs import Run
 
@@ -49,6 +50,15 @@ console = _Console()
 def plain(text: str) -> None:
     """Print text without markup, highlighting and line breaks."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_reports(reports: Sequence[ColumnReport]) -> None:
+    """Print the contents of columns after labeling, and an example of the most frequent failure of each."""
+    from clipzoo.cli._tables import failure_examples, labeled
+
+    console.print(labeled(reports))
+    for example in failure_examples(reports):
+        plain(example)
 
 
 def bold(path: object) -> str:

@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """Pseudo-label a dataset with experts; rerunning the command resumes."""
     from clipzoo import labeling, locations
-    from clipzoo.cli._console import console, plain
-    from clipzoo.cli._tables import estimated, estimated_total, failure_examples, labeled
+    from clipzoo.cli._console import console, print_reports
+    from clipzoo.cli._tables import estimated, estimated_total
     from clipzoo.runs.preflight import pick_device
 
     if price is not None and not estimate:
@@ -70,6 +70,4 @@ def command(
         engine=engine,  # type: ignore[arg-type]  # it checks
         ray_address=ray_address,
     )  # fmt: skip
-    console.print(labeled(reports))
-    for example in failure_examples(reports):
-        plain(example)
+    print_reports(reports)

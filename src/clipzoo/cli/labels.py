@@ -152,17 +152,14 @@ def import_(
 ) -> None:
     """Import existing labels as a column; their meaning must be stated and is never guessed."""
     from clipzoo import locations
-    from clipzoo.cli._console import console, plain
-    from clipzoo.cli._tables import failure_examples, labeled
+    from clipzoo.cli._console import console, plain, print_reports
     from clipzoo.labeling import import_labels
 
     values = dict(one.partition("=")[::2] for one in answers or ()) | ({} if name is None else {"as": name})
     place = locations.resolve_into_store(data, out)
     result = import_labels(place, source, format, values, out, max_failures=max_failures, retry_failed=retry_failed)
     column, unmatched = result.column, result.samples - result.matched
-    console.print(labeled([column]))
-    for example in failure_examples([column]):
-        plain(example)
+    print_reports([column])
     without = f", {unmatched:,} without a label" if unmatched else ""
     console.print(f"{result.samples:,} samples{without}: {column.labels:,} labeled, {column.failures:,} failed")
     for note, count in result.notes.items():

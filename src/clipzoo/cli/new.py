@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from clipzoo.cli._options import Device
+
+if TYPE_CHECKING:
+    from clipzoo.runs.new_recipe import Data
 
 T = TypeVar("T")
 
@@ -39,18 +42,14 @@ def command(
 
     from clipzoo import files, trust
     from clipzoo import recipe as recipes
-    from clipzoo.cli._console import bars, bold, console, plain
+    from clipzoo.cli._console import bold, console, plain
     from clipzoo.runs import new_recipe as draft
     from clipzoo.runs.preflight import pick_device
 
     draft.check_out(out)
     device = pick_device(device)
 
-    def check_data(location: str) -> draft.Data:
-        with bars() as progress:
-            return draft.check_data(location, lambda done, total: progress.step("shards", done, total))
-
-    found = _ask("1. Dataset (docs/data.md)", data, "demo:captioned", check_data, yes)
+    found = _ask("1. Dataset (docs/data.md)", data, "demo:captioned", _check_data, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
     plain(f"   {found.samples:,} usable samples{skipped}")
     place = store or draft.find_store(found)
@@ -76,6 +75,15 @@ def command(
     trust.remember(recipes.load(out, trust=True).code, out)  # the user named its experts in this command
     verb = "run" if splits else "train"
     console.print(f"recipe: {bold(out)}; next: clipzoo {verb} {escape(str(out))} --dry-run")
+
+
+def _check_data(location: str) -> Data:
+    """Return the checked dataset, with a bar on the terminal."""
+    from clipzoo.cli._console import bars
+    from clipzoo.runs.new_recipe import check_data
+
+    with bars() as progress:
+        return check_data(location, lambda done, total: progress.step("shards", done, total))
 
 
 def _ask(question: str, given: Any, usual: Any, check: Callable[[Any], T], yes: bool) -> T:
