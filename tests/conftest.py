@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from clipzoo.experts.base import ExpertCard
+from clipzoo.files import _near
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Column, ColumnWriter, Store
@@ -30,6 +31,14 @@ WORDS = ("red", "green", "blue", "dark", "bright", "square")
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_copies_survive() -> Iterator[None]:
+    """Remote files that the process keeps to its end are kept to the end of the test: others reuse the addresses."""
+    yield
+    while _near._copies:
+        _near._copies.popitem()[1].unlink(missing_ok=True)
 
 
 def picture(rng: np.random.Generator, size: int = 32) -> tuple[np.ndarray, str, np.ndarray]:
