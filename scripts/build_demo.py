@@ -1,4 +1,4 @@
-"""Build the embedded demo from nothing but ``src/clipzoo/demo/meshes.npz`` (dev time, two CPU cores).
+"""Build the embedded demo from ``src/clipzoo/demo/meshes.npz`` (dev time, two CPU cores).
 
     S=scratch                                                             # any folder
     python scripts/build_demo.py render --split pretraining --count 24000 --out $S    # 6 min

@@ -1,12 +1,12 @@
-"""OpenClipart drawings (public domain) as a captioned dataset and benchmark folders with true foregrounds.
+"""Build a captioned dataset and benchmark folders with true foregrounds from OpenClipart drawings (public domain).
 
     scripts/fetch_openclipart            # fetches the drawings and the expert, then calls this
     python scripts/build_openclipart.py SVG_FOLDER data/openclipart
 
-What a drawing becomes is in ``openclipart.py``. Drawings of one series (same title, or same folder and first word of
-the file's name) share a split; series of more than ``LARGE`` (decks of cards, road signs) are trained on only. The
-splits with truth have ``segmentation/truth`` and ``edges/truth``; a drawing that fills its box has no background to be
-told from, and gets none. Drawings are cached in ``OUT/drawings``: a run that was stopped goes on there.
+``openclipart.py`` renders the drawings. Drawings of one series (same title, or same folder and first word of the file
+name) share a split; series of more than ``LARGE`` drawings (decks of cards, road signs) are used for training only. The
+splits with truth have ``segmentation/truth`` and ``edges/truth``. Drawings that fill their box have no background and get
+no truth. Rendered drawings are cached in ``OUT/drawings``, so rerunning the command resumes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Validation figures of the embedded world: baselines, the start, the experts; nothing of test is read."""
+"""Print validation figures of the embedded demo: baselines, the initial CLIP, the experts. The test split is not read."""
 
 from __future__ import annotations
 

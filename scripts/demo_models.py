@@ -1,4 +1,4 @@
-"""Train what the demo ships: the start (a tiny CLIP, from captions alone) and five tiny experts."""
+"""Train the models of the demo: the initial CLIP (tiny, trained on captions only) and five tiny experts."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What an OpenClipart drawing becomes: caption, series, picture, true foreground and outline. For `build_openclipart`.
+"""OpenClipart drawings: caption, series, rendered image, true foreground and outline. Used by `build_openclipart`.
 
-The caption is title, keywords and description as the SVG's authors wrote them. The picture is the drawing, cut to what
-it covers, on a square page with a soft gradient; size, place and colors are drawn from its name. (On white pages a
-threshold on the pixels nearly is the mask, and a measurement of features means little.) The truth is the drawing's own
-alpha: above 90 % foreground, below 10 % background, unknown between; its outline is an edge, the page has none.
+The caption is the title, keywords and description of the SVG. The image is the drawing, cropped to its content, on a
+square page with a soft gradient; the name seeds size, position and colors. (On white pages a threshold on the pixels
+nearly gives the mask, so a measurement of features would mean little.) The truth is the alpha channel of the drawing:
+foreground above 90 %, background below 10 %, unknown in between. Its outline is an edge; the page has no edges.
 """
 
 from __future__ import annotations

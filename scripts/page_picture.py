@@ -1,4 +1,4 @@
-"""The README's picture out of a page: a median case of each task, image, truth, both arms and the expert side by side.
+"""Extract the README's image from a report: the median case of each task with image, truth, both arms and the expert.
 
 python scripts/page_picture.py runs/demo/page.html docs/demo.png
 """
@@ -18,7 +18,7 @@ COLUMNS = ("image", "truth", "clip-ft", "clipzoo", "expert")
 
 
 def median_rows(page: str) -> list[list[Image.Image]]:
-    """Task by task, the pictures of its median case with most in its truth: as they come, not the best ones."""
+    """Return a row of images for each task: of its median cases, the one with the largest truth image."""
     rows = []
     for section in page.split('<h3 class="cap">')[1:]:
         cases = section.split('<div class="pictures">')[1:]
@@ -29,7 +29,7 @@ def median_rows(page: str) -> list[list[Image.Image]]:
 
 
 def main(page: Path, out: Path) -> None:
-    """Write the picture."""
+    """Write the image to ``out``."""
     rows = median_rows(page.read_text(encoding="utf-8").split('id="pictures"')[1])
     size = len(COLUMNS) * (SIDE + GAP) + GAP, TOP + len(rows) * (SIDE + GAP)
     sheet = Image.new("RGB", size, "white")

@@ -1,6 +1,6 @@
-"""The tables of README.md and docs/demo.md, from benchmarks/results: ``python scripts/results_tables.py``.
+"""Update the tables of README.md and docs/demo.md from benchmarks/results: ``python scripts/results_tables.py``.
 
-Their rows are replaced where they stand, found by their first cell behind the heading that names the table.
+The rows after the heading row of each table are replaced in place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ARMS = ("clip", "clip-ft", "clipzoo")
 
 @dataclass(frozen=True)
 class Table:
-    """Where it stands: the file and the first words of its heading row; and what is in it."""
+    """A table: its file, the beginning of its heading row, the results to show, and its columns."""
 
     file: str
     head: str
@@ -48,7 +48,7 @@ TABLES = (
 
 
 def rows(table: Table) -> list[str]:
-    """The rows of a table, in Markdown."""
+    """Return the rows of a table in Markdown."""
     found = json.loads((ROOT / "benchmarks" / "results" / table.results / "results.json").read_text())
     return [
         f"| {name} | {' | '.join(_cell(found, metric, column, table) for column in table.columns)} |"
@@ -77,7 +77,7 @@ def _cell(found: Mapping[str, Any], metric: str, column: str, table: Table) -> s
 
 
 def written(table: Table, text: str) -> str:
-    """The text of its file with the rows as they are to be."""
+    """Return the text of the table's file with updated rows."""
     before, head, after = text.partition(table.head)
     first, rule, rest = after.split("\n", 2)
     body = rest.split("\n\n", 1)

@@ -1,4 +1,4 @@
-"""The file tree in docs/architecture.md, written from the first lines of docstrings: ``python scripts/tree.py``."""
+"""Update the file tree in docs/architecture.md from the first lines of docstrings: ``python scripts/tree.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK = re.compile(r"(?<=```text\n)src/clipzoo/\n.*?(?=```)", re.DOTALL)
 
 
 def tree() -> str:
-    """The tree: a line for every folder and module of the package, with its summary."""
+    """Return the tree: one line for each folder and module of the package, with its summary."""
     return "\n".join(["src/clipzoo/", *_entries(SOURCE, 1)]) + "\n"
 
 
