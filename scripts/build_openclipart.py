@@ -5,8 +5,8 @@
 
 ``openclipart.py`` renders the drawings. Drawings of one series (same title, or same folder and first word of the file
 name) share a split; series of more than ``LARGE`` drawings (decks of cards, road signs) are used for training only. The
-splits with truth have ``segmentation/truth`` and ``edges/truth``. Drawings that fill their box have no background and get
-no truth. Rendered drawings are cached in ``OUT/drawings``, so rerunning the command resumes.
+splits with truth have ``segmentation/truth`` and ``edges/truth``. Drawings that fill their box have no background
+and get no truth. Rendered drawings are cached in ``OUT/drawings``, so rerunning the command resumes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Print validation figures of the embedded demo: baselines, the initial CLIP, the experts. The test split is not read."""
+"""Print validation figures of the embedded demo: baselines, initial CLIP, experts. The test split is not read."""
 
 from __future__ import annotations
 
