@@ -407,7 +407,7 @@ def test_kill_9_then_resume_is_byte_identical(tmp_path):
     assert 0 < report.labeled < 48
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_cleanly_and_says_how_to_go_on(tmp_path, sent):
     data = make_dataset(tmp_path / "data", shards=6, count=8)
     victim = child(data, tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from clipzoo import types
-from clipzoo.errors import ImageError
+from clipzoo.errors import DatasetError, ImageError
 from clipzoo.labeling import _batches
 from clipzoo.labeling._batches import decoded
 from clipzoo.readers import open_dataset
@@ -50,11 +51,15 @@ def test_the_limit_may_be_above_that_of_pillow():
     assert limited("", code).stdout == f"{Image.MAX_IMAGE_PIXELS}\n"
 
 
-@pytest.mark.parametrize("told", ["many", "0", "-3", "1e8"])
-def test_a_limit_that_is_no_number_is_said(told):
-    assert f"CLIPZOO_MAX_PIXELS={told!r} is not a number of pixels; set it like CLIPZOO_MAX_PIXELS=100000000" in (
-        limited(told, "").stderr
-    )
+@pytest.mark.parametrize("value", ["many", "0", "-3", "1e8"])
+def test_an_invalid_limit_is_refused(value):
+    expected = f"CLIPZOO_MAX_PIXELS={value!r} is not a number of pixels; set it like CLIPZOO_MAX_PIXELS=100000000"
+    with pytest.raises(DatasetError, match=re.escape(expected)):
+        types._limit(value)
+
+
+def test_the_environment_is_checked_at_import():
+    assert "CLIPZOO_MAX_PIXELS='many' is not a number of pixels" in limited("many", "").stderr
 
 
 def test_a_limit_of_the_caller_names_no_setting():

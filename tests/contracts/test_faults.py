@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -556,9 +556,11 @@ class PictureTurned(NormalsTask):
 # The trial --------------------------------------------------------------------------------------------------
 
 
-def broken(task: Task[Any]) -> list[str]:
-    """The laws that a task breaks in any of its cases."""
-    return [law.__name__ for law in LAWS if any(_breaks(law, task, case) for case in CASES[task.name])]
+def broken(task: Task[Any]) -> Iterator[str]:
+    """Yield the laws that a task breaks in any of its cases."""
+    for law in LAWS:
+        if any(_breaks(law, task, case) for case in CASES[task.name]):
+            yield law.__name__
 
 
 def _breaks(law: Callable[..., None], task: Task[Any], case: Any) -> bool:
@@ -571,9 +573,9 @@ def _breaks(law: Callable[..., None], task: Task[Any], case: Any) -> bool:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_caught(name: str) -> None:
-    assert broken(FAULTS[name]), f"no law notices {name}"
+    assert next(broken(FAULTS[name]), None), f"no law notices {name}"
 
 
 @pytest.mark.parametrize("name", sorted({task.name for task in FAULTS.values()}))
 def test_sound_task_breaks_nothing(name: str) -> None:
-    assert broken(tasks.get(name)) == []
+    assert list(broken(tasks.get(name))) == []
