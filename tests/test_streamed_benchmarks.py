@@ -235,7 +235,7 @@ def test_a_layout_is_one_file_that_a_recipe_names(tmp_path: Path) -> None:
     for i, name in enumerate(("cat", "dog", "dog")):
         (tmp_path / "pets" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "pets" / name / f"{i}.png").write_bytes(encoded(image(i)))
-    with pytest.raises(RecipeError, match="no benchmark layout 'folders'; there are: webdataset"):
+    with pytest.raises(RecipeError, match="no benchmark layout 'folders'; "):
         asked(tmp_path, test=str(tmp_path / "pets"), layout="folders")
     with installed(tmp_path / "package", page("benchmarks.md") | {"pyproject.toml": PROJECT}):
         wanted = asked(tmp_path, test=str(tmp_path / "pets"), layout="folders")
@@ -249,7 +249,7 @@ def test_a_layout_is_one_file_that_a_recipe_names(tmp_path: Path) -> None:
 def test_recipes_of_before_have_the_layout_and_preset_that_they_had(tmp_path: Path) -> None:
     wanted = asked(tmp_path, test="demo:test").evaluation
     assert (wanted.layout, wanted.preset) == ("webdataset", "quick")
-    assert plugins.names("benchmarks") == ("webdataset",)
+    assert {"voc", "webdataset"} <= set(plugins.names("benchmarks"))
 
 
 # Meaning -----------------------------------------------------------------------------------------------------

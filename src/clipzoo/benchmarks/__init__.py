@@ -1,23 +1,28 @@
 """Benchmark layouts, one file each. Benchmarks of every layout are streamed as a `Split`.
 
-A file exports ``LAYOUT``, a `Layout`. Recipes name it in ``evaluation.layout``.
+A file exports ``LAYOUT``, a `Layout`. Recipes name it in a location (``voc:PATH?split=val``) or for all locations in
+``evaluation.layout``.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
+from urllib.parse import parse_qsl
 
 from clipzoo import files
 from clipzoo.benchmarks._columns import column_labels, truth_columns
 from clipzoo.benchmarks._meaning import check_meaning
 from clipzoo.benchmarks._split import BATCH, Crop, Lazy, Split, Truth, read_split, split_of, view_of
 from clipzoo.benchmarks.base import Benchmark, Labels, Layout, Loader
+from clipzoo.errors import DatasetError
 from clipzoo.files import AnyPath, Place
 from clipzoo.plugins import Registry
 
 __all__ = [
     "BATCH", "PLUGINS", "Benchmark", "Crop", "Labels", "Layout", "LayoutPlugin", "Lazy", "Loader", "Split", "Truth",
-    "check_meaning", "column_labels", "open_benchmark", "read_split", "split_of", "truth_columns", "view_of",
+    "check_meaning", "column_labels", "layout_of", "open_benchmark", "read_split", "split_of", "truth_columns",
+    "view_of",
 ]  # fmt: skip
 
 
@@ -30,10 +35,30 @@ class LayoutPlugin(Protocol):
 PLUGINS: Registry[LayoutPlugin] = Registry("benchmarks", ("LAYOUT",))
 
 
-def open_benchmark(folder: AnyPath | Place, layout: str = "webdataset") -> Benchmark:
-    """Open the benchmark in a folder.
+def layout_of(location: str) -> str | None:
+    """Return the layout that a location such as ``voc:PATH?split=val`` names; None if it names none."""
+    scheme, colon, _ = location.partition(":")
+    return scheme if colon and scheme in PLUGINS.names() else None
+
+
+def open_benchmark(location: AnyPath | Place, layout: str = "webdataset") -> Benchmark:
+    """Open a benchmark.
+
+    Args:
+        location: a folder, or ``<layout>:<path>?<option>=<value>&…``.
+        layout: of a folder whose location names none.
 
     Raises:
-        PluginError: there is no such layout. `Layout.open` raises other errors.
+        PluginError: there is no such layout.
+        DatasetError: the options cannot be read. `Layout.open` raises other errors.
     """
-    return PLUGINS.load(layout).LAYOUT.open(files.place(folder))
+    text = os.fspath(location) if isinstance(location, str | os.PathLike) else ""
+    named = layout_of(text)
+    if named is None:
+        return PLUGINS.load(layout).LAYOUT.open(files.place(location), {})
+    path, _, query = text.partition(":")[2].partition("?")
+    try:
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise DatasetError(f"{text}: {query!r} is not of the form name=value&name=value ({error})") from error
+    return PLUGINS.load(named).LAYOUT.open(files.place(path), options)

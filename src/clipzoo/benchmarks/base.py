@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from clipzoo.files import Place
@@ -60,6 +61,7 @@ class Benchmark:
         target: returns the class index of an entry, or None.
         captions: returns the captions of a sample for retrieval; may be empty.
         places: files that are read in each pass, as in `Labels.places`.
+        pictures: picture files, if they are listed one by one; splits with a common one are refused.
     """
 
     reader: Reader
@@ -70,6 +72,7 @@ class Benchmark:
     target: Callable[[Entry], int | None] = lambda entry: None
     captions: Callable[[Entry, Sample], tuple[str, ...]] = every_caption
     places: tuple[Place, ...] = ()
+    pictures: frozenset[Path] = frozenset()
 
     @property
     def conventions(self) -> dict[str, Convention]:
@@ -80,11 +83,15 @@ class Benchmark:
 class Layout(Protocol):
     """A directory layout of benchmarks."""
 
-    def open(self, folder: Place) -> Benchmark:
+    def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open the benchmark in a folder.
 
+        Args:
+            folder: of the benchmark; some layouts take a file.
+            options: those after ``?`` of a location such as ``voc:PATH?split=val``; empty for a path alone.
+
         Raises:
-            DatasetError: there are no images in this layout.
+            DatasetError: there are no images in this layout, or an option is unknown.
             PlanError: there is no column of true labels.
             StoreError: the true labels cannot be read, or belong to another dataset.
         """

@@ -10,6 +10,8 @@ line, and ``zeroshot_classification_templates.txt`` with one template per line, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from clipzoo import files
 from clipzoo.benchmarks._columns import column_labels
 from clipzoo.benchmarks.base import PLAIN, Benchmark, Layout, every_caption
@@ -28,8 +30,10 @@ SPLIT = "test"
 class Folder:
     """The layout; see the module."""
 
-    def open(self, folder: Place) -> Benchmark:
+    def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open the benchmark in a folder; see `Layout.open`."""
+        if options:
+            raise DatasetError(f"webdataset: there is no option {next(iter(options))!r}; this layout has none")
         images, truth = folder / "images", folder / "truth"
         if not images.is_dir():
             raise DatasetError(f"{folder} has no folder images/; docs/benchmarks.md describes the layout")

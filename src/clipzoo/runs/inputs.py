@@ -48,10 +48,9 @@ class Inputs:
 
     def benchmark(self, location: str) -> Benchmark:
         """Return the benchmark at a location of ``evaluation``; packaged ones have their own layout."""
-        folder = self.located(location)
         if locations.provided(location):
-            return open_benchmark(folder)
-        return open_benchmark(folder, self.recipe.evaluation.layout)
+            return open_benchmark(self.located(location))
+        return open_benchmark(location, self.recipe.evaluation.layout)
 
     def shards(self) -> list[str] | None:
         """Return the shards that hold the first ``max_samples`` usable samples; None means all."""

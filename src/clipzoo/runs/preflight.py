@@ -27,17 +27,30 @@ TRAINED = ("clip-ft", "clipzoo")
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The pictures of a dataset or split: its folders, with everything in them, and its fingerprint."""
+    """The pictures of a dataset or split.
+
+    Attributes:
+        folders: those of which everything is read.
+        fingerprint: of the reader.
+        files: picture files that are listed one by one.
+    """
 
     folders: Sequence[Place]
     fingerprint: Mapping[str, Any]
+    files: frozenset[Path] = frozenset()
 
     def overlap(self, other: Pictures) -> bool:
-        """Return True if two datasets are equal, or one contains the other."""
-        if self.fingerprint == other.fingerprint:
+        """Return True if two datasets are equal, one contains the other, or both list a common file."""
+        if self.fingerprint == other.fingerprint or self.files & other.files:
+            return True
+        if self._holds(other) or other._holds(self):
             return True
         pairs = [(one, two) for one in self.folders for two in other.folders]
         return any(one == two or one in two.parents or two in one.parents for one, two in pairs)
+
+    def _holds(self, other: Pictures) -> bool:
+        """Return True if a folder that is read as a whole has a file that the other dataset lists."""
+        return any(folder in file.parents for folder in self.folders for file in other.files)
 
 
 def pick_device(wanted: str = "auto") -> str:
@@ -140,7 +153,8 @@ def _of_dataset(location: str) -> Pictures | None:
 def _of_benchmark(benchmark: Benchmark | None) -> Pictures | None:
     if benchmark is None:
         return None
-    return Pictures([folder.resolve() for folder in benchmark.reader.folders], fingerprint(benchmark.reader))
+    folders = [folder.resolve() for folder in benchmark.reader.folders]
+    return Pictures(folders, fingerprint(benchmark.reader), benchmark.pictures)
 
 
 def check_places(recipe: Recipe, file: Path) -> None:

@@ -1,0 +1,153 @@
+"""NYU Depth v2: ``nyu:nyu_depth_v2_labeled.mat?split=test``, or the folder of one split with pairs of files.
+
+- The labeled ``.mat`` (HDF5, axes reversed) needs ``splits.mat`` next to it, or ``splits=PATH``: 795 pictures for
+  training, 654 for testing. ``depth`` is ``filled`` (in-painted, as usual) or ``raw``. This needs h5py and scipy:
+  ``pip install 'clipzoo[benchmarks]'``.
+- A folder is read with all folders below it: ``rgb_<n>.jpg`` and ``sync_depth_<n>.png``, in millimeters, 0 is unknown.
+
+Depth is in meters along the optical axis; beyond 10 m it is unknown. ``crop=eigen`` (default) scores rows 45 to 470 and
+columns 41 to 600 of 480×640 only.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipzoo.benchmarks._depth import convention, cropped, metric
+from clipzoo.benchmarks._matlab import hdf5, matlab
+from clipzoo.benchmarks._pictures import SHARD, LabelFiles, Picture, Root, benchmark, numbers
+from clipzoo.benchmarks.base import Benchmark, Layout, Loader
+from clipzoo.errors import DatasetError
+from clipzoo.experts.base import sha256
+from clipzoo.files import Place
+from clipzoo.readers import Entry, Reader
+from clipzoo.tasks.base import Convention
+from clipzoo.tasks.depth import Depth
+from clipzoo.types import Sample
+
+FARTHEST = 10.0
+OPTIONS = {"split": ("test", "train"), "crop": ("eigen", "none"), "depth": ("filled", "raw"), "splits": ()}
+INDICES = {"test": "testNdxs", "train": "trainNdxs"}
+SHAPE = "nyu_depth_v2_labeled.mat with splits.mat, or folders of rgb_<n>.jpg with sync_depth_<n>.png"
+
+
+class Nyu:
+    """The layout; see the module."""
+
+    def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
+        """Open the labeled file, or a folder of pairs; see `Layout.open`."""
+        if isinstance(folder, Path) and folder.suffix == ".mat":
+            root = Root("nyu", folder.parent, options, OPTIONS, [folder.name], SHAPE)
+            return _labeled(root, folder)
+        return _pairs(Root("nyu", folder, options, {"crop": OPTIONS["crop"]}, [], SHAPE))
+
+
+LAYOUT: Layout = Nyu()
+
+
+def _crop(root: Root) -> str:
+    return "nyu-eigen" if root.options["crop"] == "eigen" else "none"
+
+
+def _pairs(root: Root) -> Benchmark:
+    pictures = {
+        str(path.relative_to(root.path).with_suffix("")): Picture(path) for path in root.path.rglob("rgb_*.jpg")
+    }
+    reader = root.some(pictures, ".")
+    files = {
+        key: one.path.with_name(f"sync_depth_{one.path.stem.removeprefix('rgb_')}.png") for key, one in pictures.items()
+    }
+
+    def read(key: str, path: Path) -> Depth:
+        codes = numbers(path)
+        return metric(codes / 1000, codes > 0, "z", FARTHEST)
+
+    return benchmark(reader, {"depth": LabelFiles(convention("z"), files, read, cropped(_crop(root)))})
+
+
+def _labeled(root: Root, path: Path) -> Benchmark:
+    splits = Path(root.options["splits"] or path.with_name("splits.mat"))
+    if not splits.is_file():
+        raise DatasetError(
+            f"nyu: there is no {splits}, which lists the pictures of each split. Put the splits.mat of the dataset "
+            f"next to {path.name}, or name it: nyu:{path}?splits=PATH"
+        )
+    name = INDICES[root.options["split"]]
+    indices = np.asarray(matlab(splits, "nyu", [name])[name]).ravel()
+    keys = root.part(f"{int(index):04d}" for index in indices)
+    reader = LabeledPictures(path, [int(key) - 1 for key in keys])
+    field = "depths" if root.options["depth"] == "filled" else "rawDepths"
+    return Benchmark(reader, reader.shards, {"depth": LabeledDepth(reader, field, _crop(root))})
+
+
+class LabeledPictures(Reader):
+    """Pictures of the labeled file; they are encoded as PNG when they are read.
+
+    Args:
+        path: the file.
+        rows: of the pictures, from 0; their keys count from 1, as in the dataset's own lists.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[int]) -> None:
+        self.path, self.location = path, f"nyu:{path}"
+        with hdf5(path, "nyu", ["images", "depths"]) as file:
+            count, channels, width, height = file["images"].shape
+            if channels != 3 or max(rows, default=-1) >= count or min(rows, default=0) < 0:
+                raise DatasetError(
+                    f"nyu: {path} has images of shape {file['images'].shape}; the split needs {max(rows) + 1}"
+                )
+        self.bytes = 3 * width * height
+        self.rows = {f"{row + 1:04d}": row for row in sorted(rows)}
+        keys = list(self.rows)
+        self._keys = {f"{i:05d}": keys[i * SHARD : (i + 1) * SHARD] for i in range(-(-len(keys) // SHARD))}
+        self.shards = tuple(self._keys)
+
+    def index(self, shard: str) -> list[Entry]:
+        """Return an entry for each picture of the split."""
+        return [Entry(key, shard, {"image": (self.rows[key], self.bytes)}, "image") for key in self._keys[shard]]
+
+    def read(self, entry: Entry) -> Sample:
+        """Return a picture as PNG."""
+        data = io.BytesIO()
+        Image.fromarray(self.array("images", entry.key)).save(data, "PNG", compress_level=1)
+        return Sample(entry.key, entry.shard, data.getvalue(), "")
+
+    def array(self, field: str, key: str) -> Any:
+        """Return one row of a field as [H,W] or [H,W,C]: the file has its axes reversed."""
+        with hdf5(self.path, "nyu", [field]) as file:
+            return np.ascontiguousarray(np.asarray(file[field][self.rows[key]]).T)
+
+
+class LabeledDepth:
+    """Depth of the labeled file; see `Labels`."""
+
+    def __init__(self, reader: LabeledPictures, field: str, crop: str) -> None:
+        self.reader, self.field, self.crop = reader, field, crop
+
+    @property
+    def convention(self) -> Convention:
+        """Metric depth along the optical axis."""
+        return convention("z")
+
+    def loaders(self, entries: Sequence[Entry]) -> list[Loader | None]:
+        """Return a function for each entry that reads its depth."""
+        return [partial(self._label, entry.key) for entry in entries]
+
+    def _label(self, key: str) -> Depth:
+        values = self.reader.array(self.field, key)
+        return cropped(self.crop)(metric(values, values > 0, "z", FARTHEST))
+
+    def places(self) -> Iterator[Place]:
+        """Yield nothing: the file is on this disk."""
+        return iter(())
+
+    def identity(self) -> str:
+        """Return the SHA-256 of the file, with the field and the crop."""
+        return f"{sha256(self.reader.path)} {self.field} {self.crop}"
