@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from clipzoo.benchmarks import PLUGINS, Benchmark, open_benchmark, read_split
+from clipzoo.cli import app
 from clipzoo.errors import ClipzooError, DatasetError, SampleError
 from clipzoo.tasks.detection import Detection
 
@@ -415,3 +417,26 @@ def test_a_damaged_label_names_its_file(voc):
     (voc / "SegmentationClass/2007_000033.png").write_bytes(b"no png")
     with pytest.raises(SampleError, match=r"cannot decode the label .*2007_000033\.png"):
         labels(open_benchmark(f"voc:{voc}"), "segmentation")
+
+
+def test_a_published_dataset_is_measured_on(voc, tiny_clip, tmp_path):
+    keys = [f"2008_{i:06d}" for i in range(20)]
+    for i, key in enumerate(keys):
+        picture(voc / f"JPEGImages/{key}.jpg", i)
+        ids = np.zeros((H, W), np.uint8)
+        ids[: 4 + i % 8], ids[-1] = 1 + i % 2, 255
+        png(voc / f"SegmentationClass/{key}.png", ids, palette=True)
+    text(voc / "ImageSets/Segmentation/train.txt", "\n".join(keys[:12]))
+    text(voc / "ImageSets/Segmentation/val.txt", "\n".join(keys[12:]))
+    places = {"probe": "split=train&part=1-4/5", "validation": "split=train&part=0/5", "test": "split=val"}
+    options = [part for split, query in places.items() for part in (f"--{split}", f"voc:{voc}?{query}")]
+    model = f"open_clip:{tiny_clip.removeprefix('local-dir:')}"
+    options += ["--model", model, "--out", str(tmp_path / "out"), "--label-size", "16"]
+    done = CliRunner().invoke(app, ["eval", *options])
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["images"] == {"segmentation": 8}
+    assert results["arms"][model]["segmentation/accuracy"]["mean"] > 0.3
+    options[1] = f"voc:{voc}?split=train"  # has the pictures of validation
+    done = CliRunner().invoke(app, ["eval", *options])
+    assert "whose images are those of" in " ".join(str(done.exception).split())

@@ -241,3 +241,29 @@ def machine() -> Iterator[tuple[str, str]]:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB"
+
+
+# Models ----------------------------------------------------------------------------------------------------
+
+
+def compared(results: Mapping[str, Any]) -> Table:
+    """Return a row per measure of the test benchmark, and a column per model with its interval."""
+    rows = {**results["arms"], **results["baselines"]}
+    table = Table("measure", *(escape(name) for name in rows), title="test")
+    for measure in dict.fromkeys(name for cells in rows.values() for name in cells):
+        table.add_row(measure, *(_cell(cells.get(measure)) for cells in rows.values()))
+    return table
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    """Return a mean with its interval; shares are percentages."""
+    from clipzoo.evaluation.measure import rounded
+
+    if cell is None or cell["mean"] is None:
+        return "–"
+    share = not cell["unit"]
+    text = rounded(cell["mean"], 1 if share else 3, share) + ("" if share else f" {cell['unit']}")
+    if not cell["ci"]:
+        return text
+    low, high = (rounded(value, 1 if share else 3, share) for value in cell["ci"])
+    return f"{text} [dim]\\[{low}, {high}][/]"

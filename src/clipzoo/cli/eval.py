@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
-from clipzoo.cli._options import Device, Out, RecipePath, Set, Trust
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipzoo.cli._options import Device, Out, Set, Trust
+
+RecipePath = Annotated[Path | None, typer.Argument(help="The recipe (YAML).", show_default=False)]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="Measure this model instead of a recipe's arms: open_clip:NAME/TAG, open_clip:FOLDER, timm:NAME, hf:NAME. "
+        "Repeatable.",
+    ),
+]
+Benchmark = Annotated[str | None, typer.Option(help="With --model: this benchmark (docs/benchmarks.md).")]
 
 
 def command(
-    recipe: RecipePath, out: Out = None, overrides: Set = None, device: Device = "auto", trust: Trust = False
+    recipe: RecipePath = None,
+    out: Out = None,
+    overrides: Set = None,
+    device: Device = "auto",
+    trust: Trust = False,
+    models: Models = None,
+    test: Benchmark = None,
+    probe: Benchmark = None,
+    validation: Benchmark = None,
+    heldout: Benchmark = None,
+    layers: Annotated[str, typer.Option(help="With --model: layers that probes read, such as -1 or 5,11.")] = "-1",
+    label_size: Annotated[int, typer.Option(min=1, help="With --model: side of the compared labels in pixels.")] = 112,
 ) -> None:
-    """Evaluate all arms of a recipe with baselines, training missing arms first, and write results.json."""
+    """Evaluate all arms of a recipe with baselines, training missing arms first, or any models with --model."""
+    if models is None:
+        if recipe is None:
+            raise typer.BadParameter("give a recipe, or models with --model URI --test BENCHMARK")
+        _arms(recipe, out, overrides, device, trust)
+        return
+    if recipe is not None:
+        raise typer.BadParameter("give a recipe or --model, not both")
+    try:
+        chosen = tuple(int(layer) for layer in layers.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"--layers {layers}: give whole numbers with commas, such as 5,11") from error
+    places = {"test": test, "probe": probe, "validation": validation, "heldout": heldout}
+    given = {split: place for split, place in places.items() if place is not None}
+    _models(models, given, out or Path("eval"), chosen, (label_size, label_size), device)
+
+
+def _arms(recipe: Path, out: Path | None, overrides: list[str] | None, device: str, trust: bool) -> None:
     from clipzoo.cli._console import bold, console, open_run
     from clipzoo.runs import verbs as pipeline
     from clipzoo.runs.preflight import check_measurable
@@ -16,3 +60,17 @@ def command(
     with open_run(recipe, out, overrides, device, trust, check_measurable) as run:
         path = pipeline.evaluate(run)
     console.print(f"results: {bold(path)}")
+
+
+def _models(
+    models: list[str], places: dict[str, str], out: Path, layers: tuple[int, ...], size: tuple[int, int], device: str
+) -> None:
+    from clipzoo.cli import _tables
+    from clipzoo.cli._console import bars, bold, console
+    from clipzoo.runs.models import Comparison, measure
+    from clipzoo.runs.preflight import pick_device
+
+    with bars() as progress:
+        results = measure(Comparison(models, places, out, layers, size, pick_device(device)), progress)
+    console.print(_tables.compared(results))
+    console.print(f"results: {bold(out / 'results.json')}")

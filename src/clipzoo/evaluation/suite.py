@@ -68,6 +68,7 @@ class Suite:
         label_stride: int = 2,
         layers: Sequence[int] = (-1,),
         crop: Crop = "whole",
+        label_size: tuple[int, int] | None = None,
     ) -> Suite:
         """Read the benchmarks of the splits (``evaluation`` of a recipe); images are decoded in each pass.
 
@@ -77,6 +78,7 @@ class Suite:
             label_stride: image pixels per pixel of the labels that are compared.
             layers: of the vision tower that probes read.
             crop: of images for zero-shot and retrieval; dense tasks use the whole image, squashed.
+            label_size: (H, W) of the labels that are compared, instead of ``label_stride``.
 
         Raises:
             PlanError: the true labels of two splits differ in tasks or convention.
@@ -84,7 +86,7 @@ class Suite:
             StoreError: true labels cannot be read.
         """
         check_meaning({split: one.conventions for split, one in benchmarks.items()})
-        label_size = (size[0] // label_stride, size[1] // label_stride)
+        label_size = label_size or (size[0] // label_stride, size[1] // label_stride)
         splits = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
         scored = {split: replace(one, crop=crop) for split, one in splits.items() if split in SCORED}
         captioned = {split: one.captioned() for split, one in scored.items()}
@@ -99,8 +101,10 @@ class Suite:
         )
 
     def recognition(self, student: Encoder, split: str) -> dict[str, Scored]:
-        """Score zero-shot and retrieval on a split, if it has classes or captions."""
-        scored = {}
+        """Score zero-shot and retrieval on a split, if it has classes or captions and the model has text."""
+        scored: dict[str, Scored] = {}
+        if not getattr(student, "has_text", True):
+            return scored
         if split in self.zero_shot:
             scored["zero_shot"] = zero_shot.evaluate(student, self.zero_shot[split])
         if split in self.retrieval:

@@ -114,10 +114,17 @@ def check_splits(recipe: Recipe) -> None:
     """
     evaluation = recipe.evaluation
     places = {split: getattr(evaluation, split) for split in SPLITS if getattr(evaluation, split)}
-    benchmarks = {split: check_split(split, place, evaluation.layout) for split, place in places.items()}
+    check_locations(places, evaluation.layout, recipe.data)
+
+
+def check_locations(places: Mapping[str, str], layout: str = "webdataset", data: str | None = None) -> None:
+    """Check split -> location of benchmarks, and the location of training data, as `check_splits` does."""
+    benchmarks = {split: check_split(split, place, layout) for split, place in places.items()}
     pictures = {split: _of_benchmark(benchmark) for split, benchmark in benchmarks.items()}
-    if places:
-        _check_apart({"data": recipe.data} | places, {"data": _of_dataset(recipe.data)} | pictures)
+    if places and data is not None:
+        _check_apart({"data": data, **places}, {"data": _of_dataset(data), **pictures})
+    else:
+        _check_apart(places, pictures)
     meanings = {
         f"evaluation.{split}": locations.conventions(places[split]) if benchmark is None else benchmark.conventions
         for split, benchmark in benchmarks.items()

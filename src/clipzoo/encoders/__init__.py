@@ -1,0 +1,47 @@
+"""Encoders that clipzoo did not train, one library per file; `clipzoo eval --model` measures them.
+
+A file exports ``create(name, options)``, which returns an `Encoder` for a URI ``<file>:<name>?<option>=<value>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+from clipzoo.encoders.base import TextlessEncoder
+from clipzoo.errors import CheckpointError
+from clipzoo.evaluation.base import Encoder
+from clipzoo.plugins import Registry, hint
+
+__all__ = ["PLUGINS", "Encoder", "EncoderPlugin", "TextlessEncoder", "create"]
+
+
+class EncoderPlugin(Protocol):
+    """A module of this folder."""
+
+    def create(self, name: str, options: Mapping[str, str]) -> Encoder:
+        """Return the encoder of a name; raise `CheckpointError` if there is none or an option is unknown."""
+
+
+PLUGINS: Registry[EncoderPlugin] = Registry("encoders", ("create",))
+
+
+def create(uri: str) -> Encoder:
+    """Return the encoder of a URI such as ``timm:vit_base_patch14_dinov2.lvd142m?size=518``.
+
+    Raises:
+        CheckpointError: the URI names no library, or the library cannot load the model.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme not in PLUGINS.names():
+        raise CheckpointError(
+            f"{uri!r} is not a model: write <library>:<name>, such as open_clip:ViT-B-16/openai; "
+            f"{hint(scheme, PLUGINS.names())}"
+        )
+    name, _, query = rest.partition("?")
+    try:
+        options = dict(parse_qsl(query, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise CheckpointError(f"{uri}: {query!r} is not of the form name=value&name=value ({error})") from error
+    return PLUGINS.load(scheme).create(name, options)
