@@ -124,8 +124,26 @@ def test_wrong_models_are_explained(models, tmp_path):
         encoders.create(f"hf:{models / 'dinov2'}?sise=3")
     with pytest.raises(CheckpointError, match="size=big is not a size"):
         encoders.create(f"hf:{models / 'dinov2'}?size=big")
-    with pytest.raises(CheckpointError, match="no option 'size'"):
-        encoders.create("open_clip:ViT-B-32?size=3")
+    with pytest.raises(CheckpointError, match="no option 'random'"):
+        encoders.create("open_clip:ViT-B-32?random=yes")
+
+
+@torch.no_grad()
+def test_the_input_size_and_the_final_norm_are_options(models, clip):
+    images = torch.zeros(1, 48, 64, 3, dtype=torch.uint8)
+    for uri in (f"timm:local-dir:{models / 'timm'}", f"hf:{clip}", f"hf:{models / 'dinov2'}"):
+        encoder = encoders.create(f"{uri}?size=48x64&norm=yes")
+        (last,) = encoder.maps(images)
+        assert last.shape[2:] == (48 // encoder.patch, 64 // encoder.patch)
+        torch.testing.assert_close(last.mean(1), torch.zeros_like(last[:, 0]), atol=1e-5, rtol=0)
+    encoder = encoders.create("open_clip:ViT-S-16?size=48x64&norm=yes")
+    (last,) = encoder.maps(images)
+    assert last.shape == (1, 384, 3, 4)
+    torch.testing.assert_close(last.mean(1), torch.zeros_like(last[:, 0]), atol=1e-5, rtol=0)
+    native = encoders.create("open_clip:ViT-S-16")
+    same = encoders.open_clip.OpenClip(native.student, encoders.base.Options((224, 224)), "x")
+    large = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
+    torch.testing.assert_close(same.maps(large), native.maps(large))
 
 
 def test_models_are_measured_side_by_side(models, clip, tiny_clip, tmp_path):

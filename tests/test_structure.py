@@ -17,7 +17,19 @@ import pytest
 from PIL import Image
 
 import clipzoo
-from clipzoo import benchmarks, encoders, experts, export, heads, locations, losses, model_schemes, readers, tasks
+from clipzoo import (
+    benchmarks,
+    encoders,
+    experts,
+    export,
+    heads,
+    locations,
+    losses,
+    model_schemes,
+    probing,
+    readers,
+    tasks,
+)
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.labeling import exports
 from clipzoo.plugins import Registry
@@ -27,8 +39,8 @@ SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
     "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "locations",
     "experts", "importers", "derived", "conformance", "store", "labeling", "data", "model_schemes", "models",
-    "benchmarks", "trust", "recipe", "training", "evaluation", "encoders", "export", "checking", "pages", "demo",
-    "runs", "app", "cli", "__main__",
+    "benchmarks", "trust", "recipe", "training", "evaluation", "encoders", "probing", "export", "checking", "pages",
+    "demo", "runs", "app", "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 
@@ -147,6 +159,7 @@ REGISTRIES = (
     *experts.REGISTRIES,
     benchmarks.PLUGINS,
     encoders.PLUGINS,
+    probing.PLUGINS,
     export.PLUGINS,
     exports.PLUGINS,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +33,13 @@ def command(
     validation: Benchmark = None,
     heldout: Benchmark = None,
     layers: Annotated[str, typer.Option(help="With --model: layers that probes read, such as -1 or 5,11.")] = "-1",
+    preset: Annotated[
+        str, typer.Option(help="With --model: quick, or trained probes of a published protocol (docs/evaluation.md).")
+    ] = "quick",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --preset: steps of the probe instead of the preset's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --preset: seed of the probe.")] = 0,
     label_size: Annotated[int, typer.Option(min=1, help="With --model: side of the compared labels in pixels.")] = 112,
 ) -> None:
     """Evaluate all arms of a recipe with baselines, training missing arms first, or any models with --model."""
@@ -49,7 +56,18 @@ def command(
         raise typer.BadParameter(f"--layers {layers}: give whole numbers with commas, such as 5,11") from error
     places = {"test": test, "probe": probe, "validation": validation, "heldout": heldout}
     given = {split: place for split, place in places.items() if place is not None}
-    _models(models, given, out or Path("eval"), chosen, (label_size, label_size), device)
+    size = (label_size, label_size)
+    _models(
+        models,
+        given,
+        out or Path("eval"),
+        device,
+        layers=chosen,
+        label_size=size,
+        preset=preset,
+        steps=steps,
+        seed=seed,
+    )
 
 
 def _arms(recipe: Path, out: Path | None, overrides: list[str] | None, device: str, trust: bool) -> None:
@@ -62,15 +80,13 @@ def _arms(recipe: Path, out: Path | None, overrides: list[str] | None, device: s
     console.print(f"results: {bold(path)}")
 
 
-def _models(
-    models: list[str], places: dict[str, str], out: Path, layers: tuple[int, ...], size: tuple[int, int], device: str
-) -> None:
+def _models(models: list[str], places: dict[str, str], out: Path, device: str, **options: Any) -> None:
     from clipzoo.cli import _tables
     from clipzoo.cli._console import bars, bold, console
     from clipzoo.runs.models import Comparison, measure
     from clipzoo.runs.preflight import pick_device
 
     with bars() as progress:
-        results = measure(Comparison(models, places, out, layers, size, pick_device(device)), progress)
+        results = measure(Comparison(models, places, out, device=pick_device(device), **options), progress)
     console.print(_tables.compared(results))
     console.print(f"results: {bold(out / 'results.json')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,8 +13,39 @@ from clipzoo.errors import CheckpointError
 from clipzoo.plugins import hint
 from clipzoo.types import Size
 
-SIZE = "size"
-"""Option of encoders whose input size may differ from that of their training: a side, or HxW, in pixels."""
+Crop = Literal["whole", "center"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a model's URI.
+
+    Attributes:
+        size: (H, W) of the input images instead of the model's own, from ``size=518`` or ``size=384x512``.
+        norm: apply the tower's final norm to the maps, from ``norm=yes``.
+    """
+
+    size: Size | None = None
+    norm: bool = False
+
+    @classmethod
+    def parse(cls, options: Mapping[str, str], uri: str) -> Options:
+        """Return the options of a URI; raise `CheckpointError` for an unknown one."""
+        for name in options:
+            if name not in ("size", "norm"):
+                raise CheckpointError(f"{uri}: there is no option {name!r}; {hint(name, ['size', 'norm'])}")
+        if options.get("norm", "no") not in ("yes", "no"):
+            raise CheckpointError(f"{uri}: norm={options['norm']}: write norm=yes or norm=no")
+        return cls(_size(options.get("size"), uri), options.get("norm") == "yes")
+
+
+def _size(text: str | None, uri: str) -> Size | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= 8192 for side in sides):
+        raise CheckpointError(f"{uri}: size={text} is not a size; write size=518, or size=384x512 (H×W)")
+    return int(sides[0]), int(sides[-1])
 
 
 class ImageEncoder(nn.Module):
@@ -22,16 +54,18 @@ class ImageEncoder(nn.Module):
     Attributes:
         image_size: (H, W) of the input images, in pixels.
         crop: part of an image that its own preprocessing keeps.
+        depth: number of layers that `maps` accepts.
+        patch: sides of its inputs are multiples of this number of pixels.
         has_text: False for a model without text tower; zero-shot and retrieval are not measured then.
     """
 
     has_text = True
 
     def __init__(
-        self, image_size: Size, mean: Sequence[float], std: Sequence[float], crop: Literal["whole", "center"] = "center"
+        self, image_size: Size, mean: Sequence[float], std: Sequence[float], crop: Crop, depth: int, patch: int
     ) -> None:
         super().__init__()
-        self.image_size, self.crop = image_size, crop
+        self.image_size, self.crop, self.depth, self.patch = image_size, crop, depth, patch
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.mean: Tensor
@@ -40,6 +74,12 @@ class ImageEncoder(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """Convert uint8 [B,H,W,3] to normalized float [B,3,H,W]."""
         return (images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
+
+    def indices(self, layers: Sequence[int]) -> list[int]:
+        """Return layers counted from 0; raise `CheckpointError` if there are no such layers."""
+        if not all(-self.depth <= layer < self.depth for layer in layers):
+            raise CheckpointError(f"the model has layers 0 to {self.depth - 1}, not all of {list(layers)}")
+        return [layer % self.depth for layer in layers]
 
 
 class TextlessEncoder(ImageEncoder):
@@ -50,19 +90,6 @@ class TextlessEncoder(ImageEncoder):
     def encode_text(self, texts: list[str]) -> Tensor:
         """Raise `CheckpointError`: there is no text tower."""
         raise CheckpointError("this model has no text tower, so it cannot embed texts")
-
-
-def size_option(options: Mapping[str, str], default: Size, uri: str) -> Size:
-    """Return the (H, W) of the option ``size``; raise `CheckpointError` for any other option or value."""
-    for name in options:
-        if name != SIZE:
-            raise CheckpointError(f"{uri}: there is no option {name!r}; {hint(name, [SIZE])}")
-    if SIZE not in options:
-        return default
-    sides = options[SIZE].lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= 8192 for side in sides):
-        raise CheckpointError(f"{uri}: size={options[SIZE]} is not a size; write size=518, or size=384x512 (H×W)")
-    return int(sides[0]), int(sides[-1])
 
 
 def as_map(tokens: Tensor, size: Size, patch: int) -> Tensor:

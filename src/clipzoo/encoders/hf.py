@@ -1,8 +1,8 @@
 """transformers: ``hf:facebook/dinov2-base``, ``hf:google/siglip2-base-patch16-224`` or ``hf:PATH``.
 
 A CLIP, SigLIP or vision model of ``AutoModel`` with hidden states; ``size=518`` sets the input size if the model can
-interpolate its positions. Maps are hidden states before the final norm, as those of students are. No code of the
-model's repository is run.
+interpolate its positions. Maps are hidden states before the final norm, as those of students are; ``norm=yes`` takes
+them after it. No code of the model's repository is run.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from clipzoo.encoders.base import ImageEncoder, as_map, size_option
+from clipzoo.encoders.base import ImageEncoder, Options, as_map
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.evaluation.base import Encoder
 from clipzoo.types import Size
@@ -22,11 +22,15 @@ from clipzoo.types import Size
 class HuggingFace(ImageEncoder):
     """A model of transformers."""
 
-    def __init__(self, model: Any, tokenizer: Any, size: Size, processor: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, size: Size, norm: bool, processor: Any) -> None:
         crop: Any = "center" if getattr(processor, "do_center_crop", False) else "whole"
-        super().__init__(size, processor.image_mean, processor.image_std, crop)
-        self.model, self.tokenizer = model, tokenizer
-        self.vision = getattr(model, "vision_model", model)
+        vision = getattr(model, "vision_model", model)
+        stages = getattr(vision.config, "hidden_sizes", ())
+        depth = len(stages) + 1 if stages else int(vision.config.num_hidden_layers)
+        patch = 32 if stages else int(vision.config.patch_size)
+        super().__init__(size, processor.image_mean, processor.image_std, crop, depth, patch)
+        self.model, self.tokenizer, self.vision = model, tokenizer, vision
+        self.norm = _final_norm(vision) if norm else nn.Identity()
         self.has_text = tokenizer is not None
         self.native = size == _native(model, processor)
 
@@ -34,10 +38,8 @@ class HuggingFace(ImageEncoder):
         """Return feature maps [B,C,h,w]; see `Encoder.maps`. Layer 0 is the output of the first block."""
         states = self._vision(images, output_hidden_states=True).hidden_states
         blocks = states[1:] if states[0].ndim == 3 else states
-        if any(not -len(blocks) <= layer < len(blocks) for layer in layers):
-            raise CheckpointError(f"the model has layers 0 to {len(blocks) - 1}, not all of {list(layers)}")
-        chosen = [blocks[layer] for layer in layers]
-        return [one if one.ndim == 4 else as_map(one, self.image_size, self._patch()) for one in chosen]
+        chosen = [self.norm(blocks[layer]) for layer in self.indices(layers)]
+        return [one if one.ndim == 4 else as_map(one, self.image_size, self.patch) for one in chosen]
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return embeddings, unit vectors [B,D]: those of the joint space if the model has text, else pooled."""
@@ -62,15 +64,13 @@ class HuggingFace(ImageEncoder):
     def _vision(self, images: Tensor, **options: Any) -> Any:
         return self.vision(**self._inputs(images), **options)
 
-    def _patch(self) -> int:
-        return int(self.vision.config.patch_size)
-
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:
     """Return the encoder; see `clipzoo.encoders.create`."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     uri = f"hf:{name}"
+    chosen = Options.parse(options, uri)
     try:
         model = AutoModel.from_pretrained(name, trust_remote_code=False).eval()
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
@@ -81,7 +81,16 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     vision = getattr(model, "vision_model", model)
     if not hasattr(vision.config, "patch_size") and not hasattr(vision.config, "hidden_sizes"):
         raise CheckpointError(f"{uri}: {type(model).__name__} is not a vision model with patches or stages")
-    return HuggingFace(model, tokenizer, size_option(options, _native(model, processor), uri), processor)
+    size = chosen.size or _native(model, processor)
+    return HuggingFace(model, tokenizer, size, chosen.norm, processor).eval()
+
+
+def _final_norm(vision: Any) -> Any:
+    """Return the norm after the last block of a ViT; an identity for towers that have none."""
+    for name in ("layernorm", "post_layernorm", "norm"):
+        if hasattr(vision, name) and not hasattr(vision.config, "hidden_sizes"):
+            return getattr(vision, name)
+    return nn.Identity()
 
 
 def _native(model: Any, processor: Any) -> Size:

@@ -1,26 +1,96 @@
 """OpenCLIP: ``open_clip:ViT-B-16/openai``, ``open_clip:hf-hub:ORG/NAME``, or the folder of a student.
 
 The part after the slash is the pretrained tag; without one, the weights are random. A folder is one that OpenCLIP reads
-(``local-dir:``), such as ``RUN/arms/clipzoo/0/student`` or an export.
+(``local-dir:``), such as ``RUN/arms/clipzoo/0/student`` or an export. ``size=512`` interpolates the positions of a ViT;
+``norm=yes`` gives maps after the final norm, which ResNets do not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipzoo.encoders.base import ImageEncoder, Options
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
 from clipzoo.models import Student
+from clipzoo.types import Size
+
+
+class OpenClip(ImageEncoder):
+    """A student, or any model of OpenCLIP."""
+
+    def __init__(self, student: Student, options: Options, uri: str) -> None:
+        visual = student.clip.visual
+        self.resized = options.size not in (None, student.image_size)
+        if options.size and self.resized:
+            _resize(visual, options.size, uri)
+        cfg = student.preprocess_cfg
+        super().__init__(student.image_size, cfg["mean"], cfg["std"], student.crop, *_shape(visual))
+        self.student, self.norm = student, options.norm
+
+    def maps(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
+        """Return feature maps [B,C,h,w]; see `Encoder.maps`."""
+        if not self.norm and not self.resized:
+            return self.student.maps(images, layers)
+        wanted = self.indices(layers)
+        order = sorted({*wanted})
+        out = self.student.clip.visual.forward_intermediates(
+            self.normalize(images), indices=order, normalize_intermediates=self.norm, intermediates_only=True
+        )
+        return [out["image_intermediates"][order.index(layer)] for layer in wanted]
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return embeddings, unit vectors [B,D]."""
+        return self.student.encode_image(images)
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Return embeddings of texts, unit vectors [B,D]."""
+        return self.student.encode_text(texts)
 
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:
     """Return the encoder; see `clipzoo.encoders.create`."""
-    if options:
-        raise CheckpointError(f"open_clip:{name}: there is no option {next(iter(options))!r}; this library has none")
+    uri = f"open_clip:{name}"
+    chosen = Options.parse(options, uri)
     if Path(name).expanduser().is_dir():
-        return Student.create(f"local-dir:{Path(name).expanduser()}").eval()
-    if ":" in name:
-        return Student.create(name).eval()
-    model, _, tag = name.partition("/")
-    return Student.create(model, tag or None, random=not tag).eval()
+        student = Student.create(f"local-dir:{Path(name).expanduser()}")
+    elif ":" in name:
+        student = Student.create(name)
+    else:
+        model, _, tag = name.partition("/")
+        student = Student.create(model, tag or None, random=not tag)
+    return OpenClip(student.eval(), chosen, uri).eval()
+
+
+def _shape(visual: Any) -> tuple[int, int]:
+    """Return the number of layers, and the pixels that sides of inputs are multiples of."""
+    if hasattr(visual, "transformer"):
+        return len(visual.transformer.resblocks), int(visual.patch_size[0])
+    if hasattr(visual, "trunk"):
+        patch = getattr(getattr(visual.trunk, "patch_embed", None), "patch_size", (32, 32))
+        return len(visual.trunk.feature_info), int(patch[0])
+    return 5, 32
+
+
+def _resize(visual: Any, size: Size, uri: str) -> None:
+    """Set the input size of a vision tower; positions are interpolated, bicubic with antialiasing."""
+    if hasattr(visual, "trunk"):
+        try:
+            visual.set_input_size(size)
+        except Exception as error:  # timm raises many kinds
+            raise CheckpointError(f"{uri}: this tower cannot be set to size={size[0]}x{size[1]}: {error}") from error
+    elif hasattr(visual, "transformer"):
+        h, w = (side // patch for side, patch in zip(size, visual.patch_size, strict=True))
+        first, places = visual.positional_embedding[:1], visual.positional_embedding[1:]
+        grid = places.T.reshape(1, -1, *visual.grid_size)
+        grid = F.interpolate(grid.float(), (h, w), mode="bicubic", antialias=True, align_corners=False)
+        whole = torch.cat([first, grid.flatten(2)[0].T.to(places.dtype)])
+        visual.positional_embedding = nn.Parameter(whole.detach(), requires_grad=False)
+        visual.grid_size = (h, w)
+    visual.image_size = size

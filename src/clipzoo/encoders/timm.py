@@ -1,7 +1,7 @@
 """timm: ``timm:vit_base_patch14_dinov2.lvd142m``, ``timm:hf-hub:ORG/NAME`` or ``timm:local-dir:PATH``.
 
 A vision tower of any architecture that has ``forward_intermediates``; weights are those of the name. ``size=518`` sets
-the input size. Maps are taken before the final norm, as those of students are.
+the input size. Maps are taken before the final norm, as those of students are; ``norm=yes`` takes them after it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.encoders.base import TextlessEncoder, size_option
+from clipzoo.encoders.base import Options, TextlessEncoder
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.evaluation.base import Encoder
 from clipzoo.types import Size
@@ -21,19 +21,18 @@ from clipzoo.types import Size
 class Timm(TextlessEncoder):
     """A model of timm with pooled features as embeddings."""
 
-    def __init__(self, model: Any, size: Size, config: Mapping[str, Any]) -> None:
-        super().__init__(size, config["mean"], config["std"], "whole" if config["crop_mode"] == "squash" else "center")
-        self.model = model
+    def __init__(self, model: Any, size: Size, norm: bool, config: Mapping[str, Any]) -> None:
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", (32, 32))
+        crop: Any = "whole" if config["crop_mode"] == "squash" else "center"
+        super().__init__(size, config["mean"], config["std"], crop, len(model.feature_info), int(patch[0]))
+        self.model, self.norm = model, norm
 
     def maps(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
         """Return feature maps [B,C,h,w]; see `Encoder.maps`."""
-        depth = len(self.model.feature_info)
-        wanted = [layer % depth for layer in layers]
-        if any(not -depth <= layer < depth for layer in layers):
-            raise CheckpointError(f"the model has layers 0 to {depth - 1}, not all of {list(layers)}")
+        wanted = self.indices(layers)
         order = sorted({*wanted})
         maps = self.model.forward_intermediates(
-            self.normalize(images), indices=order, intermediates_only=True, output_fmt="NCHW"
+            self.normalize(images), indices=order, norm=self.norm, intermediates_only=True, output_fmt="NCHW"
         )
         return [maps[order.index(layer)] for layer in wanted]
 
@@ -48,21 +47,19 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     from timm.data.config import resolve_model_data_config
 
     uri = f"timm:{name}"
+    chosen = Options.parse(options, uri)
     try:
         plain = timm.create_model(name, pretrained=False, num_classes=0)
         config: dict[str, Any] = resolve_model_data_config(plain)  # type: ignore[no-untyped-call]
-        size = size_option(options, (int(config["input_size"][1]), int(config["input_size"][2])), uri)
-        resized: dict[str, Any] = (
-            {"img_size": size} if _sized(plain) and size != tuple(config["input_size"][1:]) else {}
-        )
+        native = (int(config["input_size"][1]), int(config["input_size"][2]))
+        size = chosen.size or native
+        resized: dict[str, Any] = {"img_size": size} if _sized(plain) and size != native else {}
         model = timm.create_model(name, pretrained=True, num_classes=0, **resized)
-    except CheckpointError:
-        raise
     except Exception as error:  # timm and huggingface_hub raise many kinds
         raise CheckpointError(f"{uri}: timm cannot load this model: {brief(error)}") from error
     if not hasattr(model, "forward_intermediates"):
         raise CheckpointError(f"{uri}: {type(model).__name__} has no forward_intermediates, so it returns no maps")
-    return Timm(model.eval(), size, config)
+    return Timm(model.eval(), size, chosen.norm, config).eval()
 
 
 def _sized(model: Any) -> bool:

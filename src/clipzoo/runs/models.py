@@ -6,23 +6,26 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from clipzoo import encoders, files, locations
+from clipzoo import encoders, files, locations, probing
 from clipzoo.benchmarks import Benchmark, Crop, open_benchmark
 from clipzoo.errors import RecipeError
-from clipzoo.evaluation import baselines, compare
+from clipzoo.evaluation import Encoder, baselines, compare
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
+from clipzoo.probing.base import fitted, patch_of
 from clipzoo.progress import Progress
 from clipzoo.runs.preflight import SPLITS, check_locations
 from clipzoo.store import software
+from clipzoo.types import Size
 
+QUICK = "quick"
 PRIOR = "position_prior"
 """Row of the best constant map, which does not depend on a model."""
 
@@ -38,6 +41,9 @@ class Comparison:
         layers: of the vision towers that probes read.
         label_size: (H, W) of the labels that are compared, the same for all models.
         device: device in PyTorch's notation.
+        preset: of trained probes; ``quick`` fits probes in closed form.
+        steps: of trained probes instead of the preset's.
+        seed: of trained probes.
     """
 
     models: Sequence[str]
@@ -46,6 +52,9 @@ class Comparison:
     layers: tuple[int, ...] = (-1,)
     label_size: tuple[int, int] = (112, 112)
     device: str = "cpu"
+    preset: str = QUICK
+    steps: int | None = None
+    seed: int = 0
 
 
 def measure(wanted: Comparison, progress: Progress) -> dict[str, Any]:
@@ -59,12 +68,15 @@ def measure(wanted: Comparison, progress: Progress) -> dict[str, Any]:
         raise RecipeError(f"--model {repeated[0]} is given twice; give each model once")
     if "test" not in wanted.locations:
         raise RecipeError("--test is missing: models are compared on a test benchmark (docs/benchmarks.md)")
-    if {"probe", "validation"} & set(wanted.locations) == {"probe"}:
+    if wanted.preset == QUICK and {"probe", "validation"} & set(wanted.locations) == {"probe"}:
         raise RecipeError("--probe needs --validation, which selects the strength of the probes")
+    if wanted.preset != QUICK and "probe" not in wanted.locations:
+        raise RecipeError(f"--probe is missing: the preset {wanted.preset} trains its probe on this benchmark")
     check_locations(wanted.locations)
     benchmarks = {split: _opened(wanted, split, progress) for split in SPLITS if split in wanted.locations}
     reported = [split for split in ("test", "heldout") if split in benchmarks]
-    scores = {uri: _scores(wanted, uri, benchmarks, reported, progress) for uri in wanted.models}
+    scored = _scores if wanted.preset == QUICK else _trained_scores
+    scores = {uri: scored(wanted, uri, benchmarks, reported, progress) for uri in wanted.models}
     arms = {split: {uri: {0: of[split]} for uri, of in scores.items()} for split in reported}
     prior = {split: {PRIOR: {0: _prior(wanted, benchmarks, split, progress)}} for split in reported}
     results = compare(
@@ -96,14 +108,61 @@ def _scores(
         model.to(wanted.device)
     crop: Crop = getattr(model, "crop", "whole")
     suite = Suite.of(benchmarks, model.image_size, layers=wanted.layers, crop=crop, label_size=wanted.label_size)
-    identity = {"preset": _preset(), "protocol": json.dumps(_protocol(wanted), sort_keys=True), **suite.identities}
+    identity = _request(wanted) | dict(suite.identities)
     measured = kept_scores(
         wanted.out / "scores" / _folder_name(uri), lambda: suite.measure(model, reported), identity, progress.stage
     )
     return dict(measured)
 
 
+def _trained_scores(
+    wanted: Comparison, uri: str, benchmarks: Mapping[str, Benchmark], reported: Sequence[str], progress: Progress
+) -> dict[str, RowScores]:
+    """Return split -> scores of a probe that is trained on one model; existing scores and checkpoints are used."""
+    preset = probing.get(wanted.preset)
+    identities = {split: _identity(benchmarks[split], preset.task) for split in ("probe", *reported)}
+    folder = wanted.out / "probes" / f"{wanted.preset}-{_folder_name(uri)}"
+
+    def measured() -> dict[str, RowScores]:
+        progress.stage(f"training the probe {wanted.preset} on {uri}")
+        model = _encoder(wanted, uri, preset, fitted(preset.crop, _patch(uri)))
+        job = probing.ProbeJob(
+            preset, model, f"{uri} {identities['probe']}", folder, wanted.seed, wanted.steps,
+            lambda done, total, loss: progress.step(wanted.preset, done, total, f"loss {loss:.4f}"),
+        )  # fmt: skip
+        module = probing.train(job, benchmarks["probe"])
+        size = probing.size_of(preset, patch_of(model))
+        progress.stage(f"measuring {', '.join(reported)}")
+        tested = model if size == model.image_size else _encoder(wanted, uri, preset, size)
+        return {split: probing.score(preset, module, tested, benchmarks[split]) for split in reported}
+
+    return dict(kept_scores(folder / "scores", measured, _request(wanted) | identities, progress.stage))
+
+
+def _encoder(wanted: Comparison, uri: str, preset: probing.Preset, size: Size) -> Encoder:
+    options = f"size={size[0]}x{size[1]}&norm={'yes' if preset.norm else 'no'}"
+    model = encoders.create(f"{uri}{'&' if '?' in uri else '?'}{options}")
+    if isinstance(model, nn.Module):
+        model.to(wanted.device)
+    return model
+
+
+def _patch(uri: str) -> int:
+    return patch_of(encoders.create(uri))
+
+
+def _identity(benchmark: Benchmark, task: str) -> str:
+    """Return a text that changes with the pictures' keys and the labels of a task."""
+    digest = hashlib.sha256(benchmark.labels[task].identity().encode() if task in benchmark.labels else b"")
+    for shard in benchmark.shards:
+        for entry in benchmark.reader.index(shard):
+            digest.update(f"{entry.key} {entry.members.get(entry.image)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
 def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str, progress: Progress) -> RowScores:
+    if wanted.preset != QUICK:
+        return {}
     suite = Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size)
     if not suite.probed or split not in suite.dense:
         return {}
@@ -114,8 +173,12 @@ def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str, 
 def _protocol(wanted: Comparison) -> dict[str, Any]:
     """Return how the numbers are measured."""
     H, W = wanted.label_size
+    if wanted.preset != QUICK:
+        preset = probing.get(wanted.preset)
+        settings = {name: value for name, value in asdict(preset).items() if value not in (None, (), {})}
+        return {"preset": _preset(wanted), "seed": wanted.seed, "steps": wanted.steps, **settings}
     return {
-        "preset": _preset(),
+        "preset": _preset(wanted),
         "resolution": f"each model's own input size, {H}×{W} labels",
         "crop": "dense tasks: the whole image, squashed; zero-shot and retrieval: each model's own preprocessing",
         "probe": f"ridge regression from the tokens of layers {list(wanted.layers)} of the frozen tower; strength "
@@ -123,8 +186,15 @@ def _protocol(wanted: Comparison) -> dict[str, Any]:
     }
 
 
-def _preset() -> str:
-    return f"quick, version {PRESETS['quick']}"
+def _request(wanted: Comparison) -> dict[str, str]:
+    """Return the settings with which scores are valid."""
+    return {"preset": _preset(wanted), "protocol": json.dumps(_protocol(wanted), sort_keys=True)}
+
+
+def _preset(wanted: Comparison) -> str:
+    version = PRESETS[QUICK] if wanted.preset == QUICK else probing.get(wanted.preset).version
+    changed = f", {wanted.steps} steps instead of its own" if wanted.steps else ""
+    return f"{wanted.preset}, version {version}{changed}"
 
 
 def _folder_name(uri: str) -> str:

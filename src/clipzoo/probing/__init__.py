@@ -1,0 +1,34 @@
+"""Trained probes with the settings of published protocols, one preset per file; `clipzoo eval --preset` runs them.
+
+A file exports ``PRESET``, a `Preset`. Its name on the command line has hyphens in place of underscores.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from clipzoo.plugins import Registry
+from clipzoo.probing._testing import score, size_of
+from clipzoo.probing._training import ProbeJob, train
+from clipzoo.probing.base import Bins, Preset
+
+__all__ = ["PLUGINS", "Bins", "Preset", "PresetPlugin", "ProbeJob", "get", "names", "score", "size_of", "train"]
+
+
+class PresetPlugin(Protocol):
+    """A module of this folder."""
+
+    PRESET: Preset
+
+
+PLUGINS: Registry[PresetPlugin] = Registry("probing", ("PRESET",))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all presets."""
+    return tuple(name.replace("_", "-") for name in PLUGINS.names())
+
+
+def get(name: str) -> Preset:
+    """Return the preset of a name; `PluginError` if there is none."""
+    return PLUGINS.load(name.replace("-", "_")).PRESET

@@ -1,0 +1,136 @@
+"""Pictures with labels of one task, and their random crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzoo import files, tasks
+from clipzoo.benchmarks import Benchmark, Loader
+from clipzoo.errors import PlanError, RecipeError
+from clipzoo.probing.base import Preset
+from clipzoo.readers import Entry
+from clipzoo.tasks.base import Convention, Task
+from clipzoo.types import ImageArray, Size, View, decode_image
+
+THREADS = 4
+FILL = 128
+"""Value of the border of a picture that is smaller than its crop; its label is unknown there."""
+
+Pair = tuple[ImageArray, Any]
+"""A picture uint8 [H,W,3] and its label."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a benchmark that have a label of a task; nothing is held in memory."""
+
+    benchmark: Benchmark
+    task: Task[Any]
+    convention: Convention
+    entries: Sequence[Entry]
+    loaders: Sequence[Loader]
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, task: str) -> Pictures:
+        """List the labeled pictures of a benchmark.
+
+        Raises:
+            RecipeError: it has no truth of this task.
+            PlanError: none of its pictures has a label.
+        """
+        if task not in benchmark.labels:
+            raise RecipeError(
+                f"{benchmark.reader.location} has no true labels of {task}, which the preset needs; it has "
+                f"{', '.join(benchmark.labels) or 'none'}"
+            )
+        entries = [
+            entry for shard in benchmark.shards for entry in benchmark.reader.index(shard) if entry.failure is None
+        ]
+        loaders = benchmark.labels[task].loaders(entries)
+        pairs = [(entry, load) for entry, load in zip(entries, loaders, strict=True) if load is not None]
+        if not pairs:
+            raise PlanError(f"0 of {len(entries)} pictures of {benchmark.reader.location} have a label of {task}")
+        convention = benchmark.labels[task].convention
+        return cls(benchmark, tasks.get(task), convention, [e for e, _ in pairs], [load for _, load in pairs])
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the pictures in order."""
+        return tuple(entry.key for entry in self.entries)
+
+    def pair(self, index: int) -> Pair:
+        """Return a picture and its label as they are stored."""
+        return decode_image(self.benchmark.reader.read(self.entries[index]).image), self.loaders[index]()
+
+    def each(self) -> Iterator[Pair]:
+        """Yield every picture with its label in order; threads decode in advance."""
+        return files.ahead(self.pair, range(len(self)), THREADS)
+
+    def batches(self, preset: Preset, crop: Size, seed: int, start: int, steps: int) -> Iterator[list[Pair]]:
+        """Yield the batches from step ``start`` on; they depend on seed and step alone."""
+
+        @lru_cache(maxsize=2)  # threads are at most one epoch apart
+        def order(epoch: int) -> NDArray[np.int64]:
+            return np.random.default_rng((seed, 0, epoch)).permutation(len(self))
+
+        def one(place: int) -> Pair:
+            epoch, row = divmod(place, len(self))
+            index = int(order(epoch)[row])
+            return augmented(*self.pair(index), self.task, preset, crop, np.random.default_rng((seed, 1, place)))
+
+        places = files.ahead(one, range(start * preset.batch, steps * preset.batch), THREADS)
+        for _ in range(start, steps):
+            yield [next(places) for _ in range(preset.batch)]
+
+
+def augmented(
+    image: ImageArray, label: Any, task: Task[Any], preset: Preset, crop: Size, rng: np.random.Generator
+) -> Pair:
+    """Return a training crop: resized so that the shorter side has a random length, cropped, padded and flipped.
+
+    Without `Preset.short_side`, it is the center crop, flipped at random.
+    """
+    flip = bool(rng.random() < preset.flip)
+    if preset.short_side is None:
+        view = View(View.center(image.shape[:2], crop).crop, crop, flip)
+        return view.image(image), task.view(label, view)
+    H, W = image.shape[:2]
+    factor = rng.uniform(*preset.short_side) / min(H, W)
+    height, width = max(round(H * factor), 1), max(round(W * factor), 1)
+    h, w = min(crop[0], height), min(crop[1], width)
+    top, left = (int(rng.integers(0, space + 1)) for space in (height - h, width - w))
+    view = View((left / width, top / height, (left + w) / width, (top + h) / height), (h, w), flip)
+    return padded(view.image(image), crop), _padded_label(task, task.view(label, view), crop)
+
+
+def padded(image: ImageArray, size: Size) -> ImageArray:
+    """Return the picture in the upper left corner of a gray one of ``size``."""
+    if image.shape[:2] == size:
+        return image
+    whole = np.full((*size, 3), FILL, np.uint8)
+    whole[: image.shape[0], : image.shape[1]] = image
+    return whole
+
+
+def _padded_label(task: Task[Any], label: Any, size: Size) -> Any:
+    """Return a label that is unknown outside of the original, in the upper left corner."""
+    h, w = label.valid.shape
+    if (h, w) == size:
+        return label
+    values = {}
+    for name in ("ids", "values", "vectors"):
+        if hasattr(label, name):
+            array = getattr(label, name)
+            values[name] = np.pad(array, [(0, 0)] * (array.ndim - 2) + [(0, size[0] - h), (0, size[1] - w)])
+    others = {name: getattr(label, name) for name in ("kind", "along", "confidence") if hasattr(label, name)}
+    valid = np.pad(label.valid, [(0, size[0] - h), (0, size[1] - w)])
+    return type(label)(**values, valid=valid, **others)
