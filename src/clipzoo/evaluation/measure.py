@@ -25,6 +25,9 @@ from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics
 RECOGNITION = ("zero_shot", "retrieval")
 """The groups of measures without a task; each is a module of this package with a ``METRIC``."""
 
+ALIGNED = "_aligned"
+"""Suffix of groups of depth that is fitted to the truth in scale and shift before it is measured."""
+
 DAMAGED = (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 """Exceptions of numpy (2.4) and zipfile on a truncated or damaged file."""
 
@@ -105,7 +108,7 @@ def metric_of(group: str, convention: Convention) -> Metric:
     if group in RECOGNITION:
         metric: Metric = importlib.import_module(f"clipzoo.evaluation.{group}").METRIC
     else:
-        metric = tasks.get(group).metric(convention)
+        metric = tasks.get(group.removesuffix(ALIGNED)).metric(convention)
     return metric
 
 

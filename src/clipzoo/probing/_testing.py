@@ -12,7 +12,7 @@ from torch import Tensor
 from clipzoo.benchmarks import Benchmark
 from clipzoo.errors import PlanError
 from clipzoo.evaluation.base import Encoder, frozen
-from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.measure import ALIGNED, Scored
 from clipzoo.heads import resize
 from clipzoo.probing._module import ProbeModule, layers_of
 from clipzoo.probing._pictures import Pictures, padded
@@ -52,7 +52,7 @@ def score(preset: Preset, module: ProbeModule, model: Encoder, benchmark: Benchm
         rows[preset.task].append(metric.statistics(prediction, truth))
         if preset.aligned:
             aligned = Depth(prediction.values, prediction.valid, "affine-depth", prediction.along)
-            rows.setdefault(f"{preset.task}_aligned", []).append(metric.statistics(aligned, truth))
+            rows.setdefault(f"{preset.task}{ALIGNED}", []).append(metric.statistics(aligned, truth))
     return {
         group: Scored(group, pictures.keys, np.stack(values).astype(np.float64), metric, convention)
         for group, values in rows.items()
