@@ -294,8 +294,8 @@ def test_an_edited_expert_is_another_one(tmp_path, monkeypatch):
         ("own_expert_b", "names no class"),
         ("own_expert_b:", "names no class"),
         ("nowhere_at_all:Mine", "cannot import 'nowhere_at_all'"),
-        ("own_expert_b:Yours", "defines no such name"),
-        ("own_expert_b:helper", "must be a subclass"),
+        ("own_expert_b:Yours", "defines no Yours"),
+        ("own_expert_b:helper", "make it a subclass"),
         ("own_expert_b:Cardless", "set it to an ExpertCard"),
         ("own_expert_b:Picky", "made without arguments"),
         ("own_expert_c:Mine", "SyntaxError"),
@@ -312,7 +312,7 @@ def test_what_is_no_expert_says_why(tmp_path, monkeypatch, name, message):
 @pytest.mark.parametrize(
     ("uri", "error", "says"),
     [
-        ("nothing", ExpertError, r"'nothing' names no expert: a URI is <zoo>:<model>, with a zoo out of [^;]*$"),
+        ("nothing", ExpertError, r"'nothing' names no expert: write <zoo>:<model>\. Zoos are [^;]*$"),
         ("onnx:", ExpertError, "names no expert"),
         ("onx:a", PluginError, r"did you mean onnx\?"),
         ("u2netp.onnx?size=320", ExpertError, r"did you mean onnx:u2netp\.onnx\?size=320\?"),

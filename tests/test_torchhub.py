@@ -202,7 +202,7 @@ def test_two_repositories_with_modules_of_one_name(repo, tmp_path):
     other.mkdir()
     for file in repo.glob("*.py"):
         (other / file.name).write_text(file.read_text())
-    with pytest.raises(ExpertError, match=r"has a module 'hub_tiny_net', and this process has loaded another one of this name"):
+    with pytest.raises(ExpertError, match="has a module 'hub_tiny_net', and this process has loaded another one"):
         opened(f"torchhub:{other}#normals?{ANSWERS}&trust_repo=1")
 
 
