@@ -168,7 +168,7 @@ class HfExpert(Expert):
 
         postprocessor = self.postprocessor
         if query is None:
-            assert isinstance(postprocessor, PromptedPostprocessor)  # the query of others is the same for every image
+            assert isinstance(postprocessor, PromptedPostprocessor)  # only prompts can be missing
             return [postprocessor.without_query((image.shape[0], image.shape[1])) for image in images]
         pictures = [Image.fromarray(image) for image in images]
         try:

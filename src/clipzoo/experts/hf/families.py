@@ -84,7 +84,7 @@ LIBRARY = "github.com/huggingface/transformers, src/transformers/models"
 
 def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more: Any) -> HfFamily:
     gives = (
-        f"{kind} along z" if kind else "kind as in ?kind=, which files do not state; along z unless ?along= is given"
+        f"{kind} along z" if kind else "the kind that ?kind= gives, since files do not state it; along z or as ?along= says"
     )
     return HfFamily(name, "depth", gives, source, form="depth", architectures=(architecture,), kind=kind, **more)
 
