@@ -202,8 +202,12 @@ def test_a_card_that_leaves_the_meaning_open_is_refused(tmp_path, card, message)
 
 
 def test_missing_files_and_wrong_models(tmp_path):
+    with pytest.raises(ExpertError, match=r"there is no file .*m\.onnx"):
+        experts.create(f"onnx:{tmp_path}/m.onnx")
+    (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(ExpertError, match="has no card"):
         experts.create(f"onnx:{tmp_path}/m.onnx")
+    (tmp_path / "m.onnx").unlink()
     with pytest.raises(ExpertError, match="cannot read the card"):
         experts.create(f"onnx:{tmp_path}/m.yaml")
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(SALIENT))

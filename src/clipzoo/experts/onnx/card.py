@@ -242,6 +242,8 @@ def _sibling(path: Path) -> Path:
     for suffix in (".yaml", ".yml"):
         if path.with_suffix(suffix).is_file():
             return path.with_suffix(suffix)
+    if not path.is_file():
+        raise ExpertError(f"there is no file {path}: correct the path of the model or its card")
     raise ExpertError(
         f"{path} has no card, and an ONNX file does not state what its numbers mean: write "
         f"{path.with_suffix('.yaml').name} in its folder with task, classes or kind, input and output (docs/experts.md)"
