@@ -24,7 +24,7 @@ PARTS = {
 }
 HEAD = """# Recipes
 
-A recipe is a YAML file that describes a run completely. `clipzoo new` writes one, and `clipzoo run recipe.yaml` executes
+A recipe is a YAML file that describes a run completely. `clipzoo new` writes one, and `clipzoo run recipe.yaml` runs
 it. The complete recipe, including defaults, is saved as `recipe.yaml` in the run's folder; `train`, `eval` and `run`
 also accept this folder. `train`, `eval`, `run` and `demo` take `--set a.b=value` to override one value, such as
 `--set training.steps=100` or `--set columns.0.weight=2`. All mistakes of a recipe are reported together, each with its
@@ -42,9 +42,9 @@ evaluation: {probe: bench/probe, validation: bench/validation, test: bench/test}
 ```
 
 Paths in a recipe (`data`, `store`, the folders of `evaluation`, files of experts, `local-dir:`) are relative to the
-current directory, not to the recipe's folder. If a path exists only in the recipe's folder, the error names both places.
-`data` and the splits of `evaluation` must not share images: equal paths, nested paths and copies are refused before any
-work. For existing labels, `clipzoo new --data DATA --store LABELS` writes a recipe.
+current directory, not to the recipe's folder. If a path exists only in the recipe's folder, the error names both.
+`data` and the splits of `evaluation` must not share images: equal paths, nested paths and copies are refused before
+any work. For existing labels, `clipzoo new --data DATA --store LABELS` writes a recipe.
 
 A recipe can name Python code (`python:`, `torchhub:`, `trust_remote_code`). Read the code before you run a recipe from
 someone else. clipzoo asks once, or requires `--trust` ([security.md](security.md)).
@@ -52,8 +52,8 @@ someone else. clipzoo asks once, or requires `--trust` ([security.md](security.m
 `student.pretrained` may be a checkpoint of another training code. Prefixes such as `module.` or `_orig_mod.`, half
 precision, an optimizer in the same file, and weights under `state_dict` or `model` are handled. Weights of another
 architecture are refused before any work, with a list of missing and unexpected tensors and different shapes. Weights
-that were fine-tuned from OpenAI's need an architecture with QuickGELU, such as `ViT-B-32-quickgelu`: a weights file does
-not record the activation, so clipzoo cannot detect it.
+that were fine-tuned from OpenAI's need an architecture with QuickGELU, such as `ViT-B-32-quickgelu`: a weights file
+does not record the activation, so clipzoo cannot detect it.
 """
 
 

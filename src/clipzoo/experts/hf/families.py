@@ -83,9 +83,7 @@ LIBRARY = "github.com/huggingface/transformers, src/transformers/models"
 
 
 def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more: Any) -> HfFamily:
-    gives = (
-        f"{kind} along z" if kind else "the kind that ?kind= gives, since files do not state it; along z or as ?along= says"
-    )
+    gives = f"{kind} along z" if kind else "the kind of ?kind=, since files do not state it; along z unless ?along=ray"
     return HfFamily(name, "depth", gives, source, form="depth", architectures=(architecture,), kind=kind, **more)
 
 
