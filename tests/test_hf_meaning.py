@@ -18,7 +18,7 @@ from clipzoo.experts import hf
 from clipzoo.experts.base import ExpertInput
 from clipzoo.experts.hf.families import family_of
 from clipzoo.experts.hf.frame import Frame
-from clipzoo.experts.hf.prompts import GroundingReading
+from clipzoo.experts.hf.prompts import GroundingPostprocessor
 from clipzoo.tasks.detection import Detection
 from hf_models import PROMPTS, Build, changed, save
 from making import image
@@ -55,8 +55,8 @@ def card(folder: Path, query: str = "") -> Any:
 def test_every_row_of_the_table_can_be_read_and_names_its_source() -> None:
     assert len({family.name for family in hf.FAMILIES}) == len(hf.FAMILIES)
     for family in hf.FAMILIES:
-        reading = hf.READINGS[family.form]
-        assert reading.task == family.task  # of masks the default
+        postprocessor = hf.POSTPROCESSORS[family.form]
+        assert postprocessor.task == family.task  # for masks, the default
         assert family.gives
         assert "arXiv" in family.source or "github.com" in family.source or family.name.startswith("any other")
         assert not family.seen
@@ -88,7 +88,7 @@ def test_the_first_row_that_fits_is_the_family(architecture: str, name: str, tol
 
 
 def test_a_detector_whose_form_nothing_reads_is_refused_by_name() -> None:
-    with pytest.raises(ExpertError, match="is a OmDetTurboForObjectDetection, whose outputs cannot be read"):
+    with pytest.raises(ExpertError, match="is a OmDetTurboForObjectDetection, whose outputs clipzoo cannot read"):
         family_of("OmDetTurboForObjectDetection", "x", {})
 
 
@@ -130,14 +130,18 @@ def test_what_masks_are(build: Build, name: str, query: str, task: str, mode: st
         ("model", "", r"trained to be\? Its files do not say.*\?mode=semantic"),
         ("semantic-or-panoptic", "", r"trained to be\?"),
         ("nonsemantics", "", r"trained to be\?"),
-        ("model", "?mode=thing", r"\?mode=thing: it is one of semantic, instance, panoptic"),
-        ("semantic", "?task=detection", r"are semantic, and can be labels of segmentation"),
-        ("instance", "?task=segmentation", r"are instance, and can be labels of detection"),
+        ("model", "?mode=thing", r"\?mode=thing: the value must be one of semantic, instance, panoptic"),
+        ("semantic", "?task=detection", r"are semantic, which gives labels of segmentation only"),
+        ("instance", "?task=segmentation", r"are instance, which gives labels of detection only"),
         ("panoptic", "?task=detection", r"which of the 5 classes.*are objects.*\?things="),
         ("panoptic", "?task=detection&things=3-9", r"'3-9' is no id or range of ids below 5"),
-        ("panoptic", "?threshold=2", "a score, from 0 to 1"),
-        ("panoptic", "?threshold=nan", "a score, from 0 to 1"),
-        ("panoptic", "?kind=metric", "does not concern.*of the family Mask2Former; its options are task, mode"),
+        ("panoptic", "?threshold=2", "a score from 0 to 1"),
+        ("panoptic", "?threshold=nan", "a score from 0 to 1"),
+        (
+            "panoptic",
+            "?kind=metric",
+            "does not apply to.*of the family Mask2Former.*this family: task, mode",
+        ),
     ],
 )
 def test_what_files_leave_open_is_asked(name: str, query: str, message: str, folders: Any) -> None:
@@ -241,8 +245,8 @@ def test_names_that_are_too_long_are_told(folders: Any) -> None:
 )
 def test_names_in_captions(caption: str, found: tuple[str, ...], folders: Any) -> None:
     names = ("dog", "box", "berry", "hot dog", "traffic_light")
-    reading = experts.create(f"hf:{folders(zoo.owlv2)}?prompts=caption&classes={','.join(names)}").reading
-    assert reading.asked(caption) == (tuple(sorted(names.index(name) for name in found)) or None)
+    postprocessor = experts.create(f"hf:{folders(zoo.owlv2)}?prompts=caption&classes={','.join(names)}").postprocessor
+    assert postprocessor.query(caption) == (tuple(sorted(names.index(name) for name in found)) or None)
 
 
 @pytest.mark.parametrize("build", [zoo.owlv2, zoo.grounding_dino], ids=lambda build: build.__name__)
@@ -288,12 +292,14 @@ def test_a_box_is_of_the_class_of_its_surest_token(folders: Any) -> None:
         for word, score in scores.items():
             logits[0, row, text.index(word)] = float(np.log(score / (1 - score)))
     logits[0, -1, 6] = 3.0  # the second lamp, which is a name of its own
-    ids = torch.tensor([expert._processor.tokenizer(expert.reading.text(tuple(range(5)), 1)["text"][0])["input_ids"]])
+    ids = torch.tensor(
+        [expert._processor.tokenizer(expert.postprocessor.text(tuple(range(5)), 1)["text"][0])["input_ids"]]
+    )
     assert expert._processor.tokenizer.convert_ids_to_tokens(ids[0].tolist()) == text
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]]).repeat(1, len(logits[0]), 1)
     output = SimpleNamespace(logits=logits, pred_boxes=boxes, input_ids=ids)
-    assert isinstance(expert.reading, GroundingReading)
+    assert isinstance(expert.postprocessor, GroundingPostprocessor)
     frame = Frame((100, 100), (100, 100))
-    label = expert.reading.label(expert._processor, output, frame, tuple(range(5)))
+    label = expert.postprocessor.label(expert._processor, output, frame, tuple(range(5)))
     assert [PROMPTS[i] for i in label.ids] == ["sofa", "picture frame", "table lamp", "picture frame", "lamp"]
     np.testing.assert_allclose(label.scores[:-1], [0.7, 0.8, 0.4, 0.3], atol=1e-5)

@@ -19,7 +19,7 @@ from transformers.models.oneformer.modeling_oneformer import OneFormerForUnivers
 
 import hf_models as zoo
 from clipzoo import experts
-from clipzoo.experts.hf.frame import images_of
+from clipzoo.experts.hf.frame import image_processor_of
 from clipzoo.tasks import rle
 from hf_models import NAMES, PROMPTS, Build, save
 
@@ -46,7 +46,7 @@ def padded(build: Build, canvas: tuple[int, int], folder: Path, seed: int = 0) -
 
     def padding() -> Any:
         model, processor = build()
-        own = images_of(processor)
+        own = image_processor_of(processor)
         own.size = {"shortest_edge": 48, "longest_edge": 64}
         own.size_divisor = 16
         own.do_pad, own.pad_size = True, {"height": canvas[0], "width": canvas[1]}

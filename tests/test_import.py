@@ -170,7 +170,7 @@ def test_boxes_keep_the_frame_of_the_file(tmp_path):
 
 def test_classes_that_are_left_out_are_spoken_of(tmp_path):
     uri = f"coco:{written(tmp_path / 'a.json', instances())}?masks=no&classes="
-    with pytest.raises(ExpertError, match="also has car; name them in classes, or answer others="):
+    with pytest.raises(ExpertError, match="also has car; name them in classes, or add others="):
         experts.create(uri + "zebra")
     with pytest.raises(ExpertError, match="has no category 'zebar'; it has zebra"):
         experts.create(uri + "zebar,car")
@@ -183,7 +183,7 @@ def test_classes_that_are_left_out_are_spoken_of(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bbox": [20, 2, 3, 3]}, "outside of the picture"),
+        ({"bbox": [20, 2, 3, 3]}, "outside the picture"),
         ({"bbox": [2, 2, 0, 3]}, "a box without area"),
         ({"bbox": [2, 2, float("nan"), 3]}, "a box without area"),
         ({"bbox": [2, 2, 3]}, "not four numbers"),
@@ -438,7 +438,7 @@ def test_rows_whose_keys_do_not_tell_them_apart_are_refused(tmp_path):
         ("rows:a.parquet?label=x&task=depth", ["rows: labels of depth", "kind is not", "scale is", "invalid is"]),
         (
             "files:.?task=segmentation&classes=palette:ade&void=none",
-            ["no palette is called 'ade'; there are: binary, voc"],
+            ["no palette is called 'ade': choose one of binary, voc"],
         ),
     ],
 )

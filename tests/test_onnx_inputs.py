@@ -115,14 +115,14 @@ def test_weights_outside_of_the_models_folder_are_refused(name: str, tmp_path: P
     model = convolution()
     model.graph.initializer.append(elsewhere(name))
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ExpertError, match="outside of its folder"):
+    with pytest.raises(ExpertError, match="outside its folder"):
         experts.create(f"onnx:{path}")
 
 
 def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "m", convolution(), apart=True)
     (path.parent / "m.onnx.data").unlink()
-    with pytest.raises(ExpertError, match=r"weights in 'm\.onnx\.data', which is not beside it: copy both"):
+    with pytest.raises(ExpertError, match=r"weights in 'm\.onnx\.data', which is not in its folder: copy both"):
         experts.create(f"onnx:{path}")
 
 
@@ -167,12 +167,12 @@ def test_an_input_of_whole_numbers_is_given_the_pixels(kind: int, tmp_path: Path
     assert np.ptp(whole.values) > 10
     np.testing.assert_allclose(plain.values, whole.values, rtol=1e-5)
     scaled = saved(tmp_path / "scaled", convolution(kind=kind))
-    with pytest.raises(ExpertError, match=r"pixels from 0 to 255 as they are.*write scale: none"):
+    with pytest.raises(ExpertError, match=r"pixels from 0 to 255, but.*set scale: none"):
         loaded(scaled)
 
 
 def test_an_input_of_a_type_that_pictures_do_not_have_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ExpertError, match=r"takes tensor\(int8\), and pictures can be given as float, float16"):
+    with pytest.raises(ExpertError, match=r"takes tensor\(int8\), but clipzoo gives images only as float, float16"):
         loaded(saved(tmp_path / "m", convolution(kind=TensorProto.INT8)))
 
 
@@ -181,10 +181,10 @@ def test_a_layout_and_a_size_that_the_model_does_not_have_are_told(tmp_path: Pat
     first = loaded(saved(tmp_path / "first", convolution())).predict([image(0)])[0]
     ours = loaded(saved(tmp_path / "last", convolution(last=True), last)).predict([image(0)])[0]
     np.testing.assert_allclose(first.values, ours.values, rtol=1e-5)
-    with pytest.raises(ExpertError, match=r"takes \['B', 16, 16, 3\], but its card says NCHW: write layout: NHWC"):
+    with pytest.raises(ExpertError, match=r"takes \['B', 16, 16, 3\], but its card says NCHW: set layout: NHWC"):
         loaded(saved(tmp_path / "a", convolution(last=True)))
-    with pytest.raises(ExpertError, match=r"but its card says NHWC: write layout: NCHW"):
+    with pytest.raises(ExpertError, match=r"but its card says NHWC: set layout: NCHW"):
         loaded(saved(tmp_path / "b", convolution(), last))
     for told, seen in (({}, "no size"), ({"size": 8}, r"size \[8, 8\]")):
-        with pytest.raises(ExpertError, match=rf"its card says {seen}: write size: \[16, 16\]"):
+        with pytest.raises(ExpertError, match=rf"its card says {seen}: set size: \[16, 16\]"):
             loaded(saved(tmp_path / f"size{len(told)}", convolution(), {**CARD, "input": told}))

@@ -202,7 +202,7 @@ def test_two_repositories_with_modules_of_one_name(repo, tmp_path):
     other.mkdir()
     for file in repo.glob("*.py"):
         (other / file.name).write_text(file.read_text())
-    with pytest.raises(ExpertError, match=r"has a module 'hub_tiny_net', and this process one of the same name"):
+    with pytest.raises(ExpertError, match="has a module 'hub_tiny_net', and this process has loaded another one"):
         opened(f"torchhub:{other}#normals?{ANSWERS}&trust_repo=1")
 
 
@@ -211,12 +211,12 @@ def test_two_repositories_with_modules_of_one_name(repo, tmp_path):
     [
         ("", "task: Field required"),
         ("task=normals&size=32&scale=255&mean=0&std=1", "need output.frame"),
-        ("task=normals&frame=x-right,y-down,z-forward", "input.size is not answered"),
-        ("task=normals&frame=x-right,y-down,z-forward&size=32&scale=255&mean=0", "input.std is not answered"),
+        ("task=normals&frame=x-right,y-down,z-forward", "input.size is missing"),
+        ("task=normals&frame=x-right,y-down,z-forward&size=32&scale=255&mean=0", "input.std is missing"),
         ("task=depth&size=32&scale=255&mean=0&std=1", "needs kind"),
         ("task=depth&kind=metric&size=32&scale=255&mean=0&std=1", "needs along"),
         (f"{ANSWERS}&color=1", "color: Extra inputs"),
-        (f"{ANSWERS}&takes=image", "hands pictures over as they are"),
+        (f"{ANSWERS}&takes=image", "passes images unchanged"),
         (f"{ANSWERS.replace('size=32', 'size=none')}&fit=letterbox", "needs a size"),
     ],
 )

@@ -226,7 +226,7 @@ class Evil:
 def test_weights_that_could_run_code_are_not_read(tmp_path):
     path = tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps({"weight": Evil()}))
-    with pytest.raises(ExpertError, match=r"cannot be read as weights alone(.|\n)*save_file"):
+    with pytest.raises(ExpertError, match=r"cannot be read as weights without code(.|\n)*save_file"):
         loaded(FAST[0], path)
 
 
@@ -235,7 +235,7 @@ def test_weights_that_could_run_code_are_not_read(tmp_path):
     [
         ("resnet50", "no model 'resnet50' of segmentation or detection; it has"),
         ("fcn_resnet5", "it has fcn_resnet50"),
-        ("fcn_resnet50?weights=COCO_V7", "no weights 'COCO_V7'; it has COCO_WITH_VOC_LABELS_V1"),
+        ("fcn_resnet50?weights=COCO_V7", "no weights 'COCO_V7': choose one of COCO_WITH_VOC_LABELS_V1"),
         ("fcn_resnet50?file=/no/such.pth", "there is no such file"),
         ("fcn_resnet50?threshold=0.5", "threshold is no question"),
         ("fcn_resnet50?classes=a,b", "give file="),

@@ -1,4 +1,4 @@
-"""Model zoos; one file a zoo, named by the scheme of its URIs."""
+"""Model zoos, one file each, named by the scheme of its URIs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from clipzoo.plugins import Registry
 class ExpertPlugin(Protocol):
     """A module of ``experts/``, ``importers/`` or ``derived/``; its name is the scheme of its URIs.
 
-    ``FAMILIES``, where a module has it, is a tuple of `Family`: what the labels of its models are. ``runs_code``, where
-    it has it, tells of a URI's part behind the scheme whether the expert runs Python code that this names.
+    A module may also have ``FAMILIES``, a tuple of `Family` that describes the labels of its models, and
+    ``runs_code(name) -> bool``, true if the expert of a URI (without its scheme) runs Python code that the URI names.
     """
 
     create: Callable[[str], Expert]
-    """What follows the scheme -> the expert, not loaded."""
+    """Function from the URI without its scheme to the expert, not loaded."""
 
 
 REGISTRIES: tuple[Registry[ExpertPlugin], ...] = tuple(
     Registry(folder, ("create",)) for folder in ("experts", "importers", "derived")
 )
-"""Where schemes are found: model zoos, existing labels, labels made of other columns."""
+"""Registries of schemes: model zoos, formats of existing labels, labels made of other columns."""
 
 __all__ = [
     "REGISTRIES",
@@ -44,47 +44,45 @@ __all__ = [
 
 
 def create(uri: str) -> Expert:
-    """The expert of this URI, not yet loaded; however the URI is written, its card has it in one form.
+    """Return the expert of a URI, not loaded; its card has the URI in canonical form.
 
     Raises:
-        ExpertError: not a URI, or the expert does not exist.
-        PluginError: no file bears the scheme.
+        ExpertError: the text is not a URI, or the expert does not exist.
+        PluginError: no module is registered for the scheme.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest:
-        meant = f"; did you mean onnx:{uri}?" if uri.partition("?")[0].endswith(".onnx") else ""
-        raise ExpertError(
-            f"{uri!r} names no expert: a URI is <zoo>:<model>, with a zoo out of {', '.join(schemes())}{meant}"
-        )
+        hint = f"; did you mean onnx:{uri}?" if uri.partition("?")[0].endswith(".onnx") else ""
+        raise ExpertError(f"{uri!r} names no expert: write <zoo>:<model>. Zoos are {', '.join(schemes())}{hint}")
     expert = module_of(scheme).create(rest)
     expert.card = replace(expert.card, uri=_canonical(expert.card.uri))
     return expert
 
 
 def runs_code(uri: str) -> bool:
-    """Whether the expert of this URI runs Python code that the URI names; its zoo's ``runs_code`` tells.
+    """Return true if the expert of a URI runs Python code that the URI names, according to its zoo's ``runs_code``.
 
-    A zoo without that function runs its own code alone.
+    A zoo without this function runs no third-party code.
     """
     scheme, _, rest = uri.partition(":")
     if scheme not in schemes():
         return False
-    tells = getattr(module_of(scheme), "runs_code", None)
-    return tells is not None and bool(tells(rest))
+    function = getattr(module_of(scheme), "runs_code", None)
+    return function is not None and bool(function(rest))
 
 
 def _canonical(uri: str) -> str:
-    """A URI without ``./`` before its path and a slash behind it, its options in the order of their names."""
+    """Return a URI without ``./`` before its path or a slash after it, with its options sorted by name."""
     zoo, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
-    scheme, mark, inner = path.rpartition("://")
-    options = sorted(query.split("&"), key=lambda one: one.partition("=")[0])
-    behind = "?" + "&".join(options) if query else ""
-    return f"{zoo}:{scheme}{mark}{PurePosixPath(inner)}{behind}"
+    scheme, separator, path = path.rpartition("://")
+    options = sorted(query.split("&"), key=lambda option: option.partition("=")[0])
+    suffix = "?" + "&".join(options) if query else ""
+    return f"{zoo}:{scheme}{separator}{PurePosixPath(path)}{suffix}"
 
 
 def schemes() -> tuple[str, ...]:
-    """Every scheme that a URI may begin with, sorted."""
+    """Return all schemes of URIs, sorted."""
     return tuple(sorted(name for registry in REGISTRIES for name in registry.names()))
 
 

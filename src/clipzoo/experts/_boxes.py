@@ -1,4 +1,4 @@
-"""What formats of boxes share: the label space and what is not in it, and objects that become a label."""
+"""Common parts of formats with boxes: the label space, objects of other classes, and conversion to a label."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from clipzoo.experts._answers import COMMON, COMMON_PARSERS, Parser, chosen, par
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import BoolArray, Size
 
-OTHERS = "objects of classes that are not in classes: drop (where they are is background) or ignore (nothing is known)"
-MATCH = "what names a sample's annotation: key (its whole key, the default), stem (what follows the key's last slash)"
+OTHERS = "objects of classes that are not in classes: drop (their place is background) or ignore (it is unknown)"
+MATCH = "name of a sample's annotation: key (the whole key, the default), stem (the key after its last slash)"
 OPTIONAL = {"others": OTHERS, **COMMON}
-"""What may be left out in every format."""
+"""Optional questions of every format."""
 
 PARSERS: Mapping[str, Parser] = {
     "classes": lambda text: {"classes": parse_classes(text)["classes"]},
@@ -25,32 +25,32 @@ PARSERS: Mapping[str, Parser] = {
     "match": chosen("match", ("key", "stem")),
     **COMMON_PARSERS,
 }
-"""Question -> its answer as fields, as in ``_answers.PARSERS``."""
+"""Question -> parser of its answer, as in ``_answers.PARSERS``."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """A label space, and what becomes of objects that are of none of its classes: "" if they may not be."""
+    """A label space, and the treatment of objects of other classes: drop, ignore, or "" if there may be none."""
 
     classes: tuple[str, ...]
     others: str = ""
 
     def number(self, name: str) -> int | None:
-        """The id of a class; None if it is another one.
+        """Return the id of a class; None if the label space does not have it.
 
         Raises:
-            SampleError: it is, and nobody said what becomes of it.
+            SampleError: the label space does not have it, and the treatment of other classes is not given.
         """
         if name in self.classes:
             return self.classes.index(name)
         if not self.others:
             near = difflib.get_close_matches(name, self.classes, 1)
             hint = f"did you mean {near[0]!r} in classes=? Else " if near else ""
-            raise SampleError(f"a class that is not in classes: {name!r}; {hint}answer others= by drop or ignore")
+            raise SampleError(f"a class that is not in classes: {name!r}; {hint}add others=drop or others=ignore")
         return None
 
     def check(self, names: Sequence[str], where: str) -> None:
-        """Raise `ExpertError` unless the classes are out of ``names``, and all of them if nobody spoke of others."""
+        """Raise `ExpertError` if a class is not in ``names``, or ``names`` has others whose treatment is not given."""
         unknown = [name for name in self.classes if name not in names]
         if unknown:
             near = difflib.get_close_matches(unknown[0], names, 3) or list(names[:10])
@@ -59,13 +59,13 @@ class Space:
         if rest and not self.others:
             raise ExpertError(
                 f"classes: {where} also has {', '.join(rest[:10])}{', …' if len(rest) > 10 else ''}; name them in "
-                f"classes, or answer others= ({OTHERS})"
+                f"classes, or add others= ({OTHERS})"
             )
 
 
 @dataclass
 class Objects:
-    """The objects of one image while they are collected."""
+    """Objects of one image, added one by one."""
 
     space: Space
     size: Size
@@ -76,34 +76,35 @@ class Objects:
     scores: list[float] = field(default_factory=list)
 
     def wanted(self, name: str) -> bool:
-        """Whether an object of this class goes into the label at all."""
+        """Return true if objects of this class are part of the label, as objects or as ignored boxes."""
         return self.space.number(name) is not None or self.space.others == "ignore"
 
     def add(
         self, name: str, box: Sequence[Any], ignored: bool = False, mask: str | None = None, score: float = 1.0
     ) -> None:
-        """Add an object with its ``box`` xyxy in pixels of the frame, cut to it.
+        """Add an object with its ``box``, xyxy in pixels of the frame, clipped to the frame.
 
         Raises:
-            SampleError: no four finite numbers, no area, or outside of the frame; or an unknown class.
+            SampleError: the box is not four finite numbers, has no area or is outside the frame; or the class is
+                unknown.
         """
-        number = self.space.number(name)
-        (H, W) = self.size
+        class_id = self.space.number(name)
+        H, W = self.size
         edges = _numbers(box)
-        cut = np.clip(edges, 0, [W, H, W, H])
-        if not (np.isfinite(edges).all() and (edges[2:] > edges[:2]).all() and (cut[2:] > cut[:2]).all()):
+        clipped = np.clip(edges, 0, [W, H, W, H])
+        if not (np.isfinite(edges).all() and (edges[2:] > edges[:2]).all() and (clipped[2:] > clipped[:2]).all()):
             raise SampleError(
-                f"a box without area, or outside of the picture: {edges.tolist()} (x0, y0, x1, y1) of {name!r} in a "
-                f"frame {W} wide and {H} high; mend or remove the object"
+                f"a box without area or outside the picture: {edges.tolist()} (x0, y0, x1, y1) of {name!r} in a frame "
+                f"{W} pixels wide and {H} high: correct or remove the object"
             )
-        self.boxes.append(cut.tolist())
-        self.ids.append(number or 0)
-        self.ignored.append(ignored or number is None)
+        self.boxes.append(clipped.tolist())
+        self.ids.append(class_id or 0)
+        self.ignored.append(ignored or class_id is None)
         self.masks.append(mask)
         self.scores.append(score)
 
     def label(self) -> Detection:
-        """All of them as a label; without masks if none has one."""
+        """Return all objects as a label; without masks if no object has one."""
         count = len(self.ids)
         return Detection(
             self.size,
@@ -121,38 +122,43 @@ def _numbers(box: Sequence[Any]) -> Any:
     except (TypeError, ValueError, OverflowError):
         edges = np.empty(0)
     if edges.shape != (4,):
-        raise SampleError(f"a box that is not four numbers: {str(box)[:80]}; mend or remove the object")
+        raise SampleError(f"a box is not four numbers: {str(box)[:80]}. Correct or remove the object")
     return edges
 
 
 def xyxy(box: Sequence[Any], form: str) -> list[float]:
-    """Four numbers of the ``form`` xyxy, xywh (corner and sides) or cxcywh (center and sides) as x0, y0, x1, y1."""
-    a, b, c, d = _numbers(box).tolist()
+    """Convert a box of the ``form`` xyxy, xywh (corner and sides) or cxcywh (center and sides) to x0, y0, x1, y1."""
+    first, second, third, fourth = _numbers(box).tolist()
     if form == "xyxy":
-        return [a, b, c, d]
-    return [a, b, a + c, b + d] if form == "xywh" else [a - c / 2, b - d / 2, a + c / 2, b + d / 2]
+        return [first, second, third, fourth]
+    x, y, width, height = first, second, third, fourth
+    if form == "xywh":
+        return [x, y, x + width, y + height]
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
 def around(mask: BoolArray) -> tuple[int, int, int, int]:
-    """The smallest box, xyxy in whole pixels, that holds all of a mask [H,W], which is not empty."""
-    (x0, x1), (y0, y1) = (np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (0, 1))
-    return x0, y0, x1 + 1, y1 + 1
+    """Return the smallest box, xyxy in whole pixels, around a mask [H,W] that is not empty."""
+    columns = np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def objects(
     size: Size, boxes: Any, ids: Any, scores: Any, ignored: Any, masks: Sequence[str] | None = None
 ) -> Detection:
-    """N objects as a label.
+    """Return N objects as a label.
 
     Args:
         size: (H, W) of the frame.
-        boxes: [N,4] xyxy in its pixels; cut to it, and left out if nothing of them is in it.
+        boxes: [N,4] xyxy in pixels of the frame; clipped to it, and dropped if they are outside.
         ids: [N], of the label space.
-        scores: [N]; cut to [0, 1].
+        scores: [N]; clipped to [0, 1].
         ignored: bool [N].
-        masks: compressed run lengths of the frame, one a box.
+        masks: compressed run lengths of the frame, one per box.
     """
-    (H, W), N = size, len(ids)
+    H, W = size
+    N = len(ids)
     label = Detection(
         size,
         np.clip(np.asarray(boxes, np.float64).reshape(N, 4), 0, [W, H, W, H]).astype(np.float32),
@@ -164,17 +170,17 @@ def objects(
     return label.take((label.boxes[:, 2:] > label.boxes[:, :2]).all(1))
 
 
-def guesses(
+def predictions(
     size: Size, boxes: Any, ids: Any, scores: Any, threshold: float, floor: float, masks: Sequence[str] | None = None
 ) -> Detection:
-    """A model's guesses as a label: objects from ``threshold`` on, ignored from ``floor`` on, the others left out.
+    """Return a detector's predictions as a label: objects from ``threshold``, ignored boxes from ``floor``.
 
-    Where a model hesitates, a student should learn neither that something is there nor that nothing is.
+    A box between the two teaches a student neither that there is an object nor that there is none.
 
     Args:
         size: (H, W) of the frame.
-        boxes, ids, scores, masks: as of `objects`.
-        threshold, floor: scores.
+        boxes, ids, scores, masks: see `objects`.
+        threshold, floor: scores in [0, 1].
     """
-    told = objects(size, boxes, ids, scores, np.asarray(scores) < threshold, masks)
-    return told.take(told.scores >= floor)
+    label = objects(size, boxes, ids, scores, np.asarray(scores) < threshold, masks)
+    return label.take(label.scores >= floor)

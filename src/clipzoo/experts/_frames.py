@@ -1,4 +1,4 @@
-"""Frames of surface normals: what an expert's channels point to, and the way into clipzoo's frame.
+"""Frames of surface normals: directions of an expert's channels, and their conversion to clipzoo's frame.
 
 clipzoo's frame is x right, y up, z toward the viewer.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from clipzoo.types import FloatArray
 
-_OURS = {
+_AXES = {
     "right": (0, 1.0), "left": (0, -1.0),
     "up": (1, 1.0), "down": (1, -1.0),
     "toward": (2, 1.0), "backward": (2, 1.0), "viewer": (2, 1.0), "forward": (2, -1.0), "away": (2, -1.0),
@@ -17,24 +17,24 @@ _OURS = {
 
 
 def parse_frame(frame: str) -> FloatArray:
-    """The matrix, float32 3×3, that takes an expert's channels to ours: ours = matrix @ theirs.
+    """Return the matrix, float32 3×3, that converts an expert's channels: normals = matrix @ channels.
 
     Args:
-        frame: where the first, second and third channel point, as "x-right,y-down,z-forward"; the letters are
-            for the reader. Directions: right, left, up, down, toward (or backward, viewer), forward (or away).
+        frame: directions of the first, second and third channel, such as "x-right,y-down,z-forward"; the letters have
+            no effect. Directions: right, left, up, down, toward (or backward, viewer), forward (or away).
 
     Raises:
-        ValueError: not three different axes.
+        ValueError: the frame does not name three different axes.
     """
     words = [part.strip().rpartition("-")[2].lower() for part in frame.split(",")]
-    unknown = [word for word in words if word not in _OURS]
-    if unknown or len(words) != 3 or len({_OURS[word][0] for word in words}) != 3:
+    unknown = [word for word in words if word not in _AXES]
+    if unknown or len(words) != 3 or len({_AXES[word][0] for word in words}) != 3:
         raise ValueError(
-            f"the frame {frame!r} does not name three axes; write where the channels point, such as "
-            f"'x-right,y-down,z-forward', with directions out of {', '.join(_OURS)}"
+            f"the frame {frame!r} does not name three axes: give the directions of the channels, such as "
+            f"'x-right,y-down,z-forward'. Directions are {', '.join(_AXES)}"
         )
     matrix = np.zeros((3, 3), np.float32)
     for channel, word in enumerate(words):
-        row, sign = _OURS[word]
+        row, sign = _AXES[word]
         matrix[row, channel] = sign
     return matrix

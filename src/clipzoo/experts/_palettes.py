@@ -1,7 +1,7 @@
-"""Colors in which datasets draw their classes: Pascal VOC, Cityscapes, and white on black.
+"""Palettes of color-coded label files: Pascal VOC, Cityscapes, and white on black.
 
-ADE20K is missing on purpose: its palette gives road and skyscraper one color, (140, 140, 140), so that colors do not
-tell its classes; its annotations proper are ids (``classes=@names.txt&void=0&first=1``).
+ADE20K is omitted on purpose: its palette has the same color, (140, 140, 140), for road and skyscraper, so colors do not
+identify classes. Its original annotations are ids (``classes=@names.txt&void=0&first=1``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CITYSCAPES: Mapping[str, Color] = {
     "person": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100),
     "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32),
 }  # fmt: skip
-"""The 19 classes that are evaluated."""
+"""The 19 classes that Cityscapes evaluates."""
 
 VOID: Mapping[str, tuple[Color, ...]] = {
     "binary": (),
@@ -33,12 +33,12 @@ VOID: Mapping[str, tuple[Color, ...]] = {
         (150, 120, 90), (0, 0, 90), (0, 0, 110),
     ),
 }  # fmt: skip
-"""Palette -> colors of what is no class; of Cityscapes those of the classes that are not evaluated."""
+"""Palette -> colors of unknown pixels; for Cityscapes, of the classes that are not evaluated."""
 
 
 @cache
 def palettes() -> Mapping[str, Mapping[str, Color]]:
-    """Palette -> class -> color, in the order of ids."""
+    """Return palette -> class -> color, in the order of ids."""
     return {
         "binary": {"background": (0, 0, 0), "foreground": (255, 255, 255)},
         "voc": {name: _bits(i) for i, name in enumerate(_VOC)},
@@ -47,31 +47,34 @@ def palettes() -> Mapping[str, Mapping[str, Color]]:
 
 
 def palette(text: str) -> Mapping[str, Color]:
-    """The palette that ``palette:voc`` names; `ValueError` if none is called so."""
+    """Return the palette that ``palette:voc`` names; raise `ValueError` if there is none of this name."""
     name = text.removeprefix("palette:")
     if name not in palettes():
-        raise ValueError(f"no palette is called {name!r}; there are: {', '.join(palettes())}")
+        raise ValueError(f"no palette is called {name!r}: choose one of {', '.join(palettes())}")
     return palettes()[name]
 
 
 def fitting(colors: Iterable[Color]) -> list[str]:
-    """The palettes in which every one of ``colors`` has a meaning, and two at least are classes."""
-    found = set(colors)
-    return [
-        name for name, known in palettes().items()
-        if found <= {*known.values(), *VOID[name]} and len(found & set(known.values())) > 1
-    ]  # fmt: skip
+    """Return the palettes that define every one of ``colors``, at least two of them as classes."""
+    used = set(colors)
+    names = []
+    for name, classes in palettes().items():
+        class_colors = set(classes.values())
+        if used <= class_colors | set(VOID[name]) and len(used & class_colors) > 1:
+            names.append(name)
+    return names
 
 
 def hexadecimal(color: Color) -> str:
-    """A color as ``#rrggbb``."""
+    """Return a color as ``#rrggbb``."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _bits(number: int) -> Color:
-    """Pascal VOC's color of an id: its bits, three by three, from the highest bits of red, green and blue down."""
+    """Return Pascal VOC's color of an id: its bits in turn go to red, green and blue, highest bits first."""
     color = [0, 0, 0]
     for place in range(8):
         for channel in range(3):
-            color[channel] |= (number >> (3 * place + channel) & 1) << (7 - place)
+            bit = number >> (3 * place + channel) & 1
+            color[channel] |= bit << (7 - place)
     return color[0], color[1], color[2]

@@ -1,18 +1,18 @@
 """Models of torch.hub repositories: ``torchhub:<owner/repo:ref or folder>#<entry>?trust_repo=1&task=…&…``, or a card.
 
-The repository's own code builds the model and runs with all your rights: it is refused without ``trust_repo=1``. What
-the model takes and gives is answered as in the card of an ONNX file (`clipzoo.experts.onnx.card`), in the URI or in a
-YAML (``torchhub:card.yaml?trust_repo=1``) that also says:
+The repository's own code builds the model and runs with all your rights: it is refused without ``trust_repo=1``. The
+model's input and output are described as in the card of an ONNX model (`clipzoo.experts.onnx.card`), in the URI or in a
+YAML file (``torchhub:card.yaml?trust_repo=1``), with these additional fields:
 
-    repo: yvanyin/metric3d:main       # or a folder, beside this file
+    repo: yvanyin/metric3d:main       # or a folder, relative to this file
     entry: metric3d_vit_small         # a function of the repository's hubconf.py
-    arguments: {pretrain: true}       # what it is called with
-    method: inference                 # of what it returns; left out: that is called itself
-    takes: tensor                     # float [B,3,H,W] as `input` says; image: each picture alone, uint8 H×W×3 RGB
-    key: input                        # the tensor is handed over as {"input": tensor}
+    arguments: {pretrain: true}       # keyword arguments of this function
+    method: inference                 # a method of the object that it returns; by default the object itself is called
+    takes: tensor                     # float [B,3,H,W] as `input` says; or image: one uint8 H×W×3 RGB array per call
+    key: input                        # the argument is {"input": tensor}; by default the tensor itself
     output: {name: 2.prediction_normal, channels: 3, frame: "x-right,y-down,z-forward"}
 
-``output.name`` leads through what is returned: places of sequences, keys of mappings, attributes, with dots.
+``output.name`` is a path into the returned value: indices of sequences, keys of mappings and attributes, with dots.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from pydantic import BaseModel, Field, model_validator
 from clipzoo.errors import ExpertError
 from clipzoo.experts._answers import split
 from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
-from clipzoo.experts.onnx import checked, label, prepare
-from clipzoo.experts.onnx.card import Described, Input, Output, read_yaml, validated
+from clipzoo.experts.onnx import check_output, label, prepare
+from clipzoo.experts.onnx.card import BaseCard, Input, Output, read_yaml, validate
 from clipzoo.types import ImageArray
 
 HUBCONF = "hubconf.py"
-LISTS = ("classes", "size", "mean", "std")
-"""Answers that may be several, with commas."""
+LIST_OPTIONS = ("classes", "size", "mean", "std")
+"""Options whose value may be a list, separated by commas."""
 
-NEEDED = ("size", "scale", "mean", "std")
-"""What must be said of the input of a model that takes a tensor."""
+REQUIRED = ("size", "scale", "mean", "std")
+"""Required fields of the input of a model that takes a tensor."""
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -51,28 +51,28 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Omnidata, normals", "normals", "frame x-right,y-down,z-forward, after multiply=2 and add=-1",
         "github.com/EPFL-VILAB/omnidata issue 13: the authors' transform into PyTorch3D's (left, up, forward) negates "
-        "x and y alone; their sentence beside it says z toward the viewer, and rooms measured in "
-        "github.com/maturk/dn-splatter issue 9 contradict it: look at a wall first",
+        "only x and y; their comment says z toward the viewer, and rooms measured in github.com/maturk/dn-splatter "
+        "issue 9 contradict it: check a picture of a wall first",
     ),
     Family(
         "Omnidata, depth", "depth", "kind affine-depth, along z",
-        "github.com/EPFL-VILAB/omnidata: omnidata_tools/torch/demo.py inverts the output to show it; train_depth.py "
-        "beside it: truth is depth_zbuffer, up to scale and shift",
+        "github.com/EPFL-VILAB/omnidata: omnidata_tools/torch/demo.py inverts the output for display; in its "
+        "train_depth.py the truth is depth_zbuffer, up to scale and shift",
     ),
     Family(
         "Metric3D, normals", "normals", "frame x-right,y-down,z-forward",
-        "github.com/YvanYin/Metric3D: training/mono/model/losses/depth_to_normal.py turns normals of points (right, "
+        "github.com/YvanYin/Metric3D: training/mono/model/losses/depth_to_normal.py orients normals of points (right, "
         "down, forward) against the line of sight",
     ),
     Family(
-        "Metric3D, depth", "depth", "kind affine-depth, along z: meters only times focal length / 1000, which differs "
-        "from picture to picture", "github.com/YvanYin/Metric3D: hubconf.py, canonical_to_real_scale",
+        "Metric3D, depth", "depth", "kind affine-depth, along z: meters after multiplication by focal length / 1000, "
+        "which differs between pictures", "github.com/YvanYin/Metric3D: hubconf.py, canonical_to_real_scale",
     ),
 )  # fmt: skip
 
 
-class HubCard(Described):
-    """What is to be run, and what a URI or YAML says of it."""
+class HubCard(BaseCard):
+    """Card of a model of a torch.hub repository, from a URI or a YAML file."""
 
     repo: str
     entry: str
@@ -82,42 +82,42 @@ class HubCard(Described):
     key: str | None = None
 
     @model_validator(mode="after")
-    def _answered(self) -> HubCard:
-        lacking = [name for name in NEEDED if name not in self.input.model_fields_set]
-        if self.takes == "tensor" and lacking:
+    def _complete_input(self) -> HubCard:
+        missing = [name for name in REQUIRED if name not in self.input.model_fields_set]
+        if self.takes == "tensor" and missing:
             raise ValueError(
-                f"input.{lacking[0]} is not answered: the code says what its model takes: size (or none), scale (255: "
-                "images are divided by it; none), mean and std"
+                f"input.{missing[0]} is missing: find in the repository's code what its model takes, and give size (or "
+                "none), scale (255, by which images are divided, or none), mean and std"
             )
         if self.takes == "image" and (self.input.model_fields_set or self.key):
-            raise ValueError("takes: image hands pictures over as they are; leave input and key out")
+            raise ValueError("takes: image passes images unchanged: remove input and key")
         return self
 
 
-PLACES: Mapping[str, type[BaseModel]] = {"": HubCard, "output": Output, "input": Input}
-"""Where a field of a URI may be, the first place first."""
+SECTIONS: Mapping[str, type[BaseModel]] = {"": HubCard, "output": Output, "input": Input}
+"""Prefix of an option -> the model with its field; an option without a prefix belongs to the first that has it."""
 
-TEXTS = (str, str | None, tuple[str, ...])
-"""Types of fields that hold text, whatever it looks like."""
+TEXT_TYPES = (str, str | None, tuple[str, ...])
+"""Types of fields that are text, even if the text is a number."""
 
 
 def runs_code(name: str) -> bool:
-    """True: the repository's code builds the model."""
+    """Return true: the repository's code builds the model."""
     return True
 
 
 def create(name: str) -> TorchHub:
-    """The expert of ``<repo>#<entry>?…`` or ``<card>.yaml?…``; a repository that is not there is fetched.
+    """Return the expert of ``<repo>#<entry>?…`` or ``<card>.yaml?…``; a missing repository is downloaded.
 
     Raises:
-        ExpertError: its code is not trusted, a question is open, or the repository is not at hand.
+        ExpertError: its code is not trusted, the card is incomplete, or the repository is not available.
     """
     place, _, query = name.partition("?")
     given = split(query)
     if given.pop("trust_repo", "0") != "1":
         raise ExpertError(
-            f"torchhub:{place} runs the Python code of that repository with all your rights; read it, and if you trust "
-            "it, add ?trust_repo=1 to the URI"
+            f"torchhub:{place} runs the Python code of that repository with all your rights. Read the code; if you "
+            "trust it, add ?trust_repo=1 to the URI"
         )
     card, base = _card(place, given)
     folder, ref = _repository(card.repo, base)
@@ -125,12 +125,12 @@ def create(name: str) -> TorchHub:
 
 
 class TorchHub(Expert):
-    """What an entry of a repository's hubconf.py returns, asked as its card says."""
+    """A model that an entry of a repository's hubconf.py returns."""
 
     def __init__(self, uri: str, spec: HubCard, folder: Path, ref: str) -> None:
         self.spec, self.folder = spec, folder
         self.batch_size = spec.batch_size
-        asked = {name: getattr(spec, name) for name in ("repo", "entry", "arguments", "method", "takes", "key")}
+        fields = {name: getattr(spec, name) for name in ("repo", "entry", "arguments", "method", "takes", "key")}
         files = [Path(value) for value in spec.arguments.values() if isinstance(value, str) and Path(value).is_file()]
         self.card = ExpertCard(
             uri,
@@ -139,34 +139,34 @@ class TorchHub(Expert):
             spec.license,
             revision=" ".join(part for part in (spec.revision, ref, f"files {_digest(folder)[:16]}") if part),
             weights_sha256=" ".join(sha256(file) for file in files),
-            preprocessing={**spec.preprocessing, **asked, "trust_repo": True},
+            preprocessing={**spec.preprocessing, **fields, "trust_repo": True},
         )
         self._call: Any = None
         self._device = "cpu"
 
     def load(self, device: str = "cpu") -> None:
-        """Run the repository's entry.
+        """Call the repository's entry.
 
         Raises:
-            ExpertError: its code fails, or has modules of the same names as another repository in this process.
+            ExpertError: its code fails, or one of its modules has the same name as one of another loaded repository.
         """
         import torch
 
-        _alone(self.folder)
-        hub: Any = torch.hub  # whose functions have no types
+        _check_modules(self.folder)
+        hub: Any = torch.hub  # its functions have no types
         try:
             made = hub.load(str(self.folder), self.spec.entry, source="local", trust_repo=True, **self.spec.arguments)
-        except Exception as error:  # anybody's code
+        except Exception as error:  # third-party code may raise anything
             raise ExpertError(
                 f"{self.card.uri}: {self.spec.entry}() of {self.folder / HUBCONF} raised {type(error).__name__}: "
-                f"{error}; install what it needs, and check entry and arguments"
+                f"{error}. Install the packages that it imports, and check entry and arguments"
             ) from error
         if isinstance(made, torch.nn.Module):
             made = made.eval().to(device)
         self._call, self._device = _follow(made, self.spec.method or "", "method"), device
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label an image."""
+        """Return one label per image."""
         if self._call is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         import torch
@@ -181,70 +181,76 @@ class TorchHub(Expert):
         return [label(one, self.spec, image.shape[:2]) for one, image in zip(raw, images, strict=True)]
 
     def _maps(self, returned: Any, count: int) -> NDArray[Any]:
-        """The chosen output [B,…] of what the model returned."""
+        """Return the selected output [B,…] of the returned value."""
         import torch
 
         output = self.spec.output
-        asked = output.name or (str(output.index) if "index" in output.model_fields_set else "")
-        found = _follow(returned, asked, "output")
-        if torch.is_tensor(found):
-            found = found.float().cpu().numpy()
-        if not isinstance(found, np.ndarray):
+        path = output.name or (str(output.index) if "index" in output.model_fields_set else "")
+        maps = _follow(returned, path, "output")
+        if torch.is_tensor(maps):
+            maps = maps.float().cpu().numpy()
+        if not isinstance(maps, np.ndarray):
             raise ExpertError(
-                f"{self.card.uri} returns {_inside(found)}, of which the label is one: say which by output.index or "
-                "output.name, with dots to go on inside"
+                f"{self.card.uri} returns {_describe(maps)}, but a label is one map: select it with output.index or "
+                "output.name, a path with dots"
             )
-        if self.spec.takes == "image" and (found.ndim == 2 or (found.ndim == 3 and len(found) != 1)):
-            found = found[None]
-        return checked(found, count, asked or "as it is")
+        if self.spec.takes == "image" and (maps.ndim == 2 or (maps.ndim == 3 and len(maps) != 1)):
+            maps = maps[None]
+        return check_output(maps, count, path or "of the model")
 
 
-# What is asked ---------------------------------------------------------------------------------------------
+# The card --------------------------------------------------------------------------------------------------
 
 
 def _card(place: str, given: Mapping[str, str]) -> tuple[HubCard, Path]:
-    """The card, and the folder that its repository may be relative to."""
+    """Return the card, and the folder to which the path of its repository is relative."""
     repo, hash_, entry = place.partition("#")
     if hash_:
-        return validated(HubCard, {"repo": repo, "entry": entry, **_nested(given)}, f"torchhub:{place}"), Path()
+        return validate(HubCard, {"repo": repo, "entry": entry, **_nested(given)}, f"torchhub:{place}"), Path()
     path = Path(place).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         raise ExpertError(
             f"torchhub:{place} names no entry: write <owner/repo:ref or folder>#<function of its {HUBCONF}>, or "
-            "the path of a YAML"
+            "the path of a YAML file"
         )
     if given:
-        raise ExpertError(f"torchhub:{place}: a card answers all questions; write {', '.join(given)} into it")
-    return validated(HubCard, read_yaml(path), str(path)), path.parent
+        raise ExpertError(f"torchhub:{place}: options are part of the card: write {', '.join(given)} into {path}")
+    return validate(HubCard, read_yaml(path), str(path)), path.parent
 
 
 def _nested(given: Mapping[str, str]) -> dict[str, Any]:
-    """Answers of a URI as a card has them: ``mean`` in ``input``, ``frame`` in ``output``, ``arguments.x`` in its own.
+    """Return the options of a URI as a card: ``mean`` in ``input``, ``frame`` in ``output``, ``arguments.x`` as named.
 
-    A name that is in several places means the first of: the card's own, output, input; ``input.layout`` and the like
-    name them in full.
+    A name of several sections belongs to the first of: the card itself, output, input. A full name such as
+    ``input.layout`` selects another.
     """
-    found: dict[str, Any] = {}
-    for name, text in given.items():
-        part, _, leaf = name.rpartition(".")
-        if not part:
-            part = next((where for where, model in PLACES.items() if leaf in model.model_fields), "")
-        read = _reader(part, leaf)
-        value: Any = [read(one) for one in text.split(",")] if leaf in LISTS else read(text)
-        if leaf in LISTS and leaf != "classes" and len(value) == 1:
-            (value,) = value
-        (found.setdefault(part, {}) if part else found)[leaf] = value
-    return found
+    card: dict[str, Any] = {}
+    for option, text in given.items():
+        section, _, name = option.rpartition(".")
+        if not section:
+            section = next((prefix for prefix, model in SECTIONS.items() if name in model.model_fields), "")
+        fields = card.setdefault(section, {}) if section else card
+        fields[name] = _value(section, name, text)
+    return card
 
 
-def _reader(part: str, leaf: str) -> Callable[[str], Any]:
-    """What makes a field's value of an answer: the text itself where the field holds text."""
-    field = PLACES[part].model_fields.get(leaf) if part in PLACES else None
-    return str if field and field.annotation in TEXTS else _scalar
+def _value(section: str, name: str, text: str) -> Any:
+    """Return the value of an option: a list where the field has several values."""
+    parse = _parser(section, name)
+    if name not in LIST_OPTIONS:
+        return parse(text)
+    values = [parse(part) for part in text.split(",")]
+    return values[0] if len(values) == 1 and name != "classes" else values
+
+
+def _parser(section: str, name: str) -> Callable[[str], Any]:
+    """Return the parser of an option: the text itself for fields of text."""
+    field = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None
+    return str if field and field.annotation in TEXT_TYPES else _scalar
 
 
 def _scalar(text: str) -> Any:
-    """A number, yes or no, null, or the text itself."""
+    """Return a number, a boolean or None as YAML reads it, otherwise the text itself."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -253,26 +259,27 @@ def _scalar(text: str) -> Any:
 
 
 def _repository(repo: str, base: Path) -> tuple[Path, str]:
-    """The repository on disk, and its ref; a folder has none."""
+    """Return the folder of a repository, downloaded if necessary, and its ref; empty for a local folder."""
     folder = base / Path(repo).expanduser()
     if folder.is_dir():
         if not (folder / HUBCONF).is_file():
-            raise ExpertError(f"{folder} has no {HUBCONF}: it is no torch.hub repository")
+            raise ExpertError(f"{folder} has no {HUBCONF}, so it is not a torch.hub repository: correct the path")
         return folder.resolve(), ""
     name, _, ref = repo.partition(":")
     owner, _, project = name.partition("/")
     if not (owner and project and ref) or "/" in project:
         raise ExpertError(
-            f"{repo!r} is neither a folder nor <owner>/<repo>:<ref>; the ref, a branch or tag, says what is run"
+            f"{repo!r} is neither a folder nor <owner>/<repo>:<ref>: add the ref, a branch or tag, so that the code to "
+            "run is stated"
         )
-    return _fetched(repo, f"{owner}_{project}_{ref.replace('/', '_')}"), ref
+    return _download(repo, f"{owner}_{project}_{ref.replace('/', '_')}"), ref
 
 
-def _fetched(repo: str, name: str) -> Path:
+def _download(repo: str, name: str) -> Path:
     import torch
 
     hub: Any = torch.hub
-    folder = Path(hub.get_dir()) / name  # as torch.hub calls it
+    folder = Path(hub.get_dir()) / name  # the name that torch.hub gives it
     if not folder.is_dir():
         try:
             fetching(repo, folder.parent)
@@ -280,16 +287,16 @@ def _fetched(repo: str, name: str) -> Path:
         except Exception as error:  # no network, no such ref, or hubconf.py itself fails
             if not folder.is_dir():
                 raise ExpertError(
-                    f"cannot fetch {repo} from GitHub ({type(error).__name__}: {error}); where there is a network, "
-                    "clone it at that version, copy the folder here, and name torchhub:FOLDER#…"
+                    f"cannot fetch {repo} from GitHub ({type(error).__name__}: {error}). On a machine with a "
+                    "network clone it at that ref, copy the folder here and use torchhub:FOLDER#…"
                 ) from error
     if not (folder / HUBCONF).is_file():
-        raise ExpertError(f"{repo} has no {HUBCONF}: it is no torch.hub repository")
+        raise ExpertError(f"{repo} has no {HUBCONF}, so it is not a torch.hub repository: correct the name")
     return folder.resolve()
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 of a folder's files, by their names; what git and Python keep for themselves does not count."""
+    """Return the SHA-256 of the names and contents of a folder's files, without those of git and Python's caches."""
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -298,21 +305,25 @@ def _digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def _alone(folder: Path) -> None:
-    """Raise `ExpertError` if a module of the repository would be found in another one that was loaded before."""
+def _check_modules(folder: Path) -> None:
+    """Raise `ExpertError` if Python would import a module of another repository in place of one of this repository."""
     for path in folder.iterdir():
-        module = sys.modules.get(path.stem) if path.suffix == ".py" or path.is_dir() else None
-        origins = [getattr(module, "__file__", None), *getattr(module, "__path__", ())] if module else []
+        if path.name == HUBCONF or not (path.suffix == ".py" or path.is_dir()):
+            continue
+        module = sys.modules.get(path.stem)
+        if module is None:
+            continue
+        origins = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
         places = [Path(origin).resolve() for origin in origins if origin]
-        if places and path.name != HUBCONF and not any(folder in place.parents for place in places):
+        if places and not any(folder in place.parents for place in places):
             raise ExpertError(
-                f"{folder} has a module {path.stem!r}, and this process one of the same name from {places[0]}: Python "
-                "would take one for the other; label with one of the two experts at a time"
+                f"{folder} has a module {path.stem!r}, and this process has loaded another one of this name from "
+                f"{places[0]}: Python cannot load both. Label with one of the two experts at a time"
             )
 
 
 def _follow(value: Any, path: str, what: str) -> Any:
-    """The value inside a value that ``path`` leads to: places, keys and attributes, with dots."""
+    """Return the part of a value at ``path``: indices, keys and attributes, with dots."""
     for step in path.split(".") if path else ():
         try:
             if isinstance(value, Mapping):
@@ -322,12 +333,14 @@ def _follow(value: Any, path: str, what: str) -> Any:
             else:
                 value = getattr(value, step)
         except (KeyError, IndexError, AttributeError) as error:
-            raise ExpertError(f"{what} {path!r}: there is no {step!r} in {_inside(value)}") from error
+            raise ExpertError(
+                f"{what} {path!r}: there is no {step!r} in {_describe(value)}: correct the path"
+            ) from error
     return value
 
 
-def _inside(value: Any) -> str:
-    """A value in a few words."""
+def _describe(value: Any) -> str:
+    """Return a short description of a value."""
     if isinstance(value, Mapping):
         return f"a mapping of {', '.join(map(str, value))}"
     if isinstance(value, list | tuple):

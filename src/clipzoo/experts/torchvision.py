@@ -1,10 +1,10 @@
 """Segmentation and detection of torchvision: ``torchvision:<model>[?weights=NAME&file=PATH&option=value…]``.
 
-``weights`` is a name of the model's weights, which torchvision keeps in its cache; ``file`` is a state dict on disk
-(.safetensors, or .pth read without running code): of one's own training, with its ``classes``, or of ``weights`` where
-there is no network. Images are prepared and outputs made into boxes by torchvision itself. Further options:
-``threshold`` and ``floor`` (scores from which a box is an object, and below which it is nothing), ``size`` (of the
-shorter side), ``batch_size``, ``license``.
+``weights`` names weights of the model, which torchvision keeps in its cache. ``file`` is a state dict on disk
+(.safetensors, or .pth read without running code): a custom one with its ``classes``, or that of ``weights`` if there is
+no network. torchvision itself prepares images and computes boxes. Further options: ``threshold`` and ``floor`` (scores
+from which a box is an object, and below which it is dropped), ``size`` (of the shorter side), ``batch_size``,
+``license``.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from clipzoo.types import ImageArray
 
 THRESHOLD, FLOOR = 0.5, 0.2
 OPTIONS = {
-    "weights": "a name of the model's weights, by default torchvision's own default",
+    "weights": "name of the model's weights, by default torchvision's default",
     "file": "a state dict on disk, .safetensors or .pth",
-    "classes": "of the file's model, in the order of its ids: of segmentation all, of detection those from id 1 on",
-    "size": "the shorter side, in pixels, to which images are brought, by default as the weights were trained",
-    "batch_size": "images a batch, by default 4",
-    "license": "of the file's weights",
+    "classes": "classes of the file's model by id: all of them for segmentation, those from id 1 for detection",
+    "size": "length of the shorter side in pixels after resizing, by default that of the weights' training",
+    "batch_size": "images per batch, by default 4",
+    "license": "license of the file's weights",
     "licence": "",
 }
 SCORES = {
-    "threshold": f"the score from which a box is an object, by default {THRESHOLD}",
-    "floor": f"the score below which a box is nothing, by default {FLOOR}; between the two it is ignored",
+    "threshold": f"score from which a box is an object, by default {THRESHOLD}",
+    "floor": f"score below which a box is dropped, by default {FLOOR}; between the two it is an ignored box",
 }
 BACKGROUND, UNUSED = "__background__", "N/A"
-"""What torchvision calls class 0, and ids that COCO left out."""
+"""torchvision's names of class 0, and of ids that COCO does not use."""
 
 MASK = 0.5
-"""The probability from which a pixel is of an object (Mask R-CNN, He et al. 2017, section 3)."""
+"""Smallest probability of a pixel of an object (Mask R-CNN, He et al. 2017, section 3)."""
 
-LONGEST = 8
-"""Segmentation brings the shorter side to a size, whatever becomes of the longer: of at most so many times it here."""
+MAX_ASPECT = 8
+"""Largest aspect ratio for segmentation, which resizes the shorter side to a fixed length and limits no other side."""
 
-EXACT = ("fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
-"""Models whose weights COCO_V1 were trained without the small number that batch normalization adds to variances."""
+ZERO_EPS = ("fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+"""Models whose weights COCO_V1 were trained with an ``eps`` of 0 in batch normalization."""
 
-LICENCE = "BSD-3-Clause; the terms of COCO's pictures may apply"
+LICENSE = "BSD-3-Clause; the terms of COCO's pictures may apply"
 
 _VOC_SPACE = (
-    "Pascal VOC's 20 classes and background, which is class 0: all that is none of the 20, other things of COCO "
-    "included; void in training (where masks overlap) is not predicted"
+    "Pascal VOC's 20 classes and background (class 0), which includes other objects of COCO; void in training (where "
+    "masks overlap) is not predicted"
 )
 _COCO_SPACE = (
-    "COCO's 80 classes; boxes xyxy in pixels of the image. Ids run to 90: 0 is background, which no box has, and 10 "
-    "are not used (N/A): these are removed, the others count from 0"
+    "COCO's 80 classes, numbered from 0; boxes xyxy in pixels of the image. The model's ids are 0 to 90: background "
+    "(0) and 10 unused ids (N/A) are removed"
 )
 FAMILIES: tuple[Family, ...] = (
     Family("FCN", "segmentation", _VOC_SPACE, "torchvision: models/segmentation/fcn.py, _COMMON_META"),
@@ -72,21 +72,23 @@ FAMILIES: tuple[Family, ...] = (
     Family("SSD", "detection", _COCO_SPACE, "torchvision: models/detection/ssd.py, models/_meta.py"),
     Family("SSDlite", "detection", _COCO_SPACE, "torchvision: models/detection/ssdlite.py, models/_meta.py"),
     Family(
-        "Mask R-CNN", "detection", f"{_COCO_SPACE}; a mask of the whole image each, its probabilities cut at 0.5",
+        "Mask R-CNN", "detection", f"{_COCO_SPACE}; each with a mask of the whole image, where the probability is "
+        "above 0.5",
         "torchvision: models/detection/mask_rcnn.py, models/_meta.py",
     ),
     Family(
-        "Keypoint R-CNN", "detection", "boxes of persons, one class; keypoints are left out",
+        "Keypoint R-CNN", "detection", "boxes of persons, one class; keypoints are dropped",
         "torchvision: models/detection/keypoint_rcnn.py, models/_meta.py",
     ),
 )  # fmt: skip
 
 
 def create(name: str) -> Torchvision:
-    """The expert of ``<model>[?option=value&…]``; its weights are fetched, but not loaded.
+    """Return the expert of ``<model>[?option=value&…]``; its weights are downloaded, but not loaded.
 
     Raises:
-        ExpertError: not a model of segmentation or detection, wrong options, or weights that are not at hand.
+        ExpertError: there is no such model for segmentation or detection, options are invalid, or weights are not
+            available.
     """
     model, _, query = name.partition("?")
     given = split(query)
@@ -99,9 +101,13 @@ def create(name: str) -> Torchvision:
         **answer(given, {}, {**OPTIONS, **scores}, PARSERS, "torchvision", task),
     }
     if "classes" in fields and "file" not in fields:
-        raise ExpertError("torchvision: classes= names those of a file's model; give file=, or leave classes out")
+        raise ExpertError(
+            "torchvision: classes= describes the model of a file, and file= is missing: give file=, or remove classes="
+        )
     if fields["floor"] > fields["threshold"]:
-        raise ExpertError("torchvision: floor= is above threshold=, so that no box would be ignored; lower it")
+        raise ExpertError(
+            "torchvision: floor= is above threshold=, so there would be no ignored boxes: give a smaller floor="
+        )
     return Torchvision(f"torchvision:{name}", model, task, fields)
 
 
@@ -112,21 +118,21 @@ class Torchvision(Expert):
         self.model, self.fields = model, fields
         self.batch_size = fields["batch_size"]
         self.weights, self.official = _weights(model, fields)
-        self.path = fields["file"] if "file" in fields else _fetched(self.weights)
+        self.path = fields["file"] if "file" in fields else _download(self.weights)
         self.names = tuple(self.weights.meta["categories"])
         if "classes" in fields:
             self.names = (*([BACKGROUND] if task == "detection" else []), *fields["classes"])
         things = [i for i, name in enumerate(self.names) if name != UNUSED and (i or task == "segmentation")]
-        self._numbers = np.full(len(self.names), -1)
-        self._numbers[things] = np.arange(len(things))
+        self._class_ids = np.full(len(self.names), -1)
+        self._class_ids[things] = np.arange(len(things))
         classes = tuple(self.names[i].replace(BACKGROUND, "background") for i in things)
-        told = ("size", *(SCORES if task == "detection" else ()))
-        settings = {name: fields[name] for name in told if name in fields}
+        recorded = ("size", *SCORES) if task == "detection" else ("size",)
+        settings = {name: fields[name] for name in recorded if name in fields}
         self.card = ExpertCard(
             uri,
             task,
             Convention(classes),
-            license=fields.get("license", LICENCE if self.official else "unknown"),
+            license=fields.get("license", LICENSE if self.official else "unknown"),
             revision=self.weights.name if self.official else "",
             weights_sha256=sha256(self.path),
             preprocessing={"transforms": " ".join(repr(self.weights.transforms()).split()), **settings},
@@ -139,44 +145,45 @@ class Torchvision(Expert):
         """Build the model and load its weights.
 
         Raises:
-            ExpertError: the file is none of the model's.
+            ExpertError: the file does not contain weights of the model.
         """
         from torchvision.models import get_model
 
         state = _state(self.path)
         model = get_model(self.model, weights=None, weights_backbone=None, num_classes=len(self.names))
         _freeze(model, state, every=self.official and self.model.endswith("_fpn"))
-        if self.official and self.model in EXACT and self.weights.name == "COCO_V1":
+        if self.official and self.model in ZERO_EPS and self.weights.name == "COCO_V1":
             _set_eps(model, 0.0)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise ExpertError(
                 f"{self.path} is no state dict of a {self.model} with {len(self.names)} outputs ({self.names[0]}, …): "
-                f"{' '.join(str(error).split())[:500]}; name its model, and its classes= if it was trained for others"
+                f"{' '.join(str(error).split())[:500]}. Name the model of the file, and its classes= if they are custom"
             ) from error
         self._adapt(model)
         self._model, self._device = model.eval().to(device), device
 
     @property
     def module(self) -> Any:
-        """The model, for precision and layout of labeling; None before `load`."""
+        """The model, to which labeling applies precision and memory layout; None before `load`."""
         return self._model
 
     def _adapt(self, model: Any) -> None:
-        """Make the options the model's."""
-        size, task = self.fields.get("size"), self.card.task
-        self._prepare = self.weights.transforms(**({"resize_size": size} if size and task == "segmentation" else {}))
-        if task == "detection":
+        """Apply the options to the model and its transforms."""
+        size = self.fields.get("size")
+        resize = {"resize_size": size} if size and self.card.task == "segmentation" else {}
+        self._prepare = self.weights.transforms(**resize)
+        if self.card.task == "detection":
             if size:
                 if getattr(model.transform, "fixed_size", None):
-                    raise ExpertError(f"{self.card.uri}: images of a {self.model} have a fixed size; leave size= out")
+                    raise ExpertError(f"{self.card.uri}: the image size of {self.model} is fixed: remove size=")
                 model.transform.min_size = (size,)
-            judge = getattr(model, "roi_heads", model)  # less than the floor costs time and memory, and tells nothing
-            judge.score_thresh = max(judge.score_thresh, self.fields["floor"])
+            detector = getattr(model, "roi_heads", model)  # boxes below the floor only cost time and memory
+            detector.score_thresh = max(detector.score_thresh, self.fields["floor"])
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label an image, of the image's size."""
+        """Return one label per image, of the image's size."""
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         import torch
@@ -184,47 +191,47 @@ class Torchvision(Expert):
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         H, W = batch.shape[-2:]
         segmentation = self.card.task == "segmentation"
-        if segmentation and max(H, W) > LONGEST * min(H, W):
+        if segmentation and max(H, W) > MAX_ASPECT * min(H, W):
             raise SampleError(
-                f"the picture is too long and thin: {W}×{H}; {self.model} enlarges the shorter side, and could not "
-                "hold the longer one"
+                f"the picture is too long and thin: {W}×{H}. {self.model} enlarges the shorter side, and the longer "
+                "side would need too much memory"
             )
         with torch.inference_mode():
             prepared = self._prepare(batch).to(self._device)
             if segmentation:
                 return [_best(logits, (H, W)) for logits in self._model(prepared)["out"].float()]
-            return [self._boxes(found, (H, W)) for found in self._model(list(prepared))]
+            return [self._boxes(output, (H, W)) for output in self._model(list(prepared))]
 
-    def _boxes(self, found: Mapping[str, Any], size: tuple[int, int]) -> Detection:
-        """Boxes of classes that have a name."""
-        arrays = {name: found[name].cpu().numpy() for name in ("boxes", "labels", "scores")}
-        ids = self._numbers[arrays["labels"]]
+    def _boxes(self, output: Mapping[str, Any], size: tuple[int, int]) -> Detection:
+        """Return the boxes whose class has a name."""
+        boxes, labels, scores = (output[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
+        ids = self._class_ids[labels]
         rows = np.flatnonzero(ids >= 0)
         masks = None
-        if "masks" in found:
-            masks = [rle.encode((found["masks"][int(row), 0] > MASK).cpu().numpy()) for row in rows]
+        if "masks" in output:
+            masks = [rle.encode((output["masks"][int(row), 0] > MASK).cpu().numpy()) for row in rows]
         threshold, floor = self.fields["threshold"], self.fields["floor"]
-        return _boxes.guesses(size, arrays["boxes"][rows], ids[rows], arrays["scores"][rows], threshold, floor, masks)
+        return _boxes.predictions(size, boxes[rows], ids[rows], scores[rows], threshold, floor, masks)
 
 
 def _best(logits: Any, size: tuple[int, int]) -> Segmentation:
-    """The best class of logits [K,h,w], enlarged to ``size`` (H, W) class by class: K maps of it would fill the memory.
+    """Return the best class of logits [K,h,w], enlarged to ``size`` (H, W).
 
-    The confidence is the mean over the model's pixels of the best class's probability.
+    Classes are enlarged one by one, since K maps of the image's size need too much memory. The confidence is the mean
+    probability of the best class over the model's pixels.
     """
     import torch
     from torch.nn.functional import interpolate
 
-    best, ids = None, None
-    for place, one in enumerate(logits):
-        values = interpolate(one[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        if best is None or ids is None:
-            best, ids = values, torch.zeros_like(values, dtype=torch.int32)
-        else:
-            higher = values > best
-            ids[higher] = place
-            best = torch.maximum(best, values)
-    assert ids is not None, "a model has classes"
+    def enlarged(channel: Any) -> Any:
+        return interpolate(channel[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+    best = enlarged(logits[0])
+    ids = torch.zeros_like(best, dtype=torch.int32)
+    for i, channel in enumerate(logits[1:], 1):
+        values = enlarged(channel)
+        ids[values > best] = i
+        best = torch.maximum(best, values)
     confidence = float(logits.softmax(0).amax(0).mean())
     return Segmentation(ids.cpu().numpy().astype(np.uint16), np.ones(size, np.bool_), min(confidence, 1.0))
 
@@ -233,7 +240,7 @@ def _best(logits: Any, size: tuple[int, int]) -> Segmentation:
 
 
 def _task(model: str) -> str:
-    """What a model of the zoo gives."""
+    """Return the task of a model of torchvision."""
     from torchvision import models
 
     known = {
@@ -248,7 +255,7 @@ def _task(model: str) -> str:
 
 
 def _weights(model: str, fields: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The weights that the model's preparation and classes are those of, and whether they are the model's own."""
+    """Return the weights that define transforms and classes, and whether the state dict is that of these weights."""
     from torchvision.models import get_model_weights
 
     known = get_model_weights(model)
@@ -256,7 +263,7 @@ def _weights(model: str, fields: Mapping[str, Any]) -> tuple[Any, bool]:
     if name is not None:
         name = name.rpartition(".")[2]
         if name not in known.__members__:
-            raise ExpertError(f"{model} has no weights {name!r}; it has {', '.join(known.__members__)}")
+            raise ExpertError(f"{model} has no weights {name!r}: choose one of {', '.join(known.__members__)}")
         return known[name], True
     if "file" in fields and "classes" not in fields:
         for weights in known:
@@ -269,49 +276,52 @@ def _basename(weights: Any) -> str:
     return str(weights.url.rpartition("/")[2])
 
 
-def _fetched(weights: Any) -> Path:
-    """Weights in torchvision's cache, downloaded if they are not there."""
+def _download(weights: Any) -> Path:
+    """Return the path of weights in torchvision's cache, downloaded if they are missing."""
     import torch
 
     name = _basename(weights)
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    begins = name.rpartition("-")[2].partition(".")[0]
+    digest = name.rpartition("-")[2].partition(".")[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             fetching(weights.url, path.parent)
-            torch.hub.download_url_to_file(weights.url, str(path), begins, progress=False)
-    except (OSError, RuntimeError) as error:  # no network, a full disk; bytes that are not those of the name
+            torch.hub.download_url_to_file(weights.url, str(path), digest, progress=False)
+    except (OSError, RuntimeError) as error:  # no network, a full disk, or bytes that do not match the digest
         raise ExpertError(
-            f"cannot download {weights} ({type(error).__name__}: {error}); where there is a network fetch "
-            f"{weights.url}, and copy it to {path}, or name it by ?weights={weights.name}&file=PATH"
+            f"cannot download {weights} ({type(error).__name__}: {error}). On a machine with a network download "
+            f"{weights.url}, then copy it to {path}, or use ?weights={weights.name}&file=PATH"
         ) from error
-    if not sha256(path).startswith(begins):
-        raise ExpertError(f"{path} is damaged: its SHA-256 does not begin with {begins}; delete it, and run again")
+    if not sha256(path).startswith(digest):
+        raise ExpertError(
+            f"{path} is damaged: its SHA-256 does not begin with {digest}. Delete the file and rerun the command"
+        )
     return path
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """A state dict, without the auxiliary classifier that only training uses."""
+    """Return a state dict without the auxiliary classifier, which only training uses."""
     import safetensors.torch
     import torch
 
     try:
         if path.suffix == ".safetensors":
-            found = safetensors.torch.load_file(path)
+            state = safetensors.torch.load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors raise errors of many kinds
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors raise many kinds of errors
         raise ExpertError(
-            f"{path} cannot be read as weights alone ({type(error).__name__}: {' '.join(str(error).split())[:300]}); "
-            "save its state dict: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+            f"{path} cannot be read as weights without code ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}). Save its state dict: "
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
-    found = found.get("model", found) if isinstance(found, dict) else {}
-    return {name: value for name, value in found.items() if not name.startswith("aux_classifier.")}
+    state = state.get("model", state) if isinstance(state, dict) else {}
+    return {name: value for name, value in state.items() if not name.startswith("aux_classifier.")}
 
 
 def _freeze(module: Any, state: Mapping[str, Any], every: bool, prefix: str = "") -> None:
-    """Batch normalization that was trained frozen (``every``, or has not counted its batches) as torchvision has it."""
+    """Freeze batch normalization that was trained frozen: all if ``every``, otherwise layers without a batch count."""
     from torch.nn import BatchNorm2d
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -352,4 +362,4 @@ PARSERS: Mapping[str, Parser] = {
     "license": lambda text: {"license": text},
     "licence": lambda text: {"license": text},  # as URIs of older stores spell it
 }
-"""Option -> its answer as a field, as in ``_answers.PARSERS``."""
+"""Option -> parser of its value, as in ``_answers.PARSERS``."""

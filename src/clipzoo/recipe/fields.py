@@ -232,7 +232,7 @@ class Recipe(_Model):
     data: str
     """Image–caption dataset to label and train on."""
     max_samples: Count | None = None
-    """Number of usable samples to label and train on, from the first; null uses all of them."""
+    """Number of usable samples to train on, from the first, whose shards are labeled; null uses all samples."""
     store: str | None = None
     """Folder or address of the label store; null is ``labels`` in the run's folder."""
     columns: tuple[ColumnRecipe, ...] = ()

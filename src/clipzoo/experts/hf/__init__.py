@@ -1,9 +1,9 @@
 """Depth, segmentation and detection of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
 
-Images are prepared and outputs brought to the image's size by the model's own processor, so a label is what its
-post-processing gives, but always of the whole image: none is cropped, and padding is cut off. ``FAMILIES`` tells what
-each family's labels are and who says so. Options of all: ``dtype`` (float32, float16, bfloat16), ``batch_size``,
-``trust_remote_code=1`` (run the model's own code); the others depend on the family, and stand in docs/experts.md.
+The model's own processor prepares images and resizes outputs to the image, so a label is the result of its
+post-processing. It always covers the whole image: no image is cropped, and padding is removed. ``FAMILIES`` states what
+the labels of each family mean, with a public source. Options of all families: ``dtype`` (float32, float16, bfloat16),
+``batch_size``, ``trust_remote_code=1`` (run the model's own code). docs/experts.md lists the options of each family.
 """
 
 from __future__ import annotations
@@ -17,50 +17,52 @@ from PIL import Image
 
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
-from clipzoo.experts.hf import source as _hf_source
-from clipzoo.experts.hf.boxes import BoxesReading
-from clipzoo.experts.hf.depth import DepthReading
+from clipzoo.experts.hf.boxes import BoxesPostprocessor
+from clipzoo.experts.hf.depth import DepthPostprocessor
 from clipzoo.experts.hf.families import FAMILIES, Form, family_of
-from clipzoo.experts.hf.frame import frame_of, show_all
-from clipzoo.experts.hf.masks import MasksReading, SemanticReading
+from clipzoo.experts.hf.frame import disable_center_crop, frame_of
+from clipzoo.experts.hf.masks import MasksPostprocessor, SemanticPostprocessor
 from clipzoo.experts.hf.options import choice, count
-from clipzoo.experts.hf.prompts import GroundingReading, OwlReading, PromptsReading
-from clipzoo.experts.hf.reading import Model, Reading
-from clipzoo.experts.hf.source import Source
+from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query
+from clipzoo.experts.hf.prompts import GroundingPostprocessor, OwlPostprocessor, PromptedPostprocessor
+from clipzoo.experts.hf.source import Source, resolve
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 
 __all__ = ["FAMILIES", "HfExpert", "create"]
 
-READINGS: Mapping[Form, type[Reading]] = {
-    "depth": DepthReading,
-    "semantic": SemanticReading,
-    "masks": MasksReading,
-    "boxes": BoxesReading,
-    "owl": OwlReading,
-    "grounding": GroundingReading,
+POSTPROCESSORS: Mapping[Form, type[Postprocessor]] = {
+    "depth": DepthPostprocessor,
+    "semantic": SemanticPostprocessor,
+    "masks": MasksPostprocessor,
+    "boxes": BoxesPostprocessor,
+    "owl": OwlPostprocessor,
+    "grounding": GroundingPostprocessor,
 }
-"""Form of a family's outputs -> what reads them."""
+"""Form of a family's outputs -> its postprocessor."""
 
 COMMON = ("dtype", "batch_size", "trust_remote_code")
-OPTIONS = tuple(dict.fromkeys([*(name for reading in READINGS.values() for name in reading.options), *COMMON]))
+OPTIONS = tuple(dict.fromkeys([*(name for kind in POSTPROCESSORS.values() for name in kind.options), *COMMON]))
+"""Options of all families, each once."""
+
 DTYPES = ("float32", "float16", "bfloat16")
 
 UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1\.")
-"""Weights that DPT has but never uses, and published checkpoints leave out."""
+"""Weights of DPT that are never used; published checkpoints do not contain them."""
 
 
 def create(name: str) -> HfExpert:
-    """The expert of a folder or hub id; its files are fetched, its weights not yet loaded.
+    """Return the expert of a folder or hub id; its files are downloaded, its weights are not loaded yet.
 
     Raises:
-        ExpertError: not at hand, of no family, or its files and the URI leave open what its outputs mean.
+        ExpertError: the model is not available or of no known family, or neither its files nor the URI state what its
+            outputs mean.
     """
-    return HfExpert(_hf_source.find(name, OPTIONS, code="trust_remote_code"), uri=f"hf:{name}")
+    return HfExpert(resolve(name, OPTIONS, code="trust_remote_code"), uri=f"hf:{name}")
 
 
 def runs_code(name: str) -> bool:
-    """Whether the URI lets the model's own code run."""
+    """Return true if the URI allows the model's own code to run."""
     return dict(parse_qsl(name.partition("?")[2])).get("trust_remote_code", "0") != "0"
 
 
@@ -69,17 +71,24 @@ class HfExpert(Expert):
 
     def __init__(self, source: Source, uri: str) -> None:
         options = source.options
-        self.source, self.trusted = source, choice(options, "trust_remote_code", ("0", "1")) == "1"
-        self.dtype, self.batch_size = choice(options, "dtype", DTYPES), count(options, "batch_size", 8)
-        self.reading = _reading(source)
-        self.needs_sample = self.reading.needs_caption
-        preprocessing = {**source.preprocessing, "do_center_crop": False, **self.reading.settings, "dtype": self.dtype}
+        self.source = source
+        self.trusted = choice(options, "trust_remote_code", ("0", "1")) == "1"
+        self.dtype = choice(options, "dtype", DTYPES)
+        self.batch_size = count(options, "batch_size", 8)
+        self.postprocessor = _postprocessor(source)
+        self.needs_sample = self.postprocessor.needs_captions
+        preprocessing = {
+            **source.preprocessing,
+            "do_center_crop": False,
+            **self.postprocessor.settings,
+            "dtype": self.dtype,
+        }
         if self.trusted:
             preprocessing["trust_remote_code"] = True
         self.card = ExpertCard(
             uri,
-            self.reading.task,
-            self.reading.convention,
+            self.postprocessor.task,
+            self.postprocessor.convention,
             source.license,
             source.revision,
             source.weights_sha256(),
@@ -89,117 +98,125 @@ class HfExpert(Expert):
         self._processor: Any = None
 
     def load(self, device: str = "cpu") -> None:
-        """Load processor and weights; no file is fetched.
+        """Load processor and weights; no file is downloaded.
 
         Raises:
-            ExpertError: transformers cannot load the folder, it lacks some of the weights, or prompts are too long.
+            ExpertError: transformers cannot load the folder, weights are missing, or prompts are too long.
         """
         import torch
         import transformers
 
-        place: dict[str, Any] = {"trust_remote_code": self.trusted, "local_files_only": True}
+        arguments: dict[str, Any] = {"trust_remote_code": self.trusted, "local_files_only": True}
         try:
             with no_bars():
-                self._processor = self._load_processor(transformers, place)
-                model, loaded = getattr(transformers, self.reading.auto).from_pretrained(
-                    self.source.folder, use_safetensors=True, output_loading_info=True, **place
+                self._processor = self._load_processor(transformers, arguments)
+                model, loaded = getattr(transformers, self.postprocessor.auto).from_pretrained(
+                    self.source.folder, use_safetensors=True, output_loading_info=True, **arguments
                 )
         except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
-            fix = "" if "trust_remote_code" not in str(error) else "; add ?trust_remote_code=1 if you trust its code"
+            fix = ". Add ?trust_remote_code=1 if you trust its code" if "trust_remote_code" in str(error) else ""
             raise ExpertError(f"transformers cannot load {self.card.uri}: {error}{fix}") from error
-        if missing := [key for key in loaded["missing_keys"] if not UNUSED.search(key)]:
+        missing = sorted(key for key in loaded["missing_keys"] if not UNUSED.search(key))
+        if missing:
             raise ExpertError(
-                f"{self.card.uri} lacks {len(missing)} of its weights, {sorted(missing)[0]} the first: they would be "
-                f"random; is this a backbone without the head of {type(model).__name__}? Name a model fine-tuned for it"
+                f"{self.card.uri}: {len(missing)} weights are missing, such as {missing[0]}, and would be random. This "
+                f"may be a backbone without the head of {type(model).__name__}: use a model that was fine-tuned with it"
             )
-        show_all(self._processor)
-        self.reading.check(self._processor)
+        disable_center_crop(self._processor)
+        self.postprocessor.check(self._processor)
         self._model = model.to(device, getattr(torch, self.dtype)).eval()
 
     @property
     def module(self) -> Any:
-        """The model, for precision and layout of labeling; None before `load`."""
+        """The model, to which labeling applies precision and memory layout; None before `load`."""
         return self._model
 
-    def _load_processor(self, transformers: Any, place: dict[str, Any]) -> Any:
-        if not self.reading.words:
-            return transformers.AutoImageProcessor.from_pretrained(self.source.folder, **place)
-        # class_info_file: OneFormer's names for training, which would be fetched from another place of the hub
-        info = {"class_info_file": ""} if isinstance(self.reading, MasksReading) else {}
-        return transformers.AutoProcessor.from_pretrained(self.source.folder, **info, **place)
+    def _load_processor(self, transformers: Any, arguments: dict[str, Any]) -> Any:
+        if not self.postprocessor.takes_text:
+            return transformers.AutoImageProcessor.from_pretrained(self.source.folder, **arguments)
+        # class_info_file: OneFormer's names for training, which would be downloaded from another repository of the hub
+        info = {"class_info_file": ""} if isinstance(self.postprocessor, MasksPostprocessor) else {}
+        return transformers.AutoProcessor.from_pretrained(self.source.folder, **info, **arguments)
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label an image, of the image's size; all of one size, as a batch."""
+        """Return one label per image, of the image's size; all images have one size."""
         if self.needs_sample:
-            raise ExpertError(f"{self.card.uri} takes its prompts from captions; call predict_inputs(inputs)")
+            raise ExpertError(f"{self.card.uri} takes its prompts from captions: call predict_inputs(inputs)")
         return self.predict_inputs([ExpertInput("", image) for image in images])
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
-        """As `predict`; samples that are asked for the same things go as a batch.
+        """Return one label per sample; samples with the same query are processed as a batch.
 
         Raises:
             SampleError: the model's processor cannot prepare images of this size.
         """
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
-        asked = [self.reading.asked(sample.caption) for sample in inputs]
+        queries = [self.postprocessor.query(sample.caption) for sample in inputs]
         labels: list[Any] = [None] * len(inputs)
-        for what in dict.fromkeys(asked):
-            rows = [row for row, own in enumerate(asked) if own == what]
-            for part in [[row] for row in rows] if self.reading.one_by_one else [rows]:
-                found = self._labels([inputs[row].image for row in part], what)
-                for row, label in zip(part, found, strict=True):
+        for query in dict.fromkeys(queries):
+            rows = [row for row, other in enumerate(queries) if other == query]
+            batches = [[row] for row in rows] if self.postprocessor.single_image else [rows]
+            for batch in batches:
+                results = self._labels([inputs[row].image for row in batch], query)
+                for row, label in zip(batch, results, strict=True):
                     labels[row] = label
         return labels
 
-    def _labels(self, images: Sequence[ImageArray], asked: tuple[int, ...] | None) -> list[Any]:
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
-        if asked is None:
-            assert isinstance(self.reading, PromptsReading)  # the others ask for the same of every image
-            return [self.reading.nothing(size) for size in sizes]
+    def _labels(self, images: Sequence[ImageArray], query: Query | None) -> list[Any]:
         import torch
 
-        pictures, text = [Image.fromarray(image) for image in images], self.reading.text(asked, len(images))
+        postprocessor = self.postprocessor
+        if query is None:
+            assert isinstance(postprocessor, PromptedPostprocessor)  # only prompts can be missing
+            return [postprocessor.without_query((image.shape[0], image.shape[1])) for image in images]
+        pictures = [Image.fromarray(image) for image in images]
         try:
-            inputs = self._processor(images=pictures, return_tensors="pt", **text)
-        except ValueError as error:  # sides that it would make 0 long, or whose aspect it takes for something else
-            (H, W), name = sizes[0], type(self._processor).__name__
-            raise SampleError(f"the model's {name} cannot prepare a picture of {W}×{H} pixels: {error}") from error
+            inputs = self._processor(images=pictures, return_tensors="pt", **postprocessor.text(query, len(images)))
+        except ValueError as error:  # a side would be 0 pixels long, or is taken for the number of channels
+            H, W = images[0].shape[:2]
+            raise SampleError(
+                f"the model's {type(self._processor).__name__} cannot prepare a picture of {W}×{H} pixels: {error}"
+            ) from error
         with torch.inference_mode():
-            frame = frame_of(self._processor, inputs, pictures[0], self.reading.unpads(self._processor))
+            frame = frame_of(self._processor, inputs, pictures[0], postprocessor.unpads(self._processor))
             outputs = self._model(**inputs.to(self._model.device, self._model.dtype))
             return [
-                self.reading.label(self._processor, _one(outputs, row, len(images)), frame, asked)
+                postprocessor.label(self._processor, _one(outputs, row, len(images)), frame, query)
                 for row in range(len(images))
             ]
 
 
-def _reading(source: Source) -> Reading:
-    """What reads the outputs of a model, by its family."""
+def _postprocessor(source: Source) -> Postprocessor:
+    """Return the postprocessor of a model, by its family."""
     config, preprocessing = source.config, source.preprocessing
     architecture = str((config.get("architectures") or ["none"])[0])
     family = family_of(architecture, source.name, {**preprocessing, **config})
-    reading = READINGS[family.form]
-    known = (*reading.options, *COMMON)
-    if wrong := sorted(set(source.options) - set(known)):
+    postprocessor = POSTPROCESSORS[family.form]
+    known = (*postprocessor.options, *COMMON)
+    wrong = sorted(set(source.options) - set(known))
+    if wrong:
         raise ExpertError(
-            f"?{wrong[0]}= does not concern {source.name}, a model of the family {family.name}; its options are "
-            f"{', '.join(known)}"
+            f"?{wrong[0]}= does not apply to {source.name}, a model of the family {family.name}: remove it. Options of "
+            f"this family: {', '.join(known)}"
         )
-    return reading(Model(source, architecture, family, config, preprocessing))  # type: ignore[call-arg]
+    return postprocessor(Model(source, architecture, family, config, preprocessing))  # type: ignore[call-arg]
 
 
 def _one(outputs: Any, row: int, count: int) -> Any:
-    """The outputs of one image out of ``count``, as float32: post-processing them alone bounds its memory.
+    """Return the outputs of one image out of ``count``, as float32: this limits the memory of post-processing.
 
-    Laid out image, channel, row, column: SegFormer gives batches with channels last, whose maps PyTorch enlarges at a
-    third of the speed.
+    The layout is image, channel, row, column: SegFormer gives batches with channels last, and PyTorch enlarges such
+    maps at a third of the speed.
     """
     import torch
 
     tensors = {name: value for name, value in outputs.items() if torch.is_tensor(value)}
+    others: dict[str, Any] = {}
     if count > 1:
         tensors = {name: value[row : row + 1] for name, value in tensors.items() if value.shape[:1] == (count,)}
-    others = {} if count > 1 else {name: value for name, value in outputs.items() if name not in tensors}
-    floats = {name: (v.float() if v.is_floating_point() else v).contiguous() for name, v in tensors.items()}
-    return type(outputs)(**others, **floats)
+    else:
+        others = {name: value for name, value in outputs.items() if name not in tensors}
+    for name, value in tensors.items():
+        tensors[name] = (value.float() if value.is_floating_point() else value).contiguous()
+    return type(outputs)(**others, **tensors)

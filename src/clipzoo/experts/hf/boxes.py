@@ -1,4 +1,4 @@
-"""Boxes of Hugging Face detectors, as their processors give them."""
+"""Boxes of Hugging Face detectors, from their processors' post-processing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import numpy as np
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._boxes import objects
-from clipzoo.experts.hf.frame import Frame, Size, padding
+from clipzoo.experts.hf.frame import Frame, padding
 from clipzoo.experts.hf.options import share
-from clipzoo.experts.hf.reading import Model, Reading, post
+from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
+from clipzoo.types import Size
 
 
-class BoxesReading(Reading):
-    """Boxes with classes out of ``id2label``."""
+class BoxesPostprocessor(Postprocessor):
+    """Boxes with classes of ``id2label``."""
 
     auto = "AutoModelForObjectDetection"
     options: ClassVar[tuple[str, ...]] = ("threshold", "floor")
@@ -27,24 +28,25 @@ class BoxesReading(Reading):
         self.floor = share(model.options, "floor", self.threshold)
         if self.floor > self.threshold:
             raise ExpertError(
-                f"?floor={self.floor} is above the threshold {self.threshold}: boxes with scores between the two are "
-                "ignored ones, so give a smaller floor, or none"
+                f"?floor={self.floor} is above the threshold {self.threshold}. Boxes with scores between the two are "
+                "stored as ignored boxes: give a smaller floor, or remove it"
             )
         self.convention = Convention(self.label_space(model))
         self.settings = {"threshold": self.threshold, "floor": self.floor, **padding(model.preprocessing)}
         self.unknown = unknown(self.convention.classes)
 
     def label_space(self, model: Model) -> tuple[str, ...]:
-        """The names of the classes."""
+        """Return the names of the classes."""
         return model.classes()
 
-    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Detection:
-        """Boxes above the floor, cut to the image; those not above the threshold ignored."""
-        function = post(processor, "post_process_object_detection")
-        (found,) = function(output, threshold=self.floor, target_sizes=[frame.shown])
-        return self.detection(frame.size, found["boxes"], found["labels"], found["scores"])
+    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Detection:
+        """Return the boxes above the floor, clipped to the image; those up to the threshold are ignored boxes."""
+        function = post_process(processor, "post_process_object_detection")
+        (result,) = function(output, threshold=self.floor, target_sizes=[frame.canvas])
+        return self.detection(frame.size, result["boxes"], result["labels"], result["scores"])
 
     def detection(self, size: Size, boxes: Any, ids: Any, scores: Any) -> Detection:
-        """Tensors [N,4] xyxy in pixels, [N] and [N] as a label."""
-        boxes, ids, scores = (x.float().cpu().numpy() for x in (boxes, ids, scores))
-        return objects(size, boxes, ids, scores, ~(scores > self.threshold) | np.isin(ids, self.unknown))
+        """Make a label of tensors: boxes [N,4] xyxy in pixels, ids [N] and scores [N]."""
+        boxes, ids, scores = boxes.float().cpu().numpy(), ids.float().cpu().numpy(), scores.float().cpu().numpy()
+        ignored = ~(scores > self.threshold) | np.isin(ids, self.unknown)
+        return objects(size, boxes, ids, scores, ignored)

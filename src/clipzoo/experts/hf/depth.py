@@ -1,4 +1,4 @@
-"""Depth of Hugging Face models, as their processors bring it to the image's size."""
+"""Depth of Hugging Face models, resized to the image by their processors' post-processing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from clipzoo.errors import ExpertError
 from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.options import choice
-from clipzoo.experts.hf.reading import Model, Reading, post
+from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Along, Depth, Kind
 
 
-class DepthReading(Reading):
-    """A map of depths or disparities."""
+class DepthPostprocessor(Postprocessor):
+    """A map of depth or disparity."""
 
     auto = "AutoModelForDepthEstimation"
     options: ClassVar[tuple[str, ...]] = ("kind", "along")
@@ -24,21 +24,25 @@ class DepthReading(Reading):
     def __init__(self, model: Model) -> None:
         kind = model.options.get("kind") or model.family.kind
         if kind not in get_args(Kind):
-            seen = f"?kind={kind} is none of them" if kind else f"the files of a {model.architecture} do not say which"
+            known = ", ".join(get_args(Kind))
+            if kind:
+                problem = f"?kind={kind} is none of {known}"
+            else:
+                problem = f"the files of a {model.architecture} do not say which kind of depth it predicts ({known})"
             raise ExpertError(
-                f"what are the depths of {model.name}: {', '.join(get_args(Kind))}? {seen}; see its model card and add "
-                "?kind=metric (meters) or ?kind=affine-disparity (relative, nearer is larger) to the URI"
+                f"{model.name}: {problem}. Read its model card and add ?kind=metric (meters) or ?kind=affine-disparity "
+                "(relative, nearer is larger) to the URI"
             )
         self.convention = Convention((), kind, choice(model.options, "along", get_args(Along)))  # type: ignore[arg-type]
         self.settings = {}
 
-    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Depth:
-        """Unknown where not finite, or not positive though metric."""
+    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Depth:
+        """Return the depth; unknown where it is not finite, or metric and not positive."""
         kind = self.convention.kind
         assert kind is not None, "the convention was checked"
-        (found,) = post(processor, "post_process_depth_estimation")(output, [frame.whole])
-        values = found["predicted_depth"].float().cpu().numpy()
-        values = values.reshape(frame.whole)[frame.place]  # sides of one pixel are squeezed away
+        (result,) = post_process(processor, "post_process_depth_estimation")(output, [frame.canvas_pixels])
+        values = result["predicted_depth"].float().cpu().numpy()
+        values = values.reshape(frame.canvas_pixels)[frame.crop]  # transformers squeezes sides of one pixel
         valid = np.isfinite(values)
         if kind == "metric":
             valid &= np.where(valid, values, 0) > 0

@@ -1,7 +1,7 @@
-"""Families of Hugging Face models: what tells that a model is of one, what it gives, and who says so.
+"""Families of Hugging Face models: how a model is recognized, what its labels mean, and a public source for it.
 
-The table decides: the first row that fits a model's architecture, config and name is its family. No published weights
-were run through any of them; architectures with random weights were (``tests/test_hf*.py``).
+The first row of the table that fits a model's architecture, config and name is its family. Only architectures with
+random weights were run (``tests/test_hf*.py``), no published weights.
 """
 
 from __future__ import annotations
@@ -21,49 +21,54 @@ Mode = Literal["semantic", "instance", "panoptic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HfFamily(Family):
-    """A family, how its outputs are read, and which models are of it.
+    """A family of models with one form of output.
 
     Attributes:
-        form: how its outputs are read (``hf.READINGS``).
-        architectures: names of classes of transformers; ``*`` stands for any beginning.
-        like: a regular expression that the beginning of the hub id fits.
-        when: values that the config or the image processor's settings have.
-        kind: of depths; None where files do not tell it.
-        mode: what masks were trained to be; None where files do not tell it.
-        threshold: the score that the library asks of objects by default.
+        form: form of its outputs, which selects the postprocessor (``hf.POSTPROCESSORS``).
+        architectures: class names of transformers; a leading ``*`` matches any beginning.
+        name_pattern: regular expression that must match the beginning of the hub id.
+        when: required values of the config or the image processor's settings.
+        kind: kind of its depth; None if the files of a model do not state it.
+        mode: what its masks were trained to be; None if the files of a model do not state it.
+        threshold: default score threshold of the library for objects.
     """
 
     form: Form
     architectures: tuple[str, ...]
-    like: str = ""
+    name_pattern: str = ""
     when: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind | None = None
     mode: Mode | None = None
     threshold: float = 0.5
 
-    def fits(self, architecture: str, name: str, told: Mapping[str, Any]) -> bool:
-        """Whether a model is of this family: its architecture, hub id, and the values in its files."""
-        named = any(
-            architecture.endswith(own[1:]) if own[0] == "*" else architecture == own for own in self.architectures
-        )
-        return named and bool(re.match(self.like, name)) and all(told.get(k) == v for k, v in self.when.items())
+    def fits(self, architecture: str, name: str, values: Mapping[str, Any]) -> bool:
+        """Return true if a model with this architecture, hub id and values in its files is in this family."""
+        if not any(_matches(architecture, pattern) for pattern in self.architectures):
+            return False
+        return bool(re.match(self.name_pattern, name)) and all(values.get(key) == v for key, v in self.when.items())
 
 
-def family_of(architecture: str, name: str, told: Mapping[str, Any]) -> HfFamily:
-    """The family of a model.
+def _matches(architecture: str, pattern: str) -> bool:
+    return architecture.endswith(pattern[1:]) if pattern[0] == "*" else architecture == pattern
+
+
+def family_of(architecture: str, name: str, values: Mapping[str, Any]) -> HfFamily:
+    """Return the family of a model.
 
     Raises:
-        ExpertError: none of the table's, or one that is `REFUSED`.
+        ExpertError: no family fits, or the architecture is in `REFUSED`.
     """
     if architecture in REFUSED:
-        raise ExpertError(f"{name} is a {architecture}, whose outputs cannot be read; write a python: expert for it")
+        raise ExpertError(
+            f"{name} is a {architecture}, whose outputs clipzoo cannot read: write a python: expert (docs/experts.md)"
+        )
     for family in FAMILIES:
-        if family.fits(architecture, name, told):
+        if family.fits(architecture, name, values):
             return family
-    ends = sorted({own for family in FAMILIES for own in family.architectures if own[0] == "*"})
+    endings = sorted({pattern for family in FAMILIES for pattern in family.architectures if pattern[0] == "*"})
     raise ExpertError(
-        f"{name} is a {architecture}, which gives neither depth nor classes of pixels nor boxes; architectures that do "
-        f"are {', '.join(ends)}, and those that docs/experts.md lists"
+        f"{name} is a {architecture}, which predicts neither depth nor classes of pixels nor boxes: use a model of "
+        f"{', '.join(endings)} or of an architecture that docs/experts.md lists"
     )
 
 
@@ -72,38 +77,36 @@ def family_of(architecture: str, name: str, told: Mapping[str, Any]) -> HfFamily
 EOMT = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation")
 ANY_SEMANTIC = ("*ForSemanticSegmentation",)
 REFUSED = frozenset({"OmDetTurboForObjectDetection"})
-"""Would fit a row of any others, but is told by a text what to find, in a form that nothing here reads."""
+"""Architectures that would fit a row 'any other', but take prompts in a form that is not supported here."""
 
 LIBRARY = "github.com/huggingface/transformers, src/transformers/models"
 
 
 def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more: Any) -> HfFamily:
-    gives = f"{kind} along z" if kind else "its files do not tell the kind, so ?kind= is asked for; along z unless told"
+    gives = f"{kind} along z" if kind else "the kind of ?kind=, since files do not state it; along z unless ?along=ray"
     return HfFamily(name, "depth", gives, source, form="depth", architectures=(architecture,), kind=kind, **more)
 
 
 def _semantic(name: str, architectures: tuple[str, ...], source: str) -> HfFamily:
-    gives = (
-        "of every pixel the best class of id2label; void where that is a class called void, unlabeled, ignore or N/A"
-    )
+    gives = "the best class of id2label for every pixel; unknown if that class is called void, unlabeled, ignore or N/A"
     return HfFamily(name, "segmentation", gives, source, form="semantic", architectures=architectures)
 
 
 def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Any) -> HfFamily:
     gives = (
-        "masks with classes of id2label: by votes (semantic), as segments (panoptic; unknown where none is sure), or "
-        "as a detection instances with boxes and masks"
+        "masks with classes of id2label: a class map by votes (semantic), segments (panoptic; unknown where none is "
+        "above the threshold), or as a detection, instances with boxes and masks"
     )
     return HfFamily(name, "segmentation", gives, source, form="masks", architectures=architectures, **more)
 
 
 def _boxes(name: str, architectures: tuple[str, ...], source: str, **more: Any) -> HfFamily:
-    gives = "boxes with classes of id2label, each with a score; those of classes that mean 'not known' ignored"
+    gives = "boxes with classes of id2label and scores; boxes of classes that mean 'unknown' are ignored boxes"
     return HfFamily(name, "detection", gives, source, **{"form": "boxes", "architectures": architectures, **more})
 
 
 def _prompted(name: str, architectures: tuple[str, ...], form: Form, threshold: float, source: str) -> HfFamily:
-    gives = "boxes with classes of ?classes=, whose names are its prompts, each with a score"
+    gives = "boxes with scores and classes of ?classes=, whose names are the prompts"
     return HfFamily(name, "detection", gives, source, form=form, architectures=architectures, threshold=threshold)
 
 
@@ -111,7 +114,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     _depth(
         "DPT of Intel (MiDaS 3 and 3.1)", "DPTForDepthEstimation", "affine-disparity",
         "pytorch.org/hub/intelisl_midas_v2: relative inverse depth; Ranftl et al., arXiv 1907.01341, section 5",
-        like=r"Intel/dpt-(?!.*(nyu|kitti))",
+        name_pattern=r"Intel/dpt-(?!.*(nyu|kitti))",
     ),
     _depth(
         "DPT", "DPTForDepthEstimation", None,
@@ -119,7 +122,8 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _depth(
         "Depth Anything 2, metric", "DepthAnythingForDepthEstimation", "metric",
-        "github.com/DepthAnything/Depth-Anything-V2, metric_depth/dataset/hypersim.py: distances made depths along z",
+        "github.com/DepthAnything/Depth-Anything-V2, metric_depth/dataset/hypersim.py: distances converted to depths "
+        "along z",
         when={"depth_estimation_type": "metric"},
     ),
     _depth(
@@ -129,7 +133,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     _depth(
         "Prompt Depth Anything, metric", "PromptDepthAnythingForDepthEstimation", "metric",
         f"{LIBRARY}/prompt_depth_anything/configuration_prompt_depth_anything.py: depth_estimation_type; trained with "
-        "a sensor's coarse depth beside the picture (Lin et al., arXiv 2412.14015), which it does without here",
+        "a sensor's coarse depth as a second input (Lin et al., arXiv 2412.14015), which is not used here",
         when={"depth_estimation_type": "metric"},
     ),
     _depth(
@@ -151,7 +155,7 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _depth(
         "Depth Pro without its field of view", "DepthProForDepthEstimation", "affine-depth",
-        "github.com/apple/ml-depth-pro, src/depth_pro/depth_pro.py: canonical inverse depth, meters but for the focal "
+        "github.com/apple/ml-depth-pro, src/depth_pro/depth_pro.py: canonical inverse depth, in meters up to the focal "
         "length",
     ),
     _depth("any other …ForDepthEstimation", "*ForDepthEstimation", None, "the model's card"),
@@ -182,11 +186,12 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _masks(
         "OneFormer", ("OneFormerForUniversalSegmentation",),
-        f"Jain et al., arXiv 2211.06220, section 3.1: told which; {LIBRARY}/oneformer/image_processing_oneformer.py",
+        "Jain et al., arXiv 2211.06220, section 3.1: a task input selects the mode; "
+        f"{LIBRARY}/oneformer/image_processing_oneformer.py",
     ),
     _masks(
         "EoMT, semantic", EOMT,
-        f"Kerssies et al., arXiv 2503.19108; {LIBRARY}/eomt/image_processing_eomt.py: windows of semantic models",
+        f"Kerssies et al., arXiv 2503.19108; {LIBRARY}/eomt/image_processing_eomt.py: semantic models use windows",
         when={"do_split_image": True}, mode="semantic", threshold=0.8,
     ),
     _masks(
@@ -199,7 +204,8 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _boxes(
         "DETR", ("DetrForObjectDetection",),
-        f"Carion et al., arXiv 2005.12872, section 3; {LIBRARY}/detr/image_processing_detr.py: the last is no object",
+        f"Carion et al., arXiv 2005.12872, section 3; {LIBRARY}/detr/image_processing_detr.py: the last logit is "
+        "no object",
     ),
     _boxes(
         "Conditional DETR", ("ConditionalDetrForObjectDetection",),
@@ -228,12 +234,12 @@ FAMILIES: tuple[HfFamily, ...] = (
     ),
     _prompted(
         "OWLv2", ("Owlv2ForObjectDetection",), "owl", 0.1,
-        f"Minderer et al., arXiv 2306.09683; {LIBRARY}/owlv2/image_processing_owlv2.py: boxes of the padded square",
+        f"Minderer et al., arXiv 2306.09683; {LIBRARY}/owlv2/image_processing_owlv2.py: boxes in the padded square",
     ),
     _prompted(
         "Grounding DINO", ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"), "grounding", 0.25,
         "Liu et al., arXiv 2303.05499, section 3.5: a logit for each token of the text; tokens belong to classes as in "
-        "github.com/IDEA-Research/GroundingDINO, demo/test_ap_on_coco.py, which takes their mean and not the surest",
+        "github.com/IDEA-Research/GroundingDINO, demo/test_ap_on_coco.py, which takes their mean, not the largest",
     ),
     _boxes("any other …ForObjectDetection", ("*ForObjectDetection",), "the model's card"),
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Where an image is in what a Hugging Face model was shown: processors pad, and most post-processing forgets it.
+"""Position of an image in a model's input: processors pad images, and most post-processing ignores the padding.
 
-transformers 5.24: with a fixed ``pad_size`` the processors of DETR, YOLOS, RT-DETR, MaskFormer and their like pad each
-image below and to the right, and their post-processing stretches what was found on the padded canvas over the image.
-Boxes are shares of that canvas, since the processors scale the boxes of training to it
+transformers 5.24: with a fixed ``pad_size`` the processors of DETR, YOLOS, RT-DETR, MaskFormer and similar models pad
+each image at the bottom and right, and their post-processing stretches the padded canvas over the image. Boxes are
+fractions of that canvas, since the processors scale the boxes of training to it
 (``_update_annotation_for_padded_image``).
 """
 
@@ -13,55 +13,55 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipzoo.errors import ExpertError
-
-Size = tuple[int, int]
-"""(H, W)."""
+from clipzoo.types import Size
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image and the canvas around it, in pixels of the image.
+    """An image and the padded canvas around it, in pixels of the image.
 
     Attributes:
         size: (H, W) of the image.
-        shown: (H, W) of the canvas, padding included; not whole numbers where the image was resized.
-        start: rows of padding above the image and columns to the left of it.
+        canvas: (H, W) of the canvas, with its padding; fractional where the image was resized.
+        start: rows of padding above the image and columns of padding left of it.
     """
 
     size: Size
-    shown: tuple[float, float]
+    canvas: tuple[float, float]
     start: Size = (0, 0)
 
     @property
-    def whole(self) -> Size:
-        """The canvas in whole pixels, for maps."""
-        return round(self.shown[0]), round(self.shown[1])
+    def canvas_pixels(self) -> Size:
+        """(H, W) of the canvas in whole pixels, for maps."""
+        return round(self.canvas[0]), round(self.canvas[1])
 
     @property
-    def place(self) -> tuple[slice, slice]:
-        """Rows and columns of the image in a map of the `whole`."""
+    def crop(self) -> tuple[slice, slice]:
+        """Rows and columns of the image in a map of the canvas."""
         return slice(self.start[0], self.start[0] + self.size[0]), slice(self.start[1], self.start[1] + self.size[1])
 
 
 def frame_of(processor: Any, inputs: Mapping[str, Any], image: Any, unpads: bool) -> Frame:
-    """The frame of a PIL ``image``.
+    """Return the frame of a PIL ``image``.
 
     Args:
-        processor: what prepared the image.
-        inputs: what it made of a batch of images of that size.
-        image: one of them.
-        unpads: post-processing cuts the padding off itself.
+        processor: the processor that prepared the image.
+        inputs: its output for a batch of images of that size.
+        image: one of these images.
+        unpads: whether post-processing removes the padding.
     """
-    own, size = images_of(processor), (image.height, image.width)
-    if hasattr(own, "ensure_multiple_of"):
-        return _around(own, size)
+    image_processor = image_processor_of(processor)
+    size = image.height, image.width
+    if hasattr(image_processor, "ensure_multiple_of"):
+        return _centered(image_processor, size)
     if unpads:
         return Frame(size, size)
     if "pixel_mask" in inputs:
-        shown = inputs["pixel_mask"][0].bool()
-        inner = int(shown.any(1).sum()), int(shown.any(0).sum())
-    elif getattr(own, "do_pad", False):
-        inner = own(images=[image], do_pad=False, return_tensors="pt")["pixel_values"].shape[-2:]
+        mask = inputs["pixel_mask"][0].bool()
+        inner = int(mask.any(1).sum()), int(mask.any(0).sum())
+    elif getattr(image_processor, "do_pad", False):
+        unpadded = image_processor(images=[image], do_pad=False, return_tensors="pt")
+        inner = unpadded["pixel_values"].shape[-2:]
     else:
         return Frame(size, size)
     canvas = inputs["pixel_values"].shape[-2:]
@@ -69,41 +69,47 @@ def frame_of(processor: Any, inputs: Mapping[str, Any], image: Any, unpads: bool
 
 
 def padding(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of a processor with a fixed ``pad_size``: labels that were made before are of the canvas."""
+    """Return the setting that a card records for a fixed ``pad_size``: labels of older versions cover the canvas."""
     return {"padding": "cut off"} if preprocessing.get("pad_size") else {}
 
 
-def images_of(processor: Any) -> Any:
-    """The part of a processor that prepares images; itself if it does nothing else."""
+def image_processor_of(processor: Any) -> Any:
+    """Return the part of a processor that prepares images: itself if it takes only images."""
     return getattr(processor, "image_processor", processor)
 
 
-def show_all(processor: Any) -> None:
-    """Have the model shown the whole of each image, since a label covers it.
+def disable_center_crop(processor: Any) -> None:
+    """Make the processor show the model each image whole, since a label covers the whole image.
 
     Raises:
-        ExpertError: images are padded after they were resized, so that it is not known where they end.
+        ExpertError: images are resized and then padded, so that the border between them is unknown.
     """
-    own = images_of(processor)
-    if getattr(own, "do_center_crop", False):
-        own.do_center_crop = False
-    if (divisor := _divisor(own)) > 1 and own.do_resize and (own.ensure_multiple_of or 1) % divisor:
+    image_processor = image_processor_of(processor)
+    if getattr(image_processor, "do_center_crop", False):
+        image_processor.do_center_crop = False
+    divisor = _divisor(image_processor)
+    if divisor > 1 and image_processor.do_resize and (image_processor.ensure_multiple_of or 1) % divisor:
         raise ExpertError(
-            f"the {type(own).__name__} resizes to multiples of {own.ensure_multiple_of} and then pads to multiples of "
-            f"{divisor}; give ensure_multiple_of in preprocessor_config.json the value of size_divisor"
+            f"the {type(image_processor).__name__} resizes to multiples of {image_processor.ensure_multiple_of} and "
+            f"then pads to multiples of {divisor}. The place of the image in the result is then unknown: give "
+            "ensure_multiple_of in preprocessor_config.json the value of size_divisor"
         )
 
 
-def _divisor(own: Any) -> int:
-    """The number that processors of DPT's kind pad sides to a multiple of; 1 of others."""
-    return int(getattr(own, "size_divisor", None) or 1) if hasattr(own, "ensure_multiple_of") and own.do_pad else 1
+def _divisor(image_processor: Any) -> int:
+    """Return the number to whose multiples a DPT-like processor pads both sides; 1 for other processors."""
+    if hasattr(image_processor, "ensure_multiple_of") and image_processor.do_pad:
+        return int(getattr(image_processor, "size_divisor", None) or 1)
+    return 1
 
 
-def _around(own: Any, size: Size) -> Frame:
-    """The frame of processors of DPT's kind, ZoeDepth's among them, which cuts its padding off itself.
+def _centered(image_processor: Any, size: Size) -> Frame:
+    """Return the frame of a DPT-like processor; ZoeDepth's is one of them and removes its padding itself.
 
-    Half of the padding, rounded down, is above and left (transformers, models/dpt/image_processing_dpt.py).
+    Half of the padding, rounded down, is above and left (transformers, models/dpt/image_processing_dpt.py). Resized
+    images have none (see `disable_center_crop`).
     """
-    (H, W), divisor = size, 1 if getattr(own, "do_resize", True) else _divisor(own)  # see `show_all` of resized images
-    below, right = -H % divisor, -W % divisor
-    return Frame(size, (H + below, W + right), (below // 2, right // 2))
+    H, W = size
+    divisor = 1 if getattr(image_processor, "do_resize", True) else _divisor(image_processor)
+    rows, columns = -H % divisor, -W % divisor
+    return Frame(size, (H + rows, W + columns), (rows // 2, columns // 2))

@@ -1,7 +1,7 @@
-"""Masks of Hugging Face models: maps of classes, and of universal models segments or instances.
+"""Masks of Hugging Face models: class maps, and segments or instances of universal models.
 
-Universal models (MaskFormer and its kin) predict masks with classes, whatever they were trained for; the same outputs
-are read by semantic votes, as panoptic segments or as instances, and only one of these is what training meant.
+Universal models (MaskFormer and its successors) predict masks with classes. The same outputs can be read as a class map
+by votes, as panoptic segments, or as instances, and a model was trained for only one of these.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -16,29 +17,37 @@ import numpy as np
 from clipzoo.errors import ExpertError
 from clipzoo.experts._boxes import around, objects
 from clipzoo.experts.hf.families import ANY_SEMANTIC, EOMT, Mode
-from clipzoo.experts.hf.frame import Frame, Size, images_of, padding
+from clipzoo.experts.hf.frame import Frame, image_processor_of, padding
 from clipzoo.experts.hf.options import choice, ids, share
-from clipzoo.experts.hf.reading import Model, Reading, post
+from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.types import BoolArray
+from clipzoo.types import BoolArray, Size
 
-GIVES = {"semantic": ("segmentation",), "instance": ("detection",), "panoptic": ("segmentation", "detection")}
-"""What masks were trained to be -> tasks that they can be labels of, the default first."""
+TASKS = {"semantic": ("segmentation",), "instance": ("detection",), "panoptic": ("segmentation", "detection")}
+"""What masks were trained to be -> tasks that can use them, the default first."""
 
 FIRST_STUFF = "banner"
-"""Of COCO's panoptic classes, in the order of their ids, those before it are things
+"""The first class of COCO's panoptic classes that is stuff: those with smaller ids are things
 (github.com/cocodataset/panopticapi, panoptic_coco_categories.json)."""
 
+INSIDE = 0.5
+"""Smallest probability of a pixel inside a mask."""
 
-HELD = 0.5
-"""The probability from which on a mask holds a pixel."""
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One segment or instance; its ``mask`` is bool [H,W]."""
+
+    id: int
+    score: float
+    mask: BoolArray
 
 
-class SemanticReading(Reading):
-    """The best class of every pixel."""
+class SemanticPostprocessor(Postprocessor):
+    """The most probable class of every pixel."""
 
     auto = "AutoModelForSemanticSegmentation"
     task = "segmentation"
@@ -49,128 +58,142 @@ class SemanticReading(Reading):
         self.unknown = unknown(self.convention.classes)
         self.bilinear = model.family.architectures != ANY_SEMANTIC
 
-    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Any:
-        """Unknown where the best class is one of `clipzoo.tasks.base.VOID`.
+    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Any:
+        """Return the class map; unknown where the best class is one of `clipzoo.tasks.base.VOID`.
 
-        The confidence is the mean over pixels of the best class's probability; None where masks vote.
+        The confidence is the mean probability of the best class over pixels; None for masks.
         """
-        logits, sure, able = output.get("logits"), None, None
+        logits, confidence, kept = output.get("logits"), None, None
         if logits is not None and logits.ndim == 4:
-            sure = float(logits.softmax(1).amax(1).mean())
+            confidence = float(logits.softmax(1).amax(1).mean())
             if self.bilinear:
-                able = contenders(logits[0])
-                output = type(output)(**{**output, "logits": logits[:, able]})
-        (found,) = post(processor, "post_process_semantic_segmentation")(output, target_sizes=[frame.whole])
-        classes = (found if able is None else able[found]).cpu().numpy().astype(np.uint16)[frame.place]
-        return Segmentation(classes, ~np.isin(classes, self.unknown), sure)
+                kept = contenders(logits[0])
+                output = type(output)(**{**output, "logits": logits[:, kept]})
+        function = post_process(processor, "post_process_semantic_segmentation")
+        (classes,) = function(output, target_sizes=[frame.canvas_pixels])
+        if kept is not None:
+            classes = kept[classes]
+        classes = classes.cpu().numpy().astype(np.uint16)[frame.crop]
+        return Segmentation(classes, ~np.isin(classes, self.unknown), confidence)
 
 
-class MasksReading(SemanticReading):
-    """Masks with classes, read as what they were trained to be."""
+class MasksPostprocessor(SemanticPostprocessor):
+    """Masks with classes, read as what the model was trained for."""
 
     auto = "AutoModelForUniversalSegmentation"
     options: ClassVar[tuple[str, ...]] = ("task", "mode", "things", "threshold")
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self.told = model.architecture.startswith("OneFormer")
-        self.words = self.told
-        self.mode = _mode(model, self.told)
+        self.task_conditioned = model.architecture.startswith("OneFormer")
+        self.takes_text = self.task_conditioned
+        self.mode = _mode(model, self.task_conditioned)
         self.task = _task(model, self.mode)
         self.threshold = share(model.options, "threshold", model.family.threshold)
-        self.one_by_one = self.mode == "semantic" and bool(model.preprocessing.get("do_split_image"))
+        self.single_image = self.mode == "semantic" and bool(model.preprocessing.get("do_split_image"))
         self.settings = {"mode": self.mode, **padding(model.preprocessing)}
         eomt = model.family.architectures == EOMT
         if self.mode != "semantic":
             self.settings["threshold"] = self.threshold
-        elif eomt and model.preprocessing.get("do_pad") and not self.one_by_one:
+        elif eomt and model.preprocessing.get("do_pad") and not self.single_image:
             self.settings["padding"] = "cut off"
         sharing = ("panoptic", "instance") if model.architecture.startswith("Detr") else ("panoptic",)
         self.shared = self.mode in sharing and not eomt
         if self.shared:
-            self.settings["mask_threshold"] = HELD
+            self.settings["mask_threshold"] = INSIDE
         if self.mode == "panoptic" and self.task == "detection":
             self.settings["things"] = _things(model, self.convention.classes)
 
     def unpads(self, processor: Any) -> bool:
-        """EoMT's panoptic and instance post-processing does."""
-        return self.mode != "semantic" and hasattr(images_of(processor), "unpad_image")
+        """Return true for EoMT's panoptic and instance post-processing."""
+        return self.mode != "semantic" and hasattr(image_processor_of(processor), "unpad_image")
 
-    def text(self, asked: tuple[int, ...], count: int) -> dict[str, Any]:
-        """OneFormer is told what its masks shall be."""
-        return {"task_inputs": [self.mode] * count} if self.told else {}
+    def text(self, query: Query, count: int) -> dict[str, Any]:
+        """Return the task input, which OneFormer's masks depend on."""
+        return {"task_inputs": [self.mode] * count} if self.task_conditioned else {}
 
-    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Any:
-        """A map of classes, unknown where no segment is sure; or instances with their masks."""
+    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Any:
+        """Return a class map, unknown where there is no segment above the threshold; or instances with masks."""
         if self.mode == "semantic":
-            return super().label(processor, output, frame, asked)
-        found = list(self._segments(processor, output, frame))
-        return self._instances(found, frame.size) if self.task == "detection" else self._map(found, frame.size)
+            return super().label(processor, output, frame, query)
+        segments = list(self._segments(processor, output, frame))
+        if self.task == "detection":
+            return self._instances(segments, frame.size)
+        return self._class_map(segments, frame.size)
 
-    def _segments(self, processor: Any, output: Any, frame: Frame) -> Iterator[tuple[int, float, BoolArray]]:
-        """Class, score and mask [H,W] of each segment; empty masks are none.
+    def _segments(self, processor: Any, output: Any, frame: Frame) -> Iterator[Segment]:
+        """Yield the segments that are not empty.
 
-        Segments of one class are never fused: transformers then gives several segments one id (its issue 23461).
+        Segments of one class are not fused: transformers then gives several segments the same id (its issue 23461).
         """
-        function = post(processor, f"post_process_{self.mode}_segmentation")
-        known = inspect.signature(function).parameters
-        apart = "return_binary_maps" in known  # one mask each, small; a map of ids loses where instances overlap
-        wishes: dict[str, Any] = {"return_binary_maps": True} if apart else {"target_sizes": [frame.whole]}
-        if "label_ids_to_fuse" in known:
-            wishes["label_ids_to_fuse"] = set()
-        held = _held(output, self.threshold, frame.whole) if self.shared else True
-        (found,) = function(output, threshold=self.threshold, **wishes)
-        for i, segment in enumerate(found["segments_info"]):
-            mask = _enlarged(found["segmentation"][i], frame.whole) if apart else found["segmentation"] == segment["id"]
-            mask = (mask & held)[frame.place]
+        function = post_process(processor, f"post_process_{self.mode}_segmentation")
+        parameters = inspect.signature(function).parameters
+        binary = "return_binary_maps" in parameters  # a small map each; in a map of ids, overlapping instances get lost
+        arguments: dict[str, Any] = {"return_binary_maps": True} if binary else {"target_sizes": [frame.canvas_pixels]}
+        if "label_ids_to_fuse" in parameters:
+            arguments["label_ids_to_fuse"] = set()
+        inside = _inside(output, self.threshold, frame.canvas_pixels) if self.shared else True
+        (result,) = function(output, threshold=self.threshold, **arguments)
+        for i, info in enumerate(result["segments_info"]):
+            if binary:
+                mask = _resize(result["segmentation"][i], frame.canvas_pixels)
+            else:
+                mask = result["segmentation"] == info["id"]
+            mask = (mask & inside)[frame.crop]
             if mask.any():
-                yield segment["label_id"], segment["score"], mask.cpu().numpy()
+                yield Segment(info["label_id"], info["score"], mask.cpu().numpy())
 
-    def _map(self, found: list[tuple[int, float, BoolArray]], size: Size) -> Segmentation:
+    def _class_map(self, segments: list[Segment], size: Size) -> Segmentation:
         classes, scores = np.zeros(size, np.uint16), np.full(size, np.nan, np.float32)
-        for kind, score, mask in found:
-            classes[mask], scores[mask] = kind, score
+        for segment in segments:
+            classes[segment.mask] = segment.id
+            scores[segment.mask] = segment.score
         valid = ~np.isnan(scores) & ~np.isin(classes, self.unknown)
         return Segmentation(classes, valid, float(scores[valid].mean(dtype=np.float64)) if valid.any() else None)
 
-    def _instances(self, found: list[tuple[int, float, BoolArray]], size: Size) -> Detection:
-        found = [one for one in found if one[0] in self.settings.get("things", (one[0],))]
-        kinds, scores = [one[0] for one in found], [one[1] for one in found]
-        boxes, masks = [around(one[2]) for one in found], [rle.encode(one[2]) for one in found]
-        return objects(size, boxes, kinds, scores, np.isin(kinds, self.unknown), masks)
+    def _instances(self, segments: list[Segment], size: Size) -> Detection:
+        things = self.settings.get("things")
+        if things is not None:
+            segments = [segment for segment in segments if segment.id in things]
+        ids = [segment.id for segment in segments]
+        boxes = [around(segment.mask) for segment in segments]
+        masks = [rle.encode(segment.mask) for segment in segments]
+        scores = [segment.score for segment in segments]
+        return objects(size, boxes, ids, scores, np.isin(ids, self.unknown), masks)
 
 
-def _enlarged(mask: Any, size: Size) -> Any:
-    """A tensor [h,w] of zeros and ones at the image's size, bool [H,W], by nearest pixels as transformers does."""
+def _resize(mask: Any, size: Size) -> Any:
+    """Resize a tensor [h,w] of zeros and ones to bool [H,W], by nearest pixels as transformers does."""
     from torch.nn.functional import interpolate
 
     return interpolate(mask[None, None].float(), size=size, mode="nearest")[0, 0] > 0
 
 
-def _held(output: Any, threshold: float, size: Size) -> Any:
-    """Which pixels are in the mask that they are given to: a bool tensor [H,W] of ``size``.
+def _inside(output: Any, threshold: float, size: Size) -> Any:
+    """Return the pixels that are inside the mask to which they are assigned: a bool tensor [H,W] of ``size``.
 
-    Where masks share pixels out, each goes to the mask that is surest of it, however unsure that is: transformers 5.24
-    (``compute_segments``, but for EoMT's) gives to a segment what no mask holds. The papers' own code leaves it out.
+    Panoptic post-processing assigns each pixel to the mask with the largest score at that pixel, however small that
+    score is: transformers 5.24 (``compute_segments``, except EoMT's) assigns pixels that no mask contains. The papers'
+    own code leaves these pixels out.
     """
     from torch.nn.functional import interpolate
 
     logits = output["logits" if "pred_masks" in output else "class_queries_logits"][0]
     masks = output["pred_masks" if "pred_masks" in output else "masks_queries_logits"][0]
-    scores, kinds = logits.softmax(-1).max(-1)
-    kept = (kinds < logits.shape[-1] - 1) & (scores > threshold)
+    scores, classes = logits.softmax(-1).max(-1)
+    kept = (classes < logits.shape[-1] - 1) & (scores > threshold)
     if not kept.any():
         return logits.new_zeros(size, dtype=bool)
-    shares = interpolate(masks[None, kept].sigmoid(), size, mode="bilinear", align_corners=False)[0]
-    surest = (shares * scores[kept, None, None]).argmax(0, keepdim=True)
-    return shares.gather(0, surest)[0] >= HELD
+    probabilities = interpolate(masks[None, kept].sigmoid(), size, mode="bilinear", align_corners=False)[0]
+    assigned = (probabilities * scores[kept, None, None]).argmax(0, keepdim=True)
+    return probabilities.gather(0, assigned)[0] >= INSIDE
 
 
 def contenders(logits: Any) -> Any:
-    """Which classes of logits [K,h,w] can be best somewhere once they are enlarged bilinearly: ids [M], ascending.
+    """Return the classes that can be best anywhere after bilinear enlargement of logits [K,h,w]: ids [M], ascending.
 
-    Only these need enlarging, a few of 150 in most pictures. A pixel between others is a mean of a square of 2×2: a
-    class whose largest of the four is less than another's smallest is not the best there.
+    Only these need enlarging, a few of 150 in most images. An enlarged pixel is a mean of a square of 2×2 pixels: a
+    class whose largest value in the square is below the smallest value of another class is not the best there.
     """
     import torch
 
@@ -181,39 +204,43 @@ def contenders(logits: Any) -> Any:
         pairs = extreme(logits[:, 1:], logits[:, :-1])
         return extreme(pairs[..., 1:], pairs[..., :-1])
 
-    slack = 4 * torch.finfo(logits.dtype).eps * logits.abs().amax()  # the enlarging rounds
+    slack = 4 * torch.finfo(logits.dtype).eps * logits.abs().amax()  # enlargement rounds
     beaten = over_squares(torch.maximum) + slack < over_squares(torch.minimum).amax(0)
     return (~beaten).flatten(1).any(1).nonzero()[:, 0]
 
 
-# What masks are ----------------------------------------------------------------------------------------------
+# Meaning of masks --------------------------------------------------------------------------------------------
 
 
-def _mode(model: Model, told: bool) -> Mode:
-    """What the URI, the family, the model's name or its classes say; of a model that is told, what the task wants."""
+def _mode(model: Model, task_conditioned: bool) -> Mode:
+    """Return the mode that the URI, the family, the model's name or its classes state, in this order.
+
+    The mode of a model that is conditioned on its task follows from the task.
+    """
     modes, task = get_args(Mode), model.options.get("task")
     if "mode" in model.options:
         return choice(model.options, "mode", modes)  # type: ignore[return-value]
-    if told:
+    if task_conditioned:
         return "instance" if task == "detection" else "semantic"
-    named = [mode for mode in modes if re.search(rf"(?<![a-z]){mode}(?![a-z])", model.name.lower())]
-    found = model.family.mode or (named[0] if len(named) == 1 else None)
-    if found is None and _coco_panoptic(model.classes()):
-        found = "panoptic"
-    if found is None:
-        raise ExpertError(
-            f"what were the masks of {model.name} trained to be? Its files do not say; see its model card and add "
-            "?mode=semantic (a class for every pixel), ?mode=instance (objects) or ?mode=panoptic (both) to the URI"
-        )
-    return found
+    if model.family.mode is not None:
+        return model.family.mode
+    named: list[Mode] = [mode for mode in modes if re.search(rf"(?<![a-z]){mode}(?![a-z])", model.name.lower())]
+    if len(named) == 1:
+        return named[0]
+    if _coco_panoptic(model.classes()):
+        return "panoptic"
+    raise ExpertError(
+        f"what were the masks of {model.name} trained to be? Its files do not say. Read its model card and add "
+        "?mode=semantic (a class for every pixel), ?mode=instance (objects) or ?mode=panoptic (both) to the URI"
+    )
 
 
 def _task(model: Model, mode: Mode) -> str:
-    task = model.options.get("task", GIVES[mode][0])
-    if task not in GIVES[mode]:
+    task = model.options.get("task", TASKS[mode][0])
+    if task not in TASKS[mode]:
         raise ExpertError(
-            f"?task={task}: masks of {model.name} are {mode}, and can be labels of {' or '.join(GIVES[mode])}; "
-            "leave task out, name a model trained for it, or correct ?mode="
+            f"?task={task}: masks of {model.name} are {mode}, which gives labels of {' or '.join(TASKS[mode])} only. "
+            "Remove task=, correct ?mode=, or use a model that was trained for this task"
         )
     return task
 
@@ -223,7 +250,7 @@ def _coco_panoptic(classes: tuple[str, ...]) -> bool:
 
 
 def _things(model: Model, classes: tuple[str, ...]) -> tuple[int, ...]:
-    """Ids of classes whose segments are objects: as the URI, OneFormer's processor or COCO's names tell."""
+    """Return the ids of classes whose segments are objects, from the URI, OneFormer's processor or COCO's names."""
     if "things" in model.options:
         return ids(model.options["things"], "things", len(classes))
     metadata = model.preprocessing.get("metadata")
@@ -233,6 +260,6 @@ def _things(model: Model, classes: tuple[str, ...]) -> tuple[int, ...]:
     if _coco_panoptic(classes):
         return tuple(range(classes.index(FIRST_STUFF)))
     raise ExpertError(
-        f"which of the {len(classes)} classes of {model.name} are objects, and which stuff like sky? Its files do not "
-        "say; add ?things= with ids and ranges, as things=11-18 of Cityscapes"
+        f"which of the {len(classes)} classes of {model.name} are objects, and which are stuff such as sky? Its files "
+        "do not say. Add ?things= with ids and ranges, such as things=11-18 for Cityscapes"
     )

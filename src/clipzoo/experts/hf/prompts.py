@@ -1,7 +1,7 @@
-"""Open-vocabulary detectors of Hugging Face: the names of a label space are their prompts.
+"""Open-vocabulary detectors of Hugging Face, whose prompts are the names of a label space.
 
-``prompts=all`` asks for every name in every image, ``prompts=caption`` only for those that occur in the sample's own
-caption: whole words, singular or plural, the longest name where two overlap ("hot dog" is no dog).
+``prompts=all`` searches every image for all names, ``prompts=caption`` only for names that occur in the sample's
+caption: as whole words, singular or plural, the longest name where two overlap ("hot dog" is not "dog").
 """
 
 from __future__ import annotations
@@ -16,152 +16,157 @@ import numpy as np
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts._boxes import objects
-from clipzoo.experts.hf.boxes import BoxesReading
-from clipzoo.experts.hf.frame import Frame, Size
+from clipzoo.experts.hf.boxes import BoxesPostprocessor
+from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.options import choice, label_space
-from clipzoo.experts.hf.reading import Model, post
+from clipzoo.experts.hf.postprocessor import Model, Query, post_process
 from clipzoo.tasks.detection import Detection
+from clipzoo.types import Size
 
 
-class PromptsReading(BoxesReading):
-    """Boxes of what a text names."""
+class PromptedPostprocessor(BoxesPostprocessor):
+    """Boxes of objects that prompts name."""
 
     auto = "AutoModelForZeroShotObjectDetection"
     options: ClassVar[tuple[str, ...]] = ("classes", "prompts", "threshold", "floor")
-    words = True
+    takes_text = True
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.name = model.name
         prompts = choice(model.options, "prompts", ("all", "caption"))
-        self.needs_caption = prompts == "caption"
+        self.needs_captions = prompts == "caption"
         self.settings = {**self.settings, "prompts": prompts}
         classes = self.convention.classes
-        self.order = sorted(range(len(classes)), key=lambda i: -len(classes[i]))
-        self.occurs = _pattern([classes[i] for i in self.order])
+        self.longest_first = sorted(range(len(classes)), key=lambda i: -len(classes[i]))
+        self.pattern = _pattern([classes[i] for i in self.longest_first])
 
     def label_space(self, model: Model) -> tuple[str, ...]:
-        """The names that the URI gives."""
+        """Return the names of ``?classes=``."""
         return label_space(model.options)
 
     def check(self, processor: Any) -> None:
-        """Raise `ExpertError` if the names are too long a text."""
-        self.fit(processor, tuple(range(len(self.convention.classes))))
+        """Raise `ExpertError` if the text of all names is too long for the model."""
+        self.check_length(processor, tuple(range(len(self.convention.classes))))
 
-    def asked(self, caption: str) -> tuple[int, ...] | None:
-        """Ids of the classes that are asked for, in their order; None if the caption has none of them."""
-        if not self.needs_caption:
+    def query(self, caption: str) -> Query | None:
+        """Return the ids of the classes to search for, ascending; None if the caption has none of them."""
+        if not self.needs_captions:
             return tuple(range(len(self.convention.classes)))
-        groups = {match.lastindex or 0 for match in self.occurs.finditer(caption.lower())}
-        return tuple(sorted(self.order[group - 1] for group in groups)) or None
+        groups = {match.lastindex or 0 for match in self.pattern.finditer(caption.lower())}
+        return tuple(sorted(self.longest_first[group - 1] for group in groups)) or None
 
-    def nothing(self, size: Size) -> Detection:
-        """Nothing was asked, so nothing is known, not even of places: the whole frame is ignored."""
-        return self.told((), objects(size, [[0, 0, size[1], size[0]]], [0], [0.0], [True]))
+    def without_query(self, size: Size) -> Detection:
+        """Return the label of an image that was not searched: the whole frame is an ignored box."""
+        return self.with_query((), objects(size, [[0, 0, size[1], size[0]]], [0], [0.0], [True]))
 
-    def told(self, asked: tuple[int, ...], label: Detection) -> Detection:
-        """The label, which says what was asked for if that differs."""
-        return replace(label, asked=np.array(asked, np.uint16)) if self.needs_caption else label
+    def with_query(self, query: Query, label: Detection) -> Detection:
+        """Return the label with the ids of its query, if queries differ between samples."""
+        return replace(label, asked=np.array(query, np.uint16)) if self.needs_captions else label
 
-    def prompts(self, asked: tuple[int, ...]) -> list[str]:
-        """The names that are asked for."""
-        return [self.convention.classes[i] for i in asked]
+    def prompts(self, query: Query) -> list[str]:
+        """Return the names to search for."""
+        return [self.convention.classes[i] for i in query]
 
     @abstractmethod
-    def fit(self, processor: Any, asked: tuple[int, ...]) -> None:
-        """Raise `ExpertError` if the model cannot read so long a text."""
+    def check_length(self, processor: Any, query: Query) -> None:
+        """Raise `ExpertError` if the text of a query is too long for the model."""
 
 
-class OwlReading(PromptsReading):
-    """OWL-ViT and OWLv2: a query a name."""
+class OwlPostprocessor(PromptedPostprocessor):
+    """OWL-ViT and OWLv2, which take a text query for each name."""
 
     def unpads(self, processor: Any) -> bool:
-        """OWLv2's boxes are of a padded square, and its post-processing knows that."""
+        """Return true: OWLv2 pads to a square, and its post-processing removes this padding."""
         return True
 
-    def fit(self, processor: Any, asked: tuple[int, ...]) -> None:
-        """Each name has to fit into a query."""
+    def check_length(self, processor: Any, query: Query) -> None:
+        """Raise `ExpertError` if a name is longer than a text query."""
         limit = processor.tokenizer.model_max_length
-        for name in self.prompts(asked):
-            if (length := len(processor.tokenizer(name)["input_ids"])) > limit:
+        for name in self.prompts(query):
+            length = len(processor.tokenizer(name)["input_ids"])
+            if length > limit:
                 raise ExpertError(
-                    f"the name {name!r} has {length} tokens, and {self.name} reads {limit}: shorten it in ?classes="
+                    f"the name {name!r} has {length} tokens, but {self.name} takes at most {limit}: shorten it in "
+                    "?classes="
                 )
 
-    def text(self, asked: tuple[int, ...], count: int) -> dict[str, Any]:
-        """The names, as queries of each image."""
-        return {"text": [self.prompts(asked)] * count}
+    def text(self, query: Query, count: int) -> dict[str, Any]:
+        """Return the names as text queries of each image."""
+        return {"text": [self.prompts(query)] * count}
 
-    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Detection:
-        """A box has the name whose query fits it best."""
-        function = post(processor, "post_process_object_detection")
-        (found,) = function(output, threshold=self.floor, target_sizes=[frame.size])
-        ids = found["labels"].new_tensor(asked)[found["labels"]]
-        return self.told(asked, self.detection(frame.size, found["boxes"], ids, found["scores"]))
+    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Detection:
+        """Return boxes, each with the class of the text query that fits it best."""
+        function = post_process(processor, "post_process_object_detection")
+        (result,) = function(output, threshold=self.floor, target_sizes=[frame.size])
+        ids = result["labels"].new_tensor(query)[result["labels"]]
+        return self.with_query(query, self.detection(frame.size, result["boxes"], ids, result["scores"]))
 
 
-class GroundingReading(PromptsReading):
-    """Grounding DINO: one text of all names, and for each box a logit for each token of it.
+class GroundingPostprocessor(PromptedPostprocessor):
+    """Grounding DINO, which takes one text of all names and gives each box a logit for each token of the text.
 
-    The library names a box by the tokens that are sure enough, which may be half a name or parts of several
-    (github.com/IDEA-Research/GroundingDINO, issues 63 and 85). Here each token belongs to the class whose name it is
-    part of, by its place in the text, and a box is of the class of its surest token, whose probability is its score.
+    The library names a box by all tokens above a threshold, which may be half a name or parts of several
+    (github.com/IDEA-Research/GroundingDINO, issues 63 and 85). Here each token belongs to the class whose name contains
+    it. A box has the class of its most probable token, and this probability is its score.
     """
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.limit = int(model.config.get("max_text_len", 256))
 
-    def fit(self, processor: Any, asked: tuple[int, ...]) -> None:
-        """All names together have to fit, if they are asked together."""
-        length = len(processor.tokenizer(self._joined(asked))["input_ids"])
-        if length > self.limit and not self.needs_caption:
+    def check_length(self, processor: Any, query: Query) -> None:
+        """Raise `ExpertError` if all names are used together and are longer than the model's text."""
+        length = len(processor.tokenizer(self._joined(query))["input_ids"])
+        if length > self.limit and not self.needs_captions:
             raise ExpertError(
-                f"the {len(asked)} names have {length} tokens together, and {self.name} reads {self.limit}: use "
-                "?prompts=caption, or make several columns with fewer ?classes= each"
+                f"the {len(query)} names have {length} tokens together, but {self.name} takes at most {self.limit}: "
+                "add ?prompts=caption, or make several columns with fewer names in ?classes="
             )
 
-    def text(self, asked: tuple[int, ...], count: int) -> dict[str, Any]:
-        """The names with full stops."""
-        return {"text": [self._joined(asked)] * count}
+    def text(self, query: Query, count: int) -> dict[str, Any]:
+        """Return the names, each with a full stop."""
+        return {"text": [self._joined(query)] * count}
 
-    def label(self, processor: Any, output: Any, frame: Frame, asked: tuple[int, ...]) -> Detection:
-        """A box has the class of its surest token; tokens that are of no name do not count."""
-        owners = output.input_ids.new_full(output.logits.shape[-1:], -1)
-        told = self._owners(processor, asked)[: len(owners)]
-        owners[: len(told)] = owners.new_tensor(told)
-        output.logits = output.logits.masked_fill(owners < 0, -np.inf)
+    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Detection:
+        """Return boxes, each with the class of its most probable token; tokens outside of names do not count."""
+        class_of_token = output.input_ids.new_full(output.logits.shape[-1:], -1)
+        classes = self._token_classes(processor, query)[: len(class_of_token)]
+        class_of_token[: len(classes)] = class_of_token.new_tensor(classes)
+        output.logits = output.logits.masked_fill(class_of_token < 0, -np.inf)
         function = processor.post_process_grounded_object_detection
-        (found,) = function(output, threshold=self.floor, target_sizes=[frame.shown])
+        (result,) = function(output, threshold=self.floor, target_sizes=[frame.canvas])
         scores, tokens = output.logits[0].sigmoid().max(-1)
-        ids = owners[tokens[scores > self.floor]]
-        return self.told(asked, self.detection(frame.size, found["boxes"], ids, found["scores"]))
+        ids = class_of_token[tokens[scores > self.floor]]
+        return self.with_query(query, self.detection(frame.size, result["boxes"], ids, result["scores"]))
 
-    def _joined(self, asked: tuple[int, ...]) -> str:
-        return " ".join(f"{name}." for name in self.prompts(asked))
+    def _joined(self, query: Query) -> str:
+        return " ".join(f"{name}." for name in self.prompts(query))
 
-    def prompts(self, asked: tuple[int, ...]) -> list[str]:
-        """Lower-case names without the stops that would part them."""
-        return [" ".join(re.sub(r"[.?]", " ", name).lower().split()) for name in super().prompts(asked)]
+    def prompts(self, query: Query) -> list[str]:
+        """Return the names in lower case, without characters that separate names."""
+        return [" ".join(re.sub(r"[.?]", " ", name).lower().split()) for name in super().prompts(query)]
 
-    def _owners(self, processor: Any, asked: tuple[int, ...]) -> list[int]:
-        """The class of each token of the text; -1 for those of none."""
-        places = processor.tokenizer(self._joined(asked), return_offsets_mapping=True)["offset_mapping"]
-        owner = np.full(len(self._joined(asked)) + 1, -1)
+    def _token_classes(self, processor: Any, query: Query) -> list[int]:
+        """Return the class of each token of the text; -1 for tokens outside of names."""
+        text = self._joined(query)
+        class_of_character = np.full(len(text) + 1, -1)
         start = 0
-        for i, name in zip(asked, self.prompts(asked), strict=True):
-            owner[start : start + len(name)] = i
-            start += len(name) + 2
-        return [int(owner[first]) if last > first else -1 for first, last in places]
+        for i, name in zip(query, self.prompts(query), strict=True):
+            class_of_character[start : start + len(name)] = i
+            start += len(name) + 2  # a full stop and a space
+        offsets = processor.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        return [int(class_of_character[first]) if end > first else -1 for first, end in offsets]
 
 
 def _pattern(names: Sequence[str]) -> re.Pattern[str]:
-    """Finds names as whole words, of those that begin alike the first one; each in a group."""
-    return re.compile(rf"(?<!\w)(?:{'|'.join(f'({_forms(name)})' for name in names)})(?!\w)")
+    """Compile an expression that finds names as whole words; earlier names win, and each name is a group."""
+    groups = "|".join(f"({_expression(name)})" for name in names)
+    return re.compile(rf"(?<!\w)(?:{groups})(?!\w)")
 
 
-def _forms(name: str) -> str:
-    """A name in the singular and the plural, its words parted by spaces, hyphens or underscores."""
+def _expression(name: str) -> str:
+    """Return an expression for a name, singular or plural, its words separated by spaces, hyphens or underscores."""
     *first, last = (re.escape(word) for word in re.split(r"[\s_]+", name.lower().strip()))
-    many = f"{last}(?:s|es)?" + (f"|{last[:-1]}ies" if last.endswith("y") else "")
-    return r"[\s_-]+".join([*first, f"(?:{many})"])
+    forms = f"{last}(?:s|es)?" + (f"|{last[:-1]}ies" if last.endswith("y") else "")
+    return r"[\s_-]+".join([*first, f"(?:{forms})"])

@@ -1,7 +1,7 @@
-"""Where a Hugging Face model is: ``<folder or hub id>[@revision][?option=value&…]`` -> a folder on disk.
+"""Source of a Hugging Face model: ``<folder or hub id>[@revision][?option=value&…]`` -> a folder on disk.
 
-A hub id is downloaded once into the hub's own cache (config, processor, safetensors; code only if it is asked for) and
-read from there, so the card names the very commit and bytes that labels come from.
+A hub model is downloaded once into the hub's own cache (config, processor, safetensors; code only if the URI allows it)
+and read from there, so that the card records the exact commit and bytes that made the labels.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from clipzoo.progress import no_bars
 CONFIG = "config.json"
 FILES = ("*.json", "*.txt", "*.model", "README.md", "model*.safetensors")
 SMALL = 10_000_000
-"""Bytes that a text file of a model may have."""
+"""Maximum size of a text file of a model, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model's folder on disk, the hub's commit of it (empty for a local folder), and the URI's options.
+    """A model's folder on disk, its commit on the hub (empty for a local folder), and the URI's options.
 
-    ``name`` is the hub id, or the folder's own name.
+    ``name`` is the hub id or the folder's name.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Source:
 
     @property
     def config(self) -> dict[str, Any]:
-        """``config.json``."""
+        """Contents of ``config.json``."""
         return read_json(self.folder / CONFIG)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What the image processor does; empty if the model's own library fills it in."""
+        """Settings of the image processor; empty if there is no file of them."""
         for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
             if (self.folder / name).is_file():
                 values = read_json(self.folder / name)
@@ -55,27 +55,27 @@ class Source:
 
     @property
     def license(self) -> str:
-        """As the README's front matter tells it."""
+        """License in the README's front matter; "unknown" if it has none."""
         path = self.folder / "README.md"
         head = re.match(r"---\n(.*?)\n---", _read(path), re.DOTALL) if path.is_file() else None
         try:
-            told = yaml.safe_load(head[1]) if head else None
+            metadata = yaml.safe_load(head[1]) if head else None
         except yaml.YAMLError:
-            told = None
-        found = told.get("license") if isinstance(told, dict) else None
-        return str(found) if found else "unknown"
+            metadata = None
+        value = metadata.get("license") if isinstance(metadata, dict) else None
+        return str(value) if value else "unknown"
 
     def weights_sha256(self) -> str:
-        """Hex digest of the weights; of a sorted list of names and digests where they are several files.
+        """Return the hex digest of the weights; for several files, of the sorted list of their names and digests.
 
         Raises:
-            ExpertError: there are none as safetensors.
+            ExpertError: there are no weights in the format safetensors.
         """
         files = sorted(self.folder.glob("model*.safetensors"))
         if not files:
             raise ExpertError(
-                f"{self.folder} holds no model.safetensors, and weights as pickles (.bin) are not read, since they can "
-                "run code; save the model with save_pretrained(), or name a revision that has them, as @refs/pr/1 (the "
+                f"{self.folder} has no model.safetensors, and pickles (.bin) are not read, since they can run code. "
+                "Save the model with save_pretrained(), or name a revision with safetensors, such as @refs/pr/1 (the "
                 "hub's converter, huggingface.co/spaces/safetensors/convert, makes one)"
             )
         digests = [_digest(file) for file in files]
@@ -85,33 +85,36 @@ class Source:
         return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def find(name: str, known: Iterable[str], code: str) -> Source:
-    """The model of a URI's part behind the scheme.
+def resolve(name: str, known: Iterable[str], code: str) -> Source:
+    """Return the source of the model that a URI names.
 
     Args:
-        name: see the head of this file.
+        name: the URI after its scheme; see the docstring of this module.
         known: names of options.
-        code: the option that, being 1, has a hub model's Python files downloaded, too.
+        code: the option that allows a hub model's Python files to be downloaded if its value is 1.
 
     Raises:
-        ExpertError: an option is not known, or there is no such folder and no such hub model at hand.
+        ExpertError: an option is unknown, or there is no such folder and no such hub model.
     """
     place, _, query = name.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    if wrong := sorted(set(options) - set(known)):
-        raise ExpertError(f"hf:{name} has the option {wrong[0]!r}; there are: {', '.join(known)}")
+    wrong = sorted(set(options) - set(known))
+    if wrong:
+        raise ExpertError(f"hf:{name} has the unknown option {wrong[0]!r}; options are: {', '.join(known)}")
     folder = Path(place).expanduser()
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
-            raise ExpertError(f"{folder} has no {CONFIG}: save the model there with save_pretrained()")
+            raise ExpertError(
+                f"{folder} has no {CONFIG}, so it is no model folder: save the model there with save_pretrained()"
+            )
         return Source(folder.resolve().name, folder, "", options)
     repo, _, revision = place.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise ExpertError(f"{place!r} is neither a folder nor a hub id (<owner>/<model>); check the name")
+        raise ExpertError(f"{place!r} is neither a folder nor a hub id (<owner>/<model>): correct it")
     files = (*FILES, "*.py") if options.get(code) == "1" else FILES
     folder = _download(repo, revision or None, files)
     if not (folder / CONFIG).is_file():
-        raise ExpertError(f"{repo} has no {CONFIG} on the hub: transformers cannot load it")
+        raise ExpertError(f"{repo} has no {CONFIG} on the hub, so transformers cannot load it: use another model")
     return Source(repo, folder, folder.name, options)
 
 
@@ -122,38 +125,41 @@ def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
     if not cached:
         fetching(repo, constants.HF_HUB_CACHE)
     try:
-        with no_bars(downloads=cached):  # which are drawn even if nothing is left to fetch
+        with no_bars(downloads=cached):  # they appear even if there is nothing to download
             return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     except errors.GatedRepoError as error:
         raise ExpertError(
             f"{repo} is gated: accept its terms at huggingface.co/{repo}, then log in with `hf auth login`"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ExpertError(f"{repo} has no revision {revision!r}; see huggingface.co/{repo}/commits/main") from error
+        raise ExpertError(
+            f"{repo} has no revision {revision!r}: choose one of huggingface.co/{repo}/commits/main"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise ExpertError(
-            f"there is no folder and no hub model {repo!r} (or it is private); check the name, or `hf auth login`"
+            f"there is no folder and no public hub model {repo!r}: correct the name, or log in with `hf auth login` if "
+            "the model is private"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:  # no network, offline mode, a full disk; httpx or requests
         wanted = f"{repo} --revision {revision}" if revision else repo
         raise ExpertError(
-            f"cannot download {repo}, and the hub's cache does not hold it ({type(error).__name__}: {brief(error)}); "
-            f"where there is a network run `hf download {wanted} --local-dir FOLDER`, copy FOLDER here, name hf:FOLDER"
+            f"cannot download {repo}, and it is not in the hub's cache ({type(error).__name__}: {brief(error)}). On a "
+            f"machine with a network run `hf download {wanted} --local-dir FOLDER`, copy FOLDER here and use hf:FOLDER"
         ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        ExpertError: it cannot be read.
+        ExpertError: the file cannot be read or contains no object.
     """
     try:
         values = json.loads(_read(path))
     except (OSError, ValueError) as error:
         raise ExpertError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
-        raise ExpertError(f"{path} holds {type(values).__name__}, not an object")
+        raise ExpertError(f"{path} contains a {type(values).__name__}, not an object: restore the model's own file")
     return values
 
 
@@ -163,5 +169,5 @@ def _read(path: Path) -> str:
 
 
 def _digest(file: Path) -> str:
-    blob = file.resolve().name  # in the hub's cache a large file is named by its digest
+    blob = file.resolve().name  # the hub's cache names large files by their digests
     return blob if re.fullmatch("[0-9a-f]{64}", blob) else sha256(file)

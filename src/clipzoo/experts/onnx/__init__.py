@@ -1,8 +1,8 @@
-"""Any dense ONNX model: ``onnx:path/model.yaml``, or ``onnx:path/model.onnx`` with its card beside it.
+"""Any dense ONNX model: ``onnx:path/model.yaml``, or ``onnx:path/model.onnx`` with its card in the same folder.
 
-What the card says is in `clipzoo.experts.onnx.card`. Labels have the output's size unless the card asks for the
-image's; both cover the whole image, since images are squashed to the input's size. Threads within an operator are
-set by ``CLIPZOO_ONNX_THREADS``, else they are as many as torch uses (``--threads``, ``OMP_NUM_THREADS``).
+`clipzoo.experts.onnx.card` describes the card. Labels have the size of the output, or of the image if the card sets
+``resize``; they cover the whole image. ``CLIPZOO_ONNX_THREADS`` sets the number of threads of an operator; by default
+it is torch's (``--threads``, ``OMP_NUM_THREADS``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 from clipzoo.errors import ExpertError
 from clipzoo.experts._frames import parse_frame
 from clipzoo.experts.base import Expert, ExpertCard
-from clipzoo.experts.onnx.card import Described, Input, read_card
+from clipzoo.experts.onnx.card import BaseCard, Input, read_card
 from clipzoo.experts.onnx.files import weights_sha256
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
@@ -35,27 +35,30 @@ _RESAMPLE = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-
 DTYPES = {
-    "float": np.float32, "float16": np.float16, "double": np.float64, "uint8": np.uint8, "int32": np.int32,
+    "float": np.float32,
+    "float16": np.float16,
+    "double": np.float64,
+    "uint8": np.uint8,
+    "int32": np.int32,
     "int64": np.int64,
-}  # fmt: skip
-"""What ONNX Runtime calls an input's type -> numpy's."""
+}
+"""Element type of an input in ONNX Runtime -> type in NumPy."""
 
-WHOLE = (np.uint8, np.int32, np.int64)
+INTEGERS = (np.uint8, np.int32, np.int64)
 
 
 def create(name: str) -> OnnxExpert:
-    """The expert of a card or model file.
+    """Return the expert of a card or model file, not loaded.
 
     Raises:
-        ExpertError: a file is missing or the card is wrong.
+        ExpertError: a file is missing, or the card is invalid.
     """
     return OnnxExpert(Path(name).expanduser(), uri=f"onnx:{name}")
 
 
 class OnnxExpert(Expert):
-    """A model run by ONNX Runtime as its card says."""
+    """A model in ONNX Runtime, with the inputs and outputs that its card describes."""
 
     def __init__(self, path: Path, uri: str) -> None:
         self.spec, self.model = read_card(path)
@@ -74,56 +77,61 @@ class OnnxExpert(Expert):
         self._dtype: Any = np.float32
 
     def load(self, device: str = "cpu") -> None:
-        """Open the session on ``device``: on the CPU if ONNX Runtime has no provider for it, with a warning.
+        """Open the session on ``device``; if ONNX Runtime has no provider for it, on the CPU with a warning.
 
         Raises:
-            ExpertError: onnxruntime is not installed, or the file is no model that fits its card.
+            ExpertError: onnxruntime is not installed, the file is not a model, or the model does not fit its card.
         """
         try:
             import onnxruntime as ort
         except ImportError as error:
-            raise ExpertError("onnx: experts need ONNX Runtime; pip install 'clipzoo[onnx]'") from error
+            raise ExpertError(
+                "onnx: experts need ONNX Runtime, which is not installed: pip install 'clipzoo[onnx]'"
+            ) from error
         options = ort.SessionOptions()
         options.intra_op_num_threads = _threads()
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(str(self.model), options, providers=_providers(ort, device))
-        except Exception as error:  # its errors share no base class
-            raise ExpertError(f"ONNX Runtime cannot load {self.model}: {error}") from error
+        except Exception as error:  # errors of ONNX Runtime have no common base class
+            raise ExpertError(f"ONNX Runtime cannot load {self.model}: {error}. Export the model again") from error
         self._input = _pick("input", self._session.get_inputs(), self.spec.input.name, 0)
         self._output = _pick("output", self._session.get_outputs(), self.spec.output.name, self.spec.output.index)
-        node = next(i for i in self._session.get_inputs() if i.name == self._input)
-        self._dtype, shape = _dtype(node.type, self.spec.input, self.model), node.shape
-        _fit(shape, self.spec.input, self.model)
-        if shape and isinstance(shape[0], int):
-            if shape[0] != 1:
+        node = next(node for node in self._session.get_inputs() if node.name == self._input)
+        self._dtype = _dtype(node.type, self.spec.input, self.model)
+        _check_shape(node.shape, self.spec.input, self.model)
+        if node.shape and isinstance(node.shape[0], int):
+            if node.shape[0] != 1:
                 raise ExpertError(
-                    f"{self.model} takes {shape[0]} images at a time, no fewer; export it with a dynamic batch axis, "
-                    "or for one image"
+                    f"{self.model} takes batches of exactly {node.shape[0]} images, but the last batch of a shard may "
+                    "be smaller: export it with a dynamic batch axis, or for one image"
                 )
             self.batch_size = 1
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label an image; a model whose batch axis is fixed gets them one by one."""
+        """Return one label per image; a model with a fixed batch axis runs once per image."""
         if self._session is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         batch = np.stack([prepare(image, self.spec.input) for image in images]).astype(self._dtype, copy=False)
-        step = self.batch_size if self.batch_size == 1 else len(batch)
-        parts = [self._run(batch[i : i + step]) for i in range(0, len(batch), step)]
-        raw = np.concatenate(parts)
-        return [label(output, self.spec, image.shape[:2]) for output, image in zip(raw, images, strict=True)]
+        step = 1 if self.batch_size == 1 else len(batch)
+        outputs = np.concatenate([self._run(batch[i : i + step]) for i in range(0, len(batch), step)])
+        return [label(output, self.spec, image.shape[:2]) for output, image in zip(outputs, images, strict=True)]
 
     def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
         output = np.asarray(self._session.run([self._output], {self._input: batch})[0])
-        return checked(output, len(batch), repr(self._output))
+        return check_output(output, len(batch), repr(self._output))
 
 
-def checked(output: NDArray[Any], count: int, name: str) -> NDArray[Any]:
-    """The output itself, if it is a map for each of ``count`` images; else `ExpertError`."""
+def check_output(output: NDArray[Any], count: int, name: str) -> NDArray[Any]:
+    """Return the output if it is a map for each of ``count`` images.
+
+    Raises:
+        ExpertError: it has another shape.
+    """
     if output.ndim < 3 or len(output) != count:
         raise ExpertError(
-            f"the output {name} has the shape {list(output.shape)} for {count} images; a map [B,C,H,W], [B,H,W,C] or "
-            "[B,H,W] is expected: choose another by output.index or output.name"
+            f"the output {name} has the shape {list(output.shape)} for {count} images, but labels need a map "
+            "[B,C,H,W], [B,H,W,C] or [B,H,W]: choose another output with output.index or output.name"
         )
     return output
 
@@ -134,7 +142,8 @@ def _threads() -> int:
     text = os.environ.get("CLIPZOO_ONNX_THREADS") or str(torch.get_num_threads())
     if not text.isdigit():
         raise ExpertError(
-            f"CLIPZOO_ONNX_THREADS={text!r} is no number of threads; set it to 1, 2, … or 0 to let it choose"
+            f"CLIPZOO_ONNX_THREADS={text!r} is not a number of threads: set it to 1, 2, … or to 0, with which ONNX "
+            "Runtime chooses"
         )
     return int(text)
 
@@ -144,7 +153,7 @@ def _providers(ort: Any, device: str) -> list[Any]:
         if "CUDAExecutionProvider" in ort.get_available_providers():
             number = int(device.partition(":")[2] or 0)
             return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]
-        log.warning("this onnxruntime has no CUDA provider: running on the CPU; pip install onnxruntime-gpu for CUDA")
+        log.warning("onnxruntime has no CUDA provider: running on the CPU. For CUDA, pip install onnxruntime-gpu")
     return ["CPUExecutionProvider"]
 
 
@@ -154,55 +163,66 @@ def _pick(what: str, nodes: Sequence[Any], name: str | None, index: int) -> str:
         return name
     if name is None and index < len(names):
         return names[index]
-    raise ExpertError(f"the model has no {what} {name if name is not None else index!r}; it has: {', '.join(names)}")
+    raise ExpertError(
+        f"the model has no {what} {name if name is not None else index!r}: correct {what} in the card to one of "
+        f"{', '.join(names)}"
+    )
 
 
-def _dtype(told: str, spec: Input, model: Path) -> Any:
-    """The numpy type of an input that ONNX Runtime calls ``told``.
+def _dtype(type_name: str, spec: Input, model: Path) -> Any:
+    """Return the NumPy type of an input with the type ``type_name`` in ONNX Runtime.
 
     Raises:
-        ExpertError: it is none that pixels can have, or one of whole numbers for which the card has fractions.
+        ExpertError: pixels cannot have this type, or it is an integer type and the card asks for fractions.
     """
-    name = told.removeprefix("tensor(").removesuffix(")")
+    name = type_name.removeprefix("tensor(").removesuffix(")")
     if name not in DTYPES:
         raise ExpertError(
-            f"{model} takes {told}, and pictures can be given as {', '.join(DTYPES)}: export it with an input of "
-            "float32 (a quantized model dequantizes inside)"
+            f"{model} takes {type_name}, but clipzoo gives images only as {', '.join(DTYPES)}: export the model with "
+            "an input of float32 (a quantized model dequantizes inside)"
         )
-    if DTYPES[name] in WHOLE and (spec.scale, spec.mean, spec.std) != ("none", (0.0,) * 3, (1.0,) * 3):
+    if DTYPES[name] in INTEGERS and (spec.scale, spec.mean, spec.std) != ("none", (0.0,) * 3, (1.0,) * 3):
         raise ExpertError(
-            f"{model} takes {name}, pixels from 0 to 255 as they are, but its card scales them by {spec.scale!r}, mean "
-            f"{list(spec.mean)} and std {list(spec.std)}: write scale: none into the card's input, without mean and std"
+            f"{model} takes {name}, pixels from 0 to 255, but its card scales them with scale: {spec.scale}, mean "
+            f"{list(spec.mean)} and std {list(spec.std)}: set scale: none in the card's input, and remove mean and std"
         )
     return DTYPES[name]
 
 
-def _fit(shape: Sequence[Any], spec: Input, model: Path) -> None:
-    """Raise `ExpertError` if a model's input of this shape, names or None where a side is free, is not the card's."""
-    last = spec.layout == "NHWC"
-    if not shape:  # the model does not say
+def _check_shape(shape: Sequence[Any], spec: Input, model: Path) -> None:
+    """Raise `ExpertError` if the input of a model has another shape than the card says.
+
+    ``shape`` has names or None for axes of any length; it is empty if the model does not state it.
+    """
+    if not shape:
         return
     if len(shape) != 4:
-        raise ExpertError(f"{model} takes {list(shape)}; pictures are given as [B,3,H,W] or [B,H,W,3]: name another")
-    other = shape[1 if last else 3]
-    sides, channels = (tuple(shape[1:3]), shape[3]) if last else (tuple(shape[2:]), shape[1])
-    if isinstance(channels, int) and channels != 3:
-        fix = (
-            f"write layout: {'NCHW' if last else 'NHWC'} into the card's input" if other == 3 else "name another input"
+        raise ExpertError(
+            f"{model} takes {list(shape)}, but images are given as [B,3,H,W] or [B,H,W,3]: name another input in the "
+            "card"
         )
+    if spec.layout == "NHWC":
+        channels, sides, fix = shape[3], shape[1:3], "set layout: NCHW in the card's input"
+        other_channels = shape[1]
+    else:
+        channels, sides, fix = shape[1], shape[2:], "set layout: NHWC in the card's input"
+        other_channels = shape[3]
+    if isinstance(channels, int) and channels != 3:
+        if other_channels != 3:
+            fix = "name another input in the card"
         raise ExpertError(f"{model} takes {list(shape)}, but its card says {spec.layout}: {fix}")
     fixed = [side if isinstance(side, int) else None for side in sides]
-    if any(a is not None and a != b for a, b in zip(fixed, spec.size or (None, None), strict=True)):
-        seen = f"size {list(spec.size)}" if spec.size else "no size"
-        wanted = [side or "any" for side in fixed]
+    if any(side is not None and side != size for side, size in zip(fixed, spec.size or (None, None), strict=True)):
+        stated = f"size {list(spec.size)}" if spec.size else "no size"
+        needed = [side or "any" for side in fixed]
         raise ExpertError(
-            f"{model} takes {list(shape)}, but its card says {seen}: write size: {wanted} into the card's input"
+            f"{model} takes {list(shape)}, but its card says {stated}: set size: {needed} in the card's input"
         )
 
 
 def prepare(image: ImageArray, spec: Input) -> FloatArray:
-    """uint8 H×W×3 RGB -> float32 [3,H,W] (or [H,W,3]) as the card's input says."""
-    top, left, height, width = spec.inner((image.shape[0], image.shape[1]))
+    """Convert an image, uint8 H×W×3 RGB, to float32 [3,H,W] (or [H,W,3]) as the card's input says."""
+    top, left, height, width = spec.placement((image.shape[0], image.shape[1]))
     if image.shape[:2] != (height, width):
         image = np.asarray(Image.fromarray(image).resize((width, height), _RESAMPLE[spec.resample]))
     values = image.astype(np.float32)
@@ -211,17 +231,17 @@ def prepare(image: ImageArray, spec: Input) -> FloatArray:
     divisor = {"255": 255.0, "none": 1.0, "max": max(float(values.max()), 1e-6)}[spec.scale]
     values = _float32((values / divisor - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32))
     if spec.size is not None and spec.size != (height, width):
-        below, right = spec.size[0] - top - height, spec.size[1] - left - width
-        values = np.pad(values, ((top, below), (left, right), (0, 0)))  # 0 is the mean color
+        bottom, right = spec.size[0] - top - height, spec.size[1] - left - width
+        values = np.pad(values, ((top, bottom), (left, right), (0, 0)))  # 0 is the mean color
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout == "NCHW" else values)
 
 
 # Labels ----------------------------------------------------------------------------------------------------
 
 
-def label(raw: NDArray[Any], card: Described, size: tuple[int, int]) -> Any:
-    """One image's raw output -> its label; ``size`` is the image's (H, W)."""
-    maps = _inner(_maps(raw, card), card, size)
+def label(raw: NDArray[Any], card: BaseCard, size: tuple[int, int]) -> Any:
+    """Return the label of one image from its raw output; ``size`` is (H, W) of the image."""
+    maps = _without_padding(_maps(raw, card), card, size)
     if card.scores == "ids":
         return _class_ids(maps, card, size)
     maps = _activate(maps.astype(np.float32), card)
@@ -229,41 +249,47 @@ def label(raw: NDArray[Any], card: Described, size: tuple[int, int]) -> Any:
         maps = maps * np.float32(card.output.multiply) + np.float32(card.output.add)
     if card.output.resize:
         maps = np.stack([_resize(channel, size) for channel in maps])
-    make = {"segmentation": _segmentation, "depth": _depth, "normals": _normals}[card.task]
-    return make(maps, card)
+    convert = {"segmentation": _segmentation, "depth": _depth, "normals": _normals}[card.task]
+    return convert(maps, card)
 
 
-def _maps(raw: NDArray[Any], card: Described) -> NDArray[Any]:
-    """[H,W], [C,H,W] or [H,W,C] -> [C,H,W]."""
+def _maps(raw: NDArray[Any], card: BaseCard) -> NDArray[Any]:
+    """Convert an output [H,W], [C,H,W] or [H,W,C] to [C,H,W]."""
     if raw.ndim == 2:
         return raw[None]
     if raw.ndim != 3:
         raise ExpertError(
-            f"an image's output has the shape {list(raw.shape)}; a map [C,H,W], [H,W,C] or [H,W] is expected"
+            f"the output of one image has the shape {list(raw.shape)}, but labels need a map [C,H,W], [H,W,C] or "
+            "[H,W]: choose another output with output.index or output.name"
         )
-    last = (card.output.layout or card.input.layout) == "NHWC"
-    return (raw.transpose(2, 0, 1) if last else raw)[: card.output.channels]
+    layout = card.output.layout or card.input.layout
+    maps = raw.transpose(2, 0, 1) if layout == "NHWC" else raw
+    return maps[: card.output.channels]
 
 
-def _inner(maps: NDArray[Any], card: Described, size: tuple[int, int]) -> NDArray[Any]:
-    """The part of the maps that shows the image, where it was letterboxed."""
+def _without_padding(maps: NDArray[Any], card: BaseCard, size: tuple[int, int]) -> NDArray[Any]:
+    """Return the part of the maps that shows the image, if it was letterboxed."""
     if card.input.fit == "stretch" or card.input.size is None:
         return maps
-    top, left, height, width = card.input.inner(size)
+    top, left, height, width = card.input.placement(size)
     y, x = maps.shape[1] / card.input.size[0], maps.shape[2] / card.input.size[1]
-    rows = slice(round(top * y), max(round((top + height) * y), round(top * y) + 1))
-    return maps[:, rows, round(left * x) : max(round((left + width) * x), round(left * x) + 1)]
+    first_row, first_column = round(top * y), round(left * x)
+    last_row = max(round((top + height) * y), first_row + 1)
+    last_column = max(round((left + width) * x), first_column + 1)
+    return maps[:, first_row:last_row, first_column:last_column]
 
 
-def _activate(maps: FloatArray, card: Described) -> FloatArray:
-    by_default = {"logits": "sigmoid" if len(maps) == 1 else "softmax"}.get(card.scores, "none")
-    how = card.output.activation or by_default
-    if how == "sigmoid":
-        return _float32(0.5 * (1.0 + np.tanh(0.5 * maps)))  # exp would overflow
-    if how == "softmax":
+def _activate(maps: FloatArray, card: BaseCard) -> FloatArray:
+    default = "none"
+    if card.scores == "logits":
+        default = "sigmoid" if len(maps) == 1 else "softmax"
+    activation = card.output.activation or default
+    if activation == "sigmoid":
+        return _float32(0.5 * (1.0 + np.tanh(0.5 * maps)))  # exp overflows
+    if activation == "softmax":
         powers = np.exp(maps - maps.max(0))
         return _float32(powers / powers.sum(0))
-    if how == "minmax":
+    if activation == "minmax":
         low, high = maps.min(), maps.max()
         return _float32((maps - low) / max(float(high - low), 1e-12))
     return maps
@@ -277,16 +303,16 @@ def _resize(channel: FloatArray, size: tuple[int, int]) -> FloatArray:
     return np.array(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def _segmentation(maps: FloatArray, card: Described) -> Segmentation:
-    """Scores in [0, 1] -> the best class, its mean score as confidence; unknown where not finite."""
+def _segmentation(maps: FloatArray, card: BaseCard) -> Segmentation:
+    """Convert scores in [0, 1] to the best class, with its mean score as confidence; unknown where not finite."""
     valid = np.asarray(np.isfinite(maps).all(0))
     maps = np.where(valid, maps, np.float32(0))
     if len(maps) == 1 and len(card.classes) == 2:
         maps = np.concatenate([1 - maps, maps])
     if len(maps) != len(card.classes):
         raise ExpertError(
-            f"the output has {len(maps)} channels for {len(card.classes)} classes; name them all, in their order, or "
-            "choose another output"
+            f"the output has {len(maps)} channels for {len(card.classes)} classes: list all classes in the card, in "
+            "the order of the channels, or choose another output"
         )
     ids = maps.argmax(0) if card.output.threshold is None else maps[1] > card.output.threshold
     best = np.take_along_axis(maps, ids[None].astype(np.int64), 0)[0][valid]
@@ -294,8 +320,8 @@ def _segmentation(maps: FloatArray, card: Described) -> Segmentation:
     return Segmentation(np.where(valid, ids, 0).astype(np.uint16), valid, confidence)
 
 
-def _class_ids(maps: NDArray[Any], card: Described, size: tuple[int, int]) -> Segmentation:
-    """Class ids as they are; unknown where outside the label space."""
+def _class_ids(maps: NDArray[Any], card: BaseCard, size: tuple[int, int]) -> Segmentation:
+    """Convert class ids to a label; unknown where an id is outside the label space."""
     ids = np.rint(maps[0]).astype(np.int64)
     if card.output.resize:
         image = Image.fromarray(ids.astype(np.int32))
@@ -304,8 +330,8 @@ def _class_ids(maps: NDArray[Any], card: Described, size: tuple[int, int]) -> Se
     return Segmentation(np.where(valid, ids, 0).astype(np.uint16), valid)
 
 
-def _depth(maps: FloatArray, card: Described) -> Depth:
-    """The first channel; unknown where not finite, or not positive though metric."""
+def _depth(maps: FloatArray, card: BaseCard) -> Depth:
+    """Convert the first channel to depth; unknown where it is not finite, or metric and not positive."""
     assert card.kind is not None, "the card was validated"
     values = maps[0]
     valid = np.isfinite(values)
@@ -314,11 +340,13 @@ def _depth(maps: FloatArray, card: Described) -> Depth:
     return Depth(np.where(valid, values, 0).astype(np.float32), valid, card.kind, card.along)
 
 
-def _normals(maps: FloatArray, card: Described) -> Normals:
-    """Three channels turned into our frame and brought to length 1; unknown where they have none."""
+def _normals(maps: FloatArray, card: BaseCard) -> Normals:
+    """Convert three channels to unit vectors in clipzoo's frame; unknown where a vector has no length."""
     assert card.output.frame is not None, "the card was validated"
     if len(maps) != 3:
-        raise ExpertError(f"the output has {len(maps)} channels, normals have 3; choose another by output.index")
+        raise ExpertError(
+            f"the output has {len(maps)} channels, but normals have 3: choose another output with output.index"
+        )
     vectors = np.tensordot(parse_frame(card.output.frame), np.nan_to_num(maps, posinf=0, neginf=0), 1)
     lengths = np.linalg.norm(vectors, axis=0)
     valid = np.isfinite(maps).all(0) & (lengths > 1e-6)

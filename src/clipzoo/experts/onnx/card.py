@@ -1,15 +1,15 @@
-"""The card of a model whose files do not say what goes in, what comes out, and what it means.
+"""The card of a model: its task, its input and its output, which the model's own files do not describe.
 
-For an ONNX file it is a YAML beside it; other zoos (`torchhub:`) add fields of their own to `Described`:
+The card of an ONNX model is a YAML file in its folder. `torchhub:` adds further fields to `BaseCard`.
 
-    model: u2netp.onnx            # beside this file; left out: this file's name with .onnx
+    model: u2netp.onnx            # relative to this file; by default this file's name with .onnx
     task: segmentation
     classes: [background, foreground]
     license: Apache-2.0
     input: {size: 320, scale: max, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
     output: {index: 0, kind: probability, activation: minmax, threshold: 0.5}
 
-A depth model has ``kind`` and ``along`` in place of classes, a normals model ``output.frame``.
+A card for depth has ``kind`` and ``along`` instead of classes, a card for normals ``output.frame``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class _Strict(BaseModel):
 
 
 class Input(_Strict):
-    """How an image becomes the model's input: resize, scale, subtract ``mean``, divide by ``std``.
+    """Preparation of an image for the model: resize, scale, subtract ``mean``, divide by ``std``.
 
-    ``size`` is (H, W) or one side; None (or "none") leaves images as they are. ``fit`` says how an image of another
-    aspect fills it: "stretch", or "letterbox": as large as it goes, in the middle of the mean color. ``scale``
-    divides by 255, by the image's own largest value ("max"), or by 1 ("none"); ``mean`` and ``std`` are in scaled
-    units and the channels' order, or one number for all.
+    ``size`` is (H, W) or one side; None (or "none") keeps the image's size. ``fit`` applies to images of another
+    aspect: "stretch" changes the aspect; "letterbox" makes the image as large as possible, centered on the mean color.
+    ``scale`` divides by 255, by the image's largest value ("max"), or by 1 ("none"). ``mean`` and ``std`` apply to
+    scaled values, in the order of the channels, or are one number for all channels.
     """
 
     name: str | None = None
@@ -72,28 +72,28 @@ class Input(_Strict):
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"size {list(self.size)} must be at least [1, 1] (height, width)")
         if 0 in self.std:
-            raise ValueError("std divides: no value may be 0")
+            raise ValueError("values are divided by std: no value may be 0")
         if self.fit == "letterbox" and self.size is None:
-            raise ValueError("fit: letterbox needs a size to fit into")
+            raise ValueError("fit: letterbox needs a size: add size, or remove fit")
         return self
 
-    def inner(self, image: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Where an image of this (H, W) stands in the input: top, left, height, width, in pixels of the input."""
+    def placement(self, image: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return the place of an image (H, W) in the input: top, left, height and width in pixels of the input."""
         height, width = self.size or image
         if self.fit == "stretch":
             return 0, 0, height, width
         scale = min(height / image[0], width / image[1])
-        inner = max(round(image[0] * scale), 1), max(round(image[1] * scale), 1)
-        return (height - inner[0]) // 2, (width - inner[1]) // 2, *inner
+        inner_height, inner_width = max(round(image[0] * scale), 1), max(round(image[1] * scale), 1)
+        return (height - inner_height) // 2, (width - inner_width) // 2, inner_height, inner_width
 
 
 class Output(_Strict):
-    """How the model's output becomes a label: pick, activate, ``multiply`` and ``add``, resize.
+    """Conversion of the model's output to a label: select, activate, ``multiply`` and ``add``, resize.
 
-    ``channels`` takes the first so many alone, where others hold something else, such as a confidence. ``kind`` says
-    what the chosen output holds: logits or probabilities (segmentation), class ``ids``, or plain ``values``.
-    ``threshold`` turns a single foreground map into two classes. With ``resize`` the label has the image's size,
-    otherwise the output's.
+    ``channels`` is the number of leading channels that are used, if others contain something else, such as a
+    confidence. ``kind`` is the content of the selected output: logits or probabilities (segmentation), class ``ids``,
+    or ``values``. ``threshold`` makes two classes of a single foreground map. With ``resize`` the label has the image's
+    size, otherwise the output's.
     """
 
     index: int = Field(default=0, ge=0)
@@ -115,8 +115,8 @@ class Output(_Strict):
         return self
 
 
-class Described(_Strict):
-    """What every card says."""
+class BaseCard(_Strict):
+    """Fields of every card."""
 
     task: Literal["segmentation", "depth", "normals"]
     classes: tuple[str, ...] = ()
@@ -130,17 +130,21 @@ class Described(_Strict):
 
     @property
     def convention(self) -> Convention:
-        """What the labels mean beyond their task."""
+        """Meaning of the labels beyond their task."""
         return Convention(self.classes, self.kind, self.along)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Input and output as plain values; fields younger than stores only where they are not left as they were."""
-        told = {"input": self.input.model_dump(mode="json"), "output": self.output.model_dump(mode="json")}
-        for part, name, usual in (("input", "fit", "stretch"), ("output", "channels", None)):
-            if told[part][name] == usual:
-                del told[part][name]
-        return told
+        """Input and output as plain values.
+
+        Fields that older stores do not have are left out if they have their defaults, so that columns stay the same.
+        """
+        input_, output = self.input.model_dump(mode="json"), self.output.model_dump(mode="json")
+        if input_["fit"] == "stretch":
+            del input_["fit"]
+        if output["channels"] is None:
+            del output["channels"]
+        return {"input": input_, "output": output}
 
     @property
     def scores(self) -> str:
@@ -148,24 +152,24 @@ class Described(_Strict):
         return self.output.kind or ("logits" if self.task == "segmentation" else "values")
 
     @model_validator(mode="after")
-    def _complete(self) -> Described:
-        found = [*self._segmentation(), *self._depth(), *self._normals()]
-        if found:
-            raise ValueError("; ".join(found))
+    def _complete(self) -> BaseCard:
+        problems = [*self._segmentation(), *self._depth(), *self._normals()]
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def _segmentation(self) -> list[str]:
-        wrong = []
+        problems = []
         if self.task == "segmentation":
             if len(self.classes) < 2:
-                wrong.append("segmentation needs classes, the names of ids 0, 1, … (at least two)")
+                problems.append("segmentation needs classes, the names of ids 0, 1, … (at least two)")
             if self.output.threshold is not None and len(self.classes) != 2:
-                wrong.append("output.threshold is for two classes, [background, foreground]")
+                problems.append("output.threshold is for two classes, such as [background, foreground]")
             if self.scores == "values":
-                wrong.append("output.kind of a segmentation is logits, probability or ids")
+                problems.append("output.kind of a segmentation must be logits, probability or ids")
         elif self.classes or self.output.threshold is not None or self.scores != "values":
-            wrong.append(f"classes, output.threshold and output.kind are for segmentation, the task is {self.task}")
-        return wrong
+            problems.append(f"classes, output.threshold and output.kind are for segmentation, the task is {self.task}")
+        return problems
 
     def _depth(self) -> list[str]:
         if self.task != "depth":
@@ -178,51 +182,59 @@ class Described(_Strict):
 
     def _normals(self) -> list[str]:
         if self.task == "normals" and self.output.frame is None:
-            return ["normals need output.frame, what the channels point to, such as 'x-right,y-down,z-forward'"]
+            return ["normals need output.frame, the directions of its channels, such as 'x-right,y-down,z-forward'"]
         if self.task != "normals" and self.output.frame is not None:
             return [f"output.frame is for normals, the task is {self.task}"]
         return []
 
 
-class Card(Described):
-    """An ONNX model's card, complete."""
+class OnnxCard(BaseCard):
+    """Card of an ONNX model."""
 
     model: str | None = None
 
 
-C = TypeVar("C", bound=Described)
+C = TypeVar("C", bound=BaseCard)
 
 
-def validated(kind: type[C], values: Any, where: str) -> C:
-    """A card of these values; `ExpertError` with all that is wrong in it, each with its place."""
+def validate(kind: type[C], values: Any, where: str) -> C:
+    """Return a card with these values.
+
+    Raises:
+        ExpertError: values are invalid; the message lists all of them, each with its place.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()]
-        raise ExpertError(f"{where} does not describe a model; mend:\n" + "\n".join(lines)) from error
+        raise ExpertError(f"{where} does not describe a model. Fix:\n" + "\n".join(lines)) from error
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; `ExpertError` if it cannot be read."""
+    """Return the contents of a YAML file.
+
+    Raises:
+        ExpertError: it cannot be read.
+    """
     try:
         return yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        raise ExpertError(f"cannot read the card {path} ({error.strerror}); check the path") from error
+        raise ExpertError(f"cannot read the card {path} ({error.strerror}): correct the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ExpertError(f"{path} is not YAML: {error}") from error
 
 
-def read_card(path: Path) -> tuple[Card, Path]:
-    """The card at ``path`` (or beside it, for an .onnx file) and the path of its model.
+def read_card(path: Path) -> tuple[OnnxCard, Path]:
+    """Return the card at ``path`` (for an .onnx file, the card with its name) and the path of its model.
 
     Raises:
-        ExpertError: a file is missing, or the card is wrong; all findings at once, each with its place.
+        ExpertError: a file is missing, or the card is invalid; the message lists all problems, each with its place.
     """
     card_path = path if path.suffix in (".yaml", ".yml") else _sibling(path)
-    card = validated(Card, read_yaml(card_path), str(card_path))
+    card = validate(OnnxCard, read_yaml(card_path), str(card_path))
     model = card_path.parent / (card.model or card_path.with_suffix(".onnx").name)
     if not model.is_file():
-        raise ExpertError(f"{card_path} describes {model}, which is not there; put it there, or set model: in the card")
+        raise ExpertError(f"{card_path} describes {model}, which does not exist: copy it there, or correct model:")
     return card, model
 
 
@@ -230,7 +242,9 @@ def _sibling(path: Path) -> Path:
     for suffix in (".yaml", ".yml"):
         if path.with_suffix(suffix).is_file():
             return path.with_suffix(suffix)
+    if not path.is_file():
+        raise ExpertError(f"there is no file {path}: correct the path of the model or its card")
     raise ExpertError(
-        f"{path} has no card: an ONNX file does not say what its numbers mean; write {path.with_suffix('.yaml').name} "
-        "beside it with task, classes or kind, input and output"
+        f"{path} has no card, and an ONNX file does not state what its numbers mean: write "
+        f"{path.with_suffix('.yaml').name} in its folder with task, classes or kind, input and output (docs/experts.md)"
     )

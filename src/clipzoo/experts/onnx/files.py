@@ -1,9 +1,9 @@
-"""The files of an ONNX model: its graph, and those beside it that hold weights.
+"""The files of an ONNX model: its graph, and files of weights in the same folder.
 
-torch 2.14's exporter writes weights into a second file unless told otherwise (``external_data=True``), and the graph
-then is the same to the byte whatever the weights are. The graph says where they are, and is read here by the wire
-format of protocol buffers (github.com/onnx/onnx, onnx/onnx.proto and docs/ExternalData.md): the onnx package is not
-needed to run a model, and weights inside a graph are skipped.
+torch 2.14's exporter writes weights into a second file by default (``external_data=True``). Graphs of models with
+different weights are then equal to the byte, so the digest of a model covers all of its files. The graph names the
+files of weights. It is read here in the wire format of protocol buffers (github.com/onnx/onnx, onnx/onnx.proto and
+docs/ExternalData.md), since running a model does not need the onnx package; weights inside a graph are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MESSAGES: Mapping[str, Mapping[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-"""Message -> its fields that lead to tensors -> what they are."""
+"""Message -> numbers of its fields that lead to tensors -> their messages."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
@@ -35,42 +35,47 @@ Buffer = bytes | mmap.mmap
 
 
 def weights_sha256(model: Path) -> str:
-    """Hex digest of a model: of its one file, or of a list of the digests of all its files.
+    """Return the hex digest of a model: of its one file, or of a list of the digests of all its files.
 
     Raises:
-        ExpertError: a file of weights is missing, or outside of the model's folder.
+        ExpertError: a file of weights is missing, or outside the model's folder.
     """
-    others = sorted(external(model))
-    if not others:
+    names = sorted(external(model))
+    if not names:
         return sha256(model)
-    listed = [f"graph {sha256(model)}\n", *(f"{name} {sha256(_beside(model, name))}\n" for name in others)]
-    return hashlib.sha256("".join(listed).encode()).hexdigest()
+    lines = [f"graph {sha256(model)}\n"]
+    lines += [f"{name} {sha256(_weights_file(model, name))}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def external(model: Path) -> set[str]:
-    """Where a model's graph says that weights are, as it says it; nothing of a file that is no ONNX model."""
+    """Return the names of files of weights in a model's graph; none for a file that is not an ONNX model."""
     if not model.stat().st_size:
         return set()
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return set(_locations(data, 0, len(data), "model"))
-        except (IndexError, UnicodeDecodeError, RecursionError):  # ONNX Runtime says at loading that it is none
+        except (
+            IndexError,
+            UnicodeDecodeError,
+            RecursionError,
+        ):  # ONNX Runtime reports at loading that it is not a model
             return set()
 
 
-def _beside(model: Path, name: str) -> Path:
-    """A file of weights; only of the model's own folder, so that a graph cannot have other files read."""
+def _weights_file(model: Path, name: str) -> Path:
+    """Return the path of a file of weights; a graph must not make clipzoo read files outside the model's folder."""
     outside = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts
     if outside:
         raise ExpertError(
-            f"{model} says that its weights are in {name!r}, outside of its folder, which a model must not; export it "
-            "again, or move the file beside it and save it with onnx.save(…, save_as_external_data=True)"
+            f"{model} has its weights in {name!r}, outside its folder, which is refused for security: export it again, "
+            "or move the file into the folder and save the model with onnx.save(…, save_as_external_data=True)"
         )
     path = model.parent / name
     if not path.is_file():
         raise ExpertError(
-            f"{model} has its weights in {name!r}, which is not beside it: copy both files into one folder, or export "
-            "it as one file (torch.onnx.export(…, external_data=False))"
+            f"{model} has its weights in {name!r}, which is not in its folder: copy both files into one folder, or "
+            "export the model as one file (torch.onnx.export(…, external_data=False))"
         )
     return path
 
@@ -79,7 +84,7 @@ def _beside(model: Path, name: str) -> Path:
 
 
 def _locations(data: Buffer, start: int, end: int, message: str) -> Iterator[str]:
-    """The value of ``location`` of every tensor inside a message."""
+    """Yield the value of ``location`` of every tensor inside a message."""
     for number, first, last in _fields(data, start, end):
         inner = MESSAGES[message].get(number)
         if inner == "entry":
@@ -91,7 +96,7 @@ def _locations(data: Buffer, start: int, end: int, message: str) -> Iterator[str
 
 
 def _fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, first byte and end of each field of a message that is bytes, text or a message; others are skipped."""
+    """Yield number, start and end of each field of a message that is bytes, text or a message; others are skipped."""
     while start < end:
         tag, start = _varint(data, start, end)
         kind = tag & 7
@@ -102,19 +107,21 @@ def _fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int]
         elif kind == BYTES:
             length, start = _varint(data, start, end)
             if start + length > end:
-                raise IndexError("a field that is longer than its message")
+                raise IndexError("a field is longer than its message")
             yield tag >> 3, start, start + length
             start += length
         else:
-            raise IndexError(f"no wire type: {kind}")
+            raise IndexError(f"unknown wire type: {kind}")
 
 
 def _varint(data: Buffer, start: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where it ends."""
+    """Return a number stored as 7 bits per byte, lowest bits first, and the position after it."""
     value = shift = 0
     while start < end and shift < 64:
         byte = data[start]
-        value, shift, start = value | (byte & 127) << shift, shift + 7, start + 1
+        start += 1
+        value |= (byte & 127) << shift
+        shift += 7
         if byte < 128:
             return value, start
-    raise IndexError("a number without an end")
+    raise IndexError("a number has no end")
