@@ -16,10 +16,10 @@ from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
 from clipzoo.readers._location import Location
-from clipzoo.readers._metadata import NAME
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
 from clipzoo.readers.base import Reader, Span
 from clipzoo.readers.table import LINE, Table
+from clipzoo.readers.webdataset.metadata import NAME
 from clipzoo.types import Failure
 
 

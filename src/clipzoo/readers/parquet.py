@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
-from clipzoo.readers import _shards
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, listing
 from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
 
 GROUP_BYTES = 2**29
@@ -71,7 +70,7 @@ class Parquet(NumberedReader):
         Raises:
             DatasetError: there is none, none can be read, one has not the columns, or its row groups are too large.
         """
-        return cls(location, _shards.find(location.allow(*OPTIONS).path, (".parquet",)))
+        return cls(location, listing.find(location.allow(*OPTIONS).path, (".parquet",)))
 
     def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
         """See `NumberedReader.row`."""

@@ -15,8 +15,7 @@ from typing import BinaryIO
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
-from clipzoo.readers import _shards
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, listing
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
 from clipzoo.readers.base import Span
 from clipzoo.types import Failure
@@ -52,7 +51,7 @@ class Table(RowReader):
             DatasetError: there is none, or one has no header with the columns.
         """
         location.allow(*OPTIONS, "sep")
-        paths = _shards.find(location.path, (".csv", ".tsv"))
+        paths = listing.find(location.path, (".csv", ".tsv"))
         for path in paths.values():
             files.keep(path)  # a request for each row would take longer
         return cls(location, paths)
