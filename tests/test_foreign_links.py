@@ -84,16 +84,16 @@ def test_lines_are_not_added_through_a_link(tmp_path, precious):
 def test_what_dead_writers_left_of_a_file_is_removed_by_its_only_writer(tmp_path):
     for name in ("a.01234567.tmp", "b.01234567.tmp"):
         (tmp_path / name).write_bytes(b"half")
-    files.write(tmp_path / "a", b"whole", alone=True)
+    files.write(tmp_path / "a", b"whole", exclusive=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.01234567.tmp"]
 
 
 def test_a_file_that_the_user_has_named_is_written_through_the_users_link(tmp_path, precious):
     (tmp_path / "page.html").symlink_to(precious)
-    files.deliver(tmp_path / "page.html", b"<html>")
+    files.write_output(tmp_path / "page.html", b"<html>")
     assert (tmp_path / "page.html").is_symlink()
     assert precious.read_bytes() == b"<html>"
-    files.deliver(Path("/dev/null"), b"<html>")
+    files.write_output(Path("/dev/null"), b"<html>")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
@@ -200,7 +200,7 @@ def test_a_pipe_or_device_in_a_store_blocks_nobody(tmp_path, data, name, kind):
 def test_a_pipe_among_shards_of_a_dataset_blocks_nobody(tmp_path, data):
     os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(OSError, match="pipe or a device"):
-        files.raw(tmp_path / "pipe.tar")
+        files.open_raw(tmp_path / "pipe.tar")
     with pytest.raises(OSError, match="pipe or a device"):
         files.read_at(tmp_path / "pipe.tar", 0, 10)
     (tmp_path / "pipe.tar").rename(data / "00002.tar")
@@ -345,7 +345,7 @@ def test_every_file_is_written_by_one_way():
     by_name = re.compile(r"\.write_(text|bytes)\(|\.touch\(|\.open\(\"[wax]|\bopen\([^)]*\"[wax]b?\+?\"")
     allowed = {
         "files/_writing.py": 2,  # into the draft; into a pipe of the user's
-        "files/_near.py": 1,  # a scratch file
+        "files/_copies.py": 1,  # a scratch file
         "evaluation/measure.py": 1, "readers/webdataset.py": 1, "store/writer.py": 1,
         "training/checkpoint.py": 1, "labeling/exports/coco.py": 1,  # into drafts
         "labeling/_progress.py": 1, "store/manifest.py": 1, "runs/new_recipe.py": 1,  # what the user has named

@@ -110,10 +110,10 @@ class Joined(Reader):
         reader, inner = self._reader(shard)
         return reader.state(inner)
 
-    def near(self, shard: str) -> AbstractContextManager[None]:
-        """See `Reader.near`."""
+    def cached(self, shard: str) -> AbstractContextManager[None]:
+        """See `Reader.cached`."""
         reader, inner = self._reader(shard)
-        return reader.near(inner)
+        return reader.cached(inner)
 
     def _reader(self, shard: str) -> tuple[Reader, str]:
         name, _, inner = shard.partition("/")

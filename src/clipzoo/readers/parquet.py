@@ -107,7 +107,7 @@ class _Groups:
         place = (reader, path, number, tuple(names))
         with self._lock:
             if place not in self._kept:
-                with pq.ParquetFile(files.arrow(path), read_dictionary=list(texts)) as file:
+                with pq.ParquetFile(files.open_for_arrow(path), read_dictionary=list(texts)) as file:
                     self._kept[place] = file.read_row_group(number, columns=list(names), use_threads=False)
                 while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > CACHE_BYTES:
                     self._kept.popitem(last=False)
@@ -120,7 +120,7 @@ os.register_at_fork(after_in_child=_cache.forget)
 
 
 def _opened(path: Place) -> tuple[pq.FileMetaData, pa.Schema]:
-    with pq.ParquetFile(files.arrow(path)) as file:
+    with pq.ParquetFile(files.open_for_arrow(path)) as file:
         return file.metadata, file.schema_arrow
 
 

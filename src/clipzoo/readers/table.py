@@ -53,7 +53,7 @@ class Table(RowReader):
         location.allow(*OPTIONS, "sep")
         paths = listing.find(location.path, (".csv", ".tsv"))
         for path in paths.values():
-            files.keep(path)  # a request for each row would take longer
+            files.keep_cached(path)  # a request for each row would take longer
         return cls(location, paths)
 
     def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
@@ -84,7 +84,7 @@ class Table(RowReader):
         names, separator = self.heads[path]
         starts: list[int] = []
         total = 0
-        with files.opened(path) as file:
+        with files.open_file(path) as file:
             found = records(file, separator, len(names))
             next(found)
             for offset, *_ in found:
@@ -95,7 +95,7 @@ class Table(RowReader):
 
     def _records(self, part: Part) -> Iterator[Record]:
         names, separator = self.heads[part.path]
-        with files.opened(part.path) as file:
+        with files.open_file(part.path) as file:
             file.seek(part.offset)
             for _, record in zip(range(part.rows), records(file, separator, len(names)), strict=False):
                 yield record
@@ -119,7 +119,7 @@ def _separator(path: Place, location: Location) -> str:
 
 def _head(path: Place, separator: str) -> tuple[list[str], str]:
     """(names of the columns, separator)."""
-    with files.opened(path) as file:
+    with files.open_file(path) as file:
         start = file.read(2)
         file.seek(0)
         first = next(records(file, separator, None), None)

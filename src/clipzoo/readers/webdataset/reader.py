@@ -144,9 +144,9 @@ class WebDataset(Reader):
         """See `Reader.state`."""
         return files.state(self._path(shard))
 
-    def near(self, shard: str) -> AbstractContextManager[None]:
-        """See `Reader.near`."""
-        return files.near(self._path(shard))
+    def cached(self, shard: str) -> AbstractContextManager[None]:
+        """See `Reader.cached`."""
+        return files.cached(self._path(shard))
 
     def sideways(self, entry: Entry, image: bytes) -> str:
         """See `Reader.sideways`."""

@@ -23,7 +23,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     """
     seen: set[str] = set()
     with (
-        files.whole(path, alone=True) as beside,
+        files.atomic(path, exclusive=True) as beside,
         tarfile.open(beside, "w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for key, members in samples:
