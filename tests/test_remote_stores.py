@@ -190,7 +190,7 @@ def held(far: str, **changes: object) -> Remote:
 def test_one_writes_at_a_time(far):
     folder = files.place(f"{far}/x")
     with lock.locked(folder, StoreError, "why not"):
-        said = rf"process {os.getpid()} on .*sign of life.*why not.*remove .*x/\.lock"
+        said = rf"process {os.getpid()} on .*renewed its lock.*why not.*remove .*x/\.lock"
         with pytest.raises(StoreError, match=said), lock.locked(folder, StoreError, "why not"):
             raise AssertionError
         with pytest.raises(FileExistsError):

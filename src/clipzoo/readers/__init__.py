@@ -20,7 +20,7 @@ from clipzoo.readers.base import Entry, Reader, Span, prefetched, spread
 
 __all__ = [
     "IMAGES", "PLUGINS", "ROW", "Entry", "Location", "Reader", "ReaderPlugin", "RowReader", "Span", "fingerprint",
-    "prefetched", "open_dataset", "read_at", "shard_fingerprint", "spread",
+    "open_dataset", "prefetched", "read_at", "shard_fingerprint", "spread",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from clipzoo.errors import StoreError
 from clipzoo.files import AnyPath, Place
 from clipzoo.labeling.exports.base import Labeled, LabelFormatPlugin
 from clipzoo.plugins import Registry
-from clipzoo.readers import ROW, Entry, Reader, fingerprint, prefetched, open_dataset
+from clipzoo.readers import ROW, Entry, Reader, fingerprint, open_dataset, prefetched
 from clipzoo.store import Column, Store
 from clipzoo.types import View, image_size
 

@@ -28,7 +28,10 @@ def write(labels: Iterable[Labeled], column: Column, out: Place) -> None:
     info = {"description": f"{column.name}, exported by clipzoo", "expert": card.uri, "license": card.license}
     categories = [{"id": i, "name": name} for i, name in enumerate(column.convention.classes, 1)]
     try:
-        with partial.path.open("w", encoding="utf-8") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
+        with (
+            partial.path.open("w", encoding="utf-8") as file,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as waiting,
+        ):
             file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"images": [')
             count = 0
             for number, one in enumerate(labels, 1):
