@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from clipzoo.experts.base import ExpertCard
-from clipzoo.files import _near
+from clipzoo.files import _copies
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Column, ColumnWriter, Store
@@ -37,8 +37,8 @@ def _one_thread() -> None:
 def _no_copies_survive() -> Iterator[None]:
     """Remote files that the process keeps to its end are kept to the end of the test: others reuse the addresses."""
     yield
-    while _near._copies:
-        _near._copies.popitem()[1].unlink(missing_ok=True)
+    while _copies._copies:
+        _copies._copies.popitem()[1].unlink(missing_ok=True)
 
 
 def picture(rng: np.random.Generator, size: int = 32) -> tuple[np.ndarray, str, np.ndarray]:

@@ -366,8 +366,8 @@ def test_a_column_listed_twice_is_refused(world: recipe.Recipe, tmp_path: Path) 
 def test_two_processes_do_not_share_a_run(world: recipe.Recipe, tmp_path: Path) -> None:
     run = workspace.Run(world, tmp_path)
     code = (
-        "import sys; from pathlib import Path; from clipzoo.files import alone\n"
-        "with alone(Path(sys.argv[1]), ValueError, ''): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from clipzoo.files import locked\n"
+        "with locked(Path(sys.argv[1]), ValueError, ''): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -21,9 +21,9 @@ import hostile
 from clipzoo.errors import DatasetError, EngineError, ExpertError, StoreError
 from clipzoo.labeling import Tuning, label
 from clipzoo.labeling._budget import Budget
-from clipzoo.labeling._cluster import answering
-from clipzoo.labeling._worker import Order, Worker
 from clipzoo.labeling.plan import Job
+from clipzoo.labeling.ray.cluster import answering
+from clipzoo.labeling.ray.worker import Order, Worker
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Store, verify
 from making import Bright, Near, encoded, image, make_dataset, raw_tar

@@ -189,7 +189,7 @@ def test_an_unusable_sample_is_an_entry_with_its_reason(tmp_path, members, reaso
 
 def test_members_beside_image_and_caption_are_not_read(tmp_path, monkeypatch):
     """However large they are."""
-    monkeypatch.setattr("clipzoo.readers.webdataset.IMAGE_BYTES", 2000)
+    monkeypatch.setattr("clipzoo.readers.webdataset.reader.IMAGE_BYTES", 2000)
     film, large = ("a.mp4", bytes(10_000)), encoded(image(1, (40, 40)))
     path = raw_tar(tmp_path / "a.tar", [_pair("a")[0], film, _pair("a")[1], ("b.png", large), ("b.txt", b"words")])
     reader = open_dataset(str(path))

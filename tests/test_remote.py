@@ -25,10 +25,10 @@ from clipzoo.cli import app
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.data.batches import loader
 from clipzoo.errors import DatasetError, RemoteError, SampleError, StoreError
-from clipzoo.files import _near, _remote
+from clipzoo.files import _copies, _remote
 from clipzoo.files._remote import Remote
 from clipzoo.pages.check import check
-from clipzoo.readers import Reader, fingerprint, in_turn, open_dataset
+from clipzoo.readers import Reader, fingerprint, open_dataset, prefetched
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from making import Bright, Near, encoded, image, make_dataset
@@ -67,7 +67,7 @@ def test_tars_in_a_store_are_those_of_the_disk(far, data, pattern):
     assert there.shards == here.shards
     assert everything(there) == everything(here)
     assert fingerprint(there) == fingerprint(here)
-    with there.near(there.shards[0]):
+    with there.cached(there.shards[0]):
         assert everything(there) == everything(here)
 
 
@@ -111,7 +111,7 @@ def test_a_file_of_the_disk_may_join_what_lies_elsewhere_and_not_the_other_way_r
     Remote.parse(f"{memory}/evil.yaml").write(f"datasets:\n  here: file://{data}\n".encode())
     Remote.parse(f"{memory}/evil.txt").write(f"file://{data}/00000.tar\n".encode())
     for name in ("evil.yaml", "evil.txt"):
-        with pytest.raises(RemoteError, match="may name addresses only"):
+        with pytest.raises(RemoteError, match="may only name addresses"):
             open_dataset(f"{memory}/{name}")
     assert everything(open_dataset(f"file://{data}")) == everything(open_dataset(str(data)))
 
@@ -176,11 +176,11 @@ def test_what_is_read_whole_is_fetched_once_and_what_is_only_indexed_is_not_fetc
     assert len(site.asked) == 1, "image and caption lie together"
     identity = fingerprint(reader)
     site.asked.clear()
-    with reader.near("0"):
+    with reader.cached("0"):
         assert [reader.read(entry).image for entry in reader.index("0")] == [files_["png"] for _, files_ in big]
         assert fingerprint(reader) == identity
     assert site.sent() == size
-    assert not [*_near._folder(os.getpid()).glob("*.tar")], "the copy is gone"
+    assert not [*_copies._folder(os.getpid()).glob("*.tar")], "the copy is gone"
     site.asked.clear()
     run(address, tmp_path / "labels")
     assert site.sent() < 1.3 * size, "opening and the fingerprint read headers; labeling each byte once"
@@ -195,21 +195,21 @@ def test_the_next_shard_is_fetched_while_one_is_in_its_turn(far, data):
 
     def copies(*awaited: int) -> list[int]:
         until = time.monotonic() + 30
-        while (found := [i for i, path in enumerate(paths) if _near.copy_of(path)]) != list(awaited):
+        while (found := [i for i, path in enumerate(paths) if _copies.copy_of(path)]) != list(awaited):
             assert time.monotonic() < until, f"copies of the shards {found}"
             time.sleep(0.01)
         return found
 
-    with in_turn(reader, reader.shards) as turns:
+    with prefetched(reader, reader.shards) as turns:
         for i, shard in enumerate(turns):
             assert shard == reader.shards[i]
             copies(*range(len(paths))[i : i + 2])
     copies()
-    with in_turn(reader, reader.shards) as turns:
+    with prefetched(reader, reader.shards) as turns:
         next(turns)
     copies()
     paths[1].unlink()
-    with in_turn(reader, reader.shards) as turns:
+    with prefetched(reader, reader.shards) as turns:
         next(turns)
         with pytest.raises((RemoteError, FileNotFoundError)):
             next(turns)
@@ -314,7 +314,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 
 @pytest.mark.parametrize(
     ("address", "said"),
-    [("s4://bucket/x", "s4:// is not known"), ("s3://", "names no bucket"), ("simplecache::s3://b/x", "not known")],
+    [("s4://bucket/x", "s4:// is unknown"), ("s3://", "names no bucket"), ("simplecache::s3://b/x", "unknown")],
 )
 def test_addresses_of_no_kind_are_refused(address, said):
     with pytest.raises(RemoteError, match=said):
@@ -343,13 +343,15 @@ def test_a_web_server_is_asked_again_and_then_named(site, data):
     site.faults = [503, 0, 429]
     assert everything(reader) == here
     site.faults = [503] * 2 * _remote.TRIES  # fsspec asks by GET where HEAD fails
-    with pytest.raises(RemoteError, match=rf"cannot be reached, {_remote.TRIES} times.*503.*run the same again"):
+    with pytest.raises(
+        RemoteError, match=rf"cannot be reached, {_remote.TRIES} times.*503.*rerun the command, which resumes"
+    ):
         reader.read(reader.index("00000")[0])
     site.faults = [403, 403]
     with pytest.raises(RemoteError, match="access was refused"):
         reader.index("00000")
     site.faults = [404, 404]
-    with pytest.raises(DatasetError, match="nothing is there"):
+    with pytest.raises(DatasetError, match="it does not exist"):
         reader.index("00000")
 
 
@@ -424,9 +426,9 @@ def test_a_full_disk_is_told(memory, data, monkeypatch):
     put(data, f"{memory}/data")
     monkeypatch.setattr(os, "pwrite", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     reader = open_dataset(f"{memory}/data")
-    with pytest.raises(RemoteError, match=r"No space left.*TMPDIR"), reader.near("00000"):
+    with pytest.raises(RemoteError, match=r"No space left.*TMPDIR"), reader.cached("00000"):
         raise AssertionError
-    assert not [*_near._folder(os.getpid()).glob("*.tar")]
+    assert not [*_copies._folder(os.getpid()).glob("*.tar")]
 
 
 def test_folders_of_other_users_are_left_alone(tmp_path, monkeypatch):
@@ -440,7 +442,7 @@ def test_folders_of_other_users_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 1 << 20)
     mine = os.stat_result([0, 0, 0, 0, 1 << 20, 0, 0, 0, 0, 0])
     monkeypatch.setattr(Path, "lstat", lambda path: mine if path.name == "clipzoo-dead" else lstat(path))
-    looking = threading.Thread(target=_near._folder, args=(-2,), daemon=True)
+    looking = threading.Thread(target=_copies._folder, args=(-2,), daemon=True)
     looking.start()
     looking.join(20)
     assert not looking.is_alive()
@@ -452,6 +454,6 @@ def test_a_file_that_shrinks_while_it_is_fetched_is_not_taken(memory, monkeypatc
     where = Remote.parse(f"{memory}/x.bin")
     where.write(bytes(100))
     monkeypatch.setattr(Remote, "size", lambda self: 200)
-    with pytest.raises(RemoteError, match="200 bytes and gave 100"), files.near(where):
+    with pytest.raises(RemoteError, match="200 bytes and gave 100"), files.cached(where):
         raise AssertionError
     assert np.all(np.frombuffer(where.read_bytes(), np.uint8) == 0)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from clipzoo import files
 from clipzoo.cli import app
 from clipzoo.errors import StoreError
-from clipzoo.files import _near, lock
+from clipzoo.files import _copies, lock
 from clipzoo.files._remote import Remote
 from clipzoo.readers import open_dataset
 from clipzoo.store import Store, verify
@@ -138,7 +138,7 @@ def test_a_shard_counts_when_it_is_whole(memory, data, monkeypatch):
     column = Store(f"{memory}/labels").columns()[0]
     assert column.file("00001", ".tar").exists()
     assert column.committed() == {"00000"}
-    assert not [*_near._folder(os.getpid()).glob("*.tar")]
+    assert not [*_copies._folder(os.getpid()).glob("*.tar")]
     run(data, f"{memory}/labels", Bright())
     assert column.committed() == {"00000", "00001", "00002"}
 
@@ -169,7 +169,7 @@ def test_killed_in_the_middle_of_an_upload_it_goes_on(in_s3, data, tmp_path):
     assert [*tmp_path.glob("clipzoo-*/*.tar")], "its draft"
     with pytest.MonkeyPatch.context() as patch:  # the next run on this machine clears up
         patch.setattr("tempfile.tempdir", str(tmp_path))
-        _near._folder(-1)
+        _copies._folder(-1)
         assert not [*tmp_path.glob("clipzoo-*/*.tar")]
     run(data, out, Bright())
     assert contents(out) == contents(tmp_path / "labels")
@@ -189,13 +189,13 @@ def held(far: str, **changes: object) -> Remote:
 
 def test_one_writes_at_a_time(far):
     folder = files.place(f"{far}/x")
-    with lock.alone(folder, StoreError, "why not"):
-        said = rf"process {os.getpid()} on .*sign of life.*why not.*remove .*x/\.lock"
-        with pytest.raises(StoreError, match=said), lock.alone(folder, StoreError, "why not"):
+    with lock.locked(folder, StoreError, "why not"):
+        said = rf"process {os.getpid()} on .*renewed its lock.*why not.*remove .*x/\.lock"
+        with pytest.raises(StoreError, match=said), lock.locked(folder, StoreError, "why not"):
             raise AssertionError
         with pytest.raises(FileExistsError):
             (folder / ".lock").write(b"", new=True)
-    with lock.alone(folder, StoreError, "why not"):
+    with lock.locked(folder, StoreError, "why not"):
         pass
     assert not (folder / ".lock").exists()
 
@@ -215,7 +215,7 @@ def test_of_two_that_come_at_once_one_gets_it(far, monkeypatch):
 
     def take() -> None:
         try:
-            with lock.alone(folder, StoreError, "why"):
+            with lock.locked(folder, StoreError, "why"):
                 got.append("in")
                 both.wait(10)
         except StoreError:
@@ -231,16 +231,16 @@ def test_a_lock_ends_with_its_holder(memory):
     folder = files.place(f"{memory}/x")
     for living in ({}, {"pid": os.getpid(), "machine": lock._machine()}, {"time": time.time() - 600}):
         held(memory, **living)
-        with pytest.raises(StoreError, match="in use"), lock.alone(folder, StoreError, "why"):
+        with pytest.raises(StoreError, match="in use"), lock.locked(folder, StoreError, "why"):
             raise AssertionError
     dead = subprocess.Popen(["true"])
     dead.wait()
     for gone in ({"time": time.time() - 901}, {"pid": dead.pid, "machine": lock._machine()}):
         path = held(memory, **gone)
-        with lock.alone(folder, StoreError, "why"):
+        with lock.locked(folder, StoreError, "why"):
             assert lock._holder(path)["pid"] == os.getpid()
     path.write(b"garbage")
-    with pytest.raises(StoreError, match="unknown"), lock.alone(folder, StoreError, "why"):
+    with pytest.raises(StoreError, match="unknown"), lock.locked(folder, StoreError, "why"):
         raise AssertionError
 
 
@@ -253,7 +253,7 @@ def test_a_stale_lock_is_taken_over_by_one(memory, monkeypatch):
 
     held(memory, time=time.time() - 901)
     monkeypatch.setattr(lock, "_is_dead", taken_meanwhile)
-    with pytest.raises(StoreError, match="in use"), lock.alone(files.place(f"{memory}/x"), StoreError, "why"):
+    with pytest.raises(StoreError, match="in use"), lock.locked(files.place(f"{memory}/x"), StoreError, "why"):
         raise AssertionError
     assert lock._holder(Remote.parse(f"{memory}/x/.lock"))["token"] == "first"
 
@@ -269,7 +269,7 @@ def test_a_lock_whose_first_answer_was_lost_is_ones_own(memory, monkeypatch):
 
     monkeypatch.setattr(Remote, "write", lost)
     folder = files.place(f"{memory}/x")
-    with lock.alone(folder, StoreError, "why"):
+    with lock.locked(folder, StoreError, "why"):
         assert lock._holder(folder / ".lock")["pid"] == os.getpid()
     assert not (folder / ".lock").exists()
 
@@ -286,7 +286,7 @@ def test_what_a_killed_driver_left_is_removed(memory, data):
 def test_a_lock_gives_signs_of_life_and_leaves_anothers_alone(memory, monkeypatch):
     monkeypatch.setattr(lock, "RENEWED", 0.02)
     folder = files.place(f"{memory}/x")
-    with lock.alone(folder, StoreError, "why"):
+    with lock.locked(folder, StoreError, "why"):
         first = lock._holder(folder / ".lock")["time"]
         until = time.monotonic() + 10
         while lock._holder(folder / ".lock")["time"] == first and time.monotonic() < until:

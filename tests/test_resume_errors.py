@@ -140,5 +140,5 @@ def test_a_folder_is_settled_with_all_that_is_below(tmp_path: Path, monkeypatch:
     )
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.npz").touch()
-    files.settle(tmp_path / "a")
+    files.sync_folder(tmp_path / "a")
     assert sorted(synced) == [".", "a", "a/b", "a/b/c.npz"]

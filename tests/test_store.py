@@ -259,7 +259,7 @@ def test_what_is_written_has_the_rights_of_any_new_file(tmp_path, reader):
         column = Store(tmp_path / "other").create(Bright().card, fingerprint(reader))
         fill(column)
         column.finish()
-        with _writing.whole(tmp_path / "a") as beside:  # as safetensors writes
+        with _writing.atomic(tmp_path / "a") as beside:  # as safetensors writes
             beside.unlink()
             os.close(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600))
     finally:

@@ -54,7 +54,7 @@ class ColumnLabels:
         digest = hashlib.sha256(self.column.manifest.digest.encode())
         for shard, rows in self.column.tables():
             digest.update(f"\n{shard}\n{rows.to_pylist()}\n".encode("utf-8", "surrogateescape"))
-            with files.opened(self.column.file(shard, ".tar")) as file:
+            with files.open_file(self.column.file(shard, ".tar")) as file:
                 while chunk := file.read(CHUNK):
                     digest.update(chunk)
         return digest.hexdigest()

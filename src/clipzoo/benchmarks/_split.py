@@ -19,7 +19,7 @@ import numpy as np
 from clipzoo import files, tasks
 from clipzoo.benchmarks.base import PLAIN, Benchmark, Labels, Loader
 from clipzoo.errors import ClipzooError, DatasetError, PlanError
-from clipzoo.readers import Entry, Reader, in_turn
+from clipzoo.readers import Entry, Reader, prefetched
 from clipzoo.tasks.base import Convention, Task
 from clipzoo.types import ImageArray, View, decode_image
 
@@ -112,7 +112,7 @@ class Split:
 
     def batches(self, batch: int = BATCH) -> Iterator[ImageArray]:
         """Yield batches of consecutive images at `size`, uint8 [B,H,W,3]; images are decoded in advance by threads."""
-        views = files.ahead(self._view, range(len(self)), self.threads)
+        views = files.map_ahead(self._view, range(len(self)), self.threads)
         while some := list(islice(views, batch)):
             yield np.stack(some)
 
@@ -196,7 +196,7 @@ def read_split(
     """
     reader, left_out, identity = benchmark.reader, Counter[str](), hashlib.sha256()
     for place in (*benchmark.places, *(p for labels in benchmark.labels.values() for p in labels.places())):
-        files.keep(place)
+        files.keep_cached(place)
     entries: list[Entry] = []
     captions: list[tuple[str, ...]] = []
     targets: list[int | None] = []
@@ -262,7 +262,7 @@ def _truth(task: Task[Any], convention: Convention, loaders: Sequence[Loader | N
 
 def _entries(benchmark: Benchmark, left_out: Counter[str]) -> Iterator[Entry]:
     """Yield every usable sample, shard by shard, and count the others in ``left_out``."""
-    with in_turn(benchmark.reader, benchmark.shards) as shards:
+    with prefetched(benchmark.reader, benchmark.shards) as shards:
         for shard in shards:
             for entry in benchmark.reader.index(shard):
                 if entry.error is None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, Seen, hash64
 from clipzoo.errors import DatasetError
-from clipzoo.readers import Entry, Reader, in_turn, spread
+from clipzoo.readers import Entry, Reader, prefetched, spread
 from clipzoo.readers.decode import read_image
 from clipzoo.stopping import signals
 from clipzoo.types import Failure
@@ -54,7 +54,7 @@ def scan(reader: Reader, *, limit: int | None = None, progress: bool = True) -> 
     findings = Findings(reader.location, len(reader.shards))
     shards = spread(reader.shards, limit)
     threads = max(THREADS, reader.threads)
-    near = in_turn(reader, shards) if limit is None else nullcontext(iter(shards))
+    near = prefetched(reader, shards) if limit is None else nullcontext(iter(shards))
     with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(threads) as pool, near as turns:
         for left, shard in zip(range(len(shards), 0, -1), turns, strict=True):
             entries = list(enumerate(reader.index(shard)))

@@ -71,7 +71,7 @@ def command(
     splits = _ask("4. Benchmark (docs/benchmarks.md)", bench, usual["benchmarks"], draft.check_benchmarks, yes)
     length = _ask(f"5. Number of epochs, on {device}", epochs, usual["epochs"], draft.check_epochs, yes)
     text = draft.recipe_text(out, found, start, cards, splits, length, device, store=place if labels else None)
-    files.deliver(out, text.encode())
+    files.write_output(out, text.encode())
     trust.remember(recipes.load(out, trust=True).code, out)  # the user named its experts in this command
     verb = "run" if splits else "train"
     console.print(f"recipe: {bold(out)}; next: clipzoo {verb} {escape(str(out))} --dry-run")

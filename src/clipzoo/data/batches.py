@@ -153,7 +153,7 @@ class TrainingSet(Dataset[ViewedSample]):
         rows = self.plan.rows([index for _, index in positions])
         pairs = zip(rows, positions, strict=True)
         try:
-            return list(files.ahead(lambda pair: self._read(pair[0], *pair[1]), pairs, self.threads))
+            return list(files.map_ahead(lambda pair: self._read(pair[0], *pair[1]), pairs, self.threads))
         except (LostError, RemoteError) as error:  # torch would add a worker's traceback to the message
             return [ViewedSample("", lost=error)]
 

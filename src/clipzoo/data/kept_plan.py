@@ -74,7 +74,7 @@ def _save(plan: Plan, path: Path, state_file: Path, made_of: Mapping[str, Any]) 
 def _labels(column: Column) -> dict[str, Any]:
     """Return what identifies a column's labels, without reading them."""
     shards = sorted(column.committed())
-    marks = files.ahead(column.marks, shards, files.threads(column.path))
+    marks = files.map_ahead(column.marks, shards, files.threads(column.path))
     checksums = [[shard, one.get(TAR_MARK, "")] for shard, one in zip(shards, marks, strict=True)]
     digest = hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:16]
     return {**column.manifest.counts.model_dump(), MEANING: column.manifest.digest, TARS: digest}

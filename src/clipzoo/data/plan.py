@@ -82,7 +82,7 @@ class Plan:
         places: dict[str, tuple[str, str]] = {}
         tars: dict[str, dict[str, str]] = {name: {} for name in columns}
         unmarked = defaultdict[str, list[str]](list)
-        indexes = files.ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
+        indexes = files.map_ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
         for shard, entries in zip(reader.shards, indexes, strict=False):
             left_out.update(e.failure.kind for e in entries if e.failure)
             table = _samples([e for e in entries if not e.failure])
@@ -135,7 +135,7 @@ class Plan:
         """Write as parquet, atomically."""
         reasons = "\n".join(f"{reason}\t{count}" for reason, count in self.left_out.items())
         marks = {"left_out": reasons, "tars": json.dumps(self.tars), "places": json.dumps(self.places)}
-        with files.whole(files.local(path, "a plan"), alone=True) as draft:
+        with files.atomic(files.local(path, "a plan"), exclusive=True) as draft:
             pq.write_table(self.table.replace_schema_metadata(marks), draft)
 
     def __len__(self) -> int:
@@ -170,9 +170,9 @@ class Plan:
         Only shards whose files may have changed are indexed again.
         """
         shards = list(self.places)
-        states = dict(zip(shards, files.ahead(reader.state, shards, min(reader.threads, INDEXED)), strict=True))
+        states = dict(zip(shards, files.map_ahead(reader.state, shards, min(reader.threads, INDEXED)), strict=True))
         stale = [shard for shard in shards if not states[shard] or states[shard] != self.places[shard][0]]
-        now = files.ahead(lambda s: _places(reader, s, reader.index(s)), stale, min(reader.threads, INDEXED))
+        now = files.map_ahead(lambda s: _places(reader, s, reader.index(s)), stale, min(reader.threads, INDEXED))
         current = {shard: (states[shard], digest) for shard, digest in zip(stale, now, strict=True)}
         changed = [shard for shard, (_, digest) in current.items() if digest != self.places[shard][1]]
         return changed, replace(self, places={**self.places, **current})

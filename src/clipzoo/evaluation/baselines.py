@@ -122,7 +122,7 @@ def expert(
 def _batches(test: Split, batch: int) -> Iterator[list[ImageArray]]:
     """Yield at most ``batch`` consecutive images of one size, at their original size."""
     images: list[ImageArray] = []
-    for image in files.ahead(test.images.__getitem__, range(len(test)), test.threads):
+    for image in files.map_ahead(test.images.__getitem__, range(len(test)), test.threads):
         if images and (len(images) == batch or image.shape != images[0].shape):
             yield images
             images = []

@@ -82,7 +82,7 @@ class Scored:
     def save(self, path: Path) -> None:
         """Write an ``.npz`` of plain arrays, atomically."""
         about = json.dumps({"group": self.group, "convention": self.convention.to_json()})
-        with files.whole(path, alone=True) as partial, partial.open("wb") as file:
+        with files.atomic(path, exclusive=True) as partial, partial.open("wb") as file:
             np.savez_compressed(file, about=about, keys=np.array(self.keys, np.str_), statistics=self.statistics)
 
     @classmethod

@@ -140,7 +140,7 @@ class Expert(ABC):
 def sha256(path: Place) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits; an OSError where it cannot be read."""
     digest = hashlib.sha256()
-    with files.opened(path) as file:
+    with files.open_file(path) as file:
         while part := file.read(1 << 20):
             digest.update(part)
     return digest.hexdigest()

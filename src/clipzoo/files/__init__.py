@@ -1,40 +1,40 @@
-"""Files on disks and behind networks, read by offset and written whole; `places` is where the two are told apart."""
+"""Local and remote files: reading by offset, atomic writes, locks. `places` handles the differences."""
 
 from clipzoo.files._writing import (
-    Draft,
+    PartialFile,
     append,
-    bring,
+    atomic,
     check_inside,
-    deliver,
-    discard,
-    drop_drafts,
+    equal,
+    link_or_copy,
     make_folder,
-    same,
-    settle,
-    whole,
+    remove_folder,
+    remove_partial,
+    sync_folder,
     write,
+    write_output,
 )
-from clipzoo.files.lock import alone, idle
+from clipzoo.files.lock import locked, unlocked
 from clipzoo.files.places import (
     AnyPath,
     Place,
-    ahead,
-    arrow,
     below,
-    found,
+    cached,
     join,
-    keep,
+    keep_cached,
     leads_out,
     local,
-    near,
+    map_ahead,
+    matching,
     nested,
-    opened,
+    open_file,
+    open_for_arrow,
+    open_raw,
+    open_regular,
     place,
-    raw,
     read,
     read_at,
     read_spans,
-    regular,
     remote,
     size,
     state,
@@ -42,8 +42,8 @@ from clipzoo.files.places import (
 )
 
 __all__ = [
-    "AnyPath", "Draft", "Place", "ahead", "alone", "append", "arrow", "below", "bring", "check_inside", "deliver",
-    "discard", "drop_drafts", "found", "idle", "join", "keep", "leads_out", "local", "make_folder", "near", "nested",
-    "opened", "place", "raw", "read", "read_at", "read_spans", "regular", "remote", "same", "settle", "size", "state",
-    "threads", "whole", "write",
+    "AnyPath", "PartialFile", "Place", "append", "atomic", "below", "cached", "check_inside", "equal", "join",
+    "keep_cached", "leads_out", "link_or_copy", "local", "locked", "make_folder", "map_ahead", "matching", "nested",
+    "open_file", "open_for_arrow", "open_raw", "open_regular", "place", "read", "read_at", "read_spans", "remote",
+    "remove_folder", "remove_partial", "size", "state", "sync_folder", "threads", "unlocked", "write", "write_output",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bytes at an offset of a file, on descriptors cached per process: safe in threads and after a fork."""
+"""Local files read by offset, on descriptors cached per process; safe in threads and after a fork."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _State = tuple[int, int, int, int]
 
 
 def plain(path: str | Path, flags: int) -> int:
-    """Open a file, which must be one: opening a pipe would block, and a device may never end.
+    """Open a regular file: opening a pipe would block, and a device may never end.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a pipe or a device.
@@ -30,23 +30,23 @@ def plain(path: str | Path, flags: int) -> int:
     raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
 
 
-def own(path: Path, flags: int) -> int:
-    """As `plain`, for writing in a folder that may be somebody else's work: a link is refused.
+def unlinked(path: Path, flags: int) -> int:
+    """Open a file as `plain` does, but refuse a link: the folder may be from somebody else.
 
     Raises:
-        OSError: as of `plain`, or it is a link.
+        OSError: see `plain`, or it is a link.
     """
     try:
         return plain(path, flags | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            told = f"it is a link to {path.readlink()}, and nothing is written through links: remove it"
-            raise OSError(errno.ELOOP, told, str(path)) from error
+            why = f"it is a link to {path.readlink()}, and nothing is written through links: remove it"
+            raise OSError(errno.ELOOP, why, str(path)) from error
         raise
 
 
 class _Descriptor:
-    """An open file that closes when the last thread lets go of it; eviction never closes under a read."""
+    """An open file. It is closed when no thread uses it any more, so eviction never closes it during a read."""
 
     def __init__(self, path: str) -> None:
         self.number = plain(path, os.O_RDONLY)
@@ -66,7 +66,7 @@ _lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    # The parent may have held the lock at the moment of the fork; inherited descriptors are dropped.
+    # The parent may have held the lock at the fork. Inherited descriptors are dropped.
     global _lock
     _lock = threading.Lock()
     _cache.clear()
@@ -76,26 +76,26 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _descriptor(path: str) -> _Descriptor:
-    """The open file at ``path``; opened anew if another file has been renamed into its place."""
-    state = _state(os.stat(path))  # noqa: PTH116 – a tenth of the cost of Path.stat, once a read
+    """Return the open file at ``path``; it is reopened if another file has replaced it."""
+    state = _state(os.stat(path))  # noqa: PTH116 – a tenth of the cost of Path.stat, paid in each read
     with _lock:
-        found = _cache.pop(path, None)
-        if found is None or found.state != state:
-            found = _Descriptor(path)
-        _cache[path] = found
+        descriptor = _cache.pop(path, None)
+        if descriptor is None or descriptor.state != state:
+            descriptor = _Descriptor(path)
+        _cache[path] = descriptor
         if len(_cache) > OPEN_FILES:
             _cache.popitem(last=False)
-    return found
+    return descriptor
 
 
 def forget(path: Path) -> None:
-    """Close the file at ``path``: of one that is removed, the disk would keep the bytes."""
+    """Close the file at ``path``: the disk would keep the bytes of a removed file that is open."""
     with _lock:
         _cache.pop(str(path), None)
 
 
 def read_at(path: Path, offset: int, size: int) -> bytes:
-    """As `files.read_at`."""
+    """See `files.read_at`."""
     held = _descriptor(str(path))
     data = os.pread(held.number, size, offset)
     while len(data) < size:

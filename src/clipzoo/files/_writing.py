@@ -1,7 +1,7 @@
-"""Files written whole, in folders that may have come from somebody else: nothing is written through a link.
+"""Atomic writes, also in folders of unknown origin: nothing is written through a link.
 
-A file is written beside its place, under a name that nobody can foresee, and renamed. A link at its place is replaced;
-it is never followed. Lines are added to a file only if it is a file itself.
+A file is written next to its target, under a random name, and renamed. A link at the target is replaced, never
+followed. Lines are appended only to a regular file.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from pathlib import Path
 from uuid import uuid4
 
 from clipzoo.errors import ClipzooError
-from clipzoo.files import _local, _near
+from clipzoo.files import _copies, _local
 from clipzoo.files._remote import Remote
-from clipzoo.files.places import Place, below, leads_out, near, nearest, read_at, size
+from clipzoo.files.places import Place, below, cached, leads_out, local_copy, read_at, size
 
-DRAFT = ".tmp"
+PARTIAL = ".tmp"
 
 
-class Draft:
-    """A file while it is written; ``path``, on this machine, is where to. It is there, empty, and new.
+class PartialFile:
+    """A file that is being written, at ``path`` on this machine; it starts empty.
 
-    `settle` makes it appear at ``target``, whole or not at all; `drop` leaves nothing behind.
+    `commit` publishes it at ``target`` as a whole; `discard` removes it.
 
     Args:
-        target: its place; a link there is replaced.
-        sync: contents, then name, reach the disk in `settle`, so that they outlast a power cut.
+        target: final place; a link there is replaced.
+        sync: flush the contents, then the name, to the disk in `commit`, so that they survive a power cut.
     """
 
     def __init__(self, target: Place, sync: bool = True) -> None:
         self.target, self.sync = target, sync
         if isinstance(target, Remote):
-            self.path = _near.scratch(target.name)
+            self.path = _copies.scratch(target.name)
             return
         make_folder(target.parent)
-        self.path = target.with_name(f"{target.name}.{uuid4().hex[:8]}{DRAFT}")
-        os.close(_local.own(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        self.path = target.with_name(f"{target.name}.{uuid4().hex[:8]}{PARTIAL}")
+        os.close(_local.unlinked(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
 
-    def settle(self) -> None:
-        """The file is at its place; for good if it is synced, or the store has it all."""
+    def commit(self) -> None:
+        """Publish the file at its target."""
         if isinstance(self.target, Remote):
             self.target.upload(self.path)
-            self.drop()
+            self.discard()
             return
         if self.sync:
             _sync(self.path)
@@ -57,20 +57,20 @@ class Draft:
         if self.sync:
             _sync(self.target.parent)
 
-    def drop(self) -> None:
-        """Remove what is left of it."""
+    def discard(self) -> None:
+        """Remove the file unless it was committed."""
         self.path.unlink(missing_ok=True)
 
 
-def drop_drafts(folder: Place, but: str) -> None:
-    """Remove the drafts that dead writers left below ``folder``, except of the file of one name."""
-    for name in below(folder, DRAFT):
+def remove_partial(folder: Place, but: str) -> None:
+    """Remove partial files of interrupted writers below ``folder``, except those of the file named ``but``."""
+    for name in below(folder, PARTIAL):
         if not name.startswith(f"{but}."):
             (folder / name).unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it where they are missing, so that they outlast a power cut."""
+    """Create a folder and its parents if they are missing, so that they survive a power cut."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -78,8 +78,8 @@ def make_folder(folder: Path) -> None:
     _sync(folder.parent)
 
 
-def settle(folder: Path) -> None:
-    """Return when all that lies below a folder, and its name, have reached the disk."""
+def sync_folder(folder: Path) -> None:
+    """Flush everything below a folder, and its name, to the disk."""
     for path in [*folder.rglob("*"), folder, folder.parent]:
         _sync(path)
 
@@ -96,42 +96,42 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def whole(path: Path, sync: bool = True, alone: bool = False) -> Iterator[Path]:
-    """Where to write a file that appears at ``path`` when the block ends: whole or not at all; folders are made.
+def atomic(path: Path, sync: bool = True, exclusive: bool = False) -> Iterator[Path]:
+    """Yield a path to write to; the file is published at ``path`` when the block ends. Missing folders are created.
 
-    It has the rights of any new file of this process (its umask), though a library may write files that nobody else
-    can read, as safetensors does since 0.8.
+    It has the permissions of any new file of this process (its umask), even if a library writes files that nobody else
+    can read, as safetensors has done since 0.8.
 
     Args:
-        path: a link there is replaced, not followed.
-        sync: as of `Draft`.
-        alone: nobody else writes this file now, so that what dead writers left of it is removed first.
+        path: final place; a link there is replaced, not followed.
+        sync: as in `PartialFile`.
+        exclusive: no other process writes this file now; partial files of interrupted writers are removed first.
     """
-    if alone:
-        for left in glob.glob(f"{glob.escape(str(path))}.????????{DRAFT}"):  # noqa: PTH207
-            Path(left).unlink(missing_ok=True)
-    draft = Draft(path, sync)
+    if exclusive:
+        for partial in glob.glob(f"{glob.escape(str(path))}.????????{PARTIAL}"):  # noqa: PTH207
+            Path(partial).unlink(missing_ok=True)
+    file = PartialFile(path, sync)
     try:
-        rights = draft.path.stat().st_mode
-        yield draft.path
-        if draft.path.stat().st_mode != rights:
-            draft.path.chmod(stat.S_IMODE(rights))
-        draft.settle()
+        permissions = file.path.stat().st_mode
+        yield file.path
+        if file.path.stat().st_mode != permissions:
+            file.path.chmod(stat.S_IMODE(permissions))
+        file.commit()
     finally:
-        draft.drop()
+        file.discard()
 
 
-def write(path: Place, data: bytes, sync: bool = True, alone: bool = False) -> None:
-    """Replace a small file, as `whole` does; folders are made."""
+def write(path: Place, data: bytes, sync: bool = True, exclusive: bool = False) -> None:
+    """Replace a small file as a whole; missing folders are created. Options as in `atomic`."""
     if isinstance(path, Remote):
         path.write(data)
         return
-    with whole(path, sync, alone) as beside:
-        beside.write_bytes(data)
+    with atomic(path, sync, exclusive) as partial:
+        partial.write_bytes(data)
 
 
-def deliver(path: Path, data: bytes) -> None:
-    """Write a file that the user has named: through the user's own links, and into a pipe or terminal as it is."""
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that the user named: links are followed, and pipes and terminals are written to directly."""
     if path.exists() and not path.is_file():
         path.write_bytes(data)
     else:
@@ -139,9 +139,9 @@ def deliver(path: Path, data: bytes) -> None:
 
 
 def append(path: Place, line: bytes) -> None:
-    """Add a line, or several, to a small file; one torn by a crash is closed first.
+    """Append a line, or several, to a small file; a line that a crash left incomplete is ended first.
 
-    A store has no way to add: it gets all anew.
+    Object stores cannot append: the file is written again.
 
     Raises:
         OSError: the file is a link, a pipe or a device.
@@ -149,82 +149,82 @@ def append(path: Place, line: bytes) -> None:
     if isinstance(path, Remote):
         path.write((path.read_bytes() if path.is_file() else b"") + line + b"\n")
         return
-    with os.fdopen(_local.own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+") as file:
+    with os.fdopen(_local.unlinked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line + b"\n")
 
 
-def bring(source: Place, target: Place) -> None:
-    """The file at another place, too, whole or not at all: a hard link where the disk allows it, else a copy.
+def link_or_copy(source: Place, target: Place) -> None:
+    """Publish a file at another place, too: as a hard link if the disk allows it, else as a copy.
 
-    Of a source that is a link, the file is brought that it leads to.
+    If the source is a link, the file that it points to is used.
     """
     if isinstance(source, Remote) and isinstance(target, Remote) and source.protocol == target.protocol:
         target.copy(source)
         return
-    with near(source):
-        path = nearest(source)
+    with cached(source):
+        path = local_copy(source)
         assert isinstance(path, Path)
         if isinstance(target, Remote):
             target.upload(path)
             return
-        draft = Draft(target)
+        partial = PartialFile(target)
         try:
-            _link_or_copy(path.resolve(), draft.path)
-            target.unlink(missing_ok=True)  # of a run that was killed; a link renamed to itself would stay
-            draft.settle()
+            _link_or_copy(path.resolve(), partial.path)
+            target.unlink(missing_ok=True)  # of a killed run; renaming a hard link to itself would do nothing
+            partial.commit()
         finally:
-            draft.drop()
+            partial.discard()
 
 
 def _link_or_copy(path: Path, empty: Path) -> None:
-    """Put a file into the place of an empty one."""
+    """Replace an empty file by a link to a file, or by a copy."""
     empty.unlink()
     try:
         os.link(path, empty)
-    except OSError:  # another disk, or one without links
-        os.close(_local.own(empty, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    except OSError:  # another disk, or a disk without hard links
+        os.close(_local.unlinked(empty, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         shutil.copyfile(path, empty)
 
 
-def same(one: Place, other: Place) -> bool:
-    """Whether both files are there, and equal."""
+def equal(one: Place, other: Place) -> bool:
+    """Return True if both files exist and have equal contents."""
     if not (one.is_file() and other.is_file()) or size(one) != size(other):
         return False
     if isinstance(one, Path) and isinstance(other, Path):
         return filecmp.cmp(one, other, shallow=False)
-    step = _near.PART
+    step = _copies.PART
     return all(read_at(one, at, step) == read_at(other, at, step) for at in range(0, size(one), step))
 
 
-def discard(folder: Place, root: Place, last: str) -> None:
-    """Remove a folder below ``root`` for good.
+def remove_folder(folder: Place, root: Place, last: str) -> None:
+    """Remove a folder below ``root``.
 
-    On a disk it is gone at once: killed while it deletes, this leaves ``root/.removed-…``. In a store it goes file by
-    file, shards' marks first and the file ``last`` last: stopped in between, less of it is left.
+    On a disk it is renamed first, so that it disappears in one step; a kill during deletion leaves ``root/.removed-…``.
+    In an object store, files are deleted one by one, marks of shards first and the file ``last`` last.
     """
     if isinstance(folder, Remote):
         names = sorted(folder.below(), key=lambda name: (name == last, not name.endswith(".parquet")))
         for name in names:
-            if name != ".lock":  # its holder's
+            if name != ".lock":  # the caller holds it
                 (folder / name).unlink(missing_ok=True)
         return
     assert isinstance(root, Path)
     aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=root))
-    (aside / folder.parent.name).mkdir()  # deeper than columns lie, so that it is none
+    (aside / folder.parent.name).mkdir()  # one level deeper than columns, so that it is not listed as one
     folder.rename(aside / folder.parent.name / folder.name)
     shutil.rmtree(aside)
-    with suppress(OSError):  # another column of the task is there
+    with suppress(OSError):  # the task has another column
         folder.parent.rmdir()
 
 
 def check_inside(root: Place, name: str, error: type[ClipzooError]) -> None:
-    """Raise ``error`` unless whatever is written into ``root/name`` and its folders stays in ``root``.
+    """Raise ``error`` unless everything written into ``root/name`` and its folders stays in ``root``.
 
-    A folder that is a link to one elsewhere is refused, and so is what is no file: a pipe would block whoever opens it.
-    ``root`` itself may be a link: it is the user who names it.
+    Refused are links to folders outside of ``root``, and pipes and devices, which would block whoever opens them.
+    ``root`` itself may be a link, since the user named it.
     """
     if isinstance(root, Remote):
         return
@@ -242,14 +242,14 @@ def check_inside(root: Place, name: str, error: type[ClipzooError]) -> None:
                     if leads_out(root, path.relative_to(root).as_posix()):
                         raise error(_elsewhere(path, root))
                 elif not entry.is_file() and path.exists():
-                    raise error(f"{path} is a pipe or device where files are expected: remove it")
+                    raise error(f"{path} is a pipe or device, but only files are expected there: remove it")
 
 
 def _elsewhere(path: Path, root: Path) -> str:
     below_root = [root / part for part in (path.relative_to(root), *path.relative_to(root).parents)]
     link = next((one for one in reversed(below_root) if one != root and one.is_symlink()), path)
     return (
-        f"{link} is a link to {link.resolve()}, outside of {root}. Nothing is written through it: in a folder that "
-        "somebody else made, it could lead to any file. If it is yours, move the folder that it leads to into its "
-        "place, or name that folder itself: by `--out`, and the store of a recipe by `store:`"
+        f"{link} is a link to {link.resolve()}, outside of {root}. Nothing is written through it, because in a folder "
+        "from another person it could point to any file. If the link is yours, replace it by the folder that it points "
+        "to, or name that folder directly: with --out, or as store: in a recipe"
     )

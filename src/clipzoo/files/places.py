@@ -1,7 +1,7 @@
-"""Files wherever they lie: the one place that knows a disk from a network.
+"""Local and remote files with one interface.
 
-A `Place` is a `pathlib.Path` or the address of a file or folder behind a network; both can be joined by ``/``, asked
-``is_file()``, opened for reading, and so on. What differs between them is here.
+A `Place` is a `pathlib.Path` or a remote address. Both support ``/``, ``is_file()``, ``open()`` and other methods of
+`pathlib.Path`; functions for everything that differs between them are here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
 from clipzoo.errors import RemoteError
-from clipzoo.files import _local, _near
+from clipzoo.files import _copies, _local
 from clipzoo.files._remote import Remote, RemoteFile
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -27,18 +27,18 @@ Place: TypeAlias = Path | Remote
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-ASKED = 32
-"""Requests that run at once where each waits for a network."""
+REQUESTS = 32
+"""Concurrent requests to a network."""
 
 GAP = 2**16
-"""Spans of a remote file that lie so near to each other, in bytes, are read by one request."""
+"""Spans of a remote file with at most so many bytes between them are read by one request."""
 
 
 def place(given: AnyPath | Remote) -> Place:
-    """The place of a path or address; ``file://`` is a path.
+    """Return the place of a path or address; ``file://`` is a path.
 
     Raises:
-        RemoteError: the address is of no known kind.
+        RemoteError: the protocol of the address is unknown.
     """
     if isinstance(given, Path | Remote):
         return given
@@ -49,34 +49,34 @@ def place(given: AnyPath | Remote) -> Place:
 
 
 def local(given: AnyPath, what: str) -> Path:
-    """The path of a file or folder that has to lie on a disk of this machine; ``what`` it is.
+    """Return the path of a file or folder that must be on a local disk; ``what`` names it in the error.
 
     Raises:
-        RemoteError: it is an address, though `Path` may have taken a slash of it.
+        RemoteError: it is an address, also one of whose slashes `Path` has removed one.
     """
-    found = place(given)
-    if isinstance(found, Remote) or re.match(r"\w+:/", str(found)):
+    path = place(given)
+    if isinstance(path, Remote) or re.match(r"\w+:/", str(path)):
         raise RemoteError(
-            f"{given} is an address, and {what} has to lie on a disk of this machine: give a path, and copy it "
-            "there, or from there, with the tools of its store"
+            f"{given} is an address, but {what} must be on a local disk: give a path, and copy the data with the tools "
+            "of its object store"
         )
-    return found.expanduser()
+    return path.expanduser()
 
 
 def join(folder: Place, name: str) -> Place:
-    """What ``name`` means in a file that lies in ``folder``: an address, or a path, which may be relative to it.
+    """Return the place that ``name`` means in a file of ``folder``: an address, or a path relative to the folder.
 
     Raises:
-        RemoteError: a file on a network names one of this machine.
+        RemoteError: a remote file names a local one.
     """
-    found = place(name) if "://" in name or (isinstance(folder, Path) and name[:1] == "~") else folder / name
-    if isinstance(folder, Remote) and isinstance(found, Path):
-        raise RemoteError(f"a file in {folder} names {name!r}, a file of this machine; it may name addresses only")
-    return found
+    joined = place(name) if "://" in name or (isinstance(folder, Path) and name[:1] == "~") else folder / name
+    if isinstance(folder, Remote) and isinstance(joined, Path):
+        raise RemoteError(f"a file in {folder} names the local file {name!r}; it may only name addresses")
+    return joined
 
 
 def remote(where: Place) -> bool:
-    """Whether it lies behind a network."""
+    """Return True for a remote address."""
     return isinstance(where, Remote)
 
 
@@ -84,32 +84,32 @@ def remote(where: Place) -> bool:
 
 
 def read_at(path: Place, offset: int, size: int) -> bytes:
-    """``size`` bytes of the file at ``path`` from ``offset``, or fewer where the file ends before.
+    """Return ``size`` bytes of a file from ``offset``, or fewer at the end of the file.
 
-    Files are kept open, or connections, one set a process: safe in threads and after a fork.
+    Files and connections are kept open, one set per process: safe in threads and after a fork.
 
     Raises:
         OSError: the file cannot be opened or read.
         RemoteError: it cannot be reached.
     """
-    here = nearest(path)
-    if isinstance(here, Path):
+    source = local_copy(path)
+    if isinstance(source, Path):
         try:
-            return _local.read_at(here, offset, size)
+            return _local.read_at(source, offset, size)
         except FileNotFoundError:
             if isinstance(path, Path):
                 raise
-            here = path  # another thread has just given the copy up
-    return here.read(offset, size)
+            source = path  # another thread has just removed the copy
+    return source.read(offset, size)
 
 
-def nearest(path: Place) -> Place:
-    """The copy of a remote file, where there is one."""
-    return path if isinstance(path, Path) else _near.copy_of(path) or path
+def local_copy(path: Place) -> Place:
+    """Return the local copy of a remote file if there is one, else the place itself."""
+    return path if isinstance(path, Path) else _copies.copy_of(path) or path
 
 
 def read_spans(path: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """`read_at` of several (offset, size); by one request where they lie together."""
+    """Return the bytes of several (offset, size) of a file; adjacent spans of a remote file are one request."""
     start, end = min((at for at, _ in spans), default=0), max((at + size for at, size in spans), default=0)
     if isinstance(path, Path) or end - start > sum(size for _, size in spans) + GAP:
         return [read_at(path, *span) for span in spans]
@@ -117,22 +117,22 @@ def read_spans(path: Place, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     return [data[at - start : at - start + size] for at, size in spans]
 
 
-def threads(where: Place) -> int:
-    """How many threads should read at once, beside those that compute: 1 from a disk."""
-    return 1 if isinstance(where, Path) else ASKED
+def threads(path: Place) -> int:
+    """Return the number of threads that should read concurrently: 1 from a disk."""
+    return 1 if isinstance(path, Path) else REQUESTS
 
 
-def ahead(call: Callable[[In], Out], items: Iterable[In], many: int) -> Iterator[Out]:
-    """``call`` of each item, in their order; ``many`` of them at once, where that is more than 1."""
-    if many == 1:
+def map_ahead(call: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
+    """Yield ``call(item)`` for each item in order, computed in advance by ``workers`` threads if there are several."""
+    if workers == 1:
         yield from map(call, items)
         return
     waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(many) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(call, item))
-                if len(waiting) == many:
+                if len(waiting) == workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -141,14 +141,14 @@ def ahead(call: Callable[[In], Out], items: Iterable[In], many: int) -> Iterator
                 future.cancel()
 
 
-def raw(path: Place) -> io.RawIOBase:
-    """The file without a buffer."""
-    here = nearest(path)
-    return io.FileIO(here, opener=_local.plain) if isinstance(here, Path) else RemoteFile(here)
+def open_raw(path: Place) -> io.RawIOBase:
+    """Open a file for reading without a buffer."""
+    source = local_copy(path)
+    return io.FileIO(source, opener=_local.plain) if isinstance(source, Path) else RemoteFile(source)
 
 
 def read(path: Place) -> bytes:
-    """All bytes of a file that may be somebody else's.
+    """Return all bytes of a file of unknown origin.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a pipe or a device.
@@ -160,26 +160,26 @@ def read(path: Place) -> bytes:
         return file.read()
 
 
-def opened(path: Place) -> BinaryIO:
-    """The file, to be read from anywhere."""
-    return io.BufferedReader(raw(path))
+def open_file(path: Place) -> BinaryIO:
+    """Open a file for reading at any position."""
+    return io.BufferedReader(open_raw(path))
 
 
-def arrow(path: Place) -> Path | BinaryIO:
-    """What pyarrow reads."""
-    return path if isinstance(path, Path) else opened(path)
+def open_for_arrow(path: Place) -> Path | BinaryIO:
+    """Return a file in a form that pyarrow reads."""
+    return path if isinstance(path, Path) else open_file(path)
 
 
 def size(path: Place) -> int:
-    """Bytes of a file; OSError if it is not there."""
-    here = nearest(path)
-    return here.stat().st_size if isinstance(here, Path) else here.size()
+    """Return the size of a file in bytes; raise OSError if it does not exist."""
+    source = local_copy(path)
+    return source.stat().st_size if isinstance(source, Path) else source.size()
 
 
 def state(path: Place) -> str:
-    """What is another text when a file has changed, found without reading it; "" if it is not there.
+    """Return a text that changes with the file, computed without reading it; "" if the file does not exist.
 
-    On a disk its size and time of change; elsewhere all that the store tells of it.
+    On a disk, it is the size and the time of modification; in an object store, all metadata of the object.
 
     Raises:
         RemoteError: it cannot be reached.
@@ -187,40 +187,40 @@ def state(path: Place) -> str:
     if isinstance(path, Remote):
         return path.state()
     with suppress(OSError, ValueError):  # a name that no file can have
-        found = path.stat()
-        return f"{found.st_size} {found.st_mtime_ns}"
+        metadata = path.stat()
+        return f"{metadata.st_size} {metadata.st_mtime_ns}"
     return ""
 
 
 @contextmanager
-def near(path: Place) -> Iterator[None]:
-    """While the block lasts, a remote file is fetched once and read from a copy on disk; for what is read whole.
+def cached(path: Place) -> Iterator[None]:
+    """Download a remote file once and read it from a local copy during the block; for files that are read completely.
 
     Raises:
-        OSError, RemoteError: it cannot be fetched.
+        OSError, RemoteError: it cannot be downloaded.
     """
     if isinstance(path, Path):
         yield
     else:
-        with _near.near(path):
+        with _copies.cached(path):
             yield
 
 
-def keep(path: Place) -> None:
-    """As `near`, for as long as the process lasts."""
+def keep_cached(path: Place) -> None:
+    """Do the same until the process ends."""
     if isinstance(path, Remote):
-        _near.keep(path)
+        _copies.keep_cached(path)
 
 
 @contextmanager
-def regular(path: Place) -> Iterator[tuple[BinaryIO, int | None]]:
-    """A file that somebody else named, and its size; None if it is a device, a pipe or a folder."""
+def open_regular(path: Place) -> Iterator[tuple[BinaryIO, int | None]]:
+    """Yield a file of unknown origin with its size; an empty file and None for a device, pipe or folder."""
     if isinstance(path, Remote):
         source = RemoteFile(path)
         with io.BufferedReader(source) as file:
             yield file, source.size
         return
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would otherwise block for ever
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a named pipe would block
     try:
         found = os.fstat(number)
         if stat.S_ISREG(found.st_mode):
@@ -233,7 +233,7 @@ def regular(path: Place) -> Iterator[tuple[BinaryIO, int | None]]:
 
 
 def leads_out(root: Place, name: str) -> bool:
-    """Whether a name below ``root`` leads elsewhere, by ``..`` or by a link."""
+    """Return True if a name below ``root`` points out of it, by ``..`` or by a link."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         return True
     if isinstance(root, Remote):
@@ -246,14 +246,14 @@ def leads_out(root: Place, name: str) -> bool:
 
 
 def below(folder: Place, suffix: str = "") -> dict[str, int]:
-    """Path below ``folder`` -> bytes, of every file whose name ends so."""
+    """Return relative path -> bytes of every file below ``folder`` whose name ends with ``suffix``."""
     if isinstance(folder, Remote):
         with suppress(FileNotFoundError):
             return {name: size for name, size in folder.below().items() if name.endswith(suffix)}
         return {}
     sizes: dict[str, int] = {}
     for path in folder.rglob(f"*{suffix}"):
-        with suppress(FileNotFoundError):  # gone, or a link to nothing
+        with suppress(FileNotFoundError):  # removed in the meantime, or a broken link
             found = path.stat()
             if stat.S_ISREG(found.st_mode):
                 sizes[path.relative_to(folder).as_posix()] = found.st_size
@@ -261,22 +261,23 @@ def below(folder: Place, suffix: str = "") -> dict[str, int]:
 
 
 def nested(root: Place, name: str) -> list[Place]:
-    """The files ``root/*/*/name``, sorted."""
+    """Return the files ``root/*/*/name``, sorted."""
     if isinstance(root, Path):
         return [*sorted(root.glob(f"*/*/{name}"))]
     inner = [folder / name for outer in root.folders() for folder in outer.folders()]
-    return [*_there(inner)]
+    return [*_existing(inner)]
 
 
-def found(patterns: Iterable[str]) -> list[Place]:
-    """The files that patterns with ``*``, ``?`` and ``[]`` mean, sorted; those without are files themselves."""
+def matching(patterns: Iterable[str]) -> list[Place]:
+    """Return the existing files that patterns with ``*``, ``?`` and ``[]``, or plain names, match, sorted."""
     places = [place(pattern) for pattern in patterns]
     hits = {hit for one in places if isinstance(one, Path) for hit in glob.glob(str(one), recursive=True)}  # noqa: PTH207
     local = [Path(hit) for hit in sorted(hits) if Path(hit).is_file()]
     wild = [one for one in places if isinstance(one, Remote) and set("*[") & set(str(one))]
     plain = [one for one in places if isinstance(one, Remote) and not set("*[") & set(str(one))]
-    return [*local, *sorted({*_there(plain), *(hit for one in wild for hit in one.glob())})]
+    return [*local, *sorted({*_existing(plain), *(hit for one in wild for hit in one.glob())})]
 
 
-def _there(places: Sequence[Remote]) -> list[Remote]:
-    return [one for one, there in zip(places, ahead(Remote.is_file, places, ASKED), strict=True) if there]
+def _existing(places: Sequence[Remote]) -> list[Remote]:
+    exist = map_ahead(Remote.is_file, places, REQUESTS)
+    return [place for place, exists in zip(places, exist, strict=True) if exists]

@@ -26,7 +26,7 @@ from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
 from clipzoo.labeling._tuning import out_of_memory, release
 from clipzoo.labeling.plan import Job, source_state
-from clipzoo.readers import Entry, Reader, in_turn, shard_fingerprint
+from clipzoo.readers import Entry, Reader, prefetched, shard_fingerprint
 from clipzoo.readers.decode import Decoded
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
@@ -247,7 +247,7 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
         DatasetError, ExpertError: too many samples failed.
     """
     ends = {i: job for job in jobs for i in job.columns}
-    fetched = in_turn(reader, [job.shard for job in jobs])
+    fetched = prefetched(reader, [job.shard for job in jobs])
     with codecs(reader) as pool, fetched as turns:
         for job in jobs:
             meter = bar.begin()
@@ -268,7 +268,7 @@ def labeled_shard(
     """Label a shard before the block and commit it after the block; an exception in the block discards it."""
     with ExitStack() as stack:
         with meter.time(DATA):
-            stack.enter_context(reader.near(job.shard))
+            stack.enter_context(reader.cached(job.shard))
             entries = reader.index(job.shard)
         keys = [entry.key for entry in entries]
         source = shard_fingerprint(reader, job.shard, entries)

@@ -101,7 +101,7 @@ def _complete_auto_map(path: Path) -> None:
 def _write_tensors(path: Path, module: nn.Module) -> None:
     """Write a module's tensors as safetensors; the file is complete or absent."""
     tensors = {name: value.contiguous() for name, value in module.state_dict().items()}
-    with files.whole(path, alone=True) as draft:
+    with files.atomic(path, exclusive=True) as draft:
         save_file(tensors, draft)
 
 

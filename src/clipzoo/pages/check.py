@@ -131,7 +131,7 @@ def write(findings: Findings, reader: Reader, out: Path) -> None:
         flat=cards(findings.flat.places),
         drawn=cards(sorted(findings.drawn)),
     )
-    files.deliver(out, page)
+    files.write_output(out, page)
 
 
 def _broken_rows(findings: Findings) -> list[tuple[str, str, str]]:

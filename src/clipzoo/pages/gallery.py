@@ -85,7 +85,7 @@ def inspect(store_root: AnyPath | Place, data: AnyPath, out_html: AnyPath, count
         "gallery.html", title="Labels", path=str(store_root), manifests=summaries, samples=samples, failures=failures,
         listed=LISTED,
     )  # fmt: skip
-    files.deliver(out, page)
+    files.write_output(out, page)
     return Gallery(out, summaries, [sample.key for sample in samples], failures)
 
 

@@ -16,11 +16,11 @@ from clipzoo.files import AnyPath, read_at
 from clipzoo.readers._formats import PLUGINS, ReaderPlugin, open_location
 from clipzoo.readers._location import IMAGES, Location
 from clipzoo.readers._rows import ROW, RowReader
-from clipzoo.readers.base import Entry, Reader, Span, in_turn, spread
+from clipzoo.readers.base import Entry, Reader, Span, prefetched, spread
 
 __all__ = [
     "IMAGES", "PLUGINS", "ROW", "Entry", "Location", "Reader", "ReaderPlugin", "RowReader", "Span", "fingerprint",
-    "in_turn", "open_dataset", "read_at", "shard_fingerprint", "spread",
+    "open_dataset", "prefetched", "read_at", "shard_fingerprint", "spread",
 ]  # fmt: skip
 
 

@@ -6,8 +6,7 @@ from typing import Protocol
 
 from clipzoo.errors import DatasetError
 from clipzoo.plugins import Registry
-from clipzoo.readers import _shards
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, listing
 from clipzoo.readers.base import Reader
 
 
@@ -41,7 +40,7 @@ def open_location(location: Location) -> Reader:
     known = {name: PLUGINS.load(name).READER for name in PLUGINS.names()}
     fitting = [name for name, reader in known.items() if reader.accepts(location)] if wanted is None else [wanted]
     if not fitting:
-        raise _shards.nothing(location.path)
+        raise listing.nothing(location.path)
     if len(fitting) > 1:
         ways = " or ".join(f"'{location.path}?format={name}'" for name in fitting)
         raise DatasetError(

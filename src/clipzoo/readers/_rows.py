@@ -11,9 +11,9 @@ from typing import Any
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
-from clipzoo.readers._captions import Captions
-from clipzoo.readers._images import ImageFolder
 from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers._samples.captions import Captions
+from clipzoo.readers._samples.images import ImageFolder
 from clipzoo.readers.base import Entry, Keys, Reader, Span
 from clipzoo.types import Failure, Sample
 

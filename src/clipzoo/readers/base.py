@@ -88,7 +88,7 @@ class Reader(ABC):
         """A text that is another one when the shard's file has changed, found without reading it; "" if unknown."""
         return ""
 
-    def near(self, shard: str) -> AbstractContextManager[None]:
+    def cached(self, shard: str) -> AbstractContextManager[None]:
         """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
         return nullcontext()
 
@@ -101,7 +101,7 @@ def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
 
 
 @contextmanager
-def in_turn(reader: Reader, shards: Sequence[str]) -> Iterator[Iterator[str]]:
+def prefetched(reader: Reader, shards: Sequence[str]) -> Iterator[Iterator[str]]:
     """An iterator over the shards of which each is near (`Reader.near`) in its turn, and the next one on its way."""
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool, closing(_turns(reader, shards, pool)) as turns:
         yield turns
@@ -123,7 +123,7 @@ def _turns(reader: Reader, shards: Sequence[str], pool: ThreadPoolExecutor) -> G
 
 def _held(reader: Reader, shard: str) -> ExitStack:
     stack = ExitStack()
-    stack.enter_context(reader.near(shard))
+    stack.enter_context(reader.cached(shard))
     return stack
 
 

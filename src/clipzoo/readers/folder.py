@@ -15,11 +15,11 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.readers import _exif, _shards
-from clipzoo.readers._captions import TEXTS, Captions
-from clipzoo.readers._images import ImageFolder
-from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers._location import IMAGES, Location, listing
 from clipzoo.readers._rows import ROWS, digest
+from clipzoo.readers._samples import exif
+from clipzoo.readers._samples.captions import TEXTS, Captions
+from clipzoo.readers._samples.images import ImageFolder
 from clipzoo.readers.base import CAPTION_BYTES, Entry, Keys, Reader
 from clipzoo.types import Failure, Sample
 
@@ -96,7 +96,7 @@ class Folder(Reader):
             return Sample(entry.key, entry.shard, image, "")
         text = self.images.read(f"{entry.key}.{entry.caption}", CAPTION_BYTES)
         caption, *others = self.captions.of_member(text, entry.caption)
-        image = _exif.upright(image, text) if self.captions.upright else image
+        image = exif.upright(image, text) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others))
 
     def sideways(self, entry: Entry, image: bytes) -> str:
@@ -104,12 +104,12 @@ class Folder(Reader):
         if self.captions.upright or not (self.root / f"{entry.key}.json").is_file():
             return ""
         try:
-            return _exif.sideways(image, self.images.read(f"{entry.key}.json", CAPTION_BYTES))
+            return exif.sideways(image, self.images.read(f"{entry.key}.json", CAPTION_BYTES))
         except SampleError:  # the note is no part of the sample
             return ""
 
     def _folders(self) -> Iterator[str]:
-        return (os.path.relpath(folder, self.root) for folder, _ in _shards.folders(self.root))
+        return (os.path.relpath(folder, self.root) for folder, _ in listing.folders(self.root))
 
     def _entry(self, shard: str, stem: str, names: Sequence[str], keys: Keys) -> Entry:
         """The sample of files ``names``, below the root, which have one ``stem``."""

@@ -16,10 +16,10 @@ from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
 from clipzoo.readers._location import Location
-from clipzoo.readers._metadata import NAME
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
 from clipzoo.readers.base import Reader, Span
 from clipzoo.readers.table import LINE, Table
+from clipzoo.readers.webdataset.metadata import NAME
 from clipzoo.types import Failure
 
 
@@ -53,7 +53,7 @@ class _Lines(RowReader):
     def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
         """See `RowReader.rows`."""
         key = self.columns[part.path].key
-        with files.opened(part.path) as file:
+        with files.open_file(part.path) as file:
             file.seek(part.offset)
             for (offset, line), _ in zip(_lines(file), range(part.rows), strict=False):
                 row = _row(line)
@@ -133,7 +133,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _fields(path: Place) -> list[str]:
-    with files.opened(path) as file:
+    with files.open_file(path) as file:
         first = next(_lines(file), (0, b""))[1]
     fields = [*(_row(first) or {})]
     if not fields:
@@ -145,7 +145,7 @@ def _cut(path: Place) -> list[Part]:
     """The file's shards, by one pass over its lines."""
     starts: list[int] = []
     total = 0
-    with files.opened(path) as file:
+    with files.open_file(path) as file:
         for offset, _ in _lines(file):
             if total % ROWS == 0:
                 starts.append(offset)

@@ -21,7 +21,7 @@ import yaml
 from clipzoo import files
 from clipzoo.errors import DatasetError
 from clipzoo.readers import _formats
-from clipzoo.readers._location import Location, split
+from clipzoo.readers._location import Location, parse_options
 from clipzoo.readers._rows import digest
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.types import Sample
@@ -69,7 +69,7 @@ class Joined(Reader):
             )
         readers = {}
         for name, text in sorted(named.items()):
-            place, options = split(text)
+            place, options = parse_options(text)
             inner = replace(Location.parse(f"{files.join(path.parent, place)}{options}"), captions=location.captions)
             if cls.accepts(inner):
                 raise DatasetError(f"{path}: {name} is a list of datasets itself; name its datasets here")
@@ -110,10 +110,10 @@ class Joined(Reader):
         reader, inner = self._reader(shard)
         return reader.state(inner)
 
-    def near(self, shard: str) -> AbstractContextManager[None]:
-        """See `Reader.near`."""
+    def cached(self, shard: str) -> AbstractContextManager[None]:
+        """See `Reader.cached`."""
         reader, inner = self._reader(shard)
-        return reader.near(inner)
+        return reader.cached(inner)
 
     def _reader(self, shard: str) -> tuple[Reader, str]:
         name, _, inner = shard.partition("/")

@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
-from clipzoo.readers import _shards
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, listing
 from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
 
 GROUP_BYTES = 2**29
@@ -71,7 +70,7 @@ class Parquet(NumberedReader):
         Raises:
             DatasetError: there is none, none can be read, one has not the columns, or its row groups are too large.
         """
-        return cls(location, _shards.find(location.allow(*OPTIONS).path, (".parquet",)))
+        return cls(location, listing.find(location.allow(*OPTIONS).path, (".parquet",)))
 
     def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
         """See `NumberedReader.row`."""
@@ -108,7 +107,7 @@ class _Groups:
         place = (reader, path, number, tuple(names))
         with self._lock:
             if place not in self._kept:
-                with pq.ParquetFile(files.arrow(path), read_dictionary=list(texts)) as file:
+                with pq.ParquetFile(files.open_for_arrow(path), read_dictionary=list(texts)) as file:
                     self._kept[place] = file.read_row_group(number, columns=list(names), use_threads=False)
                 while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > CACHE_BYTES:
                     self._kept.popitem(last=False)
@@ -121,7 +120,7 @@ os.register_at_fork(after_in_child=_cache.forget)
 
 
 def _opened(path: Place) -> tuple[pq.FileMetaData, pa.Schema]:
-    with pq.ParquetFile(files.arrow(path)) as file:
+    with pq.ParquetFile(files.open_for_arrow(path)) as file:
         return file.metadata, file.schema_arrow
 
 

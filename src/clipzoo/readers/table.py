@@ -15,8 +15,7 @@ from typing import BinaryIO
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
-from clipzoo.readers import _shards
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, listing
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
 from clipzoo.readers.base import Span
 from clipzoo.types import Failure
@@ -52,9 +51,9 @@ class Table(RowReader):
             DatasetError: there is none, or one has no header with the columns.
         """
         location.allow(*OPTIONS, "sep")
-        paths = _shards.find(location.path, (".csv", ".tsv"))
+        paths = listing.find(location.path, (".csv", ".tsv"))
         for path in paths.values():
-            files.keep(path)  # a request for each row would take longer
+            files.keep_cached(path)  # a request for each row would take longer
         return cls(location, paths)
 
     def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
@@ -85,7 +84,7 @@ class Table(RowReader):
         names, separator = self.heads[path]
         starts: list[int] = []
         total = 0
-        with files.opened(path) as file:
+        with files.open_file(path) as file:
             found = records(file, separator, len(names))
             next(found)
             for offset, *_ in found:
@@ -96,7 +95,7 @@ class Table(RowReader):
 
     def _records(self, part: Part) -> Iterator[Record]:
         names, separator = self.heads[part.path]
-        with files.opened(part.path) as file:
+        with files.open_file(part.path) as file:
             file.seek(part.offset)
             for _, record in zip(range(part.rows), records(file, separator, len(names)), strict=False):
                 yield record
@@ -120,7 +119,7 @@ def _separator(path: Place, location: Location) -> str:
 
 def _head(path: Place, separator: str) -> tuple[list[str], str]:
     """(names of the columns, separator)."""
-    with files.opened(path) as file:
+    with files.open_file(path) as file:
         start = file.read(2)
         file.seek(0)
         first = next(records(file, separator, None), None)

@@ -22,7 +22,7 @@ from pathlib import Path
 from clipzoo import files
 from clipzoo import recipe as recipes
 from clipzoo.errors import CheckpointError
-from clipzoo.files import AnyPath, alone
+from clipzoo.files import AnyPath, locked
 from clipzoo.recipe import Recipe
 
 FREE = (
@@ -107,7 +107,7 @@ class Folder:
         if self._locked:
             yield
             return
-        with alone(self.path, CheckpointError, "two runs in one folder would overwrite each other"):
+        with locked(self.path, CheckpointError, "two runs in one folder would overwrite each other"):
             self._locked = True
             try:
                 yield

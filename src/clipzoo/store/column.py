@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from clipzoo import files, tasks
 from clipzoo.errors import LabelError, LostError, StoreError
 from clipzoo.experts.base import ExpertCard
-from clipzoo.files import Place, alone, read_at
+from clipzoo.files import Place, locked, read_at
 from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
 from clipzoo.store.rows import (
     EXPERT_MARK,
@@ -157,7 +157,7 @@ class Column:
         Raises:
             StoreError: the shard is not committed, or its parquet is damaged.
         """
-        with self._parquet(shard) as path, files.opened(path) as file:
+        with self._parquet(shard) as path, files.open_file(path) as file:
             return marks_of(pq.read_schema(file))
 
     @contextmanager
@@ -210,7 +210,7 @@ class Column:
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
         """Yield (shard, `rows`) of every committed shard, sorted by name."""
         shards = sorted(self.committed())
-        return zip(shards, files.ahead(self.rows, shards, files.threads(self.path)), strict=True)
+        return zip(shards, files.map_ahead(self.rows, shards, files.threads(self.path)), strict=True)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Return the bytes of one label. Safe in threads and forked workers.
@@ -316,10 +316,10 @@ class Column:
         """
         root, name = self.path.parent.parent, "/".join(self.path.parts[-2:])
         files.check_inside(root, name, StoreError)
-        with alone(self.path, StoreError, "two runs on one column would do the same work"):
+        with locked(self.path, StoreError, "two runs on one column would do the same work"):
             self.sweep()
             yield
 
     def sweep(self) -> None:
         """Remove partial files. The caller holds the lock and has no open writer."""
-        files.drop_drafts(self.path, but=MANIFEST)  # the manifest is written without the lock
+        files.remove_partial(self.path, but=MANIFEST)  # the manifest is written without the lock

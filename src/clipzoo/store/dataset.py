@@ -65,7 +65,7 @@ def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool)
 
     A shard without a fingerprint is an error if the dataset has ``grown``, else a warning.
     """
-    marks = dict(zip(shards, files.ahead(column.marks, shards, files.threads(column.path)), strict=True))
+    marks = dict(zip(shards, files.map_ahead(column.marks, shards, files.threads(column.path)), strict=True))
     for shard in shards:
         column.check_meaning(shard, marks[shard])
     unmarked = [shard for shard in shards if SOURCE_MARK not in marks[shard]]
@@ -73,11 +73,11 @@ def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool)
         raise StoreError(_no_fingerprint(column, unmarked[0]))
     column.warn_unmarked(unmarked)
     marked = [shard for shard in shards if shard not in set(unmarked)]
-    states = files.ahead(reader.state, marked, reader.threads)
+    states = files.map_ahead(reader.state, marked, reader.threads)
     now = {shard: [state, marks[shard][SOURCE_MARK]] for shard, state in zip(marked, states, strict=True)}
     before = _compared(column)
     stale = [shard for shard in marked if not now[shard][0] or before.get(shard) != now[shard]]
-    sources = files.ahead(lambda shard: shard_fingerprint(reader, shard), stale, reader.threads)
+    sources = files.map_ahead(lambda shard: shard_fingerprint(reader, shard), stale, reader.threads)
     for shard, source in zip(stale, sources, strict=True):
         try:
             column.check_pictures(shard, marks[shard], source)

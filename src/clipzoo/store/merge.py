@@ -46,7 +46,7 @@ def merge(
     with ExitStack() as stack:
         held = [Column(out.root / name) for name in {c.name for c in given} if (out.root / name / MANIFEST).exists()]
         for column in given:
-            stack.enter_context(files.idle(column.path, StoreError, "a merge would copy an incomplete column"))
+            stack.enter_context(files.unlocked(column.path, StoreError, "a merge would copy an incomplete column"))
         for column in sorted(held, key=lambda column: column.name):
             stack.enter_context(column.lock())
         _of_same_pictures([*out.columns(), *given])
@@ -116,9 +116,9 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
 
 def _equal(one: Column, other: Column, shard: str) -> bool:
     """Return True if two columns have equal labels and failures in a shard. Old rows have no codes to compare."""
-    if not files.same(one.file(shard, ".tar"), other.file(shard, ".tar")):
+    if not files.equal(one.file(shard, ".tar"), other.file(shard, ".tar")):
         return False
-    if files.same(one.file(shard, ".parquet"), other.file(shard, ".parquet")):
+    if files.equal(one.file(shard, ".parquet"), other.file(shard, ".parquet")):
         return True
     rows, other_rows = (column.rows(shard).drop_columns("code") for column in (one, other))
     return bool(rows.equals(other_rows, check_metadata=True))
@@ -142,7 +142,7 @@ def _merged(
     for done, (shard, source) in enumerate(plan.items(), 1):
         for suffix in SUFFIXES:
             with writing(target.file(shard, suffix)):
-                files.bring(source.file(shard, suffix), target.file(shard, suffix))
+                files.link_or_copy(source.file(shard, suffix), target.file(shard, suffix))
         progress(name, done, len(plan))
     _note(sources, target)
     target.finish(merged=len(plan))

@@ -16,7 +16,7 @@ from typing import Any
 from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import ExpertCard
-from clipzoo.files import AnyPath, Place, alone
+from clipzoo.files import AnyPath, Place, locked
 from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST, Manifest, safe_name, writing
 
@@ -102,8 +102,8 @@ class Store:
         path = self._folder(task, slug)
         if path.resolve() != self.root.resolve() / task / slug:
             raise StoreError(f"{path} is a link to {path.resolve()}. Remove the link, or the column in its own store")
-        with alone(path, StoreError, "a run would continue on the removed column"), writing(path):
-            files.discard(path, self.root, MANIFEST)
+        with locked(path, StoreError, "a run would continue on the removed column"), writing(path):
+            files.remove_folder(path, self.root, MANIFEST)
 
     def create(self, card: ExpertCard, dataset: Mapping[str, Any], other_dataset: bool = False) -> Column:
         """Return the column of an expert over a dataset. Create it if it does not exist, or has no label of its expert.

@@ -195,7 +195,7 @@ def _shard(column: Column, shard: str, given: _Given | None, tally: _Tally) -> I
         yield Problem(column.name, shard, "", "the tar is missing. Label again")
         return
     try:
-        with files.near(tar):
+        with files.cached(tar):
             if marks.get(TAR_MARK.encode(), digest := sha256(tar).encode()) != digest:
                 yield Problem(column.name, shard, "", "the tar has changed. Remove the .parquet and label again")
             yield from _rows(column, shard, rows, tally)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from clipzoo import files, tasks
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import sha256
-from clipzoo.files import Draft
+from clipzoo.files import PartialFile
 from clipzoo.readers.webdataset import add_member
 from clipzoo.store.column import Column
 from clipzoo.store.manifest import writing
@@ -40,7 +40,7 @@ class ColumnWriter:
         self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
         self._rows: dict[str, dict[str, Any]] = {}
         self._tar: tarfile.TarFile | None = None
-        self._drafts: list[Draft] = []  # of the tar, then of the rows
+        self._partial: list[PartialFile] = []  # of the tar, then of the rows
         self.replaced = False
         """True if the commit has replaced existing labels."""
 
@@ -51,8 +51,8 @@ class ColumnWriter:
 
     def __enter__(self) -> ColumnWriter:
         with writing(self._tar_path):
-            self._drafts = [Draft(self._tar_path)]
-            self._tar = tarfile.open(self._drafts[0].path, "w", format=tarfile.PAX_FORMAT)
+            self._partial = [PartialFile(self._tar_path)]
+            self._tar = tarfile.open(self._partial[0].path, "w", format=tarfile.PAX_FORMAT)
         return self
 
     def __exit__(
@@ -65,8 +65,8 @@ class ColumnWriter:
             if kind is None:
                 self._commit()
         finally:
-            for draft in self._drafts:
-                draft.drop()
+            for partial in self._partial:
+                partial.discard()
 
     def add(self, key: str, label: Any) -> None:
         """Check, encode and write a label.
@@ -125,8 +125,8 @@ class ColumnWriter:
     def _commit(self) -> None:
         table = pa.Table.from_pylist(self._ordered(), schema=SCHEMA)
         with writing(self._parquet_path):
-            self._drafts.append(Draft(self._parquet_path))
-            labels, rows = self._drafts
+            self._partial.append(PartialFile(self._parquet_path))
+            labels, rows = self._partial
             marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(labels.path)}
             marks |= {SOURCE_MARK: self.source} if self.source else {}
             pq.write_table(table.replace_schema_metadata(marks), rows.path, compression="zstd")
@@ -136,8 +136,8 @@ class ColumnWriter:
             self.replaced = there
             # Without its commit mark the shard is not read while the tar is being replaced.
             self._parquet_path.unlink(missing_ok=True)
-            labels.settle()
-            rows.settle()
+            labels.commit()
+            rows.commit()
 
 
 def _confidence(label: Any) -> float | None:

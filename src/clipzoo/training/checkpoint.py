@@ -80,7 +80,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         OSError: the disk refuses it; no partial file remains.
     """
     try:
-        with files.whole(path, alone=True) as draft, draft.open("wb") as file:
+        with files.atomic(path, exclusive=True) as draft, draft.open("wb") as file:
             torch.save(state, file)
     except RuntimeError as error:  # torch's, at the end of a file that the disk has refused
         if isinstance(error.__context__, OSError):

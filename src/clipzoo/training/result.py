@@ -24,7 +24,7 @@ def write(training: Training) -> None:
     if unreadable := health.describe_unreadable(supervision):
         training.say(unreadable)
     training.student.save(out / STUDENT)
-    files.settle(out / STUDENT)
+    files.sync_folder(out / STUDENT)
     files.write(out / STUDENT / DONE, b"")
     (out / checkpoint.NAME).unlink(missing_ok=True)
 

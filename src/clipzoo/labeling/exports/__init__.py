@@ -15,7 +15,7 @@ from clipzoo.errors import StoreError
 from clipzoo.files import AnyPath, Place
 from clipzoo.labeling.exports.base import Labeled, LabelFormatPlugin
 from clipzoo.plugins import Registry
-from clipzoo.readers import ROW, Entry, Reader, fingerprint, in_turn, open_dataset
+from clipzoo.readers import ROW, Entry, Reader, fingerprint, open_dataset, prefetched
 from clipzoo.store import Column, Store
 from clipzoo.types import View, image_size
 
@@ -81,7 +81,7 @@ class _Walk:
 
     def __iter__(self) -> Iterator[Labeled]:
         committed = self.column.committed()
-        with in_turn(self.reader, [shard for shard in self.reader.shards if shard in committed]) as turns:
+        with prefetched(self.reader, [shard for shard in self.reader.shards if shard in committed]) as turns:
             for shard in turns:
                 rows = {row["key"]: row for row in self.column.rows(shard).to_pylist()}
                 for entry in self.reader.index(shard):

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from clipzoo.files import Draft, Place
+from clipzoo.files import PartialFile, Place
 from clipzoo.labeling.exports.base import Labeled
 from clipzoo.store import Column
 from clipzoo.tasks import rle
@@ -24,11 +24,14 @@ TASKS = ("detection",)
 
 def write(labels: Iterable[Labeled], column: Column, out: Place) -> None:
     """See `clipzoo.labeling.exports.base.Write`. Annotations are kept in a temporary file while images are written."""
-    card, draft = column.card, Draft(out)
+    card, partial = column.card, PartialFile(out)
     info = {"description": f"{column.name}, exported by clipzoo", "expert": card.uri, "license": card.license}
     categories = [{"id": i, "name": name} for i, name in enumerate(column.convention.classes, 1)]
     try:
-        with draft.path.open("w", encoding="utf-8") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
+        with (
+            partial.path.open("w", encoding="utf-8") as file,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as waiting,
+        ):
             file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"images": [')
             count = 0
             for number, one in enumerate(labels, 1):
@@ -40,9 +43,9 @@ def write(labels: Iterable[Labeled], column: Column, out: Place) -> None:
             waiting.seek(0)
             shutil.copyfileobj(waiting, file)
             file.write("]}\n")
-        draft.settle()
+        partial.commit()
     finally:
-        draft.drop()
+        partial.discard()
 
 
 def _put(file: IO[str], record: dict[str, Any], number: int) -> None:

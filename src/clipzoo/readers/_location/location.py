@@ -13,7 +13,7 @@ from clipzoo import files
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place
 from clipzoo.plugins import hint
-from clipzoo.readers import _shards
+from clipzoo.readers._location import listing
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "jp2", "jfif", "avif")
 """Extensions of images, the preferred one first where a sample has several."""
@@ -44,7 +44,7 @@ class Location:
     @classmethod
     def parse(cls, text: str) -> Location:
         """Take a location apart; a path that exists has no options, whatever its name."""
-        path, options = split(text)
+        path, options = parse_options(text)
         if not options or ("://" not in text and Path(text).expanduser().exists()):
             return cls(text, text, {})
         pairs = (part.partition("=") for part in options[1:].split("&"))
@@ -65,7 +65,7 @@ class Location:
     def whole(self) -> tuple[Place, ...]:
         """The folder of which all is read, with those below it, if there is one."""
         path = files.place(self.path)
-        return (path,) if self.is_folder else (_shards.tame(path),) if "**" in path.parts else ()
+        return (path,) if self.is_folder else (listing.tame(path),) if "**" in path.parts else ()
 
     def on_disk(self, what: str) -> Path:
         """Its folder, for formats that are read from a disk.
@@ -82,8 +82,8 @@ class Location:
         return folder
 
     def files(self) -> Iterator[Place]:
-        """Every file that is meant, one after the other; see `_shards.files`."""
-        return _shards.files(self.path)[1]
+        """Every file that is meant, one after the other; see `listing.files`."""
+        return listing.files(self.path)[1]
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -162,12 +162,12 @@ class Location:
         return value == "yes"
 
 
-def spelled(name: str, endings: Sequence[str]) -> tuple[str, ...]:
+def with_endings(name: str, endings: Sequence[str]) -> tuple[str, ...]:
     """The fields that a name means: itself, and where it has none of the ``endings``, with each of them."""
     return (name,) if name.rpartition(".")[2] in endings else (name, *(f"{name}.{ending}" for ending in endings))
 
 
-def split(text: str) -> tuple[str, str]:
+def parse_options(text: str) -> tuple[str, str]:
     """The path, and the options with their ``?``; "" if there are none. A ``?`` without a ``=`` is a wildcard."""
     match = _OPTIONS.fullmatch(text)
     return (match[1], match[2]) if match else (text, "")
@@ -175,6 +175,6 @@ def split(text: str) -> tuple[str, str]:
 
 def kind_of(name: str) -> str:
     """The kind of a file by its name; "" if it is no data."""
-    if _shards.packing(name):
+    if listing.packing(name):
         return "tar"
     return _KINDS.get(name.rpartition(".")[2].lower(), "")

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place, read_at
-from clipzoo.readers._captions import Captions
 from clipzoo.readers._location import METADATA
+from clipzoo.readers._samples.captions import Captions
 from clipzoo.readers.base import Span
 from clipzoo.readers.table import records
 

@@ -49,7 +49,7 @@ class ImageFolder:
         if failure := self.refuse(name):
             raise failure.error()
         try:
-            with files.regular(self.root / name) as (file, size):
+            with files.open_regular(self.root / name) as (file, size):
                 if size is None:
                     raise SampleError(f"only regular files are read: {name!r} is none", "unsafe-name")
                 if size > most:

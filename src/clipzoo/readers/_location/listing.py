@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from clipzoo.errors import DatasetError
-from clipzoo.files import Place, below, found, join, opened, place, remote
+from clipzoo.files import Place, below, join, matching, open_file, place, remote
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def files(location: str) -> tuple[Place, Iterator[Place]]:
     if not _WILD.search(location):
         why = "; a web server lists no files: give a pattern or a list (docs/data.md)" if remote(path) else ""
         raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset{why}")
-    return tame(path), iter(found(expand(str(path))))
+    return tame(path), iter(matching(expand(str(path))))
 
 
 def tame(path: Place) -> Place:
@@ -169,7 +169,7 @@ def _refuse_packed(paths: list[Place], shards: dict[str, Place]) -> None:
 
 def refuse_compressed(path: Place) -> None:
     """Raise `DatasetError` if the file's first bytes are those of a compressor."""
-    with opened(path) as file:
+    with open_file(path) as file:
         head = file.read(6)
     for magic, name in _MAGIC.items():
         if head.startswith(magic):

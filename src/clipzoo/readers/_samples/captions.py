@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipzoo.errors import DatasetError, SampleError
-from clipzoo.readers._location import Location, spelled
+from clipzoo.readers._location import Location, with_endings
 from clipzoo.readers.base import CAPTION_BYTES, too_large
 
 TEXTS = ("txt", "caption")
@@ -66,7 +66,9 @@ class Captions:
             return ("json",)
         if not self.given:
             return (*TEXTS, "json")
-        named = () if self.every else [one for name in self.fields for one in spelled(name.lower(), (*TEXTS, "json"))]
+        named = (
+            () if self.every else [one for name in self.fields for one in with_endings(name.lower(), (*TEXTS, "json"))]
+        )
         return tuple(dict.fromkeys([*named, "json"]))
 
     def of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:

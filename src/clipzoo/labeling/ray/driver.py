@@ -21,12 +21,12 @@ from uuid import uuid4
 from clipzoo import files
 from clipzoo.errors import ClipzooError, EngineError, StoreError
 from clipzoo.labeling._budget import EARLIEST
-from clipzoo.labeling._cluster import answering, connected
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import warn
-from clipzoo.labeling._worker import Done, Order, Worker
 from clipzoo.labeling.local import Work
 from clipzoo.labeling.plan import Job, uncommitted
+from clipzoo.labeling.ray.cluster import answering, connected
+from clipzoo.labeling.ray.worker import Done, Order, Worker
 from clipzoo.stopping import Stop
 from clipzoo.store.manifest import software, writing
 from clipzoo.types import LIMIT

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from clipzoo.errors import DatasetError
-from clipzoo.readers import _metadata
-from clipzoo.readers._captions import TEXTS, Captions
-from clipzoo.readers._location import IMAGES, Location, spelled
+from clipzoo.readers._location import IMAGES, Location, with_endings
+from clipzoo.readers._samples.captions import TEXTS, Captions
+from clipzoo.readers.webdataset import metadata
 
 FIRST, LAST = "first-dot", "last-dot"
 CAPTIONS = (*TEXTS, "json")
@@ -42,7 +42,7 @@ class Layout:
         image, caption, key: the options that give this layout; "" for the default.
         images, captions: fields of images and of captions, the preferred one first.
         required: whether a sample needs a caption.
-        metadata: captions are rows of a table in the tar (`_metadata`).
+        metadata: captions are rows of a table in the tar (`metadata`).
     """
 
     image: str = ""
@@ -69,11 +69,11 @@ class Layout:
     def with_image(self, image: str) -> Layout:
         """The image is one of these fields, with a known ending or without."""
         names = [name.strip().strip(".").lower() for name in image.split(",")]
-        return replace(self, image=image, images=tuple(f for name in names for f in spelled(name, IMAGES)))
+        return replace(self, image=image, images=tuple(f for name in names for f in with_endings(name, IMAGES)))
 
     def with_caption(self, caption: str) -> Layout:
         """The caption is this field, with a known ending or without."""
-        return replace(self, caption=caption, captions=spelled(caption, CAPTIONS))
+        return replace(self, caption=caption, captions=with_endings(caption, CAPTIONS))
 
     @property
     def options(self) -> dict[str, str]:
@@ -114,7 +114,7 @@ def decide(layout: Layout, names: Iterable[str]) -> tuple[Layout | None, bool]:
     last = replace(layout, key=LAST)
     if not layout.key and (layout.required or layout.image) and _complete(last, read):
         return last, True
-    if not layout.image and any(map(_metadata.names, read)):
+    if not layout.image and any(map(metadata.names, read)):
         return replace(last, metadata=True), True
     return inferred(layout, read), bool(read)
 

@@ -11,25 +11,23 @@ the tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 
 from __future__ import annotations
 
-import io
 import logging
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
-from clipzoo.readers import _exif, _metadata, _shards
-from clipzoo.readers._captions import Captions
-from clipzoo.readers._layout import LAST, Layout, decide, inferred, stems
-from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers._location import IMAGES, Location, listing
 from clipzoo.readers._rows import CAPTION, digest
-from clipzoo.readers._tar import Member, members
+from clipzoo.readers._samples import exif
+from clipzoo.readers._samples.captions import Captions
 from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
+from clipzoo.readers.webdataset import metadata
+from clipzoo.readers.webdataset.layout import LAST, Layout, decide, inferred, stems
+from clipzoo.readers.webdataset.tar import Member, members
 from clipzoo.types import Failure, Sample
 
 log = logging.getLogger(__name__)
@@ -75,8 +73,8 @@ class WebDataset(Reader):
         Raises:
             DatasetError: no shard is there, the shards are compressed, or an option has no such value.
         """
-        paths = _shards.find(location.allow("image", "caption", "key", "exif").path)
-        _shards.refuse_compressed(next(iter(paths.values())))
+        paths = listing.find(location.allow("image", "caption", "key", "exif").path)
+        listing.refuse_compressed(next(iter(paths.values())))
         return cls(location, paths)
 
     @cached_property
@@ -119,7 +117,7 @@ class WebDataset(Reader):
         path = self._path(shard)
         keys, layout = Keys(), self.layout
         with _readable(path):
-            _shards.refuse_compressed(path)
+            listing.refuse_compressed(path)
             groups = _grouped(members(path), layout, path.stem)
             if layout.metadata:
                 groups = self._with_rows(groups, path)
@@ -135,27 +133,27 @@ class WebDataset(Reader):
         image, *texts = _members(self._path(entry.shard), entry, [entry.image, *filter(None, [entry.caption])])
         if not texts:
             return Sample(entry.key, entry.shard, image, "")
-        if _metadata.is_row(entry.caption):
-            caption, *others = _metadata.texts(texts[0], entry.caption, self._columns)
+        if metadata.is_row(entry.caption):
+            caption, *others = metadata.texts(texts[0], entry.caption, self._columns)
         else:
             caption, *others = self.captions.of_member(texts[0], entry.caption)
-        image = _exif.upright(image, texts[0]) if self.captions.upright else image
+        image = exif.upright(image, texts[0]) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others))
 
     def state(self, shard: str) -> str:
         """See `Reader.state`."""
         return files.state(self._path(shard))
 
-    def near(self, shard: str) -> AbstractContextManager[None]:
-        """See `Reader.near`."""
-        return files.near(self._path(shard))
+    def cached(self, shard: str) -> AbstractContextManager[None]:
+        """See `Reader.cached`."""
+        return files.cached(self._path(shard))
 
     def sideways(self, entry: Entry, image: bytes) -> str:
         """See `Reader.sideways`."""
         offset, size = entry.members.get("json", (0, CAPTION_BYTES + 1))
         if self.captions.upright or size > CAPTION_BYTES:
             return ""
-        return _exif.sideways(image, files.read_at(self._path(entry.shard), offset, size))
+        return exif.sideways(image, files.read_at(self._path(entry.shard), offset, size))
 
     def advice(self, entry: Entry) -> str:
         """See `Reader.advice`."""
@@ -173,7 +171,7 @@ class WebDataset(Reader):
     def _as(self, layout: Layout) -> str:
         """The location with the options that give a layout."""
         if layout.metadata:
-            return f"pictures whose captions are in the {' or '.join(_metadata.FILES)} of their tar"
+            return f"pictures whose captions are in the {' or '.join(metadata.FILES)} of their tar"
         return f"{self.given.told(**layout.options)!r}"
 
     def _path(self, shard: str) -> Place:
@@ -184,11 +182,11 @@ class WebDataset(Reader):
     def _with_rows(self, groups: Sequence[_Group], path: Place) -> list[_Group]:
         """The samples with their rows of the tar's metadata; a row without a picture is a sample with its reason."""
         named = {id(one): {f"{one.key}.{name}": span for name, span in one.members.items()} for one in groups}
-        tables = {name: span for spans in named.values() for name, span in spans.items() if _metadata.names(name)}
+        tables = {name: span for spans in named.values() for name, span in spans.items() if metadata.names(name)}
         kept = [one for one in groups if not tables.keys() & named[id(one)].keys()]
         by_key = {one.key: one for one in reversed(kept)}
         for table, span in tables.items():
-            for file, row, caption in _metadata.rows(path, table, span, self._columns):
+            for file, row, caption in metadata.rows(path, table, span, self._columns):
                 key, ending = self.layout.split(file) or (file, "")
                 group = by_key.get(key)
                 if group is None or ending not in group.members:
@@ -222,7 +220,7 @@ class WebDataset(Reader):
             wanted = f"an image is one of {layout.told('images')}; {_named('image')}"
             return Failure("no-image", f"the sample has no image: {found}, {wanted}")
         if not caption and self.captions.required and layout.metadata:
-            tables = " or ".join(_metadata.FILES)
+            tables = " or ".join(metadata.FILES)
             return Failure("no-caption", f"the sample has no caption: no {tables} in its tar has a row of it")
         if not caption and self.captions.required:
             wanted = f"a caption is a {layout.told('captions')} member; {_named('caption')}"
@@ -312,37 +310,3 @@ def _members(path: Place, entry: Entry, wanted: Sequence[str]) -> list[bytes]:
                 "cannot-read",
             )
     return found
-
-
-# Write -----------------------------------------------------------------------------------------------------
-
-
-def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> int:
-    """Write a tar of (key, {extension: bytes}) and return how many samples it holds.
-
-    Equal samples give equal bytes: no times, owners or versions. The file appears whole or not at all.
-
-    Raises:
-        DatasetError: a key has a dot in its last part or comes twice.
-    """
-    seen: set[str] = set()
-    with (
-        files.whole(path, alone=True) as beside,
-        tarfile.open(beside, "w", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for key, members in samples:
-            if key in seen or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
-                raise DatasetError(f"the key {key!r} comes twice, is empty or has a dot; give each sample its own")
-            seen.add(key)
-            for ext, data in members.items():
-                add_member(tar, f"{key}.{ext}", data)
-    return len(seen)
-
-
-def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> Span:
-    """Append a regular file without time or owner; returns where its bytes are."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), 0o644
-    tar.addfile(info, io.BytesIO(data))
-    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return tar.offset - padded, len(data)

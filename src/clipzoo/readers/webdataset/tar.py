@@ -60,7 +60,7 @@ class _HeaderFile(io.BufferedReader):
 def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
     """Member headers; ends with `tarfile.ReadError` where the archive is not complete."""
     size = files.size(path)
-    with _HeaderFile(files.raw(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with _HeaderFile(files.open_raw(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # a shard of 10⁵ samples would otherwise be kept in memory
             if member.size < 0:  # the walk would go backwards, without end

@@ -1,0 +1,1 @@
+"""The parts of a sample, for all formats: captions, image files, orientation."""

@@ -1,0 +1,44 @@
+"""Writing of tars that the reader reads, with equal bytes for equal samples."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from clipzoo import files
+from clipzoo.errors import DatasetError
+from clipzoo.readers.base import Span
+from clipzoo.readers.webdataset.layout import Layout
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> int:
+    """Write a tar of (key, {extension: bytes}) and return how many samples it holds.
+
+    Equal samples give equal bytes: no times, owners or versions. The file appears whole or not at all.
+
+    Raises:
+        DatasetError: a key has a dot in its last part or comes twice.
+    """
+    seen: set[str] = set()
+    with (
+        files.atomic(path, exclusive=True) as beside,
+        tarfile.open(beside, "w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for key, members in samples:
+            if key in seen or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
+                raise DatasetError(f"the key {key!r} comes twice, is empty or has a dot; give each sample its own")
+            seen.add(key)
+            for ext, data in members.items():
+                add_member(tar, f"{key}.{ext}", data)
+    return len(seen)
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> Span:
+    """Append a regular file without time or owner; returns where its bytes are."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    tar.addfile(info, io.BytesIO(data))
+    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return tar.offset - padded, len(data)
