@@ -276,8 +276,8 @@ def test_connected_parts_of_things_become_boxes():
         ("depth/x?to=normals&far=3", "do not say by themselves(.|\n)*far is no question"),
         ("segmentation/x?to=detection", "things is not answered"),
         ("detection/x?to=segmentation&background=", "it needs a name"),
-        ("depth?to=normals&fov=60", "names no column"),
-        ("depth/../../x?to=normals&fov=60", "names no column"),
+        ("depth?to=normals&fov=60", "as `clipzoo labels ls` lists them"),
+        ("depth/../../x?to=normals&fov=60", "as `clipzoo labels ls` lists them"),
     ],
 )
 def test_wrong_columns(uri, message):

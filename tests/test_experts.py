@@ -312,8 +312,8 @@ def test_what_is_no_expert_says_why(tmp_path, monkeypatch, name, message):
 @pytest.mark.parametrize(
     ("uri", "error", "says"),
     [
-        ("nothing", ExpertError, r"'nothing' names no expert: a URI is <zoo>:<model>, with a zoo out of [^;]*$"),
-        ("onnx:", ExpertError, "names no expert"),
+        ("nothing", ExpertError, r"'nothing' is not the URI of an expert. Write <scheme>:<model> with one of [^;]*$"),
+        ("onnx:", ExpertError, "is not the URI of an expert"),
         ("onx:a", PluginError, r"did you mean onnx\?"),
         ("u2netp.onnx?size=320", ExpertError, r"did you mean onnx:u2netp\.onnx\?size=320\?"),
         ("demo:dept", ExpertError, r"did you mean depth\?"),

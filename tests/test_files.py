@@ -221,7 +221,7 @@ def test_no_folder_and_no_key(tmp_path):
     with pytest.raises(ExpertError, match="is no folder"):
         experts.create(f"files:{tmp_path}/none?{METRES}")
     expert = experts.create(f"files:{tmp_path}?{METRES}")
-    with pytest.raises(ExpertError, match="by whole samples"):
+    with pytest.raises(ExpertError, match="needs whole samples"):
         expert.predict([image(0)])
     for key in ("../a", "b/../../a", "/etc/a"):
         with pytest.raises(SampleError, match="leads out"):

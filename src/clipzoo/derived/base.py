@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts.base import ExpertCard, ExpertInput
-from clipzoo.importers.base import SampleExpert
+from clipzoo.experts.base import ExpertCard, ExpertInput, SampleExpert
 from clipzoo.tasks.base import Convention
 from clipzoo.types import Size
 
@@ -64,6 +63,6 @@ def split_name(name: str, zoo: str) -> tuple[str, str]:
     task, slash, slug = name.partition("/")
     if not (task and slash and slug) or "/" in slug:
         raise ExpertError(
-            f"{zoo}: {name!r} names no column; write {zoo}:<task>/<slug>, as `clipzoo labels list` tells them"
+            f"{zoo}: {name!r} names no column; write {zoo}:<task>/<slug>, as `clipzoo labels ls` lists them"
         )
     return task, slug

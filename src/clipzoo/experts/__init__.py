@@ -1,33 +1,16 @@
-"""Model zoos; one file a zoo, named by the scheme of its URIs."""
+"""Model zoos; one file per zoo, named by the scheme of its URIs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from clipzoo import plugins
 from clipzoo.errors import ExpertError, PluginError
-from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family
+from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family, SampleExpert
 from clipzoo.plugins import Registry
-
-
-class ExpertPlugin(Protocol):
-    """A module of ``experts/``, ``importers/`` or ``derived/``; its name is the scheme of its URIs.
-
-    ``FAMILIES``, where a module has it, is a tuple of `Family`: what the labels of its models are. ``runs_code``, where
-    it has it, tells of a URI's part behind the scheme whether the expert runs Python code that this names.
-    """
-
-    create: Callable[[str], Expert]
-    """What follows the scheme -> the expert, not loaded."""
-
-
-REGISTRIES: tuple[Registry[ExpertPlugin], ...] = tuple(
-    Registry(folder, ("create",)) for folder in ("experts", "importers", "derived")
-)
-"""Where schemes are found: model zoos, existing labels, labels made of other columns."""
 
 __all__ = [
     "REGISTRIES",
@@ -36,55 +19,83 @@ __all__ = [
     "ExpertInput",
     "ExpertPlugin",
     "Family",
+    "SampleExpert",
     "create",
     "module_of",
     "runs_code",
     "schemes",
+    "with_canonical_uri",
 ]
+
+E = TypeVar("E", bound=Expert)
+
+
+class ExpertPlugin(Protocol):
+    """A module of ``experts/``, ``importers/`` or ``derived/``; its name is the scheme of its URIs.
+
+    A module may also have ``FAMILIES``, a tuple of `Family` that describes the labels of its models, and ``runs_code``,
+    a function of the part of a URI after the scheme that returns true if the expert runs Python code named there.
+    """
+
+    create: Callable[[str], Expert]
+    """Create the expert of the part of a URI after the scheme; weights are not loaded."""
+
+
+REGISTRIES: tuple[Registry[ExpertPlugin], ...] = tuple(
+    Registry(folder, ("create",)) for folder in ("experts", "importers", "derived")
+)
+"""The plugins of all schemes: model zoos, existing labels, labels computed from other columns."""
 
 
 def create(uri: str) -> Expert:
-    """The expert of this URI, not yet loaded; however the URI is written, its card has it in one form.
+    """Return the expert of a URI, not loaded. The URI in its card is in canonical form.
 
     Raises:
         ExpertError: not a URI, or the expert does not exist.
-        PluginError: no file bears the scheme.
+        PluginError: no plugin has the scheme.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest:
-        meant = f"; did you mean onnx:{uri}?" if uri.partition("?")[0].endswith(".onnx") else ""
+        advice = f"; did you mean onnx:{uri}?" if uri.partition("?")[0].endswith(".onnx") else ""
         raise ExpertError(
-            f"{uri!r} names no expert: a URI is <zoo>:<model>, with a zoo out of {', '.join(schemes())}{meant}"
+            f"{uri!r} is not the URI of an expert. Write <scheme>:<model> with one of the schemes "
+            f"{', '.join(schemes())}{advice}"
         )
-    expert = module_of(scheme).create(rest)
+    return with_canonical_uri(module_of(scheme).create(rest))
+
+
+def with_canonical_uri(expert: E) -> E:
+    """Write the URI in an expert's card in canonical form, and return the expert.
+
+    The path has no leading ``./`` and no trailing slash, and the options are sorted by name.
+    """
     expert.card = replace(expert.card, uri=_canonical(expert.card.uri))
     return expert
 
 
 def runs_code(uri: str) -> bool:
-    """Whether the expert of this URI runs Python code that the URI names; its zoo's ``runs_code`` tells.
+    """Return true if the expert of this URI runs Python code that the URI names.
 
-    A zoo without that function runs its own code alone.
+    The function ``runs_code`` of the scheme's module decides; a module without it runs only its own code.
     """
     scheme, _, rest = uri.partition(":")
     if scheme not in schemes():
         return False
-    tells = getattr(module_of(scheme), "runs_code", None)
-    return tells is not None and bool(tells(rest))
+    decide = getattr(module_of(scheme), "runs_code", None)
+    return decide is not None and bool(decide(rest))
 
 
 def _canonical(uri: str) -> str:
-    """A URI without ``./`` before its path and a slash behind it, its options in the order of their names."""
     zoo, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
     scheme, mark, inner = path.rpartition("://")
-    options = sorted(query.split("&"), key=lambda one: one.partition("=")[0])
-    behind = "?" + "&".join(options) if query else ""
-    return f"{zoo}:{scheme}{mark}{PurePosixPath(inner)}{behind}"
+    options = sorted(query.split("&"), key=lambda option: option.partition("=")[0])
+    suffix = "?" + "&".join(options) if query else ""
+    return f"{zoo}:{scheme}{mark}{PurePosixPath(inner)}{suffix}"
 
 
 def schemes() -> tuple[str, ...]:
-    """Every scheme that a URI may begin with, sorted."""
+    """Return all schemes of expert URIs, sorted."""
     return tuple(sorted(name for registry in REGISTRIES for name in registry.names()))
 
 

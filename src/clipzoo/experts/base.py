@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clipzoo import files
+from clipzoo.errors import ExpertError
 from clipzoo.files import Place
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray
@@ -106,7 +107,9 @@ class Expert(ABC):
     batch_size: int = 16
     needs_sample: bool = False
     reads: tuple[str, ...] = ()
-    """Columns of the same store, ``<task>/<slug>``, whose labels it is handed."""
+    """Columns of the same store, ``<task>/<slug>``, whose labels are its input."""
+    imports: bool = False
+    """Existing labels are read, not predicted."""
 
     def bind(self, cards: Mapping[str, ExpertCard]) -> None:  # noqa: B027  # most read nothing
         """Learn what the columns that it ``reads`` mean: name -> card; called before its own card is used.
@@ -135,6 +138,28 @@ class Expert(ABC):
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
         """As `predict`, of whole samples; what labeling calls."""
         return self.predict([sample.image for sample in inputs])
+
+    def state(self, key: str) -> str:
+        """Return a text that changes when the stored label of a sample changes; "" for labels that are predicted.
+
+        Raises:
+            SampleError: the key is not a valid name of a label.
+        """
+        return ""
+
+
+class SampleExpert(Expert):
+    """An expert that needs the whole sample: an image alone does not determine its label."""
+
+    needs_sample = True
+    batch_size = 1
+
+    def load(self, device: str = "cpu") -> None:
+        """Load nothing."""
+
+    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+        """Raise `ExpertError`: use `predict_inputs`."""
+        raise ExpertError(f"{self.card.uri} needs whole samples. Call predict_inputs(inputs)")
 
 
 def sha256(path: Place) -> str:

@@ -119,7 +119,7 @@ class Annotated:
         return found
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         found = [key for key in keys if self.name(key).rpartition("/")[2] in self.stems]
         return f"match=stem finds {found[0]!r}: the file's names have other folders, or are addresses" if found else ""
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
+from clipzoo.experts.base import ExpertCard, ExpertInput, SampleExpert
 from clipzoo.tasks.base import Convention
-from clipzoo.types import ImageArray, Size
+from clipzoo.types import Size
 
 log = logging.getLogger(__name__)
 
@@ -29,25 +29,13 @@ class Notes(Counter[str]):
         self[what] += times
 
 
-class SampleExpert(Expert):
-    """An expert to which a picture alone says nothing."""
+class Importer(SampleExpert):
+    """Existing labels, found by a sample's key.
 
-    needs_sample = True
-    batch_size = 1
-
-    def load(self, device: str = "cpu") -> None:
-        """Nothing is loaded."""
-
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """Always raises: a picture alone names no label."""
-        raise ExpertError(f"{self.card.uri} finds labels by whole samples; call predict_inputs(inputs)")
-
-
-class KeyedExpert(SampleExpert):
-    """Labels that exist already.
-
-    ``notes`` tell what was repaired in those that were looked up so far.
+    ``notes`` counts the repairs and suspicious values of the labels that were read so far.
     """
+
+    imports = True
 
     def __init__(self) -> None:
         self.notes = Notes()
@@ -74,16 +62,6 @@ class KeyedExpert(SampleExpert):
 
     def hint(self, keys: Sequence[str]) -> str:
         """An answer by which samples that have no label, some of whose keys are given, would find one; or ""."""
-        return ""
-
-    def state(self, key: str) -> str:
-        """What tells, without reading it, that the label of a sample is another one than before.
-
-        "" where there is none, or where the card knows all that labels are read from (`ExpertCard.weights_sha256`).
-
-        Raises:
-            SampleError: the key is no name that a label could have.
-        """
         return ""
 
 

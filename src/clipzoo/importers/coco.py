@@ -21,7 +21,7 @@ from clipzoo.experts._answers import PATTERN, answer, chosen, parse_pattern, spl
 from clipzoo.experts.base import ExpertCard
 from clipzoo.importers import _coco, _polygons
 from clipzoo.importers import base as _keyed
-from clipzoo.importers.base import KeyedExpert, same_aspect
+from clipzoo.importers.base import Importer, same_aspect
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
@@ -67,7 +67,7 @@ def create(name: str) -> Coco:
     return Coco(card, file, space, answers["masks"] == "yes", answers.get("scores") == "yes")
 
 
-class Coco(KeyedExpert):
+class Coco(Importer):
     """Looks boxes up in a file."""
 
     def __init__(
@@ -83,11 +83,11 @@ class Coco(KeyedExpert):
         return name if name in self.file.pictures else None
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         return self.file.hint(keys)
 
     def look_up(self, key: str, size: Size) -> Detection:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         picture = self.file.picture(key)
         same_aspect(picture.size, size, str(self.file.path))
         objects = _boxes.Objects(self.space, picture.size)

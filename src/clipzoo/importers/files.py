@@ -27,7 +27,7 @@ from clipzoo.experts._answers import COMMON, PATTERN, SUFFIX, Answers, parse, sp
 from clipzoo.experts._palettes import hexadecimal
 from clipzoo.experts.base import ExpertCard
 from clipzoo.importers import base as _keyed
-from clipzoo.importers.base import KeyedExpert, Notes, inside, same_aspect
+from clipzoo.importers.base import Importer, Notes, inside, same_aspect
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
@@ -62,7 +62,7 @@ def create(name: str) -> FilesExpert:
     return expert
 
 
-class NamedExpert(KeyedExpert):
+class NamedExpert(Importer):
     """Labels that are arrays or pictures, whose names are made of keys."""
 
     def __init__(self, answers: Answers, card: ExpertCard) -> None:
@@ -90,7 +90,7 @@ class FilesExpert(NamedExpert):
         return None if path is None else str(path)
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`."""
+        """See `Expert.state`."""
         path = self._path(key)
         if path is None:
             return ""
@@ -98,14 +98,14 @@ class FilesExpert(NamedExpert):
         return f"{path.suffix} {files.state(path)}{beside}"
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         found = itertools.islice((one for one in self.folder.rglob("*") if one.is_file()), 3)
         names = ", ".join(repr(str(one.relative_to(self.folder))) for one in found)
         how = "suffix= names what follows the key, pattern= makes other names of keys"
         return f"the folder has {names or 'no file'}; {how}"
 
     def look_up(self, key: str, size: Size) -> Any:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         path = self._path(key)
         if path is None:
             name = self.named(key)

@@ -19,7 +19,7 @@ from clipzoo.experts.base import ExpertCard
 from clipzoo.files import place, state
 from clipzoo.importers import _coco, files
 from clipzoo.importers import base as _keyed
-from clipzoo.importers.base import KeyedExpert, inside, same_aspect
+from clipzoo.importers.base import Importer, inside, same_aspect
 from clipzoo.importers.coco import PARSERS as COCO
 from clipzoo.importers.coco import REQUIRED as QUESTIONS
 from clipzoo.tasks.base import Convention
@@ -53,7 +53,7 @@ def create(name: str) -> Panoptic:
     return Panoptic(card, file, space, folder)
 
 
-class Panoptic(KeyedExpert):
+class Panoptic(Importer):
     """Looks maps up in a folder, and what their segments are in a file."""
 
     def __init__(self, card: ExpertCard, file: _coco.Annotated, space: _boxes.Space, folder: Path) -> None:
@@ -67,15 +67,15 @@ class Panoptic(KeyedExpert):
         return name if name in self.file.pictures else None
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         return self.file.hint(keys)
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`; of the map, since the card knows the JSON."""
+        """See `Expert.state`; of the map, since the card knows the JSON."""
         return state(self._map(key)[0])
 
     def look_up(self, key: str, size: Size) -> Segmentation:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         path, annotation = self._map(key)
         colors = files.read(path, colors=True)
         same_aspect((colors.shape[0], colors.shape[1]), size, str(path))

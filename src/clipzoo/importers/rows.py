@@ -20,7 +20,7 @@ from clipzoo.experts.base import ExpertCard
 from clipzoo.files import state
 from clipzoo.importers import base as _keyed
 from clipzoo.importers import files
-from clipzoo.importers.base import KeyedExpert
+from clipzoo.importers.base import Importer
 from clipzoo.readers import ROW, Entry, RowReader, open_dataset
 from clipzoo.readers.table import Table
 from clipzoo.tasks.base import Convention
@@ -85,7 +85,7 @@ def _reader(path: str, options: Mapping[str, str], label: str) -> RowReader:
     return reader
 
 
-class Rows(KeyedExpert):
+class Rows(Importer):
     """Looks labels up in a dataset's rows."""
 
     def __init__(self, card: ExpertCard, reader: RowReader) -> None:
@@ -106,7 +106,7 @@ class Rows(KeyedExpert):
         return key if key in self.entries else None
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`: the place of its row, and the state of the table."""
+        """See `Expert.state`: the place of its row, and the state of the table."""
         if key not in self.entries:
             return ""
         entry = self.entries[key]
@@ -135,7 +135,7 @@ class Pictures(Rows):
         return super().state(key) + (f" {state(root / named)}" if named and isinstance(root, Path) else "")
 
     def look_up(self, key: str, size: Size) -> Any:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         where = Path(key)
         data = self.reader.images.of_value(self.value(key))
         return files.fitting(files.read(where, self.answers, data), self.answers, size, where, self.notes)
@@ -151,7 +151,7 @@ class Objects(Rows):
         self.fields = (answers.get("boxes", "bbox"), answers.get("names", "category"))
 
     def look_up(self, key: str, size: Size) -> Detection:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         objects = _boxes.Objects(self.space, size)
         for box, kind in self._told(self.value(key)):
             name = self._name(kind)

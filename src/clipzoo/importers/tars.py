@@ -68,12 +68,12 @@ class Tars(files.NamedExpert):
         return f"{name}.{self.label}" if name in self.spans else None
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`: where the member lies, and the state of its tar."""
+        """See `Expert.state`: where the member lies, and the state of its tar."""
         shard, span = self.spans.get(self.named(key) or "", ("", (0, 0)))
         return f"{span} {self.states[shard]}" if shard else ""
 
     def look_up(self, key: str, size: Size) -> Any:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         name = self.named(key)
         if name not in self.spans:
             detail = f"no label: no tar of {self.reader.location} has {name or key}.{self.label}"

@@ -22,7 +22,7 @@ from clipzoo.experts._answers import PATTERN, answer, chosen, parse_pattern, spl
 from clipzoo.experts._pattern import Pattern
 from clipzoo.experts.base import ExpertCard
 from clipzoo.importers import base as _keyed
-from clipzoo.importers.base import KeyedExpert, inside, same_aspect
+from clipzoo.importers.base import Importer, inside, same_aspect
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import MAX_PIXELS, Size
@@ -72,7 +72,7 @@ class Names:
         return self.folder / ((name.rpartition("/")[2] if self.stem else name) + ".xml")
 
 
-class Voc(KeyedExpert):
+class Voc(Importer):
     """Looks boxes up in a folder of XML files."""
 
     def __init__(self, card: ExpertCard, names: Names, space: _boxes.Space, origin: int) -> None:
@@ -85,11 +85,11 @@ class Voc(KeyedExpert):
         return str(path) if path.is_file() else None
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`."""
+        """See `Expert.state`."""
         return files.state(self.names.path(key))
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         by_stem = replace(self.names, stem=True)
         for key in keys:
             with suppress(SampleError, OSError):  # no name that a file could have
@@ -98,7 +98,7 @@ class Voc(KeyedExpert):
         return ""
 
     def look_up(self, key: str, size: Size) -> Detection:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         path = self.names.path(key)
         root = _root(path)
         told = (_number(root, "size/height", path), _number(root, "size/width", path))
