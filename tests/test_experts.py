@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from clipzoo import experts, tasks
 from clipzoo.demo import expert as demo
 from clipzoo.errors import ExpertError, PluginError
-from clipzoo.experts._frames import parse_frame
+from clipzoo.experts.frames import parse_frame
 from clipzoo.tasks.detection import Detection
 from making import image
 

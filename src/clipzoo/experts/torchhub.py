@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._answers import split
 from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
 from clipzoo.experts.onnx import checked, label, prepare
-from clipzoo.experts.onnx.card import Described, Input, Output, read_yaml, validated
+from clipzoo.experts.onnx.card import Described, Input, Output, read_yaml
+from clipzoo.experts.options import split, validated
 from clipzoo.types import ImageArray
 
 HUBCONF = "hubconf.py"

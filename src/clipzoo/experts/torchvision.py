@@ -1,25 +1,26 @@
 """Segmentation and detection of torchvision: ``torchvision:<model>[?weights=NAME&file=PATH&option=value…]``.
 
-``weights`` is a name of the model's weights, which torchvision keeps in its cache; ``file`` is a state dict on disk
-(.safetensors, or .pth read without running code): of one's own training, with its ``classes``, or of ``weights`` where
-there is no network. Images are prepared and outputs made into boxes by torchvision itself. Further options:
+``weights`` is a name of the model's weights, which torchvision keeps in its cache. ``file`` is a state dict on disk
+(.safetensors, or .pth read without running code): of a custom model with its ``classes``, or of ``weights`` without a
+network. torchvision prepares images and turns outputs into boxes. Further options:
 ``threshold`` and ``floor`` (scores from which a box is an object, and below which it is nothing), ``size`` (of the
 shorter side), ``batch_size``, ``license``.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
+from clipzoo import plugins
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts import _boxes
-from clipzoo.experts._answers import Parser, answer, number, parse_classes, split
+from clipzoo.experts import boxes
 from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
+from clipzoo.experts.options import ClassNames, ExistingFile, Options, Share, license_option, parse, split
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
@@ -27,19 +28,38 @@ from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray
 
 THRESHOLD, FLOOR = 0.5, 0.2
-OPTIONS = {
-    "weights": "a name of the model's weights, by default torchvision's own default",
-    "file": "a state dict on disk, .safetensors or .pth",
-    "classes": "of the file's model, in the order of its ids: of segmentation all, of detection those from id 1 on",
-    "size": "the shorter side, in pixels, to which images are brought, by default as the weights were trained",
-    "batch_size": "images a batch, by default 4",
-    "license": "of the file's weights",
-    "licence": "",
-}
-SCORES = {
-    "threshold": f"the score from which a box is an object, by default {THRESHOLD}",
-    "floor": f"the score below which a box is nothing, by default {FLOOR}; between the two it is ignored",
-}
+Pixels = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class TorchvisionOptions(Options):
+    """Options of every model."""
+
+    weights: str | None = Field(None, description="a name of the model's weights, by default torchvision's own default")
+    file: ExistingFile | None = Field(None, description="a state dict on disk, .safetensors or .pth")
+    classes: ClassNames | None = Field(
+        None,
+        description="classes of the file's model, in the order of its ids: of segmentation all, of detection those "
+        "from id 1 on",
+    )
+    size: Pixels | None = Field(
+        None, description="the shorter side of images in pixels, by default as in the training of the weights"
+    )
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = Field(4, description="images per batch, by default 4")
+    license: str | None = license_option("the license of the file's weights", None)
+
+
+class DetectionOptions(TorchvisionOptions):
+    """Options of detectors."""
+
+    threshold: Share = Field(
+        THRESHOLD, description=f"the score from which on a box is an object, by default {THRESHOLD}"
+    )
+    floor: Share = Field(
+        FLOOR,
+        description=f"the score below which a box is dropped, by default {FLOOR}; between the two it is ignored",
+    )
+
+
 BACKGROUND, UNUSED = "__background__", "N/A"
 """What torchvision calls class 0, and ids that COCO left out."""
 
@@ -52,7 +72,7 @@ LONGEST = 8
 EXACT = ("fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 """Models whose weights COCO_V1 were trained without the small number that batch normalization adds to variances."""
 
-LICENCE = "BSD-3-Clause; the terms of COCO's pictures may apply"
+LICENSE = "BSD-3-Clause; the terms of COCO's pictures may apply"
 
 _VOC_SPACE = (
     "Pascal VOC's 20 classes and background, which is class 0: all that is none of the 20, other things of COCO "
@@ -83,50 +103,45 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def create(name: str) -> Torchvision:
-    """The expert of ``<model>[?option=value&…]``; its weights are fetched, but not loaded.
+    """Return the expert of ``<model>[?option=value&…]``; its weights are fetched, but not loaded.
 
     Raises:
-        ExpertError: not a model of segmentation or detection, wrong options, or weights that are not at hand.
+        ExpertError: not a model of segmentation or detection, wrong options, or the weights are not available.
     """
     model, _, query = name.partition("?")
-    given = split(query)
     task = _task(model)
-    scores = SCORES if task == "detection" else {}
-    fields = {
-        "threshold": THRESHOLD,
-        "floor": FLOOR,
-        "batch_size": 4,
-        **answer(given, {}, {**OPTIONS, **scores}, PARSERS, "torchvision", task),
-    }
-    if "classes" in fields and "file" not in fields:
-        raise ExpertError("torchvision: classes= names those of a file's model; give file=, or leave classes out")
-    if fields["floor"] > fields["threshold"]:
+    kind = DetectionOptions if task == "detection" else TorchvisionOptions
+    options = parse(kind, split(query), "torchvision", f"models of {task}")
+    if options.classes is not None and options.file is None:
+        raise ExpertError("torchvision: classes= names the classes of a file's model; add file=, or remove classes=")
+    if isinstance(options, DetectionOptions) and options.floor > options.threshold:
         raise ExpertError("torchvision: floor= is above threshold=, so that no box would be ignored; lower it")
-    return Torchvision(f"torchvision:{name}", model, task, fields)
+    return Torchvision(f"torchvision:{name}", model, task, options)
 
 
 class Torchvision(Expert):
     """A model of torchvision."""
 
-    def __init__(self, uri: str, model: str, task: str, fields: Mapping[str, Any]) -> None:
-        self.model, self.fields = model, fields
-        self.batch_size = fields["batch_size"]
-        self.weights, self.official = _weights(model, fields)
-        self.path = fields["file"] if "file" in fields else _fetched(self.weights)
+    def __init__(self, uri: str, model: str, task: str, options: TorchvisionOptions) -> None:
+        self.model, self.options = model, options
+        self.batch_size = options.batch_size
+        self.weights, self.official = _weights(model, options)
+        self.path = _fetched(self.weights) if options.file is None else options.file
         self.names = tuple(self.weights.meta["categories"])
-        if "classes" in fields:
-            self.names = (*([BACKGROUND] if task == "detection" else []), *fields["classes"])
+        if options.classes is not None:
+            self.names = (*([BACKGROUND] if task == "detection" else []), *options.classes)
         things = [i for i, name in enumerate(self.names) if name != UNUSED and (i or task == "segmentation")]
         self._numbers = np.full(len(self.names), -1)
         self._numbers[things] = np.arange(len(things))
         classes = tuple(self.names[i].replace(BACKGROUND, "background") for i in things)
-        told = ("size", *(SCORES if task == "detection" else ()))
-        settings = {name: fields[name] for name in told if name in fields}
+        settings: dict[str, float] = {} if options.size is None else {"size": options.size}
+        if isinstance(options, DetectionOptions):
+            settings |= {"threshold": options.threshold, "floor": options.floor}
         self.card = ExpertCard(
             uri,
             task,
             Convention(classes),
-            license=fields.get("license", LICENCE if self.official else "unknown"),
+            license=options.license if options.license is not None else LICENSE if self.official else "unknown",
             revision=self.weights.name if self.official else "",
             weights_sha256=sha256(self.path),
             preprocessing={"transforms": " ".join(repr(self.weights.transforms()).split()), **settings},
@@ -139,7 +154,7 @@ class Torchvision(Expert):
         """Build the model and load its weights.
 
         Raises:
-            ExpertError: the file is none of the model's.
+            ExpertError: the file is not of this model.
         """
         from torchvision.models import get_model
 
@@ -164,19 +179,19 @@ class Torchvision(Expert):
         return self._model
 
     def _adapt(self, model: Any) -> None:
-        """Make the options the model's."""
-        size, task = self.fields.get("size"), self.card.task
+        """Apply the options to the model."""
+        size, task = self.options.size, self.card.task
         self._prepare = self.weights.transforms(**({"resize_size": size} if size and task == "segmentation" else {}))
-        if task == "detection":
+        if isinstance(self.options, DetectionOptions):
             if size:
                 if getattr(model.transform, "fixed_size", None):
-                    raise ExpertError(f"{self.card.uri}: images of a {self.model} have a fixed size; leave size= out")
+                    raise ExpertError(f"{self.card.uri}: images of a {self.model} have a fixed size; remove size=")
                 model.transform.min_size = (size,)
             judge = getattr(model, "roi_heads", model)  # less than the floor costs time and memory, and tells nothing
-            judge.score_thresh = max(judge.score_thresh, self.fields["floor"])
+            judge.score_thresh = max(judge.score_thresh, self.options.floor)
 
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label an image, of the image's size."""
+        """Return one label per image, of the image's size."""
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         import torch
@@ -193,18 +208,19 @@ class Torchvision(Expert):
             prepared = self._prepare(batch).to(self._device)
             if segmentation:
                 return [_best(logits, (H, W)) for logits in self._model(prepared)["out"].float()]
-            return [self._boxes(found, (H, W)) for found in self._model(list(prepared))]
+            return [self._boxes(output, (H, W)) for output in self._model(list(prepared))]
 
-    def _boxes(self, found: Mapping[str, Any], size: tuple[int, int]) -> Detection:
-        """Boxes of classes that have a name."""
-        arrays = {name: found[name].cpu().numpy() for name in ("boxes", "labels", "scores")}
+    def _boxes(self, output: Mapping[str, Any], size: tuple[int, int]) -> Detection:
+        """Return the boxes of classes that have a name."""
+        arrays = {name: output[name].cpu().numpy() for name in ("boxes", "labels", "scores")}
         ids = self._numbers[arrays["labels"]]
         rows = np.flatnonzero(ids >= 0)
         masks = None
-        if "masks" in found:
-            masks = [rle.encode((found["masks"][int(row), 0] > MASK).cpu().numpy()) for row in rows]
-        threshold, floor = self.fields["threshold"], self.fields["floor"]
-        return _boxes.guesses(size, arrays["boxes"][rows], ids[rows], arrays["scores"][rows], threshold, floor, masks)
+        if "masks" in output:
+            masks = [rle.encode((output["masks"][int(row), 0] > MASK).cpu().numpy()) for row in rows]
+        assert isinstance(self.options, DetectionOptions)
+        threshold, floor = self.options.threshold, self.options.floor
+        return boxes.guesses(size, arrays["boxes"][rows], ids[rows], arrays["scores"][rows], threshold, floor, masks)
 
 
 def _best(logits: Any, size: tuple[int, int]) -> Segmentation:
@@ -233,7 +249,7 @@ def _best(logits: Any, size: tuple[int, int]) -> Segmentation:
 
 
 def _task(model: str) -> str:
-    """What a model of the zoo gives."""
+    """Return the task of a model of the zoo."""
     from torchvision import models
 
     known = {
@@ -242,27 +258,27 @@ def _task(model: str) -> str:
         for name in models.list_models(module=module)
     }
     if model not in known:
-        near = difflib.get_close_matches(model, known, 3) or list(known)
-        raise ExpertError(f"torchvision has no model {model!r} of segmentation or detection; it has {', '.join(near)}")
+        raise ExpertError(
+            f"torchvision has no model {model!r} of segmentation or detection; {plugins.hint(model, known)}"
+        )
     return known[model]
 
 
-def _weights(model: str, fields: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The weights that the model's preparation and classes are those of, and whether they are the model's own."""
+def _weights(model: str, options: TorchvisionOptions) -> tuple[Any, bool]:
+    """Return the weights that define preparation and classes, and true if the model has exactly these weights."""
     from torchvision.models import get_model_weights
 
     known = get_model_weights(model)
-    name = fields.get("weights")
-    if name is not None:
-        name = name.rpartition(".")[2]
+    if options.weights is not None:
+        name = options.weights.rpartition(".")[2]
         if name not in known.__members__:
-            raise ExpertError(f"{model} has no weights {name!r}; it has {', '.join(known.__members__)}")
+            raise ExpertError(f"{model} has no weights {name!r}; {plugins.hint(name, known.__members__)}")
         return known[name], True
-    if "file" in fields and "classes" not in fields:
+    if options.file is not None and options.classes is None:
         for weights in known:
-            if fields["file"].name == _basename(weights):
+            if options.file.name == _basename(weights):
                 return weights, True
-    return known.DEFAULT, "file" not in fields
+    return known.DEFAULT, options.file is None
 
 
 def _basename(weights: Any) -> str:
@@ -270,7 +286,7 @@ def _basename(weights: Any) -> str:
 
 
 def _fetched(weights: Any) -> Path:
-    """Weights in torchvision's cache, downloaded if they are not there."""
+    """Return the path of weights in torchvision's cache, after a download if they are not there."""
     import torch
 
     name = _basename(weights)
@@ -287,12 +303,14 @@ def _fetched(weights: Any) -> Path:
             f"{weights.url}, and copy it to {path}, or name it by ?weights={weights.name}&file=PATH"
         ) from error
     if not sha256(path).startswith(begins):
-        raise ExpertError(f"{path} is damaged: its SHA-256 does not begin with {begins}; delete it, and run again")
+        raise ExpertError(
+            f"{path} is damaged: its SHA-256 does not begin with {begins}; delete it, and rerun the command"
+        )
     return path
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """A state dict, without the auxiliary classifier that only training uses."""
+    """Return a state dict without the auxiliary classifier, which only training uses."""
     import safetensors.torch
     import torch
 
@@ -311,7 +329,7 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _freeze(module: Any, state: Mapping[str, Any], every: bool, prefix: str = "") -> None:
-    """Batch normalization that was trained frozen (``every``, or has not counted its batches) as torchvision has it."""
+    """Replace batch normalization that was frozen in training (``every``, or without a count of batches)."""
     from torch.nn import BatchNorm2d
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -329,27 +347,3 @@ def _set_eps(model: Any, eps: float) -> None:
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.eps = eps
-
-
-# The URI's options -----------------------------------------------------------------------------------------
-
-
-def _file(text: str) -> dict[str, Any]:
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise ValueError("there is no such file")
-    return {"file": path}
-
-
-PARSERS: Mapping[str, Parser] = {
-    "weights": lambda text: {"weights": text},
-    "file": _file,
-    "classes": lambda text: {"classes": parse_classes(text)["classes"]},
-    "threshold": number("threshold", 0, 1),
-    "floor": number("floor", 0, 1),
-    "size": number("size", 1, 10_000, int),
-    "batch_size": number("batch_size", 1, 10_000, int),
-    "license": lambda text: {"license": text},
-    "licence": lambda text: {"license": text},  # as URIs of older stores spell it
-}
-"""Option -> its answer as a field, as in ``_answers.PARSERS``."""

@@ -11,21 +11,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from clipzoo import files
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._boxes import MATCH
-from clipzoo.experts._pattern import Pattern
 from clipzoo.experts.base import sha256
 from clipzoo.files import Place
+from clipzoo.importers._boxes import MATCH
+from clipzoo.importers._pattern import Pattern
 from clipzoo.importers.base import Notes
 from clipzoo.types import MAX_PIXELS, Size
 
 MAX_BYTES = 4 * 2**30
 """A larger file is not read: it is held in memory."""
 
-MATCHES = ("key", "stem", "id")
 MATCHED = f"{MATCH}, or id (the image's id in the file, with or without leading zeros)"
 RENAME = "other names of categories by their ids, as 2:chair-2,7:lamp; where two categories have one name"
 ALL = "all"
-"""The answer to ``classes`` that means every category of the file, in the order of their ids."""
+"""The value of ``classes`` that stands for every category of the file, in the order of their ids."""
 
 
 @dataclass(frozen=True)
@@ -132,19 +131,17 @@ class Annotated:
         return self.categories[found]
 
 
-def read(path: Place, answers: Mapping[str, Any]) -> Annotated:
-    """Read a file.
-
-    ``answers`` may have ``match``, ``rename`` and ``pattern``: see `MATCHED`, `RENAME` and `Pattern`.
+def read(path: Place, match: str, rename: Mapping[str, str], pattern: Pattern | None) -> Annotated:
+    """Read a file; for the options see `MATCHED`, `RENAME` and `Pattern`.
 
     Raises:
-        ExpertError: it cannot be read, is not of this form, or its ids or names do not tell its images apart.
+        ExpertError: the file cannot be read, is not of this form, or its ids or names are not unique.
     """
-    values, match, notes = _parsed(path), answers.get("match", "key"), Notes()
+    values, notes = _parsed(path), Notes()
     images, categories = (_records(values, name, path) for name in ("images", "categories"))
     _once((image["id"] for image in images), "two images have the id", path)
     _once((category["id"] for category in categories), "two categories have the id", path)
-    named = _named(categories, answers.get("rename", {}), path)
+    named = _named(categories, rename, path)
     names = [_name(image, match, path) for image in images]
     more = "" if match == "id" else "; by match=key or match=id they may differ"
     _once(names, f"two images have the {match}", path, more)
@@ -157,17 +154,17 @@ def read(path: Place, answers: Mapping[str, Any]) -> Annotated:
         _by_image(_records(values, "annotations", path, "image_id"), Ids(image["id"] for image in images), path, notes),
         Ids(named),
         frozenset(_stem(image["file_name"]) for image in images) if match == "key" else frozenset(),
-        answers.get("pattern"),
+        pattern,
         notes,
     )
 
 
-def parse_rename(text: str) -> dict[str, Any]:
-    """The field ``rename``: id as `plain` text -> name."""
+def parse_rename(text: str) -> dict[str, str]:
+    """Return id as `plain` text -> name; `ValueError` if the text is not of the form of `RENAME`."""
     parts = [one.partition(":") for one in text.split(",")]
     if not all(number.strip() and name.strip() for number, _, name in parts):
         raise ValueError("an id and a name are needed, with a colon between")
-    return {"rename": {plain(number): name.strip() for number, _, name in parts}}
+    return {plain(number): name.strip() for number, _, name in parts}
 
 
 def _named(categories: Sequence[Mapping[str, Any]], rename: Mapping[str, str], path: Place) -> dict[int | str, str]:
@@ -207,7 +204,7 @@ def _by_image(
     if strange:
         raise ExpertError(
             f"{path}: {len(strange)} annotations have an image_id, as {strange[0]!r}, that is of no image in it, or of "
-            "two: remove these annotations, or mend their ids"
+            "two: remove these annotations, or fix their ids"
         )
     return dict(found)
 
@@ -240,7 +237,7 @@ def _records(values: Mapping[str, Any], name: str, path: Place, key: str = "id")
 def _once(values: Iterable[Any], what: str, path: Place, more: str = "") -> None:
     value, count = next(iter(Counter(values).most_common(1)), (None, 0))
     if count > 1:
-        raise ExpertError(f"{path}: {what} {value!r}, so it does not tell them apart; mend the file{more}")
+        raise ExpertError(f"{path}: {what} {value!r}, so it does not tell them apart; fix the file{more}")
 
 
 def _name(image: Mapping[str, Any], match: str, path: Place) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._boxes import objects
+from clipzoo.experts.boxes import objects
 from clipzoo.experts.hf.frame import Frame, Size, padding
 from clipzoo.experts.hf.options import share
 from clipzoo.experts.hf.reading import Model, Reading, post

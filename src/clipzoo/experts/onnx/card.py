@@ -15,24 +15,21 @@ A depth model has ``kind`` and ``along`` in place of classes, a normals model ``
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._frames import parse_frame
+from clipzoo.experts.frames import parse_frame
+from clipzoo.experts.options import Options, license_option, validated
 from clipzoo.tasks.base import Convention
 
 Triple = tuple[float, float, float]
 Layout = Literal["NCHW", "NHWC"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Input(_Strict):
+class Input(Options):
     """How an image becomes the model's input: resize, scale, subtract ``mean``, divide by ``std``.
 
     ``size`` is (H, W) or one side; None (or "none") leaves images as they are. ``fit`` says how an image of another
@@ -87,7 +84,7 @@ class Input(_Strict):
         return (height - inner[0]) // 2, (width - inner[1]) // 2, *inner
 
 
-class Output(_Strict):
+class Output(Options):
     """How the model's output becomes a label: pick, activate, ``multiply`` and ``add``, resize.
 
     ``channels`` takes the first so many alone, where others hold something else, such as a confidence. ``kind`` says
@@ -115,14 +112,14 @@ class Output(_Strict):
         return self
 
 
-class Described(_Strict):
+class Described(Options):
     """What every card says."""
 
     task: Literal["segmentation", "depth", "normals"]
     classes: tuple[str, ...] = ()
     kind: Literal["metric", "affine-depth", "affine-disparity"] | None = None
     along: Literal["z", "ray"] | None = None
-    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "licence"))
+    license: str = license_option("the license of the weights")
     revision: str = ""
     batch_size: int = Field(default=8, ge=1)
     input: Input = Input()
@@ -188,18 +185,6 @@ class Card(Described):
     """An ONNX model's card, complete."""
 
     model: str | None = None
-
-
-C = TypeVar("C", bound=Described)
-
-
-def validated(kind: type[C], values: Any, where: str) -> C:
-    """A card of these values; `ExpertError` with all that is wrong in it, each with its place."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()]
-        raise ExpertError(f"{where} does not describe a model; mend:\n" + "\n".join(lines)) from error
 
 
 def read_yaml(path: Path) -> Any:
