@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipzoo.errors import SampleError
-from clipzoo.tasks import _average_precision, rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.depth import Depth
-from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.detection import Detection, overlaps
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import SHORTEST, Normals
 from clipzoo.tasks.segmentation import Segmentation
@@ -187,7 +187,7 @@ def _fused(members: Detection, box: Doubles, count: int, experts: int) -> Detect
 def _iou(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> Doubles:
     """[N,M], intersection over union of xyxy boxes."""
     nothing = np.zeros(len(others), np.bool_)
-    return _average_precision.overlaps(boxes.astype(np.float64), others.astype(np.float64), nothing)
+    return overlaps(boxes.astype(np.float64), others.astype(np.float64), nothing)
 
 
 ARRAYS = ("boxes", "ids", "scores", "ignored")
