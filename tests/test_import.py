@@ -444,7 +444,7 @@ def test_rows_whose_keys_do_not_tell_them_apart_are_refused(tmp_path):
         ("rows:a.parquet?label=x&task=depth", ["rows: labels of depth", "kind is missing", "scale is", "invalid is"]),
         (
             "files:.?task=segmentation&classes=palette:ade&void=none",
-            ["no palette is called 'ade'; there are: binary, voc"],
+            ["there is no palette 'ade'; there are: binary, voc"],
         ),
     ],
 )

@@ -114,10 +114,11 @@ def run(*arguments: str) -> str:
 
 def test_an_importer_is_one_module(package: Path, dataset: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "labels")
-    run("labels", "import", str(dataset), "wall", "--format", "flat", "--set", "meters=2", "--as", "truth", "--out", out)
+    answers = ["--format", "flat", "--set", "meters=2", "--as", "truth"]
+    run("labels", "import", str(dataset), "wall", *answers, "--out", out)
     column = Store(out).column("depth", "truth")
     assert column.card.preprocessing == {"meters": "2"}
-    with pytest.raises(ExpertError, match=r"flat:PATH\?meters=…(.|\n)*--set meters=…(.|\n)*meters is missing: the depth"):
+    with pytest.raises(ExpertError, match=r"flat:PATH\?meters=…(.|\n)*--set meters=…(.|\n)*meters is missing: the"):
         clipzoo.import_labels(str(dataset), "wall", "flat", {}, out)
     with pytest.raises(ExpertError, match="Use one of coco, files, flat, panoptic"):
         clipzoo.import_labels(str(dataset), "wall", "flut", {}, out)

@@ -1,4 +1,4 @@
-"""Frames of surface normals: what an expert's channels point to, and the way into clipzoo's frame.
+"""Frames of surface normals: the directions of an expert's channels, and the conversion to clipzoo's frame.
 
 clipzoo's frame is x right, y up, z toward the viewer.
 """
@@ -17,10 +17,10 @@ _OURS = {
 
 
 def parse_frame(frame: str) -> FloatArray:
-    """The matrix, float32 3×3, that takes an expert's channels to ours: ours = matrix @ theirs.
+    """Return the matrix, float32 3×3, from an expert's channels to clipzoo's: ours = matrix @ theirs.
 
     Args:
-        frame: where the first, second and third channel point, as "x-right,y-down,z-forward"; the letters are
+        frame: the directions of the three channels, as "x-right,y-down,z-forward"; the letters are
             for the reader. Directions: right, left, up, down, toward (or backward, viewer), forward (or away).
 
     Raises:

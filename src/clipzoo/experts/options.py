@@ -227,5 +227,5 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def license_option(description: str, default: Any = "unknown") -> Any:
-    """Return the field of the license; URIs of older stores spell it ``licence``."""
+    """Return the field of the license, which URIs of older stores spell in British English."""
     return Field(default, validation_alias=AliasChoices("license", "licence"), description=description)

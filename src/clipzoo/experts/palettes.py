@@ -1,7 +1,7 @@
-"""Colors in which datasets draw their classes: Pascal VOC, Cityscapes, and white on black.
+"""Palettes of color-coded masks: Pascal VOC, Cityscapes, and white on black.
 
-ADE20K is missing on purpose: its palette gives road and skyscraper one color, (140, 140, 140), so that colors do not
-tell its classes; its annotations proper are ids (``classes=@names.txt&void=0&first=1``).
+ADE20K is missing: in its palette, road and skyscraper have one color, (140, 140, 140), so that colors do not determine
+its classes. Its annotations are ids (``classes=@names.txt&void=0&first=1``).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ VOID: Mapping[str, tuple[Color, ...]] = {
         (150, 120, 90), (0, 0, 90), (0, 0, 110),
     ),
 }  # fmt: skip
-"""Palette -> colors of what is no class; of Cityscapes those of the classes that are not evaluated."""
+"""Palette -> colors of void; in Cityscapes, of the classes that are not evaluated."""
 
 
 @cache
 def palettes() -> Mapping[str, Mapping[str, Color]]:
-    """Palette -> class -> color, in the order of ids."""
+    """Return palette -> class -> color, in the order of ids."""
     return {
         "binary": {"background": (0, 0, 0), "foreground": (255, 255, 255)},
         "voc": {name: _bits(i) for i, name in enumerate(_VOC)},
@@ -47,29 +47,29 @@ def palettes() -> Mapping[str, Mapping[str, Color]]:
 
 
 def palette(text: str) -> Mapping[str, Color]:
-    """The palette that ``palette:voc`` names; `ValueError` if none is called so."""
+    """Return the palette of a text such as ``palette:voc``; `ValueError` if it is unknown."""
     name = text.removeprefix("palette:")
     if name not in palettes():
-        raise ValueError(f"no palette is called {name!r}; there are: {', '.join(palettes())}")
+        raise ValueError(f"there is no palette {name!r}; there are: {', '.join(palettes())}")
     return palettes()[name]
 
 
 def fitting(colors: Iterable[Color]) -> list[str]:
-    """The palettes in which every one of ``colors`` has a meaning, and two at least are classes."""
-    found = set(colors)
+    """Return the palettes that have all ``colors``, at least two of them as classes."""
+    distinct = set(colors)
     return [
         name for name, known in palettes().items()
-        if found <= {*known.values(), *VOID[name]} and len(found & set(known.values())) > 1
+        if distinct <= {*known.values(), *VOID[name]} and len(distinct & set(known.values())) > 1
     ]  # fmt: skip
 
 
 def hexadecimal(color: Color) -> str:
-    """A color as ``#rrggbb``."""
+    """Return a color as ``#rrggbb``."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _bits(number: int) -> Color:
-    """Pascal VOC's color of an id: its bits, three by three, from the highest bits of red, green and blue down."""
+    """Return Pascal VOC's color of an id: its bits, three at a time, as the highest bits of the channels."""
     color = [0, 0, 0]
     for place in range(8):
         for channel in range(3):

@@ -1,4 +1,4 @@
-"""COCO's JSON: images, categories, annotations, and which sample is which image."""
+"""COCO's JSON: images, categories and annotations, and the image of each sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipzoo.importers.base import Notes
 from clipzoo.types import MAX_PIXELS, Size
 
 MAX_BYTES = 4 * 2**30
-"""A larger file is not read: it is held in memory."""
+"""Most bytes of a file, which is held in memory."""
 
 MATCHED = f"{MATCH}, or id (the image's id in the file, with or without leading zeros)"
 RENAME = "other names of categories by their ids, as 2:chair-2,7:lamp; where two categories have one name"
@@ -34,13 +34,13 @@ class Picture:
     id: int | str
     size: Size
     absent: tuple[int | str, ...] | None = None
-    """Ids of categories that it was searched for in vain, where the file tells (LVIS); of others nobody knows."""
+    """Ids of categories that were searched for and not found, if the file states it (LVIS). All others are unknown."""
     partly: tuple[int | str, ...] = ()
-    """Ids of categories of which not all objects are in the file."""
+    """Ids of categories whose objects are not all in the file."""
 
 
 class Ids:
-    """Ids of a file, also found where they are written as another type: 7, 7.0, "7" and "007" if one is an id."""
+    """Ids of a file, also found if they are written as another type: 7, 7.0, "7" and "007"."""
 
     def __init__(self, known: Iterable[int | str]) -> None:
         self.known = set(known)
@@ -50,7 +50,7 @@ class Ids:
         self._alike = {text: ids[0] for text, ids in alike.items() if len(ids) == 1}
 
     def find(self, value: Any, notes: Notes, what: str) -> int | str | None:
-        """The id that is meant; None if there is none. It is noted if it is written in another way."""
+        """Return the id of the file that equals a value; None without one. An id of another type is noted."""
         if isinstance(value, int | str) and not isinstance(value, bool) and value in self.known:
             return value
         if not _is_id(value) or plain(value) not in self._alike:
@@ -61,7 +61,7 @@ class Ids:
 
 
 def plain(value: int | float | str) -> str:
-    """An id as text, without decimals and leading zeros of whole numbers."""
+    """Return an id as text, without decimals and leading zeros of whole numbers."""
     text = str(value).strip().removesuffix(".0")
     return str(int(text)) if text.isascii() and text.isdecimal() else text
 
@@ -73,7 +73,7 @@ def _is_id(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Annotated:
-    """A file, taken apart."""
+    """The contents of a file."""
 
     path: Place
     sha256: str
@@ -81,18 +81,18 @@ class Annotated:
     categories: Mapping[int | str, str]
     """Id -> name, in the order of ids."""
     pictures: Mapping[str, Picture]
-    """By what `name` makes of a sample's key."""
+    """By the names that `name` returns for keys."""
     annotations: Mapping[int | str, list[dict[str, Any]]]
     """Image id -> its annotations."""
     ids: Ids
     """Of categories."""
     stems: frozenset[str]
-    """Of file names, where these are matched as a whole."""
+    """Of file names, if these are matched as a whole."""
     pattern: Pattern | None = None
     notes: Notes = field(default_factory=Notes)
 
     def name(self, key: str) -> str:
-        """What the picture of a sample is called."""
+        """Return the name of the picture of a sample."""
         key = key if self.pattern is None else self.pattern(key) or ""
         stem = key.rpartition("/")[2]
         if self.match == "id":
@@ -100,7 +100,7 @@ class Annotated:
         return key if self.match == "key" else stem
 
     def picture(self, key: str) -> Picture:
-        """The picture of a sample; `SampleError` if there is none, or the file does not tell its size."""
+        """Return the picture of a sample; `SampleError` if there is none, or its size is not in the file."""
         found = self.pictures.get(self.name(key))
         if found is None:
             hint = self.hint([key])
@@ -123,7 +123,7 @@ class Annotated:
         return f"match=stem finds {found[0]!r}: the file's names have other folders, or are addresses" if found else ""
 
     def category(self, annotation: Mapping[str, Any]) -> str:
-        """The name of an annotation's category; `SampleError` if it is none of the file's."""
+        """Return the name of an annotation's category; `SampleError` if the file does not have it."""
         number = annotation.get("category_id")
         found = self.ids.find(number, self.notes, "category_id")
         if found is None:
@@ -168,7 +168,7 @@ def parse_rename(text: str) -> dict[str, str]:
 
 
 def _named(categories: Sequence[Mapping[str, Any]], rename: Mapping[str, str], path: Place) -> dict[int | str, str]:
-    """Id -> name of every category, by their ids; names differ."""
+    """Return id -> name of every category, in the order of ids; `ExpertError` if names are not unique."""
     ordered = sorted(categories, key=lambda c: (str(type(c["id"])), c["id"]))
     named = {c["id"]: rename.get(plain(c["id"]), str(c.get("name"))) for c in ordered}
     unknown = rename.keys() - {plain(number) for number in named}
@@ -192,7 +192,7 @@ def _some(values: Iterable[Any]) -> str:
 def _by_image(
     annotations: Iterable[dict[str, Any]], ids: Ids, path: Place, notes: Notes
 ) -> dict[int | str, list[dict[str, Any]]]:
-    """Image id -> its annotations."""
+    """Return image id -> its annotations."""
     found: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
     strange = []
     for annotation in annotations:
@@ -253,7 +253,7 @@ def _name(image: Mapping[str, Any], match: str, path: Place) -> str:
 
 
 def _stem(name: str) -> str:
-    """What a path or an address names, without folders and ending; Label Studio has the path behind ``?d=``."""
+    """Return the file name of a path or address, without extension. Label Studio writes the path after ``?d=``."""
     if "://" in name or "/?d=" in name:
         address = urlsplit(name)
         name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
@@ -270,6 +270,6 @@ def _picture(image: Mapping[str, Any]) -> Picture:
 
 
 def _size(image: Mapping[str, Any]) -> Size:
-    """(H, W); zeros if they are not told."""
+    """Return (H, W); zeros if they are not in the file."""
     H, W = image.get("height"), image.get("width")
     return (H, W) if isinstance(H, int) and isinstance(W, int) and min(H, W) > 0 else (0, 0)
