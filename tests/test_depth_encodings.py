@@ -13,7 +13,7 @@ from PIL import Image
 from clipzoo import experts, import_labels
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import ExpertInput
-from clipzoo.experts._encodings import ENCODINGS
+from clipzoo.importers._encodings import ENCODINGS
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from making import encoded, image, make_dataset
@@ -66,31 +66,31 @@ def test_a_dataset_is_read_by_its_name(tmp_path, name, caplog):
     np.testing.assert_array_equal(label.valid, ~HOLE)
     np.testing.assert_allclose(label.values[~HOLE], METRES[~HOLE], atol=0.006)
     assert (label.kind, label.along) == ("metric", "ray" if name == "hypersim" else "z")
-    assert expert.card.preprocessing["scale"] == ENCODINGS[name].answers["scale"]
+    assert expert.card.preprocessing["scale"] == ENCODINGS[name].options["scale"]
     assert expert.notes == {}
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("name", ["diode", "taskonomy"])
 def test_what_a_dataset_leaves_open_is_asked(tmp_path, name):
-    with pytest.raises(ExpertError, match="along is not answered: z") as error:
+    with pytest.raises(ExpertError, match="along is missing: z") as error:
         experts.create(f"files:{tmp_path}?task=depth&encoding={name}")
     assert "scale" not in str(error.value)
 
 
 def test_an_encoding_is_not_answered_twice_nor_unknown(tmp_path):
     uri = f"files:{tmp_path}?task=depth&encoding="
-    with pytest.raises(ExpertError, match=r"encoding=kitti stands for .*scale=0.00390625.*; leave out scale=0.001"):
+    with pytest.raises(ExpertError, match=r"encoding=kitti sets .*scale=0.00390625.* Remove scale=0.001"):
         experts.create(uri + "kitti&scale=0.001")
-    with pytest.raises(ExpertError, match="encoding=kiti: not one of sunrgbd, kitti"):
+    with pytest.raises(ExpertError, match="encoding=kiti: must be one of sunrgbd, kitti"):
         experts.create(uri + "kiti")
-    with pytest.raises(ExpertError, match="encoding may be left out: sunrgbd, kitti"):
+    with pytest.raises(ExpertError, match="encoding is optional: sunrgbd, kitti"):
         experts.create(f"files:{tmp_path}?task=depth")
 
 
 def test_rotated_bits_are_of_sixteen(tmp_path):
     Image.fromarray(np.full((H, W), 9, np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(SampleError, match="no 16-bit values, which encoding=sunrgbd is of"):
+    with pytest.raises(SampleError, match="no 16-bit values, which encoding=sunrgbd needs"):
         look_up(f"files:{tmp_path}?task=depth&encoding=sunrgbd")
     far = np.full((H, W), 9000, np.uint16)  # beyond 8.192 m rotated bits are set, too
     Image.fromarray(rotated(far)).save(tmp_path / "a.png")
@@ -110,7 +110,7 @@ def test_a_mask_beside_the_depth_is_needed_and_watched(tmp_path):
     np.save(tmp_path / "a_depth_mask.npy", np.ones((H, 2)))
     with pytest.raises(SampleError, match=r"the mask of .* is of another size"):
         look_up(uri)
-    with pytest.raises(ExpertError, match="files beside those of depth, which files: alone reads"):
+    with pytest.raises(ExpertError, match="separate files, which only files: reads"):
         experts.create(f"tars:{tmp_path}?label=npy&task=depth&encoding=diode&along=z")
 
 

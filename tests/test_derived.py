@@ -270,14 +270,14 @@ def test_connected_parts_of_things_become_boxes():
         ("depth/x", "labels of depth do not become labels of what"),
         ("normals/x?to=depth", "integrating them bends"),
         ("segmentation/x?to=edges", "two chairs"),
-        ("depth/x?to=normals", "fov is not answered"),
-        ("depth/x?to=normals&fov=200", "between 1 and 179"),
-        ("depth/x?to=normals&fov=60&bned=3", "options are wrong:\n  bned is no question .*; did you mean bend"),
-        ("depth/x?to=normals&far=3", "do not say by themselves(.|\n)*far is no question"),
-        ("segmentation/x?to=detection", "things is not answered"),
-        ("detection/x?to=segmentation&background=", "it needs a name"),
-        ("depth?to=normals&fov=60", "names no column"),
-        ("depth/../../x?to=normals&fov=60", "names no column"),
+        ("depth/x?to=normals", "fov is missing"),
+        ("depth/x?to=normals&fov=200", "less than or equal to 179"),
+        ("depth/x?to=normals&fov=60&bned=3", "options are wrong:\n  bned is not an option .*; did you mean bend"),
+        ("depth/x?to=normals&far=3", "Other labels do not state this(.|\n)*far is not an option"),
+        ("segmentation/x?to=detection", "things is missing"),
+        ("detection/x?to=segmentation&background=", "a name is needed"),
+        ("depth?to=normals&fov=60", "as `clipzoo labels ls` lists them"),
+        ("depth/../../x?to=normals&fov=60", "as `clipzoo labels ls` lists them"),
     ],
 )
 def test_wrong_columns(uri, message):
@@ -436,12 +436,12 @@ def test_labels_of_other_sizes_are_brought_to_the_largest():
     ("uri", "message"),
     [
         ("depth/a", "two or more"),
-        ("depth/a,depth/a", "two or more different"),
+        ("depth/a,depth/a", "two or more columns"),
         ("depth/a,normals/b", "depth and normals"),
-        ("color/a,color/b", "out of segmentation"),
-        ("depth/a,depth/b?agree=0.5", "agree is no question about depth"),
-        ("edges/a,edges/b?agree=0.5", "agree is no question about edges"),
-        ("segmentation/a,segmentation/b?agree=2", "between 0 and 1"),
+        ("color/a,color/b", "one of the tasks segmentation"),
+        ("depth/a,depth/b?agree=0.5", "agree is not an option of labels of depth"),
+        ("edges/a,edges/b?agree=0.5", "agree is not an option of labels of edges"),
+        ("segmentation/a,segmentation/b?agree=2", "less than or equal to 1"),
         ("detection/a,detection/b?experts=3", "there are 2 columns"),
     ],
 )
@@ -451,5 +451,5 @@ def test_wrong_ensembles(uri, message):
 
 
 def test_only_labels_of_one_meaning_are_compared():
-    with pytest.raises(ExpertError, match=r"depth/b mean .*affine-disparity.* those of depth/a .*metric"):
+    with pytest.raises(ExpertError, match=r"depth/b is .*affine-disparity.* that of depth/a .*metric"):
         bound("ensemble:depth/a,depth/b", Convention(kind="metric", along="z"), Convention(kind="affine-disparity"))

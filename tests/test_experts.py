@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from clipzoo import experts, tasks
 from clipzoo.demo import expert as demo
 from clipzoo.errors import ExpertError, PluginError
-from clipzoo.experts._frames import parse_frame
+from clipzoo.experts.frames import parse_frame
 from clipzoo.tasks.detection import Detection
 from making import image
 
@@ -316,8 +316,8 @@ def test_what_is_no_expert_says_why(tmp_path, monkeypatch, name, message):
 @pytest.mark.parametrize(
     ("uri", "error", "says"),
     [
-        ("nothing", ExpertError, r"'nothing' names no expert: write <zoo>:<model>\. Zoos are [^;]*$"),
-        ("onnx:", ExpertError, "names no expert"),
+        ("nothing", ExpertError, r"'nothing' is not the URI of an expert. Write <scheme>:<model> with one of [^;]*$"),
+        ("onnx:", ExpertError, "is not the URI of an expert"),
         ("onx:a", PluginError, r"did you mean onnx\?"),
         ("u2netp.onnx?size=320", ExpertError, r"did you mean onnx:u2netp\.onnx\?size=320\?"),
         ("demo:dept", ExpertError, r"did you mean depth\?"),

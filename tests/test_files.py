@@ -11,7 +11,7 @@ from PIL import Image
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import ExpertCard, ExpertInput
-from clipzoo.importers.files import read
+from clipzoo.importers.arrays import read
 from clipzoo.labeling import label
 from clipzoo.store import Store
 from clipzoo.tasks import Convention
@@ -186,19 +186,19 @@ def test_edges_black_on_white(tmp_path):
 @pytest.mark.parametrize(
     ("query", "findings"),
     [
-        ("", ["task is not answered: segmentation, depth, normals, edges", "depth: kind = metric", "edges: range = "]),
-        ("task=boxes", ["task=boxes is none: segmentation, depth", "by --set task="]),
-        ("task=edges", ["range is not answered", "suffix may be left out: what follows", "license may be left out"]),
+        ("", ["task is missing: segmentation, depth, normals, edges", "depth: kind = metric", "edges: range = "]),
+        ("task=boxes", ["task=boxes is unknown: segmentation, depth", "as --set task="]),
+        ("task=edges", ["range is missing", "suffix is optional: the end of file names", "license is optional"]),
         ("task", ["not of the form"]),
-        ("task=depth", ["kind is not", "along is not", "scale is not answered: what values", "invalid is not"]),
-        ("task=segmentation", ["classes is not answered", "void is not answered"]),
-        ("task=normals", ["frame is not answered", "range is not answered", "invalid is not answered"]),
-        ("task=edges&scale=1", ["range is not answered", "scale is no question about edges"]),
-        (METRES + "&first=1", ["first is no question about depth"]),
+        ("task=depth", ["kind is missing", "along is missing", "scale is missing: the factor", "invalid is missing"]),
+        ("task=segmentation", ["classes is missing", "void is missing"]),
+        ("task=normals", ["frame is missing", "range is missing", "invalid is missing"]),
+        ("task=edges&scale=1", ["range is missing", "scale is not an option of labels of edges"]),
+        (METRES + "&first=1", ["first is not an option of labels of depth"]),
         (METRES.replace("along=z", "along=none"), ["metric depth is along z or ray"]),
         (
             "task=depth&kind=meters&along=up&scale=0&invalid=x",
-            ["kind=meters: not one of metric", "along=up", "scale=0"],
+            ["kind=meters: must be 'metric'", "along=up", "scale=0"],
         ),
         ("task=normals&frame=up&range=0,0&invalid=none", ["frame=up: .*three axes", "range=0,0: two different"]),
         ("task=segmentation&classes=floor,,wall&void=none", ["a class has no name"]),
@@ -218,10 +218,10 @@ def test_two_classes_of_one_color_are_refused(tmp_path):
 
 
 def test_no_folder_and_no_key(tmp_path):
-    with pytest.raises(ExpertError, match="is no folder"):
+    with pytest.raises(ExpertError, match="is not a folder"):
         experts.create(f"files:{tmp_path}/none?{METRES}")
     expert = experts.create(f"files:{tmp_path}?{METRES}")
-    with pytest.raises(ExpertError, match="by whole samples"):
+    with pytest.raises(ExpertError, match="needs whole samples"):
         expert.predict([image(0)])
     for key in ("../a", "b/../../a", "/etc/a"):
         with pytest.raises(SampleError, match="leads out"):
@@ -248,7 +248,7 @@ def test_files_that_hold_no_plain_numbers_are_refused(tmp_path):
 def test_large_files_are_refused_before_they_are_read(tmp_path, monkeypatch):
     png(tmp_path / "a.png", np.zeros((20, 20), np.uint8))
     np.save(tmp_path / "a.npy", np.zeros((40, 40)))
-    monkeypatch.setattr("clipzoo.importers.files.MAX_PIXELS", 300)
+    monkeypatch.setattr("clipzoo.importers.arrays.MAX_PIXELS", 300)
     for name in ("a.png", "a.npy"):
         with pytest.raises(SampleError, match=r"20×20|40, 40"):
             read(tmp_path / name)

@@ -140,7 +140,7 @@ def test_run_lengths_given_as_a_polygon_are_recognized(tmp_path, told):
 
 
 def test_a_polygon_in_no_list_is_told_so(tmp_path):
-    with pytest.raises(SampleError, match=r"a polygon that is in no list.*write a list of polygons"):
+    with pytest.raises(SampleError, match=r"a polygon that is in no list.*write a list of lists"):
         look_up(written(tmp_path, changed("annotations", 0, segmentation=STAR)))
     polygon = [0, 0, 0, 12, 16, 12, 16, 0, 16, 12, 16, 12, 16, 12, 10, 12, 10, 12, 8, 0]
     assert sum(polygon) == H * W, "and a polygon all the same: no corner is outside"

@@ -14,7 +14,7 @@ from PIL import Image
 from clipzoo import experts, import_labels
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import ExpertInput
-from clipzoo.experts._pattern import Pattern
+from clipzoo.importers._pattern import Pattern
 from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
 from making import encoded, image
@@ -200,7 +200,7 @@ def test_what_is_no_soft_mask_has_a_reason(tmp_path, make, reason):
 
 
 def test_a_threshold_wants_two_classes_and_is_offered(tmp_path):
-    for change, reason in (("a,b,c", "tells two classes, and classes= names 3"), ("a", "names 1")):
+    for change, reason in (("a,b,c", "has two classes, but classes= names 3"), ("a", "names 1")):
         with pytest.raises(ExpertError, match=reason):
             experts.create(f"files:{tmp_path}?{SOFT.replace('background,hair', change)}")
     with pytest.raises(ExpertError, match="soft masks have no colors"):

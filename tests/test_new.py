@@ -168,7 +168,7 @@ def test_existing_labels_are_used(
     assert Run(written, tmp_path / "run").inputs.unlabeled() == []
     wrong = ["new", "--yes", "--out", "x.yaml", *common, "--data", str(dataset), "--expert"]
     for name, says in (
-        ("edges", "'edges' names no expert"),
+        ("edges", "'edges' is not the URI of an expert"),
         ("edges/x", "no column edges/x; it has: depth/demo-depth"),
     ):
         assert says in str(CliRunner().invoke(app, [*wrong, name]).exception)

@@ -177,7 +177,7 @@ def test_every_module_of_a_plugin_folder_follows_its_protocol(registry: Registry
 def test_a_folder_with_plugins_has_a_registry() -> None:
     declared = {path.parent for path in SOURCE.rglob("*.py") if re.search(r"Registry\[\w+\]", path.read_text())}
     declared = {str(path.relative_to(SOURCE)).replace(os.sep, ".") for path in declared}
-    assert {registry.folder for registry in REGISTRIES} - {"importers", "derived"} == declared - {"."}
+    assert {registry.folder for registry in REGISTRIES} - {"derived"} == declared - {"."}
 
 
 def test_the_table_of_plugins_names_every_registry_with_its_protocol() -> None:

@@ -233,14 +233,14 @@ def test_weights_that_could_run_code_are_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("resnet50", "no model 'resnet50' of segmentation or detection; it has"),
-        ("fcn_resnet5", "it has fcn_resnet50"),
-        ("fcn_resnet50?weights=COCO_V7", "no weights 'COCO_V7': choose one of COCO_WITH_VOC_LABELS_V1"),
+        ("resnet50", "no model 'resnet50' of segmentation or detection; did you mean"),
+        ("fcn_resnet5", "did you mean fcn_resnet50"),
+        ("fcn_resnet50?weights=COCO_V7", "no weights 'COCO_V7'; there are: COCO_WITH_VOC_LABELS_V1"),
         ("fcn_resnet50?file=/no/such.pth", "there is no such file"),
-        ("fcn_resnet50?threshold=0.5", "threshold is no question"),
-        ("fcn_resnet50?classes=a,b", "give file="),
+        ("fcn_resnet50?threshold=0.5", "threshold is not an option"),
+        ("fcn_resnet50?classes=a,b", "add file="),
         ("ssd300_vgg16?threshold=0.1", "floor= is above threshold="),
-        ("ssd300_vgg16?threshold=2", "between 0 and 1"),
+        ("ssd300_vgg16?threshold=2", "less than or equal to 1"),
     ],
 )
 def test_wrong_uris(uri, message):

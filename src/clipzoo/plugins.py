@@ -24,7 +24,9 @@ P = TypeVar("P")
 LISTED = 20
 """Longer lists of names are reduced to the most similar ones."""
 
-SHARED = frozenset({"base", "decode", "layers", "maps", "masked", "png", "rle"})
+SHARED = frozenset(
+    {"arrays", "base", "boxes", "decode", "frames", "layers", "maps", "masked", "options", "palettes", "png", "rle"}
+)
 """Public modules of plugin folders that are shared by plugins and are not plugins themselves."""
 
 

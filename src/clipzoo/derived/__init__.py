@@ -1,1 +1,1 @@
-"""Labels made of other columns of a store; one file a kind, named by the scheme of its URIs."""
+"""Labels computed from other columns of a store; one file per kind, named by the scheme of its URIs."""

@@ -1,6 +1,6 @@
-"""Several labels of one image as one, in which agreement becomes confidence; one function a task.
+"""Fusion of several labels of one image, in which agreement becomes confidence; one function per task.
 
-All labels are of one size and one convention, and tell the same image.
+All labels have one size and one convention, and are of the same image.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipzoo.errors import SampleError
-from clipzoo.tasks import _average_precision, rle
+from clipzoo.tasks import rle
 from clipzoo.tasks.depth import Depth
-from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.detection import Detection, overlaps
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import SHORTEST, Normals
 from clipzoo.tasks.segmentation import Segmentation
@@ -25,10 +25,10 @@ Doubles = NDArray[np.float64]
 
 
 def vote(labels: Sequence[Segmentation], agree: float) -> Segmentation:
-    """The class that most labels have at a pixel, its confidence the share of all labels that have it.
+    """Return the class that most labels have at a pixel; its confidence is the share of all labels that have it.
 
-    Unknown where two classes have equally many votes, or fewer than ``agree`` of all labels have the best one; a label
-    that knows nothing of a pixel has no vote there. The label's confidence is the mean over its known pixels.
+    Unknown where two classes have equally many votes, or fewer than ``agree`` of all labels have the best one. A label
+    does not vote where it is unknown. The label's confidence is the mean over its known pixels.
     """
     ids, known = np.stack([label.ids for label in labels]), np.stack([label.valid for label in labels])
     votes = np.stack([((ids == own) & known).sum(0) * seen for own, seen in zip(ids, known, strict=True)])
@@ -41,15 +41,15 @@ def vote(labels: Sequence[Segmentation], agree: float) -> Segmentation:
 
 
 def middle(labels: Sequence[Depth], spread: float) -> Depth:
-    """The median depth, where most labels know it and they lie close together.
+    """Return the median depth where most labels are known and close together.
 
-    Labels of an affine kind have a scale and a shift each: they are brought to median 0 and mean absolute deviation 1
-    over the pixels that all of them know (Ranftl et al. 2020, arXiv 1907.01341, section 5).
+    Labels of an affine kind have a scale and a shift each: they are shifted and scaled to median 0 and mean absolute
+    deviation 1 over the pixels that are known in all of them (Ranftl et al. 2020, arXiv 1907.01341, section 5).
 
     Args:
         labels: of one kind, along one line.
-        spread: the largest mean absolute difference from the median that is known: of metric depth in shares of it, of
-            affine kinds in mean absolute deviations.
+        spread: the largest mean absolute difference from the median of a known pixel: for metric depth in shares of the
+            median, for affine kinds in mean absolute deviations.
 
     Raises:
         SampleError: an affine label is flat, or no pixel is known to all.
@@ -69,7 +69,7 @@ def middle(labels: Sequence[Depth], spread: float) -> Depth:
 
 def _aligned(values: Doubles, known: BoolArray) -> Doubles:
     if not known.any():
-        raise SampleError("the experts know no pixel in common, so that their depths cannot be brought to one scale")
+        raise SampleError("the experts have no known pixel in common, so their depths cannot be brought to one scale")
     shifted = values - np.median(values[known])
     scale = np.abs(shifted[known]).mean()
     if scale < 1e-9:
@@ -78,8 +78,8 @@ def _aligned(values: Doubles, known: BoolArray) -> Doubles:
 
 
 def direction(labels: Sequence[Normals], angle: float) -> Normals:
-    """The mean direction: the sum of unit vectors brought to length 1 (Mardia and Jupp, "Directional Statistics",
-    2000, section 9.2), where most labels know it and are at most ``angle`` degrees away from it in the mean.
+    """Return the mean direction: the sum of unit vectors, normalized (Mardia and Jupp, "Directional Statistics", 2000,
+    section 9.2), where most labels are known and their mean angle to it is at most ``angle`` degrees.
     """
     known = np.stack([label.valid for label in labels])
     vectors = np.stack([label.vectors for label in labels]).astype(np.float64)  # 0 where unknown
@@ -93,14 +93,14 @@ def direction(labels: Sequence[Normals], angle: float) -> Normals:
 
 
 def mean(labels: Sequence[Edges]) -> Edges:
-    """The mean probability of an edge, where most labels know it."""
+    """Return the mean probability of an edge where most labels are known."""
     known = np.stack([label.valid for label in labels])
     total = np.stack([label.values for label in labels]).sum(0, dtype=np.float64)  # 0 where unknown
     return Edges((total / np.maximum(known.sum(0), 1)).clip(0, 1).astype(np.float32), _most(known))
 
 
 def _most(known: BoolArray) -> BoolArray:
-    """[H,W], where more than half of the labels are known [N,H,W]."""
+    """Return where more than half of the labels are known: [N,H,W] -> [H,W]."""
     return np.asarray(2 * known.sum(0) > len(known))
 
 
@@ -109,28 +109,28 @@ def _most(known: BoolArray) -> BoolArray:
 
 @dataclass
 class Cluster:
-    """Boxes that are taken for one object: their rows, at most one a label, and the fused box."""
+    """Boxes of one object: their rows, at most one per label, and the fused box."""
 
     rows: list[int]
     box: Doubles
 
 
 def fuse(labels: Sequence[Detection], overlap: float, experts: int) -> Detection:
-    """Weighted boxes fusion (Solovyev, Wang and Gabruseva 2021, arXiv 1910.13302), one box an expert in a cluster.
+    """Fuse weighted boxes (Solovyev, Wang and Gabruseva 2021, arXiv 1910.13302), one box per expert in a cluster.
 
-    The best box first, each joins the cluster of its class whose fused box it overlaps most, by ``overlap`` or more,
-    and that has none of its expert yet, else it begins one. A fused box is the mean of its boxes weighted by their
-    scores; its score is their mean times the share of experts that have it (the paper's rescaling). A cluster of fewer
-    than ``experts`` is ignored: nobody knows whether an object is there. So are boxes that a label ignores; but not
-    where an object of the class was found. Masks, where all labels have them, are where most of a cluster's are. Asked
-    for is what every label was asked for.
+    In descending order of scores, each box joins the cluster of its class whose fused box it overlaps most, by
+    ``overlap`` or more, and that has no box of its expert yet; otherwise it begins a cluster. A fused box is the mean
+    of its boxes weighted by their scores; its score is their mean times the share of experts that have it (the paper's
+    rescaling). A cluster of fewer than ``experts`` is ignored: it is unknown if an object is there. Boxes that a label
+    ignores are ignored as well, except where an object of the class was found. If all labels have masks, the mask of a
+    cluster is true where most of its masks are. The classes that were searched for are those of every label.
     """
     pile = joined(labels)
     owner = np.repeat(np.arange(len(labels)), [len(label.ids) for label in labels])
     clusters = _clusters(pile, owner, overlap)
     none = pile.take(slice(0, 0))
     asked = [label.asked for label in labels if label.asked is not None]
-    fused = joined([none, *(_fused(pile.take(c.rows), c.box, len(labels), experts) for c in clusters)])
+    fused = joined([none, *(_fused_box(pile.take(c.rows), c.box, len(labels), experts) for c in clusters)])
     sure, doubtful = fused.take(~fused.ignored), joined([fused.take(fused.ignored), pile.take(pile.ignored)])
     same = _iou(doubtful.boxes, sure.boxes) * (doubtful.ids[:, None] == sure.ids)
     whole = joined([sure, doubtful.take(same.max(1, initial=0) < overlap)])
@@ -138,7 +138,7 @@ def fuse(labels: Sequence[Detection], overlap: float, experts: int) -> Detection
 
 
 def joined(labels: Sequence[Detection]) -> Detection:
-    """The objects of labels in one frame, one after the other; with masks if every object has one."""
+    """Return the objects of several labels in one frame; with masks if every object has one."""
     masks = [label.masks if len(label.ids) else () for label in labels]
     boxes, ids, scores, ignored = (np.concatenate([getattr(label, name) for label in labels]) for name in ARRAYS)
     texts = tuple(text for own in masks for text in own or (None,) * (own is None))
@@ -147,7 +147,7 @@ def joined(labels: Sequence[Detection]) -> Detection:
 
 
 def _clusters(pile: Detection, owner: NDArray[np.intp], overlap: float) -> list[Cluster]:
-    """Clusters of the boxes that are not ignored; ``owner`` [N] tells whose each is."""
+    """Return clusters of the boxes that are not ignored; ``owner`` [N] is the label of each box."""
     clusters: list[Cluster] = []
     for row in np.argsort(-pile.scores, kind="stable").tolist():
         if pile.ignored[row]:
@@ -167,8 +167,8 @@ def _clusters(pile: Detection, owner: NDArray[np.intp], overlap: float) -> list[
     return clusters
 
 
-def _fused(members: Detection, box: Doubles, count: int, experts: int) -> Detection:
-    """A cluster's members as one object; ``count`` labels could have had it."""
+def _fused_box(members: Detection, box: Doubles, count: int, experts: int) -> Detection:
+    """Return the members of a cluster as one object; ``count`` is the number of labels."""
     masks = None
     if members.masks is not None:
         pixels = np.stack([rle.decode(text, members.size) for text in members.masks if text is not None])
@@ -185,10 +185,10 @@ def _fused(members: Detection, box: Doubles, count: int, experts: int) -> Detect
 
 
 def _iou(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> Doubles:
-    """[N,M], intersection over union of xyxy boxes."""
+    """Return the intersection over union [N,M] of xyxy boxes."""
     nothing = np.zeros(len(others), np.bool_)
-    return _average_precision.overlaps(boxes.astype(np.float64), others.astype(np.float64), nothing)
+    return overlaps(boxes.astype(np.float64), others.astype(np.float64), nothing)
 
 
 ARRAYS = ("boxes", "ids", "scores", "ignored")
-"""Fields of `Detection` that have a row an object."""
+"""Fields of `Detection` with one row per object."""

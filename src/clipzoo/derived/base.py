@@ -1,4 +1,4 @@
-"""What experts share whose labels are made of the labels in other columns of the store."""
+"""The contract of derived experts: labels are computed from other columns of the store."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts.base import ExpertCard, ExpertInput
-from clipzoo.importers.base import SampleExpert
+from clipzoo.experts.base import ExpertCard, ExpertInput, SampleExpert
 from clipzoo.tasks.base import Convention
 from clipzoo.types import Size
 
 
 class DerivedExpert(SampleExpert):
-    """Labels made of the labels in the columns that it ``reads``; what they mean is known once it is bound.
+    """Labels computed from the labels in the columns that it ``reads``. Its convention is known once it is bound.
 
-    Its card tells under ``preprocessing`` what the URI answers and whose labels were read: other weights there make
-    another column here.
+    ``preprocessing`` of its card has the options of the URI and the cards of the columns: other weights there make
+    another column.
     """
 
     def __init__(self, uri: str, task: str, reads: Sequence[str], given: Mapping[str, str]) -> None:
@@ -36,34 +35,34 @@ class DerivedExpert(SampleExpert):
         )
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
-        """The label of each sample.
+        """Return the label of each sample.
 
         Raises:
-            SampleError: a column has none of it, or none from which this one could be made.
+            SampleError: a column has no label of it, or none from which this one can be computed.
         """
-        return [self._made(sample) for sample in inputs]
+        return [self._derived(sample) for sample in inputs]
 
-    def _made(self, sample: ExpertInput) -> Any:
-        lacking = [name for name in self.reads if name not in sample.labels]
-        if lacking:
-            raise SampleError(f"no label to read: {lacking[0]} has none of this sample")
+    def _derived(self, sample: ExpertInput) -> Any:
+        missing = [name for name in self.reads if name not in sample.labels]
+        if missing:
+            raise SampleError(f"no label to read: {missing[0]} has none of this sample")
         size = (sample.image.shape[0], sample.image.shape[1])
         return self.derive([sample.labels[name] for name in self.reads], size)
 
     @abstractmethod
     def meaning(self, read: Sequence[Convention]) -> Convention:
-        """What the labels mean, from what those in the columns do; `ExpertError` if nothing sound can be made."""
+        """Return the convention of the labels from those of the columns; `ExpertError` if these do not fit."""
 
     @abstractmethod
     def derive(self, read: Sequence[Any], size: Size) -> Any:
-        """The label, from those in the columns, of a sample whose image has ``size`` (H, W)."""
+        """Return the label, from those of the columns, of a sample whose image has ``size`` (H, W)."""
 
 
 def split_name(name: str, zoo: str) -> tuple[str, str]:
-    """``<task>/<slug>`` taken apart; `ExpertError` if it is none."""
+    """Return task and slug of ``<task>/<slug>``; `ExpertError` if the text is not of this form."""
     task, slash, slug = name.partition("/")
     if not (task and slash and slug) or "/" in slug:
         raise ExpertError(
-            f"{zoo}: {name!r} names no column; write {zoo}:<task>/<slug>, as `clipzoo labels list` tells them"
+            f"{zoo}: {name!r} is not the name of a column. Write {zoo}:<task>/<slug>, as `clipzoo labels ls` lists them"
         )
     return task, slug

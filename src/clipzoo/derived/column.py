@@ -1,6 +1,6 @@
-"""Labels made of another column's: ``column:<task>/<slug>?to=<task>&…``, such as normals of metric depth.
+"""Labels computed from another column: ``column:<task>/<slug>?to=<task>&…``, such as normals of metric depth.
 
-| from | to | question | what is done |
+| from | to | option | function |
 | --- | --- | --- | --- |
 | depth, metric | normals | ``fov``, the pictures' horizontal field of view in degrees | `clipzoo.tasks.normals` |
 | detection with masks | segmentation | – ; ``background``, a class for the rest | `painted` |
@@ -13,14 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
+from pydantic import AfterValidator, Field, PlainValidator
 
 from clipzoo.derived.base import DerivedExpert, split_name
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._answers import Parser, answer, number, split
-from clipzoo.experts._boxes import around
+from clipzoo.experts.boxes import around
+from clipzoo.experts.options import Options, Share, parse, split
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
@@ -30,7 +31,7 @@ from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import BoolArray, Camera, Size
 
 ALL = "all"
-"""The answer to ``things`` that means every class."""
+"""The value of ``things`` that stands for every class."""
 
 LEAST = 0.001
 """Components that fill less than this share of the picture are ignored, by default."""
@@ -41,59 +42,74 @@ UNSOUND = {
     ("segmentation", "normals"): "classes do not tell directions",
     ("segmentation", "edges"): "borders of classes are not all edges: two chairs of one class have one between them",
     ("detection", "edges"): "outlines of known objects alone would teach that nothing else has edges",
-    ("depth", "edges"): "what jump of depth is an edge is a guess",
+    ("depth", "edges"): "the jump of depth that makes an edge would be a guess",
 }
-"""(from, to) -> why it is refused."""
+"""(from, to) -> the reason why it is refused."""
+
+FIX = "Other labels do not state this. Add them to the URI: {scheme}:<task>/<slug>?to=…&{name}=…"
 
 
-def create(name: str) -> Column:
-    """The expert of ``<task>/<slug>?to=…``.
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("a name is needed")
+    return text
+
+
+def create(name: str) -> Column[Any]:
+    """Return the expert of ``<task>/<slug>?to=…``.
 
     Raises:
-        ExpertError: no column is named, its labels cannot become those, or a question is open.
+        ExpertError: the column is not named, its labels cannot become those of ``to``, or options are wrong.
     """
     source, _, query = name.partition("?")
     given = split(query)
     task, _ = split_name(source, "column")
     to = given.get("to", "")
-    way = WAYS.get((task, to))
-    if way is None:
-        why = UNSOUND.get((task, to), "" if to else "to= says which task's labels are wanted")
+    if (task, to) not in CONVERSIONS:
+        why = UNSOUND.get((task, to), "" if to else "the option to= names the task of the new labels")
         raise ExpertError(
             f"column: labels of {task} do not become labels of {to or 'what?'}{f': {why}' if why else ''}; there are "
-            + ", ".join(f"{a}?to={b}" for a, b in WAYS)
+            + ", ".join(f"{a}?to={b}" for a, b in CONVERSIONS)
         )
-    fields = answer(given, {"to": "", **way.required}, way.optional, PARSERS, "column", to)
-    return way(f"column:{name}", to, [source], given, fields)
+    conversion, kind = CONVERSIONS[task, to]
+    return conversion(f"column:{name}", to, [source], given, parse(kind, given, "column", f"labels of {to}", FIX))
 
 
-class Column(DerivedExpert):
+class ColumnOptions(Options):
+    """Options of every conversion."""
+
+    to: str
+
+
+K = TypeVar("K", bound=ColumnOptions)
+
+
+class Column(DerivedExpert, Generic[K]):
     """Labels of one column as labels of another task."""
 
-    required: ClassVar[Mapping[str, str]] = {}
-    optional: ClassVar[Mapping[str, str]] = {}
-
-    def __init__(
-        self, uri: str, task: str, reads: Sequence[str], given: Mapping[str, str], fields: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, uri: str, task: str, reads: Sequence[str], given: Mapping[str, str], options: K) -> None:
         super().__init__(uri, task, reads, given)
-        self.fields = fields
+        self.options = options
 
 
-class DepthToNormals(Column):
+class NormalsOptions(ColumnOptions):
+    """Options of normals of depth."""
+
+    fov: Annotated[float, Field(ge=1, le=179)] = Field(
+        description="the pictures' horizontal field of view in degrees, as 60"
+    )
+    bend: Share = Field(0.05, description="the bend of inverse depth from which on it is a jump, by default 0.05")
+
+
+class DepthToNormals(Column[NormalsOptions]):
     """Normals of metric depth by `normals_from_depth`, unknown at jumps of depth, for pictures of one camera.
 
     A pinhole with square pixels and its principal point in the middle: fx = W / (2 tan(fov / 2)) (Hartley and
     Zisserman, "Multiple View Geometry in Computer Vision", 2004, section 6.1).
     """
 
-    required: ClassVar[Mapping[str, str]] = {"fov": "the pictures' horizontal field of view in degrees, as 60"}
-    optional: ClassVar[Mapping[str, str]] = {
-        "bend": "from which bend of inverse depth on it is a jump, by default 0.05"
-    }
-
     def meaning(self, read: Sequence[Convention]) -> Convention:
-        """Nothing beyond the task; the depth must be metric."""
+        """Return the convention of normals; `ExpertError` unless the depth is metric."""
         kind = read[0].kind
         if kind != "metric":
             raise ExpertError(
@@ -103,33 +119,41 @@ class DepthToNormals(Column):
         return Convention()
 
     def derive(self, read: Sequence[Depth], size: Size) -> Normals:
-        """Normals of the depth map's size."""
-        fx = 0.5 / math.tan(math.radians(self.fields["fov"]) / 2)
-        return normals_from_depth(read[0], Camera(fx, fx * size[1] / size[0]), self.fields.get("bend", 0.05))
+        """Return normals of the depth map's size."""
+        fx = 0.5 / math.tan(math.radians(self.options.fov) / 2)
+        return normals_from_depth(read[0], Camera(fx, fx * size[1] / size[0]), self.options.bend)
 
 
-class MasksToClasses(Column):
+class PaintOptions(ColumnOptions):
+    """Options of a class map of masks."""
+
+    background: Annotated[str, AfterValidator(_not_empty)] | None = Field(
+        None, description="the class of pixels that no mask covers; without it they are unknown"
+    )
+
+
+class MasksToClasses(Column[PaintOptions]):
     """A class map of instance masks."""
 
-    optional: ClassVar[Mapping[str, str]] = {"background": "the class of what no mask covers; without it, unknown"}
-
     def meaning(self, read: Sequence[Convention]) -> Convention:
-        """The objects' classes, the background before them if it is one."""
-        name, classes = self.fields.get("background"), read[0].classes
+        """Return the classes of the objects, after the background if there is one."""
+        name, classes = self.options.background, read[0].classes
         if name in classes:
-            raise ExpertError(f"{self.card.uri}: the objects have a class {name!r} already; name the background anew")
+            raise ExpertError(
+                f"{self.card.uri}: the objects have a class {name!r} already; give the background another name"
+            )
         return Convention((*([name] if name else []), *classes))
 
     def derive(self, read: Sequence[Detection], size: Size) -> Segmentation:
         """See `painted`."""
-        return painted(read[0], "background" in self.fields)
+        return painted(read[0], self.options.background is not None)
 
 
-class MasksToBoxes(Column):
-    """The boxes around instance masks, in place of those that the column has."""
+class MasksToBoxes(Column[ColumnOptions]):
+    """The boxes around instance masks, in place of the boxes of the column."""
 
     def meaning(self, read: Sequence[Convention]) -> Convention:
-        """The same classes."""
+        """Return the same classes."""
         return read[0]
 
     def derive(self, read: Sequence[Detection], size: Size) -> Detection:
@@ -137,23 +161,26 @@ class MasksToBoxes(Column):
         return tightened(read[0])
 
 
-class ClassesToBoxes(Column):
-    """Boxes around the connected parts of a class map: right where objects of one class neither touch nor are cut."""
+class PartOptions(ColumnOptions):
+    """Options of boxes of a class map."""
 
-    required: ClassVar[Mapping[str, str]] = {
-        "things": "the classes whose parts are objects, as chair,table, or all; objects of one class that touch become "
-        "one box, and one that is cut in two by another becomes two"
-    }
+    things: Annotated[tuple[str, ...], PlainValidator(lambda text: tuple(text.split(",")))] = Field(
+        description="the classes whose parts are objects, as chair,table, or all; objects of one class that touch "
+        "become one box, and one that is cut in two by another becomes two"
+    )
+    least: Share = Field(LEAST, description=f"smaller parts, in shares of the picture, are ignored; by default {LEAST}")
+
+
+class ClassesToBoxes(Column[PartOptions]):
+    """Boxes around the connected parts of a class map: correct where objects of one class neither touch nor are cut."""
+
     numbers: tuple[int, ...] = ()
-    """The things' ids in the column."""
-    optional: ClassVar[Mapping[str, str]] = {
-        "least": f"smaller parts, in shares of the picture, are ignored; by default {LEAST}"
-    }
+    """The ids of the things in the column."""
 
     def meaning(self, read: Sequence[Convention]) -> Convention:
-        """The classes that are things."""
+        """Return the classes that are things."""
         classes = read[0].classes
-        wanted = classes if self.fields["things"] == (ALL,) else self.fields["things"]
+        wanted = classes if self.options.things == (ALL,) else self.options.things
         unknown = [name for name in wanted if name not in classes]
         if unknown:
             raise ExpertError(f"{self.card.uri}: the column has no class {unknown[0]!r}; it has {', '.join(classes)}")
@@ -162,27 +189,27 @@ class ClassesToBoxes(Column):
 
     def derive(self, read: Sequence[Segmentation], size: Size) -> Detection:
         """See `components`."""
-        return components(read[0], self.numbers, self.fields.get("least", LEAST))
+        return components(read[0], self.numbers, self.options.least)
 
 
-WAYS: Mapping[tuple[str, str], type[Column]] = {
-    ("depth", "normals"): DepthToNormals,
-    ("detection", "segmentation"): MasksToClasses,
-    ("detection", "detection"): MasksToBoxes,
-    ("segmentation", "detection"): ClassesToBoxes,
+CONVERSIONS: Mapping[tuple[str, str], tuple[type[Column[Any]], type[ColumnOptions]]] = {
+    ("depth", "normals"): (DepthToNormals, NormalsOptions),
+    ("detection", "segmentation"): (MasksToClasses, PaintOptions),
+    ("detection", "detection"): (MasksToBoxes, ColumnOptions),
+    ("segmentation", "detection"): (ClassesToBoxes, PartOptions),
 }
-"""(from, to) -> how."""
+"""(from, to) -> the conversion and its options."""
 
 
 # Labels ----------------------------------------------------------------------------------------------------
 
 
 def painted(label: Detection, background: bool) -> Segmentation:
-    """Masks painted one over the other, the highest score on top; those that are ignored below, as unknown.
+    """Paint masks over each other: the highest score on top, ignored ones at the bottom, as unknown.
 
-    What no mask covers is class 0 if there is a ``background`` (ids of objects then count from 1), else unknown; also
-    where not all classes were asked for, since it may be of one of the others. The confidence is the mean score over
-    the pixels of objects.
+    Pixels of no mask are class 0 if there is a ``background`` (ids of objects then count from 1), otherwise unknown.
+    They are also unknown if not all classes were searched for, since they may be of the others. The confidence is the
+    mean score over the pixels of objects.
     """
     ids = np.zeros(label.size, np.uint16)
     valid = np.full(label.size, background and label.asked is None)
@@ -196,7 +223,7 @@ def painted(label: Detection, background: bool) -> Segmentation:
 
 
 def tightened(label: Detection) -> Detection:
-    """Each box as tight around its mask as whole pixels allow; one with an empty mask is ignored where it was."""
+    """Fit each box to its mask, in whole pixels. A box with an empty mask is kept and ignored."""
     boxes, ignored = label.boxes.copy(), label.ignored.copy()
     for i in range(len(label.ids)):
         mask = _mask(label, i)
@@ -208,7 +235,7 @@ def tightened(label: Detection) -> Detection:
 
 
 def components(label: Segmentation, numbers: Sequence[int], least: float) -> Detection:
-    """Boxes around the connected parts (over sides and corners) of some classes.
+    """Return boxes around the connected parts (over sides and corners) of some classes.
 
     Args:
         label: the class map.
@@ -237,7 +264,7 @@ def components(label: Segmentation, numbers: Sequence[int], least: float) -> Det
 
 
 def _mask(label: Detection, i: int) -> BoolArray:
-    """One object's mask; `SampleError` if there is none."""
+    """Return the mask of one object; `SampleError` if it has none."""
     text = None if label.masks is None else label.masks[i]
     if text is None:
         raise SampleError("no masks: some boxes have none; read a column of an expert that gives instance masks")
@@ -245,7 +272,7 @@ def _mask(label: Detection, i: int) -> BoolArray:
 
 
 def _parts(pixels: BoolArray) -> Iterator[tuple[tuple[int, int, int, int], int]]:
-    """(x0, y0, x1, y1) and area of every connected part."""
+    """Yield (x0, y0, x1, y1) and the area of every connected part."""
     try:
         from scipy import ndimage
     except ImportError as error:
@@ -254,20 +281,3 @@ def _parts(pixels: BoolArray) -> Iterator[tuple[tuple[int, int, int, int], int]]
     areas = np.bincount(numbered.ravel())[1:].tolist()
     for (rows, columns), area in zip(ndimage.find_objects(numbered), areas, strict=True):
         yield (columns.start, rows.start, columns.stop, rows.stop), area
-
-
-def _name(text: str) -> dict[str, Any]:
-    if not text:
-        raise ValueError("it needs a name")
-    return {"background": text}
-
-
-PARSERS: Mapping[str, Parser] = {
-    "to": lambda text: {},
-    "fov": number("fov", 1, 179),
-    "bend": number("bend", 0, 1),
-    "background": _name,
-    "things": lambda text: {"things": tuple(text.split(","))},
-    "least": number("least", 0, 1),
-}
-"""Question -> its answer as fields, as in ``_answers.PARSERS``."""

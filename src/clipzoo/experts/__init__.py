@@ -1,33 +1,16 @@
-"""Model zoos, one file each, named by the scheme of its URIs."""
+"""Model zoos; one file per zoo, named by the scheme of its URIs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from clipzoo import plugins
 from clipzoo.errors import ExpertError, PluginError
-from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family
+from clipzoo.experts.base import Expert, ExpertCard, ExpertInput, Family, SampleExpert
 from clipzoo.plugins import Registry
-
-
-class ExpertPlugin(Protocol):
-    """A module of ``experts/``, ``importers/`` or ``derived/``; its name is the scheme of its URIs.
-
-    A module may also have ``FAMILIES``, a tuple of `Family` that describes the labels of its models, and
-    ``runs_code(name) -> bool``, true if the expert of a URI (without its scheme) runs Python code that the URI names.
-    """
-
-    create: Callable[[str], Expert]
-    """Function from the URI without its scheme to the expert, not loaded."""
-
-
-REGISTRIES: tuple[Registry[ExpertPlugin], ...] = tuple(
-    Registry(folder, ("create",)) for folder in ("experts", "importers", "derived")
-)
-"""Registries of schemes: model zoos, formats of existing labels, labels made of other columns."""
 
 __all__ = [
     "REGISTRIES",
@@ -36,53 +19,83 @@ __all__ = [
     "ExpertInput",
     "ExpertPlugin",
     "Family",
+    "SampleExpert",
     "create",
     "module_of",
     "runs_code",
     "schemes",
+    "with_canonical_uri",
 ]
+
+E = TypeVar("E", bound=Expert)
+
+
+class ExpertPlugin(Protocol):
+    """A module of ``experts/``, ``importers/`` or ``derived/``; its name is the scheme of its URIs.
+
+    A module may also have ``FAMILIES``, a tuple of `Family` that describes the labels of its models, and ``runs_code``,
+    a function of the part of a URI after the scheme that returns true if the expert runs Python code named there.
+    """
+
+    create: Callable[[str], Expert]
+    """Create the expert of the part of a URI after the scheme; weights are not loaded."""
+
+
+REGISTRIES: tuple[Registry[ExpertPlugin], ...] = tuple(
+    Registry(folder, ("create",)) for folder in ("experts", "importers", "derived")
+)
+"""The plugins of all schemes: model zoos, existing labels, labels computed from other columns."""
 
 
 def create(uri: str) -> Expert:
-    """Return the expert of a URI, not loaded; its card has the URI in canonical form.
+    """Return the expert of a URI, not loaded. The URI in its card is in canonical form.
 
     Raises:
-        ExpertError: the text is not a URI, or the expert does not exist.
-        PluginError: no module is registered for the scheme.
+        ExpertError: not a URI, or the expert does not exist.
+        PluginError: no plugin has the scheme.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest:
-        hint = f"; did you mean onnx:{uri}?" if uri.partition("?")[0].endswith(".onnx") else ""
-        raise ExpertError(f"{uri!r} names no expert: write <zoo>:<model>. Zoos are {', '.join(schemes())}{hint}")
-    expert = module_of(scheme).create(rest)
+        advice = f"; did you mean onnx:{uri}?" if uri.partition("?")[0].endswith(".onnx") else ""
+        raise ExpertError(
+            f"{uri!r} is not the URI of an expert. Write <scheme>:<model> with one of the schemes "
+            f"{', '.join(schemes())}{advice}"
+        )
+    return with_canonical_uri(module_of(scheme).create(rest))
+
+
+def with_canonical_uri(expert: E) -> E:
+    """Write the URI in an expert's card in canonical form, and return the expert.
+
+    The path has no leading ``./`` and no trailing slash, and the options are sorted by name.
+    """
     expert.card = replace(expert.card, uri=_canonical(expert.card.uri))
     return expert
 
 
 def runs_code(uri: str) -> bool:
-    """Return true if the expert of a URI runs Python code that the URI names, according to its zoo's ``runs_code``.
+    """Return true if the expert of this URI runs Python code that the URI names.
 
-    A zoo without this function runs no third-party code.
+    The function ``runs_code`` of the scheme's module decides; a module without it runs only its own code.
     """
     scheme, _, rest = uri.partition(":")
     if scheme not in schemes():
         return False
-    function = getattr(module_of(scheme), "runs_code", None)
-    return function is not None and bool(function(rest))
+    decide = getattr(module_of(scheme), "runs_code", None)
+    return decide is not None and bool(decide(rest))
 
 
 def _canonical(uri: str) -> str:
-    """Return a URI without ``./`` before its path or a slash after it, with its options sorted by name."""
     zoo, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
-    scheme, separator, path = path.rpartition("://")
+    scheme, mark, inner = path.rpartition("://")
     options = sorted(query.split("&"), key=lambda option: option.partition("=")[0])
     suffix = "?" + "&".join(options) if query else ""
-    return f"{zoo}:{scheme}{separator}{PurePosixPath(path)}{suffix}"
+    return f"{zoo}:{scheme}{mark}{PurePosixPath(inner)}{suffix}"
 
 
 def schemes() -> tuple[str, ...]:
-    """Return all schemes of URIs, sorted."""
+    """Return all schemes of expert URIs, sorted."""
     return tuple(sorted(name for registry in REGISTRIES for name in registry.names()))
 
 

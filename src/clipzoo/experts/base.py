@@ -1,4 +1,4 @@
-"""The contract of an expert: it is named by a URI, tells what it is, loads late, predicts in batches."""
+"""The contract of experts: a card that is known without weights, loading, and predictions in batches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clipzoo import files
+from clipzoo.errors import ExpertError
 from clipzoo.files import Place
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray
@@ -20,9 +21,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ExpertCard:
-    """Who an expert is and what its labels mean; copied into the manifest of its column.
+    """The identity of an expert and the meaning of its labels; copied into the manifest of its column.
 
-    ``name`` is that of its folder in a store, where it is not made of the URI.
+    ``name`` is the name of its folder in a store; by default it is made from the URI.
     """
 
     uri: str
@@ -36,7 +37,7 @@ class ExpertCard:
 
     @property
     def slug(self) -> str:
-        """The expert's folder name in a store; of a long URI the beginning and a digest."""
+        """The name of the expert's folder in a store; for a long URI its beginning and a digest."""
         if self.name:
             return self.name
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.uri).strip("-.")
@@ -59,14 +60,14 @@ class ExpertCard:
 
 @dataclass(frozen=True, slots=True)
 class ExpertInput:
-    """One sample as an expert sees it.
+    """One sample as the input of an expert.
 
     Attributes:
-        key: the sample's.
-        image: uint8 H×W×3 RGB, as `clipzoo.types.decode_image` gives it.
-        caption: the sample's; empty if it has none.
-        labels: column name -> the sample's label there, of the columns that the expert ``reads``; no entry where the
-            sample has none.
+        key: of the sample.
+        image: uint8 H×W×3 RGB, as `clipzoo.types.decode_image` returns it.
+        caption: of the sample; empty if it has none.
+        labels: column name -> label of the sample, for the columns that the expert ``reads``; without an entry where
+            the sample has no label.
     """
 
     key: str
@@ -77,14 +78,14 @@ class ExpertInput:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What the models of one family give, and the public statement that says so.
+    """The meaning of the labels of a family of models, with the public source of this statement.
 
     Attributes:
         name: of the family, as its authors write it.
         task: of its labels.
-        gives: kind and axis of depth, frame of normals, label space and void: in the words of `docs/labels.md`.
-        source: where that is said: a paper with its section, or a file of a public repository.
-        seen: its published weights were run through clipzoo; without it only its architecture was.
+        gives: kind and axis of depth, frame of normals, label space and void, in the words of `docs/labels.md`.
+        source: a paper with its section, or a file of a public repository.
+        seen: published weights were run through clipzoo; otherwise only the architecture was.
     """
 
     name: str
@@ -97,8 +98,8 @@ class Family:
 class Expert(ABC):
     """A model that predicts labels of one task.
 
-    ``card`` is known before weights are loaded; ``batch_size`` is the largest batch it likes. One that needs more of
-    a sample than its image (its key, caption, or labels of the columns that it ``reads``) sets ``needs_sample`` and
+    ``card`` is known before weights are loaded; ``batch_size`` is its usual batch size. An expert that needs more of a
+    sample than its image (its key, caption, or labels of the columns that it ``reads``) sets ``needs_sample`` and
     overrides `predict_inputs`.
     """
 
@@ -106,39 +107,63 @@ class Expert(ABC):
     batch_size: int = 16
     needs_sample: bool = False
     reads: tuple[str, ...] = ()
-    """Columns of the same store, ``<task>/<slug>``, whose labels it is handed."""
+    """Columns of the same store, ``<task>/<slug>``, whose labels are its input."""
+    imports: bool = False
+    """Existing labels are read, not predicted."""
 
     def bind(self, cards: Mapping[str, ExpertCard]) -> None:  # noqa: B027  # most read nothing
-        """Learn what the columns that it ``reads`` mean: name -> card; called before its own card is used.
+        """Receive the cards of the columns that it ``reads``, by name; called before its own card is used.
 
         Raises:
-            ExpertError: they are not what it can read.
+            ExpertError: the expert cannot read these labels.
         """
 
     @abstractmethod
     def load(self, device: str = "cpu") -> None:
-        """Load weights; heavy imports stand here."""
+        """Load the weights. Heavy imports are made here."""
 
     @abstractmethod
     def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """One label of ``card.task`` an image; all images (uint8 H×W×3 RGB) have one size."""
+        """Return one label of ``card.task`` per image; all images (uint8 H×W×3 RGB) have one size."""
 
     @property
     def module(self) -> Any:
-        """The torch module that `predict` calls, made anew by each `load`.
+        """The torch module that `predict` calls; each `load` creates a new one.
 
-        An expert that overrides this lets labeling choose layout and, of weights in float32, precision: in autocast
-        others would be of neither precision.
+        An expert that overrides this lets labeling choose the memory layout and, for weights in float32, the precision.
+        Weights of other types would have neither precision in autocast.
         """
         return None
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
-        """As `predict`, of whole samples; what labeling calls."""
+        """Return one label per sample; called by labeling."""
         return self.predict([sample.image for sample in inputs])
+
+    def state(self, key: str) -> str:
+        """Return a text that changes when the stored label of a sample changes; "" for labels that are predicted.
+
+        Raises:
+            SampleError: the key is not a valid name of a label.
+        """
+        return ""
+
+
+class SampleExpert(Expert):
+    """An expert that needs the whole sample: an image alone does not determine its label."""
+
+    needs_sample = True
+    batch_size = 1
+
+    def load(self, device: str = "cpu") -> None:
+        """Load nothing."""
+
+    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+        """Raise `ExpertError`: use `predict_inputs`."""
+        raise ExpertError(f"{self.card.uri} needs whole samples. Call predict_inputs(inputs)")
 
 
 def sha256(path: Place) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits; an OSError where it cannot be read."""
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits; `OSError` if it cannot be read."""
     digest = hashlib.sha256()
     with files.open_file(path) as file:
         while part := file.read(1 << 20):
@@ -147,5 +172,5 @@ def sha256(path: Place) -> str:
 
 
 def fetching(what: str, folder: object) -> None:
-    """Say that something comes over a network into a cache, before it does."""
-    log.warning("fetching %s into %s: an expert is known by the bytes of its weights or code", what, folder)
+    """Log that a download into a cache begins."""
+    log.warning("fetching %s into %s", what, folder)

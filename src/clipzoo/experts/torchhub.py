@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._answers import split
 from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
 from clipzoo.experts.onnx import check_output, label, prepare
-from clipzoo.experts.onnx.card import BaseCard, Input, Output, read_yaml, validate
+from clipzoo.experts.onnx.card import BaseCard, Input, Output, read_yaml
+from clipzoo.experts.options import split, validated
 from clipzoo.types import ImageArray
 
 HUBCONF = "hubconf.py"
@@ -206,7 +206,7 @@ def _card(place: str, given: Mapping[str, str]) -> tuple[HubCard, Path]:
     """Return the card, and the folder to which the path of its repository is relative."""
     repo, hash_, entry = place.partition("#")
     if hash_:
-        return validate(HubCard, {"repo": repo, "entry": entry, **_nested(given)}, f"torchhub:{place}"), Path()
+        return validated(HubCard, {"repo": repo, "entry": entry, **_nested(given)}, f"torchhub:{place}"), Path()
     path = Path(place).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         raise ExpertError(
@@ -215,7 +215,7 @@ def _card(place: str, given: Mapping[str, str]) -> tuple[HubCard, Path]:
         )
     if given:
         raise ExpertError(f"torchhub:{place}: options are part of the card: write {', '.join(given)} into {path}")
-    return validate(HubCard, read_yaml(path), str(path)), path.parent
+    return validated(HubCard, read_yaml(path), str(path)), path.parent
 
 
 def _nested(given: Mapping[str, str]) -> dict[str, Any]:

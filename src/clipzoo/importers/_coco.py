@@ -1,4 +1,4 @@
-"""COCO's JSON: images, categories, annotations, and which sample is which image."""
+"""COCO's JSON: images, categories and annotations, and the image of each sample."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from clipzoo import files
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._boxes import MATCH
-from clipzoo.experts._pattern import Pattern
 from clipzoo.experts.base import sha256
 from clipzoo.files import Place
+from clipzoo.importers._boxes import MATCH
+from clipzoo.importers._pattern import Pattern
 from clipzoo.importers.base import Notes
 from clipzoo.types import MAX_PIXELS, Size
 
 MAX_BYTES = 4 * 2**30
-"""A larger file is not read: it is held in memory."""
+"""Most bytes of a file, which is held in memory."""
 
-MATCHES = ("key", "stem", "id")
 MATCHED = f"{MATCH}, or id (the image's id in the file, with or without leading zeros)"
 RENAME = "other names of categories by their ids, as 2:chair-2,7:lamp; where two categories have one name"
 ALL = "all"
-"""The answer to ``classes`` that means every category of the file, in the order of their ids."""
+"""The value of ``classes`` that stands for every category of the file, in the order of their ids."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,13 @@ class Picture:
     id: int | str
     size: Size
     absent: tuple[int | str, ...] | None = None
-    """Ids of categories that it was searched for in vain, where the file tells (LVIS); of others nobody knows."""
+    """Ids of categories that were searched for and not found, if the file states it (LVIS). All others are unknown."""
     partly: tuple[int | str, ...] = ()
-    """Ids of categories of which not all objects are in the file."""
+    """Ids of categories whose objects are not all in the file."""
 
 
 class Ids:
-    """Ids of a file, also found where they are written as another type: 7, 7.0, "7" and "007" if one is an id."""
+    """Ids of a file, also found if they are written as another type: 7, 7.0, "7" and "007"."""
 
     def __init__(self, known: Iterable[int | str]) -> None:
         self.known = set(known)
@@ -51,7 +50,7 @@ class Ids:
         self._alike = {text: ids[0] for text, ids in alike.items() if len(ids) == 1}
 
     def find(self, value: Any, notes: Notes, what: str) -> int | str | None:
-        """The id that is meant; None if there is none. It is noted if it is written in another way."""
+        """Return the id of the file that equals a value; None without one. An id of another type is noted."""
         if isinstance(value, int | str) and not isinstance(value, bool) and value in self.known:
             return value
         if not _is_id(value) or plain(value) not in self._alike:
@@ -62,7 +61,7 @@ class Ids:
 
 
 def plain(value: int | float | str) -> str:
-    """An id as text, without decimals and leading zeros of whole numbers."""
+    """Return an id as text, without decimals and leading zeros of whole numbers."""
     text = str(value).strip().removesuffix(".0")
     return str(int(text)) if text.isascii() and text.isdecimal() else text
 
@@ -74,7 +73,7 @@ def _is_id(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Annotated:
-    """A file, taken apart."""
+    """The contents of a file."""
 
     path: Place
     sha256: str
@@ -82,18 +81,18 @@ class Annotated:
     categories: Mapping[int | str, str]
     """Id -> name, in the order of ids."""
     pictures: Mapping[str, Picture]
-    """By what `name` makes of a sample's key."""
+    """By the names that `name` returns for keys."""
     annotations: Mapping[int | str, list[dict[str, Any]]]
     """Image id -> its annotations."""
     ids: Ids
     """Of categories."""
     stems: frozenset[str]
-    """Of file names, where these are matched as a whole."""
+    """Of file names, if these are matched as a whole."""
     pattern: Pattern | None = None
     notes: Notes = field(default_factory=Notes)
 
     def name(self, key: str) -> str:
-        """What the picture of a sample is called."""
+        """Return the name of the picture of a sample."""
         key = key if self.pattern is None else self.pattern(key) or ""
         stem = key.rpartition("/")[2]
         if self.match == "id":
@@ -101,7 +100,7 @@ class Annotated:
         return key if self.match == "key" else stem
 
     def picture(self, key: str) -> Picture:
-        """The picture of a sample; `SampleError` if there is none, or the file does not tell its size."""
+        """Return the picture of a sample; `SampleError` if there is none, or its size is not in the file."""
         found = self.pictures.get(self.name(key))
         if found is None:
             hint = self.hint([key])
@@ -119,12 +118,12 @@ class Annotated:
         return found
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         found = [key for key in keys if self.name(key).rpartition("/")[2] in self.stems]
         return f"match=stem finds {found[0]!r}: the file's names have other folders, or are addresses" if found else ""
 
     def category(self, annotation: Mapping[str, Any]) -> str:
-        """The name of an annotation's category; `SampleError` if it is none of the file's."""
+        """Return the name of an annotation's category; `SampleError` if the file does not have it."""
         number = annotation.get("category_id")
         found = self.ids.find(number, self.notes, "category_id")
         if found is None:
@@ -132,19 +131,17 @@ class Annotated:
         return self.categories[found]
 
 
-def read(path: Place, answers: Mapping[str, Any]) -> Annotated:
-    """Read a file.
-
-    ``answers`` may have ``match``, ``rename`` and ``pattern``: see `MATCHED`, `RENAME` and `Pattern`.
+def read(path: Place, match: str, rename: Mapping[str, str], pattern: Pattern | None) -> Annotated:
+    """Read a file; for the options see `MATCHED`, `RENAME` and `Pattern`.
 
     Raises:
-        ExpertError: it cannot be read, is not of this form, or its ids or names do not tell its images apart.
+        ExpertError: the file cannot be read, is not of this form, or its ids or names are not unique.
     """
-    values, match, notes = _parsed(path), answers.get("match", "key"), Notes()
+    values, notes = _parsed(path), Notes()
     images, categories = (_records(values, name, path) for name in ("images", "categories"))
     _once((image["id"] for image in images), "two images have the id", path)
     _once((category["id"] for category in categories), "two categories have the id", path)
-    named = _named(categories, answers.get("rename", {}), path)
+    named = _named(categories, rename, path)
     names = [_name(image, match, path) for image in images]
     more = "" if match == "id" else "; by match=key or match=id they may differ"
     _once(names, f"two images have the {match}", path, more)
@@ -157,21 +154,21 @@ def read(path: Place, answers: Mapping[str, Any]) -> Annotated:
         _by_image(_records(values, "annotations", path, "image_id"), Ids(image["id"] for image in images), path, notes),
         Ids(named),
         frozenset(_stem(image["file_name"]) for image in images) if match == "key" else frozenset(),
-        answers.get("pattern"),
+        pattern,
         notes,
     )
 
 
-def parse_rename(text: str) -> dict[str, Any]:
-    """The field ``rename``: id as `plain` text -> name."""
+def parse_rename(text: str) -> dict[str, str]:
+    """Return id as `plain` text -> name; `ValueError` if the text is not of the form of `RENAME`."""
     parts = [one.partition(":") for one in text.split(",")]
     if not all(number.strip() and name.strip() for number, _, name in parts):
         raise ValueError("an id and a name are needed, with a colon between")
-    return {"rename": {plain(number): name.strip() for number, _, name in parts}}
+    return {plain(number): name.strip() for number, _, name in parts}
 
 
 def _named(categories: Sequence[Mapping[str, Any]], rename: Mapping[str, str], path: Place) -> dict[int | str, str]:
-    """Id -> name of every category, by their ids; names differ."""
+    """Return id -> name of every category, in the order of ids; `ExpertError` if names are not unique."""
     ordered = sorted(categories, key=lambda c: (str(type(c["id"])), c["id"]))
     named = {c["id"]: rename.get(plain(c["id"]), str(c.get("name"))) for c in ordered}
     unknown = rename.keys() - {plain(number) for number in named}
@@ -195,7 +192,7 @@ def _some(values: Iterable[Any]) -> str:
 def _by_image(
     annotations: Iterable[dict[str, Any]], ids: Ids, path: Place, notes: Notes
 ) -> dict[int | str, list[dict[str, Any]]]:
-    """Image id -> its annotations."""
+    """Return image id -> its annotations."""
     found: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
     strange = []
     for annotation in annotations:
@@ -207,7 +204,7 @@ def _by_image(
     if strange:
         raise ExpertError(
             f"{path}: {len(strange)} annotations have an image_id, as {strange[0]!r}, that is of no image in it, or of "
-            "two: remove these annotations, or mend their ids"
+            "two: remove these annotations, or fix their ids"
         )
     return dict(found)
 
@@ -240,7 +237,7 @@ def _records(values: Mapping[str, Any], name: str, path: Place, key: str = "id")
 def _once(values: Iterable[Any], what: str, path: Place, more: str = "") -> None:
     value, count = next(iter(Counter(values).most_common(1)), (None, 0))
     if count > 1:
-        raise ExpertError(f"{path}: {what} {value!r}, so it does not tell them apart; mend the file{more}")
+        raise ExpertError(f"{path}: {what} {value!r}, so it does not tell them apart; fix the file{more}")
 
 
 def _name(image: Mapping[str, Any], match: str, path: Place) -> str:
@@ -256,7 +253,7 @@ def _name(image: Mapping[str, Any], match: str, path: Place) -> str:
 
 
 def _stem(name: str) -> str:
-    """What a path or an address names, without folders and ending; Label Studio has the path behind ``?d=``."""
+    """Return the file name of a path or address, without extension. Label Studio writes the path after ``?d=``."""
     if "://" in name or "/?d=" in name:
         address = urlsplit(name)
         name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
@@ -273,6 +270,6 @@ def _picture(image: Mapping[str, Any]) -> Picture:
 
 
 def _size(image: Mapping[str, Any]) -> Size:
-    """(H, W); zeros if they are not told."""
+    """Return (H, W); zeros if they are not in the file."""
     H, W = image.get("height"), image.get("width")
     return (H, W) if isinstance(H, int) and isinstance(W, int) and min(H, W) > 0 else (0, 0)

@@ -7,24 +7,26 @@ column to the next in the middle of a column of pixels, the mask changes from th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipzoo.errors import SampleError
 from clipzoo.tasks import rle
 from clipzoo.types import BoolArray, Size
 
+Points = NDArray[np.int64]
+
 FINER = 5
 MOST_STEPS = 20_000_000
-"""So many points of the finer grid may an outline have; real ones have thousands."""
+"""Most points of the finer grid in an outline; real outlines have thousands."""
 
 
-def filled(polygons: Sequence[Any], size: Size) -> BoolArray:
-    """Bool [H,W], true in any of the polygons, each a flat list x0, y0, x1, y1, …
+def filled(polygons: Sequence[object], size: Size) -> BoolArray:
+    """Return bool [H,W], true in any of the polygons, each a flat list x0, y0, x1, y1, …
 
     Raises:
-        SampleError: a polygon is none.
+        SampleError: a polygon is not valid.
     """
     mask = np.zeros(size, np.bool_)
     for polygon in polygons:
@@ -32,7 +34,7 @@ def filled(polygons: Sequence[Any], size: Size) -> BoolArray:
     return mask
 
 
-def _one(polygon: Any, size: Size) -> BoolArray:
+def _one(polygon: object, size: Size) -> BoolArray:
     H, W = size
     x, y = _outline(_corners(polygon))
     crossed = np.flatnonzero(x[1:] != x[:-1])
@@ -43,8 +45,8 @@ def _one(polygon: Any, size: Size) -> BoolArray:
     return rle.unrolled(np.diff(places[times % 2 > 0], prepend=0, append=H * W), size)
 
 
-def _corners(polygon: Any) -> Any:
-    """int64 [N+1,2] on the finer grid, the first corner again at the end."""
+def _corners(polygon: object) -> Points:
+    """Return int64 [N+1,2] on the finer grid, with the first corner also at the end."""
     try:
         corners = np.array(polygon, np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
@@ -54,14 +56,14 @@ def _corners(polygon: Any) -> Any:
     return np.trunc(FINER * np.concatenate([corners, corners[:1]]) + 0.5).astype(np.int64)
 
 
-def _outline(corners: Any) -> tuple[Any, Any]:
-    """x and y of every point of the finer grid on the way around; a corner stands at both of its lines."""
+def _outline(corners: Points) -> tuple[Points, Points]:
+    """Return x and y of every point of the outline on the finer grid; a corner occurs in both of its lines."""
     start, end = corners[:-1], corners[1:]
     across = np.abs(end - start)
     steps = across.max(1)
     if steps.sum() > MOST_STEPS:
         raise SampleError(f"a polygon whose outline is {steps.sum() / FINER:,.0f} pixels long; it is no object's")
-    flat = across[:, 0] >= across[:, 1]  # goes rather across than down
+    flat = across[:, 0] >= across[:, 1]  # closer to horizontal than to vertical
     main, other = np.where(flat, 0, 1), np.where(flat, 1, 0)
     every = np.arange(len(steps))
     back = start[every, main] > end[every, main]  # lines are drawn the same way in both directions

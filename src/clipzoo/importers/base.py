@@ -1,4 +1,4 @@
-"""What experts share that predict nothing: they look labels up by a sample's key, or make them of other labels."""
+"""The contract of importers: existing labels are found by a sample's key, read, and checked against its image."""
 
 from __future__ import annotations
 
@@ -8,139 +8,151 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field
 
 from clipzoo import files
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
+from clipzoo.experts import options
+from clipzoo.experts.base import ExpertCard, ExpertInput, SampleExpert
 from clipzoo.tasks.base import Convention
-from clipzoo.types import ImageArray, Size
+from clipzoo.types import Size
 
 log = logging.getLogger(__name__)
 
+FIX = (
+    "Label files do not state the meaning of their values. Add it to the URI, as {scheme}:PATH?{name}=…&…, or to "
+    "`clipzoo labels import`, as --set {name}=… for each option"
+)
+"""The advice where options are missing."""
+
+
+def _column_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError("use at most 100 letters, digits, '.', '_' and '-', and begin with a letter or digit")
+    return text
+
+
+class ImportOptions(options.Options):
+    """Options of labels in any format."""
+
+    license: str = options.license_option("the license of the labels")
+    name: Annotated[str, AfterValidator(_column_name)] = Field(
+        "",
+        validation_alias="as",
+        description="the name of the column, truth or any other; by default the format and the name of the source",
+    )
+
+
+K = TypeVar("K", bound=options.Options)
+
+
+def parse(kind: type[K], given: Mapping[str, str], scheme: str, subject: str) -> K:
+    """Return the options of existing labels as a model; see `options.parse`."""
+    return options.parse(kind, given, scheme, subject, FIX)
+
 
 class Notes(Counter[str]):
-    """What was repaired in labels, or looks wrong -> how often; the first of each kind is logged, too."""
+    """Repairs and suspicious values of labels -> number of cases. The first case of each kind is logged."""
 
     def take(self, what: str, where: object, times: int = 1) -> None:
-        """Count ``what`` was noticed ``times`` times, at first ``where``."""
+        """Count ``times`` cases of ``what``, the first of them at ``where``."""
         if what not in self:
             log.warning("%s (first: %s)", what, where)
         self[what] += times
 
 
-class SampleExpert(Expert):
-    """An expert to which a picture alone says nothing."""
+class Importer(SampleExpert):
+    """Existing labels, found by a sample's key.
 
-    needs_sample = True
-    batch_size = 1
-
-    def load(self, device: str = "cpu") -> None:
-        """Nothing is loaded."""
-
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
-        """Always raises: a picture alone names no label."""
-        raise ExpertError(f"{self.card.uri} finds labels by whole samples; call predict_inputs(inputs)")
-
-
-class KeyedExpert(SampleExpert):
-    """Labels that exist already.
-
-    ``notes`` tell what was repaired in those that were looked up so far.
+    ``notes`` counts the repairs and suspicious values of the labels that were read so far.
     """
+
+    imports = True
 
     def __init__(self) -> None:
         self.notes = Notes()
 
     def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
-        """The label of each sample.
+        """Return the label of each sample.
 
         Raises:
-            SampleError: there is none, it cannot be read, or does not fit its image or what was answered.
+            SampleError: there is no label, it cannot be read, or it does not match its image or the options.
         """
         return [self.look_up(sample.key, (sample.image.shape[0], sample.image.shape[1])) for sample in inputs]
 
     @abstractmethod
     def place(self, key: str) -> str | None:
-        """Where the label of the sample with this key is: a name of its own; None if there is none."""
+        """Return a unique name of the place of a sample's label; None if there is no label."""
 
     @abstractmethod
     def look_up(self, key: str, size: Size) -> Any:
-        """The label of one sample whose image has ``size`` (H, W).
+        """Return the label of one sample whose image has ``size`` (H, W).
 
         Raises:
             SampleError: see `predict_inputs`.
         """
 
     def hint(self, keys: Sequence[str]) -> str:
-        """An answer by which samples that have no label, some of whose keys are given, would find one; or ""."""
-        return ""
-
-    def state(self, key: str) -> str:
-        """What tells, without reading it, that the label of a sample is another one than before.
-
-        "" where there is none, or where the card knows all that labels are read from (`ExpertCard.weights_sha256`).
-
-        Raises:
-            SampleError: the key is no name that a label could have.
-        """
+        """Return an option that would find labels for samples without one, some of whose keys are given; or ""."""
         return ""
 
 
 def card(
-    uri: str, task: str, given: Mapping[str, Any], answers: Mapping[str, Any], convention: Convention, sha256: str = ""
+    uri: str, task: str, given: Mapping[str, Any], chosen: ImportOptions, convention: Convention, sha256: str = ""
 ) -> ExpertCard:
-    """The card of labels that exist.
+    """Return the card of existing labels.
 
     Args:
-        uri: of their expert.
-        task: theirs.
-        given: question -> answer, for the manifest.
-        answers: the same as fields; of these ``license`` and ``name`` are read.
-        convention: what they mean.
-        sha256: of the one file that tells all of them, if there is one.
+        uri: of the importer.
+        task: of the labels.
+        given: option -> text, for the manifest.
+        chosen: the same options as a model.
+        convention: of the labels.
+        sha256: of the single file that contains all labels, if there is one.
     """
-    told = {question: answer for question, answer in given.items() if question != "as"}
-    license, name = answers.get("license", "unknown"), answers.get("name", "") or _short(uri, given.get("label", ""))
-    return ExpertCard(uri, task, convention, license, weights_sha256=sha256, preprocessing=told, name=name)
+    recorded = {option: text for option, text in given.items() if option != "as"}
+    name = chosen.name or _default_name(uri, given.get("label", ""))
+    return ExpertCard(uri, task, convention, chosen.license, weights_sha256=sha256, preprocessing=recorded, name=name)
 
 
-def _short(uri: str, label: str) -> str:
-    """The name of a column: the format, and what is read, in letters that a folder may have."""
-    zoo, _, rest = uri.partition(":")
+def _default_name(uri: str, label: str) -> str:
+    """Return the name of a column: the format and the source, in characters that a folder name may have."""
+    scheme, _, rest = uri.partition(":")
     source = re.sub(r"\.(json|parquet|csv|tsv|tar|txt)$", "", PurePosixPath(rest.partition("?")[0]).name)
-    words = "-".join(part for part in (zoo, source, label) if part)
+    words = "-".join(part for part in (scheme, source, label) if part)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", words)[:60].strip("-.")
 
 
 def folder(text: str, uri: str) -> Path:
-    """The folder of label files that a URI names.
+    """Return the folder of label files that a URI names.
 
     Raises:
-        ExpertError: there is none, or it is an address.
+        ExpertError: there is no such folder, or it is at a remote address.
     """
     path = files.place(text)
     if not isinstance(path, Path):
         raise ExpertError(
-            f"{uri}: single label files are read from a disk only, and {text} is an address: copy the folder to a "
-            "disk; labels in tars (tars:) or in a table (rows:) are read from anywhere (docs/labels.md)"
+            f"{uri}: {text} is a remote address, but single label files are read only from a disk. Copy the folder to "
+            "a disk; labels in tars (tars:) or in a table (rows:) can be read from an address (docs/labels.md)"
         )
     if not path.is_dir():
-        raise ExpertError(f"{text!r} is no folder, so there are no labels in it; check the path in {uri}")
+        raise ExpertError(f"{text!r} is not a folder, so there are no labels in it; check the path in {uri}")
     return path
 
 
 def inside(key: str) -> None:
-    """Raise `SampleError` if a key, taken as a path below a folder, leads out of it."""
+    """Raise `SampleError` if a key, as a path below a folder, leads out of the folder."""
     if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
         raise SampleError(f"the key leads out of the folder: {key!r}")
 
 
 def same_aspect(label: Size, image: Size, where: str) -> None:
-    """Raise `SampleError` unless a label of one (H, W) can show the whole of an image of another."""
+    """Raise `SampleError` unless a label of one (H, W) can show the whole image of another (H, W)."""
     (h, w), (H, W) = label, image
     if abs(h * W - w * H) > max(H, W):  # more than a pixel off
         raise SampleError(
-            f"another aspect than that of the image: {w}×{h} for {W}×{H}, in {where}; labels show the whole image as "
-            "it is displayed, turned by its EXIF orientation"
+            f"another aspect than that of the image: {w}×{h} for {W}×{H}, in {where}; labels show the "
+            "whole image as it is displayed, rotated by its EXIF orientation"
         )

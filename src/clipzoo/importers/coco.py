@@ -1,74 +1,79 @@
-"""Boxes of a COCO JSON: ``coco:instances.json?classes=all&masks=no``, labels that exist, by sample key.
+"""Existing boxes in a COCO JSON, found by sample key: ``coco:instances.json?classes=all&masks=no``.
 
-Boxes (x, y, width, height) and masks (polygons, run lengths) are read in the frame that the file tells, which may be
-larger or smaller than the sample's picture. A missing box is that of the mask. ``iscrowd`` makes a box ignored. An
-image without annotations has no objects; a sample without an image in the file is a failed row. Where images have
-``neg_category_ids`` (LVIS), the label says which classes were looked for. Panoptic files are ``panoptic:``'s.
+Boxes (x, y, width, height) and masks (polygons, run lengths) are in the frame whose size is in the file; it may be
+larger or smaller than the sample's picture. A missing box is taken from the mask. Objects with ``iscrowd`` are ignored.
+An image without annotations has no objects; a sample without an image in the file is a failed row. If images have
+``neg_category_ids`` (LVIS), the label states the classes that were searched for. Panoptic files: ``panoptic:``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, PlainValidator
 
 from clipzoo import files
 from clipzoo.errors import SampleError
-from clipzoo.experts import _boxes
-from clipzoo.experts._answers import PATTERN, answer, chosen, parse_pattern, split
+from clipzoo.experts import boxes
 from clipzoo.experts.base import ExpertCard
-from clipzoo.importers import _coco, _polygons
-from clipzoo.importers import base as _keyed
-from clipzoo.importers.base import KeyedExpert, same_aspect
+from clipzoo.experts.options import ClassNames, split
+from clipzoo.importers import _boxes, _coco, _polygons, base
+from clipzoo.importers._meaning import PATTERN, PatternOption
+from clipzoo.importers.base import Importer, same_aspect
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import Size
 
-REQUIRED = {
-    "classes": "all (the file's categories in the order of their ids), names in the order that is wanted, as "
-    "person,dog, or @names.txt with a name a line",
-    "masks": "yes (store the objects' masks, too) or no",
-}
-OPTIONAL = {
-    "match": _coco.MATCHED,
-    "rename": _coco.RENAME,
-    "pattern": PATTERN,
-    "scores": "yes (each annotation's score, from 0 to 1) or no (all are 1, the default)",
-    **_boxes.OPTIONAL,
-}
-PARSERS = {
-    **_boxes.PARSERS,
-    "masks": chosen("masks", ("yes", "no")),
-    "match": chosen("match", _coco.MATCHES),
-    "rename": _coco.parse_rename,
-    "pattern": parse_pattern,
-    "scores": chosen("scores", ("yes", "no")),
-}
+
+class CategoryOptions(_boxes.BoxOptions):
+    """Options of a JSON with categories."""
+
+    classes: ClassNames = Field(
+        description="all (the file's categories in the order of their ids), names in the order that is wanted, as "
+        "person,dog, or @names.txt with one name per line"
+    )
+    match: Literal["key", "stem", "id"] = Field("key", description=_coco.MATCHED)
+    rename: Annotated[Mapping[str, str], PlainValidator(_coco.parse_rename)] = Field({}, description=_coco.RENAME)
+    pattern: PatternOption = Field(None, description=PATTERN)
+
+    def space(self, file: _coco.Annotated, given: str) -> _boxes.Space:
+        """Return the label space, checked against the file's categories; ``given`` is ``classes`` as text."""
+        names = tuple(file.categories.values())
+        space = _boxes.Space(names if given == _coco.ALL else self.classes, self.others)
+        space.check(names, str(file.path))
+        return space
+
+
+class CocoOptions(CategoryOptions):
+    """Options of COCO's instances."""
+
+    masks: Literal["yes", "no"] = Field(description="yes (store the objects' masks, too) or no")
+    scores: Literal["yes", "no"] = Field(
+        "no", description="yes (each annotation's score, from 0 to 1) or no (all are 1, the default)"
+    )
 
 
 def create(name: str) -> Coco:
-    """The expert of ``instances.json?classes=…&masks=…``.
+    """Return the importer of ``instances.json?classes=…&masks=…``.
 
     Raises:
-        ExpertError: the URI leaves a question open, or the file is not sound as a whole.
+        ExpertError: options are missing or invalid, or the file as a whole is not valid.
     """
     path, _, query = name.partition("?")
     given = split(query)
-    answers = answer(given, REQUIRED, OPTIONAL, PARSERS, "coco", "detection")
-    file = _coco.read(files.place(path), answers)
-    names = tuple(file.categories.values())
-    classes = names if given["classes"] == _coco.ALL else answers["classes"]
-    space = _boxes.Space(classes, answers.get("others", ""))
-    space.check(names, path)
-    card = _keyed.card(f"coco:{name}", "detection", given, answers, Convention(classes), file.sha256)
-    return Coco(card, file, space, answers["masks"] == "yes", answers.get("scores") == "yes")
+    options = base.parse(CocoOptions, given, "coco", "labels of detection")
+    file = _coco.read(files.place(path), options.match, options.rename, options.pattern)
+    space = options.space(file, given["classes"])
+    card = base.card(f"coco:{name}", "detection", given, options, Convention(space.classes), file.sha256)
+    return Coco(card, file, space, options.masks == "yes", options.scores == "yes")
 
 
-class Coco(KeyedExpert):
-    """Looks boxes up in a file."""
+class Coco(Importer):
+    """Existing boxes in a JSON file."""
 
     def __init__(
         self, card: ExpertCard, file: _coco.Annotated, space: _boxes.Space, masks: bool, scores: bool = False
@@ -78,16 +83,16 @@ class Coco(KeyedExpert):
         self.notes = file.notes
 
     def place(self, key: str) -> str | None:
-        """The image's name in the file."""
+        """Return the name of the image in the file."""
         name = self.file.name(key)
         return name if name in self.file.pictures else None
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         return self.file.hint(keys)
 
     def look_up(self, key: str, size: Size) -> Detection:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         picture = self.file.picture(key)
         same_aspect(picture.size, size, str(self.file.path))
         objects = _boxes.Objects(self.space, picture.size)
@@ -120,7 +125,7 @@ class Coco(KeyedExpert):
         return float(score)
 
     def _asked(self, label: Detection, picture: _coco.Picture) -> Detection:
-        """The label, which tells what was looked for where that is not everything."""
+        """Return the label with the classes that were searched for, if these are not all."""
         if picture.absent is None:
             return label
         classes = self.space.classes
@@ -131,20 +136,20 @@ class Coco(KeyedExpert):
 
 
 def mask_of(annotation: Mapping[str, Any], size: Size) -> str | None:
-    """An annotation's mask as compressed run lengths of a frame of ``size`` (H, W); None if it has none.
+    """Return an annotation's mask as compressed run lengths of a frame of ``size`` (H, W); None without a mask.
 
     Raises:
-        SampleError: it is none of this frame.
+        SampleError: the mask is not valid for this frame.
     """
-    told = annotation.get("segmentation")
-    if told is None or told in ([], {}, ""):
+    shape = annotation.get("segmentation")
+    if shape is None or shape in ([], {}, ""):
         return None
-    if isinstance(told, list):
-        _refuse_runs(told, size)
-        return rle.encode(_polygons.filled(told, size))
-    if not isinstance(told, dict) or list(told.get("size", ())) != list(size):
-        raise SampleError(f"an object without a mask of the image's size: {str(told)[:80]}; masks=no leaves them out")
-    counts: Any = told.get("counts")
+    if isinstance(shape, list):
+        _refuse_runs(shape, size)
+        return rle.encode(_polygons.filled(shape, size))
+    if not isinstance(shape, dict) or list(shape.get("size", ())) != list(size):
+        raise SampleError(f"an object without a mask of the image's size: {str(shape)[:80]}; masks=no leaves them out")
+    counts: Any = shape.get("counts")
     try:
         mask = rle.decode(counts, size) if isinstance(counts, str) else rle.unrolled(counts, size)
     except (TypeError, ValueError, OverflowError) as error:
@@ -152,11 +157,11 @@ def mask_of(annotation: Mapping[str, Any], size: Size) -> str | None:
     return rle.encode(mask)
 
 
-def _refuse_runs(told: Sequence[Any], size: Size) -> None:
-    """Raise `SampleError` where a list of polygons is numbers alone, or holds the run lengths of a mask."""
+def _refuse_runs(polygons: Sequence[Any], size: Size) -> None:
+    """Raise `SampleError` if a list of polygons is a list of numbers, or contains the run lengths of a mask."""
     H, W = size
-    flat = not any(isinstance(one, list) for one in told)
-    for one in [told] if flat else told:
+    flat = not any(isinstance(one, list) for one in polygons)
+    for one in [polygons] if flat else polygons:
         counts = isinstance(one, list) and all(type(n) is int and n >= 0 for n in one) and sum(one) == H * W
         if counts and (flat or len(one) % 2 or max(one) > max(H, W)):
             raise SampleError(
@@ -164,12 +169,12 @@ def _refuse_runs(told: Sequence[Any], size: Size) -> None:
                 f'"segmentation": {{"size": [{H}, {W}], "counts": […]}}'
             )
     if flat:
-        raise SampleError(f"a polygon that is in no list: {str(told)[:60]}; write a list of polygons: [[x0, y0, …]]")
+        raise SampleError(f"a polygon that is in no list: {str(polygons)[:60]}; write a list of lists: [[x0, y0, …]]")
 
 
 def _around(mask: str | None, size: Size) -> tuple[int, int, int, int]:
-    """The box around a mask; `SampleError` if there is no pixel in it."""
+    """Return the box around a mask; `SampleError` if the mask is empty."""
     pixels = None if mask is None else rle.decode(mask, size)
     if pixels is None or not pixels.any():
-        raise SampleError("an object without a bbox and without a mask: mend or remove it")
-    return _boxes.around(pixels)
+        raise SampleError("an object without a bbox and without a mask: fix or remove it")
+    return boxes.around(pixels)

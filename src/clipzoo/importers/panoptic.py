@@ -1,60 +1,58 @@
-"""Segments of COCO's panoptic format as classes: ``panoptic:panoptic.json?maps=folder&classes=all``, by sample key.
+"""Existing segments of COCO's panoptic format, as classes: ``panoptic:panoptic.json?maps=folder&classes=all``.
 
-A map is a PNG whose colors are numbers of segments, R + 256 G + 256² B, and the JSON tells each segment's category.
-Pixels of no segment (0) are unknown; things, stuff and crowds alike are of their class.
+A map is a PNG whose colors are numbers of segments, R + 256 G + 256² B; the JSON has the category of each segment.
+Pixels of no segment (0) are unknown. Things, stuff and crowds all have their class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
 from clipzoo.errors import SampleError
-from clipzoo.experts import _boxes
-from clipzoo.experts._answers import PATTERN, answer, split
 from clipzoo.experts.base import ExpertCard
+from clipzoo.experts.options import split
 from clipzoo.files import place, state
-from clipzoo.importers import _coco, files
-from clipzoo.importers import base as _keyed
-from clipzoo.importers.base import KeyedExpert, inside, same_aspect
-from clipzoo.importers.coco import PARSERS as COCO
-from clipzoo.importers.coco import REQUIRED as QUESTIONS
+from clipzoo.importers import _boxes, _coco, arrays, base
+from clipzoo.importers.base import Importer, inside, same_aspect
+from clipzoo.importers.coco import CategoryOptions
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import Size
 
-REQUIRED = {"classes": QUESTIONS["classes"], "maps": "the folder of the PNGs that the JSON names"}
-OTHERS = "drop or ignore: pixels of classes that are not in classes are unknown"
-OPTIONAL = {
-    "match": _coco.MATCHED, "rename": _coco.RENAME, "pattern": PATTERN, **_boxes.OPTIONAL, "others": OTHERS,
-}  # fmt: skip
-PARSERS = {**COCO, "maps": lambda text: {"maps": text}}
+
+class PanopticOptions(CategoryOptions):
+    """Options of COCO's panoptic format."""
+
+    maps: str = Field(description="the folder of the PNGs that the JSON names")
+    others: Literal["drop", "ignore"] | None = Field(
+        None, description="drop or ignore: pixels of classes that are not in classes are unknown"
+    )
 
 
 def create(name: str) -> Panoptic:
-    """The expert of ``panoptic.json?maps=…&classes=…``.
+    """Return the importer of ``panoptic.json?maps=…&classes=…``.
 
     Raises:
-        ExpertError: the URI leaves a question open, or file or folder are not sound as a whole.
+        ExpertError: options are missing or invalid, or the file or folder as a whole is not valid.
     """
     path, _, query = name.partition("?")
     given = split(query)
-    answers = answer(given, REQUIRED, OPTIONAL, PARSERS, "panoptic", "segmentation")
-    folder = _keyed.folder(answers["maps"], f"panoptic:{name}")
-    file = _coco.read(place(path), answers)
-    names = tuple(file.categories.values())
-    space = _boxes.Space(names if given["classes"] == _coco.ALL else answers["classes"], answers.get("others", ""))
-    space.check(names, path)
-    convention = Convention(space.classes)
-    card = _keyed.card(f"panoptic:{name}", "segmentation", given, answers, convention, file.sha256)
+    options = base.parse(PanopticOptions, given, "panoptic", "labels of segmentation")
+    folder = base.folder(options.maps, f"panoptic:{name}")
+    file = _coco.read(place(path), options.match, options.rename, options.pattern)
+    space = options.space(file, given["classes"])
+    card = base.card(f"panoptic:{name}", "segmentation", given, options, Convention(space.classes), file.sha256)
     return Panoptic(card, file, space, folder)
 
 
-class Panoptic(KeyedExpert):
-    """Looks maps up in a folder, and what their segments are in a file."""
+class Panoptic(Importer):
+    """Existing maps in a folder, and the classes of their segments in a JSON file."""
 
     def __init__(self, card: ExpertCard, file: _coco.Annotated, space: _boxes.Space, folder: Path) -> None:
         super().__init__()
@@ -62,42 +60,42 @@ class Panoptic(KeyedExpert):
         self.notes = file.notes
 
     def place(self, key: str) -> str | None:
-        """The image's name in the file."""
+        """Return the name of the image in the file."""
         name = self.file.name(key)
         return name if name in self.file.pictures else None
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         return self.file.hint(keys)
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`; of the map, since the card knows the JSON."""
+        """See `Expert.state`: the state of the map; the card has the hash of the JSON."""
         return state(self._map(key)[0])
 
     def look_up(self, key: str, size: Size) -> Segmentation:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         path, annotation = self._map(key)
-        colors = files.read(path, colors=True)
+        colors = arrays.read(path, colors=True)
         same_aspect((colors.shape[0], colors.shape[1]), size, str(path))
         return self._label(colors.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16]), annotation, path)
 
     def _map(self, key: str) -> tuple[Path, dict[str, Any]]:
-        """The file of a sample's map, and what the JSON tells of it."""
-        told = self.file.annotations.get(self.file.picture(key).id, ())
-        if len(told) != 1 or not isinstance(told[0].get("file_name"), str):
-            raise SampleError(f"the image needs one annotation with a file_name: it has {len(told)}")
-        inside(told[0]["file_name"])
-        return self.folder / told[0]["file_name"], told[0]
+        """Return the file of a sample's map, and its annotation."""
+        annotations = self.file.annotations.get(self.file.picture(key).id, ())
+        if len(annotations) != 1 or not isinstance(annotations[0].get("file_name"), str):
+            raise SampleError(f"the image needs one annotation with a file_name: it has {len(annotations)}")
+        inside(annotations[0]["file_name"])
+        return self.folder / annotations[0]["file_name"], annotations[0]
 
-    def _label(self, numbers: Any, annotation: dict[str, Any], path: Path) -> Segmentation:
-        """The label of a map of segments' numbers [H,W]."""
+    def _label(self, numbers: NDArray[np.int64], annotation: dict[str, Any], path: Path) -> Segmentation:
+        """Return the label of a map [H,W] of numbers of segments."""
         ids: dict[Any, int | None] = {0: None}
         for segment in annotation.get("segments_info") or ():
             ids[segment.get("id")] = self.space.number(self.file.category(segment))
         present, places = np.unique(numbers, return_inverse=True)
         strange = [number for number in present.tolist() if number not in ids]
         if strange:
-            raise SampleError(f"a segment that the JSON does not tell of: {strange[0]} in {path}")
+            raise SampleError(f"a segment that is not in the JSON: {strange[0]} in {path}")
         found = [ids[number] for number in present.tolist()]
         valid = np.array([one is not None for one in found])
         values = np.array([one or 0 for one in found], np.uint16)

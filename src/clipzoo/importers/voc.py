@@ -1,7 +1,7 @@
-"""Boxes of Pascal VOC's XML files: ``voc:Annotations/?classes=@names.txt&origin=1``, labels that exist, by sample key.
+"""Existing boxes in Pascal VOC's XML files, found by sample key: ``voc:Annotations/?classes=@names.txt&origin=1``.
 
-The label of the sample ``a/b`` is ``Annotations/a/b.xml``, or ``Annotations/b.xml`` by ``match=stem``. ``difficult``
-makes a box ignored; parts of objects are passed over.
+The label of the sample ``a/b`` is ``Annotations/a/b.xml``, or ``Annotations/b.xml`` with ``match=stem``. ``difficult``
+objects are ignored; parts of objects are skipped.
 """
 
 from __future__ import annotations
@@ -10,61 +10,65 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
+from pydantic import Field
 
 from clipzoo import files
 from clipzoo.errors import SampleError
-from clipzoo.experts import _boxes
-from clipzoo.experts._answers import PATTERN, answer, chosen, parse_pattern, split
-from clipzoo.experts._pattern import Pattern
 from clipzoo.experts.base import ExpertCard
-from clipzoo.importers import base as _keyed
-from clipzoo.importers.base import KeyedExpert, inside, same_aspect
+from clipzoo.experts.options import ClassNames, split
+from clipzoo.importers import _boxes, base
+from clipzoo.importers._meaning import PATTERN, PatternOption
+from clipzoo.importers._pattern import Pattern
+from clipzoo.importers.base import Importer, inside, same_aspect
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import MAX_PIXELS, Size
 
 MAX_BYTES = 2**22
-"""A larger file is no picture's annotation."""
+"""Most bytes of the annotation of a picture."""
 
-REQUIRED = {
-    "classes": "names in the order of ids, as aeroplane,bicycle, or @names.txt with a name a line",
-    "origin": "1 if the first pixel is 1 and the last one belongs to the box, as Pascal VOC itself counts; 0 if "
-    "coordinates are edges that count from 0, as many converters write them",
-}
-OPTIONAL = {"match": _boxes.MATCH, "pattern": PATTERN, **_boxes.OPTIONAL}
-PARSERS = {**_boxes.PARSERS, "origin": chosen("origin", ("1", "0")), "pattern": parse_pattern}
+
+class VocOptions(_boxes.BoxOptions):
+    """Options of Pascal VOC's files."""
+
+    classes: ClassNames = Field(description=_boxes.CLASSES)
+    origin: Literal["1", "0"] = Field(
+        description="1 if the first pixel is 1 and the last one belongs to the box, as Pascal VOC itself counts; 0 if "
+        "coordinates are edges that count from 0, as many converters write them"
+    )
+    match: Literal["key", "stem"] = Field("key", description=_boxes.MATCH)
+    pattern: PatternOption = Field(None, description=PATTERN)
 
 
 def create(name: str) -> Voc:
-    """The expert of ``folder?classes=…&origin=…``.
+    """Return the importer of ``folder?classes=…&origin=…``.
 
     Raises:
-        ExpertError: the folder is not there, or the URI leaves a question open.
+        ExpertError: the folder does not exist, or options are missing or invalid.
     """
     folder, _, query = name.partition("?")
     given = split(query)
-    answers = answer(given, REQUIRED, OPTIONAL, PARSERS, "voc", "detection")
-    card = _keyed.card(f"voc:{name}", "detection", given, answers, Convention(answers["classes"]))
-    space = _boxes.Space(answers["classes"], answers.get("others", ""))
-    place = _keyed.folder(folder, f"voc:{name}")
-    names = Names(place, answers.get("match") == "stem", answers.get("pattern"))
-    return Voc(card, names, space, int(answers["origin"]))
+    options = base.parse(VocOptions, given, "voc", "labels of detection")
+    card = base.card(f"voc:{name}", "detection", given, options, Convention(options.classes))
+    names = Names(base.folder(folder, f"voc:{name}"), options.match == "stem", options.pattern)
+    return Voc(card, names, _boxes.Space(options.classes, options.others), int(options.origin))
 
 
 @dataclass(frozen=True)
 class Names:
-    """Which file is a sample's."""
+    """The names of files, from the keys of samples."""
 
     folder: Path
     stem: bool
     pattern: Pattern | None
 
     def path(self, key: str) -> Path:
-        """The file's path; `SampleError` if the key is no name that a file could have."""
+        """Return the path of a sample's file; `SampleError` if the key is not a valid name of a file."""
         name = key if self.pattern is None else self.pattern(key)
         if name is None:
             raise SampleError(f"no annotation: pattern= does not fit {key!r}", "no-label")
@@ -72,39 +76,39 @@ class Names:
         return self.folder / ((name.rpartition("/")[2] if self.stem else name) + ".xml")
 
 
-class Voc(KeyedExpert):
-    """Looks boxes up in a folder of XML files."""
+class Voc(Importer):
+    """Existing boxes in a folder of XML files."""
 
     def __init__(self, card: ExpertCard, names: Names, space: _boxes.Space, origin: int) -> None:
         super().__init__()
         self.card, self.names, self.space, self.origin = card, names, space, origin
 
     def place(self, key: str) -> str | None:
-        """The file's path."""
+        """Return the path of the file."""
         path = self.names.path(key)
         return str(path) if path.is_file() else None
 
     def state(self, key: str) -> str:
-        """See `KeyedExpert.state`."""
+        """See `Expert.state`."""
         return files.state(self.names.path(key))
 
     def hint(self, keys: Sequence[str]) -> str:
-        """See `KeyedExpert.hint`."""
+        """See `Importer.hint`."""
         by_stem = replace(self.names, stem=True)
         for key in keys:
-            with suppress(SampleError, OSError):  # no name that a file could have
+            with suppress(SampleError, OSError):  # not a valid name of a file
                 if by_stem.path(key).is_file():
                     return f"match=stem finds {key!r}"
         return ""
 
     def look_up(self, key: str, size: Size) -> Detection:
-        """See `KeyedExpert.look_up`."""
+        """See `Importer.look_up`."""
         path = self.names.path(key)
         root = _root(path)
-        told = (_number(root, "size/height", path), _number(root, "size/width", path))
-        if not all(1 <= side <= MAX_PIXELS for side in told):
+        height, width = _number(root, "size/height", path), _number(root, "size/width", path)
+        if not all(1 <= side <= MAX_PIXELS for side in (height, width)):
             raise SampleError(f"the file does not tell the image's width and height: {path}")
-        frame = (int(told[0]), int(told[1]))
+        frame = (int(height), int(width))
         same_aspect(frame, size, str(path))
         objects = _boxes.Objects(self.space, frame)
         for one in root.findall("object"):
@@ -117,7 +121,7 @@ class Voc(KeyedExpert):
 
 
 def _root(path: Path) -> Element:
-    """The root of a file of any encoding; document types, by which files can name others or grow, are refused."""
+    """Return the root of a file. Document types are refused, since they can name other files or expand."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from clipzoo import conformance
 from clipzoo.experts import Expert, ExpertInput
-from clipzoo.importers.base import SampleExpert
 from clipzoo.readers import Reader
 from clipzoo.readers.decode import decode
 
@@ -29,7 +28,7 @@ def quick_check(reader: Reader, shards: Iterable[str], experts: Sequence[Expert]
 
     Imported and derived labels are not checked. Images of experts that read captions are not mirrored.
     """
-    checked = [expert for expert in experts if not (expert.reads or isinstance(expert, SampleExpert))]
+    checked = [expert for expert in experts if not (expert.reads or expert.imports)]
     pictures = _first(reader, shards) if checked else []
     verdicts = [
         (expert.card.uri, verdict) for expert in checked for verdict in conformance.quick_check(expert, pictures)

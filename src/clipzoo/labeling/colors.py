@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts import _palettes
-from clipzoo.importers import files
+from clipzoo.experts import palettes
+from clipzoo.importers import arrays
 
 MOST = 512
 """Most colors of masks; more occur in photographs, or in masks blended at borders."""
@@ -33,7 +33,7 @@ def survey(folder: Path) -> Survey:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".tif", ".tiff"))
     if not paths:
         raise ExpertError(f"{folder} has no PNG or TIFF. Give the folder of the masks")
-    counts: Counter[_palettes.Color] = Counter()
+    counts: Counter[palettes.Color] = Counter()
     for path in paths:
         counts.update(_colors(path))
         if len(counts) > MOST:
@@ -43,14 +43,14 @@ def survey(folder: Path) -> Survey:
             )
     total = sum(counts.values())
     colors = sorted(counts, key=lambda color: (-counts[color], color))
-    shares = {_palettes.hexadecimal(color): counts[color] / total for color in colors}
+    shares = {palettes.hexadecimal(color): counts[color] / total for color in colors}
     return Survey(shares, _advice(colors))
 
 
-def _colors(path: Path) -> dict[_palettes.Color, int]:
+def _colors(path: Path) -> dict[palettes.Color, int]:
     """Return color -> number of pixels of a file."""
     try:
-        pixels = files.read(path, colors=True)
+        pixels = arrays.read(path, colors=True)
     except SampleError as error:
         raise ExpertError(f"{error}. Move files that are not masks out of the folder") from error
     codes = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
@@ -58,10 +58,10 @@ def _colors(path: Path) -> dict[_palettes.Color, int]:
     return {(v >> 16, v >> 8 & 255, v & 255): n for v, n in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
-def _advice(colors: list[_palettes.Color]) -> str:
-    fitting = _palettes.fitting(colors)
+def _advice(colors: list[palettes.Color]) -> str:
+    fitting = palettes.fitting(colors)
     if fitting:
-        void = {name: ",".join(map(_palettes.hexadecimal, _palettes.VOID[name])) or "none" for name in fitting}
+        void = {name: ",".join(map(palettes.hexadecimal, palettes.VOID[name])) or "none" for name in fitting}
         return "\n".join(
             f"all colors are in the palette {name}. If it is the right one: --format files --set task=segmentation "
             f"--set classes=palette:{name} --set void={void[name]}"
@@ -74,7 +74,7 @@ def _advice(colors: list[_palettes.Color]) -> str:
         )
     lines = "\n".join(f"  {r} {g} {b} NAME" for r, g, b in colors)
     return (
-        f"no known palette ({', '.join(_palettes.palettes())}) has these colors. "
+        f"no known palette ({', '.join(palettes.palettes())}) has these colors. "
         f"Write their names into a file, one class per line, without void colors:\n{lines}\nand use: --format files "
         "--set task=segmentation --set classes=@FILE --set void=#RRGGBB (or void=none)"
     )

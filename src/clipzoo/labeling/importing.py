@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from clipzoo import experts
+from clipzoo import importers
 from clipzoo.errors import MAX_FAILURES, ExpertError, SampleError
-from clipzoo.experts._answers import FORMATS
 from clipzoo.files import AnyPath, Place
-from clipzoo.importers.base import KeyedExpert
+from clipzoo.importers import Importer
 from clipzoo.labeling.engine import ColumnReport, label
 from clipzoo.readers import open_dataset
 
@@ -46,7 +45,7 @@ def import_labels(
     Args:
         data: the dataset; see `label`.
         source: the folder, file or address of the labels.
-        format: one of `FORMATS`.
+        format: a name of `importers.PLUGINS`.
         answers: question -> answer, as in the URI of the format's expert; ``as`` names the column.
         out: the store.
         max_failures: the share of samples that may have no usable label.
@@ -58,13 +57,13 @@ def import_labels(
         DatasetError, StoreError: see `label`.
     """
     data, source = os.fspath(data), os.fspath(source)
-    if format not in FORMATS:
+    formats = importers.PLUGINS.names()
+    if format not in formats:
         raise ExpertError(
-            f"format {format!r} is unknown. Use one of {', '.join(FORMATS)}; for predictions use clipzoo label"
+            f"format {format!r} is unknown. Use one of {', '.join(formats)}; for predictions use clipzoo label"
         )
     query = "&".join(f"{name}={quote(value, safe='/,@#:. ')}" for name, value in answers.items())
-    expert = experts.create(f"{format}:{source}" + (f"?{query}" if query else ""))
-    assert isinstance(expert, KeyedExpert)
+    expert = importers.create(format, source + (f"?{query}" if query else ""))
     samples, matched = _match(data, expert, max_failures)
     (column,) = label(
         data, [expert], out, device="cpu", max_failures=max_failures, retry_failed=retry_failed, progress=progress
@@ -72,7 +71,7 @@ def import_labels(
     return Imported(column, samples, matched, dict(expert.notes))
 
 
-def _match(data: str, expert: KeyedExpert, allowed: float) -> tuple[int, int]:
+def _match(data: str, expert: Importer, allowed: float) -> tuple[int, int]:
     """Return (samples of the dataset, samples with a label)."""
     reader = open_dataset(data)
     samples, without = 0, list[str]()
@@ -89,7 +88,7 @@ def _match(data: str, expert: KeyedExpert, allowed: float) -> tuple[int, int]:
     return samples, len(owners)
 
 
-def _too_few(data: str, expert: KeyedExpert, samples: int, matched: int, without: list[str], allowed: float) -> str:
+def _too_few(data: str, expert: Importer, samples: int, matched: int, without: list[str], allowed: float) -> str:
     """Return the error for too few samples with a label; ``without`` are keys of some without."""
     if not samples:
         return f"{data!r} has no usable samples; `clipzoo check` shows why"
@@ -117,7 +116,7 @@ def _twice(place: str, one: tuple[str, str], other: tuple[str, str]) -> str:
     )
 
 
-def _place(expert: KeyedExpert, key: str) -> str | None:
+def _place(expert: Importer, key: str) -> str | None:
     """Return the place of a sample's label; None if there is none, or the key is not a valid name of a label."""
     try:
         return expert.place(key)

@@ -19,7 +19,6 @@ from typing import Any
 
 from clipzoo.errors import LabelError, RemoteError, SampleError
 from clipzoo.experts.base import Expert, ExpertInput
-from clipzoo.importers.base import KeyedExpert
 from clipzoo.labeling import inputs
 from clipzoo.labeling._batches import Batch, Batcher, decoded
 from clipzoo.labeling._budget import Budget
@@ -207,7 +206,7 @@ class Pass:
 
     def _failure(self, error: Exception) -> Failure:
         """Return the reason why a label could not be predicted, or why an existing label could not be read."""
-        if not isinstance(self.work.expert, KeyedExpert):
+        if not self.work.expert.imports:
             return Failure("expert-failed", f"the expert failed: {type(error).__name__}: {error}")
         if not isinstance(error, SampleError):
             return Failure("unsound-label", f"{UNSOUND}: {type(error).__name__}: {error}")
@@ -217,8 +216,8 @@ class Pass:
         try:
             return self.writer.encode(label)
         except LabelError as error:
-            existing = isinstance(self.work.expert, KeyedExpert)
-            return Failure("unsound-label", f"{UNSOUND if existing else 'the expert gave no sound label'}: {error}")
+            what = UNSOUND if self.work.expert.imports else "the expert gave no sound label"
+            return Failure("unsound-label", f"{what}: {error}")
         except (AttributeError, TypeError, ValueError) as error:  # errors of a task on an object that is not its label
             detail = f"the expert returned a {type(label).__name__}, which is not a label of its task: {error}"
             return Failure("expert-failed", detail)

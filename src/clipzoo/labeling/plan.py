@@ -9,7 +9,6 @@ from fnmatch import filter as fitting
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.experts.base import Expert
-from clipzoo.importers.base import KeyedExpert
 from clipzoo.readers import Reader
 from clipzoo.store import Column, runs
 
@@ -57,7 +56,7 @@ def missing(
 
 def source_state(expert: Expert, keys: Iterable[str]) -> str:
     """Return a digest of the states of the files with labels of these keys; "" for an expert that predicts."""
-    if not isinstance(expert, KeyedExpert):
+    if not expert.imports:
         return ""
     states = "\n".join(f"{key} {_state(expert, key)}" for key in keys)
     return hashlib.sha256(states.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -65,7 +64,7 @@ def source_state(expert: Expert, keys: Iterable[str]) -> str:
 
 def outdated(expert: Expert, column: Column) -> set[str]:
     """Return the committed shards whose imported label files have changed, by their sizes and times."""
-    if not isinstance(expert, KeyedExpert):
+    if not expert.imports:
         return set()
     known = {line.get("shard"): line.get("source") for line in runs(column.path) if line.get("event") == "shard"}
     return {
@@ -73,7 +72,7 @@ def outdated(expert: Expert, column: Column) -> set[str]:
     }
 
 
-def _state(expert: KeyedExpert, key: str) -> str:
+def _state(expert: Expert, key: str) -> str:
     try:
         return expert.state(key)
     except (SampleError, OSError):  # not a valid name of a label file

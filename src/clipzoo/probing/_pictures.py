@@ -73,7 +73,7 @@ class Pictures:
 
     def each(self) -> Iterator[Pair]:
         """Yield every picture with its label in order; threads decode in advance."""
-        return files.ahead(self.pair, range(len(self)), THREADS)
+        return files.map_ahead(self.pair, range(len(self)), THREADS)
 
     def batches(self, preset: Preset, crop: Size, seed: int, start: int, steps: int) -> Iterator[list[Pair]]:
         """Yield the batches from step ``start`` on; they depend on seed and step alone."""
@@ -87,7 +87,7 @@ class Pictures:
             index = int(order(epoch)[row])
             return augmented(*self.pair(index), self.task, preset, crop, np.random.default_rng((seed, 1, place)))
 
-        places = files.ahead(one, range(start * preset.batch, steps * preset.batch), THREADS)
+        places = files.map_ahead(one, range(start * preset.batch, steps * preset.batch), THREADS)
         for _ in range(start, steps):
             yield [next(places) for _ in range(preset.batch)]
 

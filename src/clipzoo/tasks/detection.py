@@ -26,12 +26,13 @@ from torchvision.ops import batched_nms
 from clipzoo.errors import LabelError
 from clipzoo.losses import focal, giou
 from clipzoo.tasks import _average_precision, _fcos, maps, rle
+from clipzoo.tasks._average_precision import overlaps
 from clipzoo.tasks._objects import STEPS, Detection, change_masks, check_label, from_json, to_json
 from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics, Target, Task, require
 from clipzoo.tasks.segmentation import MAX_CLASSES, palette
 from clipzoo.types import BoolArray, ImageArray, View
 
-__all__ = ["STEPS", "TASK", "Detection", "DetectionMetric", "DetectionTask"]
+__all__ = ["STEPS", "TASK", "Detection", "DetectionMetric", "DetectionTask", "overlaps"]
 
 SEEN_SHARE = 0.25 - 1e-4
 """Boxes with a smaller visible share are ignored; the tolerance makes ties equal under mirroring."""
@@ -86,7 +87,7 @@ class DetectionMetric(Metric):
         for kind in np.unique(found.ids):
             of, true = np.flatnonzero(found.ids == kind), truth.take(truth.ids == kind)
             boxes, others = found.boxes[of].astype(np.float64), true.boxes.astype(np.float64)
-            overlap = _average_precision.overlaps(boxes, others, true.ignored)
+            overlap = overlaps(boxes, others, true.ignored)
             right, excused = _average_precision.match(overlap, true.ignored)
             table[of, 2:] = np.stack([right @ bits, excused @ bits], 1)
         truths = np.bincount(truth.ids[~truth.ignored], minlength=self.count)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._boxes import objects
+from clipzoo.experts.boxes import objects
 from clipzoo.experts.hf.frame import Frame, padding
 from clipzoo.experts.hf.options import share
 from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._boxes import around, objects
+from clipzoo.experts.boxes import around, objects
 from clipzoo.experts.hf.families import ANY_SEMANTIC, EOMT, Mode
 from clipzoo.experts.hf.frame import Frame, image_processor_of, padding
 from clipzoo.experts.hf.options import choice, ids, share

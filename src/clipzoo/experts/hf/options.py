@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._answers import parse_classes
+from clipzoo.experts.options import parse_names
 
 Options = Mapping[str, str]
 
@@ -69,7 +69,7 @@ def label_space(options: Options) -> tuple[str, ...]:
         )
     named_file = text[0] == "@" or path.endswith(".txt") or Path(path).expanduser().is_file()
     try:
-        names = parse_classes(f"@{path}" if named_file else text)["classes"]
+        names = parse_names(f"@{path}" if named_file else text)
     except (OSError, ValueError) as error:
         raise ExpertError(
             f"?classes={text}: {error}. Give a text file with one name per line, or names separated by commas"

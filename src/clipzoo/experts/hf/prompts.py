@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._boxes import objects
+from clipzoo.experts.boxes import objects
 from clipzoo.experts.hf.boxes import BoxesPostprocessor
 from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.options import choice, label_space

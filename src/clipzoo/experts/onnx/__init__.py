@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._frames import parse_frame
 from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.experts.frames import parse_frame
 from clipzoo.experts.onnx.card import BaseCard, Input, read_card
 from clipzoo.experts.onnx.files import weights_sha256
 from clipzoo.tasks.depth import Depth

@@ -15,24 +15,21 @@ A card for depth has ``kind`` and ``along`` instead of classes, a card for norma
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._frames import parse_frame
+from clipzoo.experts.frames import parse_frame
+from clipzoo.experts.options import Options, license_option, validated
 from clipzoo.tasks.base import Convention
 
 Triple = tuple[float, float, float]
 Layout = Literal["NCHW", "NHWC"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Input(_Strict):
+class Input(Options):
     """Preparation of an image for the model: resize, scale, subtract ``mean``, divide by ``std``.
 
     ``size`` is (H, W) or one side; None (or "none") keeps the image's size. ``fit`` applies to images of another
@@ -87,7 +84,7 @@ class Input(_Strict):
         return (height - inner_height) // 2, (width - inner_width) // 2, inner_height, inner_width
 
 
-class Output(_Strict):
+class Output(Options):
     """Conversion of the model's output to a label: select, activate, ``multiply`` and ``add``, resize.
 
     ``channels`` is the number of leading channels that are used, if others contain something else, such as a
@@ -115,14 +112,14 @@ class Output(_Strict):
         return self
 
 
-class BaseCard(_Strict):
+class BaseCard(Options):
     """Fields of every card."""
 
     task: Literal["segmentation", "depth", "normals"]
     classes: tuple[str, ...] = ()
     kind: Literal["metric", "affine-depth", "affine-disparity"] | None = None
     along: Literal["z", "ray"] | None = None
-    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "licence"))
+    license: str = license_option("the license of the weights")
     revision: str = ""
     batch_size: int = Field(default=8, ge=1)
     input: Input = Input()
@@ -194,22 +191,6 @@ class OnnxCard(BaseCard):
     model: str | None = None
 
 
-C = TypeVar("C", bound=BaseCard)
-
-
-def validate(kind: type[C], values: Any, where: str) -> C:
-    """Return a card with these values.
-
-    Raises:
-        ExpertError: values are invalid; the message lists all of them, each with its place.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()]
-        raise ExpertError(f"{where} does not describe a model. Fix:\n" + "\n".join(lines)) from error
-
-
 def read_yaml(path: Path) -> Any:
     """Return the contents of a YAML file.
 
@@ -231,7 +212,7 @@ def read_card(path: Path) -> tuple[OnnxCard, Path]:
         ExpertError: a file is missing, or the card is invalid; the message lists all problems, each with its place.
     """
     card_path = path if path.suffix in (".yaml", ".yml") else _sibling(path)
-    card = validate(OnnxCard, read_yaml(card_path), str(card_path))
+    card = validated(OnnxCard, read_yaml(card_path), str(card_path))
     model = card_path.parent / (card.model or card_path.with_suffix(".onnx").name)
     if not model.is_file():
         raise ExpertError(f"{card_path} describes {model}, which does not exist: copy it there, or correct model:")

@@ -1,7 +1,7 @@
-"""Palettes of color-coded label files: Pascal VOC, Cityscapes, and white on black.
+"""Palettes of color-coded masks: Pascal VOC, Cityscapes, and white on black.
 
-ADE20K is omitted on purpose: its palette has the same color, (140, 140, 140), for road and skyscraper, so colors do not
-identify classes. Its original annotations are ids (``classes=@names.txt&void=0&first=1``).
+ADE20K is missing: in its palette, road and skyscraper have one color, (140, 140, 140), so that colors do not determine
+its classes. Its annotations are ids (``classes=@names.txt&void=0&first=1``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CITYSCAPES: Mapping[str, Color] = {
     "person": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100),
     "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32),
 }  # fmt: skip
-"""The 19 classes that Cityscapes evaluates."""
+"""The 19 classes that are evaluated."""
 
 VOID: Mapping[str, tuple[Color, ...]] = {
     "binary": (),
@@ -33,7 +33,7 @@ VOID: Mapping[str, tuple[Color, ...]] = {
         (150, 120, 90), (0, 0, 90), (0, 0, 110),
     ),
 }  # fmt: skip
-"""Palette -> colors of unknown pixels; for Cityscapes, of the classes that are not evaluated."""
+"""Palette -> colors of void; in Cityscapes, of the classes that are not evaluated."""
 
 
 @cache
@@ -47,22 +47,20 @@ def palettes() -> Mapping[str, Mapping[str, Color]]:
 
 
 def palette(text: str) -> Mapping[str, Color]:
-    """Return the palette that ``palette:voc`` names; raise `ValueError` if there is none of this name."""
+    """Return the palette of a text such as ``palette:voc``; `ValueError` if it is unknown."""
     name = text.removeprefix("palette:")
     if name not in palettes():
-        raise ValueError(f"no palette is called {name!r}: choose one of {', '.join(palettes())}")
+        raise ValueError(f"there is no palette {name!r}; there are: {', '.join(palettes())}")
     return palettes()[name]
 
 
 def fitting(colors: Iterable[Color]) -> list[str]:
-    """Return the palettes that define every one of ``colors``, at least two of them as classes."""
-    used = set(colors)
-    names = []
-    for name, classes in palettes().items():
-        class_colors = set(classes.values())
-        if used <= class_colors | set(VOID[name]) and len(used & class_colors) > 1:
-            names.append(name)
-    return names
+    """Return the palettes that have all ``colors``, at least two of them as classes."""
+    distinct = set(colors)
+    return [
+        name for name, known in palettes().items()
+        if distinct <= {*known.values(), *VOID[name]} and len(distinct & set(known.values())) > 1
+    ]  # fmt: skip
 
 
 def hexadecimal(color: Color) -> str:
@@ -71,10 +69,9 @@ def hexadecimal(color: Color) -> str:
 
 
 def _bits(number: int) -> Color:
-    """Return Pascal VOC's color of an id: its bits in turn go to red, green and blue, highest bits first."""
+    """Return Pascal VOC's color of an id: its bits, three at a time, as the highest bits of the channels."""
     color = [0, 0, 0]
     for place in range(8):
         for channel in range(3):
-            bit = number >> (3 * place + channel) & 1
-            color[channel] |= bit << (7 - place)
+            color[channel] |= (number >> (3 * place + channel) & 1) << (7 - place)
     return color[0], color[1], color[2]

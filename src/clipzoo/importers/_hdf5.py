@@ -14,7 +14,7 @@ SUFFIXES = (".hdf5", ".h5")
 
 
 def require() -> Any:
-    """The package h5py; `ExpertError` if it is not installed."""
+    """Return the package h5py; `ExpertError` if it is not installed."""
     try:
         import h5py
     except ImportError as error:
@@ -23,7 +23,7 @@ def require() -> Any:
 
 
 def read(path: Path, data: bytes | None) -> Any:
-    """The array of a file, or of its bytes; ``path`` is then for messages alone.
+    """Return the array of a file, or of its bytes; ``path`` is then used only in errors.
 
     Links, and arrays whose values are in other files, are not followed.
 

@@ -1,4 +1,4 @@
-"""Names of label files that are made of a sample's key: ``pattern=rgb_{number}:sync_depth_{number}``."""
+"""Names of labels, made from keys of samples: ``pattern=rgb_{number}:sync_depth_{number}``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """The pattern that ``KEY:NAME`` writes.
+        """Return the pattern of a text ``KEY:NAME``.
 
         Raises:
             ValueError: not two sides, a placeholder twice on the left, or one on the right alone.
@@ -43,13 +43,13 @@ class Pattern:
         return cls(re.compile(_expression(key), re.DOTALL), _PLACE.sub(r"{\1}", name))
 
     def __call__(self, key: str) -> str | None:
-        """The name of the label of a sample; None if its key does not fit."""
+        """Return the name of a sample's label; None if its key does not match."""
         match = self.key.fullmatch(key)
         return None if match is None else _PLACE.sub(lambda place: match[place[1]], self.name)
 
 
 def _expression(key: str) -> str:
-    """The regular expression of the left side."""
+    """Return the regular expression of the left side."""
     parts, end = [], 0
     for place in _PLACE.finditer(key):
         parts += [re.escape(key[end : place.start()]), f"(?P<{place[1]}>{'.+' if place[2] else '[^/]+'})"]

@@ -1,4 +1,4 @@
-"""How published datasets write depth into files: the answers that their documentation gives, by name."""
+"""Depth encodings of published datasets: the options that their documentation states, by name."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from clipzoo.errors import SampleError
 from clipzoo.types import FloatArray
 
 Reach = tuple[float, float]
-"""Meters between which the depth of a picture's known pixels lies, but for a few."""
+"""The range in meters of the depth of a picture's known pixels, except for a few."""
 
 METRIC: Reach = (0.01, 1000.0)
-"""Of metric depth of any origin: what is nearer or farther mostly has a wrong scale."""
+"""The range of metric depth of any origin. Values outside of it usually have a wrong scale."""
 
 DIFFERENT = 64
-"""So many different values a file has whose values are all multiples of 8, before that is a sign of rotated bits."""
+"""The least number of different values, all multiples of 8, that indicates rotated bits."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """One way to write depth.
+    """A format of depth files.
 
     Attributes:
-        answers: question -> answer, of those that the dataset's documentation settles; others are asked for.
+        options: option -> text, of those that the dataset's documentation states; others must be given.
         reach: see `Reach`.
-        suffix: what follows the key in file names, where the dataset has a name of its own for it.
+        suffix: the end of file names after the key, if the dataset has its own.
         rotated: 16-bit values are rotated to the left by three bits.
-        mask: what stands in place of a file's ending in the name of the mask of its valid pixels; "" if there is none.
+        mask: the end of the name of the mask of valid pixels, in place of the depth file's extension; "" without mask.
     """
 
-    answers: Mapping[str, str]
+    options: Mapping[str, str]
     reach: Reach
     suffix: str = ""
     rotated: bool = False
@@ -42,8 +42,8 @@ class Encoding:
 
 
 def _metric(along: str, scale: float, invalid: str) -> dict[str, str]:
-    told = {"kind": "metric", "scale": repr(scale), "invalid": invalid}
-    return told | ({"along": along} if along else {})
+    options = {"kind": "metric", "scale": repr(scale), "invalid": invalid}
+    return options | ({"along": along} if along else {})
 
 
 ENCODINGS: Mapping[str, Encoding] = {
@@ -58,35 +58,35 @@ ENCODINGS: Mapping[str, Encoding] = {
     "diode": Encoding(_metric("", 1.0, "0"), (0.1, 350), "_depth.npy", mask="_mask.npy"),
     # Hypersim, README and apple/ml-hypersim#9, #63: Euclidean meters to the optical center, NaN where nothing is.
     "hypersim": Encoding(_metric("ray", 1.0, "none"), (0.02, 500), ".hdf5"),
-    # Taskonomy, data/README.md: depth_zbuffer (z) and depth_euclidean (ray) in 1/512 m, at most 128 m, the value 65535,
-    # which is that of no surface.
+    # Taskonomy, data/README.md: depth_zbuffer (z) and depth_euclidean (ray) in 1/512 m, at most 128 m; the value 65535
+    # means no surface.
     "taskonomy": Encoding(_metric("", 1 / 512, "65535"), (0.02, 127.9)),
 }
-"""By the name that answers ``encoding=``."""
+"""The values of the option ``encoding``."""
 
 
 def unrotated(values: NDArray[Any], where: object) -> NDArray[np.uint16]:
-    """16-bit values that were rotated to the left by three bits, as they were.
+    """Return 16-bit values that were rotated to the left by three bits in their original order of bits.
 
     Raises:
-        SampleError: they are no 16-bit values.
+        SampleError: they are not 16-bit values.
     """
     whole = values.dtype.kind in "ui" and values.dtype.itemsize > 1
     if not whole or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-        raise SampleError(f"no 16-bit values, which encoding=sunrgbd is of: {where} holds {values.dtype}")
+        raise SampleError(f"no 16-bit values, which encoding=sunrgbd needs: {where} holds {values.dtype}")
     codes = values.astype(np.uint16)
     return np.asarray((codes >> 3) | (codes << 13), np.uint16)
 
 
 def rotated(values: NDArray[Any]) -> bool:
-    """Whether integers look like SUN RGB-D's: of depth below 8.192 m the lowest three bits are then all zero."""
+    """Return true if integers look like SUN RGB-D's: for depth below 8.192 m, their lowest three bits are all zero."""
     if values.dtype.kind not in "ui" or values.dtype.itemsize < 2 or (values & 7).any():
         return False
     return len(np.unique(values)) > DIFFERENT
 
 
 def outside(meters: FloatArray, reach: Reach) -> str:
-    """How depth [N] runs, if some of it, but for 2 % at both ends, is out of ``reach``; else ""."""
+    """Return the range of depth [N], without 2 % at both ends, if it is not within ``reach``; otherwise ""."""
     if not meters.size:
         return ""
     low, high = np.percentile(meters[:: 1 + len(meters) // 20_000], (2, 98)).tolist()
