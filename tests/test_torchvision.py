@@ -226,7 +226,7 @@ class Evil:
 def test_weights_that_could_run_code_are_not_read(tmp_path):
     path = tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps({"weight": Evil()}))
-    with pytest.raises(ExpertError, match=r"cannot be read as weights without code(.|\n)*save_file"):
+    with pytest.raises(ExpertError, match=r"cannot be read as weights alone(.|\n)*save_file"):
         loaded(FAST[0], path)
 
 
