@@ -30,7 +30,7 @@ class ColumnRecipe(_Model):
     column: str | None = None
     """``<task>/<slug>`` of existing labels in the store."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of this loss relative to the contrastive loss (weight 1)."""
+    """Weight of this loss, relative to that of the contrastive loss (``training.contrastive_weight``, 1)."""
     head: str = "conv"
     """Head that predicts the labels: a file of ``clipzoo/heads/``, or a custom head (docs/extending.md)."""
     head_options: dict[str, Any] = Field(default_factory=dict)
@@ -120,10 +120,28 @@ class TrainingRecipe(_Model):
     """Peak learning rate of the heads."""
     text_factor: Annotated[float, Field(ge=0)] = 1.0
     """Learning rate of the text tower, as a factor of the image tower's rate; 0 freezes the text tower."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate per layer of a tower, from the last layer to the first; 1 gives all layers one rate
+    (docs/training.md)."""
+    unlocked_image_layers: Annotated[int, Field(ge=0)] | None = None
+    """Number of last layers of the image tower that are trained; the others are locked. 0 locks the tower, null trains
+    all layers."""
+    unlocked_text_layers: Annotated[int, Field(ge=0)] | None = None
+    """Number of last layers of the text tower that are trained, as for the image tower."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rates after the warm-up: they fall to 0 as half a cosine, or stay constant until the cooldown."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps in which the learning rates rise linearly; they then fall to 0 as half a cosine."""
+    """Share of the steps in which the learning rates rise linearly."""
+    cooldown: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps, at the end of a constant schedule, in which the learning rates fall linearly to 0."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
+    """Decay rates of AdamW's averages of the gradient and of its square."""
+    eps: Positive = 1e-6
+    """Term of AdamW's denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Weight decay of AdamW; it applies to matrices and convolutions, not to gains, biases and embeddings."""
+    contrastive_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the contrastive loss. 0 trains on labels alone; the text tower is then frozen."""
     clip_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
@@ -158,6 +176,19 @@ class TrainingRecipe(_Model):
         if not self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
                 f"scale is {list(self.scale)}: give the smallest and the largest share of the area, at most 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cooldown_fits(self) -> TrainingRecipe:
+        if self.cooldown and self.schedule == "cosine":
+            raise ValueError(
+                f"cooldown is {self.cooldown:g}, but a cosine schedule already falls to 0: set schedule: constant, or "
+                "cooldown: 0"
+            )
+        if self.warmup + self.cooldown > 1:
+            raise ValueError(
+                f"warmup {self.warmup:g} and cooldown {self.cooldown:g} are more than all steps: lower one of them"
             )
         return self
 
@@ -259,6 +290,21 @@ class Recipe(_Model):
         if len(self.training.learning_rates) > 1 and self.evaluation.validation is None:
             raise ValueError(
                 "several learning_rates need evaluation.validation, which selects one; give it, or one rate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_arm_has_a_loss(self) -> Recipe:
+        if self.training.contrastive_weight > 0:
+            return self
+        if "clip-ft" in self.arms:
+            raise ValueError(
+                "training.contrastive_weight is 0, but the arm clip-ft has no other loss: give it a weight, or remove "
+                "clip-ft from arms"
+            )
+        if "clipzoo" in self.arms and not any(column.weight for column in self.columns):
+            raise ValueError(
+                "training.contrastive_weight and the weights of all columns are 0: give at least one loss a weight"
             )
         return self
 

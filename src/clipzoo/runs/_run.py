@@ -24,7 +24,7 @@ from clipzoo.runs.preflight import check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
-from clipzoo.training import check_single_process
+from clipzoo.training import check_settings, check_single_process
 
 
 class Run:
@@ -76,6 +76,7 @@ class Run:
         on_disk = here(model_schemes.resolve(student.model), student.pretrained)
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
+        check_settings(self.recipe.training, start)
         if evaluation.probe:
             start.check_layers(evaluation.layers, "evaluation.layers")
 

@@ -35,7 +35,7 @@ def train(training: Training) -> Student:
     if trained := result.finished(job.out, job.device, student.trust_remote_code):
         return trained
     job.out.mkdir(parents=True, exist_ok=True)
-    adam = optimizer.build(student, job.rates, job.settings.weight_decay)
+    adam = optimizer.build(student, job)
     checkpoints = Checkpoints(job, student, adam)
     start = checkpoints.resume()
     records = Records(job.out, start)

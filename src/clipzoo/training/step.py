@@ -35,7 +35,7 @@ class Updater:
 
     def __init__(self, training: Training, adam: torch.optim.Optimizer) -> None:
         self.job, self.student, self.adam = training.job, training.student, adam
-        self.objectives = objectives.build(self.student, self.job.weights)
+        self.objectives = objectives.build(self.student, self.job.loss_weights)
         self.forward = torch.compile(self.student) if self.job.settings.compile else self.student
 
     def update(self, batch: Batch, step: int) -> Update:
@@ -47,9 +47,7 @@ class Updater:
         """
         if not batch.captions:
             raise DatasetError(_no_samples(step, batch))
-        factor = optimizer.schedule(step, self.job.steps, self.job.settings.warmup)
-        for group in self.adam.param_groups:
-            group["lr"] = group["peak"] * factor
+        factor = optimizer.set_rates(self.adam, step, self.job.steps, self.job.settings)
         mixed = self.job.settings.precision == "bf16"
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=mixed):
             outputs = self.forward(batch.images, batch.tokens)
