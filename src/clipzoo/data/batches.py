@@ -88,6 +88,7 @@ class Batch:
         images: uint8 [B,H,W,3] RGB.
         tokens: int64 [B,L].
         captions: B strings.
+        keys: B keys of the dataset.
         targets: column -> target of its task, with ``valid``, which is False everywhere for a missing label.
         skipped: (key, reason) of unreadable samples, which are not among the B, and of unreadable labels.
         unreadable: column -> (unreadable labels, labels in the plan); the column "" counts samples.
@@ -101,6 +102,7 @@ class Batch:
     skipped: list[tuple[str, str]]
     unreadable: dict[str, tuple[int, int]] = field(default_factory=dict)
     lost: ClipzooError | None = None
+    keys: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""
@@ -224,7 +226,8 @@ class TrainingSet(Dataset[ViewedSample]):
         unreadable = {"": (len(samples) - len(usable), len(samples))} | {
             name: _unreadable(usable, name) for name in targets
         }
-        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost)
+        keys = [s.key for s in usable]
+        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost, keys)
 
 
 class _Watch:
@@ -335,11 +338,13 @@ def loader(
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and the first SIGTERM, which reach every process: the trainer ends its workers after its step.
+    """Ignore Ctrl-C, SIGUSR1 and the first SIGTERM, which reach every process: the trainer ends its workers.
 
     A second SIGTERM ends a worker that hangs.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -105,6 +105,12 @@ class LabelingRecipe(_Model):
 class TrainingRecipe(_Model):
     """Settings of training. Both trained arms share them and differ only in the pseudo-labels."""
 
+    FREE: ClassVar = frozenset({
+        "workers", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "evaluate_every",
+        "max_failures", "max_nonfinite",
+    })  # fmt: skip
+    """Fields that may change when a training is resumed."""
+
     steps: Count | None = None
     """Number of updates of each arm. Give either ``steps`` or ``epochs``."""
     epochs: Positive | None = None
@@ -150,8 +156,14 @@ class TrainingRecipe(_Model):
     """Probability of a horizontal flip."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Largest relative change of brightness and contrast, 0 to 1."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the student's forward pass; losses and weights stay float32."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights, such as 0.9999; the averaged student is measured and
+    saved. null saves the last weights."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the student's forward pass; losses and weights stay float32. fp16 scales the loss."""
+    max_nonfinite: Annotated[int, Field(ge=0)] = 0
+    """Number of steps with a gradient that is not finite, which are skipped, before training stops; at most a tenth of
+    the steps (docs/training.md)."""
     deterministic: bool = False
     """Make equal runs give equal bits: one CPU thread per operator and only deterministic kernels. This is slower, on a
     CPU by up to the number of its cores."""
@@ -168,6 +180,8 @@ class TrainingRecipe(_Model):
     """Steps between checkpoints."""
     checkpoint_minutes: Positive = 10.0
     """Maximum time between checkpoints, in minutes."""
+    keep_every: Count | None = None
+    """Steps between checkpoints that are kept as ``checkpoint-<step>.pt``; null keeps only the last one."""
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on the validation split; null measures only at the end."""
 

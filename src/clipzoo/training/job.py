@@ -54,6 +54,12 @@ class Job:
         text = 0.0 if self.labels_alone else self.rate * self.settings.text_factor
         return {"heads": self.settings.heads_learning_rate, "image": self.rate, "text": text}
 
+    @property
+    def binding(self) -> dict[str, Any]:
+        """The settings, as plain values, that a resumed training must share with the interrupted one."""
+        values = self.settings.model_dump(mode="json")
+        return {name: value for name, value in values.items() if name not in self.settings.FREE}
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, which `from_json` reads."""
         settings, weights = self.settings.model_dump(mode="json"), dict(self.weights)

@@ -1,4 +1,4 @@
-"""Records of a training: ``log.jsonl``, ``skipped.jsonl`` (one JSON object per line), and TensorBoard's files."""
+"""Records of a training, one JSON object per line: ``log.jsonl``, ``skipped.jsonl``, ``nonfinite.jsonl``; trackers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.training import ranks
 
-LOG, SKIPPED = "log.jsonl", "skipped.jsonl"
+LOG, SKIPPED, NONFINITE = "log.jsonl", "skipped.jsonl", "nonfinite.jsonl"
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
@@ -48,6 +48,11 @@ def _parsed(line: str, number: int, path: Path) -> dict[str, Any]:
     return values
 
 
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line to a record file."""
+    files.append(path, json.dumps(line).encode())
+
+
 class Records:
     """Writer of the records; only the main process writes.
 
@@ -59,7 +64,9 @@ class Records:
         self.board = None
         if not ranks.is_main():
             return
-        for path in (self.path, self.skips):
+        for path in (self.path, self.skips, out / NONFINITE):
+            if path.name == NONFINITE and not path.exists():
+                continue
             kept = [line for line in lines(path) if line["step"] < start]
             files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
