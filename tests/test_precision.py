@@ -104,12 +104,12 @@ def test_statistics_of_batch_norms_survive_activations_that_are_not_finite(
 
 
 def half(dataset: Path, labels: Path, model: str, out: Path, **settings: object) -> Training:
-    return job(dataset, labels, model, out, precision="fp16", **settings)
+    return job(dataset, labels, model, out, precision="fp16", batch_size=4, **settings)
 
 
 def test_fp16_scales_the_loss_and_learns(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
     train(half(dataset, labels, tiny_clip, tmp_path / "half"))
-    train(job(dataset, labels, tiny_clip, tmp_path / "whole"))
+    train(job(dataset, labels, tiny_clip, tmp_path / "whole", batch_size=4))
     log = read_log(tmp_path / "half")
     assert log[-1]["loss_scale"] > 1
     assert log[-1]["nonfinite"] == 0
@@ -149,7 +149,7 @@ def test_fp16_resumes_to_the_same_bits(
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(step.torch.amp, "GradScaler", lambda *a, **k: scaler(*a, growth_interval=3, **k))
     train(half(dataset, labels, tiny_clip, tmp_path / "whole"))
-    interrupted(dataset, labels, tiny_clip, tmp_path / "resumed", precision="fp16")
+    interrupted(dataset, labels, tiny_clip, tmp_path / "resumed", precision="fp16", batch_size=4)
     assert checkpoint.load(tmp_path / "resumed" / checkpoint.NAME)["scaler"]["scale"] != 65536
     train(half(dataset, labels, tiny_clip, tmp_path / "resumed"))
     assert same_student(tmp_path / "resumed", tmp_path / "whole")

@@ -21,6 +21,7 @@ from clipzoo import benchmarks, experts, export, heads, locations, losses, model
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.labeling import exports
 from clipzoo.plugins import Registry
+from clipzoo.training import tracking
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
@@ -148,6 +149,7 @@ REGISTRIES = (
     benchmarks.PLUGINS,
     export.PLUGINS,
     exports.PLUGINS,
+    tracking.PLUGINS,
 )
 
 

@@ -107,7 +107,7 @@ class TrainingRecipe(_Model):
 
     FREE: ClassVar = frozenset({
         "workers", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "evaluate_every",
-        "max_failures", "max_nonfinite",
+        "max_failures", "max_nonfinite", "tracking", "pictures_every",
     })  # fmt: skip
     """Fields that may change when a training is resumed."""
 
@@ -176,6 +176,11 @@ class TrainingRecipe(_Model):
     """Processes that read and decode images; 0 uses the training process."""
     log_every: Count = 10
     """Steps between log lines."""
+    tracking: tuple[str, ...] = ("tensorboard",)
+    """Where the values of the log are shown: ``tensorboard``, ``wandb``, ``trackio``, or a custom tracker
+    (docs/extending.md)."""
+    pictures_every: Count | None = None
+    """Steps between pictures of predictions next to labels, which are shown there; null shows none."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     checkpoint_minutes: Positive = 10.0
@@ -184,6 +189,17 @@ class TrainingRecipe(_Model):
     """Steps between checkpoints that are kept as ``checkpoint-<step>.pt``; null keeps only the last one."""
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on the validation split; null measures only at the end."""
+
+    @field_validator("tracking")
+    @classmethod
+    def _trackers_are_known(cls, tracking: tuple[str, ...]) -> tuple[str, ...]:
+        known = plugins.names("training.tracking")
+        for name in tracking:
+            if name not in known:
+                raise ValueError(f"there is no tracker {name!r}; {plugins.hint(name, known)}")
+        if len(set(tracking)) < len(tracking):
+            raise ValueError("a tracker is listed twice; list each one once")
+        return tracking
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> TrainingRecipe:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from clipzoo.models import Student, layers
 from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import locking
+from clipzoo.training import locking, tracking
 
 
 def check_settings(settings: TrainingRecipe, student: Student) -> None:
-    """Raise `RecipeError` if the student does not have the layers that the settings need."""
+    """Raise `RecipeError` if the student has not the layers that the settings need, or a tracker is not installed."""
+    for name in settings.tracking:
+        tracking.check(name)
     for part, unlocked in (("image", settings.unlocked_image_layers), ("text", settings.unlocked_text_layers)):
         locking.locked(student, part, unlocked)
         if settings.layer_decay < 1:

@@ -15,6 +15,7 @@ from clipzoo.training import exact, guard, optimizer, ranks, result
 from clipzoo.training.checkpoint import Checkpoints
 from clipzoo.training.health import Health
 from clipzoo.training.job import Training
+from clipzoo.training.pictures import pictures
 from clipzoo.training.records import Records
 from clipzoo.training.step import Updater
 
@@ -40,7 +41,7 @@ def train(training: Training) -> Student:
     updater = Updater(training, adam)
     checkpoints = Checkpoints(job, student, adam, updater.parts)
     start = checkpoints.resume()
-    records = Records(job.out, start)
+    records = Records(job, start)
     batches = _batches(training, start)  # starts workers, which must not inherit the handlers of signals
     with signals() as stop, exact.arithmetic(job.settings.deterministic):
         _run(training, updater, batches, start, checkpoints, records, stop)
@@ -80,6 +81,9 @@ def _run(
             values = update.values()
             records.write(step, values, speed)
             training.on_step(step, values | speed)
+        if settings.pictures_every and done % settings.pictures_every == 0:
+            records.pictures(step, pictures(student, batch))
+            student.train()
         if settings.evaluate_every and done % settings.evaluate_every == 0 and not last:
             with updater.average.applied() if updater.average else nullcontext():
                 guard.measure(training, records, step)
