@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from clipzoo import plugins
-from clipzoo.errors import MAX_FAILURES, CheckpointError
+from clipzoo.errors import MAX_FAILURES, CheckpointError, RecipeError
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
@@ -43,6 +43,21 @@ class ColumnRecipe(_Model):
     """Image pixels per target pixel, along each side."""
     min_confidence: float | None = None
     """Labels below this confidence are not used; it applies to experts that report a confidence."""
+    where: str | None = None
+    """Condition on the statistics of used labels, such as ``valid > 0.3 and confidence >= 0.5``: ``valid`` is the share
+    of the image with a label, ``bytes`` the size of the label (docs/training.md)."""
+
+    @field_validator("where")
+    @classmethod
+    def _condition_is_sound(cls, where: str | None) -> str | None:
+        if where is not None:
+            from clipzoo.data.filters import Where  # with torch, slow to import
+
+            try:
+                Where.parse(where)
+            except RecipeError as error:
+                raise ValueError(str(error)) from error
+        return where
 
     @model_validator(mode="after")
     def _one_source(self) -> ColumnRecipe:
