@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipzoo import files
+from clipzoo.data.mixture import Mixture
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
 from clipzoo.readers.base import Reader
@@ -125,12 +126,19 @@ class TrainingSet(Dataset[ViewedSample]):
         labels: column name in the plan -> column.
         viewing: parameters of the views.
         seed: views are a pure function of (seed, epoch, row).
+        mixture: dataset -> weight, for a plan of several datasets; empty for the order of the plan.
     """
 
     def __init__(
-        self, plan: Plan, reader: Reader, labels: Mapping[str, LabelColumn], viewing: Viewing, seed: int = 0
+        self,
+        plan: Plan,
+        reader: Reader,
+        labels: Mapping[str, LabelColumn],
+        viewing: Viewing,
+        seed: int = 0,
+        mixture: Mapping[str, float] | None = None,
     ) -> None:
-        self.plan, self.reader, self.labels = plan, reader, dict(labels)
+        self.plan, self.reader, self.labels, self.mixture = plan, reader, dict(labels), dict(mixture or {})
         self.viewing, self.seed = viewing, seed
         self._watches = {name: _Watch(used.column, plan.tars.get(name, {})) for name, used in self.labels.items()}
         self.threads = max(reader.threads, *(files.threads(used.column.path) for used in labels.values()), 1)
@@ -289,6 +297,17 @@ class PlanSampler(Sampler[list[Position]]):
             yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
 
 
+class MixtureSampler(PlanSampler):
+    """Yields batches of positions of several datasets with weights; ranks take turns within the batch of all ranks."""
+
+    weights: Mapping[str, float]
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        mixture, size = Mixture(self.plan, self.weights, self.seed), self.batch_size * self.ranks
+        for step in range(self.start, self.stop):
+            yield mixture.positions(range(step * size + self.rank, (step + 1) * size, self.ranks))
+
+
 class _Loader(DataLoader[Any]):
     """A DataLoader that raises `Batch.lost` in the training process."""
 
@@ -317,7 +336,10 @@ def loader(
         PlanError: the plan has fewer samples than one batch of all ranks.
         LostError, RemoteError: during iteration; see `TrainingSet`.
     """
-    sampler = PlanSampler(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
+    kind = MixtureSampler if dataset.mixture else PlanSampler
+    sampler = kind(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
+    if isinstance(sampler, MixtureSampler):
+        sampler.weights = dataset.mixture
     if sampler.steps_per_epoch == 0:
         raise PlanError(
             f"the plan has {len(dataset)} samples, fewer than one batch of {batch_size} on {ranks} ranks. "

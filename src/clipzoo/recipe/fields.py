@@ -165,6 +165,9 @@ class TrainingRecipe(_Model):
     """Weight of the contrastive loss. 0 trains on labels alone; the text tower is then frozen."""
     clip_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
+    mixture: dict[str, Positive] = Field(default_factory=dict)
+    """Dataset -> weight, if ``data`` is a YAML file that names several: a sample of a dataset of weight 2 is seen twice
+    as often as one of weight 1, the default (docs/training.md)."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
     """Smallest and largest share of the image's area that a random crop covers."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clipzoo import locations, model_schemes
-from clipzoo.data import Plan
+from clipzoo.data import Plan, check_mixture
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
@@ -70,7 +70,8 @@ class Run:
     def _preflight(self) -> None:
         """Find mistakes of a new recipe before hours of labeling and training."""
         if not locations.provided(self.recipe.data):
-            open_dataset(self.inputs.dataset)
+            shards = open_dataset(self.inputs.dataset).shards
+            check_mixture(self.recipe.training.mixture, shards)
         check_splits(self.recipe)
         student, evaluation = self.recipe.student, self.recipe.evaluation
         on_disk = here(model_schemes.resolve(student.model), student.pretrained)
