@@ -126,13 +126,14 @@ def test_a_dataset_without_samples_in_the_plan_is_an_error(both: Path) -> None:
 def test_unknown_datasets_are_refused_before_any_work(
     both: Path, dataset: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
-    def run(data: Path) -> Run:
+    def run(data: Path | str) -> Run:
         training = {"steps": 1, "mixture": {"arts": 2}}
         values = {"name": "x", "data": str(data), "student": {"model": tiny_clip}, "training": training}
         return Run(parse({**values, "arms": ["clip-ft"]}), tmp_path / "run")
 
     with pytest.raises(RecipeError, match="mixture has 'arts', but data has no such dataset; did you mean art"):
         run(both)
-    with pytest.raises(RecipeError, match="it names no datasets"):
-        run(dataset)
+    for alone in (dataset, "demo:captioned"):
+        with pytest.raises(RecipeError, match="it names no datasets"):
+            run(alone)
     assert not (tmp_path / "run").exists()

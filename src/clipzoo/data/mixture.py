@@ -1,6 +1,6 @@
 """The order of samples of several datasets with weights: a pure function of the seed and the position.
 
-Each dataset is an endless stream of its epochs. A fixed pattern of `CYCLE` positions gives the next dataset, so that any
+Each dataset is an endless stream of its epochs. A fixed pattern of `CYCLE` positions gives the next dataset: any
 position is known without the earlier ones.
 """
 
@@ -93,7 +93,7 @@ def _spans(plan: Plan) -> dict[str, tuple[int, int]]:
 def _apportioned(shares: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return whole numbers of sum `CYCLE`, at least 1 each, in proportion to ``shares``: by the largest remainders."""
     exact = shares / shares.sum() * CYCLE
-    counts = np.maximum(exact.astype(np.int64), 1)
+    counts: NDArray[np.int64] = np.maximum(exact.astype(np.int64), 1)
     while (missing := CYCLE - int(counts.sum())) != 0:
         best = np.argmax(exact - counts) if missing > 0 else np.argmax(counts - exact + (counts == 1) * -CYCLE)
         counts[best] += np.sign(missing)

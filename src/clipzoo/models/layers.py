@@ -102,7 +102,7 @@ def _hugging_face(tower: Any) -> Callable[[str], Place]:
     embeddings = getattr(tower.transformer, names.get("token_embeddings_attr", "embeddings"), None)
     if blocks is None or embeddings is None:
         raise RecipeError(UNKNOWN.format(f"{type(tower).__name__} ({tower.config.model_type})"))
-    places = {id(p): (1, number) for number, block in enumerate(blocks) for p in block.parameters()}
+    places: dict[int, Place] = {id(p): (1, number) for number, block in enumerate(blocks) for p in block.parameters()}
     places |= {id(p): (0,) for p in embeddings.parameters()}
     by_name = {name: places.get(id(p), (1, len(blocks) - 1)) for name, p in tower.named_parameters()}
     return by_name.__getitem__

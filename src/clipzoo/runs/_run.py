@@ -69,9 +69,8 @@ class Run:
 
     def _preflight(self) -> None:
         """Find mistakes of a new recipe before hours of labeling and training."""
-        if not locations.provided(self.recipe.data):
-            shards = open_dataset(self.inputs.dataset).shards
-            check_mixture(self.recipe.training.mixture, shards)
+        packaged = locations.provided(self.recipe.data)
+        check_mixture(self.recipe.training.mixture, () if packaged else open_dataset(self.inputs.dataset).shards)
         check_splits(self.recipe)
         student, evaluation = self.recipe.student, self.recipe.evaluation
         on_disk = here(model_schemes.resolve(student.model), student.pretrained)

@@ -34,8 +34,8 @@ class Update:
     def values(self) -> dict[str, float]:
         """Return numbers for the log. This waits for the device."""
         named = {f"loss/{name}": term.item() for name, term in self.terms.items()}
-        norm = {"gradient_norm": self.gradient_norm.item(), "rate": self.rate}
-        return named | {"loss": self.loss.item()} | norm | self.skips
+        norm = self.gradient_norm.item()
+        return {**named, "loss": self.loss.item(), "gradient_norm": norm, "rate": self.rate, **self.skips}
 
 
 class Updater:
