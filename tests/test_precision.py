@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,3 +158,37 @@ def test_fp16_resumes_to_the_same_bits(
     assert same_student(tmp_path / "resumed", tmp_path / "whole")
     scales = [[line["loss_scale"] for line in read_log(tmp_path / name)] for name in ("whole", "resumed")]
     assert scales[0] == scales[1]
+
+
+RANK = """
+import json, sys
+from pathlib import Path
+import torch
+from torch import distributed
+from clipzoo.data import Batch
+from clipzoo.recipe import TrainingRecipe
+from clipzoo.training import Job
+from clipzoo.training.nonfinite import Skips
+
+rank, out = int(sys.argv[1]), Path(sys.argv[2])
+distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
+job = Job(TrainingRecipe(steps=20, max_nonfinite=2, precision="fp16"), 1e-3, 20, out)
+skips = Skips(job, torch.nn.Linear(1, 1), torch.amp.GradScaler("cpu"))
+batch = Batch(torch.zeros(1), torch.zeros(1), ["a"], {}, [], keys=[f"key-{rank}"])
+inf, loss = torch.tensor(float("inf")), torch.tensor(float("nan") if rank else 1.0)
+assert skips.skip(0, inf, {"loss": loss}, batch)  # not finite on one rank only
+assert skips.skip(1, inf, {"loss": torch.tensor(1.0)}, batch)  # finite on both
+print(skips.nonfinite, skips.overflows)
+"""
+
+
+def test_ranks_count_alike_and_the_keys_of_all_are_recorded(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RANK]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=100)[0].strip() for process in ranks] == ["1 1", "1 1"]
+    (row,) = rows(tmp_path)
+    assert row["keys"] == ["key-0", "key-1"]
