@@ -22,12 +22,13 @@ import torch
 
 from clipzoo.data import Batch
 from clipzoo.models import HeadSpec, Student
+from clipzoo.recipe import TrainingRecipe
 from clipzoo.tasks import Convention
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.training import objectives, optimizer
+from clipzoo.training import Job, objectives, optimizer
 
 CLASSES = 150
 CONVENTIONS = {
@@ -35,7 +36,7 @@ CONVENTIONS = {
     "depth": Convention(kind="affine-disparity"),
     "normals": Convention(),
 }
-RATES = {"heads": 1e-3, "image": 1e-5, "text": 1e-5}
+JOB = Job(TrainingRecipe(steps=1), rate=1e-5, steps=1, out=Path())
 
 
 def batch(student: Student, size: int, stride: int, device: str) -> Batch:
@@ -68,7 +69,7 @@ class Arm:
         self.student = Student.create(args.model, specs=specs, layers=args.layers, random=True).to(args.device).train()
         self.batch = batch(self.student, args.batch, args.stride, args.device)
         self.forward = torch.compile(self.student) if compiled else self.student
-        self.adam = optimizer.build(self.student, RATES, 0.1)
+        self.adam = optimizer.build(self.student, JOB)
         self.objectives = objectives.build(self.student)
         self.args = args
 

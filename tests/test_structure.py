@@ -33,6 +33,7 @@ from clipzoo import (
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.labeling import exports
 from clipzoo.plugins import Registry
+from clipzoo.training import tracking
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
@@ -162,6 +163,7 @@ REGISTRIES = (
     probing.PLUGINS,
     export.PLUGINS,
     exports.PLUGINS,
+    tracking.PLUGINS,
 )
 
 

@@ -10,9 +10,26 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+REQUESTS = ("SIGINT", "SIGTERM", "SIGUSR1")
+"""Signals that ask a run to stop: Ctrl-C, the end of a job, and Slurm's warning before it (``sbatch --signal``)."""
+
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by a signal; its state is complete, and the same call resumes it."""
+    """A run was stopped by a signal; its state is complete, and the same call resumes it.
+
+    Args:
+        text: the message.
+        signal: name of the signal.
+    """
+
+    def __init__(self, text: str = "", signal: str = "SIGINT") -> None:
+        super().__init__(text)
+        self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, as shells report it: 130 for SIGINT, 143 for SIGTERM, 138 for SIGUSR1."""
+        return 128 + signal.Signals[self.signal].value
 
 
 @dataclass
@@ -24,12 +41,12 @@ class Stop:
     def check(self) -> None:
         """Raise `Interrupted` if a stop was requested."""
         if self.signal:
-            raise Interrupted(self.signal)
+            raise Interrupted(self.signal, self.signal)
 
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Record SIGINT or SIGTERM in the yielded `Stop`; a second signal has its previous effect.
+    """Record SIGINT, SIGTERM or SIGUSR1 in the yielded `Stop`; a second signal has its previous effect.
 
     Only the main thread can handle signals; in other threads no stop is recorded.
     """
@@ -43,7 +60,7 @@ def signals() -> Iterator[Stop]:
         stop.signal = signal.Signals(number).name
         signal.signal(number, before[number])
 
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for one in [signal.Signals[name] for name in REQUESTS if hasattr(signal, name)]:
         before[one] = signal.getsignal(one) or signal.SIG_DFL
         signal.signal(one, handle)
     try:

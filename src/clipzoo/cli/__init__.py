@@ -27,6 +27,7 @@ from clipzoo.cli import (
     train,
 )
 from clipzoo.errors import ClipzooError, visible
+from clipzoo.stopping import Interrupted
 
 app = typer.Typer(
     name="clipzoo",
@@ -76,7 +77,10 @@ DISK_ERRORS = {
 
 
 def main() -> None:
-    """Run the command line; user errors are printed without a traceback, with exit code 2; 130 if interrupted."""
+    """Run the command line; user errors are printed without a traceback, with exit code 2.
+
+    A run that a signal has stopped exits with 128 plus the signal's number (`clipzoo.stopping.Interrupted`).
+    """
     try:
         app()
     except ClipzooError as error:
@@ -90,6 +94,8 @@ def main() -> None:
         if isinstance(stopped, KeyboardInterrupt):
             message = str(stopped) or "stopped; rerun the command to resume"
             Console(stderr=True).print(escape(message), highlight=False, soft_wrap=True)
+        if isinstance(stopped, Interrupted):
+            sys.exit(stopped.exit_code)
         raise
 
 

@@ -1,7 +1,20 @@
 """Training data: images and labels joined into a plan, read in batches by a PyTorch DataLoader."""
 
 from clipzoo.data.batches import Batch, LabelColumn, TrainingSet, Viewing, loader
+from clipzoo.data.filters import Where
 from clipzoo.data.kept_plan import kept_plan
+from clipzoo.data.mixture import check_mixture
 from clipzoo.data.plan import Plan, entry_of
 
-__all__ = ["Batch", "LabelColumn", "Plan", "TrainingSet", "Viewing", "entry_of", "kept_plan", "loader"]
+__all__ = [
+    "Batch",
+    "LabelColumn",
+    "Plan",
+    "TrainingSet",
+    "Viewing",
+    "Where",
+    "check_mixture",
+    "entry_of",
+    "kept_plan",
+    "loader",
+]

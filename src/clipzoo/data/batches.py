@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipzoo import files
+from clipzoo.data.mixture import Mixture
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
 from clipzoo.readers.base import Reader
@@ -88,6 +89,7 @@ class Batch:
         images: uint8 [B,H,W,3] RGB.
         tokens: int64 [B,L].
         captions: B strings.
+        keys: B keys of the dataset.
         targets: column -> target of its task, with ``valid``, which is False everywhere for a missing label.
         skipped: (key, reason) of unreadable samples, which are not among the B, and of unreadable labels.
         unreadable: column -> (unreadable labels, labels in the plan); the column "" counts samples.
@@ -101,6 +103,7 @@ class Batch:
     skipped: list[tuple[str, str]]
     unreadable: dict[str, tuple[int, int]] = field(default_factory=dict)
     lost: ClipzooError | None = None
+    keys: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""
@@ -123,12 +126,19 @@ class TrainingSet(Dataset[ViewedSample]):
         labels: column name in the plan -> column.
         viewing: parameters of the views.
         seed: views are a pure function of (seed, epoch, row).
+        mixture: dataset -> weight, for a plan of several datasets; empty for the order of the plan.
     """
 
     def __init__(
-        self, plan: Plan, reader: Reader, labels: Mapping[str, LabelColumn], viewing: Viewing, seed: int = 0
+        self,
+        plan: Plan,
+        reader: Reader,
+        labels: Mapping[str, LabelColumn],
+        viewing: Viewing,
+        seed: int = 0,
+        mixture: Mapping[str, float] | None = None,
     ) -> None:
-        self.plan, self.reader, self.labels = plan, reader, dict(labels)
+        self.plan, self.reader, self.labels, self.mixture = plan, reader, dict(labels), dict(mixture or {})
         self.viewing, self.seed = viewing, seed
         self._watches = {name: _Watch(used.column, plan.tars.get(name, {})) for name, used in self.labels.items()}
         self.threads = max(reader.threads, *(files.threads(used.column.path) for used in labels.values()), 1)
@@ -224,7 +234,8 @@ class TrainingSet(Dataset[ViewedSample]):
         unreadable = {"": (len(samples) - len(usable), len(samples))} | {
             name: _unreadable(usable, name) for name in targets
         }
-        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost)
+        keys = [s.key for s in usable]
+        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost, keys)
 
 
 class _Watch:
@@ -286,6 +297,17 @@ class PlanSampler(Sampler[list[Position]]):
             yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
 
 
+class MixtureSampler(PlanSampler):
+    """Yields batches of positions of several datasets with weights; ranks take turns within the batch of all ranks."""
+
+    weights: Mapping[str, float]
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        mixture, size = Mixture(self.plan, self.weights, self.seed), self.batch_size * self.ranks
+        for step in range(self.start, self.stop):
+            yield mixture.positions(range(step * size + self.rank, (step + 1) * size, self.ranks))
+
+
 class _Loader(DataLoader[Any]):
     """A DataLoader that raises `Batch.lost` in the training process."""
 
@@ -314,7 +336,10 @@ def loader(
         PlanError: the plan has fewer samples than one batch of all ranks.
         LostError, RemoteError: during iteration; see `TrainingSet`.
     """
-    sampler = PlanSampler(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
+    kind = MixtureSampler if dataset.mixture else PlanSampler
+    sampler = kind(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
+    if isinstance(sampler, MixtureSampler):
+        sampler.weights = dataset.mixture
     if sampler.steps_per_epoch == 0:
         raise PlanError(
             f"the plan has {len(dataset)} samples, fewer than one batch of {batch_size} on {ranks} ranks. "
@@ -335,11 +360,13 @@ def loader(
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and the first SIGTERM, which reach every process: the trainer ends its workers after its step.
+    """Ignore Ctrl-C, SIGUSR1 and the first SIGTERM, which reach every process: the trainer ends its workers.
 
     A second SIGTERM ends a worker that hangs.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipzoo import files
+from clipzoo.data.filters import Where
 from clipzoo.errors import CheckpointError, PlanError, brief
 from clipzoo.files import AnyPath
 from clipzoo.readers import fingerprint, shard_fingerprint
@@ -60,6 +61,7 @@ class Plan:
         columns: Mapping[str, Column],
         *,
         min_confidence: Mapping[str, float] | None = None,
+        where: Mapping[str, Where] | None = None,
         max_samples: int | None = None,
     ) -> Plan:
         """Join a dataset with columns.
@@ -68,6 +70,7 @@ class Plan:
             reader: the dataset.
             columns: name -> column.
             min_confidence: name -> least confidence of used labels.
+            where: name -> condition on used labels.
             max_samples: largest number of samples in the plan.
 
         Raises:
@@ -96,7 +99,7 @@ class Plan:
                     if not column.check_pictures(shard, marks, source):
                         unmarked[name].append(shard)
                     tars[name][shard] = marks.get(TAR_MARK, "")
-                table = _join(table, name, rows, (min_confidence or {}).get(name))
+                table = _join(table, name, rows, (min_confidence or {}).get(name), (where or {}).get(name))
             tables.append(table if max_samples is None else table.slice(0, max_samples - total))
             total += len(tables[-1])
             if total == max_samples:
@@ -104,7 +107,7 @@ class Plan:
         for name, shards in unmarked.items():
             columns[name].warn_unmarked(shards)
         plan = cls(pa.concat_tables(tables) if tables else _samples([]), dict(left_out), tars, places)
-        plan._check(reader, columns, min_confidence or {})
+        plan._check(reader, columns, min_confidence or {}, where or {})
         return plan
 
     @classmethod
@@ -195,7 +198,13 @@ class Plan:
         rows: list[dict[str, Any]] = self.table.take(list(indices)).to_pylist()
         return rows
 
-    def _check(self, reader: Reader, columns: Mapping[str, Column], floors: Mapping[str, float]) -> None:
+    def _check(
+        self,
+        reader: Reader,
+        columns: Mapping[str, Column],
+        floors: Mapping[str, float],
+        where: Mapping[str, Where],
+    ) -> None:
         if not len(self):
             reasons = ", ".join(f"{count}× {reason}" for reason, count in self.left_out.items()) or "it is empty"
             raise PlanError(f"{reader.location} has no usable sample ({reasons}). `clipzoo check` lists the reasons")
@@ -204,6 +213,11 @@ class Plan:
                 raise PlanError(
                     f"no label of {name} reaches min_confidence {floors[name]:g}, or none has a key of "
                     f"{reader.location}. Lower min_confidence"
+                )
+            if share == 0 and name in where and columns[name].manifest.counts.labels:
+                raise PlanError(
+                    f"no label of {name} meets its condition where: {where[name].text!r}, or none has a key of "
+                    f"{reader.location}. Relax the condition"
                 )
             if share == 0:
                 raise PlanError(
@@ -252,9 +266,13 @@ def _percent(part: int, whole: int) -> str:
     return f"{min(max(share, 0.1), 99.9):.1f} %"
 
 
-def _join(samples: pa.Table, name: str, labels: pa.Table | None, floor: float | None) -> pa.Table:
+def _join(
+    samples: pa.Table, name: str, labels: pa.Table | None, floor: float | None, where: Where | None = None
+) -> pa.Table:
     """Left join of one shard's labels by key; ``labels`` is None if the shard is not labeled."""
     spans: dict[str, tuple[int, int]] = {}
+    if labels is not None and where is not None:
+        labels = labels.filter(pa.array([where.holds(row) for row in labels.to_pylist()], pa.bool_()))
     if labels is not None:
         rows = labels.to_pydict()
         for key, offset, size, confidence in zip(

@@ -225,7 +225,8 @@ def _run(
         with signals() as stop, progress:
             do(stop, progress)
     except KeyboardInterrupt as error:
-        raise Interrupted(_interrupted(jobs, works, str(error))) from None
+        sent = error.signal if isinstance(error, Interrupted) else "SIGINT"
+        raise Interrupted(_interrupted(jobs, works, str(error)), sent) from None
     finally:
         for work in active:
             work.column.finish(work.unnoted(), labeled=work.labeled)

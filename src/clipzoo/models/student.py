@@ -11,6 +11,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipzoo import files, heads
 from clipzoo.errors import CheckpointError, RecipeError
@@ -165,6 +166,14 @@ class Student(nn.Module):
         """Return unit-length embeddings [B,D] of texts, on the student's device."""
         out: Tensor = self.clip.encode_text(self.tokenize(texts).to(self.mean.device), normalize=True)
         return out
+
+    def train(self, mode: bool = True) -> Student:
+        """Set training or evaluation mode. Batch norms whose weights are locked stay in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Return named parameters by part: ``heads``, ``image`` (vision tower), ``text`` (all others)."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from clipzoo import plugins
-from clipzoo.errors import MAX_FAILURES, CheckpointError
+from clipzoo.errors import MAX_FAILURES, CheckpointError, RecipeError
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
@@ -30,7 +30,7 @@ class ColumnRecipe(_Model):
     column: str | None = None
     """``<task>/<slug>`` of existing labels in the store."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of this loss relative to the contrastive loss (weight 1)."""
+    """Weight of this loss, relative to that of the contrastive loss (``training.contrastive_weight``, 1)."""
     head: str = "conv"
     """Head that predicts the labels: a file of ``clipzoo/heads/``, or a custom head (docs/extending.md)."""
     head_options: dict[str, Any] = Field(default_factory=dict)
@@ -43,6 +43,21 @@ class ColumnRecipe(_Model):
     """Image pixels per target pixel, along each side."""
     min_confidence: float | None = None
     """Labels below this confidence are not used; it applies to experts that report a confidence."""
+    where: str | None = None
+    """Condition on the statistics of used labels, such as ``valid > 0.3 and confidence >= 0.5``: ``valid`` is the share
+    of the image with a label, ``bytes`` the size of the label (docs/training.md)."""
+
+    @field_validator("where")
+    @classmethod
+    def _condition_is_sound(cls, where: str | None) -> str | None:
+        if where is not None:
+            from clipzoo.data.filters import Where  # with torch, slow to import
+
+            try:
+                Where.parse(where)
+            except RecipeError as error:
+                raise ValueError(str(error)) from error
+        return where
 
     @model_validator(mode="after")
     def _one_source(self) -> ColumnRecipe:
@@ -105,6 +120,12 @@ class LabelingRecipe(_Model):
 class TrainingRecipe(_Model):
     """Settings of training. Both trained arms share them and differ only in the pseudo-labels."""
 
+    FREE: ClassVar = frozenset({
+        "workers", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "evaluate_every",
+        "max_failures", "max_nonfinite", "tracking", "pictures_every",
+    })  # fmt: skip
+    """Fields that may change when a training is resumed."""
+
     steps: Count | None = None
     """Number of updates of each arm. Give either ``steps`` or ``epochs``."""
     epochs: Positive | None = None
@@ -120,20 +141,47 @@ class TrainingRecipe(_Model):
     """Peak learning rate of the heads."""
     text_factor: Annotated[float, Field(ge=0)] = 1.0
     """Learning rate of the text tower, as a factor of the image tower's rate; 0 freezes the text tower."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate per layer of a tower, from the last layer to the first; 1 gives all layers one rate
+    (docs/training.md)."""
+    unlocked_image_layers: Annotated[int, Field(ge=0)] | None = None
+    """Number of last layers of the image tower that are trained; the others are locked. 0 locks the tower, null trains
+    all layers."""
+    unlocked_text_layers: Annotated[int, Field(ge=0)] | None = None
+    """Number of last layers of the text tower that are trained, as for the image tower."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rates after the warm-up: they fall to 0 as half a cosine, or stay constant until the cooldown."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps in which the learning rates rise linearly; they then fall to 0 as half a cosine."""
+    """Share of the steps in which the learning rates rise linearly."""
+    cooldown: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps, at the end of a constant schedule, in which the learning rates fall linearly to 0."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
+    """Decay rates of AdamW's averages of the gradient and of its square."""
+    eps: Positive = 1e-6
+    """Term of AdamW's denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Weight decay of AdamW; it applies to matrices and convolutions, not to gains, biases and embeddings."""
+    contrastive_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the contrastive loss. 0 trains on labels alone; the text tower is then frozen."""
     clip_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
+    mixture: dict[str, Positive] = Field(default_factory=dict)
+    """Dataset -> weight, if ``data`` is a YAML file that names several: a sample of a dataset of weight 2 is seen twice
+    as often as one of weight 1, the default (docs/training.md)."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
     """Smallest and largest share of the image's area that a random crop covers."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Largest relative change of brightness and contrast, 0 to 1."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the student's forward pass; losses and weights stay float32."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights, such as 0.9999; the averaged student is measured and
+    saved. null saves the last weights."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the student's forward pass; losses and weights stay float32. fp16 scales the loss."""
+    max_nonfinite: Annotated[int, Field(ge=0)] = 0
+    """Number of steps with a gradient that is not finite, which are skipped, before training stops; at most a tenth of
+    the steps (docs/training.md)."""
     deterministic: bool = False
     """Make equal runs give equal bits: one CPU thread per operator and only deterministic kernels. This is slower, on a
     CPU by up to the number of its cores."""
@@ -146,18 +194,49 @@ class TrainingRecipe(_Model):
     """Processes that read and decode images; 0 uses the training process."""
     log_every: Count = 10
     """Steps between log lines."""
+    tracking: tuple[str, ...] = ("tensorboard",)
+    """Where the values of the log are shown: ``tensorboard``, ``wandb``, ``trackio``, or a custom tracker
+    (docs/extending.md)."""
+    pictures_every: Count | None = None
+    """Steps between pictures of predictions next to labels, which are shown there; null shows none."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     checkpoint_minutes: Positive = 10.0
     """Maximum time between checkpoints, in minutes."""
+    keep_every: Count | None = None
+    """Steps between checkpoints that are kept as ``checkpoint-<step>.pt``; null keeps only the last one."""
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on the validation split; null measures only at the end."""
+
+    @field_validator("tracking")
+    @classmethod
+    def _trackers_are_known(cls, tracking: tuple[str, ...]) -> tuple[str, ...]:
+        known = plugins.names("training.tracking")
+        for name in tracking:
+            if name not in known:
+                raise ValueError(f"there is no tracker {name!r}; {plugins.hint(name, known)}")
+        if len(set(tracking)) < len(tracking):
+            raise ValueError("a tracker is listed twice; list each one once")
+        return tracking
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> TrainingRecipe:
         if not self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
                 f"scale is {list(self.scale)}: give the smallest and the largest share of the area, at most 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cooldown_fits(self) -> TrainingRecipe:
+        if self.cooldown and self.schedule == "cosine":
+            raise ValueError(
+                f"cooldown is {self.cooldown:g}, but a cosine schedule already falls to 0: set schedule: constant, or "
+                "cooldown: 0"
+            )
+        if self.warmup + self.cooldown > 1:
+            raise ValueError(
+                f"warmup {self.warmup:g} and cooldown {self.cooldown:g} are more than all steps: lower one of them"
             )
         return self
 
@@ -259,6 +338,21 @@ class Recipe(_Model):
         if len(self.training.learning_rates) > 1 and self.evaluation.validation is None:
             raise ValueError(
                 "several learning_rates need evaluation.validation, which selects one; give it, or one rate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_arm_has_a_loss(self) -> Recipe:
+        if self.training.contrastive_weight > 0:
+            return self
+        if "clip-ft" in self.arms:
+            raise ValueError(
+                "training.contrastive_weight is 0, but the arm clip-ft has no other loss: give it a weight, or remove "
+                "clip-ft from arms"
+            )
+        if "clipzoo" in self.arms and not any(column.weight for column in self.columns):
+            raise ValueError(
+                "training.contrastive_weight and the weights of all columns are 0: give at least one loss a weight"
             )
         return self
 

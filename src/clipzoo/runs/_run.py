@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clipzoo import locations, model_schemes
-from clipzoo.data import Plan
+from clipzoo.data import Plan, check_mixture
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
@@ -24,7 +24,7 @@ from clipzoo.runs.preflight import check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
-from clipzoo.training import check_single_process
+from clipzoo.training import check_settings, check_single_process
 
 
 class Run:
@@ -69,13 +69,14 @@ class Run:
 
     def _preflight(self) -> None:
         """Find mistakes of a new recipe before hours of labeling and training."""
-        if not locations.provided(self.recipe.data):
-            open_dataset(self.inputs.dataset)
+        packaged = locations.provided(self.recipe.data)
+        check_mixture(self.recipe.training.mixture, () if packaged else open_dataset(self.inputs.dataset).shards)
         check_splits(self.recipe)
         student, evaluation = self.recipe.student, self.recipe.evaluation
         on_disk = here(model_schemes.resolve(student.model), student.pretrained)
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
+        check_settings(self.recipe.training, start)
         if evaluation.probe:
             start.check_layers(evaluation.layers, "evaluation.layers")
 

@@ -5,7 +5,7 @@ recipe.yaml            the complete recipe
 data/                  packaged data, unpacked or rendered
 labels/                the label store, unless the recipe names another
 plan.parquet           images joined with labels; plan.json records their sources
-arms/<arm>/<seed>/     log.jsonl, tensorboard/, checkpoint.pt during training, then student/
+arms/<arm>/<seed>/     log.jsonl, tensorboard/, checkpoint.pt during training (and those kept), then student/
 arms/<arm>/rates.json  the validation scores of each learning rate of the grid
 scores/                additive statistics, one file per arm, seed, split and group; ``done`` records what was measured
 results.json           the numbers
@@ -23,11 +23,11 @@ from clipzoo import files
 from clipzoo import recipe as recipes
 from clipzoo.errors import CheckpointError
 from clipzoo.files import AnyPath, locked
-from clipzoo.recipe import Recipe
+from clipzoo.recipe import Recipe, TrainingRecipe
 
 FREE = (
-    "description", "labeling.", "evaluation.", "arms.", "seeds.", "training.workers", "training.log_every",
-    "training.checkpoint_", "training.evaluate_every", "training.max_failures", "student.trust_remote_code",
+    "description", "labeling.", "evaluation.", "arms.", "seeds.", "student.trust_remote_code",
+    *(f"training.{name}" for name in sorted(TrainingRecipe.FREE)),
 )  # fmt: skip
 """Fields that may change after arms are trained, since no trained arm depends on them."""
 CHOOSING = (

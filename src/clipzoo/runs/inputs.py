@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 from clipzoo import experts, files, locations
 from clipzoo.benchmarks import Benchmark, open_benchmark
-from clipzoo.data import Plan, kept_plan
+from clipzoo.data import Plan, Where, kept_plan
 from clipzoo.errors import RecipeError
 from clipzoo.experts import Expert
 from clipzoo.files import Place
@@ -134,4 +134,5 @@ class Inputs:
         floors = {
             name: column.min_confidence for name, (column, _) in self.specs.items() if column.min_confidence is not None
         }
-        return Plan.build(self.reader, columns, min_confidence=floors, max_samples=self.recipe.max_samples)
+        where = {name: Where.parse(column.where) for name, (column, _) in self.specs.items() if column.where}
+        return Plan.build(self.reader, columns, min_confidence=floors, where=where, max_samples=self.recipe.max_samples)

@@ -130,7 +130,8 @@ class Trainings:
         student, settings, columns = self.start(arm, seed), self.recipe.training, self.inputs.columns
         viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
         labels = {name: LabelColumn(labels, column.stride) for name, (column, labels) in columns.items()}
-        dataset = TrainingSet(self.inputs.plan, self.inputs.reader, labels if arm == "clipzoo" else {}, viewing, seed)
+        used = labels if arm == "clipzoo" else {}
+        dataset = TrainingSet(self.inputs.plan, self.inputs.reader, used, viewing, seed, settings.mixture)
 
         def on_step(step: int, values: Mapping[str, float]) -> None:
             note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"

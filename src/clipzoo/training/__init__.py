@@ -1,5 +1,6 @@
 """Training: a job, its loop, objectives, checkpoints and records. The loop knows no task by name."""
 
+from clipzoo.training.checks import check_settings
 from clipzoo.training.health import read_supervision as supervision
 from clipzoo.training.job import Job, Training
 from clipzoo.training.loop import train
@@ -10,6 +11,7 @@ from clipzoo.training.result import ended, finished, reached
 __all__ = [
     "Job",
     "Training",
+    "check_settings",
     "check_single_process",
     "ended",
     "finished",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,22 +23,45 @@ from clipzoo.training.job import Job
 
 NAME = "checkpoint.pt"
 FIELDS: dict[str, type] = {"step": int, "student": dict, "optimizer": dict, "rng": torch.Tensor}
-"""Required fields; ``cuda_rng`` is optional."""
+"""Required fields; the others are optional."""
+PACKAGES = ("clipzoo", "torch", "open_clip_torch", "timm", "transformers")
+"""Packages whose versions are recorded."""
+
+
+class Stateful(Protocol):
+    """An object with a state that a checkpoint keeps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Restore the state."""
 
 
 class Checkpoints:
-    """The checkpoint of one training, and the time since it was written."""
+    """The checkpoint of one training, and the time since it was written.
 
-    def __init__(self, job: Job, student: Student, adam: torch.optim.Optimizer) -> None:
-        self.job, self.student, self.adam = job, student, adam
+    Args:
+        job: its folder holds the file.
+        student, adam: parts of every checkpoint.
+        parts: name -> further part, such as the average of the weights.
+    """
+
+    def __init__(
+        self, job: Job, student: Student, adam: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None
+    ) -> None:
+        self.job, self.student, self.adam, self.parts = job, student, adam, dict(parts or {})
         self.path = job.out / NAME
         self._written = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Return True if ``checkpoint_every`` steps or ``checkpoint_minutes`` have passed."""
+        """Return True if ``checkpoint_every`` steps or ``checkpoint_minutes`` have passed, or ``step`` is kept."""
         settings = self.job.settings
         waited = time.monotonic() - self._written
-        return step % settings.checkpoint_every == 0 or waited > 60 * settings.checkpoint_minutes
+        return step % settings.checkpoint_every == 0 or self._kept(step) or waited > 60 * settings.checkpoint_minutes
+
+    def _kept(self, step: int) -> bool:
+        return self.job.settings.keep_every is not None and step % self.job.settings.keep_every == 0
 
     def write(self, step: int) -> None:
         """Write the state after ``step`` updates; only the main process does."""
@@ -45,8 +73,13 @@ class Checkpoints:
             "optimizer": self.adam.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "settings": self.job.binding,
+            "digest": digest(self.job.binding),
+            "versions": versions(),
         }
-        save(self.path, state)
+        save(self.path, state | {name: part.state_dict() for name, part in self.parts.items()})
+        if self._kept(step):
+            keep(self.path, step)
         self._written = time.monotonic()
 
     def resume(self) -> int:
@@ -59,7 +92,10 @@ class Checkpoints:
             torch.manual_seed(self.job.seed)
             return 0
         state = load(self.path)
+        _check_settings(self.path, state.get("settings", {}), self.job.binding)
         with _fitting(self.path):
+            for name, part in self.parts.items():
+                part.load_state_dict(state.get(name, {}))
             self.student.load_state_dict(state["student"])
             self.adam.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
@@ -71,6 +107,42 @@ class Checkpoints:
                 "belongs to another training. Delete it to restart this training"
             )
         return int(state["step"])
+
+
+def keep(path: Path, step: int) -> None:
+    """Keep the checkpoint of ``step`` as ``checkpoint-000400.pt``: as a second name of the file, else as a copy."""
+    kept = path.with_name(f"checkpoint-{step:06d}.pt")
+    with files.whole(kept, alone=True) as draft:
+        draft.unlink(missing_ok=True)
+        try:
+            os.link(path, draft)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, draft)
+
+
+def versions() -> dict[str, str]:
+    """Return package -> version of the software that can change a training's bits."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of plain settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _check_settings(path: Path, written: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` if settings that a resumed training depends on have changed."""
+    changed = [name for name in written if name in present and written[name] != present[name]]
+    if changed:
+        lines = "\n".join(f"  training.{name}: {written[name]}, not {present[name]}" for name in changed)
+        raise CheckpointError(
+            f"{path} was written with other settings. It has\n{lines}\n"
+            "Restore these settings, choose another folder with --out, or delete it to restart this training"
+        )
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from clipzoo.data import TrainingSet
+from clipzoo.errors import RecipeError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
+
+CONTRASTIVE = "contrastive"
+"""Name of the contrastive term of the loss."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Job:
         rate: peak learning rate of the image tower.
         steps: number of updates.
         out: folder of the checkpoint, the log and the result.
-        weights: term of the loss -> weight; 1 if absent.
+        weights: term of the loss -> weight; 1 if absent, for the contrastive one that of the settings.
         seed: seed of the random state of a new training; that of the dataset.
         device: device in PyTorch's notation.
     """
@@ -35,10 +39,26 @@ class Job:
     device: str = "cpu"
 
     @property
+    def loss_weights(self) -> dict[str, float]:
+        """Term of the loss -> weight; 1 if absent."""
+        return {CONTRASTIVE: self.settings.contrastive_weight, **self.weights}
+
+    @property
+    def labels_alone(self) -> bool:
+        """True if captions do not take part in the loss."""
+        return self.loss_weights[CONTRASTIVE] == 0
+
+    @property
     def rates(self) -> dict[str, float]:
         """Part of the student -> peak learning rate."""
-        text = self.rate * self.settings.text_factor
+        text = 0.0 if self.labels_alone else self.rate * self.settings.text_factor
         return {"heads": self.settings.heads_learning_rate, "image": self.rate, "text": text}
+
+    @property
+    def binding(self) -> dict[str, Any]:
+        """The settings, as plain values, that a resumed training must share with the interrupted one."""
+        values = self.settings.model_dump(mode="json")
+        return {name: value for name, value in values.items() if name not in self.settings.FREE}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, which `from_json` reads."""
@@ -71,3 +91,12 @@ class Training:
     evaluate: Callable[[Student], Iterable[tuple[str, float]]] | None = None
     on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)
     say: Callable[[str], None] = field(default=lambda text: None)
+
+    def __post_init__(self) -> None:
+        """Raise `RecipeError` if all losses have the weight 0."""
+        weights = self.job.loss_weights
+        if not any(weights.get(term, 1.0) > 0 for term in (CONTRASTIVE, *self.student.specs)):
+            raise RecipeError(
+                "the weights of all losses are 0, so that nothing would be learned: set training.contrastive_weight, "
+                "or the weight of a column, above 0"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 
@@ -14,6 +15,7 @@ from clipzoo.training import exact, guard, optimizer, ranks, result
 from clipzoo.training.checkpoint import Checkpoints
 from clipzoo.training.health import Health
 from clipzoo.training.job import Training
+from clipzoo.training.pictures import pictures
 from clipzoo.training.records import Records
 from clipzoo.training.step import Updater
 
@@ -27,24 +29,26 @@ def train(training: Training) -> Student:
         RemoteError: a remote file cannot be reached.
         CheckpointError: existing files are damaged, or they belong to another model.
         RecipeError: several processes were started, or the device has no deterministic kernel and needs one.
-        DivergedError: the loss is not finite.
-        Interrupted: SIGINT or SIGTERM arrived; the state is saved first. A second signal does not wait.
+        DivergedError: gradients are not finite, in more steps than ``max_nonfinite`` allows.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved first. A second signal does not wait.
     """
     ranks.check_single_process()
     job, student = training.job, training.student.to(training.job.device)
     if trained := result.finished(job.out, job.device, student.trust_remote_code):
         return trained
     job.out.mkdir(parents=True, exist_ok=True)
-    adam = optimizer.build(student, job.rates, job.settings.weight_decay)
-    checkpoints = Checkpoints(job, student, adam)
-    start = checkpoints.resume()
-    records = Records(job.out, start)
-    batches = _batches(training, start)  # starts workers, which must not inherit the handlers of signals
+    adam = optimizer.build(student, job)
     updater = Updater(training, adam)
+    checkpoints = Checkpoints(job, student, adam, updater.parts)
+    start = checkpoints.resume()
+    records = Records(job, start)
+    batches = _batches(training, start)  # starts workers, which must not inherit the handlers of signals
     with signals() as stop, exact.arithmetic(job.settings.deterministic):
         _run(training, updater, batches, start, checkpoints, records, stop)
     if training.evaluate and start < job.steps:
         checkpoints.write(job.steps)  # a measurement that fails costs no training
+    if updater.average:
+        updater.average.apply()
     guard.measure(training, records, job.steps)
     records.close()
     result.write(training)
@@ -77,14 +81,18 @@ def _run(
             values = update.values()
             records.write(step, values, speed)
             training.on_step(step, values | speed)
+        if settings.pictures_every and done % settings.pictures_every == 0:
+            records.pictures(step, pictures(student, batch))
+            student.train()
         if settings.evaluate_every and done % settings.evaluate_every == 0 and not last:
-            guard.measure(training, records, step)
+            with updater.average.applied() if updater.average else nullcontext():
+                guard.measure(training, records, step)
             student.train()
         if stop.signal or (checkpoints.due(done) and not last):
             checkpoints.write(done)
         if stop.signal:
             records.close()
-            raise Interrupted(f"stopped by {stop.signal} after step {done}; rerun the command to resume")
+            raise Interrupted(f"stopped by {stop.signal} after step {done}; rerun the command to resume", stop.signal)
 
 
 def _batches(training: Training, start: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""AdamW with one learning rate per part of the student, and the schedule of the rates."""
+"""AdamW with one learning rate per part and layer of the student, and the schedule of the rates."""
 
 from __future__ import annotations
 
@@ -6,34 +6,74 @@ import math
 
 import torch
 
-from clipzoo.models import Student
+from clipzoo.models import Student, layers
+from clipzoo.recipe import TrainingRecipe
+from clipzoo.training import locking
+from clipzoo.training.job import Job
 
 EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent")
 """Parts of the names of embeddings in OpenCLIP and timm."""
 
+Named = list[tuple[str, torch.nn.Parameter]]
 
-def build(student: Student, rates: dict[str, float], weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over the student's parts.
+
+def build(student: Student, job: Job) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that are trained; the others are locked.
+
+    Gains, biases, scalars and embeddings never decay.
 
     Args:
         student: its `parameter_groups` name the parts.
-        rates: part -> peak learning rate; a part of rate 0 is frozen.
-        weight_decay: for matrices and larger; gains, biases, scalars and embeddings never decay.
+        job: a part of rate 0 is frozen.
+
+    Raises:
+        RecipeError: layers are to be locked, or to have their own rates, that the student does not have.
     """
-    groups = []
-    for part, named in student.parameter_groups().items():
+    parts, rates, settings = student.parameter_groups(), job.rates, job.settings
+    for part, named in parts.items():
         for _, parameter in named:
             parameter.requires_grad_(rates[part] > 0)
-        if not named or rates[part] == 0:
-            continue
-        for decays, decay in ((True, weight_decay), (False, 0.0)):
-            chosen = [parameter for name, parameter in named if _decays(name, parameter) is decays]
-            groups.append({"params": chosen, "weight_decay": decay, "peak": rates[part]})
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+    locking.lock(student, "image", settings.unlocked_image_layers)
+    locking.lock(student, "text", settings.unlocked_text_layers)
+    if job.labels_alone:
+        locking.lock_unused(student, [name for name in student.specs if job.loss_weights.get(name, 1.0) > 0])
+    groups = []
+    for part, named in parts.items():
+        trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        for factor, members in _by_layer(student, part, trained, settings.layer_decay).items():
+            for decays, decay in ((True, settings.weight_decay), (False, 0.0)):
+                chosen = [parameter for name, parameter in members if _decays(name, parameter) is decays]
+                groups.append({"params": chosen, "weight_decay": decay, "peak": rates[part] * factor})
+    fused = True if student.mean.is_cuda else None  # one kernel for all tensors of a group
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=0.0, betas=settings.betas, eps=settings.eps, fused=fused
+    )
+
+
+def _by_layer(student: Student, part: str, named: Named, layer_decay: float) -> dict[float, Named]:
+    """Return factor on the learning rate -> parameters of a part: ``layer_decay`` per layer below the last one."""
+    if layer_decay == 1 or part == "heads" or not named:
+        return {1.0: named}
+    depths = layers.depths(student, part)
+    last = max(depths.values())
+    groups: dict[float, Named] = {}
+    for name, parameter in named:
+        groups.setdefault(layer_decay ** (last - depths.get(name, last)), []).append((name, parameter))
+    return groups
 
 
 def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in EMBEDDINGS)
+
+
+def set_rates(adam: torch.optim.Optimizer, step: int, steps: int, settings: TrainingRecipe) -> float:
+    """Set the learning rates of a step; return their factor on the peak rates."""
+    factor = schedule(step, steps, settings.warmup)
+    if settings.schedule == "constant":
+        factor = constant(step, steps, settings.warmup, settings.cooldown)
+    for group in adam.param_groups:
+        group["lr"] = group["peak"] * factor
+    return factor
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -45,3 +85,14 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     if step < first:
         return (step + 1) / first
     return 0.5 * (1 + math.cos(math.pi * (step - first) / max(steps - first, 1)))
+
+
+def constant(step: int, steps: int, warmup: float, cooldown: float) -> float:
+    """Return the factor on the peak rate of a constant schedule.
+
+    It rises linearly over the share ``warmup``, is 1, then falls linearly over the share ``cooldown`` to 0, which the
+    step after the last one would have.
+    """
+    first, last = max(round(steps * warmup), 1), round(steps * cooldown)
+    rising, falling = (step + 1) / first, (steps - step) / last if last else 1.0
+    return min(rising, falling, 1.0)

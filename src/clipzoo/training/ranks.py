@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any, TypeVar
 
 from torch import distributed
 
 from clipzoo.errors import RecipeError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -22,6 +25,15 @@ def world_size() -> int:
 def is_main() -> bool:
     """Return True in the process that writes records, checkpoints and results."""
     return rank() == 0
+
+
+def gathered(value: T) -> list[T]:
+    """Return the values of all ranks; every rank must call this."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def check_single_process() -> None:

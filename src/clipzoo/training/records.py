@@ -1,4 +1,4 @@
-"""Records of a training: ``log.jsonl``, ``skipped.jsonl`` (one JSON object per line), and TensorBoard's files."""
+"""Records of a training, one JSON object per line: ``log.jsonl``, ``skipped.jsonl``, ``nonfinite.jsonl``; trackers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from clipzoo import files
 from clipzoo.errors import CheckpointError
-from clipzoo.training import ranks
+from clipzoo.training import ranks, tracking
+from clipzoo.training.job import Job
+from clipzoo.training.tracking import TrackedRun, Tracker
+from clipzoo.types import ImageArray
 
-LOG, SKIPPED = "log.jsonl", "skipped.jsonl"
+LOG, SKIPPED, NONFINITE = "log.jsonl", "skipped.jsonl", "nonfinite.jsonl"
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
@@ -48,38 +49,51 @@ def _parsed(line: str, number: int, path: Path) -> dict[str, Any]:
     return values
 
 
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line to a record file."""
+    files.append(path, json.dumps(line).encode())
+
+
 class Records:
     """Writer of the records; only the main process writes.
 
     Lines of steps that a resumed training repeats are dropped first.
     """
 
-    def __init__(self, out: Path, start: int) -> None:
-        self.path, self.skips = out / LOG, out / SKIPPED
-        self.board = None
-        if not ranks.is_main():
+    def __init__(self, job: Job, start: int) -> None:
+        self.out, self.main = job.out, ranks.is_main()
+        self.trackers: list[Tracker] = []
+        if not self.main:
             return
-        for path in (self.path, self.skips):
-            kept = [line for line in lines(path) if line["step"] < start]
-            files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+        for name in (LOG, SKIPPED, NONFINITE):
+            if (path := job.out / name).exists() or name != NONFINITE:
+                kept = [line for line in lines(path) if line["step"] < start]
+                files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        run = TrackedRun(job.out, start, job.to_json())
+        self.trackers += [tracking.PLUGINS.load(name).open(run) for name in job.settings.tracking]
 
     def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Add a line to the log."""
-        if self.board is None:
+        if not self.main:
             return
-        files.append(self.path, json.dumps({"step": step, **values, **speed}).encode())
-        for name, value in (*values.items(), *speed.items()):
-            self.board.add_scalar(name, value, step)
+        append_line(self.out / LOG, {"step": step, **values, **speed})
+        for tracker in self.trackers:
+            tracker.scalars(step, {**values, **speed})
+
+    def pictures(self, step: int, pictures: Mapping[str, ImageArray]) -> None:
+        """Show pictures by column."""
+        for tracker in self.trackers:
+            for column, picture in pictures.items():
+                tracker.picture(step, f"pictures/{column}", picture)
 
     def skipped(self, step: int, skipped: list[tuple[str, str]]) -> None:
         """Add one line per sample or label that could not be read."""
-        if not skipped or self.board is None:
+        if not skipped or not self.main:
             return
         lines = [json.dumps({"step": step, "key": key, "reason": why}) for key, why in skipped]
-        files.append(self.skips, "\n".join(lines).encode())
+        files.append(self.out / SKIPPED, "\n".join(lines).encode())
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self.board is not None:
-            self.board.close()
+        """Close the trackers."""
+        for tracker in self.trackers:
+            tracker.close()

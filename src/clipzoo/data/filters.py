@@ -1,0 +1,62 @@
+"""Conditions on the statistics of labels, such as ``valid > 0.3 and confidence >= 0.5``: parsed, never executed."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clipzoo import plugins
+from clipzoo.errors import RecipeError
+
+STATISTICS = {"valid": "valid_share", "confidence": "confidence", "bytes": "size"}
+"""Name in a condition -> column of the store's rows: share of the image with a label, mean confidence, bytes."""
+
+COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
+
+_CLAUSE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A parsed condition: clauses (name, comparison, number), all of which must hold.
+
+    A statistic that the store does not have, such as the confidence of an expert that reports none, meets its clauses.
+    """
+
+    text: str
+    clauses: tuple[tuple[str, str, float], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Where:
+        """Return the condition of a text.
+
+        Raises:
+            RecipeError: the text is not of the form ``NAME COMPARISON NUMBER and …``, or a name is unknown.
+        """
+        clauses = []
+        for part in re.split(r"\band\b", text):
+            found = _CLAUSE.fullmatch(part)
+            if found is None:
+                raise RecipeError(
+                    f"{part.strip()!r} in {text!r} is not a condition: write NAME COMPARISON NUMBER, such as "
+                    f"valid > 0.3, and join several by `and`. Names are {', '.join(STATISTICS)}; comparisons are "
+                    f"{' '.join(COMPARISONS)}"
+                )
+            name, comparison, number = found.groups()
+            if name not in STATISTICS:
+                raise RecipeError(f"{text!r}: labels have no statistic {name!r}; {plugins.hint(name, STATISTICS)}")
+            clauses.append((name, comparison, float(number)))
+        return cls(text, tuple(clauses))
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Return True if a row of the store meets all clauses."""
+        return all(_met(row.get(STATISTICS[name]), comparison, number) for name, comparison, number in self.clauses)
+
+
+def _met(value: float | None, comparison: str, number: float) -> bool:
+    return value is None or COMPARISONS[comparison](value, number)
