@@ -24,7 +24,7 @@ from clipzoo.runs.preflight import check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
-from clipzoo.training import check_single_process
+from clipzoo.training import check_joined
 
 
 class Run:
@@ -56,7 +56,7 @@ class Run:
         device: str = "cpu",
         scratch: Path | None = None,
     ) -> None:
-        check_single_process()
+        check_joined()
         self.recipe, self.progress, self.device = recipe, progress or Silent(), device
         self.folder = Folder(out, scratch)
         changed = self.folder.differences(recipe)

@@ -12,20 +12,20 @@ import torch
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
-from clipzoo.models import Student
-from clipzoo.training import ranks
+from clipzoo.training import exchange, ranks
 from clipzoo.training.job import Job
+from clipzoo.training.sharding import Sharding
 
 NAME = "checkpoint.pt"
 FIELDS: dict[str, type] = {"step": int, "student": dict, "optimizer": dict, "rng": torch.Tensor}
-"""Required fields; ``cuda_rng`` is optional."""
+"""Required fields; ``cuda_rng`` and, of several processes, ``ranks_rng`` are optional."""
 
 
 class Checkpoints:
     """The checkpoint of one training, and the time since it was written."""
 
-    def __init__(self, job: Job, student: Student, adam: torch.optim.Optimizer) -> None:
-        self.job, self.student, self.adam = job, student, adam
+    def __init__(self, job: Job, sharding: Sharding, adam: torch.optim.Optimizer) -> None:
+        self.job, self.sharding, self.adam = job, sharding, adam
         self.path = job.out / NAME
         self._written = time.monotonic()
 
@@ -36,18 +36,12 @@ class Checkpoints:
         return step % settings.checkpoint_every == 0 or waited > 60 * settings.checkpoint_minutes
 
     def write(self, step: int) -> None:
-        """Write the state after ``step`` updates; only the main process does."""
-        if not ranks.is_main():
-            return
-        state = {
-            "step": step,
-            "student": self.student.state_dict(),
-            "optimizer": self.adam.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        save(self.path, state)
+        """Write the state after ``step`` updates; only the main process does, and all processes call it."""
+        states = self.sharding.state(self.adam)
+        random = exchange.random_states(self.sharding.device)
         self._written = time.monotonic()
+        if ranks.is_main():
+            save(self.path, {"step": step, **states, **random})
 
     def resume(self) -> int:
         """Load the state that an earlier process wrote, else seed the random state; return the number of steps done.
@@ -56,15 +50,12 @@ class Checkpoints:
             CheckpointError: the file is damaged, or it belongs to another training.
         """
         if not self.path.exists():
-            torch.manual_seed(self.job.seed)
+            exchange.seed(self.job.seed)
             return 0
-        state = load(self.path)
+        state = load(self.path, lazily=ranks.world_size() > 1)
         with _fitting(self.path):
-            self.student.load_state_dict(state["student"])
-            self.adam.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["rng"])
-        if state.get("cuda_rng") and torch.cuda.device_count() == len(state["cuda_rng"]):
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            self.sharding.load(self.adam, state)
+            exchange.restore_random(state, self.job.seed, self.sharding.device)
         if state["step"] > self.job.steps:
             raise CheckpointError(
                 f"{self.path} was written after {state['step']} steps, and this training has {self.job.steps}: it "

@@ -7,9 +7,17 @@ import math
 import torch
 
 from clipzoo.models import Student
+from clipzoo.training.job import Job
 
 EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent")
 """Parts of the names of embeddings in OpenCLIP and timm."""
+
+
+def freeze(student: Student, job: Job) -> None:
+    """Freeze the student's parts of rate 0, and train the others. Done before it is distributed over processes."""
+    for part, named in student.parameter_groups().items():
+        for _, parameter in named:
+            parameter.requires_grad_(job.rates[part] > 0)
 
 
 def build(student: Student, rates: dict[str, float], weight_decay: float) -> torch.optim.AdamW:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError, DivergedError
-from clipzoo.training import objectives, optimizer
+from clipzoo.training import objectives, optimizer, ranks
 from clipzoo.training.job import Training
+from clipzoo.training.objectives import ContrastiveObjective
+from clipzoo.training.parts import Parts
+from clipzoo.training.sharding import Sharding
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,15 @@ class Update:
 class Updater:
     """Forward pass, objectives, backward pass and optimizer of a training."""
 
-    def __init__(self, training: Training, adam: torch.optim.Optimizer) -> None:
-        self.job, self.student, self.adam = training.job, training.student, adam
-        self.objectives = objectives.build(self.student, self.job.weights)
-        self.forward = torch.compile(self.student) if self.job.settings.compile else self.student
+    def __init__(self, training: Training, adam: torch.optim.Optimizer, sharding: Sharding) -> None:
+        self.job, self.student, self.adam, self.sharding = training.job, training.student, adam, sharding
+        settings = self.job.settings
+        self.objectives = [
+            replace(one, rows=settings.contrastive_rows) if isinstance(one, ContrastiveObjective) else one
+            for one in objectives.build(self.student, self.job.weights)
+        ]
+        in_parts = ranks.world_size() > 1 or settings.accumulate > 1
+        self.parts = Parts(sharding, self.objectives, settings) if in_parts else None
 
     def update(self, batch: Batch, step: int) -> Update:
         """Train on one batch.
@@ -45,17 +53,14 @@ class Updater:
             DatasetError: no sample of the batch could be read.
             DivergedError: the gradient is not finite.
         """
-        if not batch.captions:
+        if not batch.captions and self.parts is None:
             raise DatasetError(_no_samples(step, batch))
         factor = optimizer.schedule(step, self.job.steps, self.job.settings.warmup)
         for group in self.adam.param_groups:
             group["lr"] = group["peak"] * factor
-        mixed = self.job.settings.precision == "bf16"
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=mixed):
-            outputs = self.forward(batch.images, batch.tokens)
-        terms = objectives.terms(self.objectives, outputs, batch)
-        loss = objectives.total(self.objectives, terms)
-        norm = self._backward(loss)
+        self.adam.zero_grad(set_to_none=True)
+        terms, loss = self._gradients(batch, step)
+        norm = self.sharding.clip(self.job.settings.clip_norm)
         if not math.isfinite(norm):
             raise DivergedError(_not_finite(step, terms, batch))
         self.adam.step()
@@ -63,11 +68,18 @@ class Updater:
             self.student.clip.logit_scale.clamp_(0, math.log(100))
         return Update(terms, loss, norm, self.job.rate * factor)
 
-    def _backward(self, loss: Tensor) -> Tensor:
-        """Compute clipped gradients; return their norm before clipping."""
-        self.adam.zero_grad(set_to_none=True)
+    def _gradients(self, batch: Batch, step: int) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Compute the gradients of a batch; return its terms and their weighted sum."""
+        if self.parts is not None:
+            terms = self.parts.gradients(batch, step)
+            return terms, objectives.total(self.objectives, terms)
+        mixed = self.job.settings.precision == "bf16"
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=mixed):
+            outputs = self.sharding.forward(batch.images, batch.tokens)
+        terms = objectives.terms(self.objectives, outputs, batch)
+        loss = objectives.total(self.objectives, terms)
         loss.backward()  # type: ignore[no-untyped-call]
-        return torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.job.settings.clip_norm)
+        return terms, loss
 
 
 def _no_samples(step: int, batch: Batch) -> str:

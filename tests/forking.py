@@ -1,0 +1,62 @@
+"""Several ranks of a training as forks of the process of a test."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from clipzoo.training import joined
+
+FORK = multiprocessing.get_context("fork")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return int(one.getsockname()[1])
+
+
+def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
+def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Return what ``function(*arguments)`` returns on each of so many ranks; an error of one is raised."""
+    port, ends = free_port(), []
+    for rank in range(ranks):
+        ours, theirs = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=_run, args=(theirs, environment(rank, ranks, port), function, arguments))
+        process.start()
+        theirs.close()
+        ends.append((process, ours))
+    results = [end.recv() if end.poll(120) else ("error", f"rank {rank}: late") for rank, (_, end) in enumerate(ends)]
+    for process, _ in ends:
+        process.join(20)
+        process.kill()
+    errors = [text for kind, text in results if kind == "error"]
+    assert not errors, "\n".join(errors)
+    return [torch.load(io.BytesIO(value), weights_only=False) for _, value in results]
+
+
+def _run(end: Any, variables: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(variables)
+    try:
+        with joined("cpu"):
+            file = io.BytesIO()  # multiprocessing would share the memory of tensors, which ends with the process
+            torch.save(function(*arguments), file)
+            end.send(("value", file.getvalue()))
+    except BaseException:
+        end.send(("error", traceback.format_exc()))
+        os._exit(1)
+    os._exit(0)
