@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from clipzoo.errors import ClipzooError, RankError, RecipeError
+from clipzoo.errors import ClipzooError, RankError, RecipeError, brief
 from clipzoo.training.watch import Watch, watching
 
 PATIENCE = timedelta(days=30)
@@ -25,6 +25,11 @@ def launched() -> int:
     """Return the number of processes that a launcher such as torchrun started, by its environment; else 1."""
     count = os.environ.get("WORLD_SIZE", "1")
     return int(count) if count.isdecimal() else 1
+
+
+def is_launched() -> bool:
+    """Return True in a process that a launcher such as torchrun started, of one process too."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
 def rank() -> int:
@@ -77,8 +82,9 @@ def joined(device: str) -> Iterator[str]:
     _state["watch"] = watch = watching(rank(), world_size(), share)
     try:
         yield device
-    except RuntimeError as error:  # torch's, if a connection breaks
+    except Exception as error:
         _raise_cause(watch, error)
+        fail(brief(error))
         raise
     wait()
     watch.close()
@@ -87,19 +93,28 @@ def joined(device: str) -> Iterator[str]:
 
 
 def _own_gpu() -> str:
-    local, available = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local >= available:
-        raise RecipeError(
-            f"this machine has {available} GPUs, too few for {os.environ.get('LOCAL_WORLD_SIZE', local + 1)} processes: "
-            "start one process per GPU, or add --device cpu"
-        )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", local + 1)))
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 
 
-def _raise_cause(watch: Watch, error: RuntimeError) -> None:
-    """Raise `RankError` if the error follows from the end of another process; others than the main one just end."""
-    if not isinstance(error, ClipzooError) and watch.ended.wait(5):
+def check_gpus(count: int) -> None:
+    """Raise `RecipeError` if this machine has fewer GPUs than ``count`` processes."""
+    available = torch.cuda.device_count()
+    if count > available:
+        raise RecipeError(
+            f"this machine has {available} GPUs, too few for {count} processes: start one process per GPU, or add "
+            "--device cpu"
+        )
+
+
+def _raise_cause(watch: Watch, error: Exception) -> None:
+    """Raise `RankError` if the error follows from the end of another process; others than the main one just end.
+
+    Connections that break are a RuntimeError of torch.
+    """
+    if isinstance(error, RuntimeError) and not isinstance(error, ClipzooError) and watch.ended.wait(5):
         if not is_main():
             raise SystemExit(2) from error
         raise RankError(watch.cause) from error
