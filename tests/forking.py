@@ -6,12 +6,14 @@ import io
 import multiprocessing
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from clipzoo.errors import ClipzooError
 from clipzoo.training import joined
 
 FORK = multiprocessing.get_context("fork")
@@ -60,3 +62,37 @@ def _run(end: Any, variables: dict[str, str], function: Callable[..., Any], argu
         end.send(("error", traceback.format_exc()))
         os._exit(1)
     os._exit(0)
+
+
+def started(ranks: int, function: Callable[[], Any]) -> list[Any]:
+    """Return so many processes, which end as the ranks of the command line do."""
+    port = free_port()
+    processes = [FORK.Process(target=_end, args=(environment(rank, ranks, port), function)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def ended(ranks: int, function: Callable[[], Any]) -> list[int | None]:
+    """Return the exit codes of so many ranks."""
+    processes = started(ranks, function)
+    for process in processes:
+        process.join(60)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _end(variables: dict[str, str], function: Callable[[], Any]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(variables)
+    code = 0
+    try:
+        with joined("cpu"):
+            function()
+    except ClipzooError as error:
+        code = 2
+        if variables["RANK"] == "0":
+            print(error, file=sys.stderr, flush=True)
+    except SystemExit:
+        code = 2
+    os._exit(code)

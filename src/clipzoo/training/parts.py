@@ -122,11 +122,10 @@ def _cached(
     """
     sizes = [len(one["image_features"]) for one in features]
     leaves = {
-        name: (torch.cat([one[name] for one in features]) if name.endswith("features") else features[0][name].clone())
-        for name in features[0]
+        name: torch.cat([one[name] for one in features]) if name.endswith("features") else value
+        for name, value in features[0].items()
     }
-    for leaf in leaves.values():
-        leaf.requires_grad_()
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in leaves.items()}
     value = Weighing({}, 1.0).term(objective, leaves, None)  # type: ignore[arg-type]
     (objective.weight * value).backward()
     gradients = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}

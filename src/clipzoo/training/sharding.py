@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -42,14 +44,23 @@ class Sharding:
         if self.mode != "none":
             synchronize(student, self.device)
         if self.mode == "ddp":
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            self._ddp = DistributedDataParallel(
-                student, ids, find_unused_parameters=bool(_unused(student)), gradient_as_bucket_view=True
-            )
+            self._ddp = self._replicated(job.settings.deterministic)
         elif self.mode == "fsdp2":
             self._shard(job)
         whole: Callable[..., Any] = self._ddp or student
         self.forward = torch.compile(whole) if job.settings.compile else whole
+
+    def _replicated(self, deterministic: bool) -> DistributedDataParallel:
+        """Return the student in DDP.
+
+        A search for unused parameters also keeps the buckets of the first step. They are otherwise sorted anew in the
+        second step of each process (torch 2.14), so that a resumed training of three or more ranks adds in another
+        order.
+        """
+        search = deterministic or bool(_unused(self.student))
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.student, ids, find_unused_parameters=search, gradient_as_bucket_view=True)
 
     def _shard(self, job: Job) -> None:
         """Shard every block of the towers by itself, and all else with the student as root.
@@ -188,6 +199,17 @@ def check(job: Job, student: Student) -> None:
             f"{count * settings.accumulate}"
         )
     normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
+    if settings.activation_checkpointing and isinstance(student.clip.visual, ModifiedResNet):
+        raise RecipeError(
+            "training.activation_checkpointing is true, but OpenCLIP has none for the student's ModifiedResNet. Set it to "
+            "false; to save memory, lower training.batch_size"
+        )
+    dependent = [name for name, spec in student.specs.items() if spec.loss == "berhu"]
+    if settings.accumulate > 1 and dependent:
+        raise RecipeError(
+            f"training.accumulate is {settings.accumulate}, and the loss berhu of {dependent[0]} depends on the largest "
+            "error of the whole batch, which chunks do not know. Set training.accumulate to 1, or choose silog"
+        )
     if settings.accumulate > 1 and normalized:
         raise RecipeError(
             f"training.accumulate is {settings.accumulate}, and the student has batch norm, whose statistics would be "

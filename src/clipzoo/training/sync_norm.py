@@ -18,7 +18,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         """Normalize maps [B,C,H,W]; B may differ between processes."""
         if not self.training or not self.track_running_stats:
             return super().forward(x)
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = ranks.summed(wide.new_tensor(x.numel() / x.shape[1]))
         mean = ranks.Summed.apply(wide.sum((0, 2, 3))) / count
         centered = wide - mean[:, None, None]
