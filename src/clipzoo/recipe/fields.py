@@ -113,7 +113,7 @@ class TrainingRecipe(_Model):
     """Images per step, on all processes together."""
     accumulate: Count = 1
     """Chunks in which each process computes its share of the batch. The gradient stays that of the whole batch; a step
-    needs the memory of a chunk and computes all features twice (docs/training.md)."""
+    needs the memory of a chunk and computes all features twice (docs/several-gpus.md)."""
     contrastive_rows: Count | None = None
     """Rows of the contrastive logits that are computed at a time; null computes all. 1024 bounds their memory for a batch
     of 32,768."""

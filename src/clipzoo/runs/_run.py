@@ -25,6 +25,7 @@ from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
 from clipzoo.training import check_joined
+from clipzoo.training.sharding import check_batch, check_student
 
 
 class Run:
@@ -57,6 +58,7 @@ class Run:
         scratch: Path | None = None,
     ) -> None:
         check_joined()
+        check_batch(recipe.training)
         self.recipe, self.progress, self.device = recipe, progress or Silent(), device
         self.folder = Folder(out, scratch)
         changed = self.folder.differences(recipe)
@@ -76,6 +78,7 @@ class Run:
         on_disk = here(model_schemes.resolve(student.model), student.pretrained)
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
+        check_student(self.recipe.training, start)
         if evaluation.probe:
             start.check_layers(evaluation.layers, "evaluation.layers")
 

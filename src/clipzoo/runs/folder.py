@@ -28,6 +28,7 @@ from clipzoo.recipe import Recipe
 FREE = (
     "description", "labeling.", "evaluation.", "arms.", "seeds.", "training.workers", "training.log_every",
     "training.checkpoint_", "training.evaluate_every", "training.max_failures", "student.trust_remote_code",
+    "training.sharding", "training.accumulate", "training.contrastive_rows", "training.activation_checkpointing",
 )  # fmt: skip
 """Fields that may change after arms are trained, since no trained arm depends on them."""
 CHOOSING = (

@@ -33,7 +33,8 @@ def train(training: Training) -> Student:
     """
     ranks.check_joined()
     job, student = training.job, training.student.to(training.job.device)
-    sharding.check(job, student)
+    sharding.check_batch(job.settings)
+    sharding.check_student(job.settings, student)
     if trained := result.finished(job.out, job.device, student.trust_remote_code):
         return trained
     job.out.mkdir(parents=True, exist_ok=True)

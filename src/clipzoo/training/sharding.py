@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipzoo.errors import RecipeError
 from clipzoo.models import Student
+from clipzoo.recipe import TrainingRecipe
 from clipzoo.training import ranks
 from clipzoo.training.job import Job
 from clipzoo.training.sync_norm import synchronize
@@ -189,30 +190,35 @@ def tensors(outputs: Mapping[str, Any]) -> list[Tensor]:
     return [value for value in (*outputs.values(), *outputs["predictions"].values()) if torch.is_tensor(value)]
 
 
-def check(job: Job, student: Student) -> None:
-    """Raise `RecipeError` if the batch cannot be divided among processes and chunks, or the student not in chunks."""
-    settings, count = job.settings, ranks.world_size()
+def check_batch(settings: TrainingRecipe) -> None:
+    """Raise `RecipeError` if the batch cannot be divided among processes and chunks."""
+    count = ranks.world_size()
     if settings.batch_size % count or settings.batch_size // count < settings.accumulate:
         raise RecipeError(
-            f"training.batch_size is {settings.batch_size}, the images of one step on all processes: {count} processes "
+            f"training.batch_size is {settings.batch_size}, the images of one step on all processes. {count} processes "
             f"with {settings.accumulate} chunks each cannot share it evenly. Choose a multiple of "
             f"{count * settings.accumulate}"
         )
-    normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
+
+
+def check_student(settings: TrainingRecipe, student: Student) -> None:
+    """Raise `RecipeError` if the student cannot be computed in chunks, or its activations not again."""
     if settings.activation_checkpointing and isinstance(student.clip.visual, ModifiedResNet):
         raise RecipeError(
-            "training.activation_checkpointing is true, but OpenCLIP has none for the student's ModifiedResNet. Set it to "
-            "false; to save memory, lower training.batch_size"
+            "training.activation_checkpointing is true, but OpenCLIP has none for the student's ModifiedResNet. Set it "
+            "to false. To save memory, lower training.batch_size"
         )
+    if settings.accumulate == 1:
+        return
+    chunks = f"training.accumulate is {settings.accumulate}"
     dependent = [name for name, spec in student.specs.items() if spec.loss == "berhu"]
-    if settings.accumulate > 1 and dependent:
+    if dependent:
         raise RecipeError(
-            f"training.accumulate is {settings.accumulate}, and the loss berhu of {dependent[0]} depends on the largest "
-            "error of the whole batch, which chunks do not know. Set training.accumulate to 1, or choose silog"
+            f"{chunks}, and the loss berhu of {dependent[0]} depends on the largest error of the whole batch, which "
+            "chunks do not know. Set training.accumulate to 1, or choose silog"
         )
-    if settings.accumulate > 1 and normalized:
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
         raise RecipeError(
-            f"training.accumulate is {settings.accumulate}, and the student has batch norm, whose statistics would be "
-            "those of a chunk instead of the batch. Set training.accumulate to 1, or choose a student without batch "
-            "norm, such as a ViT"
+            f"{chunks}, and the student has batch norm, whose statistics would be those of a chunk instead of the "
+            "batch. Set training.accumulate to 1, or choose a student without batch norm, such as a ViT"
         )
