@@ -115,8 +115,7 @@ class TrainingRecipe(_Model):
     """Chunks in which each process computes its share of the batch. The gradient stays that of the whole batch; a step
     needs the memory of a chunk and computes all features twice (docs/several-gpus.md)."""
     contrastive_rows: Count | None = None
-    """Rows of the contrastive logits that are computed at a time; null computes all. 1024 bounds their memory for a batch
-    of 32,768."""
+    """Rows of the contrastive logits that are computed at a time; null computes all (docs/several-gpus.md)."""
     sharding: Literal["ddp", "fsdp2"] = "ddp"
     """On several processes: ``ddp`` replicates the student, ``fsdp2`` shards weights, gradients and optimizer. One
     process holds all of them."""

@@ -68,9 +68,7 @@ class Trainings:
             return self.start().to(self.device).eval()
         student = self.trained(arm, seed)
         if student is None:
-            student = self._trained_by_all(
-                arm, seed, self.rate(arm), self.steps(), self.folder.training(arm, seed)
-            )
+            student = self._trained_by_all(arm, seed, self.rate(arm), self.steps(), self.folder.training(arm, seed))
         return student
 
     def _trained_by_all(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Student:

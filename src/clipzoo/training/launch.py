@@ -22,7 +22,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         arguments: of the command line.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # repeats what the processes print
+    logging.disable(logging.CRITICAL)  # elastic repeats what the processes print
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=f"clipzoo-{os.getpid()}", rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +58,9 @@ def _gathered(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, int]:
     return both[:, :width], both[:, width:], sum(counts[: ranks.rank()])
 
 
-def _rows(compute: object, *inputs: object) -> Tensor:
+def _rows(compute: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
     """Compute the loss of some rows without keeping their logits."""
-    value: Tensor = checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return value
+    return checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _softmax(own: Tensor, others: Tensor, scale: Tensor, first: int) -> Tensor:

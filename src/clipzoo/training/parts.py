@@ -127,9 +127,9 @@ def _cached(
     }
     leaves = {name: value.detach().clone().requires_grad_() for name, value in leaves.items()}
     value = Weighing({}, 1.0).term(objective, leaves, None)  # type: ignore[arg-type]
-    (objective.weight * value).backward()
+    torch.autograd.backward([objective.weight * value])
     gradients = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
-    per_sample = {name: one.split(sizes) for name, one in gradients.items() if name.endswith("features")}
+    per_sample = {name: torch.split(one, sizes) for name, one in gradients.items() if name.endswith("features")}
     chunks = [{name: parts[i] for name, parts in per_sample.items()} for i in range(len(sizes))]
     chunks[-1] |= {name: one for name, one in gradients.items() if name not in per_sample}
     return value.detach(), chunks

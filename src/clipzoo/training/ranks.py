@@ -18,7 +18,7 @@ PATIENCE = timedelta(days=30)
 """Longest wait for the main process, which may label and measure for days while the others have nothing to do."""
 
 _state: dict[str, Any] = {}
-"""``control``: a gloo group on the CPU whose operations wait for `PATIENCE`; ``watch``: see `clipzoo.training.watch`."""
+"""``control``: a gloo group on the CPU whose operations wait for `PATIENCE`; ``watch``: a `Watch`."""
 
 
 def launched() -> int:

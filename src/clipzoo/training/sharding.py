@@ -97,7 +97,7 @@ class Sharding:
         norms = [torch.nn.utils.get_total_norm([one for one in gradients if not isinstance(one, DTensor)])]
         if shards:
             norms.append(whole(torch.nn.utils.get_total_norm(shards)))
-        norm = torch.linalg.vector_norm(torch.stack([one.to(self.device) for one in norms]))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack([one.to(self.device) for one in norms]))
         local = [one.to_local() if isinstance(one, DTensor) else one for one in gradients]
         torch._foreach_mul_(local, (limit / (norm + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grads_with_norm_
         return norm

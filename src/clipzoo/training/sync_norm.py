@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from clipzoo.errors import RecipeError
@@ -26,11 +26,14 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         self._update(mean.detach(), variance.detach() * count / (count - 1))
         scale = torch.rsqrt(variance + self.eps) * (1 if self.weight is None else self.weight)
         shift = 0 if self.bias is None else self.bias[:, None, None]
-        return (centered * scale[:, None, None] + shift).to(x.dtype)
+        normalized: Tensor = centered * scale[:, None, None] + shift
+        return normalized.to(x.dtype)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -44,8 +47,8 @@ def synchronize(student: Student, device: torch.device) -> None:
         RecipeError: on the CPU, for another kind of batch norm than `torch.nn.BatchNorm2d`.
     """
     if device.type == "cuda":
-        student.clip = convert_sync_batchnorm(student.clip)  # knows the fused layers of timm, too
-        student.heads = convert_sync_batchnorm(student.heads)
+        for part in ("clip", "heads"):  # timm's function knows its own fused layers, too
+            setattr(student, part, convert_sync_batchnorm(getattr(student, part)))  # type: ignore[no-untyped-call]
         return
     for name, module in student.named_modules():
         if type(module) is nn.BatchNorm2d:

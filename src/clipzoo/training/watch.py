@@ -60,10 +60,11 @@ class Watch:
     def _run(self) -> None:
         ranks = {connection: rank for rank, connection in self.connections.items()}
         while ranks:
-            for connection in wait_for(list(ranks)):
-                rank = ranks.pop(connection)  # type: ignore[index]
+            readable = wait_for(list(ranks))
+            for connection in [one for one in ranks if one in readable]:
+                rank = ranks.pop(connection)
                 try:
-                    text = connection.recv_bytes().decode()  # type: ignore[union-attr]
+                    text = connection.recv_bytes().decode()
                 except (EOFError, OSError):
                     text = KILLED
                 if self.closed.is_set() or text == DONE.decode():
@@ -91,7 +92,7 @@ def watching(rank: int, ranks: int, share: Callable[[Any], list[Any]]) -> Watch:
     """Connect the processes with the main one; ``share`` returns the plain values of all of them."""
     key = secrets.token_bytes(16) if rank == 0 else b""
     listener = Listener(("", 0), backlog=ranks, authkey=key) if rank == 0 else None
-    port, key = share((listener.address[1], key) if listener else None)[0]  # type: ignore[misc]
+    port, key = share((listener.address[1], key) if listener else None)[0]
     if listener is None:
         connection = Client((os.environ.get("MASTER_ADDR", "localhost"), port), authkey=key)
         connection.send_bytes(str(rank).encode())

@@ -74,8 +74,8 @@ def split(batch: Batch, count: int) -> list[Batch]:
 def totals(objectives: Sequence[Objective], chunks: Sequence[Batch]) -> dict[str, list[Tensor]]:
     """Return the totals of all columns over all chunks and processes, from labels alone.
 
-    A loss is computed of zeros. Of totals that depend on each other, such as the weights of edges, which depend on their
-    share, each round makes one more exact.
+    A loss is computed of zeros. Some totals depend on others, such as the weights of edges on their share: each round
+    makes one more exact.
     """
     return {
         objective.name: _column_totals(objective, chunks)
