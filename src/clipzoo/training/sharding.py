@@ -54,7 +54,7 @@ class Sharding:
     def _replicated(self, deterministic: bool) -> DistributedDataParallel:
         """Return the student in DDP.
 
-        A search for unused parameters also keeps the buckets of the first step. They are otherwise sorted anew in the
+        A search for unused parameters also keeps the buckets of the first step. They are otherwise sorted again in the
         second step of each process (torch 2.14), so that a resumed training of three or more ranks adds in another
         order.
         """
@@ -64,7 +64,7 @@ class Sharding:
         return DistributedDataParallel(self.student, ids, find_unused_parameters=search, gradient_as_bucket_view=True)
 
     def _shard(self, job: Job) -> None:
-        """Shard every block of the towers by itself, and all else with the student as root.
+        """Shard every block of the towers separately, and all else with the student as root.
 
         A tower is no unit of its own, since `forward_intermediates` does not call its forward. FSDP2 (torch 2.14)
         refuses scalars, so these stay whole, and the channels-last order of convolutions.
@@ -148,7 +148,7 @@ def blocks(student: Student) -> list[nn.Module]:
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor of all shards on the CPU; other values as they are. Other ranks drop it at once."""
+    """Return a tensor of all shards on the CPU; other values as they are. Only the main process copies it to the CPU."""
     if not isinstance(value, DTensor):
         return value
     full = value.full_tensor()

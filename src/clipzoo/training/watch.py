@@ -1,7 +1,7 @@
 """A connection between the main process and each other one, which breaks when one of them ends.
 
 A collective operation of NCCL waits for minutes for a process that has ended, and a launcher waits half a minute before
-it kills those that wait. Here the kernel reports the end of a process at once, as the end of its connection.
+it kills those that wait. Here the kernel reports the end of a process immediately, as the end of its connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 GRACE = 10.0
-"""Seconds in which the main thread may end by itself, before the whole process is ended."""
+"""Seconds in which the main thread may end the process, before the whole process is ended."""
 
 KILLED = "ended without a message: it was killed, ran out of memory, or its machine failed"
 DONE = b"done"
