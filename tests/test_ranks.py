@@ -377,20 +377,21 @@ def stuck(rank: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "message"),
+    ("end", "workers", "message"),
     [
-        (killed, "rank 1 ended without a message: it was killed"),
-        (failed, "rank 1 failed: the disk of rank 1 is gone"),
-        (stuck, "rank 1 ended without a message"),
+        (killed, 0, "rank 1 ended without a message: it was killed"),
+        (killed, 1, "rank 1 ended without a message: it was killed"),
+        (failed, 0, "rank 1 failed: the disk of rank 1 is gone"),
+        (stuck, 0, "rank 1 ended without a message"),
     ],
 )
 def test_a_rank_that_ends_ends_all_with_the_cause(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str], end: Any, message: str,
+    capfd: pytest.CaptureFixture[str], end: Any, workers: int, message: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(watch, "GRACE", 1.0)
     began = time.monotonic()
-    codes = ended(3, lambda: ending(job(dataset, labels, tiny_clip, tmp_path, batch_size=12), end))
+    codes = ended(3, lambda: ending(job(dataset, labels, tiny_clip, tmp_path, batch_size=12, workers=workers), end))
     assert time.monotonic() - began < 30
     assert all(codes)
     shown = capfd.readouterr().err

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from clipzoo.recipe import Recipe
 from clipzoo.training import read_log
+from forking import free_port
 from test_pipeline import world  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -62,3 +65,73 @@ def test_a_run_on_two_processes_has_the_results_of_one(recipe: Path, tmp_path: P
     again = ran(*clipzoo(*TORCHRUN, "--nproc-per-node", "2", "-m", "clipzoo", "run", str(tmp_path / "2")))
     assert again.returncode == 0, again.stderr
     assert numbers(tmp_path / "2") == ours
+
+
+def processes_of(parent: subprocess.Popen[str]) -> dict[int, int]:
+    """Rank -> number of the processes that a launcher has started."""
+    children = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True).stdout.split()
+    ranks = {}
+    for child in map(int, children):
+        variables = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
+        ranks.update({int(one.removeprefix("RANK=")): child for one in variables if one.startswith("RANK=")})
+    return ranks
+
+
+def begun(recipe: Path, out: Path) -> subprocess.Popen[str]:
+    """A long training on two processes, after its first steps."""
+    options = (
+        "--out",
+        str(out),
+        "--gpus",
+        "2",
+        "--set",
+        "training.steps=5000",
+        "--set",
+        "training.checkpoint_every=5000",
+    )
+    rates = ("--set", "training.learning_rates=[0.001]", "--set", "training.log_every=1")
+    command = clipzoo(sys.executable, "-m", "clipzoo", "train", str(recipe), *options, *rates)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    log = out / "arms" / "clipzoo" / "0" / "log.jsonl"
+    deadline = time.monotonic() + 90
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process
+
+
+def test_a_launcher_passes_a_signal_on_and_the_state_is_saved(recipe: Path, tmp_path: Path) -> None:
+    process = begun(recipe, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, shown
+    assert shown.count("stopped by SIGTERM after step") == 1
+    assert (tmp_path / "arms" / "clipzoo" / "0" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_command_with_the_cause(recipe: Path, tmp_path: Path, rank: int) -> None:
+    process = begun(recipe, tmp_path)
+    others = processes_of(process)
+    began = time.monotonic()
+    os.kill(others[rank], signal.SIGKILL)
+    _, shown = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "Traceback" not in shown
+    cause = "rank 1 ended without a message: it was killed" if rank else "rank 0 was killed by signal 9"
+    assert shown.count(cause) == shown.count("rank ") == 1
+    for number in others.values():
+        assert not Path(f"/proc/{number}").exists()
+
+
+def test_the_slurm_script_of_a_machine_joins_with_that_of_another(recipe: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "examples" / "slurm" / "node.sh"
+    variables = environment() | {"CLIPZOO_PORT": str(free_port())}
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    options = ("--out", str(tmp_path), "--set", "training.learning_rates=[0.001]", "--set", "training.sharding=fsdp2")
+    command = clipzoo("bash", str(script), "localhost", "2", "1", "train", str(recipe), *options)
+    nodes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) for _ in range(2)]
+    for node in nodes:
+        _, shown = node.communicate(timeout=200)
+        assert node.returncode == 0, shown
+    assert (tmp_path / "arms" / "clipzoo" / "0" / "student" / "done").exists()

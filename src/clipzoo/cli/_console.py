@@ -195,7 +195,10 @@ def launched(
     if pick_device(device) != "cpu":
         check_gpus(gpus)
     load_recipe(recipe, out, overrides, trust)  # asks for trust, and shows mistakes once
-    if code := launch(gpus, sys.argv[1:]):
+    code, cause = launch(gpus, sys.argv[1:])
+    if cause:
+        Console(stderr=True).print(f"[bold red]error[/]: {cause}", highlight=False, soft_wrap=True)
+    if code:
         raise typer.Exit(code)
     return True
 

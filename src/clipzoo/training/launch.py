@@ -12,8 +12,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
-def launch(count: int, arguments: Sequence[str]) -> int:
+def launch(count: int, arguments: Sequence[str]) -> tuple[int, str]:
     """Run ``clipzoo`` on ``count`` processes of this machine; return 0, or the exit code of the first that failed.
+
+    The text is a cause that the processes could not show, else "".
 
     They share standard output and error, where only the main process writes. A signal is passed on to them.
 
@@ -30,8 +32,10 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "clipzoo", *arguments)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        return int(failure.exitcode) if failure.exitcode > 0 else 128 - int(failure.exitcode)
+        rank, failure = error.get_first_failure()
+        code = int(failure.exitcode)
+        killed = f"rank 0 was killed by signal {-code}. Rerun the command, which resumes from the last checkpoint"
+        return (code, "") if code > 0 else (128 - code, killed if rank == 0 else "")
     except SignalException as error:
-        return 128 + int(error.sigval)
-    return 0
+        return 128 + int(error.sigval), ""
+    return 0, ""

@@ -40,6 +40,7 @@ class Watch:
         self.ended, self.closed, self.cause = threading.Event(), threading.Event(), ""
         for connection in connections.values():
             _probe(connection)
+        os.register_at_fork(after_in_child=self._drop)  # workers that read data would keep the connections open
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -56,6 +57,10 @@ class Watch:
         self.closed.set()
         self.tell(DONE.decode())
         self._thread.join(GRACE)
+
+    def _drop(self) -> None:
+        for connection in self.connections.values():
+            connection.close()
 
     def _run(self) -> None:
         ranks = {connection: rank for rank, connection in self.connections.items()}
