@@ -34,10 +34,14 @@ class Parts:
         sharding: the student.
         objectives: terms of the loss, with fixed weights.
         settings: precision and number of chunks.
+
+    Attributes:
+        factor: by which all gradients are multiplied, as a scaler of float16 needs it.
     """
 
     def __init__(self, sharding: Sharding, objectives: Sequence[Objective], settings: TrainingRecipe) -> None:
         self.sharding, self.objectives, self.settings = sharding, list(objectives), settings
+        self.factor = 1.0
 
     def gradients(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Add the gradients of the whole batch to the student's; return its unweighted terms, equal on all processes.
@@ -97,7 +101,7 @@ class Parts:
             if output.requires_grad:
                 roots.append(output)
                 gradients.append(named.get(id(output), torch.zeros_like(output)).to(output.dtype))
-        torch.autograd.backward(roots, gradients)
+        torch.autograd.backward(roots, [self.factor * gradient for gradient in gradients])
         return {name: value.detach() for name, value in values.items()}
 
     def _forward(self, chunk: Batch) -> dict[str, Any]:

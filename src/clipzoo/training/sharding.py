@@ -148,7 +148,7 @@ def blocks(student: Student) -> list[nn.Module]:
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor of all shards on the CPU; other values as they are. Only the main process copies it to the CPU."""
+    """Return a tensor of all shards; other values as they are. The main process copies it to the CPU."""
     if not isinstance(value, DTensor):
         return value
     full = value.full_tensor()
