@@ -102,9 +102,9 @@ def test_several_processes_are_refused_before_any_work(
         {"name": "x", "data": str(dataset), "student": student, "training": {"steps": 1}, "arms": ["clip-ft"]}
     )
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(RecipeError, match=r"WORLD_SIZE is 4.* not supported yet.* without torchrun"):
+    with pytest.raises(RecipeError, match=r"WORLD_SIZE is 4.* have not joined.* unset WORLD_SIZE"):
         train(made)
-    with pytest.raises(RecipeError, match="not supported yet"):
+    with pytest.raises(RecipeError, match="have not joined"):
         Run(recipe, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("WORLD_SIZE", "1")

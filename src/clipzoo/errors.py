@@ -14,6 +14,7 @@ ClipzooError
 ├── RemoteError        a remote file cannot be reached, read or written
 ├── PlanError          images and labels cannot be joined into a training plan
 ├── CheckpointError    a run or checkpoint cannot be resumed or loaded
+├── RankError          a process of a training ended before the others
 └── DivergedError      the loss is not finite
 
 Each message states what is wrong, why, and the exact fix.
@@ -164,6 +165,10 @@ class PlanError(ClipzooError, ValueError):
 
 class CheckpointError(ClipzooError, ValueError):
     """A checkpoint or run folder cannot be used."""
+
+
+class RankError(ClipzooError, RuntimeError):
+    """A process of a training ended before the others."""
 
 
 class DivergedError(ClipzooError, ValueError):

@@ -155,14 +155,52 @@ def open_run(
     trust: bool = False,
     check: Callable[[Recipe], None] = lambda recipe: None,
 ) -> Iterator[Run]:
-    """Open the run of a recipe, with bars on the terminal; if ``check`` raises, no folder is created."""
-    from clipzoo import runs
-    from clipzoo.runs.preflight import pick_device
+    """Open the run of a recipe, with bars on the terminal; if ``check`` raises, no folder is created.
 
-    loaded, folder = load_recipe(recipe, out, overrides, trust)
-    check(loaded)
-    with bars() as progress:
-        yield runs.Run(loaded, folder, progress, pick_device(device))
+    Of several processes, only the main one enters the block. The others take part in its trainings, and exit.
+    """
+    from clipzoo.runs.preflight import pick_device
+    from clipzoo.runs.processes import lead, serve
+    from clipzoo.training import joined, ranks
+
+    with joined(pick_device(device)) as own:
+        main = ranks.is_main()
+        if main:
+            loaded, folder = load_recipe(recipe, out, overrides, trust)
+            check(loaded)
+            with bars() as progress, lead(loaded, folder, progress, own) as run:
+                yield run
+        else:
+            serve(own)
+    if not main:
+        raise typer.Exit
+
+
+def launched(
+    gpus: int | None, recipe: Path, out: Path | None, overrides: list[str] | None, device: str, trust: bool
+) -> bool:
+    """Run this command on several processes, if ``--gpus`` asks for it and this is not one of them.
+
+    Raises:
+        typer.Exit: with the code of the first process that failed.
+    """
+    if gpus is None:
+        return False
+    from clipzoo.runs.preflight import pick_device
+    from clipzoo.training.launch import launch
+    from clipzoo.training.ranks import check_gpus, is_launched
+
+    if is_launched():
+        return False
+    if pick_device(device) != "cpu":
+        check_gpus(gpus)
+    load_recipe(recipe, out, overrides, trust)  # asks for trust, and shows mistakes once
+    code, cause = launch(gpus, sys.argv[1:])
+    if cause:
+        Console(stderr=True).print(f"[bold red]error[/]: {cause}", highlight=False, soft_wrap=True)
+    if code:
+        raise typer.Exit(code)
+    return True
 
 
 @contextmanager

@@ -35,3 +35,10 @@ DryRun = Annotated[
         "are downloaded because they name columns.",
     ),
 ]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus", "--processes", min=1,
+        help="Train on this number of processes of this machine: one per GPU, or with --device cpu on the CPU.",
+    ),
+]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipzoo.cli._options import Device, DryRun, Out, RecipePath, Set, Trust
+from clipzoo.cli._options import Device, DryRun, Gpus, Out, RecipePath, Set, Trust
 
 
 def command(
@@ -10,16 +10,19 @@ def command(
     out: Out = None,
     overrides: Set = None,
     device: Device = "auto",
+    gpus: Gpus = None,
     dry_run: DryRun = False,
     trust: Trust = False,
 ) -> None:
     """Label, train all arms, evaluate, and write the report; rerunning the command resumes."""
-    from clipzoo.cli._console import bold, console, open_run, print_preview
+    from clipzoo.cli._console import bold, console, launched, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
     from clipzoo.runs.preflight import check_measurable
 
     if dry_run:
         print_preview(recipe, out, overrides, device, trust=trust)
+        return
+    if launched(gpus, recipe, out, overrides, device, trust):
         return
     with open_run(recipe, out, overrides, device, trust, check_measurable) as run:
         page = pipeline.run(run)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipzoo.cli._options import Device, DryRun, Out, RecipePath, Set, Trust
+from clipzoo.cli._options import Device, DryRun, Gpus, Out, RecipePath, Set, Trust
 
 
 def command(
@@ -18,19 +18,22 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of views, sample order and initial heads.")] = 0,
     overrides: Set = None,
     device: Device = "auto",
+    gpus: Gpus = None,
     dry_run: DryRun = False,
     trust: Trust = False,
 ) -> None:
     """Train one arm of a recipe; rerunning the command resumes at the exact sample."""
     from rich.markup import escape
 
-    from clipzoo.cli._console import bold, console, open_run, print_preview
+    from clipzoo.cli._console import bold, console, launched, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
     from clipzoo.runs.preflight import check_arm
     from clipzoo.training import ended
 
     if dry_run:
         print_preview(recipe, out, overrides, device, [arm], [seed], trust=trust)
+        return
+    if launched(gpus, recipe, out, overrides, device, trust):
         return
     with open_run(recipe, out, overrides, device, trust, lambda recipe: check_arm(arm, "train")) as run:
         trained = ended(run.folder_of(arm, seed))

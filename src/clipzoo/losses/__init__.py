@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, known
+from clipzoo.losses.masked import batch_mean, divided, known, part_of, total
 from clipzoo.plugins import Registry
 
-__all__ = ["PLUGINS", "InstalledLoss", "LossPlugin", "batch_mean", "known"]
+__all__ = ["PLUGINS", "InstalledLoss", "LossPlugin", "batch_mean", "divided", "known", "part_of", "total"]
 
 
 class LossPlugin(Protocol):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, known
+from clipzoo.losses.masked import divided, known, total
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         scalar; 0 with the graph attached if nothing is valid.
     """
     x, y = known(prediction, valid), known(target, valid)
-    negatives = 1 - batch_mean(y, valid)
+    negatives = 1 - total(y.sum()) / total(valid.sum()).clamp(min=1)
     weight = torch.where(valid, negatives * y + (1 - negatives) * (1 - y), 0)
     losses = F.binary_cross_entropy_with_logits(x, y.to(x.dtype), reduction="none")
-    return (weight * losses).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return divided((weight * losses).sum(), weight.sum(), torch.finfo(weight.dtype).tiny)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, known
+from clipzoo.losses.masked import batch_mean, known, total
 
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) -> Tensor:
@@ -28,5 +28,5 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) 
         scalar; 0 with the graph attached if nothing is valid.
     """
     size = (known(prediction, valid) - known(target, valid)).abs()
-    c = (share * size.detach().max()).clamp(min=torch.finfo(size.dtype).tiny)
+    c = (share * total(size.detach().max(), largest=True)).clamp(min=torch.finfo(size.dtype).tiny)
     return batch_mean(torch.where(size <= c, size, (size.square() + c**2) / (2 * c)), valid)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from clipzoo.losses.masked import divided
+
 
 def loss(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Return −αₜ (1 − pₜ)^γ log pₜ, summed over known pixels and channels, divided by the number of positive pixels.
@@ -32,4 +34,4 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25,
     logits = torch.where(known, prediction.to(dtype), 0)
     right = torch.where(known, target.to(dtype), 0)
     losses = sigmoid_focal_loss(logits, right, alpha, gamma)
-    return torch.where(known, losses, 0).sum() / (right > 0).any(1).sum().clamp(min=1)
+    return divided(torch.where(known, losses, 0).sum(), (right > 0).any(1).sum())

@@ -5,8 +5,56 @@ Multiplication by the mask would not suffice: 0 · NaN is NaN, in the value and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class Whole(Protocol):
+    """The whole batch of a step, of which a process sees a part."""
+
+    @property
+    def parts(self) -> int:
+        """Number of processes, over which gradients are averaged."""
+
+    def total(self, value: Tensor, largest: bool) -> Tensor:
+        """Return the sum (or the largest) of a scalar over all parts of the batch."""
+
+
+_WHOLE: ContextVar[Whole | None] = ContextVar("whole", default=None)
+
+
+@contextmanager
+def part_of(whole: Whole) -> Iterator[None]:
+    """Normalize the losses in the block by counts of the whole batch instead of those of their own part."""
+    token = _WHOLE.set(whole)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+
+
+def total(value: Tensor, largest: bool = False) -> Tensor:
+    """Return the sum (or the largest) of a scalar over all parts of the batch, without gradient.
+
+    Every process calls it equally often for a loss. Without `part_of`, it returns ``value``.
+    """
+    whole = _WHOLE.get()
+    return value if whole is None else whole.total(value.detach(), largest)
+
+
+def divided(losses: Tensor, count: Tensor, least: float = 1) -> Tensor:
+    """Return a sum of losses divided by a count of the whole batch, which is at least ``least``.
+
+    The mean over processes is then the sum over the whole batch divided by its count, no matter how losses are
+    distributed over them.
+    """
+    whole, counted = _WHOLE.get(), total(count).clamp(min=least)
+    return losses / counted if whole is None else losses * whole.parts / counted
 
 
 def known(x: Tensor, valid: Tensor) -> Tensor:
@@ -34,4 +82,4 @@ def centered(x: Tensor, valid: Tensor) -> Tensor:
 
 def batch_mean(losses: Tensor, counted: Tensor) -> Tensor:
     """Return the mean of ``losses`` where ``counted``; 0 with the graph attached if nothing is counted."""
-    return torch.where(counted, losses, 0).sum() / counted.sum().clamp(min=1)
+    return divided(torch.where(counted, losses, 0).sum(), counted.sum())

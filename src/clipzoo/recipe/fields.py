@@ -122,7 +122,8 @@ class TrainingRecipe(_Model):
 
     FREE: ClassVar = frozenset({
         "workers", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "evaluate_every",
-        "max_failures", "max_nonfinite", "tracking", "pictures_every",
+        "max_failures", "max_nonfinite", "tracking", "pictures_every", "sharding", "accumulate", "contrastive_rows",
+        "activation_checkpointing",
     })  # fmt: skip
     """Fields that may change when a training is resumed."""
 
@@ -131,7 +132,17 @@ class TrainingRecipe(_Model):
     epochs: Positive | None = None
     """Number of passes over all usable samples, in whole batches; fractional epochs such as 0.5 are allowed."""
     batch_size: Count = 128
-    """Images per step."""
+    """Images per step, on all processes together."""
+    accumulate: Count = 1
+    """Chunks in which each process computes its share of the batch. The gradient stays that of the whole batch; a step
+    needs the memory of a chunk and computes all features twice (docs/several-gpus.md)."""
+    contrastive_rows: Count | None = None
+    """Rows of the contrastive logits that are computed at a time; null computes all (docs/several-gpus.md)."""
+    sharding: Literal["ddp", "fsdp2"] = "ddp"
+    """On several processes: ``ddp`` replicates the student, ``fsdp2`` shards weights, gradients and optimizer. One
+    process holds all of them."""
+    activation_checkpointing: bool = False
+    """Compute the activations of the towers' blocks again in the backward pass instead of keeping them."""
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4,)
     """Peak learning rates of the image tower. If there are several, each arm tries all of them and the validation score
     selects one."""

@@ -24,7 +24,8 @@ from clipzoo.runs.preflight import check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
-from clipzoo.training import check_settings, check_single_process
+from clipzoo.training import check_joined, check_settings
+from clipzoo.training.sharding import check_batch, check_sharded, check_student
 
 
 class Run:
@@ -56,7 +57,9 @@ class Run:
         device: str = "cpu",
         scratch: Path | None = None,
     ) -> None:
-        check_single_process()
+        check_joined()
+        check_batch(recipe.training)
+        check_sharded(recipe.training)
         self.recipe, self.progress, self.device = recipe, progress or Silent(), device
         self.folder = Folder(out, scratch)
         changed = self.folder.differences(recipe)
@@ -77,6 +80,7 @@ class Run:
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
         check_settings(self.recipe.training, start)
+        check_student(self.recipe.training, start)
         if evaluation.probe:
             start.check_layers(evaluation.layers, "evaluation.layers")
 

@@ -8,6 +8,7 @@ some.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -300,7 +301,8 @@ def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRec
         parameter.requires_grad_(settings.text_factor > 0)
     forward, weights = partial(_forward, student.train(), strides, settings.precision), list(student.parameters())
     one, two = (kept_bytes(partial(forward, count), weights) for count in (1, 2))
-    return Memory(total, FLOAT * (4 * total - 3 * frozen), one + (two - one) * (settings.batch_size - 1))
+    kept = math.ceil(settings.batch_size / settings.accumulate)  # images whose activations are in memory at a time
+    return Memory(total, FLOAT * (4 * total - 3 * frozen), one + (two - one) * (kept - 1))
 
 
 def kept_bytes(compute: Callable[[], Any], weights: Iterable[Tensor]) -> int:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from clipzoo.recipe import Recipe
 from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.preflight import TRAINED
 from clipzoo.runs.suite import open_suite
-from clipzoo.training import Job, Training, ended, finished
+from clipzoo.training import Job, Training, ended, finished, ranks
 from clipzoo.training import train as train_job
 
 DIVERGED = {"criterion": -1.0}
@@ -67,8 +68,18 @@ class Trainings:
             return self.start().to(self.device).eval()
         student = self.trained(arm, seed)
         if student is None:
-            student = train_job(self._job(arm, seed, self.rate(arm), self.steps(), self.folder.training(arm, seed)))
+            student = self._trained_by_all(arm, seed, self.rate(arm), self.steps(), self.folder.training(arm, seed))
         return student
+
+    def _trained_by_all(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Student:
+        """Train on all processes; the others build the same job, from inputs that this one has prepared."""
+        job = self._job(arm, seed, rate, steps, out)
+        ranks.announce({"arm": arm, "seed": seed, "rate": rate, "steps": steps, "out": str(out.absolute())})
+        return train_job(job)
+
+    def take_part(self, job: Mapping[str, Any]) -> None:
+        """Take part in a training that the main process announced."""
+        train_job(self._job(job["arm"], job["seed"], job["rate"], job["steps"], Path(job["out"])))
 
     def trained(self, arm: str, seed: int) -> Student | None:
         """Return the student of a finished training, else None; `CheckpointError` if it is damaged."""
@@ -120,9 +131,10 @@ class Trainings:
         return self.folder.arm(arm) / f"rate-{rate:g}"
 
     def _trial(self, arm: str, rate: float) -> dict[str, float]:
-        job = self._job(arm, self.recipe.seeds[0], rate, self.trial_steps(), self._trial_folder(arm, rate))
+        out = self._trial_folder(arm, rate)
         try:
-            return criterion(self.suite.measure(train_job(job), ["validation"])["validation"])
+            student = self._trained_by_all(arm, self.recipe.seeds[0], rate, self.trial_steps(), out)
+            return criterion(self.suite.measure(student, ["validation"])["validation"])
         except DivergedError:
             return DIVERGED
 

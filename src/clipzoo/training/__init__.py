@@ -4,17 +4,18 @@ from clipzoo.training.checks import check_settings
 from clipzoo.training.health import read_supervision as supervision
 from clipzoo.training.job import Job, Training
 from clipzoo.training.loop import train
-from clipzoo.training.ranks import check_single_process
+from clipzoo.training.ranks import check_joined, joined
 from clipzoo.training.records import read_log
 from clipzoo.training.result import ended, finished, reached
 
 __all__ = [
     "Job",
     "Training",
+    "check_joined",
     "check_settings",
-    "check_single_process",
     "ended",
     "finished",
+    "joined",
     "reached",
     "read_log",
     "supervision",

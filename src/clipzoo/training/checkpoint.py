@@ -17,9 +17,9 @@ import torch
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
-from clipzoo.models import Student
-from clipzoo.training import ranks
+from clipzoo.training import exchange, ranks
 from clipzoo.training.job import Job
+from clipzoo.training.sharding import Sharding
 
 NAME = "checkpoint.pt"
 FIELDS: dict[str, type] = {"step": int, "student": dict, "optimizer": dict, "rng": torch.Tensor}
@@ -43,14 +43,14 @@ class Checkpoints:
 
     Args:
         job: its folder holds the file.
-        student, adam: parts of every checkpoint.
+        sharding, adam: student and optimizer, which are parts of every checkpoint.
         parts: name -> further part, such as the average of the weights.
     """
 
     def __init__(
-        self, job: Job, student: Student, adam: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None
+        self, job: Job, sharding: Sharding, adam: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None
     ) -> None:
-        self.job, self.student, self.adam, self.parts = job, student, adam, dict(parts or {})
+        self.job, self.sharding, self.adam, self.parts = job, sharding, adam, dict(parts or {})
         self.path = job.out / NAME
         self._written = time.monotonic()
 
@@ -64,23 +64,18 @@ class Checkpoints:
         return self.job.settings.keep_every is not None and step % self.job.settings.keep_every == 0
 
     def write(self, step: int) -> None:
-        """Write the state after ``step`` updates; only the main process does."""
+        """Write the state after ``step`` updates; only the main process does, and all processes call it."""
+        states = self.sharding.state(self.adam)
+        random = exchange.random_states(self.sharding.device)
+        self._written = time.monotonic()
         if not ranks.is_main():
             return
-        state = {
-            "step": step,
-            "student": self.student.state_dict(),
-            "optimizer": self.adam.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "settings": self.job.binding,
-            "digest": digest(self.job.binding),
-            "versions": versions(),
-        }
-        save(self.path, state | {name: part.state_dict() for name, part in self.parts.items()})
+        binding = self.job.binding
+        about = {"settings": binding, "digest": digest(binding), "versions": versions()}
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        save(self.path, {"step": step, **states, **random, **about, **parts})
         if self._kept(step):
             keep(self.path, step)
-        self._written = time.monotonic()
 
     def resume(self) -> int:
         """Load the state that an earlier process wrote, else seed the random state; return the number of steps done.
@@ -89,18 +84,15 @@ class Checkpoints:
             CheckpointError: the file is damaged, or it belongs to another training.
         """
         if not self.path.exists():
-            torch.manual_seed(self.job.seed)
+            exchange.seed(self.job.seed)
             return 0
-        state = load(self.path)
+        state = load(self.path, lazily=ranks.world_size() > 1)
         _check_settings(self.path, state.get("settings", {}), self.job.binding)
         with _fitting(self.path):
             for name, part in self.parts.items():
                 part.load_state_dict(state.get(name, {}))
-            self.student.load_state_dict(state["student"])
-            self.adam.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["rng"])
-        if state.get("cuda_rng") and torch.cuda.device_count() == len(state["cuda_rng"]):
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            self.sharding.load(self.adam, state)
+            exchange.restore_random(state, self.job.seed, self.sharding.device)
         if state["step"] > self.job.steps:
             raise CheckpointError(
                 f"{self.path} was written after {state['step']} steps, and this training has {self.job.steps}: it "
@@ -112,7 +104,7 @@ class Checkpoints:
 def keep(path: Path, step: int) -> None:
     """Keep the checkpoint of ``step`` as ``checkpoint-000400.pt``: as a second name of the file, else as a copy."""
     kept = path.with_name(f"checkpoint-{step:06d}.pt")
-    with files.whole(kept, alone=True) as draft:
+    with files.atomic(kept, exclusive=True) as draft:
         draft.unlink(missing_ok=True)
         try:
             os.link(path, draft)

@@ -11,12 +11,13 @@ import torch
 from clipzoo.data import Batch, loader
 from clipzoo.models import Student
 from clipzoo.stopping import Interrupted, Stop, signals
-from clipzoo.training import exact, guard, optimizer, ranks, result
+from clipzoo.training import exact, exchange, guard, optimizer, ranks, result, sharding
 from clipzoo.training.checkpoint import Checkpoints
 from clipzoo.training.health import Health
 from clipzoo.training.job import Training
 from clipzoo.training.pictures import pictures
 from clipzoo.training.records import Records
+from clipzoo.training.sharding import Sharding
 from clipzoo.training.step import Updater
 
 
@@ -32,14 +33,19 @@ def train(training: Training) -> Student:
         DivergedError: gradients are not finite, in more steps than ``max_nonfinite`` allows.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved first. A second signal does not wait.
     """
-    ranks.check_single_process()
+    ranks.check_joined()
     job, student = training.job, training.student.to(training.job.device)
+    sharding.check_batch(job.settings)
+    sharding.check_sharded(job.settings)
+    sharding.check_student(job.settings, student)
     if trained := result.finished(job.out, job.device, student.trust_remote_code):
         return trained
     job.out.mkdir(parents=True, exist_ok=True)
+    optimizer.freeze(student, job)
+    sharded = Sharding(job, student)
     adam = optimizer.build(student, job)
-    updater = Updater(training, adam)
-    checkpoints = Checkpoints(job, student, adam, updater.parts)
+    updater = Updater(training, adam, sharded)
+    checkpoints = Checkpoints(job, sharded, adam, updater.states)
     start = checkpoints.resume()
     records = Records(job, start)
     batches = _batches(training, start)  # starts workers, which must not inherit the handlers of signals
@@ -49,10 +55,12 @@ def train(training: Training) -> Student:
         checkpoints.write(job.steps)  # a measurement that fails costs no training
     if updater.average:
         updater.average.apply()
-    guard.measure(training, records, job.steps)
+    guard.measure(training, sharded, records, job.steps)
     records.close()
-    result.write(training)
-    return student
+    trained = sharded.gathered() or student
+    result.write(training, trained)
+    ranks.wait()
+    return trained
 
 
 def _run(
@@ -70,6 +78,7 @@ def _run(
         done = step + 1
         last = done == job.steps
 
+        batch = exchange.failures(batch)
         records.skipped(step, batch.skipped)
         health.count(batch)
         health.check(step, last)
@@ -77,7 +86,8 @@ def _run(
 
         if step % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
-            speed = {"images_per_second": len(batch.captions) / seconds, "waiting": waited / seconds}
+            images = batch.unreadable[""][1] - batch.unreadable[""][0]  # of all processes
+            speed = {"images_per_second": images / seconds, "waiting": waited / seconds}
             values = update.values()
             records.write(step, values, speed)
             training.on_step(step, values | speed)
@@ -86,13 +96,14 @@ def _run(
             student.train()
         if settings.evaluate_every and done % settings.evaluate_every == 0 and not last:
             with updater.average.applied() if updater.average else nullcontext():
-                guard.measure(training, records, step)
+                guard.measure(training, updater.sharding, records, step)
             student.train()
-        if stop.signal or (checkpoints.due(done) and not last):
+        signal, due = exchange.decisions(stop.signal, checkpoints.due(done))
+        if signal or (due and not last):
             checkpoints.write(done)
-        if stop.signal:
+        if signal:
             records.close()
-            raise Interrupted(f"stopped by {stop.signal} after step {done}; rerun the command to resume", stop.signal)
+            raise Interrupted(f"stopped by {signal} after step {done}; rerun the command to resume", signal)
 
 
 def _batches(training: Training, start: int) -> Iterator[Batch]:
@@ -100,9 +111,11 @@ def _batches(training: Training, start: int) -> Iterator[Batch]:
     batches: Iterator[Batch] = iter(
         loader(
             training.dataset,
-            settings.batch_size,
+            settings.batch_size // ranks.world_size(),
             training.student.tokenize,
             start=start,
+            rank=ranks.rank(),
+            ranks=ranks.world_size(),
             steps=job.steps,
             workers=settings.workers,
             pin_memory=torch.device(job.device).type == "cuda",

@@ -57,7 +57,7 @@ class Skips:
         if math.isfinite(norm):
             return False
         values = {name: term.item() for name, term in terms.items()}
-        found = ranks.gathered((all(map(math.isfinite, values.values())), batch.keys))
+        found = ranks.share((all(map(math.isfinite, values.values())), batch.keys))
         self._restore()
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else 0.0
         if scale > SMALLEST_SCALE and all(finite for finite, _ in found):

@@ -17,33 +17,42 @@ EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent")
 Named = list[tuple[str, torch.nn.Parameter]]
 
 
-def build(student: Student, job: Job) -> torch.optim.AdamW:
-    """Return AdamW over the parameters that are trained; the others are locked.
-
-    Gains, biases, scalars and embeddings never decay.
+def freeze(student: Student, job: Job) -> None:
+    """Lock the parameters that are not trained, before the student is distributed over processes.
 
     Args:
         student: its `parameter_groups` name the parts.
         job: a part of rate 0 is frozen.
 
     Raises:
-        RecipeError: layers are to be locked, or to have their own rates, that the student does not have.
+        RecipeError: layers are to be locked that the student does not have.
     """
-    parts, rates, settings = student.parameter_groups(), job.rates, job.settings
-    for part, named in parts.items():
+    settings = job.settings
+    for part, named in student.parameter_groups().items():
         for _, parameter in named:
-            parameter.requires_grad_(rates[part] > 0)
+            parameter.requires_grad_(job.rates[part] > 0)
     locking.lock(student, "image", settings.unlocked_image_layers)
     locking.lock(student, "text", settings.unlocked_text_layers)
     if job.labels_alone:
         locking.lock_unused(student, [name for name in student.specs if job.loss_weights.get(name, 1.0) > 0])
+
+
+def build(student: Student, job: Job) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that `freeze` left trained.
+
+    Gains, biases, scalars and embeddings never decay.
+
+    Raises:
+        RecipeError: layers are to have their own rates, but those of the student are not known.
+    """
+    settings = job.settings
     groups = []
-    for part, named in parts.items():
+    for part, named in student.parameter_groups().items():
         trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
         for factor, members in _by_layer(student, part, trained, settings.layer_decay).items():
             for decays, decay in ((True, settings.weight_decay), (False, 0.0)):
                 chosen = [parameter for name, parameter in members if _decays(name, parameter) is decays]
-                groups.append({"params": chosen, "weight_decay": decay, "peak": rates[part] * factor})
+                groups.append({"params": chosen, "weight_decay": decay, "peak": job.rates[part] * factor})
     fused = True if student.mean.is_cuda else None  # one kernel for all tensors of a group
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=0.0, betas=settings.betas, eps=settings.eps, fused=fused

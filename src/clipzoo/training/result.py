@@ -14,8 +14,8 @@ STUDENT, DONE = "student", "done"
 """The student's folder in the folder of a training; the file in it that marks it as whole."""
 
 
-def write(training: Training) -> None:
-    """Write the student and the record of its supervision, then delete the checkpoint."""
+def write(training: Training, student: Student) -> None:
+    """Write the trained student and the record of its supervision, then delete the checkpoint."""
     if not ranks.is_main():
         return
     out, dataset = training.job.out, training.dataset
@@ -23,7 +23,7 @@ def write(training: Training) -> None:
     health.write_supervision(out, supervision)
     if unreadable := health.describe_unreadable(supervision):
         training.say(unreadable)
-    training.student.save(out / STUDENT)
+    student.save(out / STUDENT)
     files.sync_folder(out / STUDENT)
     files.write(out / STUDENT / DONE, b"")
     (out / checkpoint.NAME).unlink(missing_ok=True)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError
-from clipzoo.training import objectives, optimizer
+from clipzoo.training import objectives, optimizer, ranks
 from clipzoo.training.average import Average
 from clipzoo.training.checkpoint import Stateful
 from clipzoo.training.job import Training
 from clipzoo.training.nonfinite import Skips
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precision -> the type of matrix products and convolutions in the forward pass."""
+from clipzoo.training.objectives import ContrastiveObjective
+from clipzoo.training.parts import DTYPES, Parts
+from clipzoo.training.sharding import Sharding
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,21 @@ class Update:
 class Updater:
     """Forward pass, objectives, backward pass and optimizer of a training."""
 
-    def __init__(self, training: Training, adam: torch.optim.Optimizer) -> None:
-        self.job, self.student, self.adam = training.job, training.student, adam
-        self.objectives = objectives.build(self.student, self.job.loss_weights)
-        self.forward = torch.compile(self.student) if self.job.settings.compile else self.student
-        self.scaler = torch.amp.GradScaler(self.job.device, enabled=self.job.settings.precision == "fp16")
+    def __init__(self, training: Training, adam: torch.optim.Optimizer, sharding: Sharding) -> None:
+        self.job, self.student, self.adam, self.sharding = training.job, training.student, adam, sharding
+        settings = self.job.settings
+        self.objectives = [
+            replace(one, rows=settings.contrastive_rows) if isinstance(one, ContrastiveObjective) else one
+            for one in objectives.build(self.student, self.job.loss_weights)
+        ]
+        in_parts = ranks.world_size() > 1 or settings.accumulate > 1
+        self.parts = Parts(sharding, self.objectives, settings) if in_parts else None
+        self.scaler = torch.amp.GradScaler(self.job.device, enabled=settings.precision == "fp16")
         self.skips = Skips(self.job, self.student, self.scaler)
-        self.average = Average(self.student, self.job.settings.ema) if self.job.settings.ema else None
+        self.average = Average(self.student, settings.ema) if settings.ema else None
 
     @property
-    def parts(self) -> dict[str, Stateful]:
+    def states(self) -> dict[str, Stateful]:
         """Name in a checkpoint -> object with a state of its own."""
         scaler = {"scaler": self.scaler} if self.scaler.is_enabled() else {}
         average = {"ema": self.average} if self.average else {}
@@ -63,16 +68,14 @@ class Updater:
             DatasetError: no sample of the batch could be read.
             DivergedError: the gradient is not finite, in more steps than allowed.
         """
-        if not batch.captions:
+        if not batch.captions and self.parts is None:
             raise DatasetError(_no_samples(step, batch))
         factor = optimizer.set_rates(self.adam, step, self.job.steps, self.job.settings)
         self.skips.remember()
-        dtype = DTYPES.get(self.job.settings.precision)
-        with torch.autocast(batch.images.device.type, dtype, enabled=dtype is not None):
-            outputs = self.forward(batch.images, batch.tokens)
-        terms = objectives.terms(self.objectives, outputs, batch)
-        loss = objectives.total(self.objectives, terms)
-        norm = self._backward(loss)
+        self.adam.zero_grad(set_to_none=True)
+        terms, loss = self._gradients(batch, step)
+        self.scaler.unscale_(self.adam)
+        norm = self.sharding.clip(self.job.settings.clip_norm)
         if not self.skips.skip(step, norm, terms, batch):
             self.scaler.step(self.adam)
             with torch.no_grad():
@@ -82,12 +85,19 @@ class Updater:
         self.scaler.update()
         return Update(terms, loss, norm, self.job.rate * factor, self.skips.values())
 
-    def _backward(self, loss: Tensor) -> Tensor:
-        """Compute clipped gradients; return their norm before clipping."""
-        self.adam.zero_grad(set_to_none=True)
+    def _gradients(self, batch: Batch, step: int) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Compute the scaled gradients of a batch; return its terms and their weighted sum."""
+        if self.parts is not None:
+            self.parts.factor = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+            terms = self.parts.gradients(batch, step)
+            return terms, objectives.total(self.objectives, terms)
+        dtype = DTYPES.get(self.job.settings.precision)
+        with torch.autocast(batch.images.device.type, dtype, enabled=dtype is not None):
+            outputs = self.sharding.forward(batch.images, batch.tokens)
+        terms = objectives.terms(self.objectives, outputs, batch)
+        loss = objectives.total(self.objectives, terms)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.adam)
-        return torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.job.settings.clip_norm)
+        return terms, loss
 
 
 def _no_samples(step: int, batch: Batch) -> str:

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
 from clipzoo.data import Batch
-
-INPUTS = ("image_features", "text_features", "logit_scale", "logit_bias")
+from clipzoo.training import pairs
 
 
 @dataclass(frozen=True, slots=True)
 class ContrastiveObjective:
-    """OpenCLIP's loss: of SigLIP for students with a logit bias, else of CLIP."""
+    """OpenCLIP's loss: of SigLIP for students with a logit bias, else of CLIP.
+
+    ``rows`` of the logits are computed at a time; None computes all.
+    """
 
     weight: float = 1.0
+    rows: int | None = None
     name: ClassVar[str] = "contrastive"
 
     def __call__(self, outputs: Mapping[str, Any], batch: Batch) -> Tensor:
         """Return the loss of the batch, a float32 scalar."""
-        loss = SigLipLoss() if "logit_bias" in outputs else ClipLoss()
-        value: Tensor = loss(**{name: outputs[name].float() for name in INPUTS if name in outputs})
-        return value
+        return pairs.loss(outputs, self.rows)

@@ -1,0 +1,159 @@
+"""Gradients of a batch that several processes share, or that is computed in chunks.
+
+Chunks are those of cached contrastive accumulation (Gao et al., "Scaling Deep Contrastive Learning Batch Size under
+Memory Limited Setup", 2021, arXiv 2101.06983): features of all chunks are computed without graph, the contrastive loss
+of the whole batch gives their gradients, and each chunk is computed again with its graph and the losses of its labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipzoo.data import Batch
+from clipzoo.errors import DatasetError
+from clipzoo.recipe import TrainingRecipe
+from clipzoo.training import objectives as terms_of
+from clipzoo.training import ranks
+from clipzoo.training.objectives import ContrastiveObjective, Objective
+from clipzoo.training.pairs import INPUTS
+from clipzoo.training.sharding import Sharding, tensors
+from clipzoo.training.whole import Weighing, split, totals
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precision -> the type of matrix products and convolutions in the forward pass."""
+
+States = tuple[Tensor, Tensor | None]
+"""Random states of the CPU and of the GPU of this process."""
+
+
+class Parts:
+    """Computes terms and gradients of a batch in parts.
+
+    Args:
+        sharding: the student.
+        objectives: terms of the loss, with fixed weights.
+        settings: precision and number of chunks.
+
+    Attributes:
+        factor: by which all gradients are multiplied, as a scaler of float16 needs it.
+    """
+
+    def __init__(self, sharding: Sharding, objectives: Sequence[Objective], settings: TrainingRecipe) -> None:
+        self.sharding, self.objectives, self.settings = sharding, list(objectives), settings
+        self.factor = 1.0
+
+    def gradients(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Add the gradients of the whole batch to the student's; return its unweighted terms, equal on all processes.
+
+        Raises:
+            DatasetError: a process has fewer readable samples than chunks.
+        """
+        chunks, counts = self.settings.accumulate, [count for (count,) in ranks.numbers([len(batch.captions)])]
+        if min(counts) < chunks:
+            raise DatasetError(_too_few(step, counts, chunks))
+        mean = sum(counts) / len(counts)
+        if chunks == 1:
+            values = self._chunk(batch, Weighing({}, counts[ranks.rank()] / mean), self.objectives, {})
+        else:
+            values = self._chunks(split(batch, chunks), mean)
+        return self._averaged(values)
+
+    def _chunks(self, chunks: Sequence[Batch], mean: float) -> dict[str, Tensor]:
+        """Compute the gradients chunk by chunk; ``mean`` is the number of samples of a process."""
+        known = totals(self.objectives, chunks)
+        others = [one for one in self.objectives if not isinstance(one, ContrastiveObjective)]
+        values: dict[str, Tensor] = {}
+        before = [_random(self.sharding.device)]
+        cached: list[dict[str, Tensor]] = [{} for _ in chunks]
+        for one in self.objectives:
+            if isinstance(one, ContrastiveObjective) and one.weight:
+                features = [self._features(chunk, before, self.sharding.device) for chunk in chunks]
+                values[one.name], cached = _cached(one, features)
+        for number, (chunk, gradients) in enumerate(zip(chunks, cached, strict=True)):
+            if number < len(before) - 1:
+                _set_random(before[number], self.sharding.device)
+            with self.sharding.accumulating(last=number == len(chunks) - 1):
+                found = self._chunk(chunk, Weighing(known, len(chunk.captions) / mean), others, gradients)
+            values = {**values, **{name: values.get(name, 0) + value for name, value in found.items()}}
+        return values
+
+    @torch.no_grad()
+    def _features(self, chunk: Batch, before: list[States], device: torch.device) -> dict[str, Tensor]:
+        """Return the inputs of the contrastive loss, without graph; add the random state after it to ``before``."""
+        outputs = self._forward(chunk)
+        before.append(_random(device))
+        return {name: outputs[name].float() for name in INPUTS if name in outputs}
+
+    def _chunk(
+        self, chunk: Batch, weighing: Weighing, objectives: Sequence[Objective], cached: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Add the gradients of a chunk: of its ``objectives``, and the ``cached`` ones of its outputs.
+
+        Every output takes part, since DDP and FSDP2 wait for the gradient of each parameter.
+        """
+        outputs = self._forward(chunk)
+        values = {one.name: weighing.term(one, outputs, chunk) for one in objectives}
+        roots: list[Tensor] = [terms_of.total(objectives, values)] if values else []
+        gradients: list[Tensor] = [torch.ones_like(root) for root in roots]
+        named = {id(outputs[name]): gradient for name, gradient in cached.items()}
+        for output in tensors(outputs):
+            if output.requires_grad:
+                roots.append(output)
+                gradients.append(named.get(id(output), torch.zeros_like(output)).to(output.dtype))
+        torch.autograd.backward(roots, [self.factor * gradient for gradient in gradients])
+        return {name: value.detach() for name, value in values.items()}
+
+    def _forward(self, chunk: Batch) -> dict[str, Any]:
+        dtype = DTYPES.get(self.settings.precision)
+        with torch.autocast(chunk.images.device.type, dtype, enabled=dtype is not None):
+            outputs: dict[str, Any] = self.sharding.forward(chunk.images, chunk.tokens)
+        return outputs
+
+    def _averaged(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the mean over processes of the terms, in the order of the objectives; 0 for those of weight 0."""
+        names = [one.name for one in self.objectives]
+        own = [values.get(name, torch.zeros((), device=self.sharding.device)).float() for name in names]
+        return dict(zip(names, ranks.summed(torch.stack(own)) / ranks.world_size(), strict=True))
+
+
+def _cached(
+    objective: ContrastiveObjective, features: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Return the contrastive loss of all chunks, and the weighted gradients of each chunk's outputs.
+
+    The scale and the bias are the same in all chunks; the last one gets their gradient.
+    """
+    sizes = [len(one["image_features"]) for one in features]
+    leaves = {
+        name: torch.cat([one[name] for one in features]) if name.endswith("features") else value
+        for name, value in features[0].items()
+    }
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in leaves.items()}
+    value = Weighing({}, 1.0).term(objective, leaves, None)  # type: ignore[arg-type]
+    torch.autograd.backward([objective.weight * value])
+    gradients = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
+    per_sample = {name: torch.split(one, sizes) for name, one in gradients.items() if name.endswith("features")}
+    chunks = [{name: parts[i] for name, parts in per_sample.items()} for i in range(len(sizes))]
+    chunks[-1] |= {name: one for name, one in gradients.items() if name not in per_sample}
+    return value.detach(), chunks
+
+
+def _random(device: torch.device) -> States:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random(states: States, device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if states[1] is not None:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def _too_few(step: int, counts: Sequence[int], chunks: int) -> str:
+    return (
+        f"step {step}: rank {counts.index(min(counts))} has {min(counts)} readable samples, and needs one for each of "
+        f"training.accumulate={chunks} chunks. Restore the dataset, or raise training.batch_size, and rerun the command"
+    )
