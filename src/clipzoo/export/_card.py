@@ -12,7 +12,7 @@ from clipzoo.recipe import Recipe
 from clipzoo.store import Manifest
 
 HEAD = """---
-library_name: open_clip
+library_name: {{library}}
 tags: [clip, clipzoo]
 ---
 
@@ -20,12 +20,7 @@ tags: [clip, clipzoo]
 
 {summary} Method: *CLIP meets Model Zoo Experts* (arXiv 2310.14108), implemented by clipzoo {version}.
 
-```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
-tokenizer = open_clip.get_tokenizer("local-dir:.")
-```
+{{usage}}
 
 {{parity}}
 
@@ -46,7 +41,7 @@ def card(
     results: Mapping[str, Any] | None,
     version: str,
 ) -> str:
-    """Return the README as Markdown, with ``{parity}`` in the place of the sentence of the export.
+    """Return the README as Markdown, with ``{library}``, ``{usage}`` and ``{parity}`` in the places of the target's texts.
 
     Text of recipes and manifests is escaped.
 

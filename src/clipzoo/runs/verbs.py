@@ -8,9 +8,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from clipzoo import export as export_formats
 from clipzoo import files
 from clipzoo.errors import CheckpointError, SampleError
+from clipzoo.export import PLUGINS as TARGETS
+from clipzoo.export import Source, export_student, sentence
 from clipzoo.export._card import card as model_card
 from clipzoo.files import AnyPath
 from clipzoo.labeling import Tuning
@@ -133,7 +134,7 @@ def export(
 
     Args:
         run: that holds the student.
-        to: the format, a file of ``export/``.
+        to: the target, a file of ``export/``.
         arm, seed: which student; default the recipe's first seed.
         out: a folder that is empty or does not exist; default ``export/<format>/<arm>-<seed>`` in the run's folder.
         heads: keep the heads next to the model.
@@ -143,21 +144,25 @@ def export(
 
     Raises:
         RecipeError: there is no such arm.
-        CheckpointError: the arm is not trained, the folder is not empty, the exported student differs, or another
-            process holds the lock of the run's folder.
+        CheckpointError: the arm is not trained, the target cannot express the student, the folder is not empty, the
+            exported student differs, or another process holds the lock of the run's folder.
         OSError: the disk cannot be written to; nothing incomplete remains.
     """
     check_arm(arm, "export", ("clip", *TRAINED))
-    exporter = export_formats.PLUGINS.load(to)
+    TARGETS.load(to)
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
+    return folder, sentence(export_student(to, _source(run, arm, seed, heads), folder))
+
+
+def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
+    """Return a student with the samples and the README of its export."""
     images, captions = _first_samples(run)
     manifests = {name: column.manifest for name, (_, column) in run.columns.items()} if arm == "clipzoo" else {}
     results = run.folder.results
     numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     card = model_card(run.recipe, arm, seed, manifests, numbers, software().get("clipzoo", "(source)"))
-    parity = exporter.export(_trained(run, arm, seed), folder, images, captions, card, heads)
-    return folder, exporter.sentence(parity)
+    return Source(_trained(run, arm, seed), images, captions, card, heads)
 
 
 def _trained(run: Run, arm: str, seed: int) -> Student:
