@@ -57,10 +57,13 @@ def compare(source: Source, folder: Path) -> dict[str, Any]:
     }
     if not each:
         raise CheckpointError(f"no target can express this student: {(folder / REFUSED).read_text(encoding='utf-8')}")
-    shared = ("image_embeddings", "text_embeddings", "preprocessing_levels", "transform_levels", "transform_embeddings")
+    shared = (
+        "image_embeddings", "text_embeddings", "other_tokens", "preprocessing_levels", "transform_levels",
+        "transform_embeddings",
+    )  # fmt: skip
     return {
         "library": "; ".join(one["library"] for one in each.values()),
-        **{name: max(one[name] for one in each.values()) for name in shared},
+        **{name: max(one.get(name, 0) for one in each.values()) for name in shared},
         "preprocessing_cosine": min(one["preprocessing_cosine"] for one in each.values()),
         "images": len(source.images),
         "captions": len(source.captions),

@@ -101,7 +101,7 @@ def compared(
         the values of `compare_images` and `compare_texts`, and ``library``.
     """
     return {
-        "library": ", ".join(f"{name} {version(name)}" for name in packages),
+        "library": library_of(*packages),
         **compare_images(source, preprocess, encode_image, levels),
         **compare_texts(source, tokenize, encode_text),
     }
@@ -174,10 +174,12 @@ def _equal(own: Tensor, ids: Tensor) -> bool:
 
 def sentence(parity: Mapping[str, Any]) -> str:
     """Return the measured parity as text."""
+    captions = f" and {parity['captions']} captions" if "captions" in parity else ""
+    texts = f" and {parity['text_embeddings']:.1e} (texts)" if "captions" in parity else ""
     text = (
-        f"On {parity['images']} images and {parity['captions']} captions of the training data, the embeddings of "
-        f"the exported model, loaded by {parity['library']}, differ from those of the trained student by at most "
-        f"{parity['image_embeddings']:.1e} (images) and {parity['text_embeddings']:.1e} (texts). The library's own "
+        f"On {parity['images']} images{captions} of the training data, the embeddings of the exported model, loaded by "
+        f"{parity['library']}, differ from those of the trained student by at most "
+        f"{parity['image_embeddings']:.1e} (images){texts}. The library's own "
         f"preprocessing differs from the view in evaluation by {parity['preprocessing_levels']:.2g} of 255 levels on "
         f"average; the cosine between the embeddings is at least {parity['preprocessing_cosine']:.4f}. It differs from "
         f"OpenCLIP's transform by at most {parity['transform_levels']:.2g} levels, and the embeddings by at most "
@@ -186,6 +188,11 @@ def sentence(parity: Mapping[str, Any]) -> str:
     if other := parity.get("other_tokens"):
         text += f" {other} of the captions have other tokens than in OpenCLIP, and are not part of the comparison."
     return " ".join([text, *parity.get("notes", ())])
+
+
+def library_of(*packages: str) -> str:
+    """Return the versions of packages as text."""
+    return ", ".join(f"{name} {version(name)}" for name in packages)
 
 
 def refused(target: str, reason: str, fix: str = "Export with --to open_clip") -> CheckpointError:
