@@ -41,7 +41,7 @@ def card(
     results: Mapping[str, Any] | None,
     version: str,
 ) -> str:
-    """Return the README as Markdown, with ``{library}``, ``{usage}`` and ``{parity}`` in the places of the target's texts.
+    """Return the README as Markdown, with ``{library}``, ``{usage}`` and ``{parity}`` for the target.
 
     Text of recipes and manifests is escaped.
 

@@ -159,11 +159,9 @@ def _of_timm(student: Student, visual: TimmModel, target: str) -> Tower:
     trunk = visual.trunk
     classes = projection.out_features if projection is not None else int(trunk.num_classes)
     arguments = _arguments(student.config, trunk)
-    if arguments.get("img_size", [*student.image_size]) != [*student.image_size]:
-        raise refused(
-            target,
-            f"its image tower has a grid of positions for {arguments['img_size']} pixels, and its images are {list(student.image_size)}",
-        )
+    size, grid = [*student.image_size], arguments.get("img_size")
+    if grid not in (None, size):
+        raise refused(target, f"its image tower has positions for {grid} pixels, and its images have {size}")
     model = timm.create_model(name, num_classes=classes, **arguments)
     state = dict(trunk.state_dict())
     if projection is not None:
