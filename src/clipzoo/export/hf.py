@@ -51,7 +51,7 @@ print(outputs.image_embeds @ outputs.text_embeds.T)
 ```
 
 `backend="pil"` resizes images as OpenCLIP does; transformers' default backend differs slightly (`parity.json`)."""
-TOWERS = """transformers has no class for both towers together: `image/` and `text/` are one model each. Their outputs are the
+TOWERS = """transformers has no class for both towers: `image/` and `text/` are one model each. They return
 embeddings before normalization.
 
 ```python
