@@ -1,4 +1,4 @@
-"""Exports to transformers, timm and ONNX: the other library gives the student's embeddings, or the export is refused."""
+"""Exports to transformers, timm and ONNX: the other library gives the student's embeddings, or it is refused."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from clipzoo.cli._options import Trust
 
 def command(
     folder: Annotated[Path, typer.Argument(help="The run folder.")],
-    to: Annotated[str, typer.Option("--to", help="The target: open_clip, hf, timm, onnx, all, or an installed one.")] = "open_clip",
+    to: Annotated[
+        str, typer.Option("--to", help="The target: open_clip, hf, timm, onnx, all, or an installed one.")
+    ] = "open_clip",
     arm: Annotated[str, typer.Option(help="The arm to export: clipzoo, clip-ft or clip.")] = "clipzoo",
     seed: Annotated[int | None, typer.Option(help="The seed to export; default: the recipe's first.")] = None,
     out: Annotated[

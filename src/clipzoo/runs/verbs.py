@@ -1,11 +1,13 @@
-"""The verbs of a run: label, train, evaluate, report, run, export. Each resumes where an earlier call stopped."""
+"""The verbs of a run: label, train, evaluate, report, run, export, push. Each resumes where an earlier call stopped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Concatenate, ParamSpec, TypeVar
 
 from clipzoo import files
@@ -153,6 +155,59 @@ def export(
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
     return folder, sentence(export_student(to, _source(run, arm, seed, heads), folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """An upload: the commit's URL ("" for a dry run), file name -> size in bytes, and the model card."""
+
+    url: str
+    files: Mapping[str, int]
+    card: str
+
+
+@_locked
+def push(
+    run: Run,
+    repository: str,
+    to: str = "open_clip",
+    arm: str = "clipzoo",
+    seed: int | None = None,
+    heads: bool = False,
+    private: bool | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Export a trained student, compare it, and upload it to the Hugging Face hub in one commit.
+
+    Args:
+        run: that holds the student.
+        repository: ORG/NAME; created if it does not exist.
+        to, arm, seed, heads: as of `export`.
+        private: visibility of a new repository; None is the default of the hub or of the organization.
+        dry_run: export and compare, but upload nothing.
+
+    Raises:
+        RemoteError: the hub cannot be reached or refuses, or no token is known. Others as of `export`.
+    """
+    from clipzoo.export import _hub
+
+    check_arm(arm, "push", ("clip", *TRAINED))
+    TARGETS.load(to)
+    _hub.check_repository(repository)
+    if not dry_run:
+        _hub.check_login()
+    seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
+    source = _source(run, arm, seed, heads)
+    with TemporaryDirectory(prefix=".push-", dir=run.out) as scratch:
+        folder = Path(scratch, "student")
+        export_student(to, source, folder)
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        url = "" if dry_run else _hub.upload(folder, repository, private, f"{run.recipe.name}: {arm}, seed {seed}")
+        return Pushed(
+            url,
+            {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths},
+            (folder / "README.md").read_text(encoding="utf-8"),
+        )
 
 
 def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
