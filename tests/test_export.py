@@ -135,7 +135,7 @@ def test_a_student_that_comes_back_another_is_refused(
 
     monkeypatch.setattr(Student, "save", damaged)
     run = workspace.Run(recipe.load(finished / "recipe.yaml"), finished)
-    with pytest.raises(CheckpointError, match="is not the student: loaded by open_clip_torch .* its embeddings differ by up to"):
+    with pytest.raises(CheckpointError, match=r"is not the student: loaded by open_clip_torch"):
         pipeline.export(run, out=tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

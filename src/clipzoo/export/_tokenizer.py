@@ -40,7 +40,7 @@ def tokenizer_of(student: Student, target: str) -> PreTrainedTokenizerBase:
     own = student.tokenizer
     if isinstance(own, of_open_clip.SimpleTokenizer):
         return _byte_pairs(own, target)
-    inner = getattr(own, "tokenizer", None)
+    inner: Any = getattr(own, "tokenizer", None)
     if not isinstance(own, of_open_clip.HFTokenizer) or getattr(inner, "backend_tokenizer", None) is None:
         raise refused(target, f"its tokenizer is {type(inner or own).__name__}, which has no tokenizer.json")
     if own.tokenizer_mode or own.strip_sep_token:

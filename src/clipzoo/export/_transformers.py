@@ -110,7 +110,8 @@ def _text_config(student: Student, tokens: dict[str, int | None]) -> CLIPTextCon
 def _end(text: Any, pool: str, eos: int | None) -> int:
     """Return the ``eos_token_id`` with which CLIPTextModel pools at the same token as OpenCLIP."""
     if pool == "argmax":
-        return eos if eos == text.token_embedding.num_embeddings - 1 else HIGHEST
+        highest: int = text.token_embedding.num_embeddings - 1
+        return highest if eos == highest else HIGHEST
     own = int(getattr(text, "eos_id", None) or text.text_eos_id)
     if own == HIGHEST:
         raise refused("hf", f"its texts end with the token {HIGHEST}, at which CLIPTextModel pools differently")

@@ -90,4 +90,4 @@ def _difference(source: Source, features: Any, preprocess: Any) -> float | None:
     last = mine["image_intermediates"][-1]
     if theirs.shape != last.shape:
         return None
-    return ((theirs - last).abs().max() / last.abs().max()).item()
+    return float((theirs - last).abs().max() / last.abs().max())
