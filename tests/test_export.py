@@ -122,6 +122,20 @@ def test_the_heads_are_left_out_unless_asked_for(finished: Path, exported: Path,
         clipzoo.load(bare).predict([image(0)], "depth")
 
 
+def test_the_demos_student_is_exported_to_onnx_and_refused_by_timm(finished: Path, tmp_path: Path) -> None:
+    words = ["export", str(finished), "--to", "onnx", "--heads", "--out", str(tmp_path / "onnx")]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "loaded by onnxruntime" in result.output
+    assert {path.name for path in (tmp_path / "onnx").glob("head-*")} == {
+        "head-depth-demo-depth.onnx",
+        "head-normals-demo-normals.onnx",
+    }
+    result = CliRunner().invoke(app, ["export", str(finished), "--to", "timm", "--out", str(tmp_path / "timm")])
+    assert isinstance(result.exception, CheckpointError)
+    assert "a ResNet of 1-1-2-1 blocks" in str(result.exception)
+    assert not (tmp_path / "timm").exists()
+
+
 def test_a_student_that_comes_back_another_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

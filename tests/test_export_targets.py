@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +332,38 @@ def test_without_its_packages_onnx_is_refused_with_the_command(
     made = student(tiny_clip, tmp_path / "student", VIT)
     with pytest.raises(CheckpointError, match=r"onnx and onnxruntime is not installed. Run `pip install"):
         export_student("onnx", Source(made, [], []), tmp_path / "out")
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from clipzoo.export import Source, export_student
+from clipzoo.models import Student
+student = Student.create(sys.argv[1], random=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
+try:
+    export_student(sys.argv[2], Source(student, [], []), Path(sys.argv[3]))
+except OSError as error:
+    sys.exit(error.errno)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["hf", "timm", "onnx"])
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing(target: str, tiny_clip: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-W", "ignore", "-c", LIMITED, tiny_clip, target, str(tmp_path / "out"), "20000"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == errno.EFBIG, ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_in_the_place_of_an_unfinished_export_is_not_followed(tiny_clip: str, tmp_path: Path) -> None:
+    made = student(tiny_clip, tmp_path / "student", VIT)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out.partial").symlink_to(tmp_path / "other")
+    export_student("timm", Source(made, [np.zeros((32, 32, 3), np.uint8)], CAPTIONS), tmp_path / "out")
+    assert not list((tmp_path / "other").iterdir())
+    assert not (tmp_path / "out").is_symlink()
 
 
 # All, and other packages -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.export.base import PARITY, ExportPlugin, Source, sentence
+from clipzoo.models import disk_errors
 from clipzoo.plugins import Registry
 
 PLUGINS: Registry[ExportPlugin] = Registry("export", ("LIBRARY", "LIMIT", "check", "write", "compare"))
@@ -35,7 +36,8 @@ def export_student(to: str, source: Source, folder: Path) -> dict[str, Any]:
     source.student.cpu().eval()
     plugin.check(source)
     with _staged(folder) as partial:
-        usage = plugin.write(source, partial)
+        with disk_errors(partial):
+            usage = plugin.write(source, partial)
         parity = dict(plugin.compare(source, partial))
         worst = max(parity["image_embeddings"], parity.get("text_embeddings", 0.0))
         if not worst <= plugin.LIMIT:  # NaN, too
