@@ -219,6 +219,14 @@ def test_the_difference_of_transformers_default_backend_is_stated(
     assert 'Without backend="pil"' in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_bias_of_logits_that_clip_model_does_not_have_is_stated(
+    tiny_clip: str, pictures: list[ImageArray], tmp_path: Path
+) -> None:
+    made = student(tiny_clip, tmp_path / "student", VIT, init_logit_bias=-10)
+    export_student("hf", Source(made, pictures, CAPTIONS), tmp_path / "out")
+    assert "logit_bias is not part of CLIPModel" in (tmp_path / "out" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("clean", ["whitespace", "lower", "canonicalize"])
 def test_open_clips_cleaning_is_part_of_the_tokenizer(clean: str, tiny_clip: str, tmp_path: Path) -> None:
     made = student(tiny_clip, tmp_path / "student", VIT, {"tokenizer_kwargs": {"clean": clean}})

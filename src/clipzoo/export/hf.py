@@ -6,6 +6,7 @@ Without a class for both towers, ``image/`` is timm's model in transformers' wra
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,7 +147,14 @@ def compare(source: Source, folder: Path) -> dict[str, Any]:
         f"{default['transform_levels']:.2g} levels, and the embeddings by at most "
         f"{default['transform_embeddings']:.1e}."
     )
-    return {**parity, "default_backend": default, "notes": [note]}
+    notes = [note]
+    if source.student.clip.logit_bias is not None and _kind(folder) == "clip":
+        notes.append("The student's logit_bias is not part of CLIPModel: its logits are lower or higher by a constant.")
+    return {**parity, "default_backend": default, "notes": notes}
+
+
+def _kind(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
 
 
 def _preprocess(folder: Path, pil: bool) -> Callable[[Sequence[ImageArray]], Tensor]:
