@@ -22,7 +22,7 @@ from clipzoo import runs as workspace
 from clipzoo.benchmarks import view_of
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, PluginError, RecipeError
-from clipzoo.export import open_clip as home
+from clipzoo.export import Source, export_student
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._folder import WEIGHTS
 from clipzoo.runs import verbs as pipeline
@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(finished: Path) -> Path:
     result = CliRunner().invoke(app, ["export", str(finished), "--heads"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "embeddings differ from" in result.output.replace("\n", " ")
+    assert "differ from those of the trained student by at most" in result.output.replace("\n", " ")
     return finished / "export" / "open_clip" / "clipzoo-0"
 
 
@@ -122,6 +122,20 @@ def test_the_heads_are_left_out_unless_asked_for(finished: Path, exported: Path,
         clipzoo.load(bare).predict([image(0)], "depth")
 
 
+def test_the_demos_student_is_exported_to_onnx_and_refused_by_timm(finished: Path, tmp_path: Path) -> None:
+    words = ["export", str(finished), "--to", "onnx", "--heads", "--out", str(tmp_path / "onnx")]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "loaded by onnxruntime" in result.output
+    assert {path.name for path in (tmp_path / "onnx").glob("head-*")} == {
+        "head-depth-demo-depth.onnx",
+        "head-normals-demo-normals.onnx",
+    }
+    result = CliRunner().invoke(app, ["export", str(finished), "--to", "timm", "--out", str(tmp_path / "timm")])
+    assert isinstance(result.exception, CheckpointError)
+    assert "a ResNet of 1-1-2-1 blocks" in str(result.exception)
+    assert not (tmp_path / "timm").exists()
+
+
 def test_a_student_that_comes_back_another_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,16 +149,16 @@ def test_a_student_that_comes_back_another_is_refused(
 
     monkeypatch.setattr(Student, "save", damaged)
     run = workspace.Run(recipe.load(finished / "recipe.yaml"), finished)
-    with pytest.raises(CheckpointError, match="is not the student: embeddings differ by up to"):
+    with pytest.raises(CheckpointError, match=r"is not the student: loaded by open_clip_torch"):
         pipeline.export(run, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_preprocessing_of_a_model_that_crops_is_compared_with_its_crop(tiny_clip: str, tmp_path: Path) -> None:
     student = Student.create(tiny_clip)
     assert student.preprocess_cfg["resize_mode"] == "shortest"
     pictures = [np.asarray(Image.fromarray(image(i, (6, 9))).resize((90, 60), 2)) for i in range(3)]
-    found = home.export(student, tmp_path / "out", pictures, ["red square"], "{parity}")
+    found = export_student("open_clip", Source(student, pictures, ["red square"]), tmp_path / "out")
     assert found["preprocessing_levels"] < 3
     squashed = [View.whole((32, 32)).image(one) for one in pictures]
     centered = [view_of(one, (32, 32), "center").image(one) for one in pictures]

@@ -21,6 +21,7 @@ from clipzoo.cli import (
     label,
     labels,
     new,
+    push,
     report,
     run,
     tasks,
@@ -56,7 +57,7 @@ def _options(
     pass
 
 
-for verb in (new, check, label, inspect, train, eval, report, run, export, demo, tasks, doctor):
+for verb in (new, check, label, inspect, train, eval, report, run, export, push, demo, tasks, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)
 app.add_typer(labels.app)

@@ -12,14 +12,16 @@ from clipzoo.cli._options import Trust
 
 def command(
     folder: Annotated[Path, typer.Argument(help="The run folder.")],
-    to: Annotated[str, typer.Option("--to", help="The export format.")] = "open_clip",
+    to: Annotated[
+        str, typer.Option("--to", help="The target: open_clip, hf, timm, onnx, all, or an installed one.")
+    ] = "open_clip",
     arm: Annotated[str, typer.Option(help="The arm to export: clipzoo, clip-ft or clip.")] = "clipzoo",
     seed: Annotated[int | None, typer.Option(help="The seed to export; default: the recipe's first.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The output folder; default: export/<format>/<arm>-<seed> in the run folder."),
+        typer.Option("--out", help="The output folder; default: export/<target>/<arm>-<seed> in the run folder."),
     ] = None,
-    heads: Annotated[bool, typer.Option("--heads", help="Save the heads next to the model.")] = False,
+    heads: Annotated[bool, typer.Option("--heads", help="Export the heads, too (open_clip, onnx).")] = False,
     trust: Trust = False,
 ) -> None:
     """Export a trained student for other software, and measure that its outputs are equal there."""

@@ -1,23 +1,12 @@
-"""Export of trained students, one file for each format, which also measures the parity with the student."""
+"""Export of trained students, one file for each target. The target's own library loads the result and is compared.
+
+`export_student` writes the folder of a target. Other packages add a target by an entry point of the group
+``clipzoo.export`` (docs/export.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from clipzoo.export._writing import PLUGINS, export_student
+from clipzoo.export.base import PARITY, ExportPlugin, Source, sentence
 
-from clipzoo.plugins import Registry
-
-__all__ = ["PLUGINS", "ExportPlugin"]
-
-
-class ExportPlugin(Protocol):
-    """A module of this folder."""
-
-    export: Callable[..., Mapping[str, Any]]
-    """(student, folder, images, captions, card, heads) -> parity. Writes the folder and measures its parity."""
-
-    sentence: Callable[[Mapping[str, Any]], str]
-    """Parity -> its sentence in the README of the export."""
-
-
-PLUGINS: Registry[ExportPlugin] = Registry("export", ("export", "sentence"))
+__all__ = ["PARITY", "PLUGINS", "ExportPlugin", "Source", "export_student", "sentence"]

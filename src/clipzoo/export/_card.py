@@ -12,7 +12,7 @@ from clipzoo.recipe import Recipe
 from clipzoo.store import Manifest
 
 HEAD = """---
-library_name: open_clip
+library_name: {{library}}
 tags: [clip, clipzoo]
 ---
 
@@ -20,16 +20,21 @@ tags: [clip, clipzoo]
 
 {summary} Method: *CLIP meets Model Zoo Experts* (arXiv 2310.14108), implemented by clipzoo {version}.
 
-```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
-tokenizer = open_clip.get_tokenizer("local-dir:.")
-```
+{{usage}}
 
 {{parity}}
 
 """
+LIMITS = """## Limits
+
+- Pseudo-labels are predictions: the student can learn an expert's errors and biases.
+- Only the measures of this card were measured, on the data named here. Without a table of results, none were.
+- Embeddings and heads were compared with the trained student on a few samples, not on every input.
+
+"""
+PERMISSIVE = re.compile(r"(apache[- ]2|mit\b|bsd|isc\b|cc0|cc[- ]by[- ]4\.0|unlicense|public domain)[\w.\- ]*$")
+"""Licenses, in lower case, that do not restrict the use of a model."""
+
 ARMS = {
     "clip": "The pretrained model {model}, unchanged.",
     "clip-ft": "{model}, trained for {length} with a batch size of {batch} on the captions of {data}.",
@@ -46,7 +51,7 @@ def card(
     results: Mapping[str, Any] | None,
     version: str,
 ) -> str:
-    """Return the README as Markdown, with ``{parity}`` in the place of the sentence of the export.
+    """Return the README as Markdown, with ``{library}``, ``{usage}`` and ``{parity}`` for the target.
 
     Text of recipes and manifests is escaped.
 
@@ -65,7 +70,7 @@ def card(
         data=_text(recipe.data),
     )
     text = HEAD.format(name=f"{_text(recipe.name)}: {arm}, seed {seed}", summary=summary, version=version)
-    return text + _experts(experts) + (_results(results) if results else "")
+    return text + _experts(experts) + (_results(results) if results else "") + LIMITS
 
 
 def _start(recipe: Recipe) -> str:
@@ -87,8 +92,33 @@ def _experts(experts: Mapping[str, Manifest]) -> str:
         + head
         + "".join(rows)
         + "\nThe licenses are those of the experts' model cards. Check the licenses of the pretrained model and of the "
-        "images yourself.\n\n"
+        "images yourself.\n\n" + _restrictions(experts) + _cost(experts)
     )
+
+
+def _restrictions(experts: Mapping[str, Manifest]) -> str:
+    """Return a warning about licenses that may restrict the student, "" if there are none."""
+    licenses = {name: str(manifest.expert.get("licence") or "unknown") for name, manifest in experts.items()}
+    found = [f"{_text(name)} ({_text(text)})" for name, text in licenses.items() if not _is_permissive(text)]
+    if not found:
+        return ""
+    return (
+        "**License warning:** the student was trained on labels of experts whose license is unknown or may restrict "
+        f"its use, for example to research: {', '.join(found)}. Read these licenses before you use or share it.\n\n"
+    )
+
+
+def _is_permissive(text: str) -> bool:
+    return all(PERMISSIVE.match(part.strip().lower()) for part in text.split(" and "))
+
+
+def _cost(experts: Mapping[str, Manifest]) -> str:
+    rows = [
+        _row(_text(name), str(one.counts.labels), str(one.counts.failures), str(one.counts.bytes), f"{one.seconds:.0f}")
+        for name, one in experts.items()
+    ]
+    head = _row("labels", "images", "failures", "bytes", "seconds") + _row("---", *["---:"] * 4)
+    return f"## Cost of the labels\n\n{head}{''.join(rows)}\n"
 
 
 def _results(results: Mapping[str, Any]) -> str:
@@ -97,7 +127,7 @@ def _results(results: Mapping[str, Any]) -> str:
     lines = [_row("measure", *map(_text, arms)), _row("---", *["---:"] * len(arms))]
     for name in measures:
         lines.append(_row(_text(name), *(_cell(cells.get(name)) for cells in arms.values())))
-    return f"## Results\n\nMean over seeds on the test split, with 95 % intervals.\n\n{''.join(lines)}"
+    return f"## Results\n\nMean over seeds on the test split, with 95 % intervals.\n\n{''.join(lines)}\n"
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:

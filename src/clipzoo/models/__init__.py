@@ -1,7 +1,8 @@
 """The student: an OpenCLIP model with heads, for training and for use."""
 
+from clipzoo.models._folder import disk_errors
 from clipzoo.models.head_spec import HeadSpec
 from clipzoo.models.loaded import load
 from clipzoo.models.student import Student
 
-__all__ = ["HeadSpec", "Student", "load"]
+__all__ = ["HeadSpec", "Student", "disk_errors", "load"]

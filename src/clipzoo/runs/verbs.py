@@ -1,16 +1,19 @@
-"""The verbs of a run: label, train, evaluate, report, run, export. Each resumes where an earlier call stopped."""
+"""The verbs of a run: label, train, evaluate, report, run, export, push. Each resumes where an earlier call stopped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Concatenate, ParamSpec, TypeVar
 
-from clipzoo import export as export_formats
 from clipzoo import files
 from clipzoo.errors import CheckpointError, SampleError
+from clipzoo.export import PLUGINS as TARGETS
+from clipzoo.export import Source, export_student, sentence
 from clipzoo.export._card import card as model_card
 from clipzoo.files import AnyPath
 from clipzoo.labeling import Tuning
@@ -133,7 +136,7 @@ def export(
 
     Args:
         run: that holds the student.
-        to: the format, a file of ``export/``.
+        to: the target, a file of ``export/``.
         arm, seed: which student; default the recipe's first seed.
         out: a folder that is empty or does not exist; default ``export/<format>/<arm>-<seed>`` in the run's folder.
         heads: keep the heads next to the model.
@@ -143,21 +146,78 @@ def export(
 
     Raises:
         RecipeError: there is no such arm.
-        CheckpointError: the arm is not trained, the folder is not empty, the exported student differs, or another
-            process holds the lock of the run's folder.
+        CheckpointError: the arm is not trained, the target cannot express the student, the folder is not empty, the
+            exported student differs, or another process holds the lock of the run's folder.
         OSError: the disk cannot be written to; nothing incomplete remains.
     """
     check_arm(arm, "export", ("clip", *TRAINED))
-    exporter = export_formats.PLUGINS.load(to)
+    TARGETS.load(to)
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
+    return folder, sentence(export_student(to, _source(run, arm, seed, heads), folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """An upload: the commit's URL ("" for a dry run), file name -> size in bytes, and the model card."""
+
+    url: str
+    files: Mapping[str, int]
+    card: str
+
+
+@_locked
+def push(
+    run: Run,
+    repository: str,
+    to: str = "open_clip",
+    arm: str = "clipzoo",
+    seed: int | None = None,
+    heads: bool = False,
+    private: bool | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Export a trained student, compare it, and upload it to the Hugging Face hub in one commit.
+
+    Args:
+        run: that holds the student.
+        repository: ORG/NAME; created if it does not exist.
+        to, arm, seed, heads: as of `export`.
+        private: visibility of a new repository; None is the default of the hub or of the organization.
+        dry_run: export and compare, but upload nothing.
+
+    Raises:
+        RemoteError: the hub cannot be reached or refuses, or no token is known. Others as of `export`.
+    """
+    from clipzoo.export import _hub
+
+    check_arm(arm, "push", ("clip", *TRAINED))
+    TARGETS.load(to)
+    _hub.check_repository(repository)
+    if not dry_run:
+        _hub.check_login()
+    seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
+    source = _source(run, arm, seed, heads)
+    with TemporaryDirectory(prefix=".push-", dir=run.out) as scratch:
+        folder = Path(scratch, "student")
+        export_student(to, source, folder)
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        url = "" if dry_run else _hub.upload(folder, repository, private, f"{run.recipe.name}: {arm}, seed {seed}")
+        return Pushed(
+            url,
+            {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths},
+            (folder / "README.md").read_text(encoding="utf-8"),
+        )
+
+
+def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
+    """Return a student with the samples and the README of its export."""
     images, captions = _first_samples(run)
     manifests = {name: column.manifest for name, (_, column) in run.columns.items()} if arm == "clipzoo" else {}
     results = run.folder.results
     numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     card = model_card(run.recipe, arm, seed, manifests, numbers, software().get("clipzoo", "(source)"))
-    parity = exporter.export(_trained(run, arm, seed), folder, images, captions, card, heads)
-    return folder, exporter.sentence(parity)
+    return Source(_trained(run, arm, seed), images, captions, card, heads)
 
 
 def _trained(run: Run, arm: str, seed: int) -> Student:
