@@ -54,7 +54,7 @@ def clipzoo_step(args: argparse.Namespace, accumulate: int = 1) -> Callable[[int
     job = Job(recipe, 1e-4, 10_000, Path())
     optimizer.freeze(student, job)
     sharding = Sharding(job, student)
-    adam = optimizer.build(student, job.rates, recipe.weight_decay)
+    adam = optimizer.build(student, job)
     updater = Updater(SimpleNamespace(job=job, student=student), adam, sharding)  # type: ignore[arg-type]
     data = batch(student, args.batch)
     return lambda step: updater.update(data, step)

@@ -35,6 +35,11 @@ VISION: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def built(one: Student, job: Job) -> torch.optim.Optimizer:
+    optimizer.freeze(one, job)
+    return optimizer.build(one, job)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function from a family to a fresh OpenCLIP model."""
@@ -133,7 +138,7 @@ def rates(student: Student, adam: torch.optim.Optimizer) -> dict[str, float]:
 
 def test_rates_fall_from_the_last_layer_to_the_first(made: Any, tmp_path: Path) -> None:
     one = student(made("vit"))
-    found = rates(one, optimizer.build(one, plan(tmp_path, layer_decay=0.5, text_factor=0.1)))
+    found = rates(one, built(one, plan(tmp_path, layer_decay=0.5, text_factor=0.1)))
     assert set(found) == {name for name, _ in one.named_parameters()}
     expected = {
         "clip.visual.proj": 1e-3, "clip.visual.ln_post.weight": 5e-4,
@@ -149,14 +154,14 @@ def test_rates_fall_from_the_last_layer_to_the_first(made: Any, tmp_path: Path) 
 
 def test_without_layer_decay_the_groups_are_those_of_earlier_checkpoints(made: Any, tmp_path: Path) -> None:
     one = student(made("vit"))
-    adam = optimizer.build(one, plan(tmp_path))
+    adam = built(one, plan(tmp_path))
     assert [(g["peak"], g["weight_decay"]) for g in adam.param_groups] == [(1e-3, 0.1), (1e-3, 0.0)] * 3
     assert {(g["betas"], g["eps"]) for g in adam.param_groups} == {((0.9, 0.98), 1e-6)}
 
 
 def test_a_locked_tower_and_its_batch_norms_do_not_change(made: Any, tmp_path: Path) -> None:
     one = student(made("resnet"))
-    optimizer.build(one, plan(tmp_path, unlocked_image_layers=2))
+    built(one, plan(tmp_path, unlocked_image_layers=2))
     one.train()
     images = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)
     before = {name: value.clone() for name, value in one.clip.visual.state_dict().items()}
@@ -169,7 +174,7 @@ def test_a_locked_tower_and_its_batch_norms_do_not_change(made: Any, tmp_path: P
 
 def test_a_tower_can_be_locked_as_a_whole(made: Any, tmp_path: Path) -> None:
     one = student(made("timm-resnet"))
-    adam = optimizer.build(one, plan(tmp_path, unlocked_image_layers=0, unlocked_text_layers=0))
+    adam = built(one, plan(tmp_path, unlocked_image_layers=0, unlocked_text_layers=0))
     assert {n for n in rates(one, adam) if not n.startswith("heads.")} == {"clip.logit_scale"}
 
 
@@ -177,7 +182,7 @@ def test_more_layers_than_the_tower_has_are_refused(made: Any, tmp_path: Path) -
     with pytest.raises(
         RecipeError, match=r"unlocked_image_layers is 9, but the image tower has 6 layers: give at most 6"
     ):
-        optimizer.build(student(made("vit")), plan(tmp_path, unlocked_image_layers=9))
+        built(student(made("vit")), plan(tmp_path, unlocked_image_layers=9))
 
 
 def test_a_run_refuses_layers_that_the_student_lacks_before_any_work(

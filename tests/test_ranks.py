@@ -64,7 +64,7 @@ class Updates:
         sharding.check_batch(recipe)
         sharding.check_student(recipe, self.student)
         self.sharding = Sharding(self.job, self.student)
-        self.adam = optimizer.build(self.student, self.job.rates, recipe.weight_decay)
+        self.adam = optimizer.build(self.student, self.job)
         self.student.train()
 
     @property

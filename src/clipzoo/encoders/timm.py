@@ -50,7 +50,7 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     chosen = Options.parse(options, uri)
     try:
         plain = timm.create_model(name, pretrained=False, num_classes=0)
-        config: dict[str, Any] = resolve_model_data_config(plain)  # type: ignore[no-untyped-call]
+        config: dict[str, Any] = resolve_model_data_config(plain)
         native = (int(config["input_size"][1]), int(config["input_size"][2]))
         size = chosen.size or native
         resized: dict[str, Any] = {"img_size": size} if _sized(plain) and size != native else {}

@@ -217,5 +217,5 @@ def write_tower(tower: Tower, student: Student, folder: Path) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors with the marker that transformers requires."""
     state = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    with files.whole(path) as beside:
+    with files.atomic(path) as beside:
         save_file(state, beside, metadata={"format": "pt"})

@@ -146,7 +146,7 @@ def channels(spec: HeadSpec) -> int:
 def _write_graph(module: nn.Module, example: Tensor, path: Path, inputs: list[str], outputs: list[str]) -> None:
     module.eval()
     axes = {name: {0: "batch"} for name in [*inputs, *outputs]}
-    with files.whole(path) as beside, _exportable(), warnings.catch_warnings(), torch.no_grad():
+    with files.atomic(path) as beside, _exportable(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that the exporter is old, and that shapes become constants
         module(example)  # fills the constants
         torch.onnx.export(

@@ -48,7 +48,7 @@ def synchronize(student: Student, device: torch.device) -> None:
     """
     if device.type == "cuda":
         for part in ("clip", "heads"):  # timm's function knows its own fused layers, too
-            setattr(student, part, convert_sync_batchnorm(getattr(student, part)))  # type: ignore[no-untyped-call]
+            setattr(student, part, convert_sync_batchnorm(getattr(student, part)))
         return
     for name, module in student.named_modules():
         if type(module) is nn.BatchNorm2d:
