@@ -20,6 +20,7 @@ from clipzoo import files
 from clipzoo.errors import RemoteError, StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import Place
+from clipzoo.tasks import png
 
 FORMAT = 1
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
@@ -50,6 +51,7 @@ class Counts(BaseModel):
 class Manifest(BaseModel):
     """The description of a column.
 
+    ``codec`` is how maps are written (`clipzoo.tasks.png.CODECS`); manifests without it are of columns of Pillow's PNG.
     ``expert`` is `ExpertCard.to_json`, and ``dataset`` is `clipzoo.readers.fingerprint`. ``seconds`` is the time for
     predicting and encoding over all runs, including labels that were dropped. ``software`` is that of the first run.
     """
@@ -59,6 +61,7 @@ class Manifest(BaseModel):
     format: int = FORMAT
     task: str
     slug: str
+    codec: str = png.PNG
     expert: dict[str, Any]
     convention: dict[str, Any] = Field(default_factory=dict)
     dataset: dict[str, Any] = Field(default_factory=dict)
@@ -74,6 +77,7 @@ class Manifest(BaseModel):
         return cls(
             task=card.task,
             slug=card.slug,
+            codec=png.DEFAULT,
             expert=expert,
             convention=convention,
             dataset=dict(dataset),

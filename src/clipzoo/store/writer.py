@@ -83,7 +83,11 @@ class ColumnWriter:
             LabelError: the label breaks its task's contract.
         """
         self._task.check(label, self._convention)
-        return self._task.encode(label), self._task.valid_share(label), _confidence(label)
+        return (
+            self._task.encode_as(label, self.column.manifest.codec),
+            self._task.valid_share(label),
+            _confidence(label),
+        )
 
     def copy(self, key: str, data: bytes, valid_share: float, confidence: float | None) -> None:
         """Write an encoded label."""

@@ -152,8 +152,11 @@ class DepthTask(Task[Depth]):
 
         Metric depth is stored logarithmically, with a relative error of at most ln(high / low) / 131,068
         (0.004 % over 0.5–80 m); affine kinds linearly, with an error of at most (high − low) / 131,068.
-        Compression level 1 takes half the time of level 6, and files are 2 to 4 % larger.
         """
+        return self.encode_as(label, png.DEFAULT)
+
+    def encode_as(self, label: Depth, codec: str) -> bytes:
+        """Encode as `encode` does, by a codec of `png.CODECS`."""
         known = label.values[label.valid]
         low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
         log = label.kind == "metric"
@@ -172,7 +175,7 @@ class DepthTask(Task[Depth]):
         }
         share = _share(np.where(label.valid, label.values, low), low, high, log)
         codes = np.where(label.valid, 1 + np.rint(STEPS * share), 0).astype(np.uint16)
-        return png.write(codes, self.name, facts, level=1)
+        return png.write(codes, self.name, facts, level=1, codec=codec)
 
     def decode(self, data: bytes) -> Depth:
         """Decode a file written by `encode`, within its quantization."""

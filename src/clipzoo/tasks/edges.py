@@ -113,8 +113,12 @@ class EdgesTask(Task[Edges]):
 
     def encode(self, label: Edges) -> bytes:
         """Encode as 8-bit PNG, 1 + 254 p, 0 where unknown; the error of p is at most 0.2 %, and 0 and 1 are exact."""
+        return self.encode_as(label, png.DEFAULT)
+
+    def encode_as(self, label: Edges, codec: str) -> bytes:
+        """Encode as `encode` does, by a codec of `png.CODECS`."""
         codes = np.where(label.valid, 1 + np.rint(STEPS * label.values), 0).astype(np.uint8)
-        return png.write(codes, self.name, {}, level=6)
+        return png.write(codes, self.name, {}, level=6, codec=codec)
 
     def decode(self, data: bytes) -> Edges:
         """Decode a file written by `encode`, within its quantization."""

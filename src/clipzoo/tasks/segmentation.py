@@ -99,6 +99,10 @@ class SegmentationTask(Task[Segmentation]):
 
     def encode(self, label: Segmentation) -> bytes:
         """Encode as lossless PNG: 8 bits if all ids are below 255, else 16 bits."""
+        return self.encode_as(label, png.DEFAULT)
+
+    def encode_as(self, label: Segmentation, codec: str) -> bytes:
+        """Encode as `encode` does, by a codec of `png.CODECS`."""
         top = int(label.ids.max(initial=0))
         require(
             top < MAX_CLASSES,
@@ -110,7 +114,7 @@ class SegmentationTask(Task[Segmentation]):
         facts: dict[str, Any] = {"void": void}
         if label.confidence is not None:
             facts["confidence"] = float(label.confidence)
-        return png.write(codes, self.name, facts, level=6)
+        return png.write(codes, self.name, facts, level=6, codec=codec)
 
     def decode(self, data: bytes) -> Segmentation:
         """Decode a file written by `encode`, without loss."""
