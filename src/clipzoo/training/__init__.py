@@ -1,7 +1,7 @@
 """Training: a job, its loop, objectives, checkpoints and records. The loop knows no task by name."""
 
 from clipzoo.training.health import read_supervision as supervision
-from clipzoo.training.job import Job, Training
+from clipzoo.training.job import Job, Recognition, Training
 from clipzoo.training.loop import train
 from clipzoo.training.ranks import check_single_process
 from clipzoo.training.records import read_log
@@ -9,6 +9,7 @@ from clipzoo.training.result import ended, finished, reached
 
 __all__ = [
     "Job",
+    "Recognition",
     "Training",
     "check_single_process",
     "ended",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,12 +21,23 @@ FIELDS: dict[str, type] = {"step": int, "student": dict, "optimizer": dict, "rng
 """Required fields; ``cuda_rng`` is optional."""
 
 
+class Part(Protocol):
+    """A further part of the state of a training: plain values and tensors."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Continue from a state."""
+
+
 class Checkpoints:
-    """The checkpoint of one training, and the time since it was written."""
+    """The checkpoint of one training, and the time since it was written; ``parts`` are saved with it by name."""
 
     def __init__(self, job: Job, student: Student, adam: torch.optim.Optimizer) -> None:
         self.job, self.student, self.adam = job, student, adam
         self.path = job.out / NAME
+        self.parts: dict[str, Part] = {}
         self._written = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -35,8 +46,8 @@ class Checkpoints:
         waited = time.monotonic() - self._written
         return step % settings.checkpoint_every == 0 or waited > 60 * settings.checkpoint_minutes
 
-    def write(self, step: int) -> None:
-        """Write the state after ``step`` updates; only the main process does."""
+    def write(self, step: int, path: Path | None = None) -> None:
+        """Write the state after ``step`` updates, by default as the checkpoint; only the main process does."""
         if not ranks.is_main():
             return
         state = {
@@ -45,9 +56,9 @@ class Checkpoints:
             "optimizer": self.adam.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        save(self.path, state)
-        self._written = time.monotonic()
+        } | {name: part.state_dict() for name, part in self.parts.items()}
+        save(path or self.path, state)
+        self._written = self._written if path else time.monotonic()
 
     def resume(self) -> int:
         """Load the state that an earlier process wrote, else seed the random state; return the number of steps done.
@@ -58,16 +69,22 @@ class Checkpoints:
         if not self.path.exists():
             torch.manual_seed(self.job.seed)
             return 0
-        state = load(self.path)
-        with _fitting(self.path):
+        return self.restore(self.path)
+
+    def restore(self, path: Path) -> int:
+        """Load a state that `write` wrote, and return its number of steps; `CheckpointError` as in `resume`."""
+        state = load(path)
+        with _fitting(path):
             self.student.load_state_dict(state["student"])
             self.adam.load_state_dict(state["optimizer"])
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
             torch.set_rng_state(state["rng"])
         if state.get("cuda_rng") and torch.cuda.device_count() == len(state["cuda_rng"]):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         if state["step"] > self.job.steps:
             raise CheckpointError(
-                f"{self.path} was written after {state['step']} steps, and this training has {self.job.steps}: it "
+                f"{path} was written after {state['step']} steps, and this training has {self.job.steps}: it "
                 "belongs to another training. Delete it to restart this training"
             )
         return int(state["step"])

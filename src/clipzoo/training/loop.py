@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import torch
 
 from clipzoo.data import Batch, loader
+from clipzoo.errors import DivergedError
 from clipzoo.models import Student
 from clipzoo.stopping import Interrupted, Stop, signals
 from clipzoo.training import exact, guard, optimizer, ranks, result
 from clipzoo.training.checkpoint import Checkpoints
+from clipzoo.training.guard import Guard
 from clipzoo.training.health import Health
 from clipzoo.training.job import Training
 from clipzoo.training.records import Records
@@ -37,26 +39,39 @@ def train(training: Training) -> Student:
     job.out.mkdir(parents=True, exist_ok=True)
     adam = optimizer.build(student, job.rates, job.settings.weight_decay)
     checkpoints = Checkpoints(job, student, adam)
-    start = checkpoints.resume()
-    records = Records(job.out, start)
-    batches = _batches(training, start)  # starts workers, which must not inherit the handlers of signals
-    updater = Updater(training, adam)
-    with signals() as stop, exact.arithmetic(job.settings.deterministic):
-        _run(training, updater, batches, start, checkpoints, records, stop)
+    updater = Updater(training, adam)  # keeps the start frozen, before the checkpoint replaces it
+    watch = guard.build(training, checkpoints)
+    start = step = checkpoints.resume()
+    records = Records(job.out, step, watch.events if watch else ())
+    while step < job.steps:  # again after a rollback of the guard
+        batches = _batches(training, step)  # starts workers, which must not inherit the handlers of signals
+        with signals() as stop, exact.arithmetic(job.settings.deterministic):
+            step = _run(training, updater, batches, step, checkpoints, records, watch, stop)
+        if stop.signal:
+            records.close()
+            raise Interrupted(f"stopped by {stop.signal} after step {step}; rerun the command to resume")
+        if watch:  # its events are added to the log
+            records.close()
+            records = Records(job.out, step, watch.events)
     if training.evaluate and start < job.steps:
         checkpoints.write(job.steps)  # a measurement that fails costs no training
     guard.measure(training, records, job.steps)
     records.close()
+    if watch:
+        watch.finish()
     result.write(training)
     return student
 
 
 def _run(
     training: Training, updater: Updater, batches: Iterator[Batch], start: int, checkpoints: Checkpoints,
-    records: Records, stop: Stop,
-) -> None:  # fmt: skip
-    """Take the steps from ``start`` to the last one."""
+    records: Records, watch: Guard | None, stop: Stop,
+) -> int:  # fmt: skip
+    """Take the steps from ``start``; return the last step, or an earlier one after a signal or a rollback."""
     job, settings, student = training.job, training.job.settings, training.student
+    if watch:
+        watch.begin(start, records)
+        updater.rate_factor = watch.factor
     health = Health(settings.max_failures, training.dataset.labels)
     student.train()
     for step in range(start, job.steps):
@@ -69,7 +84,12 @@ def _run(
         records.skipped(step, batch.skipped)
         health.count(batch)
         health.check(step, last)
-        update = updater.update(batch, step)
+        try:
+            update = updater.update(batch, step)
+        except DivergedError as error:
+            if watch is None:
+                raise
+            return watch.diverged(done, error)
 
         if step % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
@@ -80,11 +100,15 @@ def _run(
         if settings.evaluate_every and done % settings.evaluate_every == 0 and not last:
             guard.measure(training, records, step)
             student.train()
+        if watch and watch.due(done):
+            reached = watch.check(done, records)
+            if reached != done:
+                return reached
         if stop.signal or (checkpoints.due(done) and not last):
             checkpoints.write(done)
         if stop.signal:
-            records.close()
-            raise Interrupted(f"stopped by {stop.signal} after step {done}; rerun the command to resume")
+            return done
+    return job.steps
 
 
 def _batches(training: Training, start: int) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,26 @@ def _parsed(line: str, number: int, path: Path) -> dict[str, Any]:
 class Records:
     """Writer of the records; only the main process writes.
 
-    Lines of steps that a resumed training repeats are dropped first.
+    Lines of steps that a resumed training repeats are dropped first, except ``events``, which are not repeated.
     """
 
-    def __init__(self, out: Path, start: int) -> None:
+    def __init__(self, out: Path, start: int, events: Sequence[Mapping[str, Any]] = ()) -> None:
         self.path, self.skips = out / LOG, out / SKIPPED
         self.board = None
         if not ranks.is_main():
             return
         for path in (self.path, self.skips):
-            kept = [line for line in lines(path) if line["step"] < start]
+            kept = [line for line in lines(path) if line["step"] < start or line in events]
             files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        for event in events:  # a kill came between the checkpoint and the log
+            if event not in lines(self.path):
+                self.event(event)
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+
+    def event(self, values: Mapping[str, Any]) -> None:
+        """Add a line of plain values to the log, with a ``step``; TensorBoard does not receive it."""
+        if ranks.is_main():
+            files.append(self.path, json.dumps(values).encode())
 
     def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Add a line to the log."""

@@ -35,7 +35,10 @@ class Updater:
 
     def __init__(self, training: Training, adam: torch.optim.Optimizer) -> None:
         self.job, self.student, self.adam = training.job, training.student, adam
+        settings = self.job.settings
         self.objectives = objectives.build(self.student, self.job.weights)
+        self.objectives += objectives.anchors(self.student, settings.anchors, settings.precision)
+        self.rate_factor = 1.0  # lowered by the guard
         self.forward = torch.compile(self.student) if self.job.settings.compile else self.student
 
     def update(self, batch: Batch, step: int) -> Update:
@@ -47,7 +50,7 @@ class Updater:
         """
         if not batch.captions:
             raise DatasetError(_no_samples(step, batch))
-        factor = optimizer.schedule(step, self.job.steps, self.job.settings.warmup)
+        factor = optimizer.schedule(step, self.job.steps, self.job.settings.warmup) * self.rate_factor
         for group in self.adam.param_groups:
             group["lr"] = group["peak"] * factor
         mixed = self.job.settings.precision == "bf16"
