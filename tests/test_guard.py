@@ -138,3 +138,15 @@ def test_a_run_is_guarded_on_validation_or_on_held_out_captions(
     record = json.loads((run.folder_of("clip-ft", 0) / "guard.json").read_text())
     assert (record["measure"], record["samples"]) == ("retrieval/r1", 9)
     assert len(run.trainings.plan) == 96 - 9
+
+
+def test_the_guard_does_not_measure_on_test_images(
+    world: recipe.Recipe,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    values = world.model_dump(mode="json")
+    values["training"]["guard"] = {"benchmark": values["evaluation"]["test"]}
+    with pytest.raises(
+        RecipeError, match=r"training\.guard\.benchmark is .* whose images are those of evaluation\.test"
+    ):
+        runs.Run(recipe.parse(values), tmp_path)
