@@ -16,7 +16,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Start:
     """A frozen copy of the student's CLIP model, in evaluation mode.
 
-    The embeddings and maps of a batch are computed once for all anchors. Views are drawn anew in every epoch, so
+    The embeddings and maps of a batch are computed once for all anchors. Every epoch draws other views, so
     nothing is kept from one batch to the next.
 
     Args:
