@@ -20,8 +20,12 @@ PARTS = {
     "labeling": recipe.LabelingRecipe,
     "student": recipe.StudentRecipe,
     "training": recipe.TrainingRecipe,
+    "guard": recipe.GuardRecipe,
+    "anchors": recipe.AnchorsRecipe,
     "evaluation": recipe.EvaluationRecipe,
 }
+ANCHORS = {"columns": "-a-list", "guard": "-in-training", "anchors": "-in-training"}
+"""Part -> end of its heading's anchor."""
 HEAD = """# Recipes
 
 A recipe is a YAML file that describes a run completely. `clipzoo new` writes one, and `clipzoo run recipe.yaml` runs
@@ -62,7 +66,8 @@ def page() -> str:
 
 
 def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
-    yield f"## `{name}`" + (" (a list)" if name == "columns" else "") if name else "## Top level"
+    inside = {"columns": " (a list)", "guard": " (in `training`)", "anchors": " (in `training`)"}.get(name, "")
+    yield f"## `{name}`{inside}" if name else "## Top level"
     yield ""
     yield _plain(model.__doc__ or "")
     yield ""
@@ -71,8 +76,9 @@ def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
     for field, info in model.model_fields.items():
         default, description = _default(info), _plain(info.description or "")
         if field in PARTS:
+            none = "`null`, " if info.default is None else ""
             default, description = (
-                f"[see below](#{field}{'-a-list' * (field == 'columns')})",
+                none + f"[see below](#{field}{ANCHORS.get(field, '')})",
                 description or _title(field),
             )
         yield f"| `{field}` | {default} | {description} |"

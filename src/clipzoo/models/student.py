@@ -54,6 +54,8 @@ class Student(nn.Module):
     mean: Tensor
     std: Tensor
     clip: Any
+    returns_maps = False
+    """True if `forward` returns the tapped maps, too."""
 
     def __init__(
         self,
@@ -144,12 +146,14 @@ class Student(nn.Module):
 
         Returns:
             ``image_features`` and ``text_features`` [B,D] of unit length, ``logit_scale`` (and ``logit_bias``),
-            ``predictions``: column -> raw [B,C,h,w].
+            ``predictions``: column -> raw [B,C,h,w]; with `returns_maps`, ``maps``: those of the tapped layers.
         """
         out = self._forward(images, tokens, self.layers)
         maps = heads.Maps(out.pop("image_intermediates"))
         out["predictions"] = {column: self.heads[_module_name(column)](maps) for column in self.specs}
         out.pop("text_intermediates", None)
+        if self.returns_maps:
+            out["maps"] = maps
         return out
 
     def maps(self, images: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:

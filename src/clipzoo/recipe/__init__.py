@@ -9,12 +9,15 @@ from clipzoo.recipe.fields import (
     StudentRecipe,
     TrainingRecipe,
 )
+from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
 from clipzoo.recipe.reading import load, parse
 
 __all__ = [
     "TOKENIZER",
+    "AnchorsRecipe",
     "ColumnRecipe",
     "EvaluationRecipe",
+    "GuardRecipe",
     "LabelingRecipe",
     "Recipe",
     "StudentRecipe",

@@ -6,20 +6,18 @@ from collections import Counter
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clipzoo import plugins
 from clipzoo.errors import MAX_FAILURES, CheckpointError, RecipeError
+from clipzoo.recipe.base import Part as _Model
+from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 TOKENIZER = "the tokenizer of "
 """First words of an entry of `Recipe.code` that is the student's own code."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ColumnRecipe(_Model):
@@ -218,6 +216,10 @@ class TrainingRecipe(_Model):
     """Steps between checkpoints that are kept as ``checkpoint-<step>.pt``; null keeps only the last one."""
     evaluate_every: Count | None = None
     """Steps between zero-shot measurements on the validation split; null measures only at the end."""
+    guard: GuardRecipe | None = None
+    """Measure zero-shot recognition during training and act on a loss (docs/training.md)."""
+    anchors: AnchorsRecipe | None = None
+    """Weights of losses that keep the image tower near the start (docs/training.md)."""
 
     @field_validator("tracking")
     @classmethod
@@ -346,6 +348,11 @@ class Recipe(_Model):
             repeated = [str(value) for value, count in Counter[Any](values).items() if count > 1]
             if repeated:
                 raise ValueError(f"{name} has {', '.join(repeated)} more than once")
+        if self.student.random and (self.training.guard or self.training.anchors):
+            raise ValueError(
+                "student.random is true: random weights have no zero-shot recognition to protect. Remove "
+                "training.guard and training.anchors, or start from pretrained weights"
+            )
         if len(self.training.learning_rates) > 1 and self.evaluation.validation is None:
             raise ValueError(
                 "several learning_rates need evaluation.validation, which selects one; give it, or one rate"

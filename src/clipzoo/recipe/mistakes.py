@@ -6,7 +6,8 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,6 +104,7 @@ def _line(error: Mapping[str, Any]) -> str:
 
 def _fields(root: type[BaseModel], loc: Iterable[str | int]) -> Iterable[str]:
     model: Any = root
-    for name in loc:  # an item of a tuple has the type that is the tuple's first argument
+    for name in loc:  # of a tuple and of an optional part, the first argument is the type
         model = model.model_fields[name].annotation if isinstance(name, str) else model.__args__[0]
+        model = get_args(model)[0] if isinstance(model, UnionType) else model
     return list(model.model_fields)

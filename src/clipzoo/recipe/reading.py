@@ -80,7 +80,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     node: Any = values
     try:
         for name in parents:
-            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+            if isinstance(node, dict) and node.get(name) is None:
+                node[name] = {}  # a part that is null
+            node = node[int(name)] if isinstance(node, list) else node[name]
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
     except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise RecipeError(f"--set {override}: {path} is not a field of the recipe ({error})") from error

@@ -87,6 +87,11 @@ def check_measurable(recipe: Recipe) -> None:
         )
 
 
+def _field(split: str) -> str:
+    """Return the recipe's field of ``data``, a split, or the guard's benchmark."""
+    return {"data": "data", "guard": "training.guard.benchmark"}.get(split, f"evaluation.{split}")
+
+
 def check_split(split: str, location: str, layout: str = "webdataset") -> Benchmark | None:
     """Return the benchmark at the location of a split; None if a plugin provides it.
 
@@ -97,13 +102,13 @@ def check_split(split: str, location: str, layout: str = "webdataset") -> Benchm
         return None
     if location.startswith(("http://", "https://")):
         raise RecipeError(
-            f"evaluation.{split} is {location!r}, which is on a web server, where folders cannot be listed: copy "
+            f"{_field(split)} is {location!r}, which is on a web server, where folders cannot be listed: copy "
             "it to a disk or a bucket"
         )
     try:
         return open_benchmark(location, layout)
     except ClipzooError as error:
-        raise RecipeError(f"evaluation.{split} is {location!r}, which is not a benchmark folder: {error}") from error
+        raise RecipeError(f"{_field(split)} is {location!r}, which is not a benchmark folder: {error}") from error
 
 
 def check_splits(recipe: Recipe) -> None:
@@ -114,6 +119,8 @@ def check_splits(recipe: Recipe) -> None:
     """
     evaluation = recipe.evaluation
     places = {split: getattr(evaluation, split) for split in SPLITS if getattr(evaluation, split)}
+    if recipe.training.guard and recipe.training.guard.benchmark:
+        places["guard"] = recipe.training.guard.benchmark
     check_locations(places, evaluation.layout, recipe.data)
 
 
@@ -126,7 +133,7 @@ def check_locations(places: Mapping[str, str], layout: str = "webdataset", data:
     else:
         _check_apart(places, pictures)
     meanings = {
-        f"evaluation.{split}": locations.conventions(places[split]) if benchmark is None else benchmark.conventions
+        _field(split): locations.conventions(places[split]) if benchmark is None else benchmark.conventions
         for split, benchmark in benchmarks.items()
     }
     try:
@@ -141,9 +148,8 @@ def _check_apart(places: Mapping[str, str], pictures: Mapping[str, Pictures | No
         mine, theirs = pictures[one], pictures[other]
         shared = mine.overlap(theirs) if mine and theirs else locations.share_pictures(places[one], places[other])
         if shared:
-            name = one if one == "data" else f"evaluation.{one}"
             raise RecipeError(
-                f"evaluation.{other} is {places[other]!r}, whose images are those of {name}, {places[one]!r}. "
+                f"{_field(other)} is {places[other]!r}, whose images are those of {_field(one)}, {places[one]!r}. "
                 "Scores on pictures that a student or probe was trained or chosen on mean nothing: give each its own "
                 "pictures"
             )

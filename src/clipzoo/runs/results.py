@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from clipzoo.runs.suite import reported_splits, versioned_preset
 from clipzoo.runs.trainings import seeds_of
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log, supervision
+from clipzoo.training.guard import RECORD
 from clipzoo.training.health import describe_supervision
 
 
@@ -40,7 +42,7 @@ def compared(run: Run) -> dict[str, Any]:
         protocol=protocol(run) | {"supervision": describe_supervision(supervised.get("clipzoo", {}))},
         versions=software(),
     )
-    return results | {"supervision": supervised}
+    return results | {"supervision": supervised} | ({"guard": guarded} if (guarded := guard_of(run)) else {})
 
 
 def cost(run: Run) -> dict[str, Any]:
@@ -71,6 +73,17 @@ def supervision_of(run: Run) -> dict[str, Any]:
             seeds = {str(seed): supervision(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
             arms[arm] = {seed: record for seed, record in seeds.items() if record}
     return {arm: seeds for arm, seeds in arms.items() if seeds}
+
+
+def guard_of(run: Run) -> dict[str, Any]:
+    """Return arm -> seed -> the guard's measurements and events; empty without ``training.guard``."""
+    arms: dict[str, Any] = {}
+    for arm in [arm for arm in run.recipe.arms if arm in TRAINED]:
+        for seed in seeds_of(run.recipe, arm):
+            path = run.folder_of(arm, seed) / RECORD
+            if path.exists():
+                arms.setdefault(arm, {})[str(seed)] = json.loads(path.read_text(encoding="utf-8"))
+    return arms
 
 
 def protocol(run: Run) -> dict[str, Any]:
@@ -117,7 +130,7 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
         {"step": line["step"], "name": name, "value": value}
         for line in read_log(folder)
         for name, value in line.items()
-        if name.startswith(("loss", "validation/"))
+        if name.startswith(("loss", "validation/", "guard/")) and isinstance(value, int | float)
     ]
 
 

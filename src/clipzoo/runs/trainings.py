@@ -12,17 +12,18 @@ from typing import Any
 import torch
 
 from clipzoo import files, model_schemes
-from clipzoo.data import LabelColumn, TrainingSet, Viewing
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.errors import DivergedError
 from clipzoo.evaluation import zero_shot
 from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
 from clipzoo.recipe import Recipe
+from clipzoo.runs import guarding
 from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.preflight import TRAINED
 from clipzoo.runs.suite import open_suite
-from clipzoo.training import Job, Training, ended, finished, ranks
+from clipzoo.training import Job, Recognition, Training, ended, finished, ranks
 from clipzoo.training import train as train_job
 
 DIVERGED = {"criterion": -1.0}
@@ -98,7 +99,7 @@ class Trainings:
             samples: of one epoch; default those of the plan.
         """
         settings = self.recipe.training
-        return settings.steps or settings.updates(len(self.inputs.plan) if samples is None else samples)
+        return settings.steps or settings.updates(len(self.plan) if samples is None else samples)
 
     def trial_steps(self, samples: int | None = None) -> int:
         """Return the updates of a trial of a learning rate; ``samples`` as in `steps`."""
@@ -143,7 +144,7 @@ class Trainings:
         viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
         labels = {name: LabelColumn(labels, column.stride) for name, (column, labels) in columns.items()}
         used = labels if arm == "clipzoo" else {}
-        dataset = TrainingSet(self.inputs.plan, self.inputs.reader, used, viewing, seed, settings.mixture)
+        dataset = TrainingSet(self.plan, self.inputs.reader, used, viewing, seed, settings.mixture)
 
         def on_step(step: int, values: Mapping[str, float]) -> None:
             note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"
@@ -154,7 +155,19 @@ class Trainings:
 
         weights = {name: column.weight for name, (column, _) in columns.items()}
         job = Job(settings, rate, steps, out, weights, seed, self.device)
-        return Training(job, student, dataset, self._validate, on_step, say)
+        return Training(job, student, dataset, self._validate, on_step, say, self._guard[0])
+
+    @cached_property
+    def _guard(self) -> tuple[Recognition | None, Plan]:
+        """The measure of the guard, and the plan without the samples that it holds out."""
+        if self.recipe.training.guard is None:
+            return None, self.inputs.plan
+        return guarding.recognition(self.recipe.training.guard, self.inputs, self.suite, self.start().crop)
+
+    @property
+    def plan(self) -> Plan:
+        """Images and labels to train on."""
+        return self._guard[1]
 
     def _validate(self, student: Student) -> Iterator[tuple[str, float]]:
         """Yield (name, value) of the guard: zero-shot on validation, which training must not lower."""

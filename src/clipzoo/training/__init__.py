@@ -2,7 +2,7 @@
 
 from clipzoo.training.checks import check_settings
 from clipzoo.training.health import read_supervision as supervision
-from clipzoo.training.job import Job, Training
+from clipzoo.training.job import Job, Recognition, Training
 from clipzoo.training.loop import train
 from clipzoo.training.ranks import check_joined, joined
 from clipzoo.training.records import read_log
@@ -10,6 +10,7 @@ from clipzoo.training.result import ended, finished, reached
 
 __all__ = [
     "Job",
+    "Recognition",
     "Training",
     "check_joined",
     "check_settings",

@@ -39,7 +39,7 @@ class Stateful(Protocol):
 
 
 class Checkpoints:
-    """The checkpoint of one training, and the time since it was written.
+    """The checkpoint of one training, and the time since it was written; ``parts`` are saved with it by name.
 
     Args:
         job: its folder holds the file.
@@ -63,18 +63,21 @@ class Checkpoints:
     def _kept(self, step: int) -> bool:
         return self.job.settings.keep_every is not None and step % self.job.settings.keep_every == 0
 
-    def write(self, step: int) -> None:
-        """Write the state after ``step`` updates; only the main process does, and all processes call it."""
+    def write(self, step: int, path: Path | None = None) -> None:
+        """Write the state after ``step`` updates, by default as the checkpoint.
+
+        Only the main process writes, and all processes call this.
+        """
         states = self.sharding.state(self.adam)
         random = exchange.random_states(self.sharding.device)
-        self._written = time.monotonic()
+        self._written = self._written if path else time.monotonic()
         if not ranks.is_main():
             return
         binding = self.job.binding
         about = {"settings": binding, "digest": digest(binding), "versions": versions()}
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        save(self.path, {"step": step, **states, **random, **about, **parts})
-        if self._kept(step):
+        save(path or self.path, {"step": step, **states, **random, **about, **parts})
+        if path is None and self._kept(step):
             keep(self.path, step)
 
     def resume(self) -> int:
@@ -86,16 +89,20 @@ class Checkpoints:
         if not self.path.exists():
             exchange.seed(self.job.seed)
             return 0
-        state = load(self.path, lazily=ranks.world_size() > 1)
-        _check_settings(self.path, state.get("settings", {}), self.job.binding)
-        with _fitting(self.path):
+        return self.restore(self.path)
+
+    def restore(self, path: Path) -> int:
+        """Load a state that `write` wrote, and return its number of steps; `CheckpointError` as in `resume`."""
+        state = load(path, lazily=ranks.world_size() > 1)
+        _check_settings(path, state.get("settings", {}), self.job.binding)
+        with _fitting(path):
             for name, part in self.parts.items():
                 part.load_state_dict(state.get(name, {}))
             self.sharding.load(self.adam, state)
             exchange.restore_random(state, self.job.seed, self.sharding.device)
         if state["step"] > self.job.steps:
             raise CheckpointError(
-                f"{self.path} was written after {state['step']} steps, and this training has {self.job.steps}: it "
+                f"{path} was written after {state['step']} steps, and this training has {self.job.steps}: it "
                 "belongs to another training. Delete it to restart this training"
             )
         return int(state["step"])

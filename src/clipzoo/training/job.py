@@ -73,6 +73,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Recognition:
+    """The measure of the guard: zero-shot recognition on a fixed set of images.
+
+    Attributes:
+        name: ``<group>/<measure>``, such as ``zero_shot/top1``.
+        samples: number of images.
+        measure: returns the measure of a student, in [0, 1].
+    """
+
+    name: str
+    samples: int
+    measure: Callable[[Student], float]
+
+
+@dataclass(frozen=True)
 class Training:
     """A job with the live objects of the process that executes it.
 
@@ -82,7 +97,9 @@ class Training:
         dataset: samples and labels.
         evaluate: called every ``settings.evaluate_every`` steps and at the end; yields (name, value).
         on_step: called with the step and its values when they are logged.
-        say: called at the end with a sentence about samples and labels that could not be read, if there are any.
+        say: called with a sentence about a zero-shot loss, and at the end about samples and labels that could not be
+            read, if there are any.
+        recognition: the measure of ``settings.guard``; needed if there is a guard.
     """
 
     job: Job
@@ -91,6 +108,7 @@ class Training:
     evaluate: Callable[[Student], Iterable[tuple[str, float]]] | None = None
     on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)
     say: Callable[[str], None] = field(default=lambda text: None)
+    recognition: Recognition | None = None
 
     def __post_init__(self) -> None:
         """Raise `RecipeError` if all losses have the weight 0."""

@@ -9,10 +9,12 @@ from contextlib import nullcontext
 import torch
 
 from clipzoo.data import Batch, loader
+from clipzoo.errors import DivergedError
 from clipzoo.models import Student
 from clipzoo.stopping import Interrupted, Stop, signals
 from clipzoo.training import exact, exchange, guard, optimizer, ranks, result, sharding
 from clipzoo.training.checkpoint import Checkpoints
+from clipzoo.training.guard import Guard
 from clipzoo.training.health import Health
 from clipzoo.training.job import Training
 from clipzoo.training.pictures import pictures
@@ -44,19 +46,26 @@ def train(training: Training) -> Student:
     optimizer.freeze(student, job)
     sharded = Sharding(job, student)
     adam = optimizer.build(student, job)
-    updater = Updater(training, adam, sharded)
+    updater = Updater(training, adam, sharded)  # anchors keep the start, before the checkpoint replaces it
     checkpoints = Checkpoints(job, sharded, adam, updater.states)
-    start = checkpoints.resume()
-    records = Records(job, start)
-    batches = _batches(training, start)  # starts workers, which must not inherit the handlers of signals
-    with signals() as stop, exact.arithmetic(job.settings.deterministic):
-        _run(training, updater, batches, start, checkpoints, records, stop)
+    watch = guard.build(training, checkpoints, updater.average)
+    start = step = checkpoints.resume()
+    records = Records(job, step, watch.events if watch else ())
+    while step < job.steps:  # again after a rollback of the guard
+        batches = _batches(training, step)  # starts workers, which must not inherit the handlers of signals
+        with signals() as stop, exact.arithmetic(job.settings.deterministic):
+            step = _run(training, updater, batches, step, checkpoints, records, watch, stop)
+        if watch and watch.events:  # they are added to the log
+            records.close()
+            records = Records(job, step, watch.events)
     if training.evaluate and start < job.steps:
         checkpoints.write(job.steps)  # a measurement that fails costs no training
     if updater.average:
         updater.average.apply()
     guard.measure(training, sharded, records, job.steps)
     records.close()
+    if watch:
+        watch.finish()
     trained = sharded.gathered() or student
     result.write(training, trained)
     ranks.wait()
@@ -65,10 +74,13 @@ def train(training: Training) -> Student:
 
 def _run(
     training: Training, updater: Updater, batches: Iterator[Batch], start: int, checkpoints: Checkpoints,
-    records: Records, stop: Stop,
-) -> None:  # fmt: skip
-    """Take the steps from ``start`` to the last one."""
+    records: Records, watch: Guard | None, stop: Stop,
+) -> int:  # fmt: skip
+    """Take the steps from ``start``; return the last step, or an earlier one after a signal or a rollback."""
     job, settings, student = training.job, training.job.settings, training.student
+    if watch:
+        watch.begin(start, records)
+        updater.rate_factor = watch.factor
     health = Health(settings.max_failures, training.dataset.labels)
     student.train()
     for step in range(start, job.steps):
@@ -82,7 +94,12 @@ def _run(
         records.skipped(step, batch.skipped)
         health.count(batch)
         health.check(step, last)
-        update = updater.update(batch, step)
+        try:
+            update = updater.update(batch, step)
+        except DivergedError as error:
+            if watch is None:
+                raise
+            return watch.diverged(done, error)
 
         if step % settings.log_every == 0 or last:
             seconds = time.perf_counter() - began
@@ -98,12 +115,17 @@ def _run(
             with updater.average.applied() if updater.average else nullcontext():
                 guard.measure(training, updater.sharding, records, step)
             student.train()
+        if watch and watch.due(done):
+            reached = watch.check(done, records)
+            if reached != done:
+                return reached
         signal, due = exchange.decisions(stop.signal, checkpoints.due(done))
         if signal or (due and not last):
             checkpoints.write(done)
         if signal:
             records.close()
             raise Interrupted(f"stopped by {signal} after step {done}; rerun the command to resume", signal)
+    return job.steps
 
 
 def _batches(training: Training, start: int) -> Iterator[Batch]:

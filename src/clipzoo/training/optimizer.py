@@ -75,11 +75,14 @@ def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in EMBEDDINGS)
 
 
-def set_rates(adam: torch.optim.Optimizer, step: int, steps: int, settings: TrainingRecipe) -> float:
-    """Set the learning rates of a step; return their factor on the peak rates."""
+def set_rates(
+    adam: torch.optim.Optimizer, step: int, steps: int, settings: TrainingRecipe, lowered: float = 1.0
+) -> float:
+    """Set the learning rates of a step; return their factor on the peak rates, which includes ``lowered``."""
     factor = schedule(step, steps, settings.warmup)
     if settings.schedule == "constant":
         factor = constant(step, steps, settings.warmup, settings.cooldown)
+    factor *= lowered
     for group in adam.param_groups:
         group["lr"] = group["peak"] * factor
     return factor

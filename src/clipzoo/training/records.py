@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,28 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 class Records:
     """Writer of the records; only the main process writes.
 
-    Lines of steps that a resumed training repeats are dropped first.
+    Lines of steps that a resumed training repeats are dropped first, except ``events``, which are not repeated.
     """
 
-    def __init__(self, job: Job, start: int) -> None:
+    def __init__(self, job: Job, start: int, events: Sequence[Mapping[str, Any]] = ()) -> None:
         self.out, self.main = job.out, ranks.is_main()
         self.trackers: list[Tracker] = []
         if not self.main:
             return
         for name in (LOG, SKIPPED, NONFINITE):
             if (path := job.out / name).exists() or name != NONFINITE:
-                kept = [line for line in lines(path) if line["step"] < start]
+                kept = [line for line in lines(path) if line["step"] < start or line in events]
                 files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        for event in events:  # a kill came between the checkpoint and the log
+            if event not in lines(job.out / LOG):
+                self.event(event)
         run = TrackedRun(job.out, start, job.to_json())
         self.trackers += [tracking.PLUGINS.load(name).open(run) for name in job.settings.tracking]
+
+    def event(self, values: Mapping[str, Any]) -> None:
+        """Add a line of plain values to the log, with a ``step``; TensorBoard does not receive it."""
+        if ranks.is_main():
+            files.append(self.out / LOG, json.dumps(values).encode())
 
     def write(self, step: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Add a line to the log."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.models import Student
-from clipzoo.training import checkpoint, health, ranks
+from clipzoo.training import checkpoint, guard, health, ranks
 from clipzoo.training.job import Training
 
 STUDENT, DONE = "student", "done"
@@ -15,7 +15,7 @@ STUDENT, DONE = "student", "done"
 
 
 def write(training: Training, student: Student) -> None:
-    """Write the trained student and the record of its supervision, then delete the checkpoint."""
+    """Write the trained student and the record of its supervision, then delete the checkpoints."""
     if not ranks.is_main():
         return
     out, dataset = training.job.out, training.dataset
@@ -26,7 +26,8 @@ def write(training: Training, student: Student) -> None:
     student.save(out / STUDENT)
     files.sync_folder(out / STUDENT)
     files.write(out / STUDENT / DONE, b"")
-    (out / checkpoint.NAME).unlink(missing_ok=True)
+    for name in (checkpoint.NAME, guard.GOOD):
+        (out / name).unlink(missing_ok=True)
 
 
 def ended(out: Path) -> bool:

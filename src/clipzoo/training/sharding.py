@@ -202,7 +202,14 @@ def check_batch(settings: TrainingRecipe) -> None:
 
 
 def check_sharded(settings: TrainingRecipe) -> None:
-    """Raise `RecipeError` if FSDP2 does not support a setting."""
+    """Raise `RecipeError` if several processes, chunks or FSDP2 do not support a setting."""
+    protected = {"guard": settings.guard is not None, "anchors": settings.anchors is not None}
+    for name in [name for name, wanted in protected.items() if wanted]:
+        if ranks.launched() > 1 or settings.accumulate > 1:
+            raise RecipeError(
+                f"training.{name} is set, and it does not support several processes or training.accumulate yet. Start "
+                f"one process with training.accumulate=1, or remove training.{name}"
+            )
     if settings.sharding != "fsdp2" or ranks.launched() == 1:
         return
     for name, wanted in (("ema", settings.ema is not None), ("precision: fp16", settings.precision == "fp16")):

@@ -48,6 +48,8 @@ class Updater:
             replace(one, rows=settings.contrastive_rows) if isinstance(one, ContrastiveObjective) else one
             for one in objectives.build(self.student, self.job.loss_weights)
         ]
+        self.objectives += objectives.anchors(self.student, settings.anchors, settings.precision)
+        self.rate_factor = 1.0  # lowered by the guard
         in_parts = ranks.world_size() > 1 or settings.accumulate > 1
         self.parts = Parts(sharding, self.objectives, settings) if in_parts else None
         self.scaler = torch.amp.GradScaler(self.job.device, enabled=settings.precision == "fp16")
@@ -70,7 +72,7 @@ class Updater:
         """
         if not batch.captions and self.parts is None:
             raise DatasetError(_no_samples(step, batch))
-        factor = optimizer.set_rates(self.adam, step, self.job.steps, self.job.settings)
+        factor = optimizer.set_rates(self.adam, step, self.job.steps, self.job.settings, self.rate_factor)
         self.skips.remember()
         self.adam.zero_grad(set_to_none=True)
         terms, loss = self._gradients(batch, step)

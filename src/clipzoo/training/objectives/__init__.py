@@ -10,11 +10,18 @@ from torch import Tensor
 
 from clipzoo.data import Batch
 from clipzoo.models import Student
+from clipzoo.recipe import AnchorsRecipe
+from clipzoo.training.objectives._start import Start
 from clipzoo.training.objectives.base import Objective
 from clipzoo.training.objectives.column import ColumnObjective
 from clipzoo.training.objectives.contrastive import ContrastiveObjective
+from clipzoo.training.objectives.embedding_anchor import EmbeddingAnchor
+from clipzoo.training.objectives.gram_anchor import GramAnchor
 
-__all__ = ["ColumnObjective", "ContrastiveObjective", "Objective", "build", "terms", "total"]
+__all__ = [
+    "ColumnObjective", "ContrastiveObjective", "EmbeddingAnchor", "GramAnchor", "Objective", "anchors", "build",
+    "terms", "total",
+]  # fmt: skip
 
 
 def build(student: Student, weights: Mapping[str, float] | None = None) -> list[Objective]:
@@ -27,6 +34,16 @@ def build(student: Student, weights: Mapping[str, float] | None = None) -> list[
     given = weights or {}
     contrastive = ContrastiveObjective(given.get(ContrastiveObjective.name, 1.0))
     return [contrastive, *(ColumnObjective(name, spec, given.get(name, 1.0)) for name, spec in student.specs.items())]
+
+
+def anchors(student: Student, weights: AnchorsRecipe | None, precision: str = "fp32") -> list[Objective]:
+    """Return the anchors with a weight; the student, before its first step, is copied once for all of them."""
+    if weights is None:
+        return []
+    student.returns_maps = True
+    start = Start(student, precision)
+    every: list[Objective] = [EmbeddingAnchor(start, weights.embedding), GramAnchor(start, weights.gram)]
+    return [anchor for anchor in every if anchor.weight]
 
 
 def terms(objectives: Sequence[Objective], outputs: Mapping[str, Any], batch: Batch) -> dict[str, Tensor]:

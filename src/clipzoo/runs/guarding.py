@@ -1,0 +1,76 @@
+"""The images on which the guard measures: a benchmark, validation, or captioned samples held out of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from clipzoo.benchmarks import Crop, Split, read_split, split_of
+from clipzoo.data import Plan, entry_of
+from clipzoo.errors import RecipeError
+from clipzoo.evaluation import retrieval, zero_shot
+from clipzoo.evaluation.base import Encoder
+from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.suite import Suite
+from clipzoo.models import Student
+from clipzoo.recipe import GuardRecipe
+from clipzoo.runs.inputs import Inputs
+from clipzoo.training import Recognition
+
+HELD = 0.1
+"""Largest share of the samples that is held out of training."""
+
+
+def recognition(settings: GuardRecipe, inputs: Inputs, suite: Suite, crop: Crop) -> tuple[Recognition, Plan]:
+    """Return the measure of a recipe's guard, and the plan to train on.
+
+    The subset is drawn once, from a fixed seed: zero-shot top-1 on images with classes, else retrieval recall@1 on
+    images with captions.
+    """
+    plan = inputs.plan
+    if settings.benchmark is not None:
+        split = replace(read_split(inputs.benchmark(settings.benchmark), suite.size), crop=crop)
+        if not split.targets and not any(split.captions):
+            raise RecipeError(
+                f"training.guard.benchmark is {settings.benchmark!r}, whose images have neither classes nor captions. "
+                "Give a benchmark with classnames.txt and a .cls of each image, or with captions"
+            )
+    elif "validation" in suite.zero_shot:
+        split = suite.zero_shot["validation"]
+    elif "validation" in suite.retrieval:
+        split = suite.retrieval["validation"]
+    else:
+        split, plan = _held_out(settings, inputs, suite, crop)
+    if split.targets:
+        return _measure(zero_shot.evaluate, "zero_shot/top1", _subset(split, settings.samples)), plan
+    return _measure(retrieval.evaluate, "retrieval/r1", _subset(split.captioned(), settings.samples)), plan
+
+
+def _measure(evaluate: Callable[[Encoder, Split], Scored], name: str, split: Split) -> Recognition:
+    def measure(student: Student) -> float:
+        return evaluate(student, split).compute()[name]
+
+    return Recognition(name, len(split), measure)
+
+
+def _subset(split: Split, samples: int) -> Split:
+    return split if len(split) <= samples else split.select(_rows(len(split), samples))
+
+
+def _rows(count: int, samples: int) -> list[int]:
+    rows: list[int] = np.sort(np.random.default_rng(0).choice(count, samples, replace=False)).tolist()
+    return rows
+
+
+def _held_out(settings: GuardRecipe, inputs: Inputs, suite: Suite, crop: Crop) -> tuple[Split, Plan]:
+    """Return captioned samples of the dataset, and the plan without them."""
+    plan, reader = inputs.plan, inputs.reader
+    rows = _rows(len(plan), max(min(settings.samples, int(HELD * len(plan))), 1))
+    entries = [entry_of(row) for row in plan.rows(rows)]
+    captions = tuple((sample.caption, *sample.others) for sample in map(reader.read, entries))
+    split = replace(split_of(reader, entries, {}, suite.size), captions=captions, crop=crop)
+    kept = np.setdiff1d(np.arange(len(plan)), rows)
+    return split, replace(plan, table=plan.table.take(pa.array(kept)))

@@ -1,0 +1,152 @@
+"""The guard: a loss of zero-shot recognition rolls the training back, ends it or is reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipzoo import recipe, runs
+from clipzoo.errors import RecipeError
+from clipzoo.models import Student
+from clipzoo.runs import verbs
+from clipzoo.training import Recognition, Training, optimizer, read_log, train
+from test_pipeline import world  # noqa: F401
+from test_training import STEPS, job, same_student
+
+
+def guarded(dataset: Path, labels: Path, model: str, out: Path, **settings: Any) -> Training:
+    """A training in which the measure is the distance to the start: every step away from it counts as a loss."""
+    made = job(dataset, labels, model, out, guard={"every": 3, "max_loss": 0.04, **settings})
+    first = {name: value.detach().clone() for name, value in made.student.clip.named_parameters()}
+
+    def measure(student: Student) -> float:
+        moved = max(
+            float((value.detach() - first[name]).abs().max()) for name, value in student.clip.named_parameters()
+        )
+        return 1 - 10 * moved
+
+    return replace(made, recognition=Recognition("zero_shot/top1", 8, measure))
+
+
+def test_a_loss_rolls_back_to_the_last_good_state_at_a_lower_rate(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    train(replace(guarded(dataset, labels, tiny_clip, tmp_path, max_rollbacks=2), say=said.append))
+    record = json.loads((tmp_path / "guard.json").read_text())
+    assert record["start"] == 1
+    first = record["events"][0]
+    assert (first["event"], first["rate_factor"]) == ("rollback", 0.5)
+    assert first["returned_to"] < first["step"] + 1
+    assert any("Returned to step" in line for line in said)
+    log = read_log(tmp_path)
+    logged = [line["guard/event"] for line in log if "guard/event" in line]
+    assert logged == [event["event"] for event in record["events"]]
+    rates = {line["step"]: line["rate"] for line in log if "rate" in line}
+    assert record["rate_factor"] == 0.25
+    for step in range(record["events"][1]["returned_to"], STEPS):
+        if step in rates:
+            assert rates[step] == pytest.approx(0.25 * 1e-3 * optimizer.schedule(step, STEPS, 0.05))
+    assert not (tmp_path / "good.pt").exists()
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_stopped_and_resumed_it_ends_in_the_same_bits(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, stop_at: int
+) -> None:
+    """The process is stopped again and again, also after rollbacks."""
+    train(guarded(dataset, labels, tiny_clip, tmp_path / "whole"))
+
+    def stop(count: list[int]) -> Any:
+        def on_step(step: int, values: object) -> None:
+            count[0] += 1
+            if count[0] == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return on_step
+
+    for _ in range(60):
+        try:
+            train(replace(guarded(dataset, labels, tiny_clip, tmp_path / "cut"), on_step=stop([0])))
+            break
+        except KeyboardInterrupt:
+            continue
+    assert same_student(tmp_path / "whole", tmp_path / "cut")
+    events = [event["event"] for event in json.loads((tmp_path / "whole" / "guard.json").read_text())["events"]]
+    assert events.count("rollback") == 3
+    assert (tmp_path / "whole" / "guard.json").read_text() == (tmp_path / "cut" / "guard.json").read_text()
+    kept = [
+        [
+            {n: v for n, v in line.items() if n not in ("images_per_second", "waiting")}
+            for line in read_log(tmp_path / one)
+        ]
+        for one in ("whole", "cut")
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_stop_ends_with_the_last_good_student_and_warn_continues(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    plain = job(dataset, labels, tiny_clip, tmp_path / "plain")
+    train(plain)
+    warned = guarded(dataset, labels, tiny_clip, tmp_path / "warn", action="warn")
+    train(warned)
+    assert same_student(tmp_path / "plain", tmp_path / "warn")
+    assert json.loads((tmp_path / "warn" / "guard.json").read_text())["alarms"] > 0
+    ended = guarded(dataset, labels, tiny_clip, tmp_path / "stop", action="stop", max_loss=1e-6)
+    train(ended)
+    start = guarded(dataset, labels, tiny_clip, tmp_path / "start").student
+    trained = Student.load(tmp_path / "stop" / "student")
+    for (name, before), after in zip(start.state_dict().items(), trained.state_dict().values(), strict=True):
+        assert (before == after).all(), name
+
+
+def test_a_guard_without_images_is_refused(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"Training.recognition is missing"):
+        train(job(dataset, labels, tiny_clip, tmp_path, guard={}))
+
+
+def test_a_random_start_has_nothing_to_protect(tiny_clip: str) -> None:
+    values = {"name": "x", "data": "d", "student": {"model": tiny_clip, "random": True}, "arms": ["clip-ft"]}
+    with pytest.raises(RecipeError, match="no zero-shot recognition to protect"):
+        recipe.parse({**values, "training": {"steps": 1, "guard": {}}})
+    with pytest.raises(RecipeError, match=r"training\.guard\.evry: no such field; did you mean every"):
+        recipe.parse({**values, "student": {"model": tiny_clip}, "training": {"steps": 1, "guard": {"evry": 1}}})
+
+
+def test_a_run_is_guarded_on_validation_or_on_held_out_captions(
+    world: recipe.Recipe,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    values = world.model_dump(mode="json")
+    values |= {"seeds": [0], "arms": ["clip-ft"]}
+    values["training"] |= {"steps": 4, "learning_rates": [1e-3], "guard": {"every": 2, "samples": 16, "action": "warn"}}
+    run = runs.Run(recipe.parse(values), tmp_path / "a")
+    results = json.loads(verbs.evaluate(run).read_text())
+    assert results["guard"]["clip-ft"]["0"]["measure"] == "zero_shot/top1"
+    assert results["guard"]["clip-ft"]["0"]["samples"] == 16
+    values["evaluation"] = {}
+    run = runs.Run(recipe.parse(values), tmp_path / "b")
+    verbs.train(run, "clip-ft", 0)
+    record = json.loads((run.folder_of("clip-ft", 0) / "guard.json").read_text())
+    assert (record["measure"], record["samples"]) == ("retrieval/r1", 9)
+    assert len(run.trainings.plan) == 96 - 9
+
+
+def test_the_guard_does_not_measure_on_test_images(
+    world: recipe.Recipe,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    values = world.model_dump(mode="json")
+    values["training"]["guard"] = {"benchmark": values["evaluation"]["test"]}
+    with pytest.raises(
+        RecipeError, match=r"training\.guard\.benchmark is .* whose images are those of evaluation\.test"
+    ):
+        runs.Run(recipe.parse(values), tmp_path)
