@@ -174,7 +174,10 @@ def fits(pattern: str, name: str) -> bool:
     return re.fullmatch(escaped + (".*" if pattern.endswith("/") else ""), name) is not None
 
 
-LATER = ("data/", "arms/<arm>/<seed>/checkpoint.pt", "export/<format>/<arm>-<seed>/")
+LATER = (
+    "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/good.pt", "arms/<arm>/<seed>/guard.json",
+    "export/<format>/<arm>-<seed>/",
+)  # fmt: skip
 """Entries that a finished run on files of a disk does not have."""
 
 
