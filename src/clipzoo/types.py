@@ -92,7 +92,7 @@ class Failure:
 
     @property
     def counts(self) -> bool:
-        """False for a sample whose image was never downloaded, which is nobody's failure."""
+        """False for a sample whose image was never downloaded, which is not a failure."""
         return self.code != "not-downloaded"
 
     @property

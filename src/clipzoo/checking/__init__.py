@@ -1,4 +1,4 @@
-"""A look at a dataset before anything is done with it: what it holds, and what is odd about it."""
+"""The check of a dataset before it is used: its contents and its problems."""
 
 from clipzoo.checking.engine import scan
 from clipzoo.checking.findings import Findings

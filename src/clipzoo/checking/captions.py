@@ -1,4 +1,4 @@
-"""What a caption is like: its script, its language, and what makes one suspicious."""
+"""Properties of captions: script, language, and suspicious content."""
 
 from __future__ import annotations
 

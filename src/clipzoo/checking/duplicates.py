@@ -78,7 +78,7 @@ def _groups(order: NDArray[np.int64], cuts: NDArray[np.int64]) -> list[NDArray[n
 
 
 def _bits(values: Hashes) -> NDArray[np.uint8]:
-    """How many bits are set in each."""
+    """Return the number of set bits in each."""
     counts: NDArray[np.uint8] = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1).sum(1, dtype=np.uint8)
     return counts
 

@@ -1,4 +1,4 @@
-"""What a check has found: counts of constant size, and 8 bytes of hash a sample for what comes again."""
+"""Findings of a check: counts of constant size, and 8 bytes of hash per sample to find duplicates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from clipzoo.checking.captions import language, script, suspicions
 from clipzoo.types import Failure
 
 EXAMPLES = 6
-"""Samples that are kept for each finding, by their place."""
+"""Number of samples that are recorded for each finding."""
 
 SHOWN = 24
-"""Samples that are drawn to give a look at the whole."""
+"""Number of samples that the page shows at random."""
 
 KINDS = 200
-"""Kinds of reasons that are told apart; a further one counts as "another reason"."""
+"""Number of different reasons that are counted separately; others count as "another reason"."""
 
 REPEATED = 10
-"""A caption that so many samples share is boilerplate."""
+"""A caption with at least so many samples is boilerplate."""
 
 SIDES = (32, 64, 128, 224, 336, 512, 1024, 2048)
 ASPECTS = ((0.0, "below 1:3"), (1 / 3, "1:3 to 2:3"), (2 / 3, "2:3 to 3:2"), (1.5, "3:2 to 3:1"), (3.0, "above 3:1"))
@@ -35,9 +35,9 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is noted of one sample; ``failure`` is why it cannot be used, and then the rest is empty.
+    """Facts of one sample. With a ``failure``, ``advice`` is the location that would read it, and the rest is empty.
 
-    ``advice`` is then the location that would read it. ``sideways`` is how a usable picture should have been turned.
+    ``sideways`` is the rotation that a usable picture needs.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass
 class Finding:
-    """How many samples something holds of, and where some of them are; ``advice`` is locations that read them."""
+    """Number of samples with a property, and the places of some; ``advice`` has locations that read them."""
 
     count: int = 0
     places: list[Place] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Finding:
     advice: Counter[str] = field(default_factory=Counter)
 
     def add(self, place: Place, example: str = "", advice: str = "") -> None:
-        """One more."""
+        """Count a sample."""
         self.count += 1
         if advice and (advice in self.advice or len(self.advice) < EXAMPLES):
             self.advice[advice] += 1
@@ -72,9 +72,9 @@ class Finding:
 
 @dataclass
 class Again:
-    """Things that come several times: ``groups`` of places, the largest first, at most `SHOWN` of them.
+    """Duplicates: ``groups`` of places, the largest first, at most `SHOWN` of them.
 
-    ``samples`` are those beyond the first of each group; ``of`` counts all groups.
+    ``samples`` counts those after the first of each group; ``of`` counts all groups.
     """
 
     of: int = 0
@@ -84,22 +84,22 @@ class Again:
 
 @dataclass
 class Findings:
-    """A dataset at a glance.
+    """Summary of a dataset.
 
     Attributes:
-        location: where it is.
-        shards: how many it has.
-        seen: samples looked at; ``of_all`` tells whether they are all.
+        location: of the dataset.
+        shards: number of its shards.
+        seen: number of checked samples; ``of_all`` is true if these are all samples.
         usable: samples with a picture and a caption.
         broken: kind of reason -> finding.
-        suspicious: what is odd about captions -> finding.
-        formats, sides, aspects, scripts, languages: name -> how many samples; no languages if none could be told.
-        sideways: pictures that are not turned as the EXIF note beside them says.
+        suspicious: property of captions -> finding.
+        formats, sides, aspects, scripts, languages: name -> number of samples; no languages if none could be detected.
+        sideways: pictures that are not rotated as their EXIF record requires.
         flat: pictures of nearly one color, which are left out of ``near``.
-        equal, near: pictures that come again to the byte, or nearly.
-        repeated: captions that `REPEATED` samples or more share.
+        equal, near: identical and nearly identical pictures.
+        repeated: captions of at least `REPEATED` samples.
         stopped: the signal that ended the check early, or "".
-        seconds: it took.
+        seconds: duration.
     """
 
     location: str
@@ -160,7 +160,7 @@ class Findings:
             self.suspicious.setdefault(odd, Finding()).add(place)
 
     def end(self, shards: int) -> None:
-        """Find what comes again, once all samples of ``shards`` shards are in."""
+        """Find duplicates after all samples of ``shards`` shards were added."""
         self.of_all &= not self.stopped and shards == self.shards
         everyone = np.arange(self.usable)
         self.equal = self._again(duplicates.equal(np.array(self._digests, np.uint64)), everyone)
