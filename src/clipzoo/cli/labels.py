@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipzoo import plugins
 from clipzoo.cli._options import as_share
 from clipzoo.errors import MAX_FAILURES
 
@@ -133,7 +134,7 @@ def import_(
     data: Annotated[str, typer.Argument(help="The labeled dataset.", show_default=False)],
     source: Annotated[str, typer.Argument(help="The folder, file or URL of the labels.", show_default=False)],
     format: Annotated[
-        str, typer.Option("--format", help="The format: files, tars, rows, coco, panoptic or voc (docs/labels.md).")
+        str, typer.Option("--format", help=f"The format: {', '.join(plugins.names('importers'))} (docs/labels.md).")
     ],
     out: Annotated[str, typer.Option("--out", help="The label store.")],
     answers: Annotated[
@@ -169,7 +170,9 @@ def import_(
 @app.command("export")
 def export(
     store: StorePath,
-    to: Annotated[str, typer.Option("--to", help="The format: coco (docs/labels.md).")],
+    to: Annotated[
+        str, typer.Option("--to", help=f"The format: {', '.join(plugins.names('labeling.exports'))} (docs/labels.md).")
+    ],
     data: Annotated[str, typer.Option("--data", help="The labeled dataset.")],
     out: Annotated[str, typer.Option("--out", help="The file to write; an existing file is replaced.")],
     column: Annotated[
