@@ -1,7 +1,7 @@
 """clipzoo teaches CLIP where things are.
 
 Experts from public model zoos pseudo-label an image–caption dataset as it is; CLIP is trained on the captions and the
-pseudo-labels together, measured, and handed back as an ordinary OpenCLIP checkpoint. Method: *CLIP meets Model Zoo
+pseudo-labels together, measured, and exported as an ordinary OpenCLIP checkpoint. Method: *CLIP meets Model Zoo
 Experts: Pseudo-Supervision for Visual Enhancement* (arXiv 2310.14108).
 
 The public names are loaded when they are first used, so that ``import clipzoo`` costs nothing.

@@ -1,4 +1,4 @@
-"""A look at a dataset before anything is done with it: what it holds, and what is odd about it."""
+"""Dataset check: contents and problems of a dataset before it is labeled or trained on."""
 
 from clipzoo.checking.engine import scan
 from clipzoo.checking.findings import Findings

@@ -313,7 +313,7 @@ def _feed(
 
 
 def _note(one: Pass) -> None:
-    """Record the cost of a shard at once, so that it is known if the run is killed later."""
+    """Record the cost of a shard immediately, so that it is known if the run is killed later."""
     optional = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": one.source}
     one.work.note(
         event="shard",
