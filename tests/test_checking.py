@@ -20,7 +20,7 @@ from clipzoo import files
 from clipzoo.checking import captions, duplicates, engine
 from clipzoo.checking.captions import SUSPICIONS, language, script, suspicions
 from clipzoo.checking.engine import form_of
-from clipzoo.checking.findings import Findings, Seen
+from clipzoo.checking.findings import Findings, ScannedSample
 from clipzoo.cli import app
 from clipzoo.errors import DatasetError, StoreError, kind_of
 from clipzoo.labeling import label, local
@@ -215,7 +215,7 @@ def test_a_dataset_without_captions_is_told_what_is_lacking(monkeypatch: pytest.
     assert told["languages"] == "–"
     assert told["usable"] == (
         "0 %. Most common reason: 0: the sample has no caption: it has png, cls, a "
-        "caption is a txt or caption or json member; name another one by ?caption=NAME behind the location"
+        "caption is a txt or caption or json member; name another one by ?caption=NAME after the location"
     )
     fields = [("a", {"png": encoded(image(0)), "json": b'{"url": "x", "alt": "a cat"}'})]
     write_shard(tmp_path / "json" / "0.tar", fields)
@@ -247,7 +247,7 @@ def test_what_is_drawn_is_bounded_and_spread() -> None:
     found = Findings("x", 1)
     found.begin("0", True)
     for i in range(2000):
-        found.add(i, Seen(str(i), caption="c", size=(9, 9), digest=i))
+        found.add(i, ScannedSample(str(i), caption="c", size=(9, 9), digest=i))
     numbers = sorted(number for _, number in found.drawn)
     assert len(set(numbers)) == 24
     assert numbers[0] < 500
@@ -330,14 +330,14 @@ def test_as_many_pictures_are_asked_for_as_the_reader_wants(tmp_path: Path, monk
 STOPPED = """
 import os, signal, sys
 from clipzoo.checking import engine
-look = engine.look
+scan_sample = engine.scan_sample
 seen, number = [], int(sys.argv[2])
 def slow(reader, entry):
     seen.append(entry)
     if len(seen) == 20:
         os.kill(os.getpid(), number)
-    return look(reader, entry)
-engine.look = slow
+    return scan_sample(reader, entry)
+engine.scan_sample = slow
 from clipzoo.cli import main
 sys.argv = ["clipzoo", "check", sys.argv[1]]
 main()

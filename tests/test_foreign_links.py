@@ -19,7 +19,7 @@ from clipzoo.data import Plan
 from clipzoo.errors import CheckpointError, DatasetError, RecipeError, StoreError
 from clipzoo.evaluation import zero_shot
 from clipzoo.evaluation.measure import Scored
-from clipzoo.export.open_clip import export
+from clipzoo.export import Source, export_student
 from clipzoo.labeling import label
 from clipzoo.models import Student
 from clipzoo.readers import open_dataset
@@ -322,7 +322,7 @@ def test_an_export_is_begun_in_a_new_folder(tmp_path, tiny_clip):
     outside.mkdir()
     (tmp_path / "out.partial").symlink_to(outside)
     pixels = [image(0, (32, 32))]
-    export(Student.create(tiny_clip), tmp_path / "out", pixels, ["a picture"], "card {parity}")
+    export_student("open_clip", Source(Student.create(tiny_clip), pixels, ["a picture"]), tmp_path / "out")
     assert not list(outside.iterdir())
     assert (tmp_path / "out" / "parity.json").is_file()
 

@@ -432,11 +432,11 @@ def test_splits_that_lie_elsewhere_and_folders_without_files(tmp_path: Path) -> 
     saved_to_disk(tmp_path / "outside")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/dataset_dict.json").write_text(json.dumps({"splits": ["../outside"]}))
-    with pytest.raises(DatasetError, match=r"names '\.\./outside', which is no folder beside it"):
+    with pytest.raises(DatasetError, match=r"names '\.\./outside', not a folder next to it"):
         open_dataset(str(tmp_path / "data"))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/state.json").write_text('{"epoch": 3}')
-    with pytest.raises(DatasetError, match=r"state\.json names none"):
+    with pytest.raises(DatasetError, match=r"state\.json names no files"):
         open_dataset(str(tmp_path / "foreign"))
 
 

@@ -88,13 +88,21 @@ def write(labels, column, out):
 '''
 STUDENT = '''
 """A note in place of a model."""
-def export(student, folder, images, captions, card, heads):
-    folder.mkdir(parents=True)
-    (folder / "note.txt").write_text(f"{len(images)} pictures")
-    return {"largest": 0.0}
+LIBRARY, LIMIT = "notes", 1e-5
 
-def sentence(parity):
-    return f"differs by {parity['largest']}"
+def check(source):
+    pass
+
+def write(source, folder):
+    (folder / "note.txt").write_text(f"{len(source.images)} pictures")
+    return "Read note.txt."
+
+def compare(source, folder):
+    return {
+        "library": "notes 1", "image_embeddings": 0.0, "text_embeddings": 0.0, "preprocessing_levels": 0.0,
+        "preprocessing_cosine": 1.0, "transform_levels": 0.0, "transform_embeddings": 0.0, "images": 1, "captions": 1,
+        "other_tokens": 0,
+    }
 '''
 
 
@@ -143,5 +151,5 @@ def test_an_export_format_of_students_is_one_module(package: Path, dataset: Path
         "student": {"model": "demo:clip", "layers": [3, 4]}, "training": {"steps": 1, "batch_size": 2},
     }  # fmt: skip
     folder, sentence = export(Run(Recipe.model_validate(recipe), tmp_path / "run"), "note", "clip")
-    assert sentence == "differs by 0.0"
+    assert "notes 1" in sentence
     assert (folder / "note.txt").read_text().endswith("pictures")

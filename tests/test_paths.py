@@ -88,7 +88,7 @@ def test_what_has_to_lie_on_a_disk_says_so_of_an_address(
         lambda: clipzoo.check(dataset, given),
         lambda: check_out(given),
     ):
-        with pytest.raises(RemoteError, match=r"is an address, and .* has to lie on a disk of this machine"):
+        with pytest.raises(RemoteError, match=r"is an address, but .* must be on a local disk"):
             call()
     assert not [*tmp_path.iterdir()]
 

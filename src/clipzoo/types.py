@@ -1,12 +1,11 @@
 """Types shared by all packages: samples, images, views and cameras; the image decoder.
 
-Letters of shapes, here and everywhere:
+Letters of shapes:
 
     B  batch        C  channels      K  classes        N  boxes, tokens, samples
     H, W  height and width of an image or label        h, w  of a feature map
 
-Decoded images are uint8 H×W×3 RGB arrays. Normalized coordinates run from 0 to 1 over the
-decoded image, x to the right, y down.
+Decoded images are uint8 H×W×3 RGB arrays. Normalized coordinates are 0 to 1 over the image, x right, y down.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class Failure:
 
     @property
     def counts(self) -> bool:
-        """False for a sample whose image was never downloaded, which is not a failure."""
+        """False for an image that was never downloaded, which is not a failure of the expert."""
         return self.code != "not-downloaded"
 
     @property
@@ -234,10 +233,9 @@ class Room:
 
 
 class _Quiet:
-    """Suppresses Pillow's warnings about image size and EXIF: `decode_image` has its own limits.
+    """A context without Pillow's warnings about image size and EXIF: `decode_image` has its own limits.
 
-    Warning filters are global and decoding runs in threads. So the first thread that enters sets them and the last one
-    that leaves restores them: with one ``catch_warnings`` per thread, threads would restore each other's filters.
+    Warning filters are global: the first thread that enters sets them, and the last one that leaves restores them.
     """
 
     def __init__(self) -> None:
@@ -263,7 +261,7 @@ _quiet, _decoding = _Quiet(), Room(IN_FLIGHT)
 
 
 def _after_fork() -> None:
-    # Threads of the parent, which do not exist in the child, may have held either of them.
+    # Threads of the parent, which do not exist in the child, may hold either lock.
     global _quiet, _decoding
     _quiet, _decoding = _Quiet(), Room(IN_FLIGHT)
 

@@ -1,4 +1,4 @@
-"""The check of a dataset before it is used: its contents and its problems."""
+"""Dataset check: contents and problems of a dataset before it is labeled or trained on."""
 
 from clipzoo.checking.engine import scan
 from clipzoo.checking.findings import Findings

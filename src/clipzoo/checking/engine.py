@@ -1,4 +1,4 @@
-"""``scan``: every sample of a dataset is read and decoded once, in threads, and what is odd is counted."""
+"""``scan``: read and decode every sample of a dataset once, in threads, and count problems."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipzoo.checking.duplicates import dhash
-from clipzoo.checking.findings import Findings, Seen, hash64
+from clipzoo.checking.findings import Findings, ScannedSample, hash64
 from clipzoo.errors import DatasetError
 from clipzoo.readers import Entry, Reader, prefetched, spread
 from clipzoo.readers.decode import read_image
@@ -23,7 +23,7 @@ from clipzoo.types import Failure
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
 AHEAD = 8
-"""Samples that are asked for ahead, per thread; each is small once it has been looked at."""
+"""Samples that are submitted ahead, per thread; the results are small."""
 
 Numbered = tuple[int, Entry]
 """An entry with its number in the shard."""
@@ -60,8 +60,8 @@ def scan(reader: Reader, *, limit: int | None = None, progress: bool = True) -> 
             entries = list(enumerate(reader.index(shard)))
             chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
             findings.begin(shard, len(chosen) == len(entries))
-            for number, seen in _looked_at(reader, chosen, pool):
-                findings.add(number, seen)
+            for number, sample in _scanned(reader, chosen, pool):
+                findings.add(number, sample)
                 if stop.signal:
                     break
             advance(findings)
@@ -73,21 +73,21 @@ def scan(reader: Reader, *, limit: int | None = None, progress: bool = True) -> 
     return findings
 
 
-def look(reader: Reader, entry: Entry) -> Seen:
-    """Read and decode one sample; what is wrong with it becomes its ``failure``."""
-    found = read_image(reader, entry)
-    if isinstance(found, Failure):
-        return Seen(entry.key, found, advice=reader.advice(entry) if entry.failure else "")
-    sample, image = found
+def scan_sample(reader: Reader, entry: Entry) -> ScannedSample:
+    """Read and decode one sample; an error becomes its ``failure``."""
+    result = read_image(reader, entry)
+    if isinstance(result, Failure):
+        return ScannedSample(entry.key, result, advice=reader.advice(entry) if entry.failure else "")
+    sample, image = result
     height, width = image.shape[:2]
-    return Seen(
+    return ScannedSample(
         entry.key, None, sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image),
         sideways=reader.sideways(entry, sample.image),
     )  # fmt: skip
 
 
 def form_of(data: bytes) -> str:
-    """The format of an image file by its first bytes."""
+    """Return the format of an image file by its first bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     if data[4:8] == b"ftyp":
@@ -95,12 +95,14 @@ def form_of(data: bytes) -> str:
     return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "other")
 
 
-def _looked_at(reader: Reader, entries: Sequence[Numbered], pool: ThreadPoolExecutor) -> Iterator[tuple[int, Seen]]:
-    """The samples in their order; what has not been begun when the caller stops is never begun."""
-    waiting: deque[tuple[int, Future[Seen]]] = deque()
+def _scanned(
+    reader: Reader, entries: Sequence[Numbered], pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, ScannedSample]]:
+    """Yield the scanned samples in their order; pending ones are canceled when the caller stops."""
+    waiting: deque[tuple[int, Future[ScannedSample]]] = deque()
     try:
         for number, entry in entries:
-            waiting.append((number, pool.submit(look, reader, entry)))
+            waiting.append((number, pool.submit(scan_sample, reader, entry)))
             if len(waiting) >= max(AHEAD * THREADS, reader.threads):
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -113,13 +115,13 @@ def _looked_at(reader: Reader, entries: Sequence[Numbered], pool: ThreadPoolExec
 
 
 @contextmanager
-def _bar(shards: int, shown: bool) -> Iterator[Callable[[Findings], None]]:
-    """Shards done, samples a second and how many are broken, on standard error."""
+def _bar(shards: int, enabled: bool) -> Iterator[Callable[[Findings], None]]:
+    """Show completed shards and the numbers of samples and broken samples on standard error."""
     bars = Progress(
         TextColumn("checking"), BarColumn(), MofNCompleteColumn(),
         TextColumn("shards  {task.fields[samples]} samples  {task.fields[broken]} broken"), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not shown,
+        console=Console(stderr=True), disable=not enabled,
     )  # fmt: skip
     task = bars.add_task("checking", total=shards, samples=0, broken=0)
     with bars:
-        yield lambda found: bars.update(task, advance=1, samples=found.seen, broken=found.seen - found.usable)
+        yield lambda now: bars.update(task, advance=1, samples=now.seen, broken=now.seen - now.usable)

@@ -1,4 +1,4 @@
-"""Findings of a check: counts of constant size, and 8 bytes of hash per sample to find duplicates."""
+"""Findings of a dataset check: counts of constant size, and 8 bytes of hash per sample for duplicates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from clipzoo.checking.captions import language, script, suspicions
 from clipzoo.types import Failure
 
 EXAMPLES = 6
-"""Number of samples that are recorded for each finding."""
+"""The number of example places kept for each finding."""
 
 SHOWN = 24
-"""Number of samples that the page shows at random."""
+"""The number of samples drawn at random as examples of the dataset."""
 
 KINDS = 200
-"""Number of different reasons that are counted separately; others count as "another reason"."""
+"""The most kinds of reasons that are counted separately; further kinds count as "another reason"."""
 
 REPEATED = 10
-"""A caption with at least so many samples is boilerplate."""
+"""The least number of samples that share a boilerplate caption."""
 
 SIDES = (32, 64, 128, 224, 336, 512, 1024, 2048)
 ASPECTS = ((0.0, "below 1:3"), (1 / 3, "1:3 to 2:3"), (2 / 3, "2:3 to 3:2"), (1.5, "3:2 to 3:1"), (3.0, "above 3:1"))
@@ -34,10 +34,10 @@ Place = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Facts of one sample. With a ``failure``, ``advice`` is the location that would read it, and the rest is empty.
+class ScannedSample:
+    """The result of one sample; ``failure`` is the reason why it cannot be used, and other fields are then empty.
 
-    ``sideways`` is the rotation that a usable picture needs.
+    ``advice`` is a location that would read a failed sample. ``sideways`` is an orientation that was not applied.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass
 class Finding:
-    """Number of samples with a property, and the places of some; ``advice`` has locations that read them."""
+    """The number of samples with one property, some of their places, and locations that read them (``advice``)."""
 
     count: int = 0
     places: list[Place] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Finding:
     advice: Counter[str] = field(default_factory=Counter)
 
     def add(self, place: Place, example: str = "", advice: str = "") -> None:
-        """Count a sample."""
+        """Count one more sample."""
         self.count += 1
         if advice and (advice in self.advice or len(self.advice) < EXAMPLES):
             self.advice[advice] += 1
@@ -71,10 +71,10 @@ class Finding:
 
 
 @dataclass
-class Again:
-    """Duplicates: ``groups`` of places, the largest first, at most `SHOWN` of them.
+class Duplicates:
+    """Duplicates: ``groups`` of places, the largest first, at most `SHOWN`.
 
-    ``samples`` counts those after the first of each group; ``of`` counts all groups.
+    ``samples`` counts the samples after the first of each group; ``of`` counts all groups.
     """
 
     of: int = 0
@@ -84,22 +84,24 @@ class Again:
 
 @dataclass
 class Findings:
-    """Summary of a dataset.
+    """The result of a dataset check.
 
     Attributes:
-        location: of the dataset.
+        location: the location of the dataset.
         shards: number of its shards.
-        seen: number of checked samples; ``of_all`` is true if these are all samples.
+        of_all: True if all samples were scanned.
+        seen: number of scanned samples.
         usable: samples with a picture and a caption.
         broken: kind of reason -> finding.
-        suspicious: property of captions -> finding.
-        formats, sides, aspects, scripts, languages: name -> number of samples; no languages if none could be detected.
-        sideways: pictures that are not rotated as their EXIF record requires.
-        flat: pictures of nearly one color, which are left out of ``near``.
-        equal, near: identical and nearly identical pictures.
-        repeated: captions of at least `REPEATED` samples.
+        suspicious: problem of captions -> finding.
+        formats, sides, aspects, scripts, languages: name -> number of samples; no languages without a detector.
+        sideways: pictures whose EXIF orientation in the ``.json`` was not applied.
+        flat: pictures of nearly one color, which are excluded from ``near``.
+        equal, near: pictures that are duplicates to the byte, or nearly.
+        repeated: captions that `REPEATED` samples or more share.
+        drawn: places of random samples.
         stopped: the signal that ended the check early, or "".
-        seconds: duration.
+        seconds: duration of the check.
     """
 
     location: str
@@ -116,9 +118,9 @@ class Findings:
     languages: Counter[str] = field(default_factory=Counter)
     sideways: Finding = field(default_factory=Finding)
     flat: Finding = field(default_factory=Finding)
-    equal: Again = field(default_factory=Again)
-    near: Again = field(default_factory=Again)
-    repeated: Again = field(default_factory=Again)
+    equal: Duplicates = field(default_factory=Duplicates)
+    near: Duplicates = field(default_factory=Duplicates)
+    repeated: Duplicates = field(default_factory=Duplicates)
     drawn: list[Place] = field(default_factory=list)
     stopped: str = ""
     seconds: float = 0.0
@@ -132,12 +134,12 @@ class Findings:
     _draw: random.Random = field(default_factory=lambda: random.Random(0))
 
     def begin(self, shard: str, whole: bool) -> None:
-        """The samples that follow are of this shard, and all of it if it is looked at as a ``whole``."""
+        """Begin a shard; ``whole`` is True if all its samples follow."""
         self._starts.append((shard, self.usable))
         self.of_all &= whole
 
-    def add(self, number: int, one: Seen) -> None:
-        """Note the sample that is entry ``number`` of its shard."""
+    def add(self, number: int, one: ScannedSample) -> None:
+        """Record the sample of entry ``number`` of the shard."""
         place = (self._starts[-1][0], number)
         self.seen += 1
         if one.failure:
@@ -154,28 +156,31 @@ class Findings:
         self._lengths.append(len(one.caption))
         self._captions.append(hash64(one.caption.encode()))
         self.scripts[script(one.caption)] += 1
-        if (told := language(one.caption)) is not None:
-            self.languages[told] += 1
-        for odd in suspicions(one.caption, one.key):
-            self.suspicious.setdefault(odd, Finding()).add(place)
+        detected = language(one.caption)
+        if detected is not None:
+            self.languages[detected] += 1
+        for problem in suspicions(one.caption, one.key):
+            self.suspicious.setdefault(problem, Finding()).add(place)
 
     def end(self, shards: int) -> None:
-        """Find duplicates after all samples of ``shards`` shards were added."""
+        """Find duplicates, after all samples of ``shards`` shards were added."""
         self.of_all &= not self.stopped and shards == self.shards
         everyone = np.arange(self.usable)
-        self.equal = self._again(duplicates.equal(np.array(self._digests, np.uint64)), everyone)
-        self.near = self._again(duplicates.near(np.array(self._dhashes, np.uint64)), np.array(self._hashed, np.int64))
+        self.equal = self._duplicates(duplicates.equal(np.array(self._digests, np.uint64)), everyone)
+        self.near = self._duplicates(
+            duplicates.near(np.array(self._dhashes, np.uint64)), np.array(self._hashed, np.int64)
+        )
         shared = [g for g in duplicates.equal(np.array(self._captions, np.uint64)) if len(g) >= REPEATED]
-        self.repeated = self._again(shared, everyone)
+        self.repeated = self._duplicates(shared, everyone)
 
     def lengths(self) -> tuple[int, int, int]:
-        """Characters of captions: the 5th, 50th and 95th percentile; zeros if there are none."""
+        """Return the 5th, 50th and 95th percentile of the captions' characters; zeros without captions."""
         if not self._lengths:
             return 0, 0, 0
         low, middle, high = np.percentile(np.array(self._lengths), (5, 50, 95), method="nearest")
         return int(low), int(middle), int(high)
 
-    def _picture(self, place: Place, one: Seen) -> None:
+    def _picture(self, place: Place, one: ScannedSample) -> None:
         height, width = one.size
         self.formats[one.form] += 1
         self.sides[side_of(min(height, width))] += 1
@@ -188,15 +193,15 @@ class Findings:
             self._dhashes.append(one.dhash)
 
     def _draw_from(self, place: Place) -> None:
-        """Keep `SHOWN` samples, each as likely as any other."""
+        """Keep `SHOWN` samples, drawn uniformly (reservoir sampling)."""
         if len(self.drawn) < SHOWN:
             self.drawn.append(place)
         elif (at := self._draw.randrange(self.usable + 1)) < SHOWN:
             self.drawn[at] = place
 
-    def _again(self, groups: list[np.ndarray], of: np.ndarray) -> Again:
-        shown = [(len(group), [self._place(int(of[i])) for i in group[:EXAMPLES]]) for group in groups[:SHOWN]]
-        return Again(len(groups), sum(len(group) - 1 for group in groups), shown)
+    def _duplicates(self, groups: list[np.ndarray], of: np.ndarray) -> Duplicates:
+        largest = [(len(group), [self._place(int(of[i])) for i in group[:EXAMPLES]]) for group in groups[:SHOWN]]
+        return Duplicates(len(groups), sum(len(group) - 1 for group in groups), largest)
 
     def _place(self, usable: int) -> Place:
         shard = next(shard for shard, start in reversed(self._starts) if start <= usable)
@@ -204,12 +209,12 @@ class Findings:
 
 
 def hash64(data: bytes) -> int:
-    """64 bits of BLAKE2b."""
+    """Return 64 bits of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def side_of(side: int) -> str:
-    """The class of a length in pixels."""
+    """Return the class of a length in pixels."""
     least = max((s for s in SIDES if s <= side), default=0)
     above = next((s for s in SIDES if s > side), None)
     return f"{least} to {above - 1} px" if above else f"{least} px and more"

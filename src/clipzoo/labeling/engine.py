@@ -102,7 +102,7 @@ def label(
 
     Args:
         data: a folder of shards, one shard, or a glob or brace pattern.
-        experts: one or several URIs or experts. Each image is decoded once for all of them. Experts that read the
+        experts: one or several URIs or experts. Each image is decoded once for all of them. Experts that read
             columns of other experts run after them.
         out: the store; created if it does not exist. It must be outside of ``data``.
         device: "auto" is "cuda" if available, else "cpu".

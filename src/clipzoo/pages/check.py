@@ -15,7 +15,7 @@ from rich.table import Table
 from clipzoo import files
 from clipzoo.checking import Findings, scan
 from clipzoo.checking.duplicates import NEAR
-from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Again, Place, side_of
+from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Duplicates, Place, side_of
 from clipzoo.errors import MAX_FAILURES, ClipzooError, Code
 from clipzoo.files import AnyPath
 from clipzoo.pages import _html
@@ -168,7 +168,7 @@ def _picture_rows(findings: Findings) -> list[tuple[str, str, str]]:
     return listed
 
 
-def _duplicates(findings: Findings) -> list[tuple[str, Again]]:
+def _duplicates(findings: Findings) -> list[tuple[str, Duplicates]]:
     return [
         ("equal pictures", findings.equal),
         (f"nearly equal pictures (at most {NEAR} of 64 bits differ)", findings.near),

@@ -1,4 +1,4 @@
-"""Dataset formats; one file a format.
+"""Dataset formats; one file or folder per format.
 
 A file exports ``READER``, a subclass of `Reader` with two class methods: ``accepts(location: Location) -> bool``, true
 for locations of this format only, and ``open(location: Location) -> Reader``.
@@ -25,25 +25,25 @@ __all__ = [
 
 
 def open_dataset(location: AnyPath, captions: Literal["required", "optional"] = "required") -> Reader:
-    """The dataset at ``location``: a folder, file, list, or glob or brace pattern, and options behind ``?``.
+    """Open the dataset at ``location``: a folder, file, list, or glob or brace pattern, with options after ``?``.
 
-    The formats and their options are in docs/data.md. Where captions are optional, a picture without one, or with one
-    that cannot be read, is a usable sample whose caption is "": for label truth and benchmarks, which need none.
+    docs/data.md describes the formats and their options. If captions are optional, an image without a readable
+    caption is a usable sample whose caption is "": for true labels and benchmarks, which need no captions.
 
     Raises:
-        DatasetError: nothing is there, or no format or more than one knows it.
+        DatasetError: there is no data, or its format is unknown or ambiguous.
         RemoteError: its address cannot be reached.
     """
     return open_location(replace(Location.parse(os.fspath(location)), captions=captions == "required"))
 
 
 def fingerprint(reader: Reader) -> dict[str, Any]:
-    """What tells a dataset from another without reading it: its shards' names and the first one's keys and sizes.
+    """Return a fingerprint of a dataset: the names of its shards, and the keys and image sizes of the first one.
 
     Returns:
         plain JSON values: ``sha256`` (hex), ``shards`` (count), ``first`` (name of the first shard), ``samples``
-        (count in the first shard). Equal for equal data wherever it lies. Pictures that were encoded anew under the
-        same keys are seen by their sizes in bytes, in the first shard.
+        (count in the first shard). Equal for equal data at any location. Images of the first shard that were encoded
+        again under the same keys change it by their sizes in bytes.
     """
     first = reader.shards[0]
     entries = reader.index(first)
@@ -58,15 +58,14 @@ def fingerprint(reader: Reader) -> dict[str, Any]:
 
 
 def shard_fingerprint(reader: Reader, shard: str, entries: Sequence[Entry] = ()) -> str:
-    """What tells a shard from another one of its name: SHA-256 of its keys and the sizes of its pictures.
+    """Return the SHA-256 of a shard's keys, the sizes of its images, and its `Reader.contents`.
 
-    Where keys are numbers of rows, what they refer to is in it, too (`Reader.contents`). ``entries`` is its index, for
-    who has it already.
+    ``entries`` is the index of the shard, if the caller has it.
     """
-    told = [*_pictures(entries or reader.index(shard)), "", reader.contents(shard)]
-    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+    lines = [*_pictures(entries or reader.index(shard)), "", reader.contents(shard)]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _pictures(entries: Sequence[Entry]) -> list[str]:
-    """Key and bytes of each picture."""
+    """Return "<key> <size in bytes>" of each image."""
     return [f"{entry.key} {entry.members.get(entry.image, (0, 0))[1]}" for entry in entries]

@@ -1,4 +1,4 @@
-"""Which format a location is of."""
+"""Selection of the format of a location."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ReaderClass(Protocol):
     """A subclass of `Reader` with two class methods."""
 
     def accepts(self, location: Location) -> bool:
-        """Whether the location is of this format; true for one format only."""
+        """Return True if the location is of this format; at most one format accepts a location."""
 
     def open(self, location: Location) -> Reader:
         """Return the dataset at the location; `DatasetError` if it cannot be read as a whole."""
@@ -30,23 +30,25 @@ PLUGINS: Registry[ReaderPlugin] = Registry("readers", ("READER",))
 
 
 def open_location(location: Location) -> Reader:
-    """The dataset at a location, by the one format that accepts it or that its option ``format`` names.
+    """Open a dataset by the format that accepts its location, or that its option ``format`` names.
 
     Raises:
         DatasetError: no format accepts it, or several do.
         PluginError: there is no such format.
     """
-    wanted = location.options.get("format")
+    requested = location.options.get("format")
     known = {name: PLUGINS.load(name).READER for name in PLUGINS.names()}
-    fitting = [name for name, reader in known.items() if reader.accepts(location)] if wanted is None else [wanted]
-    if not fitting:
+    accepting = [requested] if requested is not None else []
+    if requested is None:
+        accepting = [name for name, reader in known.items() if reader.accepts(location)]
+    if not accepting:
         raise listing.nothing(location.path)
-    if len(fitting) > 1:
-        ways = " or ".join(f"'{location.path}?format={name}'" for name in fitting)
+    if len(accepting) > 1:
+        ways = " or ".join(f"'{location.path}?format={name}'" for name in accepting)
         raise DatasetError(
-            f"{location.path!r} holds data of several formats ({', '.join(fitting)}), and only one can be meant: give "
-            f"{ways}, or the folder or file that you mean"
+            f"{location.path!r} holds data of several formats ({', '.join(accepting)}), and only one can be read: give "
+            f"{ways}, or a folder or file of one format"
         )
-    opened = PLUGINS.load(fitting[0]).READER.open(location)
+    opened = PLUGINS.load(accepting[0]).READER.open(location)
     opened.folders += location.whole
     return opened

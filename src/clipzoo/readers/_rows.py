@@ -1,4 +1,4 @@
-"""What formats of rows share: which columns are meant, shards of bounded size, samples from fields."""
+"""Base of the table formats: selection of columns, shards of bounded size, samples from fields."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from clipzoo.readers.base import Entry, Keys, Reader, Span
 from clipzoo.types import Failure, Sample
 
 ROWS = 4096
-"""Rows of a shard: what a stopped labeling does again at most."""
+"""Rows of a shard; a resumed labeling repeats at most one shard."""
 
 OPTIONS = ("image", "caption", "key", "root", "outside")
 IMAGE = (
     "image", "img", "image_path", "filepath", "file_path", "file_name", "filename", "image_file", "file", "path",
     *IMAGES,
 )  # fmt: skip
-"""Columns that hold images or their names, the likeliest first; upper and lower case are one."""
+"""Names of columns of images or image files, in order of preference; case is ignored."""
 
 CAPTION = ("caption", "captions", "text", "title", "alt_text", "alt", "description", "sentences", "sentence")
 KEY = ("key", "__key__", "uid")
@@ -35,14 +35,14 @@ ADDRESS = ("url", "image_url")
 _DISTINCT = "name a column of distinct keys, or number the rows, by ?key="
 
 ROW = "row"
-"""The member of an entry that is a row."""
+"""The name of the member that holds a row."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are meant; ``key`` is "" where rows are numbered.
+    """The columns that are read; ``key`` is "" if rows are numbered.
 
-    ``status`` are those in which img2dataset tells whether it has the image, if they are there.
+    ``status`` are the columns in which img2dataset records failed downloads, if present.
     """
 
     image: str
@@ -52,10 +52,10 @@ class Columns:
 
     @classmethod
     def of(cls, names: Sequence[str], location: Location, file: Place) -> Columns:
-        """Columns by the options, else by their names.
+        """Select columns by the options, else by their names.
 
         Raises:
-            DatasetError: there is no such column, or none that is known.
+            DatasetError: a named column is missing, or no column has a known name.
         """
         image, key = _chosen(names, location, "image", IMAGE, file), _chosen(names, location, "key", KEY, file)
         caption = _known(names, CAPTION)
@@ -70,13 +70,13 @@ class Columns:
             named = f" named {missing[0]!r}" if missing and missing[0] else ""
             raise DatasetError(
                 f"{file} has no {what} column{named}; its columns are {', '.join(names) or 'none'}: choose one by "
-                f"?{what}=NAME behind the location"
+                f"?{what}=NAME after the location"
             )
         return cls(image, captions, key, STATUS if set(STATUS) <= set(names) else ())
 
     @property
     def names(self) -> list[str]:
-        """All of them, each once."""
+        """All column names that are read, each once."""
         return [name for name in dict.fromkeys([self.image, *self.captions.fields, self.key]) if name]
 
 
@@ -94,9 +94,9 @@ def _known(names: Sequence[str], known: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A shard: ``rows`` rows of a file from row ``first`` on, which is at ``offset`` where rows lie in bytes.
+    """A shard: ``rows`` rows of a file from row ``first`` on, which is at byte ``offset`` of text files.
 
-    ``fault`` is why the file ends after them, if it should not.
+    ``fault`` is the reason why the file ends early, or "".
     """
 
     path: Place
@@ -107,7 +107,7 @@ class Part:
 
 
 class RowReader(Reader):
-    """A dataset of rows; a subclass says where they are and what is in them."""
+    """A dataset of rows; a subclass locates and parses them."""
 
     def __init__(self, location: Location, parts: Mapping[str, Part], columns: Mapping[Place, Columns]) -> None:
         self.location = location.text
@@ -118,40 +118,40 @@ class RowReader(Reader):
 
     @abstractmethod
     def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
-        """Yield (span, key or "", failure or None) of every row of a shard."""
+        """Yield (span, key or "", failure or None) for every row of a shard."""
 
     @abstractmethod
     def values(self, path: Place, span: Span) -> Mapping[str, Any]:
-        """The fields of a row.
+        """Return the fields of a row.
 
         Raises:
             SampleError: it cannot be read.
         """
 
     def index(self, shard: str) -> list[Entry]:
-        """Every row of the shard; a row without a key of its own is called by its number in the file.
+        """Return an entry for every row of the shard; the key of a row without one is its number in the file.
 
         Raises:
             DatasetError: the file cannot be read, or the shard is not one of `shards`.
         """
         part, keys = self._part(shard), Keys()
-        found: list[Entry] = []
+        entries: list[Entry] = []
         try:
             for number, (span, given, failure) in enumerate(self.rows(part), part.first):
                 key, count = keys.take(self.key_of(part.path, given) or f"{number:08d}")
                 if count > 1:
                     detail = f"the key {given!r} is in the shard {count} times, the first one is used; {_DISTINCT}"
                     failure = Failure("duplicate-key", detail)
-                found.append(Entry(key, shard, {ROW: span}, ROW, ROW, failure))
+                entries.append(Entry(key, shard, {ROW: span}, ROW, ROW, failure))
         except OSError as error:
             raise DatasetError(f"cannot read {part.path} ({error}); check that it is still there") from error
         if part.fault:
             key, _ = keys.take(f"{part.path.stem}#damaged")
-            found.append(Entry(key, shard, failure=Failure("truncated", part.fault)))
-        return found
+            entries.append(Entry(key, shard, failure=Failure("truncated", part.fault)))
+        return entries
 
     def read(self, entry: Entry) -> Sample:
-        """The sample of a row.
+        """Return the sample of a row.
 
         Raises:
             SampleError: the entry carries an error, the row has no image or caption, or its file has changed.
@@ -165,11 +165,11 @@ class RowReader(Reader):
         return Sample(entry.key, entry.shard, image, caption, tuple(others))
 
     def key_of(self, path: Place, key: str) -> str:
-        """The key of a row of the file ``path`` in which it stands as ``key``."""
+        """Return the sample key for ``key``, the value in a row of the file ``path``."""
         return key
 
     def image_of(self, path: Place, value: Any) -> Any:
-        """The image of a row of the file ``path``, as `ImageFolder.of_value` takes it."""
+        """Return the image value of a row of the file ``path``, as `ImageFolder.of_value` takes it."""
         return value
 
     def _part(self, shard: str) -> Part:
@@ -179,11 +179,11 @@ class RowReader(Reader):
 
 
 class NumberedReader(RowReader):
-    """A dataset whose rows have numbers in their file."""
+    """A dataset whose rows are read by their number in the file."""
 
     @abstractmethod
     def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
-        """Some fields of a row.
+        """Return the fields ``names`` of a row.
 
         Raises:
             SampleError: it cannot be read.
@@ -210,7 +210,7 @@ class NumberedReader(RowReader):
 
 
 def _not_downloaded(values: Mapping[str, Any]) -> Failure | None:
-    """Return why img2dataset has no image of a row, if so."""
+    """Return the reason why img2dataset has no image of a row, or None."""
     status, message = (values[name] for name in STATUS)
     if status in ("success", None):
         return None
@@ -218,17 +218,17 @@ def _not_downloaded(values: Mapping[str, Any]) -> Failure | None:
 
 
 def cut(path: Place, rows: int, fault: str = "") -> list[Part]:
-    """A file of ``rows`` rows as shards of at most `ROWS`."""
+    """Split a file of ``rows`` rows into shards of at most `ROWS`."""
     parts = [Part(path, first, min(ROWS, rows - first)) for first in range(0, rows, ROWS)] or [Part(path)]
     last = parts[-1]
     return [*parts[:-1], Part(path, last.first, last.rows, fault=fault)]
 
 
 def named(name: str, parts: Sequence[Part]) -> dict[str, Part]:
-    """Shard names of a file's parts, in their order."""
+    """Return shard name -> part for the parts of a file, in their order."""
     return {f"{name}/{i:05d}": part for i, part in enumerate(parts)}
 
 
-def digest(what: Any) -> str:
-    """SHA-256 of plain values."""
-    return hashlib.sha256(repr(what).encode("utf-8", "surrogateescape")).hexdigest()
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a plain value."""
+    return hashlib.sha256(repr(value).encode("utf-8", "surrogateescape")).hexdigest()

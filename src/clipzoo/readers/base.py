@@ -1,4 +1,4 @@
-"""The contract of a reader: it lists shards, indexes one without decoding, reads members by offset."""
+"""The interface of a reader: it lists shards, indexes a shard without decoding, and reads samples by offset."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ IMAGE_BYTES, CAPTION_BYTES = 256 * 2**20, 2**20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sample of a shard as the index knows it.
+    """One sample in the index of a shard.
 
-    ``members`` maps extension -> span; ``image`` and ``caption`` name the members that hold them (of a row, both are
-    the row). These two spans, with key and shard, are all that `Reader.read` needs. ``failure`` is the
-    reason why the sample cannot be used, if any; then the rest may be empty.
+    ``members`` maps extension -> span. ``image`` and ``caption`` name the members that hold them; for a table, both
+    are the row. `Reader.read` needs only these two spans, the key and the shard. ``failure`` is the reason why the
+    sample cannot be used, or None; the other fields may then be empty.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def error(self) -> str | None:
-        """The sentence of ``failure``, if any."""
+        """The detail of ``failure``, or None."""
         return None if self.failure is None else self.failure.detail
 
     def check(self) -> None:
@@ -56,40 +56,40 @@ class Reader(ABC):
     shards: tuple[str, ...]
     """Names of the shards, sorted; unique within the dataset."""
     identity: str = ""
-    """What tells it from another dataset with the same shards and keys, where keys are but numbers of rows."""
+    """Part of the fingerprint; distinguishes datasets with equal shards and keys when keys are row numbers."""
 
     folders: tuple[Place, ...] = ()
-    """Those of which all is read: what is put there becomes data."""
+    """Folders that are read with all their files; new files there become data."""
 
     threads: int = 1
-    """How many threads should read at once: more than 1 where each waits for a network."""
+    """The number of threads that should read in parallel; more than 1 for data on a network."""
 
     @abstractmethod
     def index(self, shard: str) -> list[Entry]:
-        """Every sample of a shard in order, the unusable ones with their reason; deterministic."""
+        """Return every sample of a shard in a fixed order, unusable ones with their reason."""
 
     @abstractmethod
     def read(self, entry: Entry) -> Sample:
-        """The sample of a usable entry; safe in forked workers and threads."""
+        """Return the sample of a usable entry; safe in forked workers and threads."""
 
     def contents(self, shard: str) -> str:
-        """What tells a shard from another one with the same keys, where they are but numbers of rows; else ""."""
+        """Return a digest that distinguishes shards with equal keys when keys are row numbers; else ""."""
         return ""
 
     def advice(self, entry: Entry) -> str:
-        """The location by which an entry without image or caption would be a sample; "" if none is known."""
+        """Return a location (with options) that reads an entry without image or caption as a sample, or ""."""
         return ""
 
     def sideways(self, entry: Entry, image: bytes) -> str:
-        """How the picture would have to be turned, as a note beside it says and nobody has done; else ""."""
+        """Return the orientation that metadata gives and that was not applied to the image; else ""."""
         return ""
 
     def state(self, shard: str) -> str:
-        """A text that is another one when the shard's file has changed, found without reading it; "" if unknown."""
+        """Return a text that changes with the shard's file, without reading the file; "" if unknown."""
         return ""
 
     def cached(self, shard: str) -> AbstractContextManager[None]:
-        """While the block lasts, the shard is kept on disk if it would pay: for whoever reads all of it."""
+        """Keep a remote shard on disk for the length of the block, for callers that read all of it."""
         return nullcontext()
 
 
@@ -102,7 +102,7 @@ def spread(items: Sequence[T], count: int | None) -> Sequence[T]:
 
 @contextmanager
 def prefetched(reader: Reader, shards: Sequence[str]) -> Iterator[Iterator[str]]:
-    """An iterator over the shards of which each is near (`Reader.near`) in its turn, and the next one on its way."""
+    """Yield an iterator over the shards: each is cached (`Reader.cached`) in its turn while the next one is fetched."""
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool, closing(_turns(reader, shards, pool)) as turns:
         yield turns
 
@@ -128,15 +128,15 @@ def _held(reader: Reader, shard: str) -> ExitStack:
 
 
 class Keys:
-    """Makes the keys of a shard unique and printable."""
+    """The keys of a shard, made unique and printable."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
 
     def take(self, key: str) -> tuple[str, int]:
-        """(the key, or ``<key>#2`` and so on where it has been taken, and how many times it has come)."""
+        """Return (the key, or ``<key>#2`` and so on if it is taken, the number of times it has occurred)."""
         clean = key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        count = self._seen[clean] = self._seen.get(clean, 0) + 1
+        count = self._counts[clean] = self._counts.get(clean, 0) + 1
         unique = clean if count == 1 else f"{clean}#{count}"
         return (unique, count) if count == 1 else (self.take(unique)[0], count)
 

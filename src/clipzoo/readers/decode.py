@@ -1,4 +1,4 @@
-"""Samples read and decoded, with the reason where that fails."""
+"""Reading and decoding of samples, with the reasons of failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipzoo.types import Failure, ImageArray, Sample, decode_image
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A sample's key with its image, or with the reason why it has none."""
+    """The key of a sample with its image, or with the reason why it has none."""
 
     key: str
     image: ImageArray | None

@@ -1,8 +1,8 @@
-"""A folder of images with their captions beside them: ``x.jpg`` with ``x.txt``, ``x.caption`` or ``x.json``, nested.
+"""A folder of images with caption files: ``x.jpg`` with ``x.txt``, ``x.caption`` or ``x.json``, nested.
 
 A key is the path below the folder without the extension. Options: ``caption`` names fields of the ``.json`` files,
-``outside=yes`` allows links that lead out of the folder, ``exif=json`` turns pictures as their ``.json`` says.
-Files with other extensions are ignored, hidden ones too.
+``outside=yes`` allows links that lead out of the folder, ``exif=json`` applies the EXIF orientation of the ``.json``.
+Hidden files and files with other extensions are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Slice:
 
 
 class Folder(Reader):
-    """Image files with captions beside them; shards are runs of folders."""
+    """Image files with caption files; shards are runs of folders."""
 
     def __init__(self, location: Location) -> None:
         self.location = location.text
@@ -49,15 +49,15 @@ class Folder(Reader):
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether it is a folder, and images are in it."""
+        """Return True for a folder with images that is not an imagefolder."""
         return location.is_folder and "image" in location.kinds and not location.imagefolder
 
     @classmethod
     def open(cls, location: Location) -> Folder:
-        """The images in a folder and all folders below it.
+        """Open the images in a folder and all folders below it.
 
         Raises:
-            DatasetError: there is none.
+            DatasetError: there are no images.
         """
         location.allow("caption", "outside", "exif")
         if not location.is_folder or "image" not in location.kinds:
@@ -65,7 +65,7 @@ class Folder(Reader):
         return cls(location)
 
     def index(self, shard: str) -> list[Entry]:
-        """Every sample of the shard by the order of names; a caption without an image is one, with its reason.
+        """Return every sample of the shard in the order of names; a caption without an image is a failed sample.
 
         Raises:
             DatasetError: a folder cannot be listed, or the shard is not one of `shards`.
@@ -85,10 +85,10 @@ class Folder(Reader):
             ) from error
 
     def read(self, entry: Entry) -> Sample:
-        """Image and caption of a usable entry.
+        """Return the image and caption of a usable entry.
 
         Raises:
-            SampleError: the entry carries an error, a file cannot be read, or the caption has no text.
+            SampleError: the entry has a failure, a file cannot be read, or the caption has no text.
         """
         entry.check()
         image = self.images.read(f"{entry.key}.{entry.image}")
@@ -105,14 +105,14 @@ class Folder(Reader):
             return ""
         try:
             return exif.sideways(image, self.images.read(f"{entry.key}.json", CAPTION_BYTES))
-        except SampleError:  # the note is no part of the sample
+        except SampleError:  # the .json is not part of the sample
             return ""
 
     def _folders(self) -> Iterator[str]:
         return (os.path.relpath(folder, self.root) for folder, _ in listing.folders(self.root))
 
     def _entry(self, shard: str, stem: str, names: Sequence[str], keys: Keys) -> Entry:
-        """The sample of files ``names``, below the root, which have one ``stem``."""
+        """Return the entry of the files ``names``, relative to the root, which share one ``stem``."""
         key, _ = keys.take(stem)
         extensions = [name.removeprefix(stem + ".") for name in names]
         images = [ext for ext in extensions if ext.lower() in IMAGES]
@@ -120,7 +120,7 @@ class Folder(Reader):
         if key != stem:
             return Entry(key, shard, failure=Failure("unsafe-name", "the name of the file is not UTF-8; rename it"))
         if len(images) != 1 or (not caption and self.captions.required):
-            return Entry(key, shard, failure=_lacking(names, images, self.texts))
+            return Entry(key, shard, failure=_incomplete(names, images, self.texts))
         wanted = [ext for ext in (images[0], caption) if ext]
         refused = next(filter(None, (self.images.refuse(f"{stem}.{ext}") for ext in wanted)), None)
         if refused:
@@ -131,28 +131,28 @@ class Folder(Reader):
         return Entry(key, shard, spans, images[0], caption if caption in spans else "", failure)
 
     def _needed(self, extension: str) -> bool:
-        """Whether a sample cannot be used if this file of it is empty."""
+        """Return True if a sample cannot be used when its file with this extension is empty."""
         return self.captions.required or extension.lower() in IMAGES
 
 
 READER = Folder
 
 
-def _lacking(names: Sequence[str], images: Sequence[str], order: Sequence[str]) -> Failure:
-    found = ", ".join(Path(name).name for name in names)
+def _incomplete(names: Sequence[str], images: Sequence[str], order: Sequence[str]) -> Failure:
+    present = ", ".join(Path(name).name for name in names)
     if len(images) > 1:
-        detail = f"several images have one name: {found}; rename them, or move away what is no picture"
+        detail = f"several images have one name: {present}; rename them, or move files that are not images"
         return Failure("ambiguous-image", detail)
     if not images:
-        detail = f"there is no image of this name: only {found}; an image is one of {', '.join(IMAGES)}"
+        detail = f"there is no image of this name: only {present}; an image is one of {', '.join(IMAGES)}"
         return Failure("no-image", detail)
     texts = " or .".join(order)
-    detail = f"there is no caption beside the image: only {found}; it is a file of its name with .{texts}"
+    detail = f"there is no caption next to the image: only {present}; add a file of its name with .{texts}"
     return Failure("no-caption", detail)
 
 
 def _size(path: Path) -> int:
-    """The size of a file in bytes; 0 if it is gone, or a link to nothing."""
+    """Return the size of a file in bytes; 0 if it is missing or a broken link."""
     try:
         return path.stat().st_size
     except OSError:
@@ -160,7 +160,7 @@ def _size(path: Path) -> int:
 
 
 def _samples(root: Path, folder: str) -> Iterator[tuple[str, list[str]]]:
-    """(key, names of its files below the root) of every sample of one folder; nothing where no image is."""
+    """Yield (key, names of its files relative to the root) of every sample of one folder; nothing without images."""
     path = root / folder
     names = _names(path, path.stat().st_mtime_ns)
     below = "" if folder == "." else folder + "/"
@@ -170,12 +170,12 @@ def _samples(root: Path, folder: str) -> Iterator[tuple[str, list[str]]]:
 
 @lru_cache(maxsize=2)  # the shards of one large folder follow each other
 def _names(folder: Path, changed: int) -> list[str]:
-    """The images and captions of a folder by stem; none if there is no image. ``changed`` is its time of change."""
+    """Return the images and captions of a folder by stem; none without images. ``changed`` is its modification time."""
     known = {*IMAGES, *TEXTS, "json"}
-    found = [name for name in os.listdir(folder) if name[0] != "." and _extension(name) in known]  # noqa: PTH208
-    if not any(_extension(name) in IMAGES for name in found):
+    names = [name for name in os.listdir(folder) if name[0] != "." and _extension(name) in known]  # noqa: PTH208
+    if not any(_extension(name) in IMAGES for name in names):
         return []
-    return sorted(found, key=lambda name: name.rpartition(".")[::2])
+    return sorted(names, key=lambda name: name.rpartition(".")[::2])
 
 
 def _extension(name: str) -> str:
@@ -183,7 +183,7 @@ def _extension(name: str) -> str:
 
 
 def _cut(counts: Iterable[tuple[str, int]]) -> Iterator[tuple[Slice, ...]]:
-    """Folders with their numbers of samples as shards of `ROWS` samples."""
+    """Split folders with their numbers of samples into shards of `ROWS` samples."""
     shard: list[Slice] = []
     room = ROWS
     for folder, count in counts:

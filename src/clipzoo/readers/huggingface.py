@@ -1,7 +1,7 @@
 """A Hugging Face dataset on disk: the folder that ``save_to_disk`` of a ``Dataset`` or ``DatasetDict`` wrote.
 
-The Arrow files are mapped into memory, so that any row is near; the package ``datasets`` is not needed. Options:
-``image``, ``caption``, ``key``, ``root``, ``outside`` as of CSV tables, and ``split`` to read one of several.
+The Arrow files are mapped into memory for random access; the package ``datasets`` is not needed. Options:
+``image``, ``caption``, ``key``, ``root``, ``outside`` as for CSV tables, and ``split`` to read one of several.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, d
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 END = b"\xff\xff\xff\xff\0\0\0\0"
-"""What an Arrow stream ends with."""
+"""The end mark of an Arrow stream."""
 
 
 class HuggingFace(NumberedReader):
     """Arrow files of a saved dataset, mapped into memory."""
 
     def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
-        self.mark = uuid4().hex  # the files may be others when the next reader opens them
+        self.mark = uuid4().hex  # a later reader of the same paths may find other files
         columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
         for name, path in paths.items():
@@ -40,22 +40,22 @@ class HuggingFace(NumberedReader):
                 columns[path] = Columns.of(file.names, location, path)
             parts |= named(name, cut(path, file.starts[-1], file.fault))
         if not columns:
-            why = next((part.fault for part in parts.values()), f"its {STATE} names none; save_to_disk writes one")
+            why = next((part.fault for part in parts.values()), f"its {STATE} names no files; save it again")
             raise DatasetError(f"no file of {location.path} can be read: {why}")
         super().__init__(location, parts, columns)
         self.identity = digest([path.stat().st_size for path in paths.values()])
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether it is a folder with the files that ``save_to_disk`` writes."""
+        """Return True for a folder with the files that ``save_to_disk`` writes."""
         return location.is_folder and any((location.folder / name).is_file() for name in (STATE, SPLITS))
 
     @classmethod
     def open(cls, location: Location) -> HuggingFace:
-        """The dataset in a folder, or the splits in it.
+        """Open the dataset in a folder, or the splits in it.
 
         Raises:
-            DatasetError: the folder is not whole, or has not the columns.
+            DatasetError: the folder is incomplete, or columns are missing.
         """
         folders = _splits(location.allow(*OPTIONS, "split"))
         return cls(location, {name: path for split, folder in folders for name, path in _files(split, folder)})
@@ -65,7 +65,7 @@ class HuggingFace(NumberedReader):
         return _mapped(Path(str(path)), self.mark).row(number, names)
 
     def contents(self, shard: str) -> str:
-        """The size of its file."""
+        """Return a digest of the size of the shard's file."""
         return digest(size(self._part(shard).path))
 
 
@@ -73,32 +73,32 @@ READER = HuggingFace
 
 
 class _Mapped:
-    """An Arrow stream in a mapped file: its batches, and why it ends after them, if it should not."""
+    """An Arrow stream in a mapped file: its batches, and the reason why it ends early, or ""."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names: list[str] = []
         self.fault = ""
         self._batches: list[pa.RecordBatch] = []
-        self._sound: set[int] = set()
+        self._validated: set[int] = set()
         try:
             source = pa.memory_map(str(path))
             stream = pa.ipc.open_stream(source)
             self.names = stream.schema.names
             self._batches.extend(stream)
             if read_at(path, source.size() - len(END), len(END)) != END:
-                self.fault = "the file has no end mark: it is truncated; write it anew"
+                self.fault = "the file has no end mark: it is truncated; write it again"
         except (pa.ArrowException, OSError) as error:
             self.fault = f"the file is truncated or damaged here: {error}"
         self.starts = [0, *accumulate(batch.num_rows for batch in self._batches)]
 
     def row(self, number: int, names: Sequence[str]) -> dict[str, Any]:
-        """Some fields of a row; offsets are checked before they are followed."""
+        """Return the fields ``names`` of a row; a batch is validated before its offsets are used."""
         at = bisect.bisect_right(self.starts, number) - 1
         try:
-            if at not in self._sound:
+            if at not in self._validated:
                 self._batches[at].validate(full=True)
-                self._sound.add(at)
+                self._validated.add(at)
             batch = self._batches[at].select(list(names))
             values: dict[str, Any] = batch.slice(number - self.starts[at], 1).to_pylist()[0]
         except (pa.ArrowException, IndexError, KeyError, ValueError) as error:
@@ -108,39 +108,39 @@ class _Mapped:
 
 @lru_cache(maxsize=64)
 def _mapped(path: Path, reader: str) -> _Mapped:
-    """A file as one reader knows it."""
+    """Return the mapped file; ``reader`` separates the cache entries of readers."""
     return _Mapped(path)
 
 
 def _splits(location: Location) -> Iterator[tuple[str, Path]]:
-    """(prefix of the names, folder) of every split that is meant."""
-    wanted, folder = location.options.get("split"), location.on_disk("what save_to_disk writes")
+    """Yield (prefix of the shard names, folder) of every requested split."""
+    wanted, folder = location.options.get("split"), location.on_disk("a dataset of save_to_disk")
     if not (folder / SPLITS).is_file():
         if wanted is not None:
             raise DatasetError(f"{location.text!r}: there are no splits in {folder}; leave out split=")
         yield "", folder
         return
-    have = [str(name) for name in _json(folder / SPLITS).get("splits", [])]
-    if wanted is not None and wanted not in have:
-        raise DatasetError(f"{location.text!r}: there is no split {wanted!r}; there are: {', '.join(have)}")
-    for name in [wanted] if wanted is not None else sorted(have):
+    splits = [str(name) for name in _json(folder / SPLITS).get("splits", [])]
+    if wanted is not None and wanted not in splits:
+        raise DatasetError(f"{location.text!r}: there is no split {wanted!r}; there are: {', '.join(splits)}")
+    for name in [wanted] if wanted is not None else sorted(splits):
         if Path(name).name != name:
-            raise DatasetError(f"{folder / SPLITS} names {name!r}, which is no folder beside it; copy the folder again")
+            raise DatasetError(f"{folder / SPLITS} names {name!r}, not a folder next to it; copy the folder again")
         yield f"{name}/", folder / name
 
 
 def _files(prefix: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name, path) of a dataset's Arrow files in their order."""
+    """Yield (name, path) of a dataset's Arrow files in their order."""
     state = _json(folder / STATE)
     if any(value for name, value in state.items() if "indices" in name):
         raise DatasetError(
-            f"{folder} holds a selection of rows beside its rows; write it anew by an up-to-date `datasets`, or by "
-            "dataset.flatten_indices().save_to_disk(…)"
+            f"{folder} holds a selection of rows (indices) and all rows; write it again with an up-to-date `datasets`, "
+            "or by dataset.flatten_indices().save_to_disk(…)"
         )
     for file in state.get("_data_files", []):
         name = str(file.get("filename"))
         if Path(name).name != name or not (folder / name).is_file():
-            raise DatasetError(f"{folder / STATE} names {name!r}, which is no file beside it; copy the folder again")
+            raise DatasetError(f"{folder / STATE} names {name!r}, not a file next to it; copy the folder again")
         yield prefix + name, folder / name
 
 

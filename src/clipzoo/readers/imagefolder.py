@@ -1,7 +1,7 @@
-"""Hugging Face's imagefolder: images, and a ``metadata.csv`` or ``metadata.jsonl`` that has a row for each.
+"""Hugging Face's imagefolder: images, and a ``metadata.csv`` or ``metadata.jsonl`` with one row per image.
 
-A row names its image by ``file_name``, from the folder of the table on; a key is the path below the dataset's folder
-without the extension. Options as of CSV tables. Inside of tars such tables are read by the reader of tars.
+A row names its image by ``file_name``, relative to the folder of the table; a key is the path below the dataset's
+folder without the extension. Options as for CSV tables. The reader of tars reads such tables inside of tars.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from clipzoo.readers.webdataset.metadata import NAME
 from clipzoo.types import Failure
 
 
-class _Beside(RowReader):
-    """Rows whose images lie beside their table, wherever that is below the root."""
+class _RelativeToTable(RowReader):
+    """Rows whose images are relative to the folder of their table."""
 
     def key_of(self, path: Place, key: str) -> str:
-        """See `RowReader.key_of`: the name of the file without its extension."""
+        """Return the name of the file without its extension; see `RowReader.key_of`."""
         by_name = key and self.columns[path].key == NAME
         return posixpath.splitext(self._below(path, key))[0] if by_name else key
 
@@ -36,13 +36,13 @@ class _Beside(RowReader):
         return self._below(path, value) if isinstance(value, str) and value else value
 
     def _below(self, path: Place, name: str) -> str:
-        """The name from the root on of a file that a table names."""
+        """Return the name, relative to the root, of a file that a table names."""
         folder = path.parent.relative_to(self.images.root)  # type: ignore[arg-type]  # it is above all tables
         return posixpath.normpath(posixpath.join(folder.as_posix(), name))
 
 
 class _Lines(RowReader):
-    """JSON objects, one a line, read by the offsets of their lines."""
+    """JSON objects, one per line, read by the offsets of their lines."""
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
         columns = {path: Columns.of(_fields(path), location, path) for path in paths.values()}
@@ -57,7 +57,7 @@ class _Lines(RowReader):
             file.seek(part.offset)
             for (offset, line), _ in zip(_lines(file), range(part.rows), strict=False):
                 row = _row(line)
-                failure = None if row else Failure("invalid-text", "the row cannot be read: it is no JSON object")
+                failure = None if row else Failure("invalid-text", "the row cannot be read: it is not a JSON object")
                 yield (offset, len(line)), str(row.get(key) or "") if row else "", failure
 
     def values(self, path: Place, span: Span) -> Mapping[str, Any]:
@@ -71,32 +71,32 @@ class _Lines(RowReader):
         return {name: row.get(name) for name in self.columns[path].names}
 
     def contents(self, shard: str) -> str:
-        """Its rows' places and keys."""
+        """Return a digest of the spans and keys of its rows."""
         return digest([(span, key, str(failure or "")) for span, key, failure in self.rows(self._part(shard))])
 
 
-class CsvFolder(_Beside, Table):
-    """Images beside ``metadata.csv``."""
+class CsvFolder(_RelativeToTable, Table):
+    """Images with a ``metadata.csv``."""
 
 
-class LinesFolder(_Beside, _Lines):
-    """Images beside ``metadata.jsonl``."""
+class LinesFolder(_RelativeToTable, _Lines):
+    """Images with a ``metadata.jsonl``."""
 
 
 class ImageFolders(Reader):
-    """Opens either of them."""
+    """The format of both kinds of tables."""
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether images are there whose captions are in such a table, and in no files beside them."""
+        """Return True if the captions of images are in such a table only; see `Location.imagefolder`."""
         return location.imagefolder
 
     @classmethod
     def open(cls, location: Location) -> Reader:
-        """The images that the tables in a folder, and in those below it, name.
+        """Open the images that the tables in a folder, and in those below it, name.
 
         Raises:
-            DatasetError: there is no table, there are both kinds, or one has not the columns.
+            DatasetError: there is no table, there are both kinds, or columns are missing.
         """
         location.allow(*OPTIONS, "sep")
         paths = {path.relative_to(location.folder).as_posix(): path for path in location.metadata}  # type: ignore[arg-type]
@@ -106,15 +106,15 @@ class ImageFolders(Reader):
                 f"{location.path!r} has metadata of {len(kinds)} kinds; an imagefolder has metadata.csv or "
                 "metadata.jsonl: give a folder with one of them"
             )
-        asked = replace(location, options={"image": NAME, "key": NAME, **location.options})
-        return CsvFolder(asked, paths) if kinds == {"csv"} else LinesFolder(asked, paths)
+        by_name = replace(location, options={"image": NAME, "key": NAME, **location.options})
+        return CsvFolder(by_name, paths) if kinds == {"csv"} else LinesFolder(by_name, paths)
 
 
 READER = ImageFolders
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) of every line that is not empty; of one that is too long the beginning."""
+    """Yield (offset, line) of every line that is not empty; a line that is too long is cut."""
     while line := file.readline(LINE):
         offset = file.tell() - len(line)
         rest = line
@@ -137,12 +137,14 @@ def _fields(path: Place) -> list[str]:
         first = next(_lines(file), (0, b""))[1]
     fields = [*(_row(first) or {})]
     if not fields:
-        raise DatasetError(f"the first line of {path} is no JSON object; each line is one, with {NAME} and a caption")
+        raise DatasetError(
+            f"the first line of {path} is not a JSON object; write one per line, with {NAME} and a caption"
+        )
     return fields
 
 
 def _cut(path: Place) -> list[Part]:
-    """The file's shards, by one pass over its lines."""
+    """Return the file's shards, by one pass over its lines."""
     starts: list[int] = []
     total = 0
     with files.open_file(path) as file:

@@ -4,8 +4,8 @@
       web: shards/web
       photos: photos?caption=title
 
-Paths are relative to the file; addresses may stand there, too. A shard is called ``<name>/<its name>``, which keeps
-labels apart; keys are as before.
+Paths are relative to the file; addresses are allowed. A shard is called ``<name>/<its name>``, which separates the
+labels of the datasets; keys do not change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Joined(Reader):
-    """Datasets behind each other."""
+    """A concatenation of datasets."""
 
     def __init__(self, location: str, readers: Mapping[str, Reader]) -> None:
         self.location = location
@@ -40,29 +40,29 @@ class Joined(Reader):
         self.threads = max(reader.threads for reader in self.readers.values())
 
     @property
-    def identity(self) -> str:  # type: ignore[override]  # known when those of the datasets are
-        """Those of the datasets together."""
+    def identity(self) -> str:  # type: ignore[override]  # computed from the datasets when it is needed
+        """A digest of the identities of the datasets; "" if none has one."""
         identities = [reader.identity for reader in self.readers.values()]
         return digest(identities) if any(identities) else ""
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether it is a YAML file; what is in it, `open` judges."""
+        """Return True for a YAML file; `open` validates its content."""
         return PurePath(location.path).suffix.lower() in (".yaml", ".yml") and not location.is_folder
 
     @classmethod
     def open(cls, location: Location) -> Joined:
-        """The datasets that the file names, in the order of their names.
+        """Open the datasets that the file names, in the order of their names.
 
         Raises:
-            DatasetError: the file is not of this form, or one of its datasets cannot be opened.
+            DatasetError: the file is invalid, or one of its datasets cannot be opened.
         """
         path = files.place(location.allow().path)
         try:
             named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
         except (OSError, yaml.YAMLError, AttributeError, RecursionError) as error:
             raise DatasetError(f"cannot read {path}: {error}") from error
-        if not isinstance(named, dict) or not named or not all(map(_sound, named.items())):
+        if not isinstance(named, dict) or not named or not all(map(_is_valid, named.items())):
             raise DatasetError(
                 f"{path} names no datasets; write `datasets:` and below it lines such as `photos: path/to/photos`; "
                 "a name has letters, digits, _ and -"
@@ -72,20 +72,20 @@ class Joined(Reader):
             place, options = parse_options(text)
             inner = replace(Location.parse(f"{files.join(path.parent, place)}{options}"), captions=location.captions)
             if cls.accepts(inner):
-                raise DatasetError(f"{path}: {name} is a list of datasets itself; name its datasets here")
+                raise DatasetError(f"{path}: {name} is itself a list of datasets; name its datasets here")
             readers[name] = _formats.open_location(inner)
         return cls(location.text, readers)
 
     def index(self, shard: str) -> list[Entry]:
-        """The entries of a shard of one of the datasets."""
+        """Return the entries of a shard of one of the datasets."""
         reader, inner = self._reader(shard)
         return [replace(entry, shard=shard) for entry in reader.index(inner)]
 
     def read(self, entry: Entry) -> Sample:
-        """The sample of a usable entry.
+        """Return the sample of a usable entry.
 
         Raises:
-            SampleError: see the dataset's own reader.
+            SampleError: see the reader of the dataset.
         """
         reader, inner = self._reader(entry.shard)
         return replace(reader.read(replace(entry, shard=inner)), shard=entry.shard)
@@ -96,7 +96,7 @@ class Joined(Reader):
         return reader.contents(inner)
 
     def advice(self, entry: Entry) -> str:
-        """See `Reader.advice`; the location is one that the file names."""
+        """See `Reader.advice`; the location is that of the dataset in the file."""
         reader, inner = self._reader(entry.shard)
         return reader.advice(replace(entry, shard=inner))
 
@@ -125,6 +125,6 @@ class Joined(Reader):
 READER = Joined
 
 
-def _sound(pair: tuple[object, object]) -> bool:
+def _is_valid(pair: tuple[object, object]) -> bool:
     name, text = pair
     return isinstance(text, str) and isinstance(name, str) and _NAME.fullmatch(name) is not None

@@ -1,7 +1,7 @@
 """Parquet tables of images (bytes, names, or Hugging Face's Image) and captions, as hubs and img2dataset write them.
 
-Options as of CSV tables, but for ``sep``. Rows are read by groups, which is quick in order; training reads them in any
-order, so that groups should be small (`GROUP_BYTES`).
+Options as for CSV tables, except ``sep``. Rows are read by row groups, which is fast in order; training reads them in
+random order, so groups should be small (`GROUP_BYTES`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from clipzoo.readers._location import Location, listing
 from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
 
 GROUP_BYTES = 2**29
-"""The largest group that is read, unpacked; its images are held in memory."""
+"""The size limit of a row group, uncompressed; its images are held in memory."""
 
 CACHE_BYTES = 2**28
-"""Groups are kept until they are so large together; the last one always."""
+"""The size limit of the cached groups together; the last one is always cached."""
 
 
 class Parquet(NumberedReader):
     """Parquet files, read by row groups."""
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
-        self.mark = uuid4().hex  # the files may be others when the next reader opens them
+        self.mark = uuid4().hex  # a later reader of the same paths may find other files
         self.groups: dict[Place, list[int]] = {}  # rows before each group, and in all
         self.texts: dict[Place, list[str]] = {}
         columns: dict[Place, Columns] = {}
@@ -60,15 +60,15 @@ class Parquet(NumberedReader):
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether .parquet files are there, and no tars or folders of pictures, beside which they are notes."""
+        """Return True for .parquet files, unless they are img2dataset's metadata of tars or of folders of images."""
         return "parquet" in location.kinds and "tar" not in location.kinds and not location.notes
 
     @classmethod
     def open(cls, location: Location) -> Parquet:
-        """The tables at a file, folder or pattern.
+        """Open the tables of a file, folder or pattern.
 
         Raises:
-            DatasetError: there is none, none can be read, one has not the columns, or its row groups are too large.
+            DatasetError: there is no readable table, columns are missing, or row groups are too large.
         """
         return cls(location, listing.find(location.allow(*OPTIONS).path, (".parquet",)))
 
@@ -84,7 +84,7 @@ class Parquet(NumberedReader):
         return values
 
     def contents(self, shard: str) -> str:
-        """The sizes of its file's row groups."""
+        """Return a digest of the sizes of the file's row groups."""
         return digest(self.sizes.get(self._part(shard).path))
 
 
@@ -92,18 +92,18 @@ READER = Parquet
 
 
 class _Groups:
-    """Row groups that were read last; one thread reads at a time, since others mostly want the same group."""
+    """A cache of row groups; one thread reads at a time, since others usually need the same group."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: after a fork the lock may have been held."""
+        """Clear the cache and its lock, which another thread may have held at a fork."""
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, Place, int, tuple[str, ...]], pa.Table] = OrderedDict()
 
     def group(self, reader: str, path: Place, number: int, names: Sequence[str], texts: Sequence[str]) -> pa.Table:
-        """Columns ``names`` of a row group, for one reader; of ``texts`` equal values are held once."""
+        """Return the columns ``names`` of a row group; equal values of the columns ``texts`` are stored once."""
         place = (reader, path, number, tuple(names))
         with self._lock:
             if place not in self._kept:
@@ -125,9 +125,9 @@ def _opened(path: Place) -> tuple[pq.FileMetaData, pa.Schema]:
 
 
 def _texts(meta: pq.FileMetaData) -> list[str]:
-    """The paths of the columns of bytes and text.
+    """Return the paths of the columns of bytes and text.
 
-    A value that is in the file once, for thousands of rows, has one size in its metadata: it is to be held once, too.
+    A value that the file stores once for thousands of rows counts once in its size, and must be stored once in memory.
     """
     schema = meta.schema
     return [one.path for one in (schema.column(i) for i in range(len(schema))) if one.physical_type == "BYTE_ARRAY"]
@@ -143,5 +143,5 @@ def _refuse_large(path: Place, meta: pq.FileMetaData, columns: Columns) -> None:
         if size > GROUP_BYTES:
             raise DatasetError(
                 f"row group {number} of {path} has {size} bytes, more than {GROUP_BYTES}, and is held in memory for "
-                "each of its rows; write the file anew with smaller ones, as docs/data.md shows (row_group_size=100)"
+                "each of its rows; write the file again with smaller ones, as docs/data.md shows (row_group_size=100)"
             )

@@ -2,7 +2,7 @@
 
 Options: ``image``, ``caption`` and ``key`` name columns, ``root`` the folder of the images (by default the table's),
 ``outside=yes`` allows names that lead out of it, ``sep`` is the separator: tab, comma, semicolon, pipe, or a character.
-A row that is broken (its number of fields is not the header's) is an entry with its reason.
+A broken row (its number of fields differs from the header's) is an entry with a reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LINE, LINES = 2**20, 64
 """The longest line in bytes, and the most lines of one row."""
 
 Record = tuple[int, int, list[str], str]
-"""(offset, size in bytes, fields, reason why it is broken or "")."""
+"""(offset, size in bytes, fields, reason why the record is broken or "")."""
 
 
 class Table(RowReader):
@@ -40,15 +40,15 @@ class Table(RowReader):
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether .csv or .tsv files are there, and no tars, beside which they are notes."""
+        """Return True for .csv or .tsv files, unless they are metadata of tars or of an imagefolder."""
         return "table" in location.kinds and "tar" not in location.kinds and not location.imagefolder
 
     @classmethod
     def open(cls, location: Location) -> Table:
-        """The tables at a file, folder or pattern.
+        """Open the tables of a file, folder or pattern.
 
         Raises:
-            DatasetError: there is none, or one has no header with the columns.
+            DatasetError: there is no table, or a header or column is missing.
         """
         location.allow(*OPTIONS, "sep")
         paths = listing.find(location.path, (".csv", ".tsv"))
@@ -76,18 +76,18 @@ class Table(RowReader):
         return dict(zip(names, record[2], strict=True))
 
     def contents(self, shard: str) -> str:
-        """The names of its images."""
+        """Return a digest of the names of its images."""
         return digest(self._images_of(self._part(shard)))
 
     def _cut(self, path: Place) -> list[Part]:
-        """The file's shards, by one pass over its rows."""
+        """Return the file's shards, by one pass over its rows."""
         names, separator = self.heads[path]
         starts: list[int] = []
         total = 0
         with files.open_file(path) as file:
-            found = records(file, separator, len(names))
-            next(found)
-            for offset, *_ in found:
+            rows = records(file, separator, len(names))
+            next(rows)
+            for offset, *_ in rows:
                 if total % ROWS == 0:
                     starts.append(offset)
                 total += 1
@@ -101,7 +101,7 @@ class Table(RowReader):
                 yield record
 
     def _images_of(self, part: Part) -> list[str]:
-        """The image names of a shard, which tell it from another one with as many rows."""
+        """Return the image names of a shard, which distinguish it from a shard with as many rows."""
         at = self.heads[part.path][0].index(self.columns[part.path].image)
         return [fields[at] for _, _, fields, fault in self._records(part) if not fault]
 
@@ -118,13 +118,13 @@ def _separator(path: Place, location: Location) -> str:
 
 
 def _head(path: Place, separator: str) -> tuple[list[str], str]:
-    """(names of the columns, separator)."""
+    """Return (names of the columns, separator)."""
     with files.open_file(path) as file:
         start = file.read(2)
         file.seek(0)
         first = next(records(file, separator, None), None)
     if start in (b"\xff\xfe", b"\xfe\xff"):
-        raise DatasetError(f"{path} is UTF-16; write it anew: iconv -f utf-16 -t utf-8 {path.name} > utf8-{path.name}")
+        raise DatasetError(f"{path} is UTF-16; convert it: iconv -f utf-16 -t utf-8 {path.name} > utf8-{path.name}")
     names = [name.strip().removeprefix("\ufeff") for name in first[2]] if first and not first[3] else []
     if len(names) < 2 or len(set(names)) < len(names):
         raise DatasetError(
@@ -135,11 +135,11 @@ def _head(path: Place, separator: str) -> tuple[list[str], str]:
 
 
 class _BrokenError(Exception):
-    """A line that is not read."""
+    """A line that cannot be read."""
 
 
 class _Lines:
-    """The lines of a file as text, at most `LINES` for a record; bytes that are no UTF-8 become surrogates."""
+    """The lines of a file as text, at most `LINES` for a record; bytes that are not UTF-8 become surrogates."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -163,10 +163,10 @@ class _Lines:
 
 
 def records(file: BinaryIO, separator: str, width: int | None) -> Iterator[Record]:
-    """Every record from the file's position on, of ``width`` fields if it is sound; empty lines are left out.
+    """Yield every record from the file's position on; a valid one has ``width`` fields. Empty lines are skipped.
 
-    A quote that was never meant to be one would swallow the lines after it. A record that comes out wrong is therefore
-    its first line alone, and the lines that it had taken in are records of their own.
+    A stray quote would absorb the lines after it. A broken record is therefore only its first line, and the following
+    lines are parsed again as separate records.
     """
     while True:
         lines = _Lines(file)
@@ -189,10 +189,10 @@ def records(file: BinaryIO, separator: str, width: int | None) -> Iterator[Recor
 
 
 def _alone(file: BinaryIO, separator: str, width: int | None) -> tuple[list[str], str]:
-    """(fields, reason why it is broken or "") of one line, which may have text behind a closed quote."""
+    """Return (fields, reason why it is broken or "") of one line, which may have text after a closed quote."""
     line = file.readline(LINE)
     while not line.endswith(b"\n") and (rest := file.readline(LINE)):
-        line = line[:LINE] + rest[-1:]  # too long: only its end is looked for
+        line = line[:LINE] + rest[-1:]  # the line is too long: read only to its end
     lines = _Lines(io.BytesIO(line))
     try:
         fields = next(csv.reader(lines, delimiter=separator), [])

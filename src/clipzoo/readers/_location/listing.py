@@ -1,4 +1,4 @@
-"""Where shards are: a location -> the files it means, by name."""
+"""Search for shards: location -> names and paths of its files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2
 
 
 def find(location: str, suffixes: Sequence[str] = (".tar",)) -> dict[str, Place]:
-    """Name -> path of every shard of a folder, a single file, or a glob or brace pattern; sorted by name.
+    """Return name -> path of every shard of a folder, a single file, or a glob or brace pattern; sorted by name.
 
     A name is the path below the folder (or below the pattern's part before the first wildcard), without ``.tar`` and
-    ``.parquet``, which a store adds. Shards are listed, never counted: gaps in their numbers do not matter, but those
-    that a brace pattern names are said.
+    ``.parquet``, which a store adds. Shards are listed, so gaps in their numbers do not matter. Missing files of a
+    brace pattern cause a warning.
 
     Raises:
-        DatasetError: nothing is there, or it is compressed.
+        DatasetError: no shard was found, or one is compressed.
     """
     root, listed = files(location)
     paths = [path for path in listed if path.suffix.lower() in suffixes or packing(path.name)]
@@ -42,13 +42,13 @@ def find(location: str, suffixes: Sequence[str] = (".tar",)) -> dict[str, Place]
         raise nothing(location)
     for name in shards:
         if name != name.encode("utf-8", "replace").decode():
-            raise DatasetError(f"the name of the shard {name!r} is not UTF-8, and labels are kept under it: rename it")
-    _say_missing(location, set(paths))
+            raise DatasetError(f"the name of the shard {name!r} is not UTF-8, and labels are stored by it: rename it")
+    _warn_of_missing(location, set(paths))
     return dict(sorted(shards.items()))
 
 
 def nothing(location: str) -> DatasetError:
-    """The error of a place without data."""
+    """Return the error for a location without data."""
     return DatasetError(
         f"no data was found at {location!r}: no .tar, .parquet, .csv or .tsv file and no image; give a folder, a "
         "file, a pattern such as 'data/*.tar' or 'data/{00000..00099}.tar', or a list of files (.txt)"
@@ -56,7 +56,7 @@ def nothing(location: str) -> DatasetError:
 
 
 def files(location: str) -> tuple[Place, Iterator[Place]]:
-    """(root of the names, files that may hold data) of a folder, a file, a list of files, or a glob or brace pattern.
+    """Return the root of the names, and the files of a folder, a file, a list of files, or a glob or brace pattern.
 
     Raises:
         DatasetError: there is no such file or folder.
@@ -69,60 +69,60 @@ def files(location: str) -> tuple[Place, Iterator[Place]]:
     if not _WILD.search(location):
         why = "; a web server lists no files: give a pattern or a list (docs/data.md)" if remote(path) else ""
         raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset{why}")
-    return tame(path), iter(matching(expand(str(path))))
+    return fixed_folder(path), iter(matching(expand(str(path))))
 
 
-def tame(path: Place) -> Place:
-    """The folder of a pattern before its first wildcard."""
+def fixed_folder(path: Place) -> Place:
+    """Return the folder of a pattern before its first wildcard."""
     while _WILD.search(str(path)):
         path = path.parent
     return path
 
 
 def _all_below(folder: Place) -> Iterator[Place]:
-    """Every visible file of a folder."""
+    """Return every visible file of a folder and of all folders below it."""
     if isinstance(folder, Path):
         return (inner / name for inner, names in folders(folder) for name in names)
     return (folder / name for name in below(folder) if not re.search(r"(^|/)\.", name))
 
 
 def _listed(path: Place) -> tuple[Place, Iterator[Place]]:
-    """Files by a list: a path or address a line, relative ones beginning at the list."""
+    """Return (common folder, files) of a list: one path or address per line, relative to the folder of the list."""
     lines = (line.strip() for line in path.read_bytes().decode("utf-8-sig", "replace").splitlines())
     places = [join(path.parent, line) for line in lines if line and line[0] != "#"]
     if not places:
-        raise DatasetError(f"{path} lists nothing; write a path or address a line")
+        raise DatasetError(f"{path} lists no files; write one path or address per line")
     for root in places[0].parents:
         if all(root in one.parents for one in places):
             return root, iter(places)
     raise DatasetError(f"{path} lists {places[0]} and files that lie under no common folder; list those of one disk")
 
 
-def _say_missing(location: str, there: Collection[Place]) -> None:
-    """Warn of shards that a brace pattern names one by one and that are not there."""
+def _warn_of_missing(location: str, present: Collection[Place]) -> None:
+    """Warn of missing shards that a brace pattern names one by one."""
     path = place(location)
-    if "{" not in location or path in there or path.exists():
+    if "{" not in location or path in present or path.exists():
         return
     named = [place(one) for one in expand(str(path)) if not re.search(r"[*?\[]", one)]
-    missing = [one.name for one in named if one not in there]
+    missing = [one.name for one in named if one not in present]
     if missing:
         listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         log.warning("%d of the %d files that %s names are not there: %s", len(missing), len(named), location, listed)
 
 
 def folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, its visible files) of ``root`` and all below it, linked ones included, each once.
+    """Yield (folder, its visible files) of ``root`` and all folders below it, linked ones included, each once.
 
     Raises:
-        DatasetError: one cannot be listed.
+        DatasetError: a folder cannot be listed.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     for folder, inner, files in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             inner.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         inner[:] = sorted(name for name in inner if name[0] != ".")
         yield Path(folder), sorted(name for name in files if name[0] != ".")
 
@@ -132,7 +132,7 @@ def _refuse(error: OSError) -> None:
 
 
 def expand(pattern: str) -> list[str]:
-    """Shell braces: ``a{00..02}``, ``{train,val}/*.tar``; several in one pattern multiply."""
+    """Expand shell braces: ``a{00..02}``, ``{train,val}/*.tar``; several in one pattern multiply."""
     pieces = re.split(r"\{([^{}]*)\}", pattern)
     choices = [_choices(piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     return ["".join(chosen) for chosen in itertools.product(*choices)]
@@ -154,12 +154,12 @@ def _name(path: Place, root: Place) -> str:
 
 
 def packing(name: str) -> str:
-    """The ending of a compressed tar's name, or ""."""
+    """Return the ending of a compressed tar's name, or ""."""
     return next((ending for ending in _PACKED if name.lower().endswith(ending)), "")
 
 
 def _refuse_packed(paths: list[Place], shards: dict[str, Place]) -> None:
-    """A compressed shard without its unpacked twin would be left out silently."""
+    """Raise `DatasetError` for a compressed shard without an unpacked copy, which would be skipped silently."""
     have = set(shards.values())
     for path in sorted(paths, key=str):
         ending = packing(path.name)
@@ -176,9 +176,9 @@ def refuse_compressed(path: Place) -> None:
             raise _packed(path, name)
 
 
-def _packed(path: Place, how: str) -> DatasetError:
-    tool = "gunzip" if "g" in how else "bunzip2" if "b" in how else "unxz" if "x" in how else "unzstd"
+def _packed(path: Place, format: str) -> DatasetError:
+    tool = "gunzip" if "g" in format else "bunzip2" if "b" in format else "unxz" if "x" in format else "unzstd"
     return DatasetError(
-        f"{path} is compressed ({how}); members of a compressed tar cannot be read by offset, and images gain "
+        f"{path} is compressed ({format}); members of a compressed tar cannot be read by offset, and images gain "
         f"nothing from it: unpack it once, for example `{tool} {path.name}`"
     )

@@ -1,4 +1,4 @@
-"""Where a dataset is: a path or pattern, and options behind it, as in ``photos.csv?image=file&caption=title``."""
+"""Location of a dataset: a path or pattern followed by options, as in ``photos.csv?image=file&caption=title``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _KINDS = {"tar": "tar", "csv": "table", "tsv": "table", "parquet": "parquet", **
 
 @dataclass(frozen=True)
 class Location:
-    """A location taken apart.
+    """A parsed location.
 
     Attributes:
-        text: as it was given.
-        path: without the options; a file, a folder, or a glob or brace pattern.
+        text: the location as given.
+        path: the location without its options: a file, a folder, or a glob or brace pattern.
         options: name -> value. Values may be percent-encoded: ``sep=%26``.
-        captions: whether a sample needs one.
+        captions: True if each sample needs a caption.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Take a location apart; a path that exists has no options, whatever its name."""
+        """Parse a location; a path that exists has no options, whatever its name."""
         path, options = parse_options(text)
         if not options or ("://" not in text and Path(text).expanduser().exists()):
             return cls(text, text, {})
@@ -52,26 +52,26 @@ class Location:
 
     @property
     def folder(self) -> Place:
-        """The folder itself, or the one that holds the file."""
+        """The folder itself, or the folder of the file."""
         path = files.place(self.path)
         return path if self.is_folder else path.parent
 
     @cached_property
     def is_folder(self) -> bool:
-        """Whether it is a folder, not a file or pattern."""
+        """True for a folder, False for a file or pattern."""
         return files.place(self.path).is_dir()
 
     @property
     def whole(self) -> tuple[Place, ...]:
-        """The folder of which all is read, with those below it, if there is one."""
+        """The folder that is read with all folders below it, if there is one."""
         path = files.place(self.path)
-        return (path,) if self.is_folder else (listing.tame(path),) if "**" in path.parts else ()
+        return (path,) if self.is_folder else (listing.fixed_folder(path),) if "**" in path.parts else ()
 
     def on_disk(self, what: str) -> Path:
-        """Its folder, for formats that are read from a disk.
+        """Return the folder, for formats that are read from a disk only; ``what`` names the format in the error.
 
         Raises:
-            DatasetError: it is on a network.
+            DatasetError: the folder is on a network.
         """
         folder = self.folder
         if not isinstance(folder, Path):
@@ -82,21 +82,21 @@ class Location:
         return folder
 
     def files(self) -> Iterator[Place]:
-        """Every file that is meant, one after the other; see `listing.files`."""
+        """Yield the files of the location; see `listing.files`."""
         return listing.files(self.path)[1]
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What its files are: "tar", "table", "parquet", "image"."""
-        return self._look[0]
+        """Kinds of its files: "tar", "table", "parquet", "image"."""
+        return self._scan[0]
 
     @property
     def metadata(self) -> tuple[Place, ...]:
         """Its tables of Hugging Face's imagefolder."""
-        return self._look[1]
+        return self._scan[1]
 
     @cached_property
-    def _look(self) -> tuple[frozenset[str], tuple[Place, ...]]:
+    def _scan(self) -> tuple[frozenset[str], tuple[Place, ...]]:
         kinds, metadata = set(), []
         for path in self.files():
             kinds.add(kind_of(path.name))
@@ -106,22 +106,22 @@ class Location:
 
     @cached_property
     def imagefolder(self) -> bool:
-        """Whether its images have captions in such tables, and in no files beside them; or it is such a ``.jsonl``."""
+        """True if captions are in metadata tables only, not in files next to images; also for a ``metadata.jsonl``."""
         if not self.is_folder:
             return any(path.suffix == ".jsonl" for path in self.metadata)
-        there = self.metadata and "image" in self.kinds and "tar" not in self.kinds
-        return bool(there) and not self._captions_beside()
+        has_tables = self.metadata and "image" in self.kinds and "tar" not in self.kinds
+        return bool(has_tables) and not self._has_caption_files()
 
     @cached_property
     def notes(self) -> bool:
-        """Whether its Parquet files are img2dataset's notes of pictures: each beside a folder of its name."""
+        """True if its Parquet files are img2dataset's metadata of image files: each is next to a folder of its name."""
         if not self.is_folder or "image" not in self.kinds:
             return False
         tables = (path for path in self.files() if kind_of(path.name) == "parquet")
         return all((path.parent / path.stem).is_dir() for path in tables)
 
-    def _captions_beside(self) -> bool:
-        """Whether a file that is a caption lies beside an image of its name."""
+    def _has_caption_files(self) -> bool:
+        """Return True if any image has a caption file of the same name next to it."""
         folder: Place | None = None
         ends: dict[str, set[str]] = {}
         for path in self.files():  # one folder after the other
@@ -134,10 +134,10 @@ class Location:
         return False
 
     def allow(self, *names: str) -> Location:
-        """The location itself, if it has no other options than these and ``format``.
+        """Return the location itself if it has only these options and ``format``.
 
         Raises:
-            DatasetError: an option that the format does not know.
+            DatasetError: it has an option that the format does not know.
         """
         known = ("format", *names)
         for name in self.options:
@@ -145,16 +145,16 @@ class Location:
                 raise DatasetError(f"{self.text!r}: the format has no option {name!r}; {hint(name, known)}")
         return self
 
-    def told(self, **options: str) -> str:
-        """The location with more options, as a user may write it."""
+    def with_options(self, **options: str) -> str:
+        """Return the text of the location with more options."""
         values = {**self.options, **options}
         return self.path + "?" + "&".join(f"{name}={quote(value, safe='/,|:. ')}" for name, value in values.items())
 
     def flag(self, name: str) -> bool:
-        """An option that is ``yes`` or ``no``; no by default.
+        """Return the value of a yes/no option; False by default.
 
         Raises:
-            DatasetError: it is neither.
+            DatasetError: the value is neither ``yes`` nor ``no``.
         """
         value = self.options.get(name, "no")
         if value not in ("yes", "no"):
@@ -163,18 +163,18 @@ class Location:
 
 
 def with_endings(name: str, endings: Sequence[str]) -> tuple[str, ...]:
-    """The fields that a name means: itself, and where it has none of the ``endings``, with each of them."""
+    """Return the fields that a name refers to: itself and, unless it has one of the ``endings``, with each of them."""
     return (name,) if name.rpartition(".")[2] in endings else (name, *(f"{name}.{ending}" for ending in endings))
 
 
 def parse_options(text: str) -> tuple[str, str]:
-    """The path, and the options with their ``?``; "" if there are none. A ``?`` without a ``=`` is a wildcard."""
+    """Split a location into path and options with their ``?``, or ""; a ``?`` without a ``=`` is a wildcard."""
     match = _OPTIONS.fullmatch(text)
     return (match[1], match[2]) if match else (text, "")
 
 
 def kind_of(name: str) -> str:
-    """The kind of a file by its name; "" if it is no data."""
+    """Return the kind of a file by its name; "" if it is not data."""
     if listing.packing(name):
         return "tar"
     return _KINDS.get(name.rpartition(".")[2].lower(), "")

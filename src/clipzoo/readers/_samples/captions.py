@@ -1,4 +1,4 @@
-"""Which fields of a sample are its captions, and their text."""
+"""Captions of a sample: their fields and their text."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ FIELDS = ("caption", "text")
 class Captions:
     """The fields that may hold a caption.
 
-    ``a,b`` is the first of them that has text; of ``a|b`` all that have text are kept, and training draws one for each
-    epoch. The texts of a field that is a list are drawn from likewise.
+    ``a,b`` selects the first field that has text. ``a|b`` keeps all that have text, and training draws one for each
+    epoch. Training also draws from the texts of a field that is a list.
     """
 
     fields: tuple[str, ...] = FIELDS
     every: bool = False
     given: bool = False
-    """They were asked for: files that are a caption and nothing else do not count."""
+    """True if the option ``caption`` names the fields: files of `TEXTS` are then read only if named."""
 
     required: bool = True
-    """Otherwise the caption of a sample without a sound one is ""."""
+    """If False, the caption of a sample without a valid one is ""."""
 
     upright: bool = False
-    """The caption is that of the ``.json``, whose note of the EXIF turns the picture (`_exif`)."""
+    """If True, captions are read from the ``.json``, and its EXIF orientation is applied to the image (`exif`)."""
 
     @classmethod
     def of(cls, location: Location, default: tuple[str, ...] = FIELDS) -> Captions:
-        """What the options ``caption`` and ``exif`` name.
+        """Return the captions of the options ``caption`` and ``exif``.
 
         Raises:
             DatasetError: ``caption`` mixes ``,`` and ``|``, or names nothing; ``exif`` is not ``json``.
         """
         given, exif = location.options.get("caption"), location.options.get("exif")
         if exif not in (None, "json"):
-            raise DatasetError(f"{location.text!r}: exif={exif} is not exif=json, the note in the .json of a picture")
+            raise DatasetError(f"{location.text!r}: exif={exif} is not supported; the only value is exif=json")
         upright = exif is not None
         if given is None:
             return cls(default, required=location.captions, upright=upright)
@@ -72,18 +72,18 @@ class Captions:
         return tuple(dict.fromkeys([*named, "json"]))
 
     def of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """The captions of a sample's fields, white space around them removed; at least one.
+        """Return the captions of a sample's fields, white space around them removed; at least one.
 
         Raises:
-            SampleError: captions are required, and no field has text, or one is no sound Unicode.
+            SampleError: captions are required, and no field has text, or a text is not valid Unicode.
         """
         return self._or_none(self._of_values, values)
 
     def of_member(self, data: bytes, extension: str) -> tuple[str, ...]:
-        """The captions of a file's bytes.
+        """Return the captions of a file's bytes.
 
         Raises:
-            SampleError: captions are required, and it is no UTF-8, no JSON, or holds no text.
+            SampleError: captions are required, and the file is not UTF-8, not JSON, or has no text.
         """
         return self._or_none(self._of_member, data, extension)
 
@@ -96,24 +96,24 @@ class Captions:
             return ("",)
 
     def _of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        found: list[str] = []
+        texts: list[str] = []
         for name in self.fields:
-            found += [text for text in _texts(values.get(name), name) if text not in found]
-            if found and not self.every:
+            texts += [text for text in _texts(values.get(name), name) if text not in texts]
+            if texts and not self.every:
                 break
-        if not found:
-            seen = ", ".join(list(values)[:20]) or "no field"
+        if not texts:
+            present = ", ".join(list(values)[:20]) or "no field"
             raise SampleError(
-                f"the sample has no caption: there is no text under {' or '.join(self.fields)}, only {seen}; name "
-                "another field by ?caption=NAME behind the location",
+                f"the sample has no caption: there is no text under {' or '.join(self.fields)}, only {present}; name "
+                "another field by ?caption=NAME after the location",
                 "no-caption",
             )
-        return tuple(found)
+        return tuple(texts)
 
     def _of_member(self, data: bytes, extension: str) -> tuple[str, ...]:
         if extension.lower() == "json":
             return self._of_values(_json(data))
-        if extension.lower().endswith(".json"):  # the member is named, not a field in it
+        if extension.lower().endswith(".json"):  # the option names the member, not a field in it
             return Captions()._of_values(_json(data))
         text = _decoded(data, f"the caption ({extension})").strip()
         if not text:
@@ -122,7 +122,7 @@ class Captions:
 
 
 def _texts(value: Any, name: str) -> Iterator[str]:
-    """The texts of a string or a list of strings; nothing else is a caption."""
+    """Yield the texts of a string or a list of strings; other values are not captions."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str) and one.strip():
             try:

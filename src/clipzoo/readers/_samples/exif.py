@@ -1,7 +1,7 @@
-"""Pictures that were stored sideways, as the notes beside them tell.
+"""Orientation of images that were stored without their EXIF.
 
-img2dataset (1.47) decodes with OpenCV's IMREAD_UNCHANGED, which does not turn a picture as its EXIF says, and encodes
-it without EXIF. The EXIF is kept in the field ``exif`` of the ``.json``, in the words of exifread (2.1 to 3.5).
+img2dataset (1.47) decodes with OpenCV's IMREAD_UNCHANGED, which ignores the EXIF orientation, and encodes without
+EXIF. The EXIF is kept in the field ``exif`` of the ``.json``, in the words of exifread (2.1 to 3.5).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ TURNS = {
     "Mirrored horizontal then rotated 90 CW": Image.Transpose.TRANSVERSE,
     "Rotated 90 CCW": Image.Transpose.ROTATE_90,
 }
-"""What exifread calls orientations 2 to 8, in their order, and what makes such a picture upright."""
+"""exifread's names of orientations 2 to 8, in their order -> the operation that makes such an image upright."""
 
 
 def sideways(image: bytes, note: bytes) -> str:
-    """How a picture is to be turned by the ``.json`` beside it, in exifread's words; "" if it is upright.
+    """Return the orientation that the ``.json`` of an image gives, in exifread's words; "" if the image is upright.
 
-    A picture that has an orientation of its own was not encoded anew, and the decoder turns it.
+    An image file with an EXIF orientation was not encoded again, and the decoder applies it.
     """
     turn = _turn(note)
     return turn if turn and exif_orientation(image) == 1 else ""
 
 
 def upright(image: bytes, note: bytes) -> bytes:
-    """The picture as an image file that is upright.
+    """Return the image file with the orientation of its ``.json`` applied.
 
     Raises:
-        ImageError: it is to be turned and cannot be decoded.
+        ImageError: it is not upright and cannot be decoded.
     """
     turn = sideways(image, note)
     if not turn:

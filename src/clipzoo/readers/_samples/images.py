@@ -1,4 +1,4 @@
-"""Image files below a folder, by name: nothing outside of it is read unless that is allowed."""
+"""Image files below a folder, by name; files outside of it are read only if that is allowed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from clipzoo.types import Failure
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Where image files are.
+    """A folder of image files.
 
     Attributes:
-        root: names are relative to it.
-        outside: whether absolute names, ``..`` and links may lead out of it.
+        root: the folder that names are relative to.
+        outside: True if absolute names, ``..`` and links may lead out of it.
     """
 
     root: Place
@@ -27,12 +27,12 @@ class ImageFolder:
 
     @classmethod
     def of(cls, location: Location) -> ImageFolder:
-        """The folder of the options ``root`` and ``outside``; a relative root starts at the table's folder."""
+        """Return the folder of the options ``root`` and ``outside``; a relative root starts at the table's folder."""
         root = files.join(location.folder, location.options.get("root", ""))
         return cls(root, location.flag("outside"))
 
     def refuse(self, name: str) -> Failure | None:
-        """Return why a file may not be read, if so."""
+        """Return the reason why a file may not be read, or None."""
         if "\0" in name or (files.remote(self.root) and any("\ud800" <= c <= "\udfff" for c in name)):
             return Failure("unsafe-name", f"no file can have this name: {name!r}")
         if not self.outside and files.leads_out(self.root, name):
@@ -41,10 +41,10 @@ class ImageFolder:
         return None
 
     def read(self, name: str, most: int = IMAGE_BYTES) -> bytes:
-        """The bytes of a file.
+        """Return the bytes of a file.
 
         Raises:
-            SampleError: it leads out of the root, is not there, no regular file, or larger than ``most`` bytes.
+            SampleError: it leads out of the root, is missing, not a regular file, or larger than ``most`` bytes.
         """
         if failure := self.refuse(name):
             raise failure.error()
@@ -61,10 +61,10 @@ class ImageFolder:
             ) from error
 
     def of_value(self, value: Any) -> bytes:
-        """The bytes of an image field: bytes, a name, or a mapping with either (Hugging Face's Image).
+        """Return the bytes of an image field: bytes, a name, or a mapping with either (Hugging Face's Image).
 
         Raises:
-            SampleError: there are none.
+            SampleError: the field has no image, or its file cannot be read.
         """
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")

@@ -1,4 +1,4 @@
-"""``metadata.jsonl`` and ``metadata.csv`` of Hugging Face's imagefolder: a row of captions for each ``file_name``."""
+"""``metadata.jsonl`` and ``metadata.csv`` of Hugging Face's imagefolder: one row of captions per ``file_name``."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from clipzoo.readers.table import records
 FILES = METADATA
 NAME = "file_name"
 MOST = 2**28
-"""A larger file of rows is not read: it is held in memory while its shard is indexed."""
+"""The size limit of a metadata file in bytes: it is held in memory while its shard is indexed."""
 
 
 def names(name: str) -> bool:
-    """Whether a file of this name holds rows of metadata."""
+    """Return True if a file of this name holds rows of metadata."""
     return name.rpartition("/")[2] in FILES
 
 
 def is_row(caption: str) -> bool:
-    """Whether the caption of an entry is a row of metadata."""
+    """Return True if the caption of an entry is a row of metadata."""
     return caption.startswith(FILES)
 
 
 def rows(path: Place, name: str, span: Span, captions: Captions) -> Iterator[tuple[str, Span, str]]:
-    """(the file that it is of, where it is, the entry's caption) of every row of a member; a broken row is of no file.
+    """Yield (file name, span, caption of the entry) for every row of a member; broken rows are skipped.
 
     Raises:
-        DatasetError: the member is too large, or has no `NAME`.
+        DatasetError: the member is too large, or has no column `NAME`.
     """
     if span[1] > MOST:
         raise DatasetError(f"{name} in {path} is too large: {span[1]} bytes, more than {MOST}; split the tar")
     folder, data = PurePosixPath(name).parent, read_at(path, *span)
-    found = _csv(data, f"{name} in {path}", captions) if name.endswith(".csv") else _lines(data)
-    for file, (offset, size), caption in found:
+    parsed = _csv(data, f"{name} in {path}", captions) if name.endswith(".csv") else _lines(data)
+    for file, (offset, size), caption in parsed:
         yield (folder / file).as_posix(), (span[0] + offset, size), caption
 
 
 def texts(row: bytes, caption: str, captions: Captions) -> tuple[str, ...]:
-    """The captions of a row.
+    """Return the captions of a row.
 
     Raises:
-        SampleError: it holds none.
+        SampleError: the row has no caption.
     """
     if not caption.startswith("metadata.csv"):
         return captions.of_member(row, "json")
@@ -72,7 +72,7 @@ def _lines(data: bytes) -> Iterator[tuple[str, Span, str]]:
 
 
 def _csv(data: bytes, where: str, captions: Captions) -> Iterator[tuple[str, Span, str]]:
-    """A row's caption says which of its fields hold one: so the header is not needed to read it."""
+    """Yield the rows of a CSV; the caption gives the numbers of the caption fields, so reading needs no header."""
     file = io.BytesIO(data)
     head = next(records(file, ",", None), (0, 0, [], ""))[2]
     columns = [column.strip().removeprefix("\ufeff") for column in head]

@@ -1,12 +1,12 @@
-"""Tars of ``<key>.<field>`` members, as img2dataset, webdataset and others write them: uncompressed.
+"""Uncompressed tars of ``<key>.<field>`` members, as img2dataset, webdataset and other tools write them.
 
-The members of a key are a sample, wherever they stand in the tar. A key is the path up to the first dot of its last
-part; the image is the first of `IMAGES` that it has; the caption is ``.txt``, else the field "caption" or "text" of
-``.json``, else a row of a ``metadata.jsonl`` or ``metadata.csv`` in the tar. Options: ``image`` and ``caption`` name
-other fields, ``caption`` also fields of the ``.json``; ``key`` is where a key ends; ``exif=json`` turns pictures as
-their ``.json`` says. Where nothing is named and no sample comes out, the names tell (see `_layout`).
-Whatever else is found becomes an entry with its reason: nothing raises, nothing is left out silently. Files beside
-the tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
+The members of a key are one sample, at any position in the tar. A key is the path up to the first dot of its last
+part. The image is the first of `IMAGES` that the key has; the caption is ``.txt``, else the field "caption" or "text"
+of ``.json``, else a row of a ``metadata.jsonl`` or ``metadata.csv`` in the tar. Options: ``image`` and ``caption``
+name other fields, ``caption`` also fields of the ``.json``; ``key`` sets the end of a key; ``exif=json`` applies the
+EXIF orientation of the ``.json``. If no option is given and no sample results, the layout is inferred (see `layout`).
+Other members become entries with a reason: they raise no error and are not skipped silently. Other files next to the
+tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from clipzoo.types import Failure, Sample
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT = 3
-"""Shards with members that a layout is inferred from, at most."""
+INSPECTED = 3
+"""The most shards with members that a layout is inferred from."""
 
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample; ``fault`` is what makes it unusable, if anything.
+    """The members of one sample; ``fault`` is the reason why it cannot be used, or None.
 
-    ``caption`` is the member that a row of the tar's metadata is.
+    ``caption`` is the name of the member for a row of the tar's metadata.
     """
 
     key: str
@@ -58,20 +58,20 @@ class WebDataset(Reader):
         self.paths = dict(paths)
         self.shards = tuple(self.paths)
         self.captions = Captions.of(location)
-        self.asked = Layout.of(location, self.captions)
+        self.requested = Layout.of(location, self.captions)
         self.threads = max(map(files.threads, paths.values()))
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Whether tars are there; tables beside them are what img2dataset notes of its work."""
+        """Return True if there are tars; tables next to them are img2dataset's metadata."""
         return "tar" in location.kinds
 
     @classmethod
     def open(cls, location: Location) -> WebDataset:
-        """The dataset in a folder (nested ones included), a .tar file, or a glob or brace pattern.
+        """Open the dataset in a folder (nested ones included), a .tar file, or a glob or brace pattern.
 
         Raises:
-            DatasetError: no shard is there, the shards are compressed, or an option has no such value.
+            DatasetError: there are no shards, the shards are compressed, or an option has an invalid value.
         """
         paths = listing.find(location.allow("image", "caption", "key", "exif").path)
         listing.refuse_compressed(next(iter(paths.values())))
@@ -79,37 +79,38 @@ class WebDataset(Reader):
 
     @cached_property
     def layout(self) -> Layout:
-        """As the options say, else as the first shards tell; said once where it is not the default."""
-        looked_at: list[Layout | None] = []
+        """The layout of the options, else one inferred from the first shards, which is logged."""
+        candidates: list[Layout | None] = []
         for path in self.paths.values():
             with _readable(path):
-                found, any_there = decide(self.asked, (one.name for one in members(path) if not one.fault))
-            if found == self.asked:  # a dataset that can be read so is never read otherwise
-                return self.asked
-            looked_at += [found] if any_there else []
-            if len(looked_at) == LOOKED_AT:
+                names = (member.name for member in members(path) if not member.fault)
+                layout, has_members = decide(self.requested, names)
+            if layout == self.requested:  # nothing is inferred if the requested layout yields any sample
+                return self.requested
+            candidates += [layout] if has_members else []
+            if len(candidates) == INSPECTED:
                 break
-        found = next(filter(None, looked_at), self.asked)
-        if found != self.asked:
-            log.warning("%s is read as %s", self.location, self._as(found))
-        return found
+        inferred_layout = next(filter(None, candidates), self.requested)
+        if inferred_layout != self.requested:
+            log.warning("%s is read as %s", self.location, self._described(inferred_layout))
+        return inferred_layout
 
     @property
-    def identity(self) -> str:  # type: ignore[override]  # of tars it is known only when one has been looked into
-        """How it is read, where that is not the default."""
+    def identity(self) -> str:  # type: ignore[override]  # needs the layout, which reads a shard
+        """A digest of the layout and of ``exif``; "" for the default."""
         layout = self.layout
-        how = (layout.key == LAST, layout.images, layout.metadata, self.captions.upright)
-        return "" if how == (False, IMAGES, False, False) else digest(how)
+        values = (layout.key == LAST, layout.images, layout.metadata, self.captions.upright)
+        return "" if values == (False, IMAGES, False, False) else digest(values)
 
     def contents(self, shard: str) -> str:
-        """How it is read, where that is not the default: labels of other members, or upright, are other labels."""
+        """Return `identity`: labels of other members, or of rotated images, must not be mixed."""
         return self.identity
 
     def index(self, shard: str) -> list[Entry]:
-        """Every sample of the shard in the order of their first members, from one pass over the headers.
+        """Return every sample of the shard in the order of their first members, from one pass over the headers.
 
-        Keys are unique: a sample of a key that has been there is called ``<key>#2`` and carries an error, as does a
-        last entry ``…#truncated`` where the tar is cut off.
+        Keys are unique: a repeated key is called ``<key>#2`` and has a failure. The last entry of a truncated tar has
+        a failure, too, and may be called ``…#truncated``.
 
         Raises:
             DatasetError: the shard is compressed, cannot be opened, or is not one of `shards`.
@@ -124,10 +125,10 @@ class WebDataset(Reader):
         return [self._entry(group, shard, keys) for group in groups]
 
     def read(self, entry: Entry) -> Sample:
-        """Image and caption of a usable entry.
+        """Return the image and caption of a usable entry.
 
         Raises:
-            SampleError: the entry carries an error, has no caption text, or the file has changed.
+            SampleError: the entry has a failure or no caption text, or the file has changed.
         """
         entry.check()
         image, *texts = _members(self._path(entry.shard), entry, [entry.image, *filter(None, [entry.caption])])
@@ -160,19 +161,19 @@ class WebDataset(Reader):
         if self.layout.whole(entry.members) or self.layout.metadata:
             return ""
         names = [f"{entry.key.partition('#')[0]}.{name}" for name in entry.members]
-        found = inferred(Layout(required=self.captions.required), names, labels=True)
-        return "" if found is None or found == self.layout else self.given.told(**found.options)
+        layout = inferred(Layout(required=self.captions.required), names, labels=True)
+        return "" if layout is None or layout == self.layout else self.given.with_options(**layout.options)
 
     @cached_property
     def _columns(self) -> Captions:
-        """Those of a metadata file in a tar."""
+        """The captions of a metadata file in a tar."""
         return Captions.of(self.given, CAPTION)
 
-    def _as(self, layout: Layout) -> str:
-        """The location with the options that give a layout."""
+    def _described(self, layout: Layout) -> str:
+        """Return the location with the options that give a layout."""
         if layout.metadata:
-            return f"pictures whose captions are in the {' or '.join(metadata.FILES)} of their tar"
-        return f"{self.given.told(**layout.options)!r}"
+            return f"images with captions in the {' or '.join(metadata.FILES)} of their tar"
+        return f"{self.given.with_options(**layout.options)!r}"
 
     def _path(self, shard: str) -> Place:
         if shard not in self.paths:
@@ -180,7 +181,7 @@ class WebDataset(Reader):
         return self.paths[shard]
 
     def _with_rows(self, groups: Sequence[_Group], path: Place) -> list[_Group]:
-        """The samples with their rows of the tar's metadata; a row without a picture is a sample with its reason."""
+        """Return the samples with their rows of the tar's metadata; a row without an image is a failed sample."""
         named = {id(one): {f"{one.key}.{name}": span for name, span in one.members.items()} for one in groups}
         tables = {name: span for spans in named.values() for name, span in spans.items() if metadata.names(name)}
         kept = [one for one in groups if not tables.keys() & named[id(one)].keys()]
@@ -190,41 +191,41 @@ class WebDataset(Reader):
                 key, ending = self.layout.split(file) or (file, "")
                 group = by_key.get(key)
                 if group is None or ending not in group.members:
-                    detail = f"the metadata has a row of {file!r}, and no such file is in the shard"
+                    detail = f"the metadata has a row for {file!r}, which is not in the shard"
                     group = _Group(key, fault=Failure("no-image", detail))
                     kept.append(group)
                 group.members[caption], group.caption = row, caption
         return kept
 
     def _entry(self, group: _Group, shard: str, keys: Keys) -> Entry:
-        """The group as an entry under a key of its own."""
+        """Return the entry of a group, with a unique key."""
         image, caption = self.layout.first("images", group.members), self._caption(group)
         fault = group.fault or self._fault(group, image, caption)
         key, count = keys.take(group.key)
         if count > 1:
-            again = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
-            fault = Failure("duplicate-key", again if fault is None else f"{again}; besides, {fault}")
+            detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
+            fault = Failure("duplicate-key", detail if fault is None else f"{detail}; in addition, {fault}")
         return Entry(key, shard, group.members, image, caption, fault)
 
     def _caption(self, group: _Group) -> str:
-        """The member of the caption; where none is required, "" in place of one that is empty or too large."""
-        found = group.caption or self.layout.first("captions", group.members)
-        if not self.captions.required and found and not 0 < group.members[found][1] <= CAPTION_BYTES:
+        """Return the member of the caption; "" for an empty or too large one if captions are optional."""
+        name = group.caption or self.layout.first("captions", group.members)
+        if not self.captions.required and name and not 0 < group.members[name][1] <= CAPTION_BYTES:
             return ""
-        return found
+        return name
 
     def _fault(self, group: _Group, image: str, caption: str) -> Failure | None:
-        """Return why the sample cannot be used, as far as its headers tell."""
-        found, layout = f"it has {', '.join(group.members)}", self.layout
+        """Return the reason why the sample cannot be used, judged by its headers, or None."""
+        present, layout = f"it has {', '.join(group.members)}", self.layout
         if not image:
-            wanted = f"an image is one of {layout.told('images')}; {_named('image')}"
-            return Failure("no-image", f"the sample has no image: {found}, {wanted}")
+            wanted = f"an image is one of {layout.describe('images')}; {_option_advice('image')}"
+            return Failure("no-image", f"the sample has no image: {present}, {wanted}")
         if not caption and self.captions.required and layout.metadata:
             tables = " or ".join(metadata.FILES)
-            return Failure("no-caption", f"the sample has no caption: no {tables} in its tar has a row of it")
+            return Failure("no-caption", f"the sample has no caption: no {tables} in its tar has a row for it")
         if not caption and self.captions.required:
-            wanted = f"a caption is a {layout.told('captions')} member; {_named('caption')}"
-            return Failure("no-caption", f"the sample has no caption: {found}, {wanted}")
+            wanted = f"a caption is a {layout.describe('captions')} member; {_option_advice('caption')}"
+            return Failure("no-caption", f"the sample has no caption: {present}, {wanted}")
         for part, name, most in ((image, "image", IMAGE_BYTES), (caption, "caption", CAPTION_BYTES)):
             size = group.members[part][1] if part else 1
             if size == 0:
@@ -240,8 +241,8 @@ READER = WebDataset
 # Index -----------------------------------------------------------------------------------------------------
 
 
-def _named(part: str) -> str:
-    return f"name another one by ?{part}=NAME behind the location"
+def _option_advice(part: str) -> str:
+    return f"name another one by ?{part}=NAME after the location"
 
 
 @contextmanager
@@ -252,14 +253,14 @@ def _readable(path: Place) -> Iterator[None]:
         raise DatasetError(f"cannot read the shard {path} ({error.strerror}); check that it is still there") from error
 
 
-def _grouped(found: Iterable[Member], layout: Layout, shard: str) -> list[_Group]:
-    """The samples of a tar in the order of their first members; where it is cut off, one of them says so.
+def _grouped(tar_members: Iterable[Member], layout: Layout, shard: str) -> list[_Group]:
+    """Return the samples of a tar in the order of their first members; one of them reports a truncated tar.
 
-    A field that a key has already begins another sample of this key.
+    A repeated field of a key begins another sample of this key.
     """
     groups: list[_Group] = []
     latest: dict[str, _Group] = {}
-    for member in found:
+    for member in tar_members:
         if not member.name:
             if not groups or (groups[-1].fault is None and layout.whole(groups[-1].members)):
                 groups.append(_Group(f"{shard}#truncated"))
@@ -267,7 +268,7 @@ def _grouped(found: Iterable[Member], layout: Layout, shard: str) -> list[_Group
             break
         pair = layout.split(member.name)
         if pair is None and member.plain:
-            continue  # no extension, or hidden: a README or a ._file, not a sample
+            continue  # without extension, or hidden: a README or a ._file, not a sample
         key, name = pair or (member.name, "")
         if key not in latest or name in latest[key].members:
             latest[key] = _Group(key)
@@ -281,7 +282,7 @@ def _grouped(found: Iterable[Member], layout: Layout, shard: str) -> list[_Group
 
 
 def _folded(groups: Sequence[_Group], layout: Layout) -> list[_Group]:
-    """Members with dots before their field, such as ``22.05.seg.png``, as members of ``22.05``, where that is whole."""
+    """Move members with dots before their field, such as ``22.05.seg.png``, to the complete sample ``22.05``."""
     whole = {one.key: one for one in groups if one.fault is None and layout.whole(one.members)}
     kept = []
     for group in groups:
@@ -300,13 +301,13 @@ def _folded(groups: Sequence[_Group], layout: Layout) -> list[_Group]:
 
 def _members(path: Place, entry: Entry, wanted: Sequence[str]) -> list[bytes]:
     try:
-        found = files.read_spans(path, [entry.members[ext] for ext in wanted])
+        parts = files.read_spans(path, [entry.members[ext] for ext in wanted])
     except OSError as error:
         raise SampleError(f"cannot read {path}: {error}", "cannot-read") from error
-    for ext, data in zip(wanted, found, strict=True):
+    for ext, data in zip(wanted, parts, strict=True):
         if len(data) < entry.members[ext][1]:
             raise SampleError(
                 f"{path} ends inside {entry.key}.{ext}; it has changed since it was indexed: index it again",
                 "cannot-read",
             )
-    return found
+    return parts

@@ -1,4 +1,4 @@
-"""The members of an uncompressed tar by their headers; nothing is unpacked, and no header is believed."""
+"""Members of an uncompressed tar by their headers; nothing is unpacked, and every header is validated."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Member:
     """A file of a tar.
 
     Attributes:
-        name: without ``./`` in front; bytes that are no UTF-8 are U+FFFD. "" says that the tar ends here too early.
-        span: where its bytes are; None if they, or the rest of the tar, are not there.
-        fault: why it may not be used, if so.
-        plain: whether it is a regular file: one without an extension is no part of a sample.
+        name: without a leading ``./``; bytes that are not UTF-8 are U+FFFD. "" marks the end of a truncated tar.
+        span: position of its bytes; None if they, or the rest of the tar, are missing.
+        fault: the reason why it may not be used, or None.
+        plain: True for a regular file; one without an extension is not part of a sample.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Member:
 
 
 def members(path: Place) -> Iterator[Member]:
-    """Every member but folders; where the tar is truncated or damaged, the last one says so."""
+    """Yield every member except folders; the last member of a truncated or damaged tar has a fault."""
     size = files.size(path)
     try:
         for header in _headers(path):
@@ -39,7 +39,7 @@ def members(path: Place) -> Iterator[Member]:
                 continue
             name = _printable(header.name)
             if header.offset_data + (header.size if header.isreg() else 0) > size:
-                cut = _cut(f"its member {name!r} goes on past the end of the file, {size} bytes")
+                cut = _cut(f"its member {name!r} extends past the end of the file, {size} bytes")
                 yield Member(name, None, cut, plain=False)
                 return
             plain = header.isreg() and "\\" not in name
@@ -49,7 +49,7 @@ def members(path: Place) -> Iterator[Member]:
 
 
 class _HeaderFile(io.BufferedReader):
-    """A tar of which only headers are read: `tarfile` would take in whatever size a long name's header claims."""
+    """A tar of which only headers are read: `tarfile` would read any size that the header of a long name claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= CAPTION_BYTES:
@@ -58,11 +58,11 @@ class _HeaderFile(io.BufferedReader):
 
 
 def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
-    """Member headers; ends with `tarfile.ReadError` where the archive is not complete."""
+    """Yield member headers; raise `tarfile.ReadError` at the end of an incomplete archive."""
     size = files.size(path)
     with _HeaderFile(files.open_raw(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # a shard of 10⁵ samples would otherwise be kept in memory
+            tar.members = []  # type: ignore[attr-defined]  # do not keep the headers of 10⁵ samples in memory
             if member.size < 0:  # the walk would go backwards, without end
                 raise tarfile.ReadError(f"the member {member.name!r} claims a size of {member.size} bytes")
             yield member
@@ -72,13 +72,11 @@ def _headers(path: Place) -> Iterator[tarfile.TarInfo]:
         raise tarfile.ReadError(f"no end mark at byte {min(end, size)} of {size}")
     for at in range(end, size, CAPTION_BYTES):
         if read_at(path, at, CAPTION_BYTES).strip(b"\0"):
-            raise tarfile.ReadError(
-                f"data goes on behind the end mark at byte {end}, as in tars written behind each other"
-            )
+            raise tarfile.ReadError(f"there is data after the end mark at byte {end}, as in concatenated tars")
 
 
 def _refused(header: tarfile.TarInfo, name: str) -> Failure | None:
-    """Return why a member may not be used, if so."""
+    """Return the reason why a member may not be used, or None."""
     if not header.isreg() or header.issparse():
         kind = "link" if header.issym() or header.islnk() else "device" if header.isdev() else "special file"
         return Failure("unsafe-name", f"its member {name!r} is a {kind}; only regular files are read")
@@ -91,16 +89,16 @@ def _refused(header: tarfile.TarInfo, name: str) -> Failure | None:
 
 
 def _printable(name: str) -> str:
-    """The member's name without './' in front; bytes that are no UTF-8 as U+FFFD."""
+    """Return the member's name without a leading './'; bytes that are not UTF-8 become U+FFFD."""
     clean = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     while clean.startswith("./"):
         clean = clean[2:]
     return clean
 
 
-def _cut(seen: str) -> Failure:
+def _cut(reason: str) -> Failure:
     return Failure(
         "truncated",
-        f"the shard is truncated or damaged here ({seen}); the samples before are used: "
+        f"the shard is truncated or damaged here ({reason}); the samples before are used: "
         "fetch or write the shard again for the rest",
     )

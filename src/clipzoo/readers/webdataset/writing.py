@@ -1,4 +1,4 @@
-"""Writing of tars that the reader reads, with equal bytes for equal samples."""
+"""Writer of tar shards; equal samples give equal bytes."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from clipzoo.readers.webdataset.layout import Layout
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> int:
-    """Write a tar of (key, {extension: bytes}) and return how many samples it holds.
+    """Write a tar of (key, {extension: bytes}) and return the number of samples.
 
-    Equal samples give equal bytes: no times, owners or versions. The file appears whole or not at all.
+    Equal samples give equal bytes: no times, owners or versions are written. The file is written atomically.
 
     Raises:
-        DatasetError: a key has a dot in its last part or comes twice.
+        DatasetError: a key is empty, has a dot in its last part, or is repeated.
     """
-    seen: set[str] = set()
+    keys: set[str] = set()
     with (
-        files.atomic(path, exclusive=True) as beside,
-        tarfile.open(beside, "w", format=tarfile.PAX_FORMAT) as tar,
+        files.atomic(path, exclusive=True) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for key, members in samples:
-            if key in seen or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
-                raise DatasetError(f"the key {key!r} comes twice, is empty or has a dot; give each sample its own")
-            seen.add(key)
+            if key in keys or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
+                raise DatasetError(f"the key {key!r} is repeated, is empty or has a dot; give each sample a unique key")
+            keys.add(key)
             for ext, data in members.items():
                 add_member(tar, f"{key}.{ext}", data)
-    return len(seen)
+    return len(keys)
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> Span:
-    """Append a regular file without time or owner; returns where its bytes are."""
+    """Append a regular file without time or owner, and return the span of its bytes."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     tar.addfile(info, io.BytesIO(data))
