@@ -38,9 +38,10 @@ def open_location(location: Location) -> Reader:
     """
     requested = location.options.get("format")
     known = {name: PLUGINS.load(name).READER for name in PLUGINS.names()}
-    accepting = [requested]
     if requested is None:
         accepting = [name for name, reader in known.items() if reader.accepts(location)]
+    else:
+        accepting = [requested]
     if not accepting:
         raise listing.nothing(location.path)
     if len(accepting) > 1:
