@@ -27,9 +27,11 @@ import torch
 from clipzoo.data import Batch
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import Job, joined, optimizer, ranks
-from clipzoo.training.sharding import Sharding
-from clipzoo.training.step import Updater
+from clipzoo.training import Job, joined
+from clipzoo.training.processes import ranks
+from clipzoo.training.processes.sharding import Sharding
+from clipzoo.training.updates import optimizer
+from clipzoo.training.updates.step import Updater
 
 
 def batch(student: Student, size: int) -> Batch:

@@ -28,7 +28,8 @@ from clipzoo.tasks import get as get_task
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.training import Job, objectives, optimizer
+from clipzoo.training import Job, objectives
+from clipzoo.training.updates import optimizer
 
 CLASSES = 150
 CONVENTIONS = {

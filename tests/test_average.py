@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clipzoo.models import Student
 from clipzoo.training import Training, checkpoint, train
-from clipzoo.training.average import Average
+from clipzoo.training.updates.average import Average
 from test_checkpoints import interrupted
 from test_training import job, same_student
 

@@ -13,7 +13,7 @@ from PIL import Image
 from clipzoo import experts, import_labels
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import ExpertInput
-from clipzoo.importers._encodings import ENCODINGS
+from clipzoo.importers._reading.encodings import ENCODINGS
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
 from making import encoded, image, make_dataset

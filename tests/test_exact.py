@@ -11,7 +11,7 @@ import torch
 
 from clipzoo.errors import RecipeError
 from clipzoo.training import read_log, train
-from clipzoo.training.exact import arithmetic
+from clipzoo.training.updates.exact import arithmetic
 from test_training import job, same_student
 
 

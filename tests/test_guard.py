@@ -15,7 +15,8 @@ from clipzoo import recipe, runs
 from clipzoo.errors import RecipeError
 from clipzoo.models import Student
 from clipzoo.runs import verbs
-from clipzoo.training import Recognition, Training, optimizer, read_log, train
+from clipzoo.training import Recognition, Training, read_log, train
+from clipzoo.training.updates import optimizer
 from test_pipeline import world  # noqa: F401
 from test_training import STEPS, job, same_student
 

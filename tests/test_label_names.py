@@ -14,7 +14,7 @@ from PIL import Image
 from clipzoo import experts, import_labels
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import ExpertInput
-from clipzoo.importers._pattern import Pattern
+from clipzoo.importers._reading.pattern import Pattern
 from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
 from making import encoded, image

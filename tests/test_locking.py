@@ -19,7 +19,8 @@ from clipzoo.models import HeadSpec, Student, layers
 from clipzoo.recipe import TrainingRecipe, parse
 from clipzoo.runs import Run
 from clipzoo.tasks import Convention
-from clipzoo.training import Job, optimizer, train
+from clipzoo.training import Job, train
+from clipzoo.training.updates import optimizer
 from test_training import job
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 3}

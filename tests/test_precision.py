@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from clipzoo.data import Batch
 from clipzoo.errors import DivergedError
-from clipzoo.training import Training, checkpoint, objectives, read_log, step, train
-from clipzoo.training.nonfinite import Skips
+from clipzoo.training import Training, checkpoint, objectives, read_log, train
+from clipzoo.training.updates import step
+from clipzoo.training.updates.nonfinite import Skips
 from test_checkpoints import interrupted
 from test_training import STEPS, job, same_student
 
@@ -168,7 +169,7 @@ from torch import distributed
 from clipzoo.data import Batch
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training import Job
-from clipzoo.training.nonfinite import Skips
+from clipzoo.training.updates.nonfinite import Skips
 
 rank, out = int(sys.argv[1]), Path(sys.argv[2])
 distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)

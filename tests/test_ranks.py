@@ -25,10 +25,12 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.tasks import Convention
 from clipzoo.tasks import get as get_task
-from clipzoo.training import Job, optimizer, pairs, ranks, read_log, sharding, train, watch
-from clipzoo.training.sharding import Sharding, gathered
-from clipzoo.training.step import Updater
-from clipzoo.training.whole import Processes
+from clipzoo.training import Job, read_log, train
+from clipzoo.training.processes import pairs, ranks, sharding, watch
+from clipzoo.training.processes.sharding import Sharding, gathered
+from clipzoo.training.processes.whole import Processes
+from clipzoo.training.updates import optimizer
+from clipzoo.training.updates.step import Updater
 from forking import ended, on_ranks, started
 from test_training import job, same_student
 

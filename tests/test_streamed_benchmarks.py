@@ -134,7 +134,7 @@ def test_a_split_holds_no_picture_and_decodes_each_once_a_pass(tmp_path: Path, m
     members = [(f"{i:03d}.{e}", d) for i in range(40) for e, d in (("png", encoded(image(i))), ("cls", b"1"))]
     suite = Suite.load({"test": written(tmp_path, members)}, (8, 8))
     decoded: list[int] = []
-    monkeypatch.setattr("clipzoo.benchmarks._split.decode_image", lambda data: decoded.append(0) or image(0))
+    monkeypatch.setattr("clipzoo.benchmarks._streaming.split.decode_image", lambda data: decoded.append(0) or image(0))
     split = suite.dense["test"]
     assert [len(batch) for batch in split.batches(16)] == [16, 16, 8]
     assert len(decoded) == 40

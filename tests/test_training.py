@@ -25,7 +25,8 @@ from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.stopping import Interrupted
 from clipzoo.store import Store
-from clipzoo.training import Job, Training, optimizer, read_log, train
+from clipzoo.training import Job, Training, read_log, train
+from clipzoo.training.updates import optimizer
 
 STEPS = 12
 

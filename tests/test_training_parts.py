@@ -17,7 +17,8 @@ from clipzoo.errors import RecipeError
 from clipzoo.recipe import TrainingRecipe, parse
 from clipzoo.runs import Run
 from clipzoo.tasks import PLUGINS
-from clipzoo.training import Job, checkpoint, objectives, ranks, read_log, train
+from clipzoo.training import Job, checkpoint, objectives, read_log, train
+from clipzoo.training.processes import ranks
 from test_training import STEPS, job
 
 

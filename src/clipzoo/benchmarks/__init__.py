@@ -11,9 +11,9 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from clipzoo import files
-from clipzoo.benchmarks._columns import column_labels, truth_columns
-from clipzoo.benchmarks._meaning import check_meaning
-from clipzoo.benchmarks._split import BATCH, Crop, Lazy, Split, Truth, read_split, split_of, view_of
+from clipzoo.benchmarks._streaming.columns import column_labels, truth_columns
+from clipzoo.benchmarks._streaming.meaning import check_meaning
+from clipzoo.benchmarks._streaming.split import BATCH, Crop, Lazy, Split, Truth, read_split, split_of, view_of
 from clipzoo.benchmarks.base import Benchmark, Labels, Layout, Loader
 from clipzoo.errors import DatasetError
 from clipzoo.files import AnyPath, Place

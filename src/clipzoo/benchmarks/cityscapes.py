@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clipzoo.benchmarks._pictures import LabelFiles, Picture, Root, benchmark, class_map
+from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, class_map
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.files import Place
 from clipzoo.tasks.base import Convention

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from clipzoo.benchmarks._pictures import LabelFiles, Picture, Root, benchmark
+from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place

@@ -12,8 +12,8 @@ from typing import cast
 
 import numpy as np
 
-from clipzoo.benchmarks._depth import convention, metric
-from clipzoo.benchmarks._pictures import LabelFiles, Picture, Root, benchmark
+from clipzoo.benchmarks._published.depth import convention, metric
+from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipzoo.benchmarks._depth import convention, metric
-from clipzoo.benchmarks._matlab import hdf5
-from clipzoo.benchmarks._pictures import LabelFiles, Picture, Root, benchmark
+from clipzoo.benchmarks._published.depth import convention, metric
+from clipzoo.benchmarks._published.matlab import hdf5
+from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.files import Place
 from clipzoo.tasks.depth import Depth

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipzoo.benchmarks._pictures import PICTURES, Picture, Root, benchmark
+from clipzoo.benchmarks._published.pictures import PICTURES, Picture, Root, benchmark
 from clipzoo.benchmarks.base import PLAIN, Benchmark, Layout
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipzoo.benchmarks._pictures import Picture, Root, benchmark
+from clipzoo.benchmarks._published.pictures import Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipzoo.benchmarks._depth import convention, cropped, metric
-from clipzoo.benchmarks._pictures import LabelFiles, Picture, Root, benchmark, numbers
+from clipzoo.benchmarks._published.depth import convention, cropped, metric
+from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.files import Place
 from clipzoo.tasks.depth import Depth

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipzoo.benchmarks._depth import convention, cropped, metric
-from clipzoo.benchmarks._matlab import hdf5, matlab
-from clipzoo.benchmarks._pictures import SHARD, LabelFiles, Picture, Root, benchmark, numbers
+from clipzoo.benchmarks._published.depth import convention, cropped, metric
+from clipzoo.benchmarks._published.matlab import hdf5, matlab
+from clipzoo.benchmarks._published.pictures import SHARD, LabelFiles, Picture, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout, Loader
 from clipzoo.errors import DatasetError
 from clipzoo.experts.base import sha256

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from clipzoo.benchmarks._depth import convention, metric
-from clipzoo.benchmarks._matlab import matlab
-from clipzoo.benchmarks._pictures import LabelFiles, Picture, PictureFiles, Root, benchmark, numbers
+from clipzoo.benchmarks._published.depth import convention, metric
+from clipzoo.benchmarks._published.matlab import matlab
+from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, PictureFiles, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clipzoo import files
-from clipzoo.benchmarks._columns import column_labels
+from clipzoo.benchmarks._streaming.columns import column_labels
 from clipzoo.benchmarks.base import PLAIN, Benchmark, Layout, every_caption
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place

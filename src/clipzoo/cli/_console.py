@@ -161,7 +161,8 @@ def open_run(
     """
     from clipzoo.runs.preflight import pick_device
     from clipzoo.runs.processes import lead, serve
-    from clipzoo.training import joined, ranks
+    from clipzoo.training import joined
+    from clipzoo.training.processes import ranks
 
     with joined(pick_device(device)) as own:
         main = ranks.is_main()
@@ -187,8 +188,8 @@ def launched(
     if gpus is None:
         return False
     from clipzoo.runs.preflight import pick_device
-    from clipzoo.training.launch import launch
-    from clipzoo.training.ranks import check_gpus, is_launched
+    from clipzoo.training.processes.launch import launch
+    from clipzoo.training.processes.ranks import check_gpus, is_launched
 
     if is_launched():
         return False

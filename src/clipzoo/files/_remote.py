@@ -201,18 +201,18 @@ class Remote:
 
     def write(self, data: bytes, new: bool = False) -> None:
         """Write a small file atomically; if it must be ``new`` and exists, raise `FileExistsError`."""
-        self._writable()
+        _check_writable(self)
         self._ask("pipe_file", data, mode="create" if new else "overwrite")
 
     def upload(self, path: Path) -> None:
         """Upload a local file atomically."""
-        self._writable()
+        _check_writable(self)
         system = _system(self.protocol)
         self._tried(lambda: system.put_file(str(path), str(self)))
 
     def copy(self, source: Remote) -> None:
         """Copy a file within the object store, without downloading it."""
-        self._writable()
+        _check_writable(self)
         source._ask("cp_file", str(self))
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -222,13 +222,6 @@ class Remote:
         except FileNotFoundError:
             if not missing_ok:
                 raise
-
-    def _writable(self) -> None:
-        if self.protocol not in STORES:
-            raise RemoteError(
-                f"{self} cannot be written, because its protocol has no atomic uploads; give a local folder, or an "
-                "address of s3://, gs:// or az://"
-            )
 
     # Ask -----------------------------------------------------------------------------------------------
 
@@ -322,6 +315,14 @@ def _web_options() -> dict[str, Any]:
 
 def _is_page(info: dict[str, Any]) -> bool:
     return info.get("mimetype") == "text/html"
+
+
+def _check_writable(remote: Remote) -> None:
+    if remote.protocol not in STORES:
+        raise RemoteError(
+            f"{remote} cannot be written, because its protocol has no atomic uploads; give a local folder, or an "
+            "address of s3://, gs:// or az://"
+        )
 
 
 # Errors ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import sha256
 from clipzoo.files import Place
 from clipzoo.importers._boxes import MATCH
-from clipzoo.importers._pattern import Pattern
+from clipzoo.importers._reading.pattern import Pattern
 from clipzoo.importers.base import Notes
 from clipzoo.types import MAX_PIXELS, Size
 

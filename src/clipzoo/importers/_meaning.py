@@ -21,9 +21,10 @@ from clipzoo.experts.base import ExpertCard
 from clipzoo.experts.frames import parse_frame
 from clipzoo.experts.options import ClassList, Options
 from clipzoo.experts.palettes import Color, hexadecimal
-from clipzoo.importers import _encodings, arrays, base
-from clipzoo.importers._encodings import ENCODINGS, Encoding
-from clipzoo.importers._pattern import Pattern
+from clipzoo.importers import arrays, base
+from clipzoo.importers._reading import encodings
+from clipzoo.importers._reading.encodings import ENCODINGS, Encoding
+from clipzoo.importers._reading.pattern import Pattern
 from clipzoo.importers.arrays import Values
 from clipzoo.importers.base import ImportOptions, Notes, same_aspect
 from clipzoo.tasks.base import Convention
@@ -237,7 +238,7 @@ class DepthMeaning(Meaning):
         """Return depth in meters, or in any unit for affine kinds."""
         _check_channels(values, 2, path)
         if self.format is not None and self.format.rotated:
-            values = _encodings.unrotated(values, path)
+            values = encodings.unrotated(values, path)
         valid = _known(values, self.invalid)
         scaled = np.where(valid, values, 1).astype(np.float64) * self.scale
         return Depth(scaled.astype(np.float32), valid, self.kind, self.along)
@@ -246,13 +247,13 @@ class DepthMeaning(Meaning):
         """Note metric depth outside of the usual range, and depth that looks like another format."""
         if self.kind != "metric" or not isinstance(label, Depth):
             return
-        low, high = reach = _encodings.METRIC if self.format is None else self.format.reach
-        if found := _encodings.outside(label.values[label.valid], reach):
+        low, high = reach = encodings.METRIC if self.format is None else self.format.reach
+        if found := encodings.outside(label.values[label.valid], reach):
             name = "metric depth" if self.format is None else f"depth of encoding={self.encoding}"
             notes.take(
                 f"implausible {name}, which lies between {low:g} and {high:g} m: check scale=", f"{path}: {found}"
             )
-        if self.format is None and _encodings.rotated(values):
+        if self.format is None and encodings.rotated(values):
             notes.take(
                 "implausible depth, all multiples of 8 like SUN RGB-D's rotated bits: try encoding=sunrgbd", path
             )

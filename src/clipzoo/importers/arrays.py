@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipzoo.errors import SampleError
-from clipzoo.importers import _hdf5
+from clipzoo.importers._reading import hdf5
 from clipzoo.types import MAX_PIXELS
 
 Values = NDArray[Any]
 
-SUFFIXES = (".png", ".npy", ".tif", ".tiff", *_hdf5.SUFFIXES)
+SUFFIXES = (".png", ".npy", ".tif", ".tiff", *hdf5.SUFFIXES)
 MODES = ("1", "L", "P", "RGB", "I", "I;16", "I;16B", "F")
 """Pillow's modes of numbers or colors without transparency, whose meaning no option states."""
 
@@ -40,8 +40,8 @@ def read(path: Path, data: bytes | None = None, *, soft: bool = False, colors: b
     """
     suffix = path.suffix.lower() if data is None else ""
     try:
-        if suffix in _hdf5.SUFFIXES or (data or b"").startswith(_hdf5.MAGIC):
-            return _array(_hdf5.read(path, data), path)
+        if suffix in hdf5.SUFFIXES or (data or b"").startswith(hdf5.MAGIC):
+            return _array(hdf5.read(path, data), path)
         if suffix == ".npy" or (data or b"").startswith(MAGIC_PREFIX):
             return _array(_numpy(path, data), path)
         return _picture(path, data, soft, colors)

@@ -19,8 +19,9 @@ from clipzoo import files
 from clipzoo.errors import SampleError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.experts.options import split
-from clipzoo.importers import _hdf5, _meaning, arrays, base
+from clipzoo.importers import _meaning, arrays, base
 from clipzoo.importers._meaning import DepthMeaning, MapLabel, Meaning, NamedOptions
+from clipzoo.importers._reading import hdf5
 from clipzoo.importers.base import Importer, inside
 from clipzoo.types import Size
 
@@ -46,8 +47,8 @@ def create(name: str) -> Files:
     options, meaning = _meaning.parse(FilesOptions, given, "files")
     card = _meaning.card(f"files:{name}", given, options, meaning)
     importer = Files(base.folder(folder, f"files:{name}"), options, meaning, card)
-    if importer.suffixes[0].endswith(_hdf5.SUFFIXES):
-        _hdf5.require()
+    if importer.suffixes[0].endswith(hdf5.SUFFIXES):
+        hdf5.require()
     return importer
 
 

@@ -23,7 +23,7 @@ from clipzoo.experts.base import ExpertCard
 from clipzoo.experts.options import ClassNames, split
 from clipzoo.importers import _boxes, base
 from clipzoo.importers._meaning import PATTERN, PatternOption
-from clipzoo.importers._pattern import Pattern
+from clipzoo.importers._reading.pattern import Pattern
 from clipzoo.importers.base import Importer, inside, same_aspect
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection

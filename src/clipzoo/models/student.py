@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -219,15 +220,7 @@ class Student(nn.Module):
         except RecipeError as error:
             raise CheckpointError(f"the heads of {folder / HEADS}.json cannot be made: {error}") from error
         if specs:
-            path = folder / f"{HEADS}.safetensors"
-            try:
-                student.heads.load_state_dict(load_file(path))
-            except (SafetensorError, *FAILS) as error:
-                why = " ".join(str(error).split())
-                raise CheckpointError(
-                    f"{path} is damaged, or it does not fit the heads in {HEADS}.json: {why[:300]}. Restore both files "
-                    "from a copy, or export the student again"
-                ) from error
+            _load_heads(student.heads, folder / f"{HEADS}.safetensors")
         return student
 
     def _forward(self, images: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> dict[str, Any]:
@@ -266,3 +259,14 @@ class Student(nn.Module):
 
 def _module_name(column: str) -> str:
     return column.replace(".", "_")  # ModuleDict takes no dots
+
+
+def _load_heads(heads: nn.Module, path: Path) -> None:
+    try:
+        heads.load_state_dict(load_file(path))
+    except (SafetensorError, *FAILS) as error:
+        why = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path} is damaged, or it does not fit the heads in {HEADS}.json: {why[:300]}. Restore both files from a "
+            "copy, or export the student again"
+        ) from error

@@ -25,7 +25,7 @@ from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
 from clipzoo.training import check_joined, check_settings
-from clipzoo.training.sharding import check_batch, check_sharded, check_student
+from clipzoo.training.processes.sharding import check_batch, check_sharded, check_student
 
 
 class Run:

@@ -1,4 +1,4 @@
-"""The inputs of a run: dataset, label store, experts, columns and plan, each opened at first use."""
+"""The inputs of a run: dataset, label store, experts, columns, plan and benchmarks, each opened at first use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from clipzoo import experts, files, locations
 from clipzoo.benchmarks import Benchmark, open_benchmark
 from clipzoo.data import Plan, Where, kept_plan
 from clipzoo.errors import RecipeError
+from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.experts import Expert
 from clipzoo.files import Place
 from clipzoo.labeling.inputs import stages
-from clipzoo.models import HeadSpec
+from clipzoo.models import HeadSpec, Student
 from clipzoo.progress import Progress
 from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.folder import Folder
+from clipzoo.runs.preflight import REPORTED, SPLITS
 from clipzoo.store import Column, Store
 
 
@@ -136,3 +138,34 @@ class Inputs:
         }
         where = {name: Where.parse(column.where) for name, (column, _) in self.specs.items() if column.where}
         return Plan.build(self.reader, columns, min_confidence=floors, where=where, max_samples=self.recipe.max_samples)
+
+
+def open_suite(inputs: Inputs, student: Student) -> Suite:
+    """Open the benchmarks of a recipe.
+
+    Args:
+        inputs: of the run; its progress receives how many samples cannot be used.
+        student: whose image size and crop the pictures get.
+    """
+    evaluation, progress = inputs.recipe.evaluation, inputs.progress
+    locations = {split: getattr(evaluation, split) for split in SPLITS}
+    benchmarks = {split: inputs.benchmark(location) for split, location in locations.items() if location}
+    suite = Suite.of(benchmarks, student.image_size, evaluation.label_stride, evaluation.layers, student.crop)
+    for split, reasons in suite.left_out.items():
+        if reasons:
+            most = max(reasons, key=lambda reason: reasons[reason])
+            progress.stage(f"{split}: {sum(reasons.values())} samples cannot be used. Most common reason: {most}")
+    if "test" in suite.dense and not suite.probed:
+        progress.stage("the true labels of test are not used: probes need evaluation.probe and evaluation.validation")
+    return suite
+
+
+def reported_splits(recipe: Recipe) -> list[str]:
+    """Return the splits of a recipe that are reported: ``test`` and ``heldout``, if it has them."""
+    return [split for split in REPORTED if getattr(recipe.evaluation, split)]
+
+
+def versioned_preset(recipe: Recipe) -> str:
+    """Return the preset of the measurements with its version; scores of another one do not count."""
+    name = recipe.evaluation.preset
+    return f"{name}, version {PRESETS[name]}"

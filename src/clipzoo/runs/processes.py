@@ -11,7 +11,7 @@ from clipzoo.progress import Progress
 from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
 from clipzoo.stopping import Interrupted
-from clipzoo.training import ranks
+from clipzoo.training.processes import ranks
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.pages import PictureRow
 from clipzoo.pages.showcase import showcase
 from clipzoo.runs._run import Run
+from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.preflight import TRAINED
 from clipzoo.runs.scores import PSEUDO
-from clipzoo.runs.suite import reported_splits, versioned_preset
 from clipzoo.runs.trainings import seeds_of
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log, supervision

@@ -17,8 +17,8 @@ from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.readers import Entry, Reader
+from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.preflight import TRAINED
-from clipzoo.runs.suite import reported_splits, versioned_preset
 from clipzoo.runs.trainings import Trainings
 from clipzoo.types import decode_image
 

@@ -20,11 +20,11 @@ from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
 from clipzoo.recipe import Recipe
 from clipzoo.runs import guarding
-from clipzoo.runs.inputs import Inputs
+from clipzoo.runs.inputs import Inputs, open_suite
 from clipzoo.runs.preflight import TRAINED
-from clipzoo.runs.suite import open_suite
-from clipzoo.training import Job, Recognition, Training, ended, finished, ranks
+from clipzoo.training import Job, Recognition, Training, ended, finished
 from clipzoo.training import train as train_job
+from clipzoo.training.processes import ranks
 
 DIVERGED = {"criterion": -1.0}
 """The scores of a trial that diverged: below any that is measured."""

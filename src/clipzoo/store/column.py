@@ -51,8 +51,8 @@ def _has_other_name(before: bytes, name: str) -> bool:
     return len(record) < BLOCKSIZE - 4 and record not in before
 
 
-class Column:
-    """The labels of one expert over a dataset."""
+class _Shards:
+    """The files of a column, shard by shard, and its manifest."""
 
     def __init__(self, path: Place) -> None:
         self.path = path
@@ -171,6 +171,15 @@ class Column:
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{path} is damaged ({error}). Remove it and label again") from error
 
+    def tables(self) -> Iterator[tuple[str, pa.Table]]:
+        """Yield (shard, `rows`) of every committed shard, sorted by name."""
+        shards = sorted(self.committed())
+        return zip(shards, files.map_ahead(self.rows, shards, files.threads(self.path)), strict=True)
+
+
+class Column(_Shards):
+    """The labels of one expert over a dataset."""
+
     def check_meaning(self, shard: str, marks: Mapping[str, str]) -> None:
         """Raise `StoreError` if a shard with these `marks` was labeled under another manifest than this one."""
         if marks.get(EXPERT_MARK, self.manifest.digest) != self.manifest.digest:
@@ -206,11 +215,6 @@ class Column:
                 "%s: %d shards, the first is %s, were labeled by an older clipzoo, which stored no fingerprint of "
                 "their images. Changes of the dataset since then cannot be detected", self.name, len(shards), shards[0],
             )  # fmt: skip
-
-    def tables(self) -> Iterator[tuple[str, pa.Table]]:
-        """Yield (shard, `rows`) of every committed shard, sorted by name."""
-        shards = sorted(self.committed())
-        return zip(shards, files.map_ahead(self.rows, shards, files.threads(self.path)), strict=True)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Return the bytes of one label. Safe in threads and forked workers.

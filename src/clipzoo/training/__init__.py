@@ -4,7 +4,7 @@ from clipzoo.training.checks import check_settings
 from clipzoo.training.health import read_supervision as supervision
 from clipzoo.training.job import Job, Recognition, Training
 from clipzoo.training.loop import train
-from clipzoo.training.ranks import check_joined, joined
+from clipzoo.training.processes.ranks import check_joined, joined
 from clipzoo.training.records import read_log
 from clipzoo.training.result import ended, finished, reached
 

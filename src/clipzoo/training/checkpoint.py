@@ -17,9 +17,9 @@ import torch
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
-from clipzoo.training import exchange, ranks
 from clipzoo.training.job import Job
-from clipzoo.training.sharding import Sharding
+from clipzoo.training.processes import exchange, ranks
+from clipzoo.training.processes.sharding import Sharding
 
 NAME = "checkpoint.pt"
 FIELDS: dict[str, type] = {"step": int, "student": dict, "optimizer": dict, "rng": torch.Tensor}

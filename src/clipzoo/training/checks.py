@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from clipzoo.models import Student, layers
 from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import locking, tracking
+from clipzoo.training import tracking
+from clipzoo.training.updates import locking
 
 
 def check_settings(settings: TrainingRecipe, student: Student) -> None:

@@ -16,12 +16,12 @@ from torch import distributed
 from clipzoo import files
 from clipzoo.errors import DivergedError, RecipeError
 from clipzoo.recipe import GuardRecipe
-from clipzoo.training import ranks
-from clipzoo.training.average import Average
 from clipzoo.training.checkpoint import Checkpoints
 from clipzoo.training.job import Recognition, Training
+from clipzoo.training.processes import ranks
+from clipzoo.training.processes.sharding import Sharding
 from clipzoo.training.records import Records
-from clipzoo.training.sharding import Sharding
+from clipzoo.training.updates.average import Average
 
 GOOD, RECORD = "good.pt", "guard.json"
 

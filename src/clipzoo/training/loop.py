@@ -12,15 +12,17 @@ from clipzoo.data import Batch, loader
 from clipzoo.errors import DivergedError
 from clipzoo.models import Student
 from clipzoo.stopping import Interrupted, Stop, signals
-from clipzoo.training import exact, exchange, guard, optimizer, ranks, result, sharding
+from clipzoo.training import guard, result
 from clipzoo.training.checkpoint import Checkpoints
 from clipzoo.training.guard import Guard
 from clipzoo.training.health import Health
 from clipzoo.training.job import Training
 from clipzoo.training.pictures import pictures
+from clipzoo.training.processes import exchange, ranks, sharding
+from clipzoo.training.processes.sharding import Sharding
 from clipzoo.training.records import Records
-from clipzoo.training.sharding import Sharding
-from clipzoo.training.step import Updater
+from clipzoo.training.updates import exact, optimizer
+from clipzoo.training.updates.step import Updater
 
 
 def train(training: Training) -> Student:

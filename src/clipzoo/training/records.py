@@ -9,8 +9,9 @@ from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError
-from clipzoo.training import ranks, tracking
+from clipzoo.training import tracking
 from clipzoo.training.job import Job
+from clipzoo.training.processes import ranks
 from clipzoo.training.tracking import TrackedRun, Tracker
 from clipzoo.types import ImageArray
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.models import Student
-from clipzoo.training import checkpoint, guard, health, ranks
+from clipzoo.training import checkpoint, guard, health
 from clipzoo.training.job import Training
+from clipzoo.training.processes import ranks
 
 STUDENT, DONE = "student", "done"
 """The student's folder in the folder of a training; the file in it that marks it as whole."""

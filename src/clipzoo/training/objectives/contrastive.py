@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from clipzoo.data import Batch
-from clipzoo.training import pairs
+from clipzoo.training.processes import pairs
 
 
 @dataclass(frozen=True, slots=True)

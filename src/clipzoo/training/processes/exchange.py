@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from clipzoo.data import Batch
-from clipzoo.training import ranks
+from clipzoo.training.processes import ranks
 
 APART = 1_000_003
 """Distance of the seeds of two ranks, larger than the seeds of a recipe."""

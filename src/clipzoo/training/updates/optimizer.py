@@ -8,8 +8,8 @@ import torch
 
 from clipzoo.models import Student, layers
 from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import locking
 from clipzoo.training.job import Job
+from clipzoo.training.updates import locking
 
 EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent")
 """Parts of the names of embeddings in OpenCLIP and timm."""

@@ -17,11 +17,11 @@ from clipzoo.data import Batch
 from clipzoo.errors import DatasetError
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training import objectives as terms_of
-from clipzoo.training import ranks
 from clipzoo.training.objectives import ContrastiveObjective, Objective
-from clipzoo.training.pairs import INPUTS
-from clipzoo.training.sharding import Sharding, tensors
-from clipzoo.training.whole import Weighing, split, totals
+from clipzoo.training.processes import ranks
+from clipzoo.training.processes.pairs import INPUTS
+from clipzoo.training.processes.sharding import Sharding, tensors
+from clipzoo.training.processes.whole import Weighing, split, totals
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision -> the type of matrix products and convolutions in the forward pass."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clipzoo.errors import RecipeError
 from clipzoo.models import Student
-from clipzoo.training import ranks
+from clipzoo.training.processes import ranks
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):

@@ -19,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from clipzoo.errors import RecipeError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import ranks
 from clipzoo.training.job import Job
-from clipzoo.training.sync_norm import synchronize
+from clipzoo.training.processes import ranks
+from clipzoo.training.processes.sync_norm import synchronize
 
 
 class Sharding:

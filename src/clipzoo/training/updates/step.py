@@ -11,14 +11,16 @@ from torch import Tensor
 
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError
-from clipzoo.training import objectives, optimizer, ranks
-from clipzoo.training.average import Average
+from clipzoo.training import objectives
 from clipzoo.training.checkpoint import Stateful
 from clipzoo.training.job import Training
-from clipzoo.training.nonfinite import Skips
 from clipzoo.training.objectives import ContrastiveObjective
-from clipzoo.training.parts import DTYPES, Parts
-from clipzoo.training.sharding import Sharding
+from clipzoo.training.processes import ranks
+from clipzoo.training.processes.parts import DTYPES, Parts
+from clipzoo.training.processes.sharding import Sharding
+from clipzoo.training.updates import optimizer
+from clipzoo.training.updates.average import Average
+from clipzoo.training.updates.nonfinite import Skips
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from clipzoo.losses import divided
-from clipzoo.training import ranks
+from clipzoo.training.processes import ranks
 
 INPUTS = ("image_features", "text_features", "logit_scale", "logit_bias")
 

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipzoo.data import Batch
 from clipzoo.errors import DivergedError
-from clipzoo.training import ranks
 from clipzoo.training.job import Job
+from clipzoo.training.processes import ranks
 from clipzoo.training.records import NONFINITE, append_line
 
 SMALLEST_SCALE = 1.0

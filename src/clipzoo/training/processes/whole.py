@@ -11,8 +11,8 @@ from torch import Tensor
 from clipzoo.data import Batch
 from clipzoo.losses import part_of
 from clipzoo.tasks import get as get_task
-from clipzoo.training import ranks
 from clipzoo.training.objectives import ColumnObjective, Objective
+from clipzoo.training.processes import ranks
 
 ROUNDS = 8
 """Most totals of a loss that depend on each other."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from clipzoo.errors import ClipzooError, RankError, RecipeError, brief
-from clipzoo.training.watch import Watch, watching
+from clipzoo.training.processes.watch import Watch, watching
 
 T = TypeVar("T")
 

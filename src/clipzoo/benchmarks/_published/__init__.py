@@ -1,0 +1,1 @@
+"""Files of published datasets: pictures with label files, depth, and MATLAB files."""

@@ -1,0 +1,1 @@
+"""Benchmarks as streamed splits: labels of stores, comparison of conventions, and the split itself."""
