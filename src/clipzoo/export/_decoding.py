@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from clipzoo.tasks import Convention, _fcos
+from clipzoo.tasks import Convention
 from clipzoo.tasks.depth import FARTHEST, NEAREST
-from clipzoo.tasks.detection import WHERE
+from clipzoo.tasks.detection import WHERE, boxes_of
 
 Decode = Callable[[Tensor, Convention], Mapping[str, Tensor]]
 
@@ -47,7 +47,7 @@ def detection(raw: Tensor, convention: Convention) -> dict[str, Tensor]:
     """
     K = len(convention.classes)
     scores = (raw[:, :K].sigmoid() * raw[:, K + WHERE - 1 : K + WHERE].sigmoid()).sqrt()
-    return {"boxes": _fcos.boxes_of(_fcos.distances(raw[:, K : K + WHERE - 1])), "scores": scores.flatten(2)}
+    return {"boxes": boxes_of(raw[:, K : K + WHERE - 1]), "scores": scores.flatten(2)}
 
 
 DECODERS: dict[str, Decode] = {

@@ -70,7 +70,7 @@ def make(
     return clip, tokenizer, {**config, **({"quick_gelu": True} if quick_gelu else {})}
 
 
-def here(model: str, pretrained: str | None) -> bool:
+def weights_are_local(model: str, pretrained: str | None) -> bool:
     """Return True if the weights are on this disk, so that loading them downloads nothing."""
     if ":" in model:
         return model.startswith(LOCAL)

@@ -408,7 +408,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 def _check_name(model: str) -> None:
     """Raise `ValueError` unless OpenCLIP has the model."""
-    from clipzoo.models._open_clip import check_model  # OpenCLIP is slow to import
+    from clipzoo.models import check_model  # OpenCLIP is slow to import
 
     try:
         check_model(model)

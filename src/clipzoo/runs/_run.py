@@ -13,8 +13,7 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.files import AnyPath
-from clipzoo.models import HeadSpec, Student
-from clipzoo.models._open_clip import here
+from clipzoo.models import HeadSpec, Student, weights_are_local
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
@@ -76,7 +75,7 @@ class Run:
         check_mixture(self.recipe.training.mixture, () if packaged else open_dataset(self.inputs.dataset).shards)
         check_splits(self.recipe)
         student, evaluation = self.recipe.student, self.recipe.evaluation
-        on_disk = here(model_schemes.resolve(student.model), student.pretrained)
+        on_disk = weights_are_local(model_schemes.resolve(student.model), student.pretrained)
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
         check_settings(self.recipe.training, start)

@@ -20,8 +20,7 @@ from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError
 from clipzoo.experts import ExpertCard
 from clipzoo.files import AnyPath
 from clipzoo.labeling.inputs import stages
-from clipzoo.models import Student
-from clipzoo.models._open_clip import check_model, here
+from clipzoo.models import Student, check_model, weights_are_local
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs.preflight import SPLITS, check_split
 from clipzoo.store import Column, Manifest, Store
@@ -138,7 +137,7 @@ def check_start(answer: str) -> Start:
     if ":" not in model:
         check_model(model, None if random else weights)
     place = model_schemes.resolve(model)
-    student = Student.create(place, weights or None, random=random or not here(place, weights or None))
+    student = Student.create(place, weights or None, random=random or not weights_are_local(place, weights or None))
     return Start(model, weights or None, random, _layers(student))
 
 

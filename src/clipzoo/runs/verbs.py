@@ -13,8 +13,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 from clipzoo import files
 from clipzoo.errors import CheckpointError, SampleError
 from clipzoo.export import PLUGINS as TARGETS
-from clipzoo.export import Source, export_student, sentence
-from clipzoo.export._card import card as model_card
+from clipzoo.export import (
+    Source,
+    check_login,
+    check_repository,
+    export_student,
+    model_card,
+    sentence,
+    upload,
+)  # fmt: skip
 from clipzoo.files import AnyPath
 from clipzoo.labeling import Tuning
 from clipzoo.labeling import label as label_dataset
@@ -189,20 +196,18 @@ def push(
     Raises:
         RemoteError: the hub cannot be reached or refuses, or no token is known. Others as of `export`.
     """
-    from clipzoo.export import _hub
-
     check_arm(arm, "push", ("clip", *TRAINED))
     TARGETS.load(to)
-    _hub.check_repository(repository)
+    check_repository(repository)
     if not dry_run:
-        _hub.check_login()
+        check_login()
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     source = _source(run, arm, seed, heads)
     with TemporaryDirectory(prefix=".push-", dir=run.out) as scratch:
         folder = Path(scratch, "student")
         export_student(to, source, folder)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        url = "" if dry_run else _hub.upload(folder, repository, private, f"{run.recipe.name}: {arm}, seed {seed}")
+        url = "" if dry_run else upload(folder, repository, private, f"{run.recipe.name}: {arm}, seed {seed}")
         return Pushed(
             url,
             {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths},

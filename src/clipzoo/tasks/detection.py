@@ -110,6 +110,11 @@ class DetectionMetric(Metric):
         return dict(zip(self.measures, means, strict=True))
 
 
+def boxes_of(raw: Tensor) -> Tensor:
+    """Return boxes of raw distances [B,4,h,w] to the four sides; see `_fcos.boxes_of`."""
+    return _fcos.boxes_of(_fcos.distances(raw))
+
+
 class DetectionTask(Task[Detection]):
     """Boxes as in FCOS (Tian, Shen, Chen and He 2019, arXiv 1904.01355), at one stride.
 
@@ -236,7 +241,7 @@ class DetectionTask(Task[Detection]):
         K, (H, W) = self.channels(convention) - WHERE, raw.shape[-2:]
         scores = (raw[:, :K].sigmoid() * raw[:, -1:].sigmoid()).sqrt().flatten(1)
         best, places = scores.topk(min(CANDIDATES, scores.shape[1]))
-        boxes = _fcos.boxes_of(_fcos.distances(raw[:, K:-1]))
+        boxes = boxes_of(raw[:, K:-1])
         found = []
         for own, score, place in zip(boxes, best, places, strict=True):
             kinds, own = place // (H * W), own[place % (H * W)]
