@@ -69,14 +69,14 @@ def test_a_budget_does_not_count_what_was_not_downloaded() -> None:
     assert (budget.samples, budget.failed, budget.by_sample) == (0, 0, 0)
 
 
-def _filled(tmp_path: Path, name: str, failure: Failure = REASON) -> Column:
-    """A column with one labeled sample and one failure."""
+def _filled(tmp_path: Path, name: str, failure: Failure = REASON, labeled: int = 5) -> Column:
+    """A column with labeled samples and one failure."""
     data = make_dataset(tmp_path / "data", shards=1)
     column = Store(tmp_path / name).create(Bright().card, fingerprint(open_dataset(str(data))))
     with ColumnWriter(column, "00000") as writer:
-        for i in range(5):
+        for i in range(labeled):
             writer.add(f"{i:06d}", Bright.one(image(i)))
-        writer.fail("000005", failure)
+        writer.fail(f"{labeled:06d}", failure)
     column.finish()
     return Column(column.path)
 
@@ -107,7 +107,9 @@ def test_shards_with_and_without_codes_merge_where_they_are_equal(tmp_path: Path
     _without_codes(_filled(tmp_path, "old"))
     _filled(tmp_path, "new")
     merge([Store(tmp_path / "new")], Store(tmp_path / "old"))
-    _filled(tmp_path, "other", Failure("no-caption", "another reason"))
+    _filled(tmp_path, "text", Failure("no-caption", "the text of another version"))
+    merge([Store(tmp_path / "text")], Store(tmp_path / "old"))
+    _filled(tmp_path, "other", labeled=4)
     with pytest.raises(clipzoo.errors.StoreError, match="have different labels for the shard '00000'"):
         merge([Store(tmp_path / "other")], Store(tmp_path / "old"))
 

@@ -72,7 +72,8 @@ class _Lines(RowReader):
 
     def contents(self, shard: str) -> str:
         """Return a digest of the spans and keys of its rows."""
-        return digest([(span, key, str(failure or "")) for span, key, failure in self.rows(self._part(shard))])
+        rows = self.rows(self._part(shard))
+        return digest([(span, key, MALFORMED if failure else "") for span, key, failure in rows])
 
 
 class CsvFolder(_RelativeToTable, Table):
@@ -111,6 +112,9 @@ class ImageFolders(Reader):
 
 
 READER = ImageFolders
+
+MALFORMED = "the row cannot be read: it is no JSON object"
+"""A constant in digests of malformed rows. It must not change: stores recognize their datasets by digests."""
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

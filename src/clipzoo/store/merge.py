@@ -7,6 +7,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.store.column import Column
@@ -115,13 +118,21 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
 
 
 def _equal(one: Column, other: Column, shard: str) -> bool:
-    """Return True if two columns have equal labels and failures in a shard. Old rows have no codes to compare."""
+    """Return True if two columns have equal labels in a shard, and failures of the same samples.
+
+    Texts of failures differ between versions, and old rows have no codes.
+    """
     if not files.equal(one.file(shard, ".tar"), other.file(shard, ".tar")):
         return False
     if files.equal(one.file(shard, ".parquet"), other.file(shard, ".parquet")):
         return True
-    rows, other_rows = (column.rows(shard).drop_columns("code") for column in (one, other))
+    rows, other_rows = (_without_texts(column.rows(shard)) for column in (one, other))
     return bool(rows.equals(other_rows, check_metadata=True))
+
+
+def _without_texts(rows: pa.Table) -> pa.Table:
+    index = rows.schema.get_field_index("error")
+    return rows.drop_columns("code").set_column(index, "failed", pc.is_valid(rows["error"]))
 
 
 def _merged(
