@@ -58,12 +58,14 @@ def scores(made: Student, picture: Path) -> list[float]:
         return (made.encode_image(torch.tensor(pixels)[None]) @ made.encode_text(TEXTS).T)[0].tolist()
 
 
+@pytest.mark.slow
 def test_transformers(tiny_clip: str, picture: Path) -> None:
     made = student(tiny_clip, picture.with_name("student"), VIT, preprocess=SQUASH)
     lines = printed("with_transformers.py", export(made, "hf", picture), picture, *TEXTS)
     assert [float(line.split()[0]) for line in lines] == pytest.approx(scores(made, picture), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_timm(tiny_clip: str, picture: Path) -> None:
     made = student(tiny_clip, picture.with_name("student"), VIT, preprocess=SQUASH)
     (line,) = printed("with_timm.py", export(made, "timm", picture), picture)

@@ -42,7 +42,7 @@ def run(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> workspac
     return made
 
 
-@pytest.mark.parametrize("room", [100, 40_000])
+@pytest.mark.parametrize("room", [pytest.param(100, marks=pytest.mark.slow), 40_000])
 def test_a_full_disk_is_an_error_in_a_line_and_leaves_nothing(run: workspace.Run, room: int, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-c", LIMITED, str(run.out), str(out), str(room)]

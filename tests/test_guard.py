@@ -57,7 +57,7 @@ def test_a_loss_rolls_back_to_the_last_good_state_at_a_lower_rate(
     assert not (tmp_path / "good.pt").exists()
 
 
-@pytest.mark.parametrize("stop_at", [1, 4])
+@pytest.mark.parametrize("stop_at", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_stopped_and_resumed_it_ends_in_the_same_bits(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, stop_at: int
 ) -> None:
