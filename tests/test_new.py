@@ -191,6 +191,14 @@ def test_existing_labels_are_used(
     assert Run(recipe.load("2.yaml"), tmp_path / "other").inputs.unlabeled() == ["edges/demo-edges"]
 
 
+def test_the_dataset_of_a_store_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["new", "--yes", "--out", "x.yaml", "--store", "labels"])
+    assert "the dataset of its labels is missing: add --data" in str(result.exception)
+    asked = CliRunner().invoke(app, ["new", "--out", "x.yaml", "--store", "labels"], input="nowhere\n").output
+    assert "1. Dataset (docs/data.md): " in asked, "there is no default"
+
+
 def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(
     dataset: Path, bench: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,7 @@ def command(
     draft.check_out(out)
     device = pick_device(device)
 
-    found = _ask("1. Dataset (docs/data.md)", data, "demo:captioned", _check_data, yes)
+    found = _dataset(store, data, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
     plain(f"   {found.samples:,} usable samples{skipped}")
     place = store or draft.find_store(found)
@@ -75,6 +75,18 @@ def command(
     trust.remember(recipes.load(out, trust=True).code, out)  # the user named its experts in this command
     verb = "run" if splits else "train"
     console.print(f"recipe: {bold(out)}; next: clipzoo {verb} {escape(str(out))} --dry-run")
+
+
+def _dataset(store: str | None, data: str | None, yes: bool) -> Data:
+    """Return the dataset of the recipe; that of an existing store is not guessed."""
+    from clipzoo.errors import RecipeError
+
+    if store and yes and data is None:
+        raise RecipeError(
+            "--store is given with --yes, but the dataset of its labels is missing: add --data LOCATION, or leave out "
+            "--yes to be asked"
+        )
+    return _ask("1. Dataset (docs/data.md)", data, None if store else "demo:captioned", _check_data, yes)
 
 
 def _check_data(location: str) -> Data:
