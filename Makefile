@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# Tests that fork: autograd's threads of other tests in the same process would not survive that.
+RANKS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ranks.py tests/test_ranks_cli.py
+
 .PHONY: demo test test-all test-cluster experts docs lint setup clean
 
 demo: $(VENV)/.package
@@ -11,11 +14,13 @@ demo: $(VENV)/.package
 
 test: lint
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow and not cluster"
+	$(PYTEST) -m "not slow and not cluster and not ranks"
+	$(RANKS) -m "ranks and not slow"
 
 test-all: lint
 	$(BIN)/mypy
-	$(PYTEST) -m "not cluster"
+	$(PYTEST) -m "not cluster and not ranks"
+	$(RANKS) -m ranks
 	$(MAKE) test-cluster
 
 # These tests kill machines at random times, so a failed one is tried once more.

@@ -34,6 +34,8 @@ from clipzoo.training.updates.step import Updater
 from forking import ended, on_ranks, started
 from test_training import job, same_student
 
+pytestmark = pytest.mark.ranks
+
 CONVENTIONS = {
     "segmentation": Convention(classes=("background", "square")),
     "detection": Convention(classes=("square",)),

@@ -18,7 +18,7 @@ from clipzoo.training import read_log
 from forking import free_port
 from test_pipeline import world  # noqa: F401
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
