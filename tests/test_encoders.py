@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from typer.testing import CliRunner
 
 from clipzoo import encoders
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError
+from clipzoo.readers.webdataset import write_shard
 from test_pipeline import write_benchmark
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8))
@@ -178,7 +180,32 @@ def test_eval_needs_a_recipe_or_models(tmp_path):
         (["--model", "hf:x"], "--test is missing"),
         (["--model", "hf:x", "--test", "a", "--probe", "b"], "--probe needs --validation"),
         (["--model", "hf:x", "--test", "a", "--layers", "x"], "whole numbers"),
+        (["--model", "hf:x", "--test", "a", "--steps", "3"], "--steps needs --preset"),
+        (["--model", "hf:x", "--model", "x", "--test", "a"], "'x' is not a model"),
     ):
         done = CliRunner().invoke(app, ["eval", *options])
         assert done.exit_code
         assert message in " ".join((done.output + str(done.exception)).split())
+
+
+def test_a_test_benchmark_without_anything_to_measure_is_refused(models, tmp_path):
+    write_benchmark(tmp_path / "test", 8, 0)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    options = ["--test", str(tmp_path / "test"), "--out", str(tmp_path / "out"), "--label-size", "16"]
+    done = CliRunner().invoke(app, ["eval", "--model", f"timm:local-dir:{models / 'timm'}", *options])
+    message = " ".join((done.output + str(done.exception)).split())
+    assert "nothing can be measured on --test" in message
+    assert "without a text tower" in message
+    pictures = [(f"{i}", {"png": (tmp_path / "red.png").read_bytes()}) for i in range(4)]
+    write_shard(tmp_path / "plain" / "images" / "0.tar", pictures)
+    options[1] = str(tmp_path / "plain")
+    done = CliRunner().invoke(app, ["eval", "--model", "open_clip:not-loaded", *options])
+    assert "it needs classes, captions or true labels" in " ".join((done.output + str(done.exception)).split())
+
+
+def test_random_weights_are_named(tmp_path):
+    write_benchmark(tmp_path / "test", 8, 0)
+    options = ["--test", str(tmp_path / "test"), "--out", str(tmp_path / "out"), "--label-size", "16"]
+    done = CliRunner().invoke(app, ["eval", "--model", "open_clip:ViT-S-32", *options])
+    assert done.exit_code == 0, done.output
+    assert "open_clip:ViT-S-32 has random weights" in " ".join(done.output.split())

@@ -89,5 +89,5 @@ def test_a_run_trains_on_labels_that_meet_the_condition(
 
 
 def test_a_recipe_reports_a_condition_with_its_place() -> None:
-    with pytest.raises(RecipeError, match=r"columns.0.where: 'valid is 3' in 'valid is 3' is not a condition"):
+    with pytest.raises(RecipeError, match=r"columns.0.where: 'valid is 3' is not a condition"):
         parse(values(Path("d"), Path("l"), "demo:clip", "valid is 3"))

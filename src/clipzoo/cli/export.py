@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -31,4 +32,7 @@ def command(
     with existing_run(folder, trust) as run:
         path, parity = pipeline.export(run, to, arm, seed, out, heads)
     console.print(parity)
+    if (path / "refused.json").exists():
+        for target, reason in json.loads((path / "refused.json").read_text(encoding="utf-8")).items():
+            console.print(f"not exported to {target}: {reason}", markup=False)
     console.print(f"exported student: {bold(path)}")

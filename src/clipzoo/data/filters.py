@@ -42,8 +42,9 @@ class Where:
         for part in re.split(r"\band\b", text):
             found = _CLAUSE.fullmatch(part)
             if found is None:
+                where = "" if part.strip() == text.strip() else f" in {text!r}"
                 raise RecipeError(
-                    f"{part.strip()!r} in {text!r} is not a condition: write NAME COMPARISON NUMBER, such as "
+                    f"{part.strip()!r}{where} is not a condition: write NAME COMPARISON NUMBER, such as "
                     f"valid > 0.3, and join several by `and`. Names are {', '.join(STATISTICS)}; comparisons are "
                     f"{' '.join(COMPARISONS)}"
                 )

@@ -14,7 +14,7 @@ from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
 from clipzoo.plugins import Registry, hint
 
-__all__ = ["PLUGINS", "Encoder", "EncoderPlugin", "TextlessEncoder", "create"]
+__all__ = ["PLUGINS", "Encoder", "EncoderPlugin", "TextlessEncoder", "check", "create"]
 
 
 class EncoderPlugin(Protocol):
@@ -27,12 +27,23 @@ class EncoderPlugin(Protocol):
 PLUGINS: Registry[EncoderPlugin] = Registry("encoders", ("create",))
 
 
+def check(uri: str) -> None:
+    """Raise `CheckpointError` unless a URI names a library and its options are of the form name=value."""
+    _parse(uri)
+
+
 def create(uri: str) -> Encoder:
     """Return the encoder of a URI such as ``timm:vit_base_patch14_dinov2.lvd142m?size=518``.
 
     Raises:
         CheckpointError: the URI names no library, or the library cannot load the model.
     """
+    scheme, name, options = _parse(uri)
+    return PLUGINS.load(scheme).create(name, options)
+
+
+def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
+    """Return library, name and options of a URI."""
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in PLUGINS.names():
         raise CheckpointError(
@@ -44,4 +55,4 @@ def create(uri: str) -> Encoder:
         options = dict(parse_qsl(query, strict_parsing=bool(query)))
     except ValueError as error:
         raise CheckpointError(f"{uri}: {query!r} is not of the form name=value&name=value ({error})") from error
-    return PLUGINS.load(scheme).create(name, options)
+    return scheme, name, options

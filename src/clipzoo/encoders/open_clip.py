@@ -23,7 +23,9 @@ from clipzoo.types import Size
 
 
 class OpenClip(ImageEncoder):
-    """A student, or any model of OpenCLIP."""
+    """A student, or any model of OpenCLIP; ``random`` is true for random weights."""
+
+    random = False
 
     def __init__(self, student: Student, options: Options, uri: str) -> None:
         visual = student.clip.visual
@@ -65,6 +67,9 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     else:
         model, _, tag = name.partition("/")
         student = Student.create(model, tag or None, random=not tag)
+        encoder = OpenClip(student.eval(), chosen, uri).eval()
+        encoder.random = not tag
+        return encoder
     return OpenClip(student.eval(), chosen, uri).eval()
 
 

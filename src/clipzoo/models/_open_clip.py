@@ -151,8 +151,8 @@ def check_model(model: str, pretrained: str | None = None) -> None:
     """Raise `CheckpointError` unless OpenCLIP has a model of this name, and weights of this tag or file."""
     if model not in open_clip.list_models():
         raise CheckpointError(
-            f"OpenCLIP has no model {model!r}; {plugins.hint(model, open_clip.list_models())}. Other models are "
-            "local-dir:PATH, hf-hub:ID and demo:clip"
+            f"OpenCLIP has no model {model!r}; {plugins.hint(model, open_clip.list_models())} "
+            "(other models are local-dir:PATH, hf-hub:ID and demo:clip)"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not (pretrained is None or Path(pretrained).is_file() or get_pretrained_cfg(model, pretrained)):

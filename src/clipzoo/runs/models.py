@@ -72,12 +72,22 @@ def measure(wanted: Comparison, progress: Progress) -> dict[str, Any]:
         raise RecipeError("--probe needs --validation, which selects the strength of the probes")
     if wanted.preset != QUICK and "probe" not in wanted.locations:
         raise RecipeError(f"--probe is missing: the preset {wanted.preset} trains its probe on this benchmark")
+    if wanted.preset == QUICK and wanted.steps:
+        raise RecipeError(f"--steps needs --preset: the probes of {QUICK} are fitted in closed form, without steps")
+    for uri in wanted.models:
+        encoders.check(uri)
     check_locations(wanted.locations)
     benchmarks = {split: _opened(wanted, split, progress) for split in SPLITS if split in wanted.locations}
     reported = [split for split in ("test", "heldout") if split in benchmarks]
+    _check_measurable(wanted, benchmarks, reported)
     scored = _scores if wanted.preset == QUICK else _trained_scores
     scores = {uri: scored(wanted, uri, benchmarks, reported, progress) for uri in wanted.models}
-    arms = {split: {uri: {0: of[split]} for uri, of in scores.items()} for split in reported}
+    if empty := [uri for uri, of in scores.items() if not of.get("test")]:
+        raise RecipeError(
+            f"nothing can be measured on --test {wanted.locations['test']} for {', '.join(empty)}: without a text "
+            "tower, a model has only dense tasks, which need true labels in --probe, --validation and --test"
+        )
+    arms = {split: {uri: {0: of.get(split, {})} for uri, of in scores.items()} for split in reported}
     prior = {split: {PRIOR: {0: _prior(wanted, benchmarks, split, progress)}} for split in reported}
     results = compare(
         arms["test"],
@@ -98,12 +108,32 @@ def _opened(wanted: Comparison, split: str, progress: Progress) -> Benchmark:
     return open_benchmark(location)
 
 
+def _check_measurable(wanted: Comparison, benchmarks: Mapping[str, Benchmark], reported: Sequence[str]) -> None:
+    """Raise `RecipeError` if a benchmark lacks what the measurements need, before any model is loaded."""
+    if wanted.preset != QUICK:
+        task = probing.get(wanted.preset).task
+        for split in ("probe", *reported):
+            if task not in benchmarks[split].labels:
+                raise RecipeError(
+                    f"--{split} {wanted.locations[split]} has no true labels of {task}, which the preset "
+                    f"{wanted.preset} needs; it has {', '.join(benchmarks[split].labels) or 'none'}"
+                )
+        return
+    suite = Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size)
+    if not ((suite.probed and "test" in suite.dense) or "test" in suite.zero_shot or "test" in suite.retrieval):
+        needs = (
+            "--probe and --validation with true labels" if "test" in suite.dense else "classes, captions or true labels"
+        )
+        raise RecipeError(f"nothing can be measured on --test {wanted.locations['test']}: it needs {needs}")
+
+
 def _scores(
     wanted: Comparison, uri: str, benchmarks: Mapping[str, Benchmark], reported: Sequence[str], progress: Progress
 ) -> dict[str, RowScores]:
     """Return split -> scores of one model; existing scores of the same benchmarks are used."""
     progress.stage(f"measuring {uri}")
     model = encoders.create(uri)
+    _note_random(model, uri, progress)
     if isinstance(model, nn.Module):
         model.to(wanted.device)
     crop: Crop = getattr(model, "crop", "whole")
@@ -113,6 +143,11 @@ def _scores(
         wanted.out / "scores" / _folder_name(uri), lambda: suite.measure(model, reported), identity, progress.stage
     )
     return dict(measured)
+
+
+def _note_random(model: Encoder, uri: str, progress: Progress) -> None:
+    if getattr(model, "random", False):
+        progress.stage(f"{uri} has random weights: its name has no pretrained tag, as in open_clip:ViT-B-16/openai")
 
 
 def _trained_scores(
@@ -126,6 +161,7 @@ def _trained_scores(
     def measured() -> dict[str, RowScores]:
         progress.stage(f"training the probe {wanted.preset} on {uri}")
         model = _encoder(wanted, uri, preset, fitted(preset.crop, _patch(uri)))
+        _note_random(model, uri, progress)
         job = probing.ProbeJob(
             preset, model, f"{uri} {identities['probe']}", folder, wanted.seed, wanted.steps,
             lambda done, total, loss: progress.step(wanted.preset, done, total, f"loss {loss:.4f}"),
