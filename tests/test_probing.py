@@ -156,7 +156,7 @@ def test_a_preset_needs_its_task(bench, models, tmp_path):  # noqa: F811
 
 def test_presets_are_listed():
     assert {"dinov3-ade-linear", "dinov3-nyu-linear", "probe3d-nyu-depth", "probe3d-nyu-normals"} <= {*probing.names()}
-    with pytest.raises(PluginError, match="dinov3_ade_linear"):
+    with pytest.raises(PluginError, match="no preset 'dinov3-ade-linaer'; did you mean dinov3-ade-linear"):
         probing.get("dinov3-ade-linaer")
 
 

@@ -17,7 +17,9 @@ import open_clip
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from clipzoo.cli import app
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError, RecipeError
 from clipzoo.losses import part_of
@@ -451,3 +453,9 @@ def test_thirty_kills_of_ranks_change_no_bit(
     assert [line["loss"] for line in read_log(tmp_path / "halved") if "loss" in line] == [
         line["loss"] for line in read_log(tmp_path / "whole") if "loss" in line
     ]
+
+
+def test_gpus_without_a_gpu_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "r.yaml"), "--gpus", "2"])
+    assert "this machine has 0 GPUs, too few for 2 processes" in str(done.exception)

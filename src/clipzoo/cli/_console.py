@@ -193,7 +193,8 @@ def launched(
 
     if is_launched():
         return False
-    if pick_device(device) != "cpu":
+    pick_device(device)
+    if device != "cpu":  # with auto, too: --gpus without a GPU would train on the CPU unnoticed
         check_gpus(gpus)
     load_recipe(recipe, out, overrides, trust)  # asks for trust, and shows mistakes once
     code, cause = launch(gpus, sys.argv[1:])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from clipzoo.plugins import Registry
+from clipzoo.errors import PluginError
+from clipzoo.plugins import Registry, hint
 from clipzoo.probing._testing import score, size_of
 from clipzoo.probing._training import ProbeJob, train
 from clipzoo.probing.base import Bins, Preset
@@ -31,4 +32,6 @@ def names() -> tuple[str, ...]:
 
 def get(name: str) -> Preset:
     """Return the preset of a name; `PluginError` if there is none."""
+    if name not in names():
+        raise PluginError(f"there is no preset {name!r}; {hint(name, names())}")
     return PLUGINS.load(name.replace("-", "_")).PRESET
