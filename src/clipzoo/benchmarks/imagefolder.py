@@ -9,11 +9,12 @@ alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipzoo.benchmarks._published.pictures import PICTURES, Picture, Root, benchmark
 from clipzoo.benchmarks.base import PLAIN, Benchmark, Layout
+from clipzoo.benchmarks.webdataset import lines_of
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place
 
@@ -43,12 +44,12 @@ class ImageFolder:
 LAYOUT: Layout = ImageFolder()
 
 
-def _names(root: Root, folders: list[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(root: Root, folders: Sequence[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return class names in the order of the folders, and templates."""
     from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
 
     imagenet = len(folders) == len(IMAGENET_CLASSNAMES) and all(WORDNET.fullmatch(one.name) for one in folders)
-    names = _lines(root.path, "classnames.txt")
+    names = lines_of(root.path, "classnames.txt")
     if names and len(names) != len(folders):
         raise DatasetError(
             f"imagefolder: {root.path} has {len(folders)} folders, but classnames.txt has {len(names)} lines. Each "
@@ -56,9 +57,4 @@ def _names(root: Root, folders: list[Path]) -> tuple[tuple[str, ...], tuple[str,
         )
     default = tuple(IMAGENET_CLASSNAMES) if imagenet else tuple(re.sub(r"[_-]+", " ", one.name) for one in folders)
     written = tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES) if imagenet else PLAIN
-    return names or default, _lines(root.path, "zeroshot_classification_templates.txt") or written
-
-
-def _lines(folder: Path, name: str) -> tuple[str, ...]:
-    path = next((place for place in (folder / name, folder.parent / name) if place.is_file()), None)
-    return tuple(line for line in path.read_text("utf-8").splitlines() if line.strip()) if path else ()
+    return names or default, lines_of(root.path, "zeroshot_classification_templates.txt") or written

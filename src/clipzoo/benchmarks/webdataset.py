@@ -52,8 +52,8 @@ class Folder:
             reader=reader,
             shards=shards,
             labels=column_labels(truth, reader) if truth.is_dir() else {},
-            classnames=_lines(tar_folder, "classnames.txt"),
-            templates=_lines(tar_folder, "zeroshot_classification_templates.txt") or PLAIN,
+            classnames=lines_of(tar_folder, "classnames.txt"),
+            templates=lines_of(tar_folder, "zeroshot_classification_templates.txt") or PLAIN,
             target=lambda entry: _target(reader, entry),
             captions=_captions,
             places=tuple(reader.paths[shard] for shard in shards),
@@ -81,7 +81,7 @@ def _target(reader: WebDataset, entry: Entry) -> int | None:
         raise SampleError(f"its {CLASS} is {start!r}, not the index of a class, a whole number from 0") from error
 
 
-def _lines(folder: Place, name: str) -> tuple[str, ...]:
+def lines_of(folder: Place, name: str) -> tuple[str, ...]:
     """Return the lines of a file next to the shards or one folder above; empty if there is no such file."""
     for path in (folder / name, folder.parent / name):
         if path.is_file():
