@@ -1,16 +1,10 @@
 """The recipe: the typed, complete description of a run. Mistakes are reported together."""
 
-from clipzoo.recipe.fields import (
-    TOKENIZER,
-    ColumnRecipe,
-    EvaluationRecipe,
-    LabelingRecipe,
-    Recipe,
-    StudentRecipe,
-    TrainingRecipe,
-)
+from clipzoo.recipe.columns import ColumnRecipe
+from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, Recipe, StudentRecipe
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
 from clipzoo.recipe.reading import load, parse
+from clipzoo.recipe.training import TrainingRecipe
 
 __all__ = [
     "TOKENIZER",

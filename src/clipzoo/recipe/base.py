@@ -1,8 +1,13 @@
-"""The base of all parts of a recipe."""
+"""The base of all parts of a recipe, and types of fields."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
 
 
 class Part(BaseModel):

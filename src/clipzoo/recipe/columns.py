@@ -1,0 +1,62 @@
+"""The fields of a column: an expert or existing labels, and how the student learns from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from clipzoo import plugins
+from clipzoo.errors import RecipeError
+from clipzoo.recipe.base import Count, Part
+
+
+class ColumnRecipe(Part):
+    """One expert's labels in training. Name either the ``expert`` that makes them or an existing ``column``."""
+
+    expert: str | None = None
+    """URI of the expert that makes the labels (docs/experts.md)."""
+    column: str | None = None
+    """``<task>/<slug>`` of existing labels in the store."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of this loss, relative to that of the contrastive loss (``training.contrastive_weight``, 1)."""
+    head: str = "conv"
+    """Head that predicts the labels: a file of ``clipzoo/heads/``, or a custom head (docs/extending.md)."""
+    head_options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the head."""
+    loss: str | None = None
+    """Loss of this column: one that ``clipzoo tasks TASK`` lists, or a custom loss; null selects the task's default."""
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the loss."""
+    stride: Count = 2
+    """Image pixels per target pixel, along each side."""
+    min_confidence: float | None = None
+    """Labels below this confidence are not used; it applies to experts that report a confidence."""
+    where: str | None = None
+    """Condition on the statistics of used labels, such as ``valid > 0.3 and confidence >= 0.5``: ``valid`` is the share
+    of the image with a label, ``bytes`` the size of the label (docs/training.md)."""
+
+    @field_validator("where")
+    @classmethod
+    def _condition_is_sound(cls, where: str | None) -> str | None:
+        if where is not None:
+            from clipzoo.data.filters import Where  # with torch, slow to import
+
+            try:
+                Where.parse(where)
+            except RecipeError as error:
+                raise ValueError(str(error)) from error
+        return where
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ColumnRecipe:
+        if (self.expert is None) == (self.column is None):
+            raise ValueError("name either expert (a URI) or column (<task>/<slug> of the store)")
+        mistakes = []
+        for kind, folder, name in (("head", "heads", self.head), ("loss", "losses", self.loss)):
+            known = plugins.names(folder)
+            if name is not None and name not in known:
+                mistakes.append(f"no {kind} is named {name!r}; {plugins.hint(name, known)}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
