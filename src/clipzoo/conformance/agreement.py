@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,21 +12,39 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from clipzoo import tasks
-from clipzoo.types import View
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import Normals
+from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.types import BoolArray, FloatArray, View
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 GRID = (48, 48)
 """The size at which maps are compared."""
 
+L = TypeVar("L")
+Maps = TypeVar("Maps", bound="DataclassInstance")
 Crop = tuple[float, float, float, float]
 WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
 
 
-def part(task: str, label: Any, crop: Crop = WHOLE) -> Any:
+def part(task: str, label: L, crop: Crop = WHOLE) -> L:
     """Return a label's ``crop`` (x0, y0, x1, y1 as fractions of its frame), resized to `GRID`."""
-    return tasks.get(task).crop_resize(label, View(crop, GRID))
+    return cast(L, tasks.get(task).crop_resize(label, View(crop, GRID)))
 
 
-def agreement(task: str, a: Any, b: Any) -> float:
+class _Known(Protocol):
+    """A label of any task."""
+
+    @property
+    def valid(self) -> BoolArray:
+        """Bool [H,W], false where the label is unknown."""
+
+
+def agreement(task: str, a: object, b: object) -> float:
     """Return the similarity of two labels of one size: 1 if equal, about 0 if unrelated, NaN if both are empty.
 
     Cohen's kappa for segmentation, correlation for depth and edges, mean cosine for normals, and for boxes the mean
@@ -35,9 +53,9 @@ def agreement(task: str, a: Any, b: Any) -> float:
     return _AGREE[task](a, b)
 
 
-def difference(task: str, a: Any, b: Any) -> float:
+def difference(task: str, a: object, b: object) -> float:
     """Return the difference of two labels of one picture in the unit of `TOLERANCE`; infinite if their sizes differ."""
-    if task != "detection" and a.valid.shape != b.valid.shape:
+    if task != "detection" and cast(_Known, a).valid.shape != cast(_Known, b).valid.shape:
         return float("inf")
     return _DIFFER[task](a, b)
 
@@ -55,20 +73,20 @@ SCORE_TOLERANCE = 0.01
 """The largest change of a score that rounding may cause."""
 
 
-def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     """Return Pearson's correlation of two arrays [N]; NaN if one of them is constant."""
     a, b = a.astype(np.float64) - a.mean(dtype=np.float64), b.astype(np.float64) - b.mean(dtype=np.float64)
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 1e-12 else float("nan")
 
 
-def upside_down(label: Any) -> Any:
+def upside_down(label: Maps) -> Maps:
     """Return a label of maps with its rows reversed; channels of normals are unchanged."""
     maps = {f.name: getattr(label, f.name) for f in fields(label)}
     return replace(label, **{k: v[..., ::-1, :].copy() for k, v in maps.items() if isinstance(v, np.ndarray)})
 
 
-def overlap(a: Any, b: Any) -> float:
+def overlap(a: Detection, b: Detection) -> float:
     """Return the mean overlap of each box with its best match in the other label, weighted by scores; NaN if empty."""
     a, b = a.take(~a.ignored), b.take(~b.ignored)
     if not len(a.ids) and not len(b.ids):
@@ -76,17 +94,17 @@ def overlap(a: Any, b: Any) -> float:
     return 0.5 * (_weighted(_best_overlaps(a, b), a.scores) + _weighted(_best_overlaps(b, a), b.scores))
 
 
-def _best_overlaps(a: Any, b: Any) -> NDArray[Any]:
+def _best_overlaps(a: Detection, b: Detection) -> NDArray[np.float64]:
     """Return the largest overlap of each box of ``a`` with a box of its class in ``b``, [N]; 0 if there is none."""
     overlaps = box_iou(torch.from_numpy(a.shares), torch.from_numpy(b.shares)).numpy()
     return np.asarray((np.clip(np.nan_to_num(overlaps), 0, 1) * (a.ids[:, None] == b.ids)).max(1, initial=0))
 
 
-def _weighted(values: NDArray[Any], weights: NDArray[Any]) -> float:
+def _weighted(values: NDArray[np.float64], weights: FloatArray) -> float:
     return float((values * weights).sum() / max(float(weights.sum()), 1e-9))
 
 
-def _kappa(a: Any, b: Any) -> float:
+def _kappa(a: Segmentation, b: Segmentation) -> float:
     """Return Cohen's kappa of the classes where both are known; NaN if both have only one and the same class."""
     both = a.valid & b.valid
     first, second = a.ids[both].astype(np.int64), b.ids[both].astype(np.int64)
@@ -97,30 +115,30 @@ def _kappa(a: Any, b: Any) -> float:
     return float((np.mean(first == second) - chance) / (1 - chance)) if chance < 0.999 else float("nan")
 
 
-def _values(a: Any, b: Any) -> float:
+def _values(a: Depth | Edges, b: Depth | Edges) -> float:
     both = a.valid & b.valid
     return correlation(a.values[both], b.values[both]) if both.any() else float("nan")
 
 
-def _cosine(a: Any, b: Any) -> float:
+def _cosine(a: Normals, b: Normals) -> float:
     both = a.valid & b.valid
     return float((a.vectors * b.vectors).sum(0)[both].mean()) if both.any() else float("nan")
 
 
-_AGREE: Mapping[str, Callable[[Any, Any], float]] = {
+_AGREE: Mapping[str, Callable[..., float]] = {
     "segmentation": _kappa, "detection": overlap, "depth": _values, "normals": _cosine, "edges": _values,
 }  # fmt: skip
 
 
-def _classes_differ(a: Any, b: Any) -> float:
+def _classes_differ(a: Segmentation, b: Segmentation) -> float:
     return float(np.mean((a.ids != b.ids) | (a.valid != b.valid)))
 
 
-def _boxes_differ(a: Any, b: Any) -> float:
+def _boxes_differ(a: Detection, b: Detection) -> float:
     return 0.5 * (_unmatched(a, b) + _unmatched(b, a))
 
 
-def _unmatched(a: Any, b: Any) -> float:
+def _unmatched(a: Detection, b: Detection) -> float:
     """Return 1 − the mean overlap of the boxes of ``a`` with those of ``b``, weighted by scores.
 
     Rounding can move scores across a threshold. So a box may match an ignored box of ``b``, and an unmatched box is
@@ -133,7 +151,7 @@ def _unmatched(a: Any, b: Any) -> float:
     return 1 - _weighted(overlaps[counted], a.scores[counted]) if counted.any() else 0.0
 
 
-def _values_differ(a: Any, b: Any, spread: float | None = None) -> float:
+def _values_differ(a: Depth | Edges, b: Depth | Edges, spread: float | None = None) -> float:
     both = a.valid & b.valid
     if np.mean(a.valid != b.valid) > 0.01:
         return float("inf")
@@ -144,7 +162,7 @@ def _values_differ(a: Any, b: Any, spread: float | None = None) -> float:
     return float(np.percentile(np.abs(values - b.values[both]), 99)) / spread
 
 
-def _angles_differ(a: Any, b: Any) -> float:
+def _angles_differ(a: Normals, b: Normals) -> float:
     both = a.valid & b.valid
     if np.mean(a.valid != b.valid) > 0.01:
         return float("inf")
@@ -152,7 +170,7 @@ def _angles_differ(a: Any, b: Any) -> float:
     return float(np.percentile(np.degrees(2 * np.arcsin(np.clip(chords / 2, 0, 1))), 99)) if chords.size else 0.0
 
 
-_DIFFER: Mapping[str, Callable[[Any, Any], float]] = {
+_DIFFER: Mapping[str, Callable[..., float]] = {
     "segmentation": _classes_differ,
     "detection": _boxes_differ,
     "depth": _values_differ,

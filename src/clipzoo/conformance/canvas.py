@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ Fills = tuple[float, float]
 """Fractions of the canvas' width and height that the picture fills."""
 
 
-def padding(expert: Expert, squares: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict | None:
+def padding(expert: Expert, squares: Sequence[ExpertInput], labels: Sequence[object]) -> Verdict | None:
     """Return a failing verdict if the ``labels`` of square pictures clearly cover padding, else None."""
     task, side = expert.card.task, squares[0].image.shape[0]
     corners = [with_image(s, View(CORNER, (side, side)).image(s.image)) for s in squares]

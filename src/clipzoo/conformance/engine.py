@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import cast
 
 from clipzoo.conformance import geometry, meaning, running, spaces
 from clipzoo.conformance.pictures import MOST, to_one_size
@@ -12,6 +12,9 @@ from clipzoo.conformance.report import ConformanceReport, Verdict
 from clipzoo.conformance.scenes import scenes
 from clipzoo.errors import ClipzooError, ExpertError, LabelError
 from clipzoo.experts import Expert, ExpertInput
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import Normals
 from clipzoo.types import ImageArray
 
 QUICK, CHANGED = 8, 6
@@ -153,30 +156,31 @@ def _check_card(expert: Expert) -> Verdict:
     return Verdict("card", "pass", seen)
 
 
-def _repeats(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Iterator[Verdict]:
+def _repeats(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> Iterator[Verdict]:
     verdict = running.determinism(expert, inputs, labels)
     yield verdict
     if verdict.status != "fail":
         yield running.batch_is_single(expert, inputs, labels)
 
 
-def _meaning(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any], own: bool) -> Iterator[Verdict]:
+def _meaning(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object], own: bool) -> Iterator[Verdict]:
     """Yield the verdicts of the tests of the expert's task."""
     task = expert.card.task
     if task == "edges":
-        yield meaning.edges(labels, inputs)
+        yield meaning.edges(cast(Sequence[Edges], labels), inputs)
     if task in ("segmentation", "detection"):
-        yield spaces.space(expert, labels, own)
+        yield spaces.space(expert, cast(Sequence[spaces.Classified], labels), own)
     if task == "normals":
-        yield meaning.facing(labels)
+        yield meaning.facing(cast(Sequence[Normals], labels))
     if task in ("depth", "normals") and not expert.needs_sample:
         known = scenes()
         if own:
             labels = running.predict(expert, to_one_size([scene.image for scene in known]))
         if task == "depth":
-            yield from meaning.depth(labels, known, expert.card.convention)
+            yield from meaning.depth(cast(Sequence[Depth], labels), known, expert.card.convention)
         else:
-            yield meaning.axes("normals' axes", labels, [meaning.truth_of(scene) for scene in known])
+            truths = [meaning.truth_of(scene) for scene in known]
+            yield meaning.axes("normals' axes", cast(Sequence[Normals], labels), truths)
 
 
 def _compare_partner(expert: Expert, partner: Expert, inputs: Sequence[ExpertInput], device: str) -> Verdict:
@@ -184,8 +188,9 @@ def _compare_partner(expert: Expert, partner: Expert, inputs: Sequence[ExpertInp
     normals, depth = (expert, partner) if expert.card.task == "normals" else (partner, expert)
     try:
         partner.load(device)
-        answers = running.predict(normals, inputs), running.predict(depth, inputs)
+        directions = cast(Sequence[Normals], running.predict(normals, inputs))
+        distances = cast(Sequence[Depth], running.predict(depth, inputs))
     except Exception as error:
         return Verdict("normals with depth", "unsure", f"{type(error).__name__}: {error}")
     H, W = inputs[0].image.shape[:2]
-    return meaning.normals_with_depth(*answers, depth.card.convention, (H, W))
+    return meaning.normals_with_depth(directions, distances, depth.card.convention, (H, W))

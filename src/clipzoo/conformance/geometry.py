@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from clipzoo.conformance.pictures import mirrored, with_image
 from clipzoo.conformance.report import Verdict
 from clipzoo.conformance.running import predict
 from clipzoo.experts import Expert, ExpertInput
-from clipzoo.types import View
+from clipzoo.tasks.detection import Detection
+from clipzoo.types import FloatArray, ImageArray, Size, View
 
 MARGIN = 0.05
 """Smaller differences of agreement count as equal."""
@@ -37,14 +38,14 @@ Read = Callable[[Any], Any]
 """Converts a label with a fault to a correct one."""
 
 
-def mirror(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
+def mirror(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> Verdict:
     """Test that the label of a mirrored picture is the mirrored label of the picture."""
     task = expert.card.task
     if task not in TOLERANCE:
         return Verdict("mirror", "not applicable", f"no similarity measure exists for labels of {task}")
     others = predict(expert, [mirrored(sample) for sample in inputs])
     if task == "detection":
-        faults, outcome = compare_box_forms(labels, others)
+        faults, outcome = compare_box_forms(cast(Sequence[Detection], labels), cast(Sequence[Detection], others))
         return to_verdict("mirror", outcome, faults, "overlap", LEAST)
     faults = _flips(task)
     readings: list[Read] = [tasks.get(task).hflip, *(fault.reading for fault in faults)]
@@ -93,7 +94,7 @@ def _signs() -> list[Fault[Read]]:
 # Boxes -----------------------------------------------------------------------------------------------------
 
 
-def compare_box_forms(labels: Sequence[Any], others: Sequence[Any]) -> tuple[list[Fault[Read]], Outcome]:
+def compare_box_forms(labels: Sequence[Detection], others: Sequence[Detection]) -> tuple[list[Fault[Read]], Outcome]:
     """Compare the forms in which boxes may be given: mirrored, they must match those of the mirrored pictures."""
     faults = [
         _reading("(x, y, width, height)", lambda b, s: np.stack([b[0], b[1], b[0] + b[2], b[1] + b[3]], 1)),
@@ -112,16 +113,16 @@ def compare_box_forms(labels: Sequence[Any], others: Sequence[Any]) -> tuple[lis
     return faults, compare(scores, MARGIN)
 
 
-def _reading(form: str, convert: Callable[[NDArray[Any], tuple[int, int]], NDArray[Any]]) -> Fault[Read]:
+def _reading(form: str, convert: Callable[[FloatArray, Size], NDArray[np.floating]]) -> Fault[Read]:
     """Return the fault of boxes in a form; ``convert`` maps columns [4,N] and the frame's (H, W) to xyxy [N,4]."""
 
-    def read(label: Any) -> Any:
+    def read(label: Detection) -> Detection:
         return replace(label, boxes=convert(label.boxes.T, label.size).astype(np.float32), masks=None)
 
     return Fault(f"boxes are {form}", "convert them to (x0, y0, x1, y1) in pixels of the label's size", read)
 
 
-def _scale(labels: Sequence[Any], others: Sequence[Any]) -> float | None:
+def _scale(labels: Sequence[Detection], others: Sequence[Detection]) -> float | None:
     """Return the width of the frame in which boxes are mirrored, relative to their label's; None if about equal."""
     scales: list[float] = []
     for a, b in zip(labels, others, strict=True):
@@ -163,7 +164,7 @@ def frame(expert: Expert, inputs: Sequence[ExpertInput]) -> Verdict:
     return verdict if verdict.status == "fail" else canvas.padding(expert, shown, squares) or verdict
 
 
-def _stretched(sample: ExpertInput, side: int, size: tuple[int, int]) -> Any:
+def _stretched(sample: ExpertInput, side: int, size: Size) -> ImageArray:
     square = View.center(sample.image.shape[:2], (side, side)).image(sample.image)
     return View.whole(size).image(square)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ UNITS = {"millimeters": 1000.0, "centimeters": 100.0, "kilometers": 0.001}
 # Depth -----------------------------------------------------------------------------------------------------
 
 
-def depth(labels: Sequence[Any], scenes: Sequence[Scene], convention: Convention) -> list[Verdict]:
+def depth(labels: Sequence[Depth], scenes: Sequence[Scene], convention: Convention) -> list[Verdict]:
     """Test the kind, the axis and, of metric depth, the unit of the labels of ``scenes``."""
     fits = [_fits(label, scene) for label, scene in zip(labels, scenes, strict=True)]
     kind = _kind(fits, convention)
@@ -55,7 +54,7 @@ def depth(labels: Sequence[Any], scenes: Sequence[Scene], convention: Convention
     return [kind, _shape(fits, convention), *scale]
 
 
-def _fits(label: Any, scene: Scene) -> dict[str, float]:
+def _fits(label: Depth, scene: Scene) -> dict[str, float]:
     """Return the fit of a label to z, ray and their inverses, as Fisher's z of correlations."""
     known = np.ones(scene.depth.shape, np.bool_)
     seen = part("depth", label)
@@ -64,7 +63,7 @@ def _fits(label: Any, scene: Scene) -> dict[str, float]:
     values = seen.values[seen.valid]
     if not values.size:
         return dict.fromkeys(("z", "ray", "1/z", "1/ray"), float("nan"))
-    truths = {"z": z, "ray": ray, "1/z": 1 / z, "1/ray": 1 / ray}
+    truths: dict[str, NDArray[np.floating]] = {"z": z, "ray": ray, "1/z": 1 / z, "1/ray": 1 / ray}
     return {name: float(np.arctanh(np.clip(correlation(values, t), -0.9999, 0.9999))) for name, t in truths.items()}
 
 
@@ -114,13 +113,13 @@ def _signed(fit: dict[str, float], way: str) -> float:
     return -fit[way[1:]] if way[0] == "-" else fit[way]
 
 
-def _scale(labels: Sequence[Any], scenes: Sequence[Scene]) -> Verdict:
+def _scale(labels: Sequence[Depth], scenes: Sequence[Scene]) -> Verdict:
     """Test that values can be meters: the rendered rooms are a few meters deep."""
     ratios = []
     for label, scene in zip(labels, scenes, strict=True):
-        seen, truth = part("depth", label), Depth(scene.depth, np.ones(scene.depth.shape, np.bool_), "metric", "z")
-        if seen.valid.any():
-            ratios.append(float(np.median((seen.values / part("depth", truth).values)[seen.valid])))
+        own, truth = part("depth", label), Depth(scene.depth, np.ones(scene.depth.shape, np.bool_), "metric", "z")
+        if own.valid.any():
+            ratios.append(float(np.median((own.values / part("depth", truth).values)[own.valid])))
     ratio = float(np.median(ratios)) if ratios else float("nan")
     seen = (
         f"{ratio:.3g} times the true meters (median of {len(ratios)} rendered pictures, whose scale experts must guess)"
@@ -142,7 +141,7 @@ def truth_of(scene: Scene) -> FloatArray:
     return vectors
 
 
-def axes(line: str, labels: Sequence[Any], truths: Sequence[FloatArray]) -> Verdict:
+def axes(line: str, labels: Sequence[Normals], truths: Sequence[FloatArray]) -> Verdict:
     """Test the axes of normals against true directions [3,h,w] at the size of `GRID`, 0 where unknown."""
     scores = []
     for label, truth in zip(labels, truths, strict=True):
@@ -181,7 +180,7 @@ _TURNS = _turns()
 _FAULTY_AXES = [_fault(turn) for turn in _TURNS[1:]]
 
 
-def facing(labels: Sequence[Any]) -> Verdict:
+def facing(labels: Sequence[Normals]) -> Verdict:
     """Test that normals face the viewer, as all visible surfaces do; needs no true labels."""
     shares = []
     for label in labels:
@@ -203,7 +202,7 @@ def facing(labels: Sequence[Any]) -> Verdict:
 
 
 def normals_with_depth(
-    normals: Sequence[Any], depths: Sequence[Any], convention: Convention, size: tuple[int, int]
+    normals: Sequence[Normals], depths: Sequence[Depth], convention: Convention, size: tuple[int, int]
 ) -> Verdict:
     """Test the axes of normals against normals computed from depth labels of the same pictures of ``size``."""
     verdict = axes("normals with depth", normals, [_from_depth(label, convention, size) for label in depths])
@@ -215,7 +214,7 @@ def normals_with_depth(
     return Verdict(verdict.line, verdict.status, verdict.seen, cause, fix)
 
 
-def _from_depth(label: Any, convention: Convention, size: tuple[int, int]) -> FloatArray:
+def _from_depth(label: Depth, convention: Convention, size: tuple[int, int]) -> FloatArray:
     """Return normals [3,h,w] of a depth label at the size of `GRID`; of affine kinds, only their signs are right."""
     seen, (h, w) = part("depth", label), GRID
     tangent = np.tan(np.radians(LENS) / 2) / max(size)
@@ -242,7 +241,7 @@ def _meters(values: Doubles, valid: NDArray[np.bool_], convention: Convention) -
 # Edges -----------------------------------------------------------------------------------------------------
 
 
-def edges(labels: Sequence[Any], inputs: Sequence[ExpertInput]) -> Verdict:
+def edges(labels: Sequence[Edges], inputs: Sequence[ExpertInput]) -> Verdict:
     """Test that edge probabilities are higher where pictures change."""
     faults = [Fault("probabilities are inverted: high where there is no edge", "return 1 − p", None)]
     scores = []

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,13 +32,13 @@ SINGLE = 3
 """Number of pictures predicted one at a time, for comparison with their batch."""
 
 
-def predict(expert: Expert, inputs: Sequence[ExpertInput]) -> list[Any]:
+def predict(expert: Expert, inputs: Sequence[ExpertInput]) -> list[object]:
     """Return a label for each of ``inputs``, whose images have one size, in batches of the expert's batch size.
 
     Raises:
         ExpertError: the expert raised an error, or returned a wrong number of labels.
     """
-    results: list[Any] = []
+    results: list[object] = []
     for start in range(0, len(inputs), expert.batch_size):
         batch = inputs[start : start + expert.batch_size]
         try:
@@ -52,7 +51,7 @@ def predict(expert: Expert, inputs: Sequence[ExpertInput]) -> list[Any]:
     return results
 
 
-def violation(expert: Expert, label: Any) -> str:
+def violation(expert: Expert, label: object) -> str:
     """Return the reason why a label breaks the contract of its task; "" if it does not."""
     task = tasks.get(expert.card.task)
     try:
@@ -65,7 +64,7 @@ def violation(expert: Expert, label: Any) -> str:
     return ""
 
 
-def determinism(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
+def determinism(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> Verdict:
     """Test that ``inputs``, predicted again in the same batches, get the same bytes as ``labels``."""
     line, task = "determinism", expert.card.task
     encode = tasks.get(task).encode
@@ -83,7 +82,7 @@ def determinism(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[
     return Verdict(line, "fail", seen, "labels are random", fix)
 
 
-def batch_is_single(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
+def batch_is_single(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> Verdict:
     """Test that single pictures get the same labels as in their batches."""
     line, task = "batch = single", expert.card.task
     if expert.batch_size == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,11 @@ from clipzoo.conformance.running import predict, violation
 from clipzoo.errors import ExpertError
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.tasks.base import unknown
+from clipzoo.tasks.detection import Detection
+from clipzoo.tasks.segmentation import Segmentation
+
+Classified = Segmentation | Detection
+"""A label with classes."""
 
 BACKGROUND = frozenset({"background", "__background__", "bg"})
 
@@ -22,7 +27,7 @@ LONE = 0.9
 """Share of pictures with at most one class above which the verdict is a warning."""
 
 
-def sound(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> Verdict:
+def sound(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> Verdict:
     """Test that every label keeps its task's contract; a failure names the probable fault."""
     reasons = [violation(expert, label) for label in labels]
     broken = [reason for reason in reasons if reason]
@@ -33,7 +38,7 @@ def sound(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) 
     return Verdict("sound", "fail", seen, cause, fix)
 
 
-def _probable_fault(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> tuple[str, str]:
+def _probable_fault(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> tuple[str, str]:
     """Return the probable cause and fix of labels that break their contract."""
     count = len(expert.card.convention.classes)
     seen = np.unique(np.concatenate([_ids(label) for label in labels]))
@@ -49,7 +54,7 @@ def _probable_fault(expert: Expert, inputs: Sequence[ExpertInput], labels: Seque
     return "labels break the contract", "see docs/experts.md, and clipzoo tasks"
 
 
-def _ids(label: Any) -> NDArray[Any]:
+def _ids(label: object) -> NDArray[np.integer]:
     """Return the valid ids of an object that may not be a correct label."""
     ids = getattr(label, "ids", None)
     if not isinstance(ids, np.ndarray):
@@ -58,10 +63,13 @@ def _ids(label: Any) -> NDArray[Any]:
     return ids[valid] if valid.shape == ids.shape else ids.ravel()
 
 
-def _form(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) -> tuple[str, str] | None:
+def _form(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> tuple[str, str] | None:
     """Return the fault of the form of boxes and its fix, as detected by mirroring; None if there is none."""
     try:
-        faults, outcome = geometry.compare_box_forms(labels, predict(expert, [mirrored(sample) for sample in inputs]))
+        others = predict(expert, [mirrored(sample) for sample in inputs])
+        faults, outcome = geometry.compare_box_forms(
+            cast(Sequence[Detection], labels), cast(Sequence[Detection], others)
+        )
     except (ExpertError, AttributeError, IndexError, TypeError, ValueError):
         return None
     if not outcome.best or not outcome.clear:
@@ -70,7 +78,7 @@ def _form(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[Any]) 
     return fault.cause, fault.fix
 
 
-def space(expert: Expert, labels: Sequence[Any], own: bool) -> Verdict:
+def space(expert: Expert, labels: Sequence[Classified], own: bool) -> Verdict:
     """Test that classes are named, none means 'unknown', and several are predicted; ``own``: on the user's pictures."""
     names = expert.card.convention.classes
     if not names:
@@ -103,12 +111,12 @@ def _badly_named(task: str, names: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _used(label: Any) -> list[int]:
-    ids = label.ids[label.valid] if label.ids.ndim == 2 else label.ids[~label.ignored]
+def _used(label: Classified) -> list[int]:
+    ids = label.ids[~label.ignored] if isinstance(label, Detection) else label.ids[label.valid]
     return [int(i) for i in np.unique(ids)]
 
 
-def _summary(names: Sequence[str], labels: Sequence[Any]) -> str:
+def _summary(names: Sequence[str], labels: Sequence[Classified]) -> str:
     """Return a summary: the share of known pixels, and the number of pictures of the most frequent classes."""
     counts = np.bincount([i for label in labels for i in _used(label)], minlength=len(names))
     most = [f"{names[i]} in {counts[i]}" for i in np.argsort(-counts, kind="stable")[:5] if counts[i]]

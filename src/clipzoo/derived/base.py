@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import ExpertCard, ExpertInput, SampleExpert
 from clipzoo.tasks.base import Convention
 from clipzoo.types import Size
 
+L = TypeVar("L")
 
-class DerivedExpert(SampleExpert):
-    """Labels computed from the labels in the columns that it ``reads``. Its convention is known once it is bound.
+
+class DerivedExpert(SampleExpert, Generic[L]):
+    """Labels computed from the labels ``L`` in the columns that it ``reads``. Its convention is known once it is bound.
 
     ``preprocessing`` of its card has the options of the URI and the cards of the columns: other weights there make
     another column.
@@ -34,7 +36,7 @@ class DerivedExpert(SampleExpert):
             preprocessing={**self.card.preprocessing, "reads": {card.column: card.to_json() for card in read}},
         )
 
-    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
+    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[object]:
         """Return the label of each sample.
 
         Raises:
@@ -42,19 +44,19 @@ class DerivedExpert(SampleExpert):
         """
         return [self._derived(sample) for sample in inputs]
 
-    def _derived(self, sample: ExpertInput) -> Any:
+    def _derived(self, sample: ExpertInput) -> object:
         missing = [name for name in self.reads if name not in sample.labels]
         if missing:
             raise SampleError(f"no label to read: {missing[0]} has none of this sample")
         size = (sample.image.shape[0], sample.image.shape[1])
-        return self.derive([sample.labels[name] for name in self.reads], size)
+        return self.derive([cast(L, sample.labels[name]) for name in self.reads], size)
 
     @abstractmethod
     def meaning(self, read: Sequence[Convention]) -> Convention:
         """Return the convention of the labels from those of the columns; `ExpertError` if these do not fit."""
 
     @abstractmethod
-    def derive(self, read: Sequence[Any], size: Size) -> Any:
+    def derive(self, read: Sequence[L], size: Size) -> object:
         """Return the label, from those of the columns, of a sample whose image has ``size`` (H, W)."""
 
 

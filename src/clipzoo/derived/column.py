@@ -55,7 +55,7 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def create(name: str) -> Column[Any]:
+def create(name: str) -> Column[Any, Any]:
     """Return the expert of ``<task>/<slug>?to=…``.
 
     Raises:
@@ -82,9 +82,10 @@ class ColumnOptions(Options):
 
 
 K = TypeVar("K", bound=ColumnOptions)
+L = TypeVar("L")
 
 
-class Column(DerivedExpert, Generic[K]):
+class Column(DerivedExpert[L], Generic[K, L]):
     """Labels of one column as labels of another task."""
 
     def __init__(self, uri: str, task: str, reads: Sequence[str], given: Mapping[str, str], options: K) -> None:
@@ -101,7 +102,7 @@ class NormalsOptions(ColumnOptions):
     bend: Share = Field(0.05, description="the bend of inverse depth from which on it is a jump, by default 0.05")
 
 
-class DepthToNormals(Column[NormalsOptions]):
+class DepthToNormals(Column[NormalsOptions, Depth]):
     """Normals of metric depth by `normals_from_depth`, unknown at jumps of depth, for pictures of one camera.
 
     A pinhole with square pixels and its principal point in the middle: fx = W / (2 tan(fov / 2)) (Hartley and
@@ -132,7 +133,7 @@ class PaintOptions(ColumnOptions):
     )
 
 
-class MasksToClasses(Column[PaintOptions]):
+class MasksToClasses(Column[PaintOptions, Detection]):
     """A class map of instance masks."""
 
     def meaning(self, read: Sequence[Convention]) -> Convention:
@@ -149,7 +150,7 @@ class MasksToClasses(Column[PaintOptions]):
         return painted(read[0], self.options.background is not None)
 
 
-class MasksToBoxes(Column[ColumnOptions]):
+class MasksToBoxes(Column[ColumnOptions, Detection]):
     """The boxes around instance masks, in place of the boxes of the column."""
 
     def meaning(self, read: Sequence[Convention]) -> Convention:
@@ -171,7 +172,7 @@ class PartOptions(ColumnOptions):
     least: Share = Field(LEAST, description=f"smaller parts, in shares of the picture, are ignored; by default {LEAST}")
 
 
-class ClassesToBoxes(Column[PartOptions]):
+class ClassesToBoxes(Column[PartOptions, Segmentation]):
     """Boxes around the connected parts of a class map: correct where objects of one class neither touch nor are cut."""
 
     numbers: tuple[int, ...] = ()
@@ -192,7 +193,7 @@ class ClassesToBoxes(Column[PartOptions]):
         return components(read[0], self.numbers, self.options.least)
 
 
-CONVERSIONS: Mapping[tuple[str, str], tuple[type[Column[Any]], type[ColumnOptions]]] = {
+CONVERSIONS: Mapping[tuple[str, str], tuple[type[Column[Any, Any]], type[ColumnOptions]]] = {
     ("depth", "normals"): (DepthToNormals, NormalsOptions),
     ("detection", "segmentation"): (MasksToClasses, PaintOptions),
     ("detection", "detection"): (MasksToBoxes, ColumnOptions),

@@ -25,12 +25,14 @@ from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import Size, View
 
+Label = Segmentation | Depth | Normals | Edges | Detection
+
 
 class Fusion(Options):
     """Options of one task, and the fusion of its labels."""
 
     @abstractmethod
-    def fuse(self, labels: Sequence[Any]) -> Any:
+    def fuse(self, labels: Sequence[Any]) -> object:
         """Return several labels of one size as one."""
 
 
@@ -126,7 +128,7 @@ def create(name: str) -> Ensemble:
     return Ensemble(f"ensemble:{name}", task, columns, given, fusion)
 
 
-class Ensemble(DerivedExpert):
+class Ensemble(DerivedExpert[Label]):
     """The labels of several columns as one."""
 
     def __init__(self, uri: str, task: str, reads: Sequence[str], given: Mapping[str, str], fusion: Fusion) -> None:
@@ -143,7 +145,7 @@ class Ensemble(DerivedExpert):
                 )
         return read[0]
 
-    def derive(self, read: Sequence[Any], size: Size) -> Any:
+    def derive(self, read: Sequence[Label], size: Size) -> object:
         """Return one label of the largest label's size."""
         task, sizes = tasks.get(self.card.task), [_size(label) for label in read]
         largest = max(sizes, key=lambda one: one[0] * one[1])
@@ -154,7 +156,7 @@ class Ensemble(DerivedExpert):
         return self.fusion.fuse(same)
 
 
-def _size(label: Any) -> Size:
+def _size(label: Label) -> Size:
     """Return (H, W)."""
     height, width = label.size if isinstance(label, Detection) else label.valid.shape
     return height, width

@@ -8,13 +8,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clipzoo import files
 from clipzoo.errors import ExpertError
 from clipzoo.files import Place
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ class ExpertCard:
     license: str = "unknown"
     revision: str = ""
     weights_sha256: str = ""
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, object] = field(default_factory=dict)
     name: str = ""
 
     @property
@@ -48,7 +51,7 @@ class ExpertCard:
         """The name of its column in a store: ``<task>/<slug>``."""
         return f"{self.task}/{self.slug}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The fields but ``name`` as plain JSON values, the convention by its own `to_json`.
 
         The license is spelled ``licence``, as stores of format 1 spell it.
@@ -73,7 +76,7 @@ class ExpertInput:
     key: str
     image: ImageArray
     caption: str = ""
-    labels: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,11 @@ class Expert(ABC):
         """Load the weights. Heavy imports are made here."""
 
     @abstractmethod
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+    def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Return one label of ``card.task`` per image; all images (uint8 H×W×3 RGB) have one size."""
 
     @property
-    def module(self) -> Any:
+    def module(self) -> nn.Module | None:
         """The torch module that `predict` calls; each `load` creates a new one.
 
         An expert that overrides this lets labeling choose the memory layout and, for weights in float32, the precision.
@@ -135,7 +138,7 @@ class Expert(ABC):
         """
         return None
 
-    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
+    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[object]:
         """Return one label per sample; called by labeling."""
         return self.predict([sample.image for sample in inputs])
 
@@ -157,7 +160,7 @@ class SampleExpert(Expert):
     def load(self, device: str = "cpu") -> None:
         """Load nothing."""
 
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+    def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Raise `ExpertError`: use `predict_inputs`."""
         raise ExpertError(f"{self.card.uri} needs whole samples. Call predict_inputs(inputs)")
 

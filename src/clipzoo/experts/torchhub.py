@@ -21,7 +21,8 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal, cast
 
 import numpy as np
 import yaml
@@ -141,7 +142,7 @@ class TorchHub(Expert):
             weights_sha256=" ".join(sha256(file) for file in files),
             preprocessing={**spec.preprocessing, **fields, "trust_repo": True},
         )
-        self._call: Any = None
+        self._call: Callable[..., object] | None = None
         self._device = "cpu"
 
     def load(self, device: str = "cpu") -> None:
@@ -153,7 +154,7 @@ class TorchHub(Expert):
         import torch
 
         _check_modules(self.folder)
-        hub: Any = torch.hub  # its functions have no types
+        hub: ModuleType = torch.hub  # its functions have no types
         try:
             made = hub.load(str(self.folder), self.spec.entry, source="local", trust_repo=True, **self.spec.arguments)
         except Exception as error:  # third-party code may raise anything
@@ -163,9 +164,10 @@ class TorchHub(Expert):
             ) from error
         if isinstance(made, torch.nn.Module):
             made = made.eval().to(device)
-        self._call, self._device = _follow(made, self.spec.method or "", "method"), device
+        method = _follow(made, self.spec.method or "", "method")
+        self._call, self._device = cast(Callable[..., object], method), device
 
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+    def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Return one label per image."""
         if self._call is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
@@ -180,7 +182,7 @@ class TorchHub(Expert):
                 raw = self._maps(self._call({self.spec.key: batch} if self.spec.key else batch), len(images))
         return [label(one, self.spec, image.shape[:2]) for one, image in zip(raw, images, strict=True)]
 
-    def _maps(self, returned: Any, count: int) -> NDArray[Any]:
+    def _maps(self, returned: object, count: int) -> NDArray[np.number]:
         """Return the selected output [B,…] of the returned value."""
         import torch
 
@@ -218,23 +220,25 @@ def _card(place: str, given: Mapping[str, str]) -> tuple[HubCard, Path]:
     return validated(HubCard, read_yaml(path), str(path)), path.parent
 
 
-def _nested(given: Mapping[str, str]) -> dict[str, Any]:
+def _nested(given: Mapping[str, str]) -> dict[str, object]:
     """Return the options of a URI as a card: ``mean`` in ``input``, ``frame`` in ``output``, ``arguments.x`` as named.
 
     A name of several sections belongs to the first of: the card itself, output, input. A full name such as
     ``input.layout`` selects another.
     """
-    card: dict[str, Any] = {}
+    card: dict[str, object] = {}
+    sections: dict[str, dict[str, object]] = {"": card}
     for option, text in given.items():
         section, _, name = option.rpartition(".")
         if not section:
             section = next((prefix for prefix, model in SECTIONS.items() if name in model.model_fields), "")
-        fields = card.setdefault(section, {}) if section else card
-        fields[name] = _value(section, name, text)
+        if section not in sections:
+            card[section] = sections[section] = {}
+        sections[section][name] = _value(section, name, text)
     return card
 
 
-def _value(section: str, name: str, text: str) -> Any:
+def _value(section: str, name: str, text: str) -> object:
     """Return the value of an option: a list where the field has several values."""
     parse = _parser(section, name)
     if name not in LIST_OPTIONS:
@@ -243,13 +247,13 @@ def _value(section: str, name: str, text: str) -> Any:
     return values[0] if len(values) == 1 and name != "classes" else values
 
 
-def _parser(section: str, name: str) -> Callable[[str], Any]:
+def _parser(section: str, name: str) -> Callable[[str], object]:
     """Return the parser of an option: the text itself for fields of text."""
     field = SECTIONS[section].model_fields.get(name) if section in SECTIONS else None
     return str if field and field.annotation in TEXT_TYPES else _scalar
 
 
-def _scalar(text: str) -> Any:
+def _scalar(text: str) -> object:
     """Return a number, a boolean or None as YAML reads it, otherwise the text itself."""
     try:
         value = yaml.safe_load(text)
@@ -278,7 +282,7 @@ def _repository(repo: str, base: Path) -> tuple[Path, str]:
 def _download(repo: str, name: str) -> Path:
     import torch
 
-    hub: Any = torch.hub
+    hub: ModuleType = torch.hub
     folder = Path(hub.get_dir()) / name  # the name that torch.hub gives it
     if not folder.is_dir():
         try:
@@ -322,7 +326,7 @@ def _check_modules(folder: Path) -> None:
             )
 
 
-def _follow(value: Any, path: str, what: str) -> Any:
+def _follow(value: object, path: str, what: str) -> object:
     """Return the part of a value at ``path``: indices, keys and attributes, with dots."""
     for step in path.split(".") if path else ():
         try:
@@ -339,7 +343,7 @@ def _follow(value: Any, path: str, what: str) -> Any:
     return value
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     """Return a short description of a value."""
     if isinstance(value, Mapping):
         return f"a mapping of {', '.join(map(str, value))}"

@@ -9,9 +9,9 @@ shorter side), ``batch_size``, ``license``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,11 @@ from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torchvision.models import WeightsEnum
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 THRESHOLD, FLOOR = 0.5, 0.2
 Pixels = Annotated[int, Field(ge=1, le=10_000)]
@@ -119,6 +124,12 @@ def create(name: str) -> Torchvision:
     return Torchvision(f"torchvision:{name}", model, task, options)
 
 
+class _Judge(Protocol):
+    """The part of a detector that selects boxes."""
+
+    score_thresh: float
+
+
 class Torchvision(Expert):
     """A model of torchvision."""
 
@@ -146,8 +157,8 @@ class Torchvision(Expert):
             weights_sha256=sha256(self.path),
             preprocessing={"transforms": " ".join(repr(self.weights.transforms()).split()), **settings},
         )
-        self._model: Any = None
-        self._prepare: Any = None
+        self._model: nn.Module | None = None
+        self._prepare: Callable[[Tensor], Tensor] | None = None
         self._device = "cpu"
 
     def load(self, device: str = "cpu") -> None:
@@ -174,25 +185,28 @@ class Torchvision(Expert):
         self._model, self._device = model.eval().to(device), device
 
     @property
-    def module(self) -> Any:
+    def module(self) -> nn.Module | None:
         """The model, for precision and layout of labeling; None before `load`."""
         return self._model
 
-    def _adapt(self, model: Any) -> None:
+    def _adapt(self, model: nn.Module) -> None:
         """Apply the options to the model."""
         size, task = self.options.size, self.card.task
         self._prepare = self.weights.transforms(**({"resize_size": size} if size and task == "segmentation" else {}))
         if isinstance(self.options, DetectionOptions):
             if size:
-                if getattr(model.transform, "fixed_size", None):
+                transform = cast("GeneralizedRCNNTransform", model.transform)
+                if getattr(transform, "fixed_size", None):
                     raise ExpertError(f"{self.card.uri}: images of a {self.model} have a fixed size; remove size=")
-                model.transform.min_size = (size,)
-            judge = getattr(model, "roi_heads", model)  # less than the floor costs time and memory, and tells nothing
+                transform.min_size = (size,)
+            judge = cast(
+                _Judge, getattr(model, "roi_heads", model)
+            )  # less than the floor costs time and memory, and tells nothing
             judge.score_thresh = max(judge.score_thresh, self.options.floor)
 
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+    def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Return one label per image, of the image's size."""
-        if self._model is None:
+        if self._model is None or self._prepare is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         import torch
 
@@ -210,7 +224,7 @@ class Torchvision(Expert):
                 return [_best(logits, (H, W)) for logits in self._model(prepared)["out"].float()]
             return [self._boxes(output, (H, W)) for output in self._model(list(prepared))]
 
-    def _boxes(self, output: Mapping[str, Any], size: tuple[int, int]) -> Detection:
+    def _boxes(self, output: Mapping[str, Tensor], size: tuple[int, int]) -> Detection:
         """Return the boxes of classes that have a name."""
         arrays = {name: output[name].cpu().numpy() for name in ("boxes", "labels", "scores")}
         ids = self._class_ids[arrays["labels"]]
@@ -225,7 +239,7 @@ class Torchvision(Expert):
         )
 
 
-def _best(logits: Any, size: tuple[int, int]) -> Segmentation:
+def _best(logits: Tensor, size: tuple[int, int]) -> Segmentation:
     """The best class of logits [K,h,w], enlarged to ``size`` (H, W) class by class: K maps of it would fill the memory.
 
     The confidence is the mean over the model's pixels of the best class's probability.
@@ -266,7 +280,7 @@ def _task(model: str) -> str:
     return known[model]
 
 
-def _weights(model: str, options: TorchvisionOptions) -> tuple[Any, bool]:
+def _weights(model: str, options: TorchvisionOptions) -> tuple[WeightsEnum, bool]:
     """Return the weights that define preparation and classes, and true if the model has exactly these weights."""
     from torchvision.models import get_model_weights
 
@@ -283,11 +297,11 @@ def _weights(model: str, options: TorchvisionOptions) -> tuple[Any, bool]:
     return known.DEFAULT, options.file is None
 
 
-def _basename(weights: Any) -> str:
+def _basename(weights: WeightsEnum) -> str:
     return str(weights.url.rpartition("/")[2])
 
 
-def _download(weights: Any) -> Path:
+def _download(weights: WeightsEnum) -> Path:
     """Return the path of weights in torchvision's cache, after a download if they are not there."""
     import torch
 
@@ -311,7 +325,7 @@ def _download(weights: Any) -> Path:
     return path
 
 
-def _state(path: Path) -> dict[str, Any]:
+def _state(path: Path) -> dict[str, Tensor]:
     """Return a state dict without the auxiliary classifier, which only training uses."""
     import safetensors.torch
     import torch
@@ -330,7 +344,7 @@ def _state(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if not name.startswith("aux_classifier.")}
 
 
-def _freeze(module: Any, state: Mapping[str, Any], every: bool, prefix: str = "") -> None:
+def _freeze(module: nn.Module, state: Mapping[str, Tensor], every: bool, prefix: str = "") -> None:
     """Replace batch normalization that was frozen in training (``every``, or without a count of batches)."""
     from torch.nn import BatchNorm2d
     from torchvision.ops import FrozenBatchNorm2d
@@ -343,7 +357,7 @@ def _freeze(module: Any, state: Mapping[str, Any], every: bool, prefix: str = ""
             _freeze(child, state, every, inner)
 
 
-def _set_eps(model: Any, eps: float) -> None:
+def _set_eps(model: nn.Module, eps: float) -> None:
     from torchvision.ops import FrozenBatchNorm2d
 
     for module in model.modules():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from clipzoo.errors import visible
+from clipzoo.evaluation.results import Cell, Results
 from clipzoo.recipe import Recipe
 from clipzoo.store import Manifest
 
@@ -48,7 +49,7 @@ def card(
     arm: str,
     seed: int,
     experts: Mapping[str, Manifest],
-    results: Mapping[str, Any] | None,
+    results: Results | None,
     version: str,
 ) -> str:
     """Return the README as Markdown, with ``{library}``, ``{usage}`` and ``{parity}`` for the target.
@@ -121,7 +122,7 @@ def _cost(experts: Mapping[str, Manifest]) -> str:
     return f"## Cost of the labels\n\n{head}{''.join(rows)}\n"
 
 
-def _results(results: Mapping[str, Any]) -> str:
+def _results(results: Results) -> str:
     arms = results["arms"]
     measures = list(dict.fromkeys(name for cells in arms.values() for name in cells))
     lines = [_row("measure", *map(_text, arms)), _row("---", *["---:"] * len(arms))]
@@ -130,10 +131,10 @@ def _results(results: Mapping[str, Any]) -> str:
     return f"## Results\n\nMean over seeds on the test split, with 95 % intervals.\n\n{''.join(lines)}\n"
 
 
-def _cell(cell: Mapping[str, Any] | None) -> str:
+def _cell(cell: Cell | None) -> str:
     if cell is None or cell["mean"] is None:
         return "–"
-    low, high = cell["ci"]
+    low, high = cast(Sequence[float], cell["ci"])  # a mean has an interval
     better = {"higher": "↑", "lower": "↓"}[cell["direction"]]
     return f"{cell['mean']:.3f}{_text(cell['unit'])} ({low:.3f} to {high:.3f}) {better}"
 

@@ -7,10 +7,10 @@ timm keep their names; a linear projection becomes the classifier.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import timm
 import torch
@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from clipzoo import files
 from clipzoo.export.base import refused
 from clipzoo.models import Student
+
+Convert = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
+"""Function of timm: state of OpenCLIP, model of timm -> state of that model."""
 
 RESNETS = {
     (3, 4, 6, 3): "resnet50_clip", (3, 4, 23, 3): "resnet101_clip", (4, 6, 10, 6): "resnet50x4_clip",
@@ -47,7 +50,7 @@ class Tower:
 
     model: nn.Module
     architecture: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -85,7 +88,7 @@ def check_vit(visual: VisionTransformer, target: str) -> None:
 
 
 def _block_reasons(transformer: nn.Module) -> dict[str, bool]:
-    block: Any = transformer.resblocks[0]  # type: ignore[index]
+    block = cast(nn.ModuleList, transformer.resblocks)[0]
     return {
         f"its blocks are {type(block).__name__}": type(block).__name__ != "ResidualAttentionBlock",
         "its blocks have layer scale": not isinstance(getattr(block, "ls_1", nn.Identity()), nn.Identity),
@@ -100,7 +103,7 @@ def check_blocks(transformer: nn.Module, target: str) -> None:
 
 def activation(block: nn.Module, names: tuple[str, str, str]) -> str:
     """Return the name of a block's activation out of ``names`` of QuickGELU, GELU and GELU's tanh approximation."""
-    gelu: Any = block.mlp.gelu  # type: ignore[union-attr]
+    gelu = cast(nn.Module, block.mlp).gelu
     if isinstance(gelu, QuickGELU):
         return names[0]
     return names[2] if getattr(gelu, "approximate", "none") == "tanh" else names[1]
@@ -137,7 +140,7 @@ def _resnet(student: Student, visual: ModifiedResNet, target: str) -> Tower:
     return _filled(name, arguments, visual, byobnet.checkpoint_filter_fn)
 
 
-def _filled(name: str, arguments: dict[str, Any], visual: nn.Module, convert: Any) -> Tower:
+def _filled(name: str, arguments: dict[str, object], visual: nn.Module, convert: Convert) -> Tower:
     """Return a model with the weights of one of OpenCLIP's towers."""
     classes = visual.output_dim
     model = timm.create_model(name, num_classes=classes, **arguments)
@@ -175,9 +178,9 @@ def _of_timm(student: Student, visual: TimmModel, target: str) -> Tower:
     return Tower(model.eval(), name, arguments)
 
 
-def _arguments(config: Mapping[str, Any], trunk: nn.Module) -> dict[str, Any]:
+def _arguments(config: Mapping[str, Mapping[str, object]], trunk: nn.Module) -> dict[str, object]:
     """Return the arguments of a trunk that differ from those of its name: image size and pooling."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     if (size := getattr(getattr(trunk, "patch_embed", None), "img_size", None)) is not None:
         arguments["img_size"] = list(size)
     if pool := config["vision_cfg"].get("timm_pool", "avg"):
@@ -187,7 +190,7 @@ def _arguments(config: Mapping[str, Any], trunk: nn.Module) -> dict[str, Any]:
 
 def write_tower(tower: Tower, student: Student, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` as timm and transformers read them."""
-    own: Any = tower.model.pretrained_cfg
+    own = cast(Mapping[str, object], tower.model.pretrained_cfg)
     preprocess = student.preprocess_cfg
     described = {
         "architecture": tower.architecture,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
-from typing import Any
 
 from open_clip import tokenizer as of_open_clip
 from tokenizers import Regex, Tokenizer, normalizers
@@ -18,7 +17,7 @@ from clipzoo.export.base import refused
 from clipzoo.models import Student
 
 SPACES = (normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip())
-CLEANING: dict[Callable[[str], str], tuple[Any, ...]] = {
+CLEANING: dict[Callable[[str], str], tuple[normalizers.Normalizer, ...]] = {
     of_open_clip.get_clean_fn("whitespace"): SPACES,
     of_open_clip.get_clean_fn("lower"): (*SPACES, normalizers.Lowercase()),
     of_open_clip.get_clean_fn("canonicalize"): (
@@ -40,7 +39,7 @@ def tokenizer_of(student: Student, target: str) -> PreTrainedTokenizerBase:
     own = student.tokenizer
     if isinstance(own, of_open_clip.SimpleTokenizer):
         return _byte_pairs(own, target)
-    inner: Any = getattr(own, "tokenizer", None)
+    inner: PreTrainedTokenizerFast = getattr(own, "tokenizer", None)
     if not isinstance(own, of_open_clip.HFTokenizer) or getattr(inner, "backend_tokenizer", None) is None:
         raise refused(target, f"its tokenizer is {type(inner or own).__name__}, which has no tokenizer.json")
     if own.tokenizer_mode or own.strip_sep_token:
@@ -58,7 +57,7 @@ def tokenizer_of(student: Student, target: str) -> PreTrainedTokenizerBase:
     )
 
 
-def _cleaning(own: Any, target: str) -> tuple[Any, ...]:
+def _cleaning(own: of_open_clip.HFTokenizer, target: str) -> tuple[normalizers.Normalizer, ...]:
     if own.clean_fn not in CLEANING:
         raise refused(target, "its tokenizer cleans texts with a function of its own")
     return CLEANING[own.clean_fn]
@@ -74,7 +73,7 @@ def _byte_pairs(own: of_open_clip.SimpleTokenizer, target: str) -> CLIPTokenizer
 
 def standalone(student: Student, target: str) -> Tokenizer:
     """Return the tokenizer for the package tokenizers; texts are padded and truncated to the student's length."""
-    whole: Any = tokenizer_of(student, target)
+    whole = tokenizer_of(student, target)
     backend = Tokenizer.from_str(whole.backend_tokenizer.to_str())
     simple = isinstance(student.tokenizer, of_open_clip.SimpleTokenizer)
     pad = 0 if simple else whole.pad_token_id  # OpenAI's tokenizer pads with 0, which is the token "!"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import torch
+from open_clip import CLIP
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from transformers import (
 from clipzoo.export._timm_tower import activation, check_blocks, check_vit
 from clipzoo.export.base import refused
 from clipzoo.models import Student
+
+TextTower: TypeAlias = CLIP | TextTransformer
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")
 """Names of QuickGELU, GELU, and GELU's tanh approximation."""
@@ -72,7 +75,7 @@ def text_model(student: Student, tokens: dict[str, int | None]) -> PreTrainedMod
     return model.eval()
 
 
-def text_tower(student: Student) -> Any:
+def text_tower(student: Student) -> TextTower:
     """Return the module with OpenCLIP's text transformer: the model itself, or its ``text`` if it is custom."""
     return getattr(student.clip, "text", student.clip)
 
@@ -107,7 +110,7 @@ def _text_config(student: Student, tokens: dict[str, int | None]) -> CLIPTextCon
     )
 
 
-def _end(text: Any, pool: str, eos: int | None) -> int:
+def _end(text: TextTower, pool: str, eos: int | None) -> int:
     """Return the ``eos_token_id`` with which CLIPTextModel pools at the same token as OpenCLIP."""
     if pool == "argmax":
         highest: int = text.token_embedding.num_embeddings - 1
@@ -153,7 +156,7 @@ def _clip(student: Student, tokens: dict[str, int | None]) -> PreTrainedModel:
     return model.eval()
 
 
-def _text_state(text: Any) -> Iterator[tuple[str, Tensor]]:
+def _text_state(text: TextTower) -> Iterator[tuple[str, Tensor]]:
     yield "embeddings.token_embedding.weight", text.token_embedding.weight
     yield "embeddings.position_embedding.weight", text.positional_embedding
     yield from _norm("final_layer_norm", text.ln_final)
@@ -169,12 +172,14 @@ def _vision_state(visual: VisionTransformer) -> Iterator[tuple[str, Tensor]]:
     yield from _blocks(visual.transformer.resblocks)
 
 
-def _norm(name: str, norm: Any) -> Iterator[tuple[str, Tensor]]:
+def _norm(name: str, norm: nn.LayerNorm) -> Iterator[tuple[str, Tensor]]:
     yield f"{name}.weight", norm.weight
     yield f"{name}.bias", norm.bias
 
 
-def _blocks(blocks: Any, names: dict[str, str] = BLOCK, qkv: str = "attn.in_proj_") -> Iterator[tuple[str, Tensor]]:
+def _blocks(
+    blocks: Iterable[nn.Module], names: dict[str, str] = BLOCK, qkv: str = "attn.in_proj_"
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of blocks; queries, keys and values are one tensor in OpenCLIP and timm."""
     for number, block in enumerate(blocks):
         for key, value in block.state_dict().items():
@@ -208,7 +213,7 @@ def _is_siglip(student: Student) -> bool:
     )
 
 
-def _is_plain(pool: Any) -> bool:
+def _is_plain(pool: object) -> bool:
     """Return True for an attention pool as SigLIP has it: one learned query, without positions and norms inside."""
     return (
         isinstance(pool, AttentionPoolLatent)
@@ -263,7 +268,7 @@ def _is_tanh(layer: nn.Module) -> bool:
     return getattr(layer, "approximate", "none") == "tanh" or type(layer).__name__ == "GELUTanh"
 
 
-def _siglip_vision_state(trunk: Any) -> Iterator[tuple[str, Tensor]]:
+def _siglip_vision_state(trunk: TimmVisionTransformer) -> Iterator[tuple[str, Tensor]]:
     yield "embeddings.patch_embedding.weight", trunk.patch_embed.proj.weight
     yield "embeddings.patch_embedding.bias", trunk.patch_embed.proj.bias
     yield "embeddings.position_embedding.weight", trunk.pos_embed[0]

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError
@@ -18,7 +18,7 @@ from clipzoo.plugins import Registry
 PLUGINS: Registry[ExportPlugin] = Registry("export", ("LIBRARY", "LIMIT", "check", "write", "compare"))
 
 
-def export_student(to: str, source: Source, folder: Path) -> dict[str, Any]:
+def export_student(to: str, source: Source, folder: Path) -> dict[str, object]:
     """Write a student in the format of a target, and compare it. Returns the parity, which the folder also contains.
 
     Args:
@@ -39,7 +39,7 @@ def export_student(to: str, source: Source, folder: Path) -> dict[str, Any]:
         with disk_errors(partial):
             usage = plugin.write(source, partial)
         parity = dict(plugin.compare(source, partial))
-        worst = max(parity["image_embeddings"], parity.get("text_embeddings", 0.0))
+        worst = max(cast(float, parity["image_embeddings"]), cast(float, parity.get("text_embeddings", 0.0)))
         if not worst <= plugin.LIMIT:  # NaN, too
             raise CheckpointError(
                 f"the model of --to {to} is not the student: loaded by {parity['library']}, its embeddings differ by "

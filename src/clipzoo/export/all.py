@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError
@@ -48,7 +47,7 @@ def _for(name: str, source: Source) -> Source:
     return replace(source, heads=source.heads and getattr(PLUGINS.load(name), "HEADS", True))
 
 
-def compare(source: Source, folder: Path) -> dict[str, Any]:
+def compare(source: Source, folder: Path) -> dict[str, object]:
     """Return the largest difference of all targets, and the parity of each."""
     each = {
         name: json.loads((folder / name / PARITY).read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class ExportPlugin(Protocol):
     def write(self, source: Source, folder: Path) -> str:
         """Write the files into an empty folder. Return the section of the README on how to load them."""
 
-    def compare(self, source: Source, folder: Path) -> Mapping[str, Any]:
+    def compare(self, source: Source, folder: Path) -> Mapping[str, object]:
         """Load the folder with the target's library. Return the values of `compared`, and any others."""
 
 
@@ -85,7 +85,7 @@ def compared(
     encode_text: Encode,
     packages: Sequence[str],
     levels: Callable[[Tensor], Tensor] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compare an exported model with the student.
 
     Args:
@@ -110,7 +110,7 @@ def compared(
 @torch.no_grad()
 def compare_images(
     source: Source, preprocess: Preprocess, encode: Encode, levels: Callable[[Tensor], Tensor] | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compare image embeddings, and the preprocessing of the other library with both transforms of the student.
 
     Returns:
@@ -139,7 +139,7 @@ def compare_images(
 
 
 @torch.no_grad()
-def compare_texts(source: Source, tokenize: Callable[[Sequence[str]], Tensor], encode: Encode) -> dict[str, Any]:
+def compare_texts(source: Source, tokenize: Callable[[Sequence[str]], Tensor], encode: Encode) -> dict[str, object]:
     """Compare text embeddings, from the captions on.
 
     Returns:
@@ -172,7 +172,7 @@ def _equal(own: Tensor, ids: Tensor) -> bool:
     return torch.equal(own, ids) or torch.equal(own[:end], ids[:end])
 
 
-def sentence(parity: Mapping[str, Any]) -> str:
+def sentence(parity: Mapping[str, object]) -> str:
     """Return the measured parity as text."""
     captions = f" and {parity['captions']} captions" if "captions" in parity else ""
     texts = f" and {parity['text_embeddings']:.1e} (texts)" if "captions" in parity else ""
@@ -187,7 +187,7 @@ def sentence(parity: Mapping[str, Any]) -> str:
     )
     if other := parity.get("other_tokens"):
         text += f" {other} of the captions have other tokens than in OpenCLIP, and are not part of the comparison."
-    return " ".join([text, *parity.get("notes", ())])
+    return " ".join([text, *cast(Sequence[str], parity.get("notes", ()))])
 
 
 def library_of(*packages: str) -> str:

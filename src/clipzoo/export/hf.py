@@ -10,7 +10,6 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -119,7 +118,7 @@ def _image_processor(student: Student) -> CLIPImageProcessor:
     )
 
 
-def compare(source: Source, folder: Path) -> dict[str, Any]:
+def compare(source: Source, folder: Path) -> dict[str, object]:
     """Compare the models that transformers loads from the folder with the student.
 
     Returns:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -80,22 +80,31 @@ def write(source: Source, folder: Path) -> str:
     _write_graph(_Image(student), images, folder / IMAGE, ["images"], ["embeddings"])
     _write_graph(_Text(student), tokens, folder / TEXT, ["tokens"], ["embeddings"])
     files.write(folder / TOKENIZER, standalone(student, "onnx").to_str().encode())
-    described: dict[str, Any] = {**student.preprocess_cfg, "size": [height, width], "opset": OPSET, "heads": {}}
+    heads: dict[str, _Graph] = {}
     for column in student.specs if source.heads else ():
         head = _Head(student, column)
         with torch.no_grad():
             names = list(head.decoded(images))
         _write_graph(head, images, folder / file_of(column), ["images"], names)
-        described["heads"][column] = {
+        heads[column] = {
             "file": file_of(column), "outputs": names, "convention": head.spec.convention.to_json()
         }  # fmt: skip
+    described = {**student.preprocess_cfg, "size": [height, width], "opset": OPSET, "heads": heads}
     files.write(folder / PREPROCESS, (json.dumps(described, indent=2) + "\n").encode())
-    return _usage(student, tokens.shape[1], described["heads"])
+    return _usage(student, tokens.shape[1], heads)
 
 
 def file_of(column: str) -> str:
     """Return the file name of a head."""
     return f"head-{column.replace('/', '-')}.onnx"
+
+
+class _Graph(TypedDict):
+    """The graph of a head, as `PREPROCESS` describes it."""
+
+    file: str
+    outputs: list[str]
+    convention: dict[str, object]
 
 
 class _Image(nn.Module):
@@ -176,7 +185,7 @@ def _exportable() -> Iterator[None]:
         layers._weights = compute
 
 
-def _usage(student: Student, length: int, heads: Mapping[str, Any]) -> str:
+def _usage(student: Student, length: int, heads: Mapping[str, _Graph]) -> str:
     (height, width), mode = student.image_size, student.preprocess_cfg["resize_mode"]
     squashed = mode == "squash"
     listed = [f"- `{one['file']}`: {', '.join(one['outputs'])} of {column}" for column, one in heads.items()]
@@ -196,7 +205,7 @@ def _usage(student: Student, length: int, heads: Mapping[str, Any]) -> str:
     )
 
 
-def compare(source: Source, folder: Path) -> dict[str, Any]:
+def compare(source: Source, folder: Path) -> dict[str, object]:
     """Compare the graphs, run by ONNX Runtime, with the student.
 
     Returns:
@@ -231,7 +240,7 @@ def compare(source: Source, folder: Path) -> dict[str, Any]:
     return {**parity, "opset": OPSET, "heads": heads}
 
 
-def _pixels(student: Student) -> Any:
+def _pixels(student: Student) -> Callable[[ImageArray], ImageArray]:
     """Return OpenCLIP's transform up to the pixels, which Pillow computes."""
     steps = transform_of(student).transforms  # type: ignore[attr-defined]
     resizing = Compose([step for step in steps if not isinstance(step, Normalize)])
@@ -244,7 +253,7 @@ def _pixels(student: Student) -> Any:
     return prepare
 
 
-def _session(path: Path, name: str) -> Any:
+def _session(path: Path, name: str) -> Callable[[Tensor], list[Tensor]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -255,7 +264,7 @@ def _session(path: Path, name: str) -> Any:
 def _compare_head(source: Source, column: str, folder: Path) -> dict[str, float]:
     views = torch.from_numpy(np.stack(source.views))
     mine = _Head(source.student, column).eval().decoded(views)
-    theirs: Sequence[Tensor] = _session(folder / file_of(column), "images")(views)
+    theirs = _session(folder / file_of(column), "images")(views)
     return {name: _relative(a, b) for (name, a), b in zip(mine.items(), theirs, strict=True)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -35,7 +34,7 @@ def write(source: Source, folder: Path) -> str:
     return USAGE
 
 
-def compare(source: Source, folder: Path) -> dict[str, Any]:
+def compare(source: Source, folder: Path) -> dict[str, object]:
     """Compare OpenCLIP's model of the folder with the student."""
     student = source.student
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipzoo.export._timm_tower import tower_of, write_tower
-from clipzoo.export.base import Source, compare_images, library_of, refused
+from clipzoo.export.base import Preprocess, Source, compare_images, library_of, refused
 from clipzoo.types import ImageArray
 
 LIBRARY = "timm"
@@ -45,10 +44,13 @@ def write(source: Source, folder: Path) -> str:
     return USAGE + (FEATURES if _features(folder) is not None else "")
 
 
-def _features(folder: Path) -> Any:
+def _features(folder: Path) -> nn.Module | None:
     """Return timm's model of the last feature map; None if the architecture has none."""
     try:
-        return timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True, out_indices=[-1]).eval()
+        model: nn.Module = timm.create_model(
+            f"local-dir:{folder}", pretrained=True, features_only=True, out_indices=[-1]
+        )
+        return model.eval()
     except (
         RuntimeError,
         AttributeError,
@@ -60,7 +62,7 @@ def _features(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def compare(source: Source, folder: Path) -> dict[str, Any]:
+def compare(source: Source, folder: Path) -> dict[str, object]:
     """Compare timm's model of the folder with the student's image tower.
 
     Returns:
@@ -80,7 +82,7 @@ def compare(source: Source, folder: Path) -> dict[str, Any]:
     }
 
 
-def _difference(source: Source, features: Any, preprocess: Any) -> float | None:
+def _difference(source: Source, features: nn.Module | None, preprocess: Preprocess) -> float | None:
     """Return the relative difference of the last feature map; None without a model or with maps of another size."""
     if features is None:
         return None

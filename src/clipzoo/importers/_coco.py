@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from clipzoo import files
@@ -49,7 +49,7 @@ class Ids:
             alike[plain(one)].append(one)
         self._alike = {text: ids[0] for text, ids in alike.items() if len(ids) == 1}
 
-    def find(self, value: Any, notes: Notes, what: str) -> int | str | None:
+    def find(self, value: object, notes: Notes, what: str) -> int | str | None:
         """Return the id of the file that equals a value; None without one. An id of another type is noted."""
         if isinstance(value, int | str) and not isinstance(value, bool) and value in self.known:
             return value
@@ -60,13 +60,13 @@ class Ids:
         return found
 
 
-def plain(value: int | float | str) -> str:
+def plain(value: object) -> str:
     """Return an id as text, without decimals and leading zeros of whole numbers."""
     text = str(value).strip().removesuffix(".0")
     return str(int(text)) if text.isascii() and text.isdecimal() else text
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: object) -> bool:
     whole = isinstance(value, float) and value.is_integer()
     return whole or (isinstance(value, int | str) and not isinstance(value, bool))
 
@@ -82,7 +82,7 @@ class Annotated:
     """Id -> name, in the order of ids."""
     pictures: Mapping[str, Picture]
     """By the names that `name` returns for keys."""
-    annotations: Mapping[int | str, list[dict[str, Any]]]
+    annotations: Mapping[int | str, list[dict[str, object]]]
     """Image id -> its annotations."""
     ids: Ids
     """Of categories."""
@@ -122,7 +122,7 @@ class Annotated:
         found = [key for key in keys if self.name(key).rpartition("/")[2] in self.stems]
         return f"match=stem finds {found[0]!r}: the file's names have other folders, or are addresses" if found else ""
 
-    def category(self, annotation: Mapping[str, Any]) -> str:
+    def category(self, annotation: Mapping[str, object]) -> str:
         """Return the name of an annotation's category; `SampleError` if the file does not have it."""
         number = annotation.get("category_id")
         found = self.ids.find(number, self.notes, "category_id")
@@ -139,7 +139,7 @@ def read(path: Place, match: str, rename: Mapping[str, str], pattern: Pattern | 
     """
     values, notes = _parsed(path), Notes()
     images, categories = (_records(values, name, path) for name in ("images", "categories"))
-    _once((image["id"] for image in images), "two images have the id", path)
+    _once((_id(image) for image in images), "two images have the id", path)
     _once((category["id"] for category in categories), "two categories have the id", path)
     named = _named(categories, rename, path)
     names = [_name(image, match, path) for image in images]
@@ -151,9 +151,9 @@ def read(path: Place, match: str, rename: Mapping[str, str], pattern: Pattern | 
         match,
         named,
         {name: _picture(image) for name, image in zip(names, images, strict=True)},
-        _by_image(_records(values, "annotations", path, "image_id"), Ids(image["id"] for image in images), path, notes),
+        _by_image(_records(values, "annotations", path, "image_id"), Ids(_id(image) for image in images), path, notes),
         Ids(named),
-        frozenset(_stem(image["file_name"]) for image in images) if match == "key" else frozenset(),
+        frozenset(_stem(str(image["file_name"])) for image in images) if match == "key" else frozenset(),
         pattern,
         notes,
     )
@@ -167,10 +167,11 @@ def parse_rename(text: str) -> dict[str, str]:
     return {plain(number): name.strip() for number, _, name in parts}
 
 
-def _named(categories: Sequence[Mapping[str, Any]], rename: Mapping[str, str], path: Place) -> dict[int | str, str]:
+def _named(categories: Sequence[Mapping[str, object]], rename: Mapping[str, str], path: Place) -> dict[int | str, str]:
     """Return id -> name of every category, in the order of ids; `ExpertError` if names are not unique."""
-    ordered = sorted(categories, key=lambda c: (str(type(c["id"])), c["id"]))
-    named = {c["id"]: rename.get(plain(c["id"]), str(c.get("name"))) for c in ordered}
+    names = {_id(category): str(category.get("name")) for category in categories}
+    ordered = sorted(names, key=lambda number: (str(type(number)), number))
+    named = {number: rename.get(plain(number), names[number]) for number in ordered}
     unknown = rename.keys() - {plain(number) for number in named}
     if unknown:
         raise ExpertError(f"rename: {path} has no category of the id {min(unknown)}; it has {_some(named)}")
@@ -184,16 +185,21 @@ def _named(categories: Sequence[Mapping[str, Any]], rename: Mapping[str, str], p
     return named
 
 
-def _some(values: Iterable[Any]) -> str:
+def _id(record: Mapping[str, object]) -> int | str:
+    """Return the id of an entry that `_records` has checked."""
+    return cast(int | str, record["id"])
+
+
+def _some(values: Iterable[object]) -> str:
     shown = list(map(str, values))
     return ", ".join(shown[:10]) + (", …" if len(shown) > 10 else "")
 
 
 def _by_image(
-    annotations: Iterable[dict[str, Any]], ids: Ids, path: Place, notes: Notes
-) -> dict[int | str, list[dict[str, Any]]]:
+    annotations: Iterable[dict[str, object]], ids: Ids, path: Place, notes: Notes
+) -> dict[int | str, list[dict[str, object]]]:
     """Return image id -> its annotations."""
-    found: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[int | str, list[dict[str, object]]] = defaultdict(list)
     strange = []
     for annotation in annotations:
         number = ids.find(annotation["image_id"], notes, "image_id")
@@ -209,7 +215,7 @@ def _by_image(
     return dict(found)
 
 
-def _parsed(path: Place) -> dict[str, Any]:
+def _parsed(path: Place) -> dict[str, object]:
     try:
         if files.size(path) > MAX_BYTES:
             raise ExpertError(f"{path} has more than {MAX_BYTES} bytes and would be held in memory; split it")
@@ -221,7 +227,7 @@ def _parsed(path: Place) -> dict[str, Any]:
     return values
 
 
-def _records(values: Mapping[str, Any], name: str, path: Place, key: str = "id") -> list[dict[str, Any]]:
+def _records(values: Mapping[str, object], name: str, path: Place, key: str = "id") -> list[dict[str, object]]:
     found = values.get(name)
     if not isinstance(found, list):
         have = ", ".join(list(values)[:8]) or "nothing"
@@ -234,13 +240,13 @@ def _records(values: Mapping[str, Any], name: str, path: Place, key: str = "id")
     return found
 
 
-def _once(values: Iterable[Any], what: str, path: Place, more: str = "") -> None:
+def _once(values: Iterable[object], what: str, path: Place, more: str = "") -> None:
     value, count = next(iter(Counter(values).most_common(1)), (None, 0))
     if count > 1:
         raise ExpertError(f"{path}: {what} {value!r}, so it does not tell them apart; fix the file{more}")
 
 
-def _name(image: Mapping[str, Any], match: str, path: Place) -> str:
+def _name(image: Mapping[str, object], match: str, path: Place) -> str:
     if match == "id":
         return plain(image["id"])
     name = image.get("file_name")
@@ -261,15 +267,15 @@ def _stem(name: str) -> str:
     return last.rpartition(".")[0] or last
 
 
-def _picture(image: Mapping[str, Any]) -> Picture:
+def _picture(image: Mapping[str, object]) -> Picture:
     absent, partly = (
         tuple(i for i in ids if isinstance(i, int | str)) if isinstance(ids, list) else None
         for ids in (image.get("neg_category_ids"), image.get("not_exhaustive_category_ids"))
     )
-    return Picture(image["id"], _size(image), absent, partly or ())
+    return Picture(_id(image), _size(image), absent, partly or ())
 
 
-def _size(image: Mapping[str, Any]) -> Size:
+def _size(image: Mapping[str, object]) -> Size:
     """Return (H, W); zeros if they are not in the file."""
     H, W = image.get("height"), image.get("width")
     return (H, W) if isinstance(H, int) and isinstance(W, int) and min(H, W) > 0 else (0, 0)

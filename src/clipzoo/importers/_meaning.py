@@ -416,7 +416,7 @@ def _known(values: Values, unknown: tuple[float, ...]) -> BoolArray:
 def _soft(values: Values, valid: BoolArray, threshold: float, path: Path) -> Segmentation:
     """Return class 1 where a mask's share of the largest value is at least the threshold, class 0 elsewhere."""
     wide = values.dtype.kind in "iu" and values.dtype not in (np.uint8, np.uint16)
-    top = 1.0 if values.dtype.kind in "bf" else float(np.iinfo(values.dtype).max)
+    top = 1.0 if values.dtype.kind in "bf" else float(np.iinfo(values.dtype.name).max)
     shares = np.where(valid, values, 0) / top
     if wide or not ((shares >= 0) & (shares <= 1)).all():
         raise SampleError(f"a soft mask has 8 or 16 bits, or floats from 0 to 1: {path} holds {values.dtype}")

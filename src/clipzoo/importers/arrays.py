@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
@@ -16,7 +16,10 @@ from clipzoo.errors import SampleError
 from clipzoo.importers._reading import hdf5
 from clipzoo.types import MAX_PIXELS
 
-Values = NDArray[Any]
+if TYPE_CHECKING:
+    from PIL.ImageFile import _Tile
+
+Values = NDArray[np.number]
 
 SUFFIXES = (".png", ".npy", ".tif", ".tiff", *hdf5.SUFFIXES)
 MODES = ("1", "L", "P", "RGB", "I", "I;16", "I;16B", "F")
@@ -91,16 +94,17 @@ def _lower_bytes(path: Path, data: bytes | None) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-def _swapped_tile(tile: Any) -> Any:
+def _swapped_tile(tile: _Tile) -> _Tile:
     """Return a part of a picture, (decoder, extents, offset, arguments), with the other byte order."""
-    parts = (*tile[:3], _swapped(tile[3]))
-    return tile._make(parts) if hasattr(tile, "_make") else parts  # a plain tuple before Pillow 11
+    parts = (*tile[:3], _swapped(tile[3] or ""))
+    make = getattr(type(tile), "_make", tuple)  # a plain tuple before Pillow 11
+    return cast("_Tile", make(parts))
 
 
-def _swapped(arguments: Any) -> Any:
+def _swapped(arguments: str | tuple[object, ...]) -> str | tuple[object, ...]:
     """Return a decoder's arguments, of which the first is the raw mode, with the other byte order."""
     if not isinstance(arguments, str):
-        return _swapped(arguments[0]), *arguments[1:]
+        return _swapped(str(arguments[0])), *arguments[1:]
     little = arguments == "RGB;16L" or (arguments == "RGB;16N" and sys.byteorder == "little")
     return "RGB;16B" if little else "RGB;16L"
 

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -74,7 +74,7 @@ class Importer(SampleExpert):
     def __init__(self) -> None:
         self.notes = Notes()
 
-    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
+    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[object]:
         """Return the label of each sample.
 
         Raises:
@@ -87,7 +87,7 @@ class Importer(SampleExpert):
         """Return a unique name of the place of a sample's label; None if there is no label."""
 
     @abstractmethod
-    def look_up(self, key: str, size: Size) -> Any:
+    def look_up(self, key: str, size: Size) -> object:
         """Return the label of one sample whose image has ``size`` (H, W).
 
         Raises:
@@ -100,7 +100,7 @@ class Importer(SampleExpert):
 
 
 def card(
-    uri: str, task: str, given: Mapping[str, Any], chosen: ImportOptions, convention: Convention, sha256: str = ""
+    uri: str, task: str, given: Mapping[str, object], chosen: ImportOptions, convention: Convention, sha256: str = ""
 ) -> ExpertCard:
     """Return the card of existing labels.
 
@@ -113,7 +113,7 @@ def card(
         sha256: of the single file that contains all labels, if there is one.
     """
     recorded = {option: text for option, text in given.items() if option != "as"}
-    name = chosen.name or _default_name(uri, given.get("label", ""))
+    name = chosen.name or _default_name(uri, str(given.get("label", "")))
     return ExpertCard(uri, task, convention, chosen.license, weights_sha256=sha256, preprocessing=recorded, name=name)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from pydantic import Field, PlainValidator
@@ -102,7 +102,7 @@ class Coco(Importer):
                 self._add(objects, name, annotation, key)
         return self._asked(objects.label(), picture)
 
-    def _add(self, objects: _boxes.Objects, name: str, annotation: Mapping[str, Any], key: str) -> None:
+    def _add(self, objects: _boxes.Objects, name: str, annotation: Mapping[str, object], key: str) -> None:
         """Add an annotation to the objects of a sample."""
         box, ignored = annotation.get("bbox"), bool(annotation.get("iscrowd", 0))
         boxless = box is None or box == []
@@ -111,12 +111,12 @@ class Coco(Importer):
             edges: Sequence[float] = _around(mask, objects.size)
             self.notes.take("repaired: bbox is missing and taken from the mask", key)
         else:
-            edges = _boxes.xyxy(box or (), "xywh")
+            edges = _boxes.xyxy(cast(Sequence[object], box or ()), "xywh")
         if self.masks and mask is None:
             self.notes.take("kept without a mask: objects that have a box alone", key)
         objects.add(name, edges, ignored, mask if self.masks else None, self._score(annotation))
 
-    def _score(self, annotation: Mapping[str, Any]) -> float:
+    def _score(self, annotation: Mapping[str, object]) -> float:
         if not self.scores:
             return 1.0
         score = annotation.get("score")
@@ -135,7 +135,7 @@ class Coco(Importer):
         return replace(label, asked=np.array(sorted((absent | found) - partly), np.uint16))
 
 
-def mask_of(annotation: Mapping[str, Any], size: Size) -> str | None:
+def mask_of(annotation: Mapping[str, object], size: Size) -> str | None:
     """Return an annotation's mask as compressed run lengths of a frame of ``size`` (H, W); None without a mask.
 
     Raises:
@@ -149,7 +149,7 @@ def mask_of(annotation: Mapping[str, Any], size: Size) -> str | None:
         return rle.encode(_polygons.filled(shape, size))
     if not isinstance(shape, dict) or list(shape.get("size", ())) != list(size):
         raise SampleError(f"an object without a mask of the image's size: {str(shape)[:80]}; masks=no leaves them out")
-    counts: Any = shape.get("counts")
+    counts = cast(str | Sequence[int], shape.get("counts"))
     try:
         mask = rle.decode(counts, size) if isinstance(counts, str) else rle.unrolled(counts, size)
     except (TypeError, ValueError, OverflowError) as error:
@@ -157,13 +157,13 @@ def mask_of(annotation: Mapping[str, Any], size: Size) -> str | None:
     return rle.encode(mask)
 
 
-def _refuse_runs(polygons: Sequence[Any], size: Size) -> None:
+def _refuse_runs(polygons: Sequence[object], size: Size) -> None:
     """Raise `SampleError` if a list of polygons is a list of numbers, or contains the run lengths of a mask."""
     H, W = size
     flat = not any(isinstance(one, list) for one in polygons)
     for one in [polygons] if flat else polygons:
-        counts = isinstance(one, list) and all(type(n) is int and n >= 0 for n in one) and sum(one) == H * W
-        if counts and (flat or len(one) % 2 or max(one) > max(H, W)):
+        whole = isinstance(one, list) and all(type(n) is int and n >= 0 for n in one)
+        if isinstance(one, list) and whole and sum(one) == H * W and (flat or len(one) % 2 or max(one) > max(H, W)):
             raise SampleError(
                 f"a polygon that looks like run lengths, whose sum is {H}×{W}: {str(one)[:60]}; write "
                 f'"segmentation": {{"size": [{H}, {W}], "counts": […]}}'

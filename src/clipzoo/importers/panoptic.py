@@ -6,9 +6,9 @@ Pixels of no segment (0) are unknown. Things, stuff and crowds all have their cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,18 +79,20 @@ class Panoptic(Importer):
         same_aspect((colors.shape[0], colors.shape[1]), size, str(path))
         return self._label(colors.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16]), annotation, path)
 
-    def _map(self, key: str) -> tuple[Path, dict[str, Any]]:
+    def _map(self, key: str) -> tuple[Path, dict[str, object]]:
         """Return the file of a sample's map, and its annotation."""
         annotations = self.file.annotations.get(self.file.picture(key).id, ())
         if len(annotations) != 1 or not isinstance(annotations[0].get("file_name"), str):
             raise SampleError(f"the image needs one annotation with a file_name: it has {len(annotations)}")
-        inside(annotations[0]["file_name"])
-        return self.folder / annotations[0]["file_name"], annotations[0]
+        name = str(annotations[0]["file_name"])
+        inside(name)
+        return self.folder / name, annotations[0]
 
-    def _label(self, numbers: NDArray[np.int64], annotation: dict[str, Any], path: Path) -> Segmentation:
+    def _label(self, numbers: NDArray[np.int64], annotation: dict[str, object], path: Path) -> Segmentation:
         """Return the label of a map [H,W] of numbers of segments."""
-        ids: dict[Any, int | None] = {0: None}
-        for segment in annotation.get("segments_info") or ():
+        ids: dict[object, int | None] = {0: None}
+        segments = cast(Sequence[Mapping[str, object]], annotation.get("segments_info") or ())
+        for segment in segments:
             ids[segment.get("id")] = self.space.number(self.file.category(segment))
         present, places = np.unique(numbers, return_inverse=True)
         strange = [number for number in present.tolist() if number not in ids]

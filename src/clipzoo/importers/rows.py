@@ -7,9 +7,9 @@ detection, objects: a mapping of lists, or a list of mappings, of one box and on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import Field
@@ -117,7 +117,7 @@ class Rows(Importer):
         entry = self.entries[key]
         return f"{entry.members[ROW]} {self.states[self.reader.parts[entry.shard].path]}"
 
-    def value(self, key: str) -> Any:
+    def value(self, key: str) -> object:
         """Return the value in the column of labels; `SampleError` if there is no row or no value."""
         if key not in self.entries:
             raise SampleError(f"no row: {self.reader.location} has none with the key {key!r}", "no-label")
@@ -137,7 +137,7 @@ class Pictures(Rows):
         """See `Rows.state`; for a CSV or TSV table, also the state of the picture that the row names."""
         named = self.value(key) if key in self.entries and isinstance(self.reader, Table) else None
         root = self.reader.images.root
-        return super().state(key) + (f" {state(root / named)}" if named and isinstance(root, Path) else "")
+        return super().state(key) + (f" {state(root / str(named))}" if named and isinstance(root, Path) else "")
 
     def look_up(self, key: str, size: Size) -> MapLabel:
         """See `Importer.look_up`."""
@@ -165,7 +165,7 @@ class Objects(Rows):
                 objects.add(name, [edge * unit for edge, unit in zip(edges, units, strict=True)])
         return objects.label()
 
-    def _pairs(self, value: Any) -> list[tuple[Any, object]]:
+    def _pairs(self, value: object) -> list[tuple[Sequence[object], object]]:
         """Return (box, class) of every object of a row."""
         boxes, names = self.options.boxes, self.options.names
         if isinstance(value, list) and all(isinstance(one, dict) for one in value):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -215,7 +215,7 @@ class Progress:
             done += now.images / now.samples
         return (time.perf_counter() - self._began) * (self.shards - done) / done if done else None
 
-    def _write(self, event: str, meter: Meter, **values: Any) -> None:
+    def _write(self, event: str, meter: Meter, **values: object) -> None:
         if self._log is None:
             return
         experts = {

@@ -6,16 +6,19 @@ import functools
 import gc
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 import torch
 from torch.utils import _pytree as pytree
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class Tuning:
         if not _is_module(expert):
             return
         module = expert.module
+        assert module is not None, "the expert is loaded"
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
         if self.compile:
@@ -88,17 +92,18 @@ def _is_module(expert: Expert) -> bool:
     return type(expert).module is not Expert.module
 
 
-def _cast(forward: Any, device: str, precision: Precision) -> Any:
+def _cast(forward: Callable[P, R], device: str, precision: Precision) -> Callable[P, R]:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
 
-    def single(value: Any) -> Any:
-        return value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+    def single(value: object) -> object:
+        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     @functools.wraps(forward)
-    def cast(*args: Any, **kwargs: Any) -> Any:
+    def cast(*args: P.args, **kwargs: P.kwargs) -> R:
         with torch.autocast(device, dtype):
             outputs = forward(*args, **kwargs)
-        return pytree.tree_map(single, outputs)
+        singles: R = pytree.tree_map(single, outputs)
+        return singles
 
     return cast
 

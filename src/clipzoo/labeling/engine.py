@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from clipzoo.errors import MAX_FAILURES, EngineError, ExpertError, StoreError
 from clipzoo.experts.base import Expert
@@ -151,7 +151,7 @@ class _Call:
     given: Mapping[str, str | Expert]
     """Column -> its expert as given. Workers on other machines create their own experts from URIs."""
     reader: Reader
-    identity: dict[str, Any]
+    identity: dict[str, object]
     store: Store
     device: str
     batch_size: int | None

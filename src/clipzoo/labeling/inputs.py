@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts.base import Expert, ExpertCard
@@ -47,7 +46,7 @@ def _card(store: Store, name: str, reader: Expert) -> ExpertCard:
 
 
 def open_columns(
-    expert: Expert, store: Store, dataset: Mapping[str, Any], shards: Collection[str]
+    expert: Expert, store: Store, dataset: Mapping[str, object], shards: Collection[str]
 ) -> tuple[Column, ...]:
     """Return the columns that an expert reads.
 
@@ -83,7 +82,7 @@ class Shard:
             column.check_pictures(shard, marks, source)
             self._columns.append((column, {row["key"]: row for row in rows.to_pylist()}))
 
-    def labels(self, key: str) -> dict[str, Any]:
+    def labels(self, key: str) -> dict[str, object]:
         """Return column name -> label of a sample, for the columns that have one."""
         return {
             column.name: column.label(self._shard, rows[key])

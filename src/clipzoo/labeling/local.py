@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from clipzoo.errors import LabelError, RemoteError, SampleError
 from clipzoo.experts.base import Expert, ExpertInput
@@ -69,7 +68,7 @@ class Work:
         """Return the largest batch of images with so many pixels that fits in memory, as far as known."""
         return min([self.batch_size, *(size for known, size in self.limits.items() if pixels >= known)])
 
-    def note(self, **values: Any) -> None:
+    def note(self, **values: object) -> None:
         """Add a line to the column's ``runs.jsonl``."""
         append_run(self.column.path, **values)
 
@@ -159,7 +158,7 @@ class Pass:
                 key, future = self.waiting.popleft()
                 self._write(key, future.result())
 
-    def _call(self, batch: Batch) -> list[Any]:
+    def _call(self, batch: Batch) -> list[object]:
         """Return the labels of a batch, with an exception for each label that could not be made.
 
         If memory runs out, the batch is halved. After any other error, images are labeled one by one.
@@ -179,7 +178,7 @@ class Pass:
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
         return [label for part in parts for label in self._call(part)]
 
-    def _predicted(self, batch: Batch) -> list[Any]:
+    def _predicted(self, batch: Batch) -> list[object]:
         labels = list(self.work.expert.predict_inputs(batch))
         if len(labels) != len(batch):
             raise ValueError(
@@ -199,7 +198,7 @@ class Pass:
         )  # fmt: skip
         return size
 
-    def _ready(self, label: Any) -> Ready:
+    def _ready(self, label: object) -> Ready:
         start = time.perf_counter()
         encoded = self._failure(label) if isinstance(label, Exception) else self._encoded(label)
         return Ready(encoded, time.perf_counter() - start)
@@ -212,7 +211,7 @@ class Pass:
             return Failure("unsound-label", f"{UNSOUND}: {type(error).__name__}: {error}")
         return Failure("no-label" if error.code == "no-label" else "unsound-label", f"{UNSOUND}: {error}")
 
-    def _encoded(self, label: Any) -> tuple[bytes, float, float | None] | Failure:
+    def _encoded(self, label: object) -> tuple[bytes, float, float | None] | Failure:
         try:
             return self.writer.encode(label)
         except LabelError as error:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qsl
 
 from PIL import Image
@@ -28,6 +29,12 @@ from clipzoo.experts.hf.prompts import GroundingPostprocessor, OwlPostprocessor,
 from clipzoo.experts.hf.source import Source, resolve
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    from clipzoo.experts.hf.frame import Processor
 
 __all__ = ["FAMILIES", "HfExpert", "create"]
 
@@ -94,8 +101,8 @@ class HfExpert(Expert):
             source.weights_sha256(),
             preprocessing,
         )
-        self._model: Any = None
-        self._processor: Any = None
+        self._model: PreTrainedModel | None = None
+        self._processor: Processor | None = None
 
     def load(self, device: str = "cpu") -> None:
         """Load processor and weights; no file is downloaded.
@@ -106,7 +113,7 @@ class HfExpert(Expert):
         import torch
         import transformers
 
-        arguments: dict[str, Any] = {"trust_remote_code": self.trusted, "local_files_only": True}
+        arguments = {"trust_remote_code": self.trusted, "local_files_only": True}
         try:
             with no_bars():
                 self._processor = self._load_processor(transformers, arguments)
@@ -127,24 +134,24 @@ class HfExpert(Expert):
         self._model = model.to(device, getattr(torch, self.dtype)).eval()
 
     @property
-    def module(self) -> Any:
+    def module(self) -> PreTrainedModel | None:
         """The model, to which labeling applies precision and memory layout; None before `load`."""
         return self._model
 
-    def _load_processor(self, transformers: Any, arguments: dict[str, Any]) -> Any:
+    def _load_processor(self, transformers: ModuleType, arguments: Mapping[str, bool]) -> Processor:
         if not self.postprocessor.takes_text:
             return transformers.AutoImageProcessor.from_pretrained(self.source.folder, **arguments)
         # class_info_file: OneFormer's names for training, which would be downloaded from another repository of the hub
         info = {"class_info_file": ""} if isinstance(self.postprocessor, MasksPostprocessor) else {}
         return transformers.AutoProcessor.from_pretrained(self.source.folder, **info, **arguments)
 
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+    def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Return one label per image, of the image's size; all images have one size."""
         if self.needs_sample:
             raise ExpertError(f"{self.card.uri} takes its prompts from captions: call predict_inputs(inputs)")
         return self.predict_inputs([ExpertInput("", image) for image in images])
 
-    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[Any]:
+    def predict_inputs(self, inputs: Sequence[ExpertInput]) -> list[object]:
         """Return one label per sample; samples with the same query are processed as a batch.
 
         Raises:
@@ -153,7 +160,7 @@ class HfExpert(Expert):
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         queries = [self.postprocessor.query(sample.caption) for sample in inputs]
-        labels: list[Any] = [None] * len(inputs)
+        labels: list[object] = [None] * len(inputs)
         for query in dict.fromkeys(queries):
             rows = [row for row, other in enumerate(queries) if other == query]
             batches = [[row] for row in rows] if self.postprocessor.single_image else [rows]
@@ -163,9 +170,11 @@ class HfExpert(Expert):
                     labels[row] = label
         return labels
 
-    def _labels(self, images: Sequence[ImageArray], query: Query | None) -> list[Any]:
+    def _labels(self, images: Sequence[ImageArray], query: Query | None) -> list[object]:
         import torch
 
+        assert self._model is not None, "`predict_inputs` checks that it is loaded"
+        assert self._processor is not None
         postprocessor = self.postprocessor
         if query is None:
             assert isinstance(postprocessor, PromptedPostprocessor)  # only prompts can be missing
@@ -190,7 +199,8 @@ class HfExpert(Expert):
 def _postprocessor(source: Source) -> Postprocessor:
     """Return the postprocessor of a model, by its family."""
     config, preprocessing = source.config, source.preprocessing
-    architecture = str((config.get("architectures") or ["none"])[0])
+    architectures = cast(Sequence[object], config.get("architectures") or ["none"])
+    architecture = str(architectures[0])
     family = family_of(architecture, source.name, {**preprocessing, **config})
     postprocessor = POSTPROCESSORS[family.form]
     known = (*postprocessor.options, *COMMON)
@@ -203,7 +213,7 @@ def _postprocessor(source: Source) -> Postprocessor:
     return postprocessor(Model(source, architecture, family, config, preprocessing))  # type: ignore[call-arg]
 
 
-def _one(outputs: Any, row: int, count: int) -> Any:
+def _one(outputs: ModelOutput, row: int, count: int) -> ModelOutput:
     """Return the outputs of one image out of ``count``, as float32: this limits the memory of post-processing.
 
     The layout is image, channel, row, column: SegFormer gives batches with channels last, and PyTorch enlarges such
@@ -212,7 +222,7 @@ def _one(outputs: Any, row: int, count: int) -> Any:
     import torch
 
     tensors = {name: value for name, value in outputs.items() if torch.is_tensor(value)}
-    others: dict[str, Any] = {}
+    others: dict[str, object] = {}
     if count > 1:
         tensors = {name: value[row : row + 1] for name, value in tensors.items() if value.shape[:1] == (count,)}
     else:

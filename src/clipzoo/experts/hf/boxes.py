@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,12 @@ from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_p
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.utils import ModelOutput
+
+    from clipzoo.experts.hf.frame import Processor
 
 
 class BoxesPostprocessor(Postprocessor):
@@ -39,14 +45,14 @@ class BoxesPostprocessor(Postprocessor):
         """Return the names of the classes."""
         return model.classes()
 
-    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Detection:
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Detection:
         """Return the boxes above the floor, clipped to the image; those up to the threshold are ignored boxes."""
         function = post_process(processor, "post_process_object_detection")
         (result,) = function(output, threshold=self.floor, target_sizes=[frame.canvas])
         return self.detection(frame.size, result["boxes"], result["labels"], result["scores"])
 
-    def detection(self, size: Size, boxes: Any, ids: Any, scores: Any) -> Detection:
+    def detection(self, size: Size, boxes: Tensor, ids: Tensor, scores: Tensor) -> Detection:
         """Make a label of tensors: boxes [N,4] xyxy in pixels, ids [N] and scores [N]."""
-        boxes, ids, scores = boxes.float().cpu().numpy(), ids.float().cpu().numpy(), scores.float().cpu().numpy()
-        ignored = ~(scores > self.threshold) | np.isin(ids, self.unknown)
-        return objects(size, boxes, ids, scores, ignored)
+        places, numbers, shares = (tensor.float().cpu().numpy() for tensor in (boxes, ids, scores))
+        ignored = ~(shares > self.threshold) | np.isin(numbers, self.unknown)
+        return objects(size, places, numbers, shares, ignored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from clipzoo.experts.hf.options import choice
 from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Along, Depth, Kind
+
+if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
+
+    from clipzoo.experts.hf.frame import Processor
 
 
 class DepthPostprocessor(Postprocessor):
@@ -36,7 +41,7 @@ class DepthPostprocessor(Postprocessor):
         self.convention = Convention((), kind, choice(model.options, "along", get_args(Along)))  # type: ignore[arg-type]
         self.settings = {}
 
-    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Depth:
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Depth:
         """Return the depth; unknown where it is not finite, or metric and not positive."""
         kind = self.convention.kind
         assert kind is not None, "the convention was checked"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict, Unpack
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Family
@@ -36,12 +36,12 @@ class HfFamily(Family):
     form: Form
     architectures: tuple[str, ...]
     name_pattern: str = ""
-    when: Mapping[str, Any] = field(default_factory=dict)
+    when: Mapping[str, object] = field(default_factory=dict)
     kind: Kind | None = None
     mode: Mode | None = None
     threshold: float = 0.5
 
-    def fits(self, architecture: str, name: str, values: Mapping[str, Any]) -> bool:
+    def fits(self, architecture: str, name: str, values: Mapping[str, object]) -> bool:
         """Return true if a model with this architecture, hub id and values in its files is in this family."""
         if not any(_matches(architecture, pattern) for pattern in self.architectures):
             return False
@@ -52,7 +52,7 @@ def _matches(architecture: str, pattern: str) -> bool:
     return architecture.endswith(pattern[1:]) if pattern[0] == "*" else architecture == pattern
 
 
-def family_of(architecture: str, name: str, values: Mapping[str, Any]) -> HfFamily:
+def family_of(architecture: str, name: str, values: Mapping[str, object]) -> HfFamily:
     """Return the family of a model.
 
     Raises:
@@ -82,7 +82,16 @@ REFUSED = frozenset({"OmDetTurboForObjectDetection"})
 LIBRARY = "github.com/huggingface/transformers, src/transformers/models"
 
 
-def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more: Any) -> HfFamily:
+class _More(TypedDict, total=False):
+    """Further conditions of a family."""
+
+    name_pattern: str
+    when: Mapping[str, object]
+    mode: Mode | None
+    threshold: float
+
+
+def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more: Unpack[_More]) -> HfFamily:
     gives = f"{kind} along z" if kind else "the kind of ?kind=, since files do not state it; along z unless ?along=ray"
     return HfFamily(name, "depth", gives, source, form="depth", architectures=(architecture,), kind=kind, **more)
 
@@ -92,7 +101,7 @@ def _semantic(name: str, architectures: tuple[str, ...], source: str) -> HfFamil
     return HfFamily(name, "segmentation", gives, source, form="semantic", architectures=architectures)
 
 
-def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Any) -> HfFamily:
+def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Unpack[_More]) -> HfFamily:
     gives = (
         "masks with classes of id2label: a class map by votes (semantic), segments (panoptic; unknown where none is "
         "above the threshold), or as a detection, instances with boxes and masks"
@@ -100,9 +109,9 @@ def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Any) 
     return HfFamily(name, "segmentation", gives, source, form="masks", architectures=architectures, **more)
 
 
-def _boxes(name: str, architectures: tuple[str, ...], source: str, **more: Any) -> HfFamily:
+def _boxes(name: str, architectures: tuple[str, ...], source: str, **more: Unpack[_More]) -> HfFamily:
     gives = "boxes with classes of id2label and scores; boxes of classes that mean 'unknown' are ignored boxes"
-    return HfFamily(name, "detection", gives, source, **{"form": "boxes", "architectures": architectures, **more})
+    return HfFamily(name, "detection", gives, source, form="boxes", architectures=architectures, **more)
 
 
 def _prompted(name: str, architectures: tuple[str, ...], form: Form, threshold: float, source: str) -> HfFamily:

@@ -10,10 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from clipzoo.errors import ExpertError
 from clipzoo.types import Size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import BaseImageProcessor, BatchFeature, ProcessorMixin
+
+    Processor: TypeAlias = ProcessorMixin | BaseImageProcessor
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Frame:
         return slice(self.start[0], self.start[0] + self.size[0]), slice(self.start[1], self.start[1] + self.size[1])
 
 
-def frame_of(processor: Any, inputs: Mapping[str, Any], image: Any, unpads: bool) -> Frame:
+def frame_of(processor: Processor, inputs: BatchFeature, image: Image, unpads: bool) -> Frame:
     """Return the frame of a PIL ``image``.
 
     Args:
@@ -68,17 +74,18 @@ def frame_of(processor: Any, inputs: Mapping[str, Any], image: Any, unpads: bool
     return Frame(size, (size[0] * canvas[0] / inner[0], size[1] * canvas[1] / inner[1]))
 
 
-def padding(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+def padding(preprocessing: Mapping[str, object]) -> dict[str, object]:
     """Return the setting that a card records for a fixed ``pad_size``: labels of older versions cover the canvas."""
     return {"padding": "cut off"} if preprocessing.get("pad_size") else {}
 
 
-def image_processor_of(processor: Any) -> Any:
+def image_processor_of(processor: Processor) -> BaseImageProcessor:
     """Return the part of a processor that prepares images: itself if it takes only images."""
-    return getattr(processor, "image_processor", processor)
+    found: BaseImageProcessor = getattr(processor, "image_processor", processor)
+    return found
 
 
-def disable_center_crop(processor: Any) -> None:
+def disable_center_crop(processor: Processor) -> None:
     """Make the processor show the model each image whole, since a label covers the whole image.
 
     Raises:
@@ -96,14 +103,14 @@ def disable_center_crop(processor: Any) -> None:
         )
 
 
-def _divisor(image_processor: Any) -> int:
+def _divisor(image_processor: BaseImageProcessor) -> int:
     """Return the number to whose multiples a DPT-like processor pads both sides; 1 for other processors."""
     if hasattr(image_processor, "ensure_multiple_of") and image_processor.do_pad:
         return int(getattr(image_processor, "size_divisor", None) or 1)
     return 1
 
 
-def _centered(image_processor: Any, size: Size) -> Frame:
+def _centered(image_processor: BaseImageProcessor, size: Size) -> Frame:
     """Return the frame of a DPT-like processor; ZoeDepth's is one of them and removes its padding itself.
 
     Half of the padding, rounded down, is above and left (transformers, models/dpt/image_processing_dpt.py). Resized

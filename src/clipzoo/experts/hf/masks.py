@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, cast, get_args
 
 import numpy as np
 
@@ -25,6 +25,12 @@ from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import BoolArray, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.utils import ModelOutput
+
+    from clipzoo.experts.hf.frame import Processor
 
 TASKS = {"semantic": ("segmentation",), "instance": ("detection",), "panoptic": ("segmentation", "detection")}
 """What masks were trained to be -> tasks that can use them, the default first."""
@@ -54,11 +60,11 @@ class SemanticPostprocessor(Postprocessor):
 
     def __init__(self, model: Model) -> None:
         self.convention = Convention(model.classes())
-        self.settings: dict[str, Any] = {}
+        self.settings: dict[str, object] = {}
         self.unknown = unknown(self.convention.classes)
         self.bilinear = model.family.architectures != ANY_SEMANTIC
 
-    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Any:
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Segmentation | Detection:
         """Return the class map; unknown where the best class is one of `clipzoo.tasks.base.VOID`.
 
         The confidence is the mean probability of the best class over pixels; None for masks.
@@ -104,15 +110,15 @@ class MasksPostprocessor(SemanticPostprocessor):
         if self.mode == "panoptic" and self.task == "detection":
             self.settings["things"] = _things(model, self.convention.classes)
 
-    def unpads(self, processor: Any) -> bool:
+    def unpads(self, processor: Processor) -> bool:
         """Return true for EoMT's panoptic and instance post-processing."""
         return self.mode != "semantic" and hasattr(image_processor_of(processor), "unpad_image")
 
-    def text(self, query: Query, count: int) -> dict[str, Any]:
+    def text(self, query: Query, count: int) -> dict[str, object]:
         """Return the task input, which OneFormer's masks depend on."""
         return {"task_inputs": [self.mode] * count} if self.task_conditioned else {}
 
-    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Any:
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Segmentation | Detection:
         """Return a class map, unknown where there is no segment above the threshold; or instances with masks."""
         if self.mode == "semantic":
             return super().label(processor, output, frame, query)
@@ -121,7 +127,7 @@ class MasksPostprocessor(SemanticPostprocessor):
             return self._instances(segments, frame.size)
         return self._class_map(segments, frame.size)
 
-    def _segments(self, processor: Any, output: Any, frame: Frame) -> Iterator[Segment]:
+    def _segments(self, processor: Processor, output: ModelOutput, frame: Frame) -> Iterator[Segment]:
         """Yield the segments that are not empty.
 
         Segments of one class are not fused: transformers then gives several segments the same id (its issue 23461).
@@ -129,7 +135,9 @@ class MasksPostprocessor(SemanticPostprocessor):
         function = post_process(processor, f"post_process_{self.mode}_segmentation")
         parameters = inspect.signature(function).parameters
         binary = "return_binary_maps" in parameters  # a small map each; in a map of ids, overlapping instances get lost
-        arguments: dict[str, Any] = {"return_binary_maps": True} if binary else {"target_sizes": [frame.canvas_pixels]}
+        arguments: dict[str, object] = (
+            {"return_binary_maps": True} if binary else {"target_sizes": [frame.canvas_pixels]}
+        )
         if "label_ids_to_fuse" in parameters:
             arguments["label_ids_to_fuse"] = set()
         inside = _inside(output, self.threshold, frame.canvas_pixels) if self.shared else True
@@ -152,7 +160,7 @@ class MasksPostprocessor(SemanticPostprocessor):
         return Segmentation(classes, valid, float(scores[valid].mean(dtype=np.float64)) if valid.any() else None)
 
     def _instances(self, segments: list[Segment], size: Size) -> Detection:
-        things = self.settings.get("things")
+        things = cast(tuple[int, ...] | None, self.settings.get("things"))
         if things is not None:
             segments = [segment for segment in segments if segment.id in things]
         ids = [segment.id for segment in segments]
@@ -162,34 +170,36 @@ class MasksPostprocessor(SemanticPostprocessor):
         return objects(size, boxes, ids, scores, np.isin(ids, self.unknown), masks)
 
 
-def _resize(mask: Any, size: Size) -> Any:
+def _resize(mask: Tensor, size: Size) -> Tensor:
     """Resize a tensor [h,w] of zeros and ones to bool [H,W], by nearest pixels as transformers does."""
     from torch.nn.functional import interpolate
 
     return interpolate(mask[None, None].float(), size=size, mode="nearest")[0, 0] > 0
 
 
-def _inside(output: Any, threshold: float, size: Size) -> Any:
+def _inside(output: ModelOutput, threshold: float, size: Size) -> Tensor:
     """Return the pixels that are inside the mask to which they are assigned: a bool tensor [H,W] of ``size``.
 
     Panoptic post-processing assigns each pixel to the mask with the largest score at that pixel, however small that
     score is: transformers 5.24 (``compute_segments``, except EoMT's) assigns pixels that no mask contains. The papers'
     own code leaves these pixels out.
     """
+    import torch
     from torch.nn.functional import interpolate
 
-    logits = output["logits" if "pred_masks" in output else "class_queries_logits"][0]
-    masks = output["pred_masks" if "pred_masks" in output else "masks_queries_logits"][0]
+    logits: Tensor = output["logits" if "pred_masks" in output else "class_queries_logits"][0]
+    masks: Tensor = output["pred_masks" if "pred_masks" in output else "masks_queries_logits"][0]
     scores, classes = logits.softmax(-1).max(-1)
     kept = (classes < logits.shape[-1] - 1) & (scores > threshold)
     if not kept.any():
-        return logits.new_zeros(size, dtype=bool)
+        return logits.new_zeros(size, dtype=torch.bool)
     probabilities = interpolate(masks[None, kept].sigmoid(), size, mode="bilinear", align_corners=False)[0]
     assigned = (probabilities * scores[kept, None, None]).argmax(0, keepdim=True)
-    return probabilities.gather(0, assigned)[0] >= INSIDE
+    inside: Tensor = probabilities.gather(0, assigned)[0] >= INSIDE
+    return inside
 
 
-def contenders(logits: Any) -> Any:
+def contenders(logits: Tensor) -> Tensor:
     """Return the classes that can be best anywhere after bilinear enlargement of logits [K,h,w]: ids [M], ascending.
 
     Only these need enlarging, a few of 150 in most images. An enlarged pixel is a mean of a square of 2×2 pixels: a
@@ -200,7 +210,7 @@ def contenders(logits: Any) -> Any:
     if min(logits.shape[1:]) < 2:
         return torch.arange(len(logits), device=logits.device)
 
-    def over_squares(extreme: Any) -> Any:
+    def over_squares(extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         pairs = extreme(logits[:, 1:], logits[:, :-1])
         return extreme(pairs[..., 1:], pairs[..., :-1])
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.hf.families import HfFamily
 from clipzoo.experts.hf.frame import Frame, image_processor_of
 from clipzoo.experts.hf.source import Source
 from clipzoo.tasks.base import Convention
+
+if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
+
+    from clipzoo.experts.hf.frame import Processor
 
 Query = tuple[int, ...]
 """Ids of the classes that a detector searches an image for; empty for models without prompts."""
@@ -24,8 +29,8 @@ class Model:
     source: Source
     architecture: str
     family: HfFamily
-    config: Mapping[str, Any]
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object]
+    preprocessing: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -43,7 +48,8 @@ class Model:
         Raises:
             ExpertError: the ids have gaps.
         """
-        names = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # the default of transformers
+        default = {"0": "LABEL_0", "1": "LABEL_1"}  # of transformers
+        names = cast(Mapping[str, object], self.config.get("id2label") or default)
         ids = [str(i) for i in range(len(names))]
         if sorted(names) != sorted(ids):
             raise ExpertError(
@@ -62,7 +68,7 @@ class Postprocessor(ABC):
     """Options of the URI that apply to this form of output."""
     task: str
     convention: Convention
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     """Settings that the card records in addition to those of the image processor."""
     takes_text = False
     """The model takes text in addition to images."""
@@ -70,11 +76,11 @@ class Postprocessor(ABC):
     """The processor splits an image into several and mixes up those of a batch, so images are processed one by one."""
     needs_captions = False
 
-    def unpads(self, processor: Any) -> bool:
+    def unpads(self, processor: Processor) -> bool:
         """Return true if the library's post-processing removes the padding."""
         return False
 
-    def check(self, processor: Any) -> None:  # noqa: B027 — most have nothing to check
+    def check(self, processor: Processor) -> None:  # noqa: B027 — most have nothing to check
         """Raise `ExpertError` if the loaded processor does not support the options."""
 
     def query(self, caption: str) -> Query | None:
@@ -84,16 +90,16 @@ class Postprocessor(ABC):
         """
         return ()
 
-    def text(self, query: Query, count: int) -> dict[str, Any]:
+    def text(self, query: Query, count: int) -> dict[str, object]:
         """Return the processor's arguments in addition to ``count`` images."""
         return {}
 
     @abstractmethod
-    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Any:
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> object:
         """Return the label of the image in ``frame`` from its ``output``, whose tensors have B = 1."""
 
 
-def post_process(processor: Any, name: str) -> Callable[..., Any]:
+def post_process(processor: Processor, name: str) -> Callable[..., Any]:
     """Return a function of the image processor, or of the processor that contains it.
 
     Raises:

@@ -10,7 +10,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from clipzoo.experts.hf.options import choice, label_space
 from clipzoo.experts.hf.postprocessor import Model, Query, post_process
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import Size
+
+if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
+
+    from clipzoo.experts.hf.frame import Processor
 
 
 class PromptedPostprocessor(BoxesPostprocessor):
@@ -45,7 +50,7 @@ class PromptedPostprocessor(BoxesPostprocessor):
         """Return the names of ``?classes=``."""
         return label_space(model.options)
 
-    def check(self, processor: Any) -> None:
+    def check(self, processor: Processor) -> None:
         """Raise `ExpertError` if the text of all names is too long for the model."""
         self.check_length(processor, tuple(range(len(self.convention.classes))))
 
@@ -69,18 +74,18 @@ class PromptedPostprocessor(BoxesPostprocessor):
         return [self.convention.classes[i] for i in query]
 
     @abstractmethod
-    def check_length(self, processor: Any, query: Query) -> None:
+    def check_length(self, processor: Processor, query: Query) -> None:
         """Raise `ExpertError` if the text of a query is too long for the model."""
 
 
 class OwlPostprocessor(PromptedPostprocessor):
     """OWL-ViT and OWLv2, which take a text query for each name."""
 
-    def unpads(self, processor: Any) -> bool:
+    def unpads(self, processor: Processor) -> bool:
         """Return true: OWLv2 pads to a square, and its post-processing removes this padding."""
         return True
 
-    def check_length(self, processor: Any, query: Query) -> None:
+    def check_length(self, processor: Processor, query: Query) -> None:
         """Raise `ExpertError` if a name is longer than a text query."""
         limit = processor.tokenizer.model_max_length
         for name in self.prompts(query):
@@ -91,11 +96,11 @@ class OwlPostprocessor(PromptedPostprocessor):
                     "?classes="
                 )
 
-    def text(self, query: Query, count: int) -> dict[str, Any]:
+    def text(self, query: Query, count: int) -> dict[str, object]:
         """Return the names as text queries of each image."""
         return {"text": [self.prompts(query)] * count}
 
-    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Detection:
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Detection:
         """Return boxes, each with the class of the text query that fits it best."""
         function = post_process(processor, "post_process_object_detection")
         (result,) = function(output, threshold=self.floor, target_sizes=[frame.size])
@@ -113,9 +118,9 @@ class GroundingPostprocessor(PromptedPostprocessor):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self.limit = int(model.config.get("max_text_len", 256))
+        self.limit = int(str(model.config.get("max_text_len", 256)))
 
-    def check_length(self, processor: Any, query: Query) -> None:
+    def check_length(self, processor: Processor, query: Query) -> None:
         """Raise `ExpertError` if all names are used together and are longer than the model's text."""
         length = len(processor.tokenizer(self._joined(query))["input_ids"])
         if length > self.limit and not self.needs_captions:
@@ -124,11 +129,11 @@ class GroundingPostprocessor(PromptedPostprocessor):
                 "add ?prompts=caption, or make several columns with fewer names in ?classes="
             )
 
-    def text(self, query: Query, count: int) -> dict[str, Any]:
+    def text(self, query: Query, count: int) -> dict[str, object]:
         """Return the names, each with a full stop."""
         return {"text": [self._joined(query)] * count}
 
-    def label(self, processor: Any, output: Any, frame: Frame, query: Query) -> Detection:
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Detection:
         """Return boxes, each with the class of its most probable token; tokens outside of names do not count."""
         class_of_token = output.input_ids.new_full(output.logits.shape[-1:], -1)
         classes = self._token_classes(processor, query)[: len(class_of_token)]
@@ -147,7 +152,7 @@ class GroundingPostprocessor(PromptedPostprocessor):
         """Return the names in lower case, without characters that separate names."""
         return [" ".join(re.sub(r"[.?]", " ", name).lower().split()) for name in super().prompts(query)]
 
-    def _token_classes(self, processor: Any, query: Query) -> list[int]:
+    def _token_classes(self, processor: Processor, query: Query) -> list[int]:
         """Return the class of each token of the text; -1 for tokens outside of names."""
         text = self._joined(query)
         class_of_character = np.full(len(text) + 1, -1)

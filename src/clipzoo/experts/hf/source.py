@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 from urllib.parse import parse_qsl
 
 import yaml
@@ -40,17 +40,17 @@ class Source:
     options: Mapping[str, str]
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Contents of ``config.json``."""
         return read_json(self.folder / CONFIG)
 
     @property
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> dict[str, object]:
         """Settings of the image processor; empty if there is no file of them."""
         for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
             if (self.folder / name).is_file():
                 values = read_json(self.folder / name)
-                return dict(values.get(key, {}) if key else values)
+                return dict(cast(Mapping[str, object], values.get(key, {})) if key else values)
         return {}
 
     @property
@@ -148,7 +148,7 @@ def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object.
 
     Raises:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from clipzoo.errors import ExpertError
@@ -25,7 +26,10 @@ from clipzoo.experts.onnx.files import weights_sha256
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.types import FloatArray, ImageArray
+from clipzoo.types import FloatArray, ImageArray, Size
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ _RESAMPLE = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-DTYPES = {
+DTYPES: Mapping[str, type[np.number]] = {
     "float": np.float32,
     "float16": np.float16,
     "double": np.float64,
@@ -72,9 +76,9 @@ class OnnxExpert(Expert):
             weights_sha256=weights_sha256(self.model),
             preprocessing=self.spec.preprocessing,
         )
-        self._session: Any = None
+        self._session: InferenceSession | None = None
         self._input = self._output = ""
-        self._dtype: Any = np.float32
+        self._dtype: type[np.number] = np.float32
 
     def load(self, device: str = "cpu") -> None:
         """Open the session on ``device``; if ONNX Runtime has no provider for it, on the CPU with a warning.
@@ -108,7 +112,7 @@ class OnnxExpert(Expert):
                 )
             self.batch_size = 1
 
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+    def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Return one label per image; a model with a fixed batch axis runs once per image."""
         if self._session is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
@@ -117,12 +121,13 @@ class OnnxExpert(Expert):
         outputs = np.concatenate([self._run(batch[i : i + step]) for i in range(0, len(batch), step)])
         return [label(output, self.spec, image.shape[:2]) for output, image in zip(outputs, images, strict=True)]
 
-    def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def _run(self, batch: NDArray[np.number]) -> NDArray[np.number]:
+        assert self._session is not None, "`predict` checks that it is loaded"
         output = np.asarray(self._session.run([self._output], {self._input: batch})[0])
         return check_output(output, len(batch), repr(self._output))
 
 
-def check_output(output: NDArray[Any], count: int, name: str) -> NDArray[Any]:
+def check_output(output: NDArray[np.number], count: int, name: str) -> NDArray[np.number]:
     """Return the output if it is a map for each of ``count`` images.
 
     Raises:
@@ -148,7 +153,7 @@ def _threads() -> int:
     return int(text)
 
 
-def _providers(ort: Any, device: str) -> list[Any]:
+def _providers(ort: ModuleType, device: str) -> list[object]:
     if device.startswith("cuda"):
         if "CUDAExecutionProvider" in ort.get_available_providers():
             number = int(device.partition(":")[2] or 0)
@@ -157,7 +162,7 @@ def _providers(ort: Any, device: str) -> list[Any]:
     return ["CPUExecutionProvider"]
 
 
-def _pick(what: str, nodes: Sequence[Any], name: str | None, index: int) -> str:
+def _pick(what: str, nodes: Sequence[NodeArg], name: str | None, index: int) -> str:
     names = [str(node.name) for node in nodes]
     if name is not None and name in names:
         return name
@@ -169,7 +174,7 @@ def _pick(what: str, nodes: Sequence[Any], name: str | None, index: int) -> str:
     )
 
 
-def _dtype(type_name: str, spec: Input, model: Path) -> Any:
+def _dtype(type_name: str, spec: Input, model: Path) -> type[np.number]:
     """Return the NumPy type of an input with the type ``type_name`` in ONNX Runtime.
 
     Raises:
@@ -189,7 +194,7 @@ def _dtype(type_name: str, spec: Input, model: Path) -> Any:
     return DTYPES[name]
 
 
-def _check_shape(shape: Sequence[Any], spec: Input, model: Path) -> None:
+def _check_shape(shape: Sequence[object], spec: Input, model: Path) -> None:
     """Raise `ExpertError` if the input of a model has another shape than the card says.
 
     ``shape`` has names or None for axes of any length; it is empty if the model does not state it.
@@ -239,21 +244,25 @@ def prepare(image: ImageArray, spec: Input) -> FloatArray:
 # Labels ----------------------------------------------------------------------------------------------------
 
 
-def label(raw: NDArray[Any], card: BaseCard, size: tuple[int, int]) -> Any:
+def label(raw: NDArray[np.number], card: BaseCard, size: Size) -> Segmentation | Depth | Normals:
     """Return the label of one image from its raw output; ``size`` is (H, W) of the image."""
     maps = _without_padding(_maps(raw, card), card, size)
     if card.scores == "ids":
         return _class_ids(maps, card, size)
-    maps = _activate(maps.astype(np.float32), card)
+    values = _activate(maps.astype(np.float32), card)
     if card.task != "segmentation":
-        maps = maps * np.float32(card.output.multiply) + np.float32(card.output.add)
+        values = values * np.float32(card.output.multiply) + np.float32(card.output.add)
     if card.output.resize:
-        maps = np.stack([_resize(channel, size) for channel in maps])
-    convert = {"segmentation": _segmentation, "depth": _depth, "normals": _normals}[card.task]
-    return convert(maps, card)
+        values = np.stack([_resize(channel, size) for channel in values])
+    convert: dict[str, Callable[[FloatArray, BaseCard], Segmentation | Depth | Normals]] = {
+        "segmentation": _segmentation,
+        "depth": _depth,
+        "normals": _normals,
+    }
+    return convert[card.task](values, card)
 
 
-def _maps(raw: NDArray[Any], card: BaseCard) -> NDArray[Any]:
+def _maps(raw: NDArray[np.number], card: BaseCard) -> NDArray[np.number]:
     """Convert an output [H,W], [C,H,W] or [H,W,C] to [C,H,W]."""
     if raw.ndim == 2:
         return raw[None]
@@ -267,7 +276,7 @@ def _maps(raw: NDArray[Any], card: BaseCard) -> NDArray[Any]:
     return maps[: card.output.channels]
 
 
-def _without_padding(maps: NDArray[Any], card: BaseCard, size: tuple[int, int]) -> NDArray[Any]:
+def _without_padding(maps: NDArray[np.number], card: BaseCard, size: tuple[int, int]) -> NDArray[np.number]:
     """Return the part of the maps that shows the image, if it was letterboxed."""
     if card.input.fit == "stretch" or card.input.size is None:
         return maps
@@ -295,7 +304,7 @@ def _activate(maps: FloatArray, card: BaseCard) -> FloatArray:
     return maps
 
 
-def _float32(values: Any) -> FloatArray:
+def _float32(values: ArrayLike) -> FloatArray:
     return np.asarray(values, dtype=np.float32)
 
 
@@ -320,7 +329,7 @@ def _segmentation(maps: FloatArray, card: BaseCard) -> Segmentation:
     return Segmentation(np.where(valid, ids, 0).astype(np.uint16), valid, confidence)
 
 
-def _class_ids(maps: NDArray[Any], card: BaseCard, size: tuple[int, int]) -> Segmentation:
+def _class_ids(maps: NDArray[np.number], card: BaseCard, size: tuple[int, int]) -> Segmentation:
     """Convert class ids to a label; unknown where an id is outside the label space."""
     ids = np.rint(maps[0]).astype(np.int64)
     if card.output.resize:

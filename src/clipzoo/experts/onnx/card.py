@@ -15,7 +15,7 @@ A card for depth has ``kind`` and ``along`` instead of classes, a card for norma
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -50,7 +50,7 @@ class Input(Options):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, values: Any) -> Any:
+    def _short_forms(cls, values: object) -> object:
         if isinstance(values, dict):
             values = dict(values)
             if isinstance(values.get("size"), int):
@@ -131,7 +131,7 @@ class BaseCard(Options):
         return Convention(self.classes, self.kind, self.along)
 
     @property
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> dict[str, object]:
         """Input and output as plain values.
 
         Fields that older stores do not have are left out if they have their defaults, so that columns stay the same.
@@ -191,7 +191,7 @@ class OnnxCard(BaseCard):
     model: str | None = None
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> object:
     """Return the contents of a YAML file.
 
     Raises:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.types import MAX_PIXELS
@@ -13,16 +16,17 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".hdf5", ".h5")
 
 
-def require() -> Any:
+def require() -> ModuleType:
     """Return the package h5py; `ExpertError` if it is not installed."""
     try:
         import h5py
     except ImportError as error:
         raise ExpertError("HDF5 files need h5py, which is not installed: pip install 'clipzoo[hdf5]'") from error
-    return h5py
+    module: ModuleType = h5py
+    return module
 
 
-def read(path: Path, data: bytes | None) -> Any:
+def read(path: Path, data: bytes | None) -> NDArray[np.number]:
     """Return the array of a file, or of its bytes; ``path`` is then used only in errors.
 
     Links, and arrays whose values are in other files, are not followed.
@@ -40,4 +44,5 @@ def read(path: Path, data: bytes | None) -> Any:
         (array,) = arrays
         if array.external or array.is_virtual or array.size > 3 * MAX_PIXELS:
             raise SampleError(f"an array that is in other files, or too large: {path}, of shape {array.shape}")
-        return array[()]
+        values: NDArray[np.number] = array[()]
+        return values

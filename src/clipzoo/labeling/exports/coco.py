@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO
 
 from clipzoo.files import PartialFile, Place
 from clipzoo.labeling.exports.base import Labeled
@@ -48,13 +48,13 @@ def write(labels: Iterable[Labeled], column: Column, out: Place) -> None:
         partial.discard()
 
 
-def _put(file: IO[str], record: dict[str, Any], number: int) -> None:
+def _put(file: IO[str], record: dict[str, object], number: int) -> None:
     file.write(("\n" if number == 1 else ",\n") + json.dumps(record))
 
 
-def _image(number: int, one: Labeled, classes: int) -> dict[str, Any]:
+def _image(number: int, one: Labeled, classes: int) -> dict[str, object]:
     (height, width), label = one.size, one.label
-    record: dict[str, Any] = {"id": number, "file_name": one.name, "height": height, "width": width}
+    record: dict[str, object] = {"id": number, "file_name": one.name, "height": height, "width": width}
     if label.asked is not None:
         searched, present = set(label.asked.tolist()), set(label.ids[~label.ignored].tolist())
         record["neg_category_ids"] = [i + 1 for i in sorted(searched - present)]
@@ -62,7 +62,7 @@ def _image(number: int, one: Labeled, classes: int) -> dict[str, Any]:
     return record
 
 
-def _annotations(number: int, one: Labeled) -> Iterator[dict[str, Any]]:
+def _annotations(number: int, one: Labeled) -> Iterator[dict[str, object]]:
     """Yield the annotations of an image, without ids."""
     label: Detection = one.label
     masks = label.masks or (None,) * len(label.ids)

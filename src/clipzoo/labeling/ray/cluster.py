@@ -10,13 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from clipzoo.errors import EngineError, brief
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Any]:
+def connected(address: str | None) -> Iterator[ModuleType]:
     """Yield the module ``ray``, connected; a new connection is closed at the end.
 
     Raises:
@@ -57,7 +57,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 @contextmanager
-def answering(ray: Any) -> Iterator[None]:
+def answering(ray: ModuleType) -> Iterator[None]:
     """Turn Ray's errors about a cluster, or a local process of it, that has ended into `EngineError`."""
     errors = ray.exceptions
     try:

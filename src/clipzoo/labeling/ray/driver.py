@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 from clipzoo import files
 from clipzoo.errors import ClipzooError, EngineError, StoreError
-from clipzoo.labeling._budget import EARLIEST
+from clipzoo.labeling._budget import EARLIEST, Budget
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import warn
 from clipzoo.labeling.local import Work
@@ -30,6 +31,10 @@ from clipzoo.labeling.ray.worker import Done, Order, Worker
 from clipzoo.stopping import Stop
 from clipzoo.store.manifest import software, writing
 from clipzoo.types import LIMIT
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
 
 __all__ = ["Order", "label_shards"]
 
@@ -108,11 +113,20 @@ def _prepared(order: Order, jobs: Sequence[Job], works: Sequence[Work]) -> Itera
         path.unlink(missing_ok=True)
 
 
+class _Node(TypedDict):
+    """The fields of ``ray.nodes()`` that are read."""
+
+    NodeID: str
+    NodeManagerHostname: str
+    Alive: bool
+    Resources: Mapping[str, float]
+
+
 @dataclass(eq=False)
 class _Worker:
     """The driver's record of a worker."""
 
-    actor: Any
+    actor: ActorHandle
     node: str
     host: str
     ready: bool = False
@@ -124,7 +138,7 @@ class _Run:
 
     def __init__(
         self,
-        ray: Any,
+        ray: ModuleType,
         order: Order,
         jobs: Sequence[Job],
         works: Sequence[Work],
@@ -137,7 +151,7 @@ class _Run:
         self.uncounted = Counter(i for job in jobs for i in job.columns)
         self.counted: set[str] = set()
         self.workers: list[_Worker] = []
-        self.steps: dict[Any, tuple[_Worker, Callable[[_Worker, Any], None]]] = {}
+        self.steps: dict[ObjectRef, tuple[_Worker, Callable[[_Worker, Any], None]]] = {}
         self.losses: defaultdict[str, list[str]] = defaultdict(list)  # shard, or node -> nodes of workers it lost
         self.given_up: dict[str, str] = {}  # shard -> how its last worker was lost
         self.refused: dict[str, str] = {}  # node -> why it cannot take part
@@ -180,7 +194,7 @@ class _Run:
 
     # Workers ------------------------------------------------------------------------------------------------------
 
-    def _nodes(self) -> list[Mapping[str, Any]]:
+    def _nodes(self) -> list[_Node]:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def _start_workers(self) -> None:
@@ -202,7 +216,7 @@ class _Run:
             self._worked = float("inf")
             log.warning("no worker for %.0f s: waiting for %s, or for experts to load", PATIENCE, _resources(self.need))
 
-    def _room(self, node: Mapping[str, Any]) -> int:
+    def _room(self, node: _Node) -> int:
         """Return how many workers fit on an otherwise free machine."""
         return min(int(node["Resources"].get(name, 0) // count) for name, count in self.need.items())
 
@@ -215,7 +229,7 @@ class _Run:
             f"{_resources(dict(zip(self.need, most, strict=True)))}. Use fewer --threads or another --device"
         )
 
-    def _start(self, node: Mapping[str, Any]) -> None:
+    def _start(self, node: _Node) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -273,7 +287,7 @@ class _Run:
 
     # Shards -------------------------------------------------------------------------------------------------------
 
-    def _take(self, reference: Any) -> None:
+    def _take(self, reference: ObjectRef) -> None:
         """Process the result of a worker's call, or its loss."""
         errors = self.ray.exceptions
         worker, step = self.steps.pop(reference)
@@ -299,7 +313,7 @@ class _Run:
             budgets = [work.budget for work in self.works]
             self.steps[worker.actor.label.remote(worker.job, budgets)] = worker, self._judge
 
-    def _judge(self, worker: _Worker, budgets: Mapping[int, Any]) -> None:
+    def _judge(self, worker: _Worker, budgets: Mapping[int, Budget]) -> None:
         """Count a shard, only once if it was labeled twice, and order its commit if the budgets allow."""
         assert worker.job is not None
         if worker.job.shard not in self.counted:
@@ -322,7 +336,7 @@ class _Run:
         worker.job = None
 
 
-def _placed(order: Order, nodes: Sequence[Mapping[str, Any]]) -> Order:
+def _placed(order: Order, nodes: Sequence[_Node]) -> Order:
     """Return the order with its device resolved: "auto" becomes cuda if the cluster has GPUs."""
     if order.device == "auto":
         return replace(order, device="cuda" if any(node["Resources"].get("GPU") for node in nodes) else "cpu")
@@ -340,7 +354,7 @@ def _resources(resources: Mapping[str, int]) -> str:
     return " and ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in resources.items())
 
 
-def _sent(ray: Any, order: Order) -> Any:
+def _sent(ray: ModuleType, order: Order) -> ObjectRef:
     try:
         return ray.put(order)
     except TypeError as error:

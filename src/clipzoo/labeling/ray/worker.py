@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -54,7 +53,7 @@ class Order:
     threads: int
     columns: Sequence[Place] = ()
     active: Sequence[int] = ()
-    dataset: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, object] = field(default_factory=dict)
     folder: Path = Path()
     witness: Place = Path()
 
@@ -71,16 +70,16 @@ class Done:
 
     meter: Meter
     labeled: dict[int, int]
-    lines: dict[int, list[dict[str, Any]]]
+    lines: dict[int, list[dict[str, object]]]
 
 
 @dataclass
 class RemoteWork(Work):
     """Work that collects lines for ``runs.jsonl`` for the driver."""
 
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[dict[str, object]] = field(default_factory=list)
 
-    def note(self, **values: Any) -> None:
+    def note(self, **values: object) -> None:
         """Collect a line."""
         self.lines.append(values)
 
