@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from clipzoo.files import Place
 from clipzoo.readers import Entry, Reader
 from clipzoo.tasks.base import Convention
 from clipzoo.types import Sample
 
-Loader = Callable[[], Any]
+Loader = Callable[[], object]
 """Returns one label, in the frame of its image."""
 
 PLAIN = ("{c}",)

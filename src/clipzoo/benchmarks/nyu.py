@@ -15,9 +15,9 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from clipzoo.benchmarks._published.depth import convention, cropped, metric
@@ -119,7 +119,7 @@ class LabeledPictures(Reader):
         Image.fromarray(self.array("images", entry.key)).save(data, "PNG", compress_level=1)
         return Sample(entry.key, entry.shard, data.getvalue(), "")
 
-    def array(self, field: str, key: str) -> Any:
+    def array(self, field: str, key: str) -> NDArray[np.number]:
         """Return one row of a field as [H,W] or [H,W,C]: the file has its axes reversed."""
         with hdf5(self.path, "nyu", [field]) as file:
             return np.ascontiguousarray(np.asarray(file[field][self.rows[key]]).T)

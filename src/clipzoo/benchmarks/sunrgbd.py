@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -82,7 +81,7 @@ def _split(root: Root, paths: Mapping[str, Path]) -> dict[str, Path]:
     if not root.options["splits"]:
         raise DatasetError(f"sunrgbd: split={split} needs the allsplit.mat of SUNRGBDtoolbox: add &splits=PATH")
     field = FIELDS[split]
-    listed: Any = matlab(Path(root.options["splits"]), "sunrgbd", [field])[field]
+    listed: object = matlab(Path(root.options["splits"]), "sunrgbd", [field])[field]
     ends = {str(name).partition("SUNRGBD/")[2].strip("/") for name in np.asarray(listed).ravel()}
     return {
         key: path for key, path in paths.items() if key in ends or f"SUNRGBD/{key}".partition("SUNRGBD/")[2] in ends

@@ -50,8 +50,8 @@ class Voc:
         if root.options["task"] == "detection":
             boxes = create(f"{root / labels}?classes={','.join(OBJECTS)}&origin=1")
             files = {key: root / f"{labels}/{key}.xml" for key in keys}
-            truth = LabelFiles(Convention(OBJECTS), files, lambda key, path: boxes.look_up(key, reader.size(key)))
-            return benchmark(reader, {"detection": truth})
+            objects = LabelFiles(Convention(OBJECTS), files, lambda key, path: boxes.look_up(key, reader.size(key)))
+            return benchmark(reader, {"detection": objects})
         files = {key: root / f"{labels}/{key}.png" for key in keys}
         context = root.options["task"] == "context"
         names = CONTEXT if context else ("background", *OBJECTS)

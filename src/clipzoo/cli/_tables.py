@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from clipzoo.conformance import ConformanceReport
     from clipzoo.errors import StoreError
+    from clipzoo.evaluation.results import Cell, Results
     from clipzoo.experts import Family
     from clipzoo.labeling import ColumnReport, Estimate
     from clipzoo.store import Column
@@ -163,7 +164,7 @@ def summary(module: object) -> str:
     return docstring(module).partition("\n")[0]
 
 
-def task_facts(task: Task[Any]) -> Iterator[tuple[str, str]]:
+def task_facts(task: Task[object]) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of the task's measures, and of the heads and losses that a recipe may choose."""
     from clipzoo.tasks import Convention
 
@@ -181,13 +182,13 @@ def task_facts(task: Task[Any]) -> Iterator[tuple[str, str]]:
         yield label, "\n".join([f"{lines[0]} (default)", *lines[1:]] if lines else ["built in"])
 
 
-def _measures(task: Task[Any], convention: Convention) -> Iterator[str]:
+def _measures(task: Task[object], convention: Convention) -> Iterator[str]:
     for name, measure in task.metric(convention).measures.items():
         unit = f" in {measure.unit}" if measure.unit else ""
         yield f"{name}{unit}, {measure.direction} is better"
 
 
-def _heads(task: Task[Any], convention: Convention) -> Iterator[str]:
+def _heads(task: Task[object], convention: Convention) -> Iterator[str]:
     from clipzoo import heads
 
     fitting = [name for name in heads.PLUGINS.names() if _fits(name, task, convention)]
@@ -196,7 +197,7 @@ def _heads(task: Task[Any], convention: Convention) -> Iterator[str]:
         yield f"{name}{_options(heads.PLUGINS.load(name).Head)}{default}"
 
 
-def _fits(head: str, task: Task[Any], convention: Convention) -> bool:
+def _fits(head: str, task: Task[object], convention: Convention) -> bool:
     from clipzoo import heads
 
     try:
@@ -206,7 +207,7 @@ def _fits(head: str, task: Task[Any], convention: Convention) -> bool:
     return True
 
 
-def _options(function: Callable[..., Any]) -> str:
+def _options(function: Callable[..., object]) -> str:
     """Return keywords with their defaults, as a recipe's ``head_options`` or ``loss_options`` names them."""
     parameters = inspect.signature(function).parameters.values()
     options = [f"{one.name}: {one.default}" for one in parameters if one.default is not one.empty]
@@ -246,7 +247,7 @@ def _gigabytes(count: int) -> str:
 # Models ----------------------------------------------------------------------------------------------------
 
 
-def compared(results: Mapping[str, Any]) -> Table:
+def compared(results: Results) -> Table:
     """Return a row per measure of the test benchmark, and a column per model with its interval."""
     rows = {**results["arms"], **results["baselines"]}
     table = Table("measure", *(escape(name) for name in rows), title="test")
@@ -255,7 +256,7 @@ def compared(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _cell(cell: Mapping[str, Any] | None) -> str:
+def _cell(cell: Cell | None) -> str:
     """Return a mean with its interval; shares are percentages."""
     from clipzoo.evaluation.measure import rounded
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clipzoo.runs.new_recipe import Data
 
 T = TypeVar("T")
+G = TypeVar("G")
 
 
 def command(
@@ -98,13 +99,13 @@ def _check_data(location: str) -> Data:
         return check_data(location, lambda done, total: progress.step("shards", done, total))
 
 
-def _ask(question: str, given: Any, usual: Any, check: Callable[[Any], T], yes: bool) -> T:
+def _ask(question: str, given: G | None, usual: G | None, check: Callable[[G], T], yes: bool) -> T:
     """Return the checked answer: the option, the default with ``yes``, or the first valid answer of the user."""
     from clipzoo.cli._console import console
     from clipzoo.errors import ClipzooError
 
     if given is not None or yes:
-        return check(usual if given is None else given)
+        return check(cast(G, usual if given is None else given))
     while True:
         try:
             return check(typer.prompt(question, default=usual, type=str))

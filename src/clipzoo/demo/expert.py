@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.torch
@@ -193,7 +193,7 @@ class DemoExpert(Expert):
         """The network, so that labeling can set its precision and memory layout; None before `load`."""
         return self._model
 
-    def predict(self, images: Sequence[ImageArray]) -> list[Any]:
+    def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Return one label per image (uint8 H×W×3 RGB); `ExpertError` before `load`."""
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")

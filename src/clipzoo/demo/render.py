@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,9 @@ from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import View
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
 
 SHARD = 500
 WITH_TRUTH = ("probe", "validation", "test", "heldout")
@@ -106,7 +109,7 @@ def _render_truth(
 
 
 def _write_truth(
-    columns: Mapping[str, Column], shard: str, keys: list[str], labeled: Iterator[tuple[int, dict[str, Any]]]
+    columns: Mapping[str, Column], shard: str, keys: list[str], labeled: Iterator[tuple[int, dict[str, object]]]
 ) -> None:
     with ExitStack() as stack:
         writers = {task: stack.enter_context(ColumnWriter(column, shard, keys)) for task, column in columns.items()}
@@ -132,7 +135,7 @@ def conventions() -> dict[str, Convention]:
     }
 
 
-def truth_of(scene: rooms.Scene) -> dict[str, Any]:
+def truth_of(scene: rooms.Scene) -> dict[str, object]:
     """Return task -> label of a scene, at the size of the picture; every pixel is known."""
     (H, W, _), count = scene.image.shape, len(scene.boxes)
     valid = np.ones((H, W), np.bool_)
@@ -161,7 +164,7 @@ def _sample(seed: int, split: str, quality: int) -> tuple[str, dict[str, bytes]]
     return _key(seed), members
 
 
-def _labels(seed: int, split: str, size: int) -> dict[str, Any]:
+def _labels(seed: int, split: str, size: int) -> dict[str, object]:
     view = View.whole((size, size))
     return {task: get_task(task).view(label, view) for task, label in truth_of(rooms.render(seed, split)).items()}
 
@@ -178,9 +181,9 @@ def _shard(images: Path, start: int) -> Path:
     return images / f"{start // SHARD:05d}.tar"
 
 
-def _write_lines(path: Path, lines: Any) -> None:
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
     files.write(path, ("\n".join(lines) + "\n").encode())
 
 
-def _pool(workers: int | None) -> Any:
+def _pool(workers: int | None) -> Pool:
     return multiprocessing.get_context("spawn").Pool(workers or os.cpu_count() or 1)

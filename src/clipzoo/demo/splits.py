@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from clipzoo.demo import render
+from clipzoo.locations import Proposals
 from clipzoo.tasks.base import Convention
 
-PROPOSALS: Mapping[str, Any] = {
+PROPOSALS: Proposals = {
     "model": "demo:clip",
     "experts": ["demo:segmentation", "demo:depth", "demo:normals"],
     "benchmarks": "demo:",

@@ -8,22 +8,33 @@ them after it. No code of the model's repository is run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipzoo.encoders.base import ImageEncoder, Options, as_map
+from clipzoo.encoders.base import Crop, ImageEncoder, Options, as_map
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.evaluation.base import Encoder
 from clipzoo.types import Size
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
 
 
 class HuggingFace(ImageEncoder):
     """A model of transformers."""
 
-    def __init__(self, model: Any, tokenizer: Any, size: Size, norm: bool, processor: Any) -> None:
-        crop: Any = "center" if getattr(processor, "do_center_crop", False) else "whole"
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        size: Size,
+        norm: bool,
+        processor: BaseImageProcessor,
+    ) -> None:
+        crop: Crop = "center" if getattr(processor, "do_center_crop", False) else "whole"
         vision = getattr(model, "vision_model", model)
         stages = getattr(vision.config, "hidden_sizes", ())
         depth = len(stages) + 1 if stages else int(vision.config.num_hidden_layers)
@@ -51,17 +62,18 @@ class HuggingFace(ImageEncoder):
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Return embeddings of texts, unit vectors [B,D]."""
+        assert self.tokenizer is not None, "`has_text` was checked"
         length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         # CLIP attends to earlier tokens only, and SigLIP was trained to attend to the padding: neither needs a mask.
         ids = tokens["input_ids"].to(self.mean.device)
         return F.normalize(_tensor(self.model.get_text_features(input_ids=ids)), dim=-1)
 
-    def _inputs(self, images: Tensor) -> dict[str, Any]:
-        values = {"pixel_values": self.normalize(images)}
+    def _inputs(self, images: Tensor) -> dict[str, object]:
+        values: dict[str, object] = {"pixel_values": self.normalize(images)}
         return values if self.native else {**values, "interpolate_pos_encoding": True}
 
-    def _vision(self, images: Tensor, **options: Any) -> Any:
+    def _vision(self, images: Tensor, **options: bool) -> ModelOutput:
         return self.vision(**self._inputs(images), **options)
 
 
@@ -85,15 +97,16 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     return HuggingFace(model, tokenizer, size, chosen.norm, processor).eval()
 
 
-def _final_norm(vision: Any) -> Any:
+def _final_norm(vision: PreTrainedModel) -> nn.Module:
     """Return the norm after the last block of a ViT; an identity for towers that have none."""
     for name in ("layernorm", "post_layernorm", "norm"):
         if hasattr(vision, name) and not hasattr(vision.config, "hidden_sizes"):
-            return getattr(vision, name)
+            norm: nn.Module = getattr(vision, name)
+            return norm
     return nn.Identity()
 
 
-def _native(model: Any, processor: Any) -> Size:
+def _native(model: PreTrainedModel, processor: BaseImageProcessor) -> Size:
     """Return the (H, W) that the preprocessing makes: its crop, else its size, else that of the configuration."""
     for size in (getattr(processor, "crop_size", None), processor.size):
         values = dict(size or {})
@@ -105,7 +118,7 @@ def _native(model: Any, processor: Any) -> Size:
     return int(side), int(side)
 
 
-def _tensor(features: Any) -> Tensor:
+def _tensor(features: Tensor | ModelOutput) -> Tensor:
     """Return embeddings, which transformers 5 returns inside of an output object."""
     out: Tensor = features if isinstance(features, Tensor) else features.pooler_output
     return out

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clipzoo.encoders.base import ImageEncoder, Options
@@ -20,6 +23,8 @@ from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
 from clipzoo.models import Student
 from clipzoo.types import Size
+
+Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel
 
 
 class OpenClip(ImageEncoder):
@@ -73,7 +78,7 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     return OpenClip(student.eval(), chosen, uri).eval()
 
 
-def _shape(visual: Any) -> tuple[int, int]:
+def _shape(visual: Tower) -> tuple[int, int]:
     """Return the number of layers, and the pixels that sides of inputs are multiples of."""
     if hasattr(visual, "transformer"):
         return len(visual.transformer.resblocks), int(visual.patch_size[0])
@@ -83,7 +88,7 @@ def _shape(visual: Any) -> tuple[int, int]:
     return 5, 32
 
 
-def _resize(visual: Any, size: Size, uri: str) -> None:
+def _resize(visual: Tower, size: Size, uri: str) -> None:
     """Set the input size of a vision tower; positions are interpolated, bicubic with antialiasing."""
     if hasattr(visual, "trunk"):
         try:

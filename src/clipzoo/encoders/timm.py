@@ -7,23 +7,46 @@ the input size. Maps are taken before the final norm, as those of students are; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol, TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.encoders.base import Options, TextlessEncoder
+from clipzoo.encoders.base import Crop, Options, TextlessEncoder
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.evaluation.base import Encoder
 from clipzoo.types import Size
 
 
+class _Model(Protocol):
+    """A model of timm with feature maps."""
+
+    feature_info: Sequence[object]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return pooled features [B,D]."""
+
+    def forward_intermediates(
+        self, images: Tensor, *, indices: Sequence[int], norm: bool, intermediates_only: bool, output_fmt: str
+    ) -> list[Tensor]:
+        """Return feature maps."""
+
+
+class _Config(TypedDict):
+    """timm's preprocessing of a model."""
+
+    input_size: tuple[int, int, int]
+    crop_mode: str
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
 class Timm(TextlessEncoder):
     """A model of timm with pooled features as embeddings."""
 
-    def __init__(self, model: Any, size: Size, norm: bool, config: Mapping[str, Any]) -> None:
+    def __init__(self, model: _Model, size: Size, norm: bool, config: _Config) -> None:
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", (32, 32))
-        crop: Any = "whole" if config["crop_mode"] == "squash" else "center"
+        crop: Crop = "whole" if config["crop_mode"] == "squash" else "center"
         super().__init__(size, config["mean"], config["std"], crop, len(model.feature_info), int(patch[0]))
         self.model, self.norm = model, norm
 
@@ -50,10 +73,10 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     chosen = Options.parse(options, uri)
     try:
         plain = timm.create_model(name, pretrained=False, num_classes=0)
-        config: dict[str, Any] = resolve_model_data_config(plain)
+        config: _Config = resolve_model_data_config(plain)
         native = (int(config["input_size"][1]), int(config["input_size"][2]))
         size = chosen.size or native
-        resized: dict[str, Any] = {"img_size": size} if _sized(plain) and size != native else {}
+        resized = {"img_size": size} if _sized(plain) and size != native else {}
         model = timm.create_model(name, pretrained=True, num_classes=0, **resized)
     except Exception as error:  # timm and huggingface_hub raise many kinds
         raise CheckpointError(f"{uri}: timm cannot load this model: {brief(error)}") from error
@@ -62,6 +85,6 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     return Timm(model.eval(), size, chosen.norm, config).eval()
 
 
-def _sized(model: Any) -> bool:
+def _sized(model: object) -> bool:
     """Return True if a model is made for one input size, as ViTs are."""
     return hasattr(model, "patch_embed") and getattr(model.patch_embed, "img_size", None) is not None

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipzoo.errors import PlanError
 from clipzoo.evaluation.bootstrap import RESAMPLES, centered, interval, p_value, resample
 from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.results import Cell, Comparison, Results
 from clipzoo.tasks.base import Measure
 
 RowScores = Mapping[str, Scored]
@@ -34,12 +36,12 @@ def compare(
     *,
     recipe: str = "",
     subsets: Mapping[str, tuple[TableScores, TableScores]] | None = None,
-    cost: Mapping[str, Any] | None = None,
-    protocol: Mapping[str, Any] | None = None,
+    cost: Mapping[str, object] | None = None,
+    protocol: Mapping[str, object] | None = None,
     versions: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Results:
     """Return the comparison as strict JSON values; a number that does not exist is null.
 
     Args:
@@ -67,8 +69,7 @@ def compare(
         "protocol": {**(protocol or {}), "bootstrap": {"resamples": resamples, "level": 0.95, "seed": seed}},
         "versions": dict(versions or {}),
     }
-    strict: dict[str, Any] = _strict(results)
-    return strict
+    return cast(Results, _strict(results))
 
 
 def restrict(table: TableScores, keys: Collection[str]) -> TableScores:
@@ -81,9 +82,9 @@ def _restrict(scores: RowScores, keys: Collection[str]) -> RowScores:
     return {group: scored for group, scored in selected.items() if scored.keys}
 
 
-def comparison(arms: TableScores, baselines: TableScores, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def comparison(arms: TableScores, baselines: TableScores, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Return arms, baselines and differences on one set of images; see `compare`."""
-    out: dict[str, Any] = {
+    out: Comparison = {
         "images": {},
         "arms": {arm: {} for arm in arms},
         "baselines": {name: {} for name in baselines},
@@ -95,7 +96,7 @@ def comparison(arms: TableScores, baselines: TableScores, resamples: int = RESAM
 
 
 def _add_group(
-    out: dict[str, Any], group: str, arms: TableScores, baselines: TableScores, resamples: int, seed: int
+    out: Comparison, group: str, arms: TableScores, baselines: TableScores, resamples: int, seed: int
 ) -> None:
     rows = {
         row: {s: scores[group] for s, scores in seeds.items() if group in scores}
@@ -112,8 +113,8 @@ def _add_group(
         bare = name.split("/", 1)[1]
         drawn = {row: np.mean([draws[row, s][bare] for s in seeds], 0) for row, seeds in rows.items()}
         for row in values:
-            kind = "arms" if row in arms else "baselines"
-            out[kind][row][name] = _cell(list(values[row].values()), drawn[row], measure)
+            kind = out["arms"] if row in arms else out["baselines"]
+            kind[row][name] = _cell(list(values[row].values()), drawn[row], measure)
         for a, b in _pairs(arms, baselines):
             if a in values and b in values:
                 ceiling = values.get(CEILING) if b != CEILING else None
@@ -121,7 +122,7 @@ def _add_group(
                 out["differences"][f"{a}-vs-{b}"][name] = difference
 
 
-def _cell(values: Sequence[float], draws: np.ndarray[Any, Any], measure: Measure) -> dict[str, Any]:
+def _cell(values: Sequence[float], draws: NDArray[np.float64], measure: Measure) -> Cell:
     spread, mean = float(np.std(values, ddof=1)) if len(values) > 1 else None, float(np.mean(values))
     return {
         "mean": mean, "std": spread, "n": len(values), "values": list(values),
@@ -132,10 +133,10 @@ def _cell(values: Sequence[float], draws: np.ndarray[Any, Any], measure: Measure
 def _difference(
     ours: Mapping[int, float],
     theirs: Mapping[int, float],
-    draws: np.ndarray[Any, Any],
+    draws: NDArray[np.float64],
     measure: Measure,
     ceiling: Mapping[int, float] | None,
-) -> dict[str, Any]:
+) -> Cell:
     """Return ours minus theirs: ``mean`` in the unit of the measure, ``values`` for each pair of seeds."""
     a, b = float(np.mean(list(ours.values()))), float(np.mean(list(theirs.values())))
     top, draws = None if ceiling is None else float(np.mean(list(ceiling.values()))), centered(draws, a - b)
@@ -180,7 +181,7 @@ def _same_images(group: str, rows: Mapping[str, Mapping[int, Scored]]) -> Scored
     return first
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: object) -> object:
     """Return plain JSON values, with None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): _strict(item) for key, item in value.items()}

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from clipzoo import files
 from clipzoo.export.base import refused
 from clipzoo.models import Student
+from clipzoo.models._open_clip import ModelConfig
 
 Convert = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 """Function of timm: state of OpenCLIP, model of timm -> state of that model."""
@@ -178,7 +179,7 @@ def _of_timm(student: Student, visual: TimmModel, target: str) -> Tower:
     return Tower(model.eval(), name, arguments)
 
 
-def _arguments(config: Mapping[str, Mapping[str, object]], trunk: nn.Module) -> dict[str, object]:
+def _arguments(config: ModelConfig, trunk: nn.Module) -> dict[str, object]:
     """Return the arguments of a trunk that differ from those of its name: image size and pooling."""
     arguments: dict[str, object] = {}
     if (size := getattr(getattr(trunk, "patch_embed", None), "img_size", None)) is not None:

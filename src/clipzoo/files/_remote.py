@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict, TypeVar, cast
 from urllib.parse import quote, unquote
 
 import fsspec
+from fsspec.spec import AbstractFileSystem
 
 from clipzoo.errors import RemoteError
 
@@ -37,6 +39,18 @@ _LOGINS = {
     "gcs": "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS; FSSPEC_GS_TOKEN=anon "
     "reads a public bucket",
 }
+
+
+T = TypeVar("T")
+
+
+class _Info(TypedDict, total=False):
+    """The metadata of fsspec that are read."""
+
+    name: str
+    type: str
+    size: int | None
+    mimetype: str
 
 
 @dataclass(frozen=True, order=True)
@@ -133,9 +147,10 @@ class Remote:
         info = self._info()
         if not info:
             raise _missing(self)
-        if info.get("size") is None:
+        size = info.get("size")
+        if size is None:
             raise RemoteError(f"the server does not report the size of {self}; copy the file to a disk or bucket")
-        return int(info["size"])
+        return int(size)
 
     def state(self) -> str:
         """Return its metadata, such as size, time and ETag, as text; "" if it does not exist."""
@@ -146,7 +161,7 @@ class Remote:
         if size <= 0:
             return b""
         try:
-            data: bytes = self._ask("cat_file", start=offset, end=offset + size)
+            data = cast(bytes, self._ask("cat_file", start=offset, end=offset + size))
         except RemoteError:
             if offset < self.size():
                 raise
@@ -176,7 +191,7 @@ class Remote:
         """
         if self.protocol in WEB and not self.is_dir():
             raise RemoteError(f"{self} cannot be listed: a web server has no folders unless it shows an index page")
-        found: dict[str, dict[str, Any]] = self._ask("find", detail=True)
+        found = cast(dict[str, _Info], self._ask("find", detail=True))
         if not found:
             raise _missing(self)
         names = {self._below(name): info.get("size") or 0 for name, info in found.items() if "?" not in name}
@@ -185,7 +200,7 @@ class Remote:
     def folders(self) -> list[Remote]:
         """Return its direct subfolders; none if it does not exist."""
         try:
-            found = self._ask("ls", detail=True)
+            found = cast(list[_Info], self._ask("ls", detail=True))
         except FileNotFoundError:
             return []
         return sorted(self / self._below(one["name"]) for one in found if one["type"] == "directory")
@@ -193,7 +208,7 @@ class Remote:
     def glob(self) -> list[Remote]:
         """Return the files that it matches as a pattern with ``*`` and ``[]``, sorted; hidden ones are left out."""
         root = next(one for one in self.parents if not set("*?[") & set(str(one)))
-        found = self._ask("glob", detail=True)
+        found = cast(dict[str, _Info], self._ask("glob", detail=True))
         names = [root._below(name) for name, info in found.items() if info["type"] == "file"]
         return sorted(root / name for name in names if "/." not in f"/{name}")
 
@@ -225,13 +240,12 @@ class Remote:
 
     # Ask -----------------------------------------------------------------------------------------------
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self) -> _Info:
         """Return the metadata of fsspec; empty if it does not exist."""
         try:
-            info: dict[str, Any] = self._ask("info")
+            return cast(_Info, self._ask("info"))
         except FileNotFoundError:
             return {}
-        return info
 
     def _below(self, name: str) -> str:
         """Return the relative path of a name that its file system returned."""
@@ -239,11 +253,11 @@ class Remote:
         below = name.removeprefix(root).strip("/")
         return unquote(below) if self.protocol in WEB else below
 
-    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def _ask(self, method: str, *args: object, **kwargs: object) -> object:
         system = _system(self.protocol)
         return self._tried(lambda: getattr(system, method)(str(self), *args, **kwargs))
 
-    def _tried(self, call: Any) -> Any:
+    def _tried(self, call: Callable[[], T]) -> T:
         """Return the result of ``call``; repeat it after temporary failures."""
         for attempt in range(1, TRIES + 1):
             try:
@@ -276,7 +290,7 @@ class RemoteFile(io.RawIOBase):
         self._at = max(0, offset + (0, self._at, self.size)[whence])
         return self._at
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as `BufferedReader` calls it
         """Fill the buffer, or a part of it."""
         wanted = min(len(buffer), self.size - self._at)
         if wanted <= 0:
@@ -292,20 +306,21 @@ class RemoteFile(io.RawIOBase):
         return len(data)
 
 
-def _system(protocol: str) -> Any:
+def _system(protocol: str) -> AbstractFileSystem:
     """Return the file system; fsspec keeps one per process (or per thread) and creates another one after a fork."""
-    options: dict[str, Any] = {"use_listings_cache": False}
+    options: dict[str, object] = {"use_listings_cache": False}
     try:
         if protocol in WEB:
             options |= _web_options()
-        return fsspec.filesystem(protocol, **options)
+        system: AbstractFileSystem = fsspec.filesystem(protocol, **options)
+        return system
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         fix = f"pip install 'clipzoo[{extra}]'" if extra else str(error)
         raise RemoteError(f"{protocol}:// needs a package that is not installed ({error}): {fix}") from error
 
 
-def _web_options() -> dict[str, Any]:
+def _web_options() -> dict[str, object]:
     """Return options: no compression, and timeouts that depend on pauses, not on the length of a download."""
     import aiohttp
 
@@ -313,7 +328,7 @@ def _web_options() -> dict[str, Any]:
     return {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": {"timeout": timeout}}
 
 
-def _is_page(info: dict[str, Any]) -> bool:
+def _is_page(info: _Info) -> bool:
     return info.get("mimetype") == "text/html"
 
 

@@ -15,10 +15,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from clipzoo.errors import ClipzooError, RemoteError
 from clipzoo.files import _local
@@ -109,7 +109,8 @@ def _locked_on_disk(folder: Path, error: type[ClipzooError], why: str) -> Iterat
 
 @contextmanager
 def _locked_in_store(folder: Remote, error: type[ClipzooError], why: str) -> Iterator[None]:
-    path, mine = folder / ".lock", {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+    path = folder / ".lock"
+    mine: _Record = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
     mine["machine"] = _machine()
     holder = _holder(path)
     if holder and not _is_dead(holder):
@@ -134,18 +135,28 @@ def _locked_in_store(folder: Remote, error: type[ClipzooError], why: str) -> Ite
                 path.unlink(missing_ok=True)
 
 
-def _renew(path: Remote, mine: Mapping[str, Any], ended: threading.Event) -> None:
+class _Record(TypedDict, total=False):
+    """The content of a lock."""
+
+    token: str
+    machine: str
+    host: str
+    pid: int
+    time: float
+
+
+def _renew(path: Remote, mine: _Record, ended: threading.Event) -> None:
     while not ended.wait(RENEWED):
         with suppress(RemoteError, OSError):  # single renewals may fail
             if _holder(path).get("token") == mine["token"]:
                 path.write(_record(mine))
 
 
-def _record(mine: Mapping[str, Any]) -> bytes:
+def _record(mine: _Record) -> bytes:
     return json.dumps({**mine, "time": time.time()}, sort_keys=True).encode() + b"\n"
 
 
-def _holder(path: Remote) -> dict[str, Any]:
+def _holder(path: Remote) -> _Record:
     """Return the record of the lock, empty if there is no lock. An unreadable lock never expires."""
     try:
         record = json.loads(path.read_bytes())
@@ -153,10 +164,10 @@ def _holder(path: Remote) -> dict[str, Any]:
         return {}
     except ValueError:
         record = None
-    return record if isinstance(record, dict) else {"time": float("inf")}
+    return cast(_Record, record) if isinstance(record, dict) else {"time": float("inf")}
 
 
-def _is_dead(holder: Mapping[str, Any]) -> bool:
+def _is_dead(holder: _Record) -> bool:
     if time.time() - float(holder.get("time", 0.0)) > STALE:
         return True
     return holder.get("machine") == _machine() and not Path(f"/proc/{holder.get('pid')}").exists()
@@ -173,7 +184,7 @@ def _machine() -> str:
         return uuid.uuid4().hex
 
 
-def _in_use(folder: Remote, path: Remote, holder: Mapping[str, Any], why: str) -> str:
+def _in_use(folder: Remote, path: Remote, holder: _Record, why: str) -> str:
     seconds = max(0.0, time.time() - float(holder.get("time", 0.0)))
     return (
         f"{folder} is in use by process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown machine')}, "

@@ -7,7 +7,7 @@ per tapped layer, shallow to deep, sizes may differ), returns raw [B,out,h',w'].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -26,6 +26,6 @@ class HeadPlugin(Protocol):
 PLUGINS: Registry[HeadPlugin] = Registry("heads", ("Head",))
 
 
-def create(name: str, in_channels: Sequence[int], out_channels: int, **options: Any) -> nn.Module:
+def create(name: str, in_channels: Sequence[int], out_channels: int, **options: object) -> nn.Module:
     """Return the head of this name for maps of ``in_channels`` each."""
     return PLUGINS.load(name).Head(in_channels, out_channels, **options)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, cast
 
 from clipzoo import files
 from clipzoo.errors import DatasetError
@@ -19,7 +19,7 @@ from clipzoo.plugins import Registry
 from clipzoo.tasks.base import Convention
 
 __all__ = [
-    "PLUGINS", "LocationPlugin", "conventions", "pictures_to_render", "proposals", "provided", "resolve",
+    "PLUGINS", "LocationPlugin", "Proposals", "conventions", "pictures_to_render", "proposals", "provided", "resolve",
     "resolve_data", "resolve_into_store", "resolved", "share_pictures",
 ]  # fmt: skip
 
@@ -28,6 +28,15 @@ Progress = Callable[[str, int, int], None]
 
 _FOLDER = re.compile(r"(?!\w+://).+|(?!https?://)[^*?\[{]+", re.DOTALL)
 """A location that may be a folder with subfolders: a path, or a remote address without a pattern."""
+
+
+class Proposals(TypedDict, total=False):
+    """Question of ``clipzoo new`` -> proposed answer."""
+
+    model: str
+    experts: list[str]
+    benchmarks: str
+    epochs: float
 
 
 class LocationPlugin(Protocol):
@@ -89,9 +98,9 @@ def pictures_to_render(location: str) -> int | None:
     return plugin.pictures(location) if plugin else None
 
 
-def proposals(location: str) -> Mapping[str, Any]:
+def proposals(location: str) -> Proposals:
     """Return question -> answer that ``clipzoo new`` proposes for a provided location; empty for any other."""
-    return getattr(_plugin(location), "PROPOSALS", {})
+    return cast(Proposals, getattr(_plugin(location), "PROPOSALS", {}))
 
 
 def resolve(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:

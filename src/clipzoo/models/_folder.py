@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
-from clipzoo.models._open_clip import CONFIG, HEADS
+from clipzoo.models._open_clip import CONFIG, HEADS, ModelConfig, Preprocessing, Tokenizer
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec
 from clipzoo.tasks import Convention
@@ -25,14 +24,14 @@ from clipzoo.tasks import Convention
 WEIGHTS = "open_clip_model.safetensors"
 
 
-def write_model(folder: Path, clip: nn.Module, config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> None:
+def write_model(folder: Path, clip: nn.Module, config: ModelConfig, preprocess: Preprocessing) -> None:
     """Write the weights and the configuration of an OpenCLIP model."""
     _write_tensors(folder / WEIGHTS, clip)
     described = {"model_cfg": config, "preprocess_cfg": _jsonable(preprocess)}
     files.write(folder / CONFIG, json.dumps(described, indent=2).encode())
 
 
-def write_tokenizer(folder: Path, tokenizer: Any) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Write the tokenizer's files, if it has any."""
     if not hasattr(tokenizer, "save_pretrained"):
         return
@@ -105,5 +104,5 @@ def _write_tensors(path: Path, module: nn.Module) -> None:
         save_file(tensors, draft)
 
 
-def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+def _jsonable(values: Mapping[str, object]) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 import open_clip
 import torch
+from open_clip import CLIP, CustomTextCLIP, HFTokenizer, SimpleTokenizer
 from open_clip.factory import get_model_config
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 from transformers import dynamic_module_utils
@@ -20,6 +21,45 @@ from clipzoo import plugins
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.models import _weights
 from clipzoo.progress import no_bars
+
+Clip: TypeAlias = CLIP | CustomTextCLIP
+Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer
+
+
+class TextConfig(TypedDict, total=False):
+    """The fields of a text tower's configuration that are read."""
+
+    hf_tokenizer_name: str
+    tokenizer_kwargs: dict[str, object]
+
+
+class VisionConfig(TypedDict, total=False):
+    """The fields of a vision tower's configuration that are read."""
+
+    timm_model_name: str
+    timm_pool: str
+
+
+class ModelConfig(TypedDict, total=False):
+    """OpenCLIP's configuration of a model."""
+
+    embed_dim: int
+    vision_cfg: VisionConfig
+    text_cfg: TextConfig
+    quick_gelu: bool
+
+
+class Preprocessing(TypedDict, total=False):
+    """OpenCLIP's preprocessing of a model, the fields of its ``PreprocessCfg``."""
+
+    size: int | tuple[int, int]
+    mode: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    resize_mode: str
+    fill_color: int
+
 
 CONFIG = "open_clip_config.json"
 HUB, LOCAL = "hf-hub:", "local-dir:"
@@ -36,7 +76,7 @@ WEIGHTS = (
 
 def make(
     model: str, pretrained: str | None, random: bool, trust_remote_code: bool = False
-) -> tuple[Any, Any, dict[str, Any]]:
+) -> tuple[Clip, Tokenizer, ModelConfig]:
     """Return the model, its tokenizer and its configuration; arguments as in `Student.create`.
 
     Raises:
@@ -77,7 +117,7 @@ def weights_are_local(model: str, pretrained: str | None) -> bool:
     return pretrained is not None and not get_pretrained_cfg(model, pretrained) and Path(pretrained).is_file()
 
 
-def _weights_file(model: str, pretrained: str | None, tag: dict[str, Any]) -> Path | None:
+def _weights_file(model: str, pretrained: str | None, tag: dict[str, object]) -> Path | None:
     """Return the weights file of a model, downloaded if necessary; None for a name without weights."""
     if model.startswith(HUB):
         return Path(download_pretrained_from_hf(model.removeprefix(HUB)))
@@ -112,7 +152,7 @@ def _untrusted(model: str, reason: str) -> str:
     )
 
 
-def _tokenizer_options(model: str, config: dict[str, Any], trust_remote_code: bool) -> dict[str, Any]:
+def _tokenizer_options(model: str, config: ModelConfig, trust_remote_code: bool) -> dict[str, bool]:
     """Return the tokenizer's options on code; raise `CheckpointError` if its configuration enables untrusted code."""
     text = config["text_cfg"]
     enabled = [name for name, value in (text.get("tokenizer_kwargs") or {}).items() if name in CODE and value]
@@ -124,7 +164,7 @@ def _tokenizer_options(model: str, config: dict[str, Any], trust_remote_code: bo
 
 
 @torch.no_grad()
-def _try(model: str, clip: Any, tokenizer: Any) -> None:
+def _try(model: str, clip: Clip, tokenizer: Tokenizer) -> None:
     """Encode a blank image and a text: towers of timm and tokenizers may contradict the sizes in the configuration."""
     size = clip.visual.image_size
     H, W = (size, size) if isinstance(size, int) else size

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from open_clip.convert import convert_state_dict, load_big_vision_weights
@@ -67,7 +66,7 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            content: Any = load_file(path)
+            content: object = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
@@ -108,7 +107,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"{path} is damaged, or it is not a PyTorch checkpoint ({brief(error)}). Download or copy it again"
 
 
-def _inside(content: Any) -> Any:
+def _inside(content: object) -> object:
     """Return the nested mapping that holds a checkpoint's weights, None if there is none."""
     if isinstance(content, Mapping):
         for name in INSIDE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +31,9 @@ class HeadSpec:
     task: str
     convention: Convention
     name: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     loss: str | None = None
-    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    loss_options: Mapping[str, object] = field(default_factory=dict)
 
     @torch.no_grad()
     def build(self, maps: Sequence[Tensor]) -> nn.Module:
@@ -64,7 +63,7 @@ class HeadSpec:
             )
         return head.train()
 
-    def _check_loss(self, task: Task[Any], channels: int) -> None:
+    def _check_loss(self, task: Task[object], channels: int) -> None:
         """Compute the loss of one image without a label, so that its mistakes and those of its options appear now."""
         offered = task.losses(self.convention)
         if not offered and not self.loss:
@@ -102,7 +101,7 @@ def build_head(column: str, spec: HeadSpec, maps: Sequence[Tensor]) -> nn.Module
         raise RecipeError(f"the column {column}: {error}") from error
 
 
-def _check_options(owner: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+def _check_options(owner: str, function: Callable[..., object], options: Mapping[str, object]) -> None:
     """Raise `RecipeError` for options that a head or a loss, the ``owner``, does not have."""
     parameters = inspect.signature(function).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
@@ -111,6 +110,6 @@ def _check_options(owner: str, function: Callable[..., Any], options: Mapping[st
         raise RecipeError(f"{owner} has no option {unknown[0]!r}; {plugins.hint(unknown[0], names)}")
 
 
-def _with(options: Mapping[str, Any]) -> str:
+def _with(options: Mapping[str, object]) -> str:
     shown = ", ".join(f"{name}: {value!r}" for name, value in options.items())
     return f" with {shown}" if shown else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 from open_clip.hf_configs import arch_dict
 from open_clip.hf_model import HFTextEncoder
@@ -65,7 +64,7 @@ def _numbered(places: dict[str, Place]) -> dict[str, int]:
     return {name: depth[place] for name, place in places.items()}
 
 
-def _places(tower: Any) -> Callable[[str], Place]:
+def _places(tower: object) -> Callable[[str], Place]:
     """Return the function from a parameter's name to the place of its layer."""
     if isinstance(tower, VisionTransformer | TextTransformer):
         blocks = len(tower.transformer.resblocks)
@@ -94,7 +93,7 @@ def _resnet(name: str) -> Place:
     return (int(stage[1]),) if stage else (5,) if name.startswith("attnpool.") else (0,)
 
 
-def _hugging_face(tower: Any) -> Callable[[str], Place]:
+def _hugging_face(tower: HFTextEncoder) -> Callable[[str], Place]:
     """Embeddings are the first layer; pooling and projection belong to the last block, as for OpenCLIP's ``lock``."""
     encoder = getattr(tower.transformer, "encoder", tower.transformer)
     names = arch_dict[tower.config.model_type]["config_names"]  # that of BERT names neither

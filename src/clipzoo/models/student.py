@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -18,7 +18,7 @@ from clipzoo import files, heads
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.files import AnyPath
 from clipzoo.models import _folder, _open_clip
-from clipzoo.models._open_clip import HEADS
+from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Preprocessing, Tokenizer
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
 
@@ -27,7 +27,7 @@ from clipzoo.models.head_spec import HeadSpec, build_head
 class Tokenize:
     """Tokenizer of OpenCLIP as a picklable callable, so that workers receive it without the student."""
 
-    tokenizer: Any
+    tokenizer: Tokenizer
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return token ids, int64 [B,L] on the CPU, padded and truncated to the L tokens of the text tower."""
@@ -35,6 +35,19 @@ class Tokenize:
             return torch.zeros(0, self.tokenizer.context_length, dtype=torch.int64)
         ids: Tensor = self.tokenizer(list(texts))
         return ids
+
+
+class Outputs(TypedDict, total=False):
+    """The outputs of a student; see `Student.forward`."""
+
+    image_features: Tensor
+    text_features: Tensor
+    logit_scale: Tensor
+    logit_bias: Tensor
+    predictions: dict[str, Tensor]
+    maps: list[Tensor]
+    image_intermediates: list[Tensor]
+    text_intermediates: list[Tensor]
 
 
 class Student(nn.Module):
@@ -54,21 +67,21 @@ class Student(nn.Module):
 
     mean: Tensor
     std: Tensor
-    clip: Any
+    clip: Clip
     returns_maps = False
     """True if `forward` returns the tapped maps, too."""
 
     def __init__(
         self,
-        clip: nn.Module,
-        tokenizer: Any,
-        config: Mapping[str, Any],
+        clip: Clip,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
         specs: Mapping[str, HeadSpec] | None = None,
         layers: Sequence[int] = (-1,),
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        self.clip, self.tokenizer, self.config = clip, tokenizer, dict(config)
+        self.clip, self.tokenizer, self.config = clip, tokenizer, config.copy()
         self.trust_remote_code = trust_remote_code
         self.tokenize = Tokenize(tokenizer)
         self.specs, self.layers = dict(specs or {}), tuple(layers)
@@ -119,9 +132,10 @@ class Student(nn.Module):
             ) from error
 
     @property
-    def preprocess_cfg(self) -> dict[str, Any]:
+    def preprocess_cfg(self) -> Preprocessing:
         """OpenCLIP's preprocessing of this model: size, mean, std, interpolation and resize_mode."""
-        return dict(self.clip.visual.preprocess_cfg)
+        own: Preprocessing = self.clip.visual.preprocess_cfg
+        return own.copy()
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -138,7 +152,7 @@ class Student(nn.Module):
         """Convert uint8 [B,H,W,3] to float [B,3,H,W], normalized with the model's mean and standard deviation."""
         return (images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
 
-    def forward(self, images: Tensor, tokens: Tensor | None = None) -> dict[str, Any]:
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> Outputs:
         """Return all inputs of the losses.
 
         Args:
@@ -159,8 +173,7 @@ class Student(nn.Module):
 
     def maps(self, images: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
         """Return feature maps [B,C,h,w] of the tapped (or given) layers, shallow to deep."""
-        out: list[Tensor] = self._forward(images, None, layers or self.layers)["image_intermediates"]
-        return out
+        return self._forward(images, None, layers or self.layers)["image_intermediates"]
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return unit-length embeddings [B,D] of uint8 images [B,H,W,3]."""
@@ -223,10 +236,10 @@ class Student(nn.Module):
             _load_heads(student.heads, folder / f"{HEADS}.safetensors")
         return student
 
-    def _forward(self, images: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> dict[str, Any]:
+    def _forward(self, images: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> Outputs:
         # OpenCLIP's ModifiedResNet stops at the deepest requested layer and pools it, so always request the last one.
         cut = isinstance(self.clip.visual, ModifiedResNet) and not {4, -1} & set(layers)
-        out: dict[str, Any] = self.clip.forward_intermediates(
+        out: Outputs = self.clip.forward_intermediates(
             self.normalize(images),
             tokens,
             image_indices=[*layers, -1] if cut else list(layers),

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from clipzoo.evaluation.results import Cell, Comparison
 from clipzoo.pages import words
 
-Curves = Mapping[str, Mapping[Any, Sequence[Mapping[str, Any]]]]
-"""Arm -> seed -> list of {"step", "name", "value"}."""
+Place = Callable[[float], float]
+"""A value -> its place on an axis, in pixels."""
+
+
+class Point(TypedDict):
+    """A value of a curve."""
+
+    step: int
+    name: str
+    value: float | None
+
+
+Curves = Mapping[str, Mapping[int, Sequence[Point]]]
+"""Arm -> seed -> its points."""
 
 ORDER = ("position_prior", "pixels_position", "random_student", "clip", "clip-ft", "more_labels", "clipzoo", "expert")
 WIDTH, LEFT, RIGHT, ROW, CAPTION = 370, 116, 60, 25, 90
 
 
-def rows_of(results: words.Results, metric: str) -> list[tuple[str, words.Cell]]:
+def rows_of(results: Comparison, metric: str) -> list[tuple[str, Cell]]:
     """Return (row, cell) of a measure for baselines and arms in display order."""
     rows = {**results.get("arms", {}), **results.get("baselines", {})}
     cells = {row: measures[metric] for row, measures in rows.items() if metric in measures}
@@ -26,16 +39,22 @@ def rows_of(results: words.Results, metric: str) -> list[tuple[str, words.Cell]]
     return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 5.5)
 
 
-def ladder(results: words.Results, metric: str) -> Markup:
+def mean_of(cell: Cell) -> float:
+    """Return the mean of a cell of `rows_of`."""
+    assert cell["mean"] is not None
+    return cell["mean"]
+
+
+def ladder(results: Comparison, metric: str) -> Markup:
     """Draw the value and interval of every row in one measure; right is better for both directions."""
     rows = rows_of(results, metric)
     if not rows:
         return Markup("")
     unit, direction = rows[0][1]["unit"], rows[0][1]["direction"]
-    ends = [end for _, cell in rows for end in (cell["mean"], *(cell["ci"] or ()))]
+    ends = [end for _, cell in rows for end in (mean_of(cell), *(cell["ci"] or ()))]
     place = _scale(min(ends), max(ends), LEFT + 8, WIDTH - RIGHT, flip=direction == "lower")
     height = ROW * len(rows) + 30
-    floor = [cell["mean"] for row, cell in rows if row in words.TRIVIAL]
+    floor = [mean_of(cell) for row, cell in rows if row in words.TRIVIAL]
     marks = [_floor(place, floor, direction, height)] if floor else []
     marks += [_mark(i, row, words.row_name(results, metric, row), cell, place) for i, (row, cell) in enumerate(rows)]
     label = f"{words.group_name(metric)}, {words.measure_name(metric)}: " + ", ".join(
@@ -58,7 +77,7 @@ def forest(verdict: words.Verdict, reach: float) -> Markup:
     return _svg(f"{verdict.text}, {verdict.interval}", 140, 22, [body])
 
 
-def curve(name: str, series: Mapping[str, Mapping[Any, Sequence[tuple[float, float]]]]) -> Markup:
+def curve(name: str, series: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Markup:
     """Draw a quantity over steps: a thin line for each seed, a thick one for their mean, a color for each arm.
 
     Args:
@@ -99,7 +118,7 @@ def curves(logs: Curves) -> list[tuple[str, Markup]]:
     return charts
 
 
-def _points(line: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+def _points(line: Sequence[Point], name: str) -> list[tuple[float, float]]:
     pairs = [(float(p["step"]), p["value"]) for p in line if p["name"] == name]
     return sorted((x, float(y)) for x, y in pairs if y is not None and math.isfinite(y))
 
@@ -113,7 +132,7 @@ def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, f
     return [(x, float(np.mean([table[x] for table in tables]))) for x in common]
 
 
-def _scale(low: float, high: float, start: float, stop: float, *, flip: bool, pad: float = 0.06) -> Any:
+def _scale(low: float, high: float, start: float, stop: float, *, flip: bool, pad: float = 0.06) -> Place:
     margin = (high - low) * pad or (pad and 1e-9)
     low, high = low - margin, high + margin
     width = (high - low) or 1.0
@@ -125,8 +144,8 @@ def _scale(low: float, high: float, start: float, stop: float, *, flip: bool, pa
     return place
 
 
-def _mark(i: int, row: str, title: str, cell: words.Cell, place: Any) -> str:
-    y, x = ROW * i + 15, place(cell["mean"])
+def _mark(i: int, row: str, title: str, cell: Cell, place: Place) -> str:
+    y, x = ROW * i + 15, place(mean_of(cell))
     kind = "arm" if row in words.ARMS else "bound" if title.endswith("(upper bound)") else "base"
     number = words.value(cell["mean"], cell["unit"])
     whisker = ""
@@ -143,7 +162,7 @@ def _mark(i: int, row: str, title: str, cell: words.Cell, place: Any) -> str:
     )
 
 
-def _floor(place: Any, floor: Sequence[float], direction: str, height: int) -> str:
+def _floor(place: Place, floor: Sequence[float], direction: str, height: int) -> str:
     best = max(floor) if direction == "higher" else min(floor)
     return (
         f'<line class="floor" x1="{place(best):.1f}" x2="{place(best):.1f}" y1="4" y2="{height - 26}"/>'
@@ -152,7 +171,7 @@ def _floor(place: Any, floor: Sequence[float], direction: str, height: int) -> s
     )
 
 
-def _grid(low: float, high: float, up: Any, last: float, across: Any) -> str:
+def _grid(low: float, high: float, up: Place, last: float, across: Place) -> str:
     lines = [
         f'<line class="rail" x1="44" x2="350" y1="{up(y):.1f}" y2="{up(y):.1f}"/>'
         f'<text class="axis" x="38" y="{up(y) + 4:.1f}" text-anchor="end">{y:.3g}</text>'
@@ -162,7 +181,7 @@ def _grid(low: float, high: float, up: Any, last: float, across: Any) -> str:
     return "".join(lines) + f'<text class="axis" x="44" y="172">0</text>{steps}'
 
 
-def _path(line: Sequence[tuple[float, float]], across: Any, up: Any, style: str, title: str = "") -> str:
+def _path(line: Sequence[tuple[float, float]], across: Place, up: Place, style: str, title: str = "") -> str:
     points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line)
     return f'<polyline class="{style}" points="{points}"><title>{escape(title or style)}</title></polyline>'
 

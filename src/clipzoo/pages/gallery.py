@@ -93,7 +93,9 @@ def summary(column: Column) -> dict[str, str]:
     """Return the manifest of a column as heading -> text, in display order."""
     manifest = column.manifest
     counts, expert = manifest.counts, manifest.expert
-    convention = {k: f"{len(v)} names" if k == "classes" else v for k, v in manifest.convention.items()}
+    convention = {**manifest.convention}
+    if "classes" in convention:
+        convention["classes"] = f"{len(column.convention.classes)} names"
     per_label = counts.bytes / counts.labels if counts.labels else 0.0
     return {
         "column": column.name,

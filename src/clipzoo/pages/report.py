@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from clipzoo.evaluation.results import Comparison, Results
 from clipzoo.files import write
 from clipzoo.pages import _html, charts, words
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
@@ -24,7 +24,7 @@ COST = {
 
 
 def write_page(
-    results: Mapping[str, Any],
+    results: Results,
     out: Path,
     *,
     curves: charts.Curves | None = None,
@@ -69,7 +69,7 @@ def write_page(
     return out
 
 
-def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tiles(results: Results) -> list[dict[str, object]]:
     """Return the headline of every group: zero-shot relative to the pretrained model, others to captions alone."""
     tiles = []
     for metric in words.headlines(results):
@@ -99,9 +99,9 @@ def _state(verdict: words.Verdict) -> str:
     return "short" if verdict.state == "better" and verdict.unbeaten else verdict.state
 
 
-def _tables(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tables(results: Comparison) -> list[dict[str, object]]:
     """Return a table for each group: a row for each arm or baseline, a column for each measure."""
-    tables = []
+    tables: list[dict[str, object]] = []
     for headline in words.headlines(results):
         group = headline.split("/")[0]
         cells = {m: dict(charts.rows_of(results, m)) for m in _metrics(results) if m.split("/")[0] == group}
@@ -111,13 +111,13 @@ def _tables(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return tables
 
 
-def _metrics(results: Mapping[str, Any]) -> list[str]:
+def _metrics(results: Comparison) -> list[str]:
     return list(dict.fromkeys(metric for cells in results.get("arms", {}).values() for metric in cells))
 
 
-def _gains(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _gains(results: Comparison) -> list[dict[str, object]]:
     """Return a table for each pair of arms: a row for each measure, with bars of one scale for each unit."""
-    tables = []
+    tables: list[dict[str, object]] = []
     for pair in results.get("differences", {}):
         if pair.split("-vs-")[1] not in words.ARMS:
             continue
@@ -141,7 +141,7 @@ def _gains(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return tables
 
 
-def _gap(results: Mapping[str, Any], verdict: words.Verdict, pair: str) -> str:
+def _gap(results: Comparison, verdict: words.Verdict, pair: str) -> str:
     closed = words.gap(results, verdict, pair)
     if closed is not None:
         return words.share(closed)
@@ -153,7 +153,7 @@ def _differs(verdict: words.Verdict) -> bool:
     return verdict.gain is not None and any((verdict.gain, *(verdict.ci or ())))
 
 
-def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+def _cost(cost: Mapping[str, object]) -> dict[str, object]:
     """Return the cost of labeling: a row for each column, and single numbers in ``rest``."""
     columns = {name: row for name, row in cost.items() if isinstance(row, Mapping)}
     keys = list(dict.fromkeys(key for row in columns.values() for key in row))
@@ -163,7 +163,7 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     return {"heads": heads, "rows": cells, "rest": rest}
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -171,8 +171,8 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _pictures(rows: Sequence[PictureRow]) -> dict[str, list[dict[str, Any]]]:
-    tasks: dict[str, list[dict[str, Any]]] = {}
+def _pictures(rows: Sequence[PictureRow]) -> dict[str, list[dict[str, object]]]:
+    tasks: dict[str, list[dict[str, object]]] = {}
     for row in rows:
         labels = {"truth": row.truth, **row.predictions, "expert": row.expert}
         panels = [
@@ -184,7 +184,7 @@ def _pictures(rows: Sequence[PictureRow]) -> dict[str, list[dict[str, Any]]]:
     return tasks
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Flatten nested settings to name -> text."""
     flat: dict[str, str] = {}
     for name, value in values.items():

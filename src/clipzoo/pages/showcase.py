@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.evaluation.arms import RowScores
@@ -13,7 +12,7 @@ from clipzoo.evaluation.probe import Probes
 from clipzoo.experts import Expert
 from clipzoo.pages import words
 from clipzoo.pages.pictures import PictureRow, cases
-from clipzoo.types import View
+from clipzoo.types import ImageArray, View
 
 
 def showcase(
@@ -55,7 +54,7 @@ def _row(
     label = truth.labels[index]
     predictions = {arm: one.tasks[task].predict(next(one.read(picture)))[0] for arm, one in probes.items()}
 
-    def render(shown: Any) -> Any:
+    def render(shown: object) -> ImageArray | None:
         return None if shown is None else truth.task.render(shown, truth.convention)
 
     return PictureRow(
@@ -66,12 +65,12 @@ def _row(
         image,
         truth=render(label),
         expert=render(None if expert is None else _prediction(expert, test, index, truth)),
-        predictions={arm: render(prediction) for arm, prediction in predictions.items()},
+        predictions={arm: truth.task.render(one, truth.convention) for arm, one in predictions.items()},
         scores={row: _headline(scored[task], index) for row, scored in scores.items() if task in scored},
     )
 
 
-def _prediction(expert: Expert, test: Split, index: int, truth: Truth) -> Any:
+def _prediction(expert: Expert, test: Split, index: int, truth: Truth) -> object:
     """Return the expert's label of an image at its original size, resampled as for its score."""
     return truth.task.view(expert.predict([test.images[index]])[0], View.whole(truth.size))
 

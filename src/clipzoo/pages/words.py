@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict, cast
 
 from clipzoo import tasks
 from clipzoo.evaluation.measure import rounded
+from clipzoo.evaluation.results import Cell, Comparison, Results
 
-Results = Mapping[str, Any]
-Cell = Mapping[str, Any]
 State = Literal["better", "worse", "unclear"]
 
 RECOGNITION = ("zero_shot", "retrieval")
@@ -137,7 +136,7 @@ class Verdict:
         return between(self.cell["ci"], self.cell["unit"])
 
 
-def judge(results: Results, metric: str, pair: str = "clipzoo-vs-clip-ft") -> Verdict | None:
+def judge(results: Comparison, metric: str, pair: str = "clipzoo-vs-clip-ft") -> Verdict | None:
     """Return the verdict on one measure of a pair of rows; None if it was not measured."""
     cell = results.get("differences", {}).get(pair, {}).get(metric)
     if cell is None:
@@ -151,7 +150,7 @@ def judge(results: Results, metric: str, pair: str = "clipzoo-vs-clip-ft") -> Ve
     return Verdict(metric, cell, gain, ci, state, _unbeaten(results, metric, pair.split("-vs-")[0]))
 
 
-def headlines(results: Results) -> list[str]:
+def headlines(results: Comparison) -> list[str]:
     """Return the first measure of every group that any arm has, in the order of the results."""
     first: dict[str, str] = {}
     for cells in results.get("arms", {}).values():
@@ -160,7 +159,7 @@ def headlines(results: Results) -> list[str]:
     return list(first.values())
 
 
-def unmatched(results: Results, metric: str) -> list[str]:
+def unmatched(results: Comparison, metric: str) -> list[str]:
     """Return the arms that are as good as the expert or better; if there is one, the expert is not an upper bound."""
     top = results.get("baselines", {}).get("expert", {}).get(metric)
     if top is None or top["mean"] is None:
@@ -170,13 +169,13 @@ def unmatched(results: Results, metric: str) -> list[str]:
     return [arm for arm, mean in means.items() if mean is not None and sign * (top["mean"] - mean) <= 0]
 
 
-def gap(results: Results, verdict: Verdict, pair: str) -> float | None:
+def gap(results: Comparison, verdict: Verdict, pair: str) -> float | None:
     """Return the closed share of the gap from the second row to the expert; None where there is no gap."""
     closed: float | None = verdict.cell.get("gap_closed")
     return None if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")) else closed
 
 
-def gap_words(results: Results, verdict: Verdict, pair: str) -> str:
+def gap_words(results: Comparison, verdict: Verdict, pair: str) -> str:
     """Return the text of `gap`; empty without an expert."""
     if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")):
         return "the expert is not an upper bound"
@@ -184,7 +183,7 @@ def gap_words(results: Results, verdict: Verdict, pair: str) -> str:
     return "" if closed is None else f"{share(closed)} of the gap to the expert"
 
 
-def row_name(results: Results, metric: str, row: str) -> str:
+def row_name(results: Comparison, metric: str, row: str) -> str:
     """Return the display name of a row; that of the expert tells if it is an upper bound of this measure."""
     if row != "expert":
         return ROWS.get(row, row)
@@ -232,9 +231,18 @@ def reference(results: Results, metric: str) -> str:
     return start if guarded else "clipzoo-vs-clip-ft"
 
 
-def takeaways(results: Results) -> list[dict[str, Any]]:
+class Takeaway(TypedDict):
+    """The result of one headline; see `takeaways`."""
+
+    title: str
+    state: str
+    sentence: str
+    checks: list[str]
+
+
+def takeaways(results: Results) -> list[Takeaway]:
     """Return title, state, sentence and caveats (``checks``) of every headline."""
-    listed = []
+    listed: list[Takeaway] = []
     for metric in headlines(results):
         pair = reference(results, metric)
         verdict = judge(results, metric, pair)
@@ -250,18 +258,19 @@ def takeaways(results: Results) -> list[dict[str, Any]]:
     return listed
 
 
-def _unbeaten(results: Results, metric: str, arm: str) -> tuple[str, ...]:
+def _unbeaten(results: Comparison, metric: str, arm: str) -> tuple[str, ...]:
     return tuple(row for row in TRIVIAL if _beaten(results, metric, arm, row) is False)
 
 
-def _beaten(results: Results, metric: str, arm: str, row: str) -> bool | None:
+def _beaten(results: Comparison, metric: str, arm: str, row: str) -> bool | None:
     """Return True if an arm beats a row, by the interval of the difference if there is one; None if not comparable."""
     own = results["arms"].get(arm, {}).get(metric)
     other = results.get("baselines", {}).get(row, {}).get(metric)
     if own is None or other is None or own["mean"] is None or other["mean"] is None:
         return None
     ends = [own["mean"] - other["mean"]]
-    ends += results.get("differences", {}).get(f"{arm}-vs-{row}", {}).get(metric, {}).get("ci") or []
+    difference = results.get("differences", {}).get(f"{arm}-vs-{row}", {}).get(metric)
+    ends += (difference["ci"] if difference else None) or []
     return all(end > 0 if own["direction"] == "higher" else end < 0 for end in ends)
 
 
@@ -372,10 +381,11 @@ def _label_checks(results: Results, verdict: Verdict) -> list[str]:
 def _rate_checks(results: Results, pair: str) -> list[str]:
     """Return a caveat for each arm whose learning rate is at an end of the grid."""
     protocol, checks = results.get("protocol", {}), []
-    grid = protocol.get("learning_rate_grid") or [0]
+    grid = cast(Sequence[float], protocol.get("learning_rate_grid") or [0])
+    rates = cast(Mapping[str, float], protocol.get("learning_rates", {}))
     for arm in pair.split("-vs-"):
-        rate = protocol.get("learning_rates", {}).get(arm)
-        if len(grid) > 1 and rate in (min(grid), max(grid)):
+        rate = rates.get(arm)
+        if rate is not None and len(grid) > 1 and rate in (min(grid), max(grid)):
             end, beyond = ("lowest", "lower") if rate == min(grid) else ("highest", "higher")
             checks.append(
                 f"The learning rate of {arm}, {rate:g}, is the {end} of the grid. A {beyond} one may be better."

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from clipzoo.files import AnyPath, read_at
 from clipzoo.readers._formats import PLUGINS, ReaderPlugin, open_location
@@ -37,7 +37,7 @@ def open_dataset(location: AnyPath, captions: Literal["required", "optional"] = 
     return open_location(replace(Location.parse(os.fspath(location)), captions=captions == "required"))
 
 
-def fingerprint(reader: Reader) -> dict[str, Any]:
+def fingerprint(reader: Reader) -> dict[str, object]:
     """Return a fingerprint of a dataset: the names of its shards, and the keys and image sizes of the first one.
 
     Returns:

@@ -6,7 +6,6 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
@@ -121,7 +120,7 @@ class RowReader(Reader):
         """Yield (span, key or "", failure or None) for every row of a shard."""
 
     @abstractmethod
-    def values(self, path: Place, span: Span) -> Mapping[str, Any]:
+    def values(self, path: Place, span: Span) -> Mapping[str, object]:
         """Return the fields of a row.
 
         Raises:
@@ -168,7 +167,7 @@ class RowReader(Reader):
         """Return the sample key for ``key``, the value in a row of the file ``path``."""
         return key
 
-    def image_of(self, path: Place, value: Any) -> Any:
+    def image_of(self, path: Place, value: object) -> object:
         """Return the image value of a row of the file ``path``, as `ImageFolder.of_value` takes it."""
         return value
 
@@ -182,7 +181,7 @@ class NumberedReader(RowReader):
     """A dataset whose rows are read by their number in the file."""
 
     @abstractmethod
-    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
+    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, object]:
         """Return the fields ``names`` of a row.
 
         Raises:
@@ -204,12 +203,12 @@ class NumberedReader(RowReader):
             key = values.get(columns.key)
             yield (number, 1), "" if key is None else str(key), _not_downloaded(values) if columns.status else None
 
-    def values(self, path: Place, span: Span) -> Mapping[str, Any]:
+    def values(self, path: Place, span: Span) -> Mapping[str, object]:
         """See `RowReader.values`."""
         return self.row(path, span[0], self.columns[path].names)
 
 
-def _not_downloaded(values: Mapping[str, Any]) -> Failure | None:
+def _not_downloaded(values: Mapping[str, object]) -> Failure | None:
     """Return the reason why img2dataset has no image of a row, or None."""
     status, message = (values[name] for name in STATUS)
     if status in ("success", None):
@@ -229,6 +228,6 @@ def named(name: str, parts: Sequence[Part]) -> dict[str, Part]:
     return {f"{name}/{i:05d}": part for i, part in enumerate(parts)}
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return the SHA-256 of a plain value."""
     return hashlib.sha256(repr(value).encode("utf-8", "surrogateescape")).hexdigest()

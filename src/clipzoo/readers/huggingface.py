@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -60,7 +60,7 @@ class HuggingFace(NumberedReader):
         folders = _splits(location.allow(*OPTIONS, "split"))
         return cls(location, {name: path for split, folder in folders for name, path in _files(split, folder)})
 
-    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
+    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, object]:
         """See `NumberedReader.row`."""
         return _mapped(Path(str(path)), self.mark).row(number, names)
 
@@ -92,7 +92,7 @@ class _Mapped:
             self.fault = f"the file is truncated or damaged here: {error}"
         self.starts = [0, *accumulate(batch.num_rows for batch in self._batches)]
 
-    def row(self, number: int, names: Sequence[str]) -> dict[str, Any]:
+    def row(self, number: int, names: Sequence[str]) -> dict[str, object]:
         """Return the fields ``names`` of a row; a batch is validated before its offsets are used."""
         at = bisect.bisect_right(self.starts, number) - 1
         try:
@@ -100,7 +100,7 @@ class _Mapped:
                 self._batches[at].validate(full=True)
                 self._validated.add(at)
             batch = self._batches[at].select(list(names))
-            values: dict[str, Any] = batch.slice(number - self.starts[at], 1).to_pylist()[0]
+            values: dict[str, object] = batch.slice(number - self.starts[at], 1).to_pylist()[0]
         except (pa.ArrowException, IndexError, KeyError, ValueError) as error:
             raise SampleError(f"row {number} of {self.path.name} cannot be read: {error}", "cannot-read") from error
         return values
@@ -120,7 +120,7 @@ def _splits(location: Location) -> Iterator[tuple[str, Path]]:
             raise DatasetError(f"{location.text!r}: there are no splits in {folder}; leave out split=")
         yield "", folder
         return
-    splits = [str(name) for name in _json(folder / SPLITS).get("splits", [])]
+    splits = [str(name) for name in cast(Sequence[object], _json(folder / SPLITS).get("splits", []))]
     if wanted is not None and wanted not in splits:
         raise DatasetError(f"{location.text!r}: there is no split {wanted!r}; there are: {', '.join(splits)}")
     for name in [wanted] if wanted is not None else sorted(splits):
@@ -137,14 +137,14 @@ def _files(prefix: str, folder: Path) -> Iterator[tuple[str, Path]]:
             f"{folder} holds a selection of rows (indices) and all rows; write it again with an up-to-date `datasets`, "
             "or by dataset.flatten_indices().save_to_disk(…)"
         )
-    for file in state.get("_data_files", []):
+    for file in cast(Sequence[Mapping[str, object]], state.get("_data_files", [])):
         name = str(file.get("filename"))
         if Path(name).name != name or not (folder / name).is_file():
             raise DatasetError(f"{folder / STATE} names {name!r}, not a file next to it; copy the folder again")
         yield prefix + name, folder / name
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, object]:
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ import json
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
@@ -31,7 +31,7 @@ class _RelativeToTable(RowReader):
         by_name = key and self.columns[path].key == NAME
         return posixpath.splitext(self._below(path, key))[0] if by_name else key
 
-    def image_of(self, path: Place, value: Any) -> Any:
+    def image_of(self, path: Place, value: object) -> object:
         """See `RowReader.image_of`."""
         return self._below(path, value) if isinstance(value, str) and value else value
 
@@ -60,7 +60,7 @@ class _Lines(RowReader):
                 failure = None if row else Failure("invalid-text", "the row cannot be read: it is not a JSON object")
                 yield (offset, len(line)), str(row.get(key) or "") if row else "", failure
 
-    def values(self, path: Place, span: Span) -> Mapping[str, Any]:
+    def values(self, path: Place, span: Span) -> Mapping[str, object]:
         """See `RowReader.values`."""
         try:
             row = _row(read_at(path, *span))
@@ -128,7 +128,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield offset, line
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def _row(line: bytes) -> dict[str, object] | None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):

@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -72,13 +71,13 @@ class Parquet(NumberedReader):
         """
         return cls(location, listing.find(location.allow(*OPTIONS).path, (".parquet",)))
 
-    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, Any]:
+    def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, object]:
         """See `NumberedReader.row`."""
         starts = self.groups[path]
         group = bisect.bisect_right(starts, number) - 1
         try:
             table = _cache.group(self.mark, path, group, names, self.texts[path])
-            values: dict[str, Any] = table.slice(number - starts[group], 1).to_pylist()[0]
+            values: dict[str, object] = table.slice(number - starts[group], 1).to_pylist()[0]
         except (pa.ArrowException, OSError, ValueError, IndexError) as error:
             raise SampleError(f"row group {group} of {path.name} cannot be read: {error}", "cannot-read") from error
         return values

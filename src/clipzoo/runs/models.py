@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -17,6 +16,7 @@ from clipzoo.benchmarks import Benchmark, Crop, open_benchmark
 from clipzoo.errors import RecipeError
 from clipzoo.evaluation import Encoder, baselines, compare
 from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.probing.base import fitted, patch_of
@@ -57,7 +57,7 @@ class Comparison:
     seed: int = 0
 
 
-def measure(wanted: Comparison, progress: Progress) -> dict[str, Any]:
+def measure(wanted: Comparison, progress: Progress) -> Results:
     """Measure every model that is not measured yet, and write and return the contents of ``results.json``.
 
     Raises:
@@ -206,7 +206,7 @@ def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str, 
     return baselines.position_prior(suite.dense["probe"], suite.dense["validation"]).score(suite.dense[split])
 
 
-def _protocol(wanted: Comparison) -> dict[str, Any]:
+def _protocol(wanted: Comparison) -> dict[str, object]:
     """Return how the numbers are measured."""
     H, W = wanted.label_size
     if wanted.preset != QUICK:

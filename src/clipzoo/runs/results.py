@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from clipzoo.benchmarks import Truth
-from clipzoo.evaluation import compare
+from clipzoo.evaluation import RowScores, TableScores, compare
 from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.results import Results
 from clipzoo.pages import PictureRow
+from clipzoo.pages.charts import Curves, Point
 from clipzoo.pages.showcase import showcase
 from clipzoo.runs._run import Run
 from clipzoo.runs.inputs import reported_splits, versioned_preset
@@ -23,18 +25,18 @@ from clipzoo.training.guard import RECORD
 from clipzoo.training.health import describe_supervision
 
 
-def compared(run: Run) -> dict[str, Any]:
+def compared(run: Run) -> Results:
     """Return the contents of ``results.json``; what is not measured yet is measured."""
     recipe = run.recipe
-    scores: dict[str, Any] = {
-        arm: {seed: run.scores(arm, seed) for seed in seeds_of(recipe, arm)} for arm in recipe.arms
-    }
-    measured: dict[str, tuple[Any, Any]] = {}
+    scores = {arm: {seed: run.scores(arm, seed) for seed in seeds_of(recipe, arm)} for arm in recipe.arms}
+    measured: dict[str, tuple[TableScores, TableScores]] = {}
     for split, rows in run.baselines(reported_splits(recipe)).items():
-        arms = {arm: {seed: splits[split] for seed, splits in seeds.items()} for arm, seeds in scores.items()}
+        arms: dict[str, dict[int, RowScores]] = {
+            arm: {seed: splits[split] for seed, splits in seeds.items()} for arm, seeds in scores.items()
+        }
         measured[split] = arms, {row: {0: groups} for row, groups in rows.items()}
     supervised = supervision_of(run)
-    results: dict[str, Any] = compare(
+    results = compare(
         *measured["test"],
         recipe=recipe.name,
         subsets={split: pair for split, pair in measured.items() if split != "test"},
@@ -42,13 +44,16 @@ def compared(run: Run) -> dict[str, Any]:
         protocol=protocol(run) | {"supervision": describe_supervision(supervised.get("clipzoo", {}))},
         versions=software(),
     )
-    return results | {"supervision": supervised} | ({"guard": guarded} if (guarded := guard_of(run)) else {})
+    results["supervision"] = supervised
+    if guarded := guard_of(run):
+        results["guard"] = guarded
+    return results
 
 
-def cost(run: Run) -> dict[str, Any]:
+def cost(run: Run) -> dict[str, dict[str, float | None]]:
     """Return column -> cost of the labels in use; seconds spent on shards that were dropped are listed apart."""
     stored = {column.name: column for column in run.inputs.store.columns()}
-    costs = {}
+    costs: dict[str, dict[str, float | None]] = {}
     for name in run.specs:
         if name not in stored:
             continue
@@ -86,7 +91,7 @@ def guard_of(run: Run) -> dict[str, Any]:
     return arms
 
 
-def protocol(run: Run) -> dict[str, Any]:
+def protocol(run: Run) -> dict[str, object]:
     """Return how the numbers were measured."""
     evaluation, training = run.recipe.evaluation, run.recipe.training
     H, W = run.suite.size
@@ -116,7 +121,7 @@ def _alignment(truth: Mapping[str, Truth]) -> str:
     return "none" if kind == "metric" else f"scale and shift of each picture's depth; the true labels are {kind}"
 
 
-def curves(run: Run) -> dict[str, Any]:
+def curves(run: Run) -> Curves:
     """Return arm -> seed -> loss terms and guard of its log, one value per entry."""
     return {
         arm: {seed: _curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
@@ -125,7 +130,7 @@ def curves(run: Run) -> dict[str, Any]:
     }
 
 
-def _curve(folder: Path) -> list[dict[str, Any]]:
+def _curve(folder: Path) -> list[Point]:
     return [
         {"step": line["step"], "name": name, "value": value}
         for line in read_log(folder)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from tarfile import BLOCKSIZE
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from clipzoo.store.rows import (
     SCHEMA,
     SOURCE_MARK,
     SUFFIXES,
+    Row,
     failures,
     marks_of,
     old_codes,
@@ -84,7 +85,8 @@ class _Shards:
         known = {field.name for field in fields(ExpertCard)}
         stored = {**self.manifest.expert, "license": self.manifest.expert.get("licence", "unknown")}
         kept = {name: value for name, value in stored.items() if name in known}
-        return ExpertCard(**{**kept, "task": self.task, "convention": self.convention, "name": self.slug})
+        own = {"task": self.task, "convention": self.convention, "name": self.slug}
+        return ExpertCard(**cast(dict[str, Any], {**kept, **own}))
 
     def file(self, shard: str, suffix: str) -> Place:
         """Return the path of a shard's file; ``suffix`` is ".tar" or ".parquet".
@@ -264,7 +266,7 @@ class Column(_Shards):
             for key, failure in failures(rows).items():
                 yield shard, key, failure
 
-    def label(self, shard: str, row: Mapping[str, Any]) -> Any:
+    def label(self, shard: str, row: Row) -> Any:
         """Return the label of a row (an element of ``rows(shard).to_pylist()``).
 
         Raises:
@@ -273,9 +275,10 @@ class Column(_Shards):
         """
         if row["size"] is None:
             raise StoreError(f"{row['key']!r} of {self.name} has no label: {row['error']}")
-        return tasks.get(self.task).decode(self.member(shard, row["key"], row["offset"], row["size"]))
+        data = self.member(shard, row["key"], cast(int, row["offset"]), row["size"])
+        return tasks.get(self.task).decode(data)
 
-    def finish(self, seconds: float = 0.0, **values: Any) -> None:
+    def finish(self, seconds: float = 0.0, **values: object) -> None:
         """End a run: add a line to ``runs.jsonl``, and update counts, bytes and seconds in the manifest.
 
         Counts come from the committed shards and seconds from all lines, so the sums are right after any number of
@@ -307,7 +310,7 @@ class Column(_Shards):
                 spent[line["shard"]] = before + float(line["seconds"])
         return sum(spent.values()) if spent else self.manifest.seconds
 
-    def start(self, **values: Any) -> None:
+    def start(self, **values: object) -> None:
         """Record the start of a run and its software in ``runs.jsonl``."""
         append_run(self.path, event="start", software=software(), **values)
 

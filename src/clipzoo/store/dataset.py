@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import StoreError
@@ -23,7 +22,7 @@ again while both are the same. The file may be deleted."""
 _OTHER = "{} is a label store of another dataset"
 
 
-def update_dataset(column: Column, reader: Reader, dataset: Mapping[str, Any]) -> None:
+def update_dataset(column: Column, reader: Reader, dataset: Mapping[str, object]) -> None:
     """Check that the dataset still has the labeled samples, and record its fingerprint in the column's manifest.
 
     The labeled shards are indexed, and keys and image sizes are compared with those that were labeled. Shards whose
@@ -88,7 +87,7 @@ def _compare(column: Column, reader: Reader, shards: Sequence[str], grown: bool)
             files.write(column.path / COMPARED, json.dumps(now, indent=0).encode())
 
 
-def _compared(column: Column) -> dict[str, Any]:
+def _compared(column: Column) -> dict[str, object]:
     """Return the contents of `COMPARED`, or nothing if it is missing or damaged."""
     try:
         cache = json.loads((column.path / COMPARED).read_bytes())

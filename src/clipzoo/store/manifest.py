@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -62,15 +62,15 @@ class Manifest(BaseModel):
     task: str
     slug: str
     codec: str = png.PNG
-    expert: dict[str, Any]
-    convention: dict[str, Any] = Field(default_factory=dict)
-    dataset: dict[str, Any] = Field(default_factory=dict)
+    expert: dict[str, object]
+    convention: dict[str, object] = Field(default_factory=dict)
+    dataset: dict[str, object] = Field(default_factory=dict)
     software: dict[str, str] = Field(default_factory=dict)
     counts: Counts = Field(default_factory=Counts)
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, card: ExpertCard, dataset: Mapping[str, Any]) -> Manifest:
+    def of(cls, card: ExpertCard, dataset: Mapping[str, object]) -> Manifest:
         """Return the manifest of a new, empty column: an expert over the dataset with this fingerprint."""
         expert = json.loads(json.dumps(card.to_json(), default=str))
         convention = expert.pop("convention")
@@ -129,7 +129,7 @@ class Manifest(BaseModel):
         for name in EXPERT:
             _same(name, self.expert.get(name), other.expert.get(name), folder)
 
-    def belongs(self, dataset: Mapping[str, Any], folder: Place, whose: str = "this one") -> None:
+    def belongs(self, dataset: Mapping[str, object], folder: Place, whose: str = "this one") -> None:
         """Raise `StoreError` unless the column's labels are of the dataset with this fingerprint, ``whose``."""
         if self.dataset != dataset:
             raise StoreError(
@@ -139,7 +139,7 @@ class Manifest(BaseModel):
             )
 
 
-def _same(name: str, stored: Any, given: Any, folder: Place) -> None:
+def _same(name: str, stored: object, given: object, folder: Place) -> None:
     if stored != given:
         column = f"{folder.parent.parent} {folder.parent.name}/{folder.name}"
         raise StoreError(
@@ -149,7 +149,7 @@ def _same(name: str, stored: Any, given: Any, folder: Place) -> None:
         )
 
 
-def _short(dataset: Mapping[str, Any]) -> str:
+def _short(dataset: Mapping[str, object]) -> str:
     digest = str(dataset.get("sha256", ""))[:12]
     return f"{dataset.get('shards', '?')} shards from {dataset.get('first', '?')!r} (fingerprint {digest})"
 
@@ -168,7 +168,7 @@ def software() -> dict[str, str]:
 # Runs ------------------------------------------------------------------------------------------------------
 
 
-def append_run(folder: Place, **values: Any) -> None:
+def append_run(folder: Place, **values: object) -> None:
     """Add a line to ``runs.jsonl`` with the time. A line that a crash left incomplete is ended first."""
     line = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
     append_lines(folder, [line])
@@ -181,7 +181,20 @@ def append_lines(folder: Place, lines: Sequence[str]) -> None:
             files.append(folder / RUNS, "\n".join(lines).encode())
 
 
-def runs(folder: Place) -> Iterator[dict[str, Any]]:
+class RunLine(TypedDict, total=False):
+    """A line of ``runs.jsonl``: its fields that are read; ``event`` tells which of them it has."""
+
+    at: str
+    event: str
+    seconds: float
+    shard: str
+    source: str
+    kept: int
+    replaced: bool
+    batch_size: int
+
+
+def runs(folder: Place) -> Iterator[RunLine]:
     """Yield the lines of ``runs.jsonl``, without incomplete ones."""
     try:
         text = files.read(folder / RUNS).decode("utf-8", "replace")
@@ -197,7 +210,7 @@ def runs(folder: Place) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
         if isinstance(values, dict):
-            yield values
+            yield cast(RunLine, values)
 
 
 @contextmanager

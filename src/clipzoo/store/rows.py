@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,20 @@ SCHEMA = pa.schema(
         pa.field("code", pa.string()),  # `Failure.code` of it; null if there is a label, or in old rows
     ]
 )
+
+
+class Row(TypedDict):
+    """A row of `SCHEMA`."""
+
+    key: str
+    offset: int | None
+    size: int | None
+    valid_share: float
+    confidence: float | None
+    error: str | None
+    code: str | None
+
+
 OLD_SCHEMA = pa.schema(list(SCHEMA)[:-1])
 """The rows of stores that were made before failures had codes."""
 

@@ -11,7 +11,6 @@ Tars and parquets contain no times, owners or versions: equal labels give equal 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import StoreError
@@ -105,7 +104,7 @@ class Store:
         with locked(path, StoreError, "a run would continue on the removed column"), writing(path):
             files.remove_folder(path, self.root, MANIFEST)
 
-    def create(self, card: ExpertCard, dataset: Mapping[str, Any], other_dataset: bool = False) -> Column:
+    def create(self, card: ExpertCard, dataset: Mapping[str, object], other_dataset: bool = False) -> Column:
         """Return the column of an expert over a dataset. Create it if it does not exist, or has no label of its expert.
 
         Args:

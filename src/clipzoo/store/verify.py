@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from clipzoo.experts.base import sha256
 from clipzoo.readers import Reader, fingerprint, shard_fingerprint
 from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST
-from clipzoo.store.rows import EXPERT_MARK, SOURCE_MARK, TAR_MARK
+from clipzoo.store.rows import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Row
 from clipzoo.store.store import Store
 
 ENOUGH = 8
@@ -59,7 +59,7 @@ class _Tally:
     contents: set[int] = field(default_factory=set)
     """Hashes of at most two different labels."""
 
-    def add(self, label: Any, share: float, data: bytes) -> None:
+    def add(self, label: object, share: float, data: bytes) -> None:
         """Count a label, its valid share and its bytes."""
         self.labels += 1
         self.valid += share
@@ -167,7 +167,7 @@ def _places(column: Column) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Iterator[Problem]:
+def _dataset(column: Column, given: Mapping[str, object], foreign: Set[str]) -> Iterator[Problem]:
     """Yield the errors of a column of another dataset, and of shards that the dataset does not have."""
     try:
         column.manifest.belongs(given, column.path)
@@ -204,7 +204,7 @@ def _shard(column: Column, shard: str, given: _Given | None, tally: _Tally) -> I
         yield Problem(column.name, shard, "", message)
 
 
-def _rows(column: Column, shard: str, rows: list[dict[str, Any]], tally: _Tally) -> Iterator[Problem]:
+def _rows(column: Column, shard: str, rows: list[Row], tally: _Tally) -> Iterator[Problem]:
     for row in rows:
         if row["size"] is None:
             if row["error"] is None:
@@ -228,10 +228,10 @@ def _samples(column: Column, shard: str, given: _Given, keys: Sequence[str], sou
         yield Problem(column.name, shard, key, "the sample has no row")
 
 
-def _label(column: Column, shard: str, row: dict[str, Any], tally: _Tally) -> None:
+def _label(column: Column, shard: str, row: Row, tally: _Tally) -> None:
     """Add a row's label to the tally; raise `ClipzooError` if it is wrong."""
     task = tasks.get(column.task)
-    data = column.member(shard, row["key"], row["offset"], row["size"])
+    data = column.member(shard, row["key"], cast(int, row["offset"]), cast(int, row["size"]))
     label = task.decode(data)
     task.check(label, column.convention)
     share = task.valid_share(label)
@@ -242,7 +242,7 @@ def _label(column: Column, shard: str, row: dict[str, Any], tally: _Tally) -> No
     tally.add(label, share, data)
 
 
-def _varies(label: Any) -> bool:
+def _varies(label: object) -> bool:
     """Return True if an array of the label, except its validity, has two values, or two values in one channel."""
     arrays = {f.name: getattr(label, f.name) for f in fields(label)} if is_dataclass(label) else {}
     valid = arrays.pop("valid", None)

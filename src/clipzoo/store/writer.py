@@ -6,7 +6,6 @@ import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ from clipzoo.files import PartialFile
 from clipzoo.readers.webdataset import add_member
 from clipzoo.store.column import Column
 from clipzoo.store.manifest import writing
-from clipzoo.store.rows import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK
+from clipzoo.store.rows import EXPERT_MARK, SCHEMA, SOURCE_MARK, TAR_MARK, Row
 from clipzoo.types import Failure
 
 
@@ -38,7 +37,7 @@ class ColumnWriter:
         self._task = tasks.get(column.task)
         self._convention = column.convention
         self._tar_path, self._parquet_path = column.file(shard, ".tar"), column.file(shard, ".parquet")
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, Row] = {}
         self._tar: tarfile.TarFile | None = None
         self._partial: list[PartialFile] = []  # of the tar, then of the rows
         self.replaced = False
@@ -68,7 +67,7 @@ class ColumnWriter:
             for partial in self._partial:
                 partial.discard()
 
-    def add(self, key: str, label: Any) -> None:
+    def add(self, key: str, label: object) -> None:
         """Check, encode and write a label.
 
         Raises:
@@ -76,7 +75,7 @@ class ColumnWriter:
         """
         self.copy(key, *self.encode(label))
 
-    def encode(self, label: Any) -> tuple[bytes, float, float | None]:
+    def encode(self, label: object) -> tuple[bytes, float, float | None]:
         """Check a label and return (bytes, valid share, confidence) for `copy`. May run in any thread.
 
         Raises:
@@ -115,7 +114,7 @@ class ColumnWriter:
         if key in self._rows:
             raise StoreError(f"{self.column.name}: the key {key!r} occurs twice in the shard {self.shard!r}")
 
-    def _ordered(self) -> list[dict[str, Any]]:
+    def _ordered(self) -> list[Row]:
         if self.keys is None:
             return list(self._rows.values())
         missing = [key for key in self.keys if key not in self._rows]
@@ -144,7 +143,7 @@ class ColumnWriter:
             rows.commit()
 
 
-def _confidence(label: Any) -> float | None:
+def _confidence(label: object) -> float | None:
     """Return the mean confidence over the label's valid pixels, if it has one."""
     confidence = getattr(label, "confidence", None)
     if confidence is None:

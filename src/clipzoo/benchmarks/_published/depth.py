@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ def convention(along: Along) -> Convention:
     return Convention(kind="metric", along=along)
 
 
-def metric(values: NDArray[Any], valid: NDArray[np.bool_], along: Along, farthest: float = np.inf) -> Depth:
+def metric(values: NDArray[np.number], valid: NDArray[np.bool_], along: Along, farthest: float = np.inf) -> Depth:
     """Return depth of ``values`` in meters [H,W]; what is not finite, ≤ 0 or beyond ``farthest`` is unknown."""
     meters = values.astype(np.float32)
     known = valid & np.isfinite(meters) & (meters > 0) & (meters <= farthest)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clipzoo.errors import DatasetError
+
+if TYPE_CHECKING:
+    import h5py
 
 INSTALL = "pip install 'clipzoo[benchmarks]'"
 
 
 @contextmanager
-def hdf5(path: Path, layout: str, fields: Sequence[str]) -> Iterator[Any]:
+def hdf5(path: Path, layout: str, fields: Sequence[str]) -> Iterator[h5py.File]:
     """Open a file of version 7.3.
 
     Raises:
@@ -32,7 +35,7 @@ def hdf5(path: Path, layout: str, fields: Sequence[str]) -> Iterator[Any]:
         yield file
 
 
-def matlab(path: Path, layout: str, fields: Sequence[str]) -> Mapping[str, Any]:
+def matlab(path: Path, layout: str, fields: Sequence[str]) -> Mapping[str, object]:
     """Return the fields of a file of an older version.
 
     Raises:
@@ -43,14 +46,14 @@ def matlab(path: Path, layout: str, fields: Sequence[str]) -> Mapping[str, Any]:
     except ImportError as error:
         raise DatasetError(f"{layout}: {path} is a MATLAB file; scipy is needed to read it: {INSTALL}") from error
     try:
-        values: Mapping[str, Any] = loadmat(path, simplify_cells=True)
+        values: Mapping[str, object] = loadmat(path, simplify_cells=True)
     except Exception as error:  # scipy raises many kinds on damaged files
         raise DatasetError(f"{layout}: {path} cannot be read as a MATLAB file: {error}") from error
     _check(path, layout, fields, values)
     return values
 
 
-def _check(path: Path, layout: str, fields: Sequence[str], values: Any) -> None:
+def _check(path: Path, layout: str, fields: Sequence[str], values: Mapping[str, object]) -> None:
     missing = [name for name in fields if name not in values]
     if missing:
         found = ", ".join(sorted(name for name in values if not name.startswith(("_", "#"))))

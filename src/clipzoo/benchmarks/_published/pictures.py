@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,11 +106,14 @@ def benchmark(
     )  # fmt: skip
 
 
+L = TypeVar("L")
+
+
 # Labels ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class LabelFiles:
+class LabelFiles(Generic[L]):
     """True labels in files; see `Labels`.
 
     Attributes:
@@ -122,14 +125,14 @@ class LabelFiles:
 
     convention: Convention
     files: Mapping[str, Path]
-    read: Callable[[str, Path], Any]
-    edit: Callable[[Any], Any] = field(default=lambda label: label)
+    read: Callable[[str, Path], L]
+    edit: Callable[[L], L] = field(default=lambda label: label)
 
     def loaders(self, entries: Sequence[Entry]) -> list[Loader | None]:
         """Return a function for each entry that reads its label; None for entries without one."""
         return [partial(self._label, entry.key) if entry.key in self.files else None for entry in entries]
 
-    def _label(self, key: str) -> Any:
+    def _label(self, key: str) -> L:
         path = self.files[key]
         try:
             return self.edit(self.read(key, path))

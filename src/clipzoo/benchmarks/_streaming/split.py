@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Generic, Literal, TypeVar, overload
 
 import numpy as np
 
@@ -64,9 +64,9 @@ class Truth:
     ``labels`` may be lazy: each access reads and decodes, except the first few (`CACHED`).
     """
 
-    task: Task[Any]
+    task: Task[object]
     convention: Convention
-    labels: Sequence[Any | None]
+    labels: Sequence[object | None]
     size: tuple[int, int]
 
     def __len__(self) -> int:
@@ -245,10 +245,12 @@ def split_of(
     )
 
 
-def _truth(task: Task[Any], convention: Convention, loaders: Sequence[Loader | None], size: tuple[int, int]) -> Truth:
-    view, cached, most = View.whole(size), dict[int, Any](), CACHED // (size[0] * size[1])
+def _truth(
+    task: Task[object], convention: Convention, loaders: Sequence[Loader | None], size: tuple[int, int]
+) -> Truth:
+    view, cached, most = View.whole(size), dict[int, object](), CACHED // (size[0] * size[1])
 
-    def label_of(index: int) -> Any | None:
+    def label_of(index: int) -> object | None:
         load = loaders[index]
         if load is None or index in cached:
             return cached.get(index)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers._location import Location, with_endings
@@ -71,7 +70,7 @@ class Captions:
         )
         return tuple(dict.fromkeys([*named, "json"]))
 
-    def of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+    def of_values(self, values: Mapping[str, object]) -> tuple[str, ...]:
         """Return the captions of a sample's fields, white space around them removed; at least one.
 
         Raises:
@@ -87,7 +86,7 @@ class Captions:
         """
         return self._or_none(self._of_member, data, extension)
 
-    def _or_none(self, read: Callable[..., tuple[str, ...]], *what: Any) -> tuple[str, ...]:
+    def _or_none(self, read: Callable[..., tuple[str, ...]], *what: object) -> tuple[str, ...]:
         try:
             return read(*what)
         except SampleError:
@@ -95,7 +94,7 @@ class Captions:
                 raise
             return ("",)
 
-    def _of_values(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+    def _of_values(self, values: Mapping[str, object]) -> tuple[str, ...]:
         texts: list[str] = []
         for name in self.fields:
             texts += [text for text in _texts(values.get(name), name) if text not in texts]
@@ -121,7 +120,7 @@ class Captions:
         return (text,)
 
 
-def _texts(value: Any, name: str) -> Iterator[str]:
+def _texts(value: object, name: str) -> Iterator[str]:
     """Yield the texts of a string or a list of strings; other values are not captions."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str) and one.strip():
@@ -141,7 +140,7 @@ def _decoded(data: bytes, what: str) -> str:
         raise SampleError(f"{what} is not UTF-8: {error}", "invalid-text") from error
 
 
-def _json(data: bytes) -> Mapping[str, Any]:
+def _json(data: bytes) -> Mapping[str, object]:
     text = _decoded(data, "the json member")
     try:
         values = json.loads(text)

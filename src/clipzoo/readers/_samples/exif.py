@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
 
 from PIL import Image
 
@@ -51,7 +50,7 @@ def upright(image: bytes, note: bytes) -> bytes:
 
 
 def _turn(note: bytes) -> str:
-    values: Any = note
+    values: object = note
     try:
         for key in ("exif", TAG):  # the tags are JSON in JSON
             values = json.loads(values) if isinstance(values, (str, bytes)) else values

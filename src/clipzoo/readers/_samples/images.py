@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from clipzoo import files
 from clipzoo.errors import SampleError
@@ -60,7 +59,7 @@ class ImageFolder:
                 f"cannot read the file: {error.strerror}: {name!r} in {self.root}", "cannot-read"
             ) from error
 
-    def of_value(self, value: Any) -> bytes:
+    def of_value(self, value: object) -> bytes:
         """Return the bytes of an image field: bytes, a name, or a mapping with either (Hugging Face's Image).
 
         Raises:
