@@ -127,6 +127,19 @@ def test_files_keep_their_size() -> None:
         assert lines <= 600, f"{path.relative_to(ROOT)} has {lines} lines: split it"
 
 
+ANY_LINES = 167
+"""Lines of the package with the word ``Any``; lower it when there are fewer."""
+
+
+def test_any_is_not_used_where_a_type_can_be_said() -> None:
+    lines = [line for path in SOURCE.rglob("*.py") for line in path.read_text().splitlines()]
+    count = sum(bool(re.search(r"\bAny\b", line)) for line in lines)
+    assert count <= ANY_LINES, (
+        f"{count} lines have the word Any, more than {ANY_LINES}: use `object` for values that are only passed on, a "
+        "TypedDict for JSON, the class of the other library (imported under TYPE_CHECKING), a Protocol or a TypeVar"
+    )
+
+
 def test_nothing_private_is_committed() -> None:
     """No machine path, no download address of an index, anywhere in the tree."""
     private = re.compile("|".join(["/wo" + "rk/", "index-" + "url", "--find-" + "links", "/ro" + "ot/"]))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 REQUESTS = ("SIGINT", "SIGTERM", "SIGUSR1")
 """Signals that ask a run to stop: Ctrl-C, the end of a job, and Slurm's warning before it (``sbatch --signal``)."""
@@ -54,7 +53,7 @@ def signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before: dict[int, Any] = {}
+    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.signal = signal.Signals(number).name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ class ProbeModule(nn.Module):
         in_channels: channels of each map.
     """
 
-    def __init__(self, preset: Preset, task: Task[Any], convention: Convention, in_channels: Sequence[int]) -> None:
+    def __init__(self, preset: Preset, task: Task[object], convention: Convention, in_channels: Sequence[int]) -> None:
         super().__init__()
         out = preset.bins.count if preset.bins else task.raw_channels(convention, preset.loss)
         self.outputs, self.linear = out, preset.head == "linear"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,18 @@ from clipzoo.errors import PlanError, RecipeError
 from clipzoo.probing.base import Preset
 from clipzoo.readers import Entry
 from clipzoo.tasks.base import Convention, Task
+from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.normals import Normals
+from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray, Size, View, decode_image
 
 THREADS = 4
 FILL = 128
 """Value of the border of a picture that is smaller than its crop; its label is unknown there."""
 
-Pair = tuple[ImageArray, Any]
+MapLabel = Segmentation | Depth | Normals | Edges
+Pair = tuple[ImageArray, MapLabel]
 """A picture uint8 [H,W,3] and its label."""
 
 
@@ -69,7 +74,8 @@ class Pictures:
 
     def pair(self, index: int) -> Pair:
         """Return a picture and its label as they are stored."""
-        return decode_image(self.benchmark.reader.read(self.entries[index]).image), self.loaders[index]()
+        image = decode_image(self.benchmark.reader.read(self.entries[index]).image)
+        return image, cast(MapLabel, self.loaders[index]())
 
     def each(self) -> Iterator[Pair]:
         """Yield every picture with its label in order; threads decode in advance."""
@@ -93,7 +99,7 @@ class Pictures:
 
 
 def augmented(
-    image: ImageArray, label: Any, task: Task[Any], preset: Preset, crop: Size, rng: np.random.Generator
+    image: ImageArray, label: MapLabel, task: Task[Any], preset: Preset, crop: Size, rng: np.random.Generator
 ) -> Pair:
     """Return a training crop: resized so that the shorter side has a random length, cropped, padded and flipped.
 
@@ -109,7 +115,7 @@ def augmented(
     h, w = min(crop[0], height), min(crop[1], width)
     top, left = (int(rng.integers(0, space + 1)) for space in (height - h, width - w))
     view = View((left / width, top / height, (left + w) / width, (top + h) / height), (h, w), flip)
-    return padded(view.image(image), crop), _padded_label(task, task.view(label, view), crop)
+    return padded(view.image(image), crop), _padded_label(task.view(label, view), crop)
 
 
 def padded(image: ImageArray, size: Size) -> ImageArray:
@@ -121,12 +127,12 @@ def padded(image: ImageArray, size: Size) -> ImageArray:
     return whole
 
 
-def _padded_label(task: Task[Any], label: Any, size: Size) -> Any:
+def _padded_label(label: MapLabel, size: Size) -> MapLabel:
     """Return a label that is unknown outside of the original, in the upper left corner."""
     h, w = label.valid.shape
     if (h, w) == size:
         return label
-    values = {}
+    values: dict[str, Any] = {}
     for name in ("ids", "values", "vectors"):
         if hasattr(label, name):
             array = getattr(label, name)

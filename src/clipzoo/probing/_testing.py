@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,9 @@ from clipzoo.evaluation.base import Encoder, frozen
 from clipzoo.evaluation.measure import ALIGNED, Scored
 from clipzoo.heads import resize
 from clipzoo.probing._module import ProbeModule, layers_of
-from clipzoo.probing._pictures import Pictures, padded
+from clipzoo.probing._pictures import MapLabel, Pictures, padded
 from clipzoo.probing.base import Preset, depth_of, fitted, patch_of
+from clipzoo.tasks.base import Statistics
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import ImageArray, Size, View
 
@@ -45,7 +45,7 @@ def score(preset: Preset, module: ProbeModule, model: Encoder, benchmark: Benchm
         )
     predict = _predictor(preset, module, model)
     metric = task.metric(convention)
-    rows: dict[str, list[Any]] = {preset.task: []}
+    rows: dict[str, list[Statistics]] = {preset.task: []}
     for image, label in pictures.each():
         raw, truth = _raw(preset, predict, model, image, label, pictures)
         prediction = task.predict(raw[:, : task.channels(convention)], convention)[0]
@@ -81,11 +81,11 @@ def _predictor(preset: Preset, module: ProbeModule, model: Encoder) -> Predict:
 
 
 def _raw(
-    preset: Preset, predict: Predict, model: Encoder, image: ImageArray, label: Any, pictures: Pictures
-) -> tuple[Tensor, Any]:
+    preset: Preset, predict: Predict, model: Encoder, image: ImageArray, label: MapLabel, pictures: Pictures
+) -> tuple[Tensor, MapLabel]:
     """Return raw [1,C,H,W] of a picture at the size of its truth, and the truth."""
     device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
-    size: Size = label.valid.shape
+    size: Size = (label.valid.shape[0], label.valid.shape[1])
     if preset.test == "slide":
         return _slide(preset, predict, image, size, patch_of(model), device), label
     wanted = size_of(preset, patch_of(model))
@@ -98,7 +98,9 @@ def _raw(
     return predict(torch.from_numpy(view.image(image)[None].copy()).to(device), size), label
 
 
-def _slide(preset: Preset, predict: Predict, image: ImageArray, size: Size, patch: int, device: Any) -> Tensor:
+def _slide(
+    preset: Preset, predict: Predict, image: ImageArray, size: Size, patch: int, device: torch.device | str
+) -> Tensor:
     """Return the mean of the outputs of all windows, resized to ``size``."""
     crop = fitted(preset.crop, patch)
     H, W = image.shape[:2]

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +159,7 @@ def _resume(job: ProbeJob, module: nn.Module, adam: torch.optim.Optimizer, steps
     path = job.out / NAME
     if not path.exists():
         return 0
-    state: dict[str, Any] = checkpoint.load(path, needed=["step"])
+    state = checkpoint.load(path, needed=["step"])
     if state.get("digest") != _digest(job, job.steps or 0):
         raise CheckpointError(
             f"{path} is of another model, benchmark, seed or preset. Choose another folder with --out, or delete it to "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
@@ -75,14 +75,14 @@ class Preset:
     epochs: float | None = None
     version: int = 1
     head: str = "linear"
-    head_options: Mapping[str, Any] = field(default_factory=dict)
+    head_options: Mapping[str, object] = field(default_factory=dict)
     layers: tuple[int, ...] | str = (-1,)
     norm: bool = False
     batch_norm: bool = False
     short_side: Size | None = None
     flip: float = 0.5
     loss: str | None = None
-    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    loss_options: Mapping[str, object] = field(default_factory=dict)
     loss_weight: float = 1.0
     gradient: float = 0.0
     bins: Bins | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,11 +22,11 @@ class ColumnRecipe(Part):
     """Weight of this loss, relative to that of the contrastive loss (``training.contrastive_weight``, 1)."""
     head: str = "conv"
     """Head that predicts the labels: a file of ``clipzoo/heads/``, or a custom head (docs/extending.md)."""
-    head_options: dict[str, Any] = Field(default_factory=dict)
+    head_options: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments of the head."""
     loss: str | None = None
     """Loss of this column: one that ``clipzoo tasks TASK`` lists, or a custom loss; null selects the task's default."""
-    loss_options: dict[str, Any] = Field(default_factory=dict)
+    loss_options: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments of the loss."""
     stride: Count = 2
     """Image pixels per target pixel, along each side."""

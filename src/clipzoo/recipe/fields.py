@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -135,7 +135,7 @@ class Recipe(Part):
             raise ValueError("the arm clipzoo needs columns: name at least one expert")
         sources = [c.expert or c.column for c in self.columns]
         for name, values in (("arms", self.arms), ("seeds", self.seeds), ("columns", sources)):
-            repeated = [str(value) for value, count in Counter[Any](values).items() if count > 1]
+            repeated = [value for value, count in Counter(map(str, values)).items() if count > 1]
             if repeated:
                 raise ValueError(f"{name} has {', '.join(repeated)} more than once")
         if self.student.random and (self.training.guard or self.training.anchors):
@@ -188,7 +188,7 @@ class Recipe(Part):
         }
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def _flat(value: object, path: str = "") -> dict[str, object]:
     """Return dotted path -> plain value."""
     if not isinstance(value, dict | list) or not value:
         return {path: value}

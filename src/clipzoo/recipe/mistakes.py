@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from clipzoo import plugins
 from clipzoo.recipe.fields import Recipe
@@ -32,19 +33,19 @@ SHOWN = 60
 """Characters of an invalid value that are shown."""
 
 
-def mistakes(values: Mapping[str, Any], error: ValidationError) -> list[str]:
+def mistakes(values: Mapping[str, object], error: ValidationError) -> list[str]:
     """Return one line per mistake in ``values``, of which pydantic reported ``error``."""
     reported = [(e["loc"], _line(e)) for e in error.errors() if not _all_items_wrong(e)]
     reported += _hidden(values, [loc for loc, _ in reported])
     return [line for _, line in reported]
 
 
-def _all_items_wrong(error: Mapping[str, Any]) -> bool:
+def _all_items_wrong(error: ErrorDetails) -> bool:
     """Return True for a list that pydantic calls empty because every item of it is invalid."""
     return error["type"] == "too_short" and bool(error["input"])
 
 
-def _hidden(values: Mapping[str, Any], reported: Sequence[Loc]) -> list[tuple[Loc, str]]:
+def _hidden(values: Mapping[str, object], reported: Sequence[Loc]) -> list[tuple[Loc, str]]:
     """Return mistakes of fields together, which pydantic checks only when each field alone is valid.
 
     Fields that are already reported are removed first. Mistakes that name such a field are dropped, since its removal
@@ -60,7 +61,7 @@ def _hidden(values: Mapping[str, Any], reported: Sequence[Loc]) -> list[tuple[Lo
     return []
 
 
-def _is_independent(error: Mapping[str, Any], reported: Sequence[Loc]) -> bool:
+def _is_independent(error: ErrorDetails, reported: Sequence[Loc]) -> bool:
     """Return True for a mistake of fields together that is neither reported nor caused by a reported field."""
     loc = error["loc"]
     if error["type"] != "value_error" or loc in reported:
@@ -81,7 +82,7 @@ def _remove(values: Any, loc: Loc) -> None:
         values.pop(loc[-1], None)
 
 
-def _line(error: Mapping[str, Any]) -> str:
+def _line(error: ErrorDetails) -> str:
     """Return pydantic's error as one line: place, value, valid values."""
     loc, kind, value = error["loc"], error["type"], error["input"]
     place = ".".join(map(str, loc)) or "recipe"

@@ -35,7 +35,7 @@ def load(path: AnyPath, overrides: Sequence[str] = (), trust: bool = False) -> R
     return recipe
 
 
-def parse(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+def parse(values: Mapping[str, object], source: str = "recipe") -> Recipe:
     """Return a recipe from plain values.
 
     Args:
@@ -71,7 +71,7 @@ def _read(path: AnyPath, overrides: Sequence[str]) -> Recipe:
     return parse(values, f"{path} with{options}" if options else str(path))
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: dict[str, object], override: str) -> None:
     """Set the value of ``a.b=value`` in nested values."""
     path, equals, text = override.partition("=")
     if not equals:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -305,7 +304,7 @@ def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRec
     return Memory(total, FLOAT * (4 * total - 3 * frozen), one + (two - one) * (kept - 1))
 
 
-def kept_bytes(compute: Callable[[], Any], weights: Iterable[Tensor]) -> int:
+def kept_bytes(compute: Callable[[], object], weights: Iterable[Tensor]) -> int:
     """Return the bytes that autograd keeps for the backward pass of ``compute()``, without those of ``weights``."""
     kept: dict[int, int] = {}
 

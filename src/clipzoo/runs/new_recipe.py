@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 import yaml
@@ -20,6 +19,7 @@ from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError
 from clipzoo.experts import ExpertCard
 from clipzoo.files import AnyPath
 from clipzoo.labeling.inputs import stages
+from clipzoo.locations import Proposals
 from clipzoo.models import Student, check_model, weights_are_local
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs.preflight import SPLITS, check_split
@@ -40,7 +40,7 @@ class Data:
     location: str
     samples: int
     left_out: Mapping[str, int]
-    fingerprint: Mapping[str, Any] | None = None
+    fingerprint: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,15 +217,15 @@ def check_epochs(answer: str | float) -> float:
     return epochs
 
 
-def defaults(data: str, device: str) -> dict[str, Any]:
+def defaults(data: str, device: str) -> Proposals:
     """Return the proposed answers for a dataset on a device: ``model``, ``experts``, ``benchmarks``, ``epochs``."""
-    general = {
+    general: Proposals = {
         "model": "ViT-B-16 openai",
         "experts": ["hf:depth-anything/Depth-Anything-V2-Small-hf"],
         "benchmarks": "bench" if Path("bench").is_dir() else "none",
         "epochs": 1.0 if device == "cpu" else 3.0,
     }
-    return general | dict(locations.proposals(data))
+    return {**general, **locations.proposals(data)}
 
 
 def recipe_text(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,7 +35,7 @@ class Pictures:
     """
 
     folders: Sequence[Place]
-    fingerprint: Mapping[str, Any]
+    fingerprint: Mapping[str, object]
     files: frozenset[Path] = frozenset()
 
     def overlap(self, other: Pictures) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from clipzoo.benchmarks import Truth
 from clipzoo.evaluation import RowScores, TableScores, compare
@@ -22,7 +21,7 @@ from clipzoo.runs.trainings import seeds_of
 from clipzoo.store.manifest import software
 from clipzoo.training import read_log, supervision
 from clipzoo.training.guard import RECORD
-from clipzoo.training.health import describe_supervision
+from clipzoo.training.health import Supervision, describe_supervision
 
 
 def compared(run: Run) -> Results:
@@ -70,9 +69,9 @@ def cost(run: Run) -> dict[str, dict[str, float | None]]:
     return costs
 
 
-def supervision_of(run: Run) -> dict[str, Any]:
+def supervision_of(run: Run) -> dict[str, dict[str, Supervision]]:
     """Return arm -> seed -> its ``supervision.json``; earlier versions of clipzoo wrote none."""
-    arms: dict[str, Any] = {}
+    arms: dict[str, dict[str, Supervision]] = {}
     for arm in run.recipe.arms:
         if arm in TRAINED:
             seeds = {str(seed): supervision(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
@@ -80,9 +79,9 @@ def supervision_of(run: Run) -> dict[str, Any]:
     return {arm: seeds for arm, seeds in arms.items() if seeds}
 
 
-def guard_of(run: Run) -> dict[str, Any]:
+def guard_of(run: Run) -> dict[str, dict[str, object]]:
     """Return arm -> seed -> the guard's measurements and events; empty without ``training.guard``."""
-    arms: dict[str, Any] = {}
+    arms: dict[str, dict[str, object]] = {}
     for arm in [arm for arm in run.recipe.arms if arm in TRAINED]:
         for seed in seeds_of(run.recipe, arm):
             path = run.folder_of(arm, seed) / RECORD

@@ -6,8 +6,6 @@ belongs to the smallest; its distances to the left, upper, right and lower side 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from clipzoo.types import FloatArray
 
-Doubles = NDArray[np.floating[Any]]
+Doubles = NDArray[np.floating]
 
 UNIT = 1 / 16
 """A raw x means a distance of UNIT · softplus(x): nearly linear except for tiny boxes, as linear probes need."""

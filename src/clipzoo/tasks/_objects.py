@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class Detection:
         """Mean score of the boxes that are not ignored; None if there are none."""
         return None if self.ignored.all() else float(self.scores[~self.ignored].mean())
 
-    def take(self, rows: Any) -> Detection:
+    def take(self, rows: slice | Sequence[int] | np.bool_ | BoolArray | NDArray[np.integer]) -> Detection:
         """Return the objects at ``rows`` (indices, a slice or bool [N]), in the same frame."""
         kept = np.arange(len(self.ids))[rows]
         masks = None if self.masks is None else tuple(self.masks[i] for i in kept)
@@ -65,9 +65,9 @@ class Detection:
         return replace(self, **arrays, masks=masks)
 
 
-def to_json(label: Detection) -> dict[str, Any]:
+def to_json(label: Detection) -> dict[str, object]:
     """Return the label as JSON values: boxes to 1/1000 of a pixel, scores in full, masks unchanged."""
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "size": label.size,
         "boxes": [[round(x, 3) for x in box] for box in label.boxes.tolist()],
         "ids": label.ids.tolist(),
@@ -81,7 +81,7 @@ def to_json(label: Detection) -> dict[str, Any]:
     return values
 
 
-def _id(value: Any) -> int:
+def _id(value: SupportsIndex) -> int:
     require(0 <= index(value) < MAX_CLASSES, f"class id {value} is out of range; ids are 0 to {MAX_CLASSES - 1}")
     return index(value)
 

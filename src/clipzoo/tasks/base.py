@@ -51,7 +51,7 @@ class Convention:
     kind: Literal["metric", "affine-depth", "affine-disparity"] | None = None
     along: Literal["z", "ray"] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return JSON values without empty fields."""
         return {name: value for name, value in asdict(self).items() if value}
 
@@ -212,7 +212,7 @@ class Task(ABC, Generic[L]):
 
     @abstractmethod
     def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
     ) -> Tensor:
         """Return the scalar loss of a head's raw output; 0 with the graph attached if nothing is valid.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -184,7 +184,7 @@ class DepthTask(Task[Depth]):
         share = (codes.astype(np.float64) - 1) / STEPS
         values = low * np.exp(share * math.log(high / low)) if log else low + share * (high - low)
         known = np.clip(values, low, high).astype(np.float32)
-        return Depth(known, codes > 0, facts["kind"], facts["along"])
+        return Depth(known, codes > 0, cast(Kind, facts["kind"]), cast(Along | None, facts["along"]))
 
     def valid_share(self, label: Depth) -> float:
         """Return the share of pixels with known depth."""
@@ -219,7 +219,7 @@ class DepthTask(Task[Depth]):
         return ("silog", "berhu") if _kind(convention) == "metric" else ("ssi", "ssi_gradient")
 
     def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
     ) -> Tensor:
         """Return the loss of log meters or affine values, raw [B,1,H,W]."""
         truth = self.oracle(target, convention)
@@ -263,14 +263,14 @@ def _kind(convention: Convention) -> Kind:
     return convention.kind
 
 
-def _share(values: NDArray[np.floating[Any]], low: float, high: float, log: bool) -> Doubles:
+def _share(values: NDArray[np.floating], low: float, high: float, log: bool) -> Doubles:
     """Return the position of ``values`` between ``low`` and ``high``, in [0, 1]; 0 if these are equal."""
     if log:
         values, low, high = np.log(values.astype(np.float64)), math.log(low), math.log(high)
     return (values.astype(np.float64) - low) / ((high - low) or 1.0)
 
 
-def _transform(facts: dict[str, Any]) -> tuple[float, float, bool]:
+def _transform(facts: Mapping[str, Any]) -> tuple[float, float, bool]:
     """Return (low, high, logarithmic) of a file's metadata."""
     kind, along, low, high = (facts.get(name) for name in ("kind", "along", "low", "high"))
     log = facts.get("transform") == "log"
@@ -287,7 +287,7 @@ def _transform(facts: dict[str, Any]) -> tuple[float, float, bool]:
     return float(low or 0), float(high or 0), log
 
 
-def turbo(share: NDArray[np.floating[Any]]) -> ImageArray:
+def turbo(share: NDArray[np.floating]) -> ImageArray:
     """Return colors uint8 [...,3] of values in [0, 1], blue to red, without the nearly black end.
 
     The polynomial of Mikhailov, "Turbo, An Improved Rainbow Colormap for Visualization" (2019, Apache-2.0).

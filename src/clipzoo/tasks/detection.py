@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -217,7 +217,7 @@ class DetectionTask(Task[Detection]):
         return {name: torch.from_numpy(x) for name, x in target.items()}
 
     def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
     ) -> Tensor:
         """Return focal loss of classes plus, in objects, generalized IoU of boxes and cross-entropy of centerness.
 

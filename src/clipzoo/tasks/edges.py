@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from clipzoo.tasks import maps, png
 from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
+from clipzoo.tasks.maps import S
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
 STEPS = np.float32(254)
@@ -157,7 +158,7 @@ class EdgesTask(Task[Edges]):
         return ("balanced",)
 
     def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
     ) -> Tensor:
         """Return the loss of logits [B,1,H,W] against probabilities ``target["values"]``."""
         return self.criterion(convention, name)(raw, target["values"], target["valid"], **options)
@@ -215,7 +216,7 @@ def _between(values: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     )
 
 
-def _moved(values: NDArray[Any], steps: Sequence[tuple[int, int]]) -> Iterator[NDArray[Any]]:
+def _moved(values: NDArray[S], steps: Sequence[tuple[int, int]]) -> Iterator[NDArray[S]]:
     """Yield, for each step (down, right), the neighbors of all pixels at that step; 0 outside."""
     H, W = values.shape
     reach = int(np.abs(steps).max())
@@ -224,7 +225,7 @@ def _moved(values: NDArray[Any], steps: Sequence[tuple[int, int]]) -> Iterator[N
         yield padded[reach + dy : reach + dy + H, reach + dx : reach + dx + W]
 
 
-def _spread(values: NDArray[Any], reach: float) -> NDArray[Any]:
+def _spread(values: NDArray[S], reach: float) -> NDArray[S]:
     """Return the largest of ``values`` >= 0 within ``reach`` pixels of each pixel."""
     side = range(-math.floor(reach), math.floor(reach) + 1)
     return reduce(np.maximum, _moved(values, [(dy, dx) for dy in side for dx in side if math.hypot(dy, dx) <= reach]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor
 from clipzoo.tasks.base import require
 from clipzoo.types import BoolArray, FloatArray, View
 
-Map = NDArray[Any]
+S = TypeVar("S", bound=np.generic)
 
 KNOWN_SHARE = 0.5 - 1e-4
 """Known share from which on a resampled pixel is known; the tolerance makes ties equal under mirroring."""
 
 
-def zero_unknown(values: Map, valid: BoolArray) -> Map:
+def zero_unknown(values: NDArray[S], valid: BoolArray) -> NDArray[S]:
     """Return ``values`` [...,H,W] with zeros where ``valid`` [H,W] is false."""
     require(
         values.shape[-2:] == valid.shape,
@@ -29,7 +29,9 @@ def zero_unknown(values: Map, valid: BoolArray) -> Map:
     return np.where(valid, values, values.dtype.type(0))
 
 
-def check_map(what: str, values: Map, valid: BoolArray, dtype: type[np.generic], channels: int = 0) -> None:
+def check_map(
+    what: str, values: NDArray[np.generic], valid: BoolArray, dtype: type[np.generic], channels: int = 0
+) -> None:
     """Raise `LabelError` unless ``values`` is ``dtype`` [H,W] or [channels,H,W], and ``valid`` bool [H,W]."""
     rank, shape = (3, f"{channels}×H×W") if channels else (2, "H×W")
     name = np.dtype(dtype).name
@@ -47,7 +49,7 @@ def check_map(what: str, values: Map, valid: BoolArray, dtype: type[np.generic],
     )
 
 
-def same_size(prediction: Map, truth: Map) -> None:
+def same_size(prediction: NDArray[np.generic], truth: NDArray[np.generic]) -> None:
     """Raise `LabelError` unless two validities have the same H×W."""
     require(
         prediction.shape == truth.shape,
@@ -83,7 +85,7 @@ def _resize(channel: FloatArray, view: View) -> FloatArray:
     return np.array(Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
-def nearest(values: Map, view: View) -> Map:
+def nearest(values: NDArray[S], view: View) -> NDArray[S]:
     """Resample the view's crop of ``values`` [H,W] by nearest neighbor: the pixel under each output pixel's center."""
     H, W = values.shape
     x0, y0, x1, y1 = view.box((H, W))
@@ -122,7 +124,7 @@ def _within(start: float, end: float, count: int, limit: int) -> NDArray[np.intp
     return np.stack([np.maximum(first, 0), np.minimum(last, limit - 1) + 1], 1).astype(np.intp)
 
 
-def _over(operation: np.ufunc, values: Map, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Map:
+def _over(operation: np.ufunc, values: NDArray[S], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[S]:
     """Reduce ``values`` [H,W] by ``operation`` over each rectangle of ``rows`` [h,2] × ``columns`` [w,2], to [h,w]."""
     padded = np.pad(values, ((0, 1), (0, 1)))  # reduceat requires each end to be an index
     tall = operation.reduceat(padded, rows.ravel(), axis=0)[::2]
@@ -134,12 +136,12 @@ def _under(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]
     return np.asarray(np.clip(np.floor(centers), 0, limit - 1), np.intp)
 
 
-def mirror(values: Map) -> Map:
+def mirror(values: NDArray[S]) -> NDArray[S]:
     """Return ``values`` [...,W] mirrored from left to right."""
     return np.ascontiguousarray(values[..., ::-1])
 
 
-def batch(labels: Sequence[Any], field: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
+def batch(labels: Sequence[object], field: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
     """Return a ``field`` of ``shape`` of labels as a tensor [B,*shape]; zeros for a label that is None."""
     out = np.zeros((len(labels), *shape), dtype)
     for row, label in zip(out, labels, strict=True):

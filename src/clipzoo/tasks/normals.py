@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -156,7 +156,7 @@ class NormalsTask(Task[Normals]):
         return ("angular", "angmf")
 
     def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
     ) -> Tensor:
         """Return the loss of vectors [B,3,H,W]; ``angmf`` uses a fourth channel."""
         return self.criterion(convention, name)(raw, target["vectors"], target["valid"], **options)

@@ -7,7 +7,6 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ STRIP = 1 << 16
 """Bytes that are filtered at a time, so that temporary arrays stay in the processor's cache."""
 
 
-def write(codes: Codes, task: str, facts: Mapping[str, Any], level: int, codec: str = PNG) -> bytes:
+def write(codes: Codes, task: str, facts: Mapping[str, object], level: int, codec: str = PNG) -> bytes:
     """Encode ``codes`` (uint8 [H,W], uint8 [H,W,3] or uint16 [H,W]) as PNG.
 
     Equal codes and facts give equal bytes with the same versions of Pillow and zlib. ``level`` is the compression level
@@ -97,7 +96,7 @@ def _paeth(left: Codes, up: Codes, corner: Codes) -> Codes:
     return np.where((near <= far) & (near <= both), left, np.where(far <= both, up, corner))
 
 
-def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[str, Any]]:
+def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[str, object]]:
     """Decode the codes and facts of a file that `write` made for ``task``.
 
     Raises:
@@ -129,7 +128,7 @@ def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[st
     return codes.astype(_DTYPES[mode], copy=False), facts
 
 
-def _facts(mark: str) -> dict[str, Any]:
+def _facts(mark: str) -> dict[str, object]:
     try:
         facts = json.loads(mark)
     except ValueError:

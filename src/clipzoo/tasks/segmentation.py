@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch.nn.functional as F
@@ -108,10 +108,10 @@ class SegmentationTask(Task[Segmentation]):
             top < MAX_CLASSES,
             f"class id {top} is the code of void in files; the largest id is {MAX_CLASSES - 1}: remove classes",
         )
-        dtype: type[np.unsignedinteger[Any]] = np.uint8 if top < 255 else np.uint16
+        dtype: type[np.unsignedinteger] = np.uint8 if top < 255 else np.uint16
         void = int(np.iinfo(dtype).max)
         codes = np.where(label.valid, label.ids, void).astype(dtype)
-        facts: dict[str, Any] = {"void": void}
+        facts: dict[str, object] = {"void": void}
         if label.confidence is not None:
             facts["confidence"] = float(label.confidence)
         return png.write(codes, self.name, facts, level=6, codec=codec)
@@ -119,7 +119,7 @@ class SegmentationTask(Task[Segmentation]):
     def decode(self, data: bytes) -> Segmentation:
         """Decode a file written by `encode`, without loss."""
         codes, facts = png.read(data, self.name, ("L", "I;16", "I"))
-        void, confidence = facts.get("void"), facts.get("confidence")
+        void, confidence = facts.get("void"), cast(float | None, facts.get("confidence"))
         require(
             void == np.iinfo(codes.dtype).max and isinstance(confidence, float | None),
             f"the {codes.dtype} segmentation PNG has invalid metadata (void {void!r}, confidence {confidence!r}): it "
@@ -164,7 +164,7 @@ class SegmentationTask(Task[Segmentation]):
         return ("cross_entropy",)
 
     def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
     ) -> Tensor:
         """Return the loss of logits [B,K,H,W] against ids."""
         return self.criterion(convention, name)(raw, target["ids"], target["valid"], **options)
@@ -190,7 +190,7 @@ class SegmentationTask(Task[Segmentation]):
         return palette(label.ids) * label.valid[..., None]
 
 
-def palette(ids: NDArray[np.integer[Any]]) -> ImageArray:
+def palette(ids: NDArray[np.integer]) -> ImageArray:
     """Return colors uint8 [...,3] of class ids, never black; the golden ratio separates the hues of similar ids."""
     hue = ids.astype(np.float64) * 0.6180339887 % 1.0
     value = np.choose(ids % 3, [1.0, 0.8, 0.6])

@@ -6,7 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from clipzoo import files
 from clipzoo.data import Batch, LabelColumn, Plan
@@ -72,15 +72,33 @@ def column_of(reason: str, columns: Mapping[str, object]) -> str:
     return next((name for name in columns if reason.startswith(f"{name}: ")), "")
 
 
-def supervision(plan: Plan, labels: Mapping[str, LabelColumn], out: Path) -> dict[str, Any]:
+class Supervised(TypedDict):
+    """Counts of a column: samples with a label, and labels that could not be read."""
+
+    labels: int
+    unreadable: int
+
+
+class Supervision(TypedDict):
+    """The content of ``supervision.json``; see `supervision`."""
+
+    samples: int
+    left_out: dict[str, int]
+    unreadable: int
+    columns: dict[str, Supervised]
+
+
+def supervision(plan: Plan, labels: Mapping[str, LabelColumn], out: Path) -> Supervision:
     """Return counts of samples, labels and failed reads of a training: plain JSON values."""
     skips = Counter(column_of(line["reason"], labels) for line in lines(out / SKIPPED))
     labeled = plan.labeled()
-    columns = {name: {"labels": labeled[name], "unreadable": skips[name]} for name in labels}
+    columns: dict[str, Supervised] = {}
+    for name in labels:
+        columns[name] = {"labels": labeled[name], "unreadable": skips[name]}
     return {"samples": len(plan), "left_out": dict(plan.left_out), "unreadable": skips[""], "columns": columns}
 
 
-def describe_unreadable(counted: Mapping[str, Any]) -> str:
+def describe_unreadable(counted: Supervision) -> str:
     """Return a sentence about failed reads, "" if there were none."""
     counts = {"samples": counted["unreadable"]}
     counts |= {f"labels of {name}": column["unreadable"] for name, column in counted["columns"].items()}
@@ -88,7 +106,7 @@ def describe_unreadable(counted: Mapping[str, Any]) -> str:
     return f"{', '.join(failed)} could not be read during training; {SKIPPED} lists the reasons" if failed else ""
 
 
-def describe_supervision(seeds: Mapping[str, Any]) -> str:
+def describe_supervision(seeds: Mapping[str, Supervision]) -> str:
     """Return a sentence about an arm's labels and failed reads per column; ``seeds``: seed -> `supervision`."""
     if not seeds:
         return "unknown"
@@ -103,15 +121,15 @@ def describe_supervision(seeds: Mapping[str, Any]) -> str:
     return "; ".join(parts) or "no labels"
 
 
-def write_supervision(out: Path, counted: Mapping[str, Any]) -> None:
+def write_supervision(out: Path, counted: Supervision) -> None:
     """Write ``supervision.json``."""
     files.write(out / SUPERVISION, json.dumps(counted, indent=1).encode())
 
 
-def read_supervision(out: Path) -> dict[str, Any] | None:
+def read_supervision(out: Path) -> Supervision | None:
     """Return what `write_supervision` wrote; None if the file is missing or damaged."""
     try:
         counted = json.loads((out / SUPERVISION).read_bytes())
     except (OSError, ValueError):
         return None
-    return counted if isinstance(counted, dict) else None
+    return cast(Supervision, counted) if isinstance(counted, dict) else None
