@@ -12,9 +12,10 @@ from typing import TypeAlias, TypedDict
 
 import open_clip
 import torch
-from open_clip import CLIP, CustomTextCLIP, HFTokenizer, SimpleTokenizer
+from open_clip import CLIP, CustomTextCLIP
 from open_clip.factory import get_model_config
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from transformers import dynamic_module_utils
 
 from clipzoo import plugins
