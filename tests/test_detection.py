@@ -12,7 +12,7 @@ import torch
 
 from clipzoo.benchmarks import Split, column_labels, split_of
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
-from clipzoo.evaluation import arms, baselines, probe
+from clipzoo.evaluation import arms, baselines, fitting
 from clipzoo.evaluation.measure import Scored
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import label
@@ -121,7 +121,7 @@ def test_a_probe_finds_what_no_constant_can(parts: list[Split]) -> None:
 
 def test_grids_that_do_not_divide_the_frame_are_probed_and_sets_joined(parts: list[Split]) -> None:
     fit, choose, test = parts
-    probes = probe.fit_all(lambda part: iter([torch.randn(len(part), 4, 5, 7)]), fit.extended(choose), choose)
+    probes = fitting.fit_all(lambda part: iter([torch.randn(len(part), 4, 5, 7)]), fit.extended(choose), choose)
     scored = probes.score(test)["detection"]
     assert 0 <= scored.compute()["detection/ap50"] < 0.5
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from clipzoo import tasks
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.errors import PlanError
-from clipzoo.evaluation import baselines, probe, ridge
+from clipzoo.evaluation import baselines, fitting, ridge
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals
@@ -85,8 +85,15 @@ def planted(n, size=(8, 12), grid=(4, 4), seed=0, holes=0.0):
     return maps, Truth(tasks.get("depth"), METRES, tuple(labels), size)
 
 
+def fit(maps, truth, validation_maps, validation, strengths=ridge.STRENGTHS, batch=7):
+    """Fit the probe of one task from features in memory, which arrive in batches."""
+    train, choose = (Split((), tuple(map(str, range(len(t)))), t.size, truth={"depth": t}) for t in (truth, validation))
+    read = {id(train): maps, id(choose): validation_maps}
+    return fitting.fit_all(lambda part: iter(read[id(part)].split(batch)), train, choose, strengths).tasks["depth"]
+
+
 def test_probe_recovers_a_planted_linear_map():
-    fitted = probe.fit(*planted(60), *planted(20, seed=1))
+    fitted = fit(*planted(60), *planted(20, seed=1))
     maps, truth = planted(10, seed=2)
     expected = np.log(np.stack([label.values for label in truth.labels]))
     np.testing.assert_allclose(fitted.raw(maps)[:, 0].numpy(), expected, atol=5e-3)
@@ -99,7 +106,7 @@ def test_wholly_unknown_tokens_and_missing_labels_are_inert():
     maps, truth = planted(60)
     torn = [Depth(label.values, label.valid & (np.arange(12) < 9), "metric", "z") for label in truth.labels[:30]]
     other = Truth(truth.task, METRES, (*torn, *truth.labels[30:50], *[None] * 10), truth.size)
-    fitted = probe.fit(maps, other, *planted(20, seed=1))
+    fitted = fit(maps, other, *planted(20, seed=1))
     unseen, right = planted(10, seed=2)
     scored = fitted.score(unseen, Truth(right.task, METRES, (None, *right.labels[1:]), right.size), list("0123456789"))
     assert scored.compute()["depth/delta1"] == 1
@@ -107,7 +114,7 @@ def test_wholly_unknown_tokens_and_missing_labels_are_inert():
 
 
 def test_partly_known_blocks_pull_on_known_pixels_alone():
-    fitted = probe.fit(*planted(200, holes=0.2), *planted(50, seed=1, holes=0.2))
+    fitted = fit(*planted(200, holes=0.2), *planted(50, seed=1, holes=0.2))
     maps, truth = planted(20, seed=2)
     assert fitted.score(maps, truth, list(map(str, range(20)))).compute()["depth/absrel"] < 0.15
 
@@ -115,15 +122,51 @@ def test_partly_known_blocks_pull_on_known_pixels_alone():
 def test_a_grid_that_does_not_divide_the_truth_is_resampled():
     maps, truth = planted(30)
     coarse = F.adaptive_avg_pool2d(maps, (3, 5))
-    fitted = probe.fit(coarse, truth, coarse, truth)
+    fitted = fit(coarse, truth, coarse, truth)
     assert fitted.block == (3, 3)
     assert fitted.raw(coarse).shape == (30, 1, 8, 12)
 
 
+def test_the_probe_is_ridge_regression_on_standardized_tokens():
+    maps, truth = planted(60)
+    maps = maps * torch.tensor([1, 50, 0.01, 1, 0])[:, None, None] + torch.tensor([0, 300, 0, 1, 7])[:, None, None]
+    fitted = fit(maps, truth, maps[:9], replace(truth, labels=truth.labels[:9]), [0.05])
+    X = maps.double().permute(0, 2, 3, 1).flatten(0, 2)
+    X = (X - X.mean(0)) / X.std(0, correction=0).where(X.std(0, correction=0) > 0, torch.inf)
+    log = torch.tensor(np.log(np.stack([label.values for label in truth.labels]))).double()
+    Y = log.reshape(60, 4, 2, 4, 3).permute(0, 1, 3, 2, 4).reshape(len(X), 6)
+    W = torch.linalg.solve(X.T @ X + 0.05 * len(X) * torch.eye(5), X.T @ (Y - Y.mean(0)))
+    expected = (X @ W + Y.mean(0)).reshape(60, 4, 4, 2, 3).permute(0, 1, 3, 2, 4).reshape(60, 8, 12)
+    torch.testing.assert_close(fitted.raw(maps)[:, 0], expected.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_outputs_in_several_passes_give_the_same_probe(monkeypatch):
+    whole = fit(*planted(60), *planted(20, seed=1), [0.01])
+    monkeypatch.setattr(fitting, "GROUP_BYTES", 16 * 5 * 2)
+    monkeypatch.setattr(fitting, "PASS_BYTES", 8 * 5 * 2)
+    parts = fit(*planted(60), *planted(20, seed=1), [0.01])
+    assert len(parts.ridges) == 3
+    maps, _ = planted(5, seed=3)
+    torch.testing.assert_close(parts.raw(maps), whole.raw(maps))
+
+
+def test_classes_that_do_not_occur_in_a_chunk_add_nothing():
+    rng = np.random.default_rng(0)
+    X, weight = torch.tensor(rng.normal(size=(40, 3))), torch.tensor(rng.random(40))
+    Y = torch.zeros(40, 6, dtype=torch.float64)
+    Y[:, [1, 4]] = torch.tensor(rng.normal(size=(40, 2)))
+    whole, some = ridge.Moments.zero(3, 6), ridge.Moments.zero(3, 6)
+    whole.add(X, Y, weight)
+    some.add(X, Y[:, [1, 4]], weight, columns=torch.tensor([1, 4]))
+    for name in ("y", "xy", "xx"):
+        torch.testing.assert_close(getattr(some, name), getattr(whole, name))
+    assert some.yy == pytest.approx(whole.yy)
+
+
 def test_outputs_in_groups_give_the_same_probe(monkeypatch):
-    whole = probe.fit(*planted(60), *planted(20, seed=1), [0.01])
-    monkeypatch.setattr(probe, "GROUP_BYTES", 16 * 5 * 4)
-    parts = probe.fit(*planted(60), *planted(20, seed=1), [0.01])
+    whole = fit(*planted(60), *planted(20, seed=1), [0.01])
+    monkeypatch.setattr(fitting, "GROUP_BYTES", 16 * 5 * 4)
+    parts = fit(*planted(60), *planted(20, seed=1), [0.01])
     assert len(parts.ridges) == 2
     maps, _ = planted(5, seed=3)
     torch.testing.assert_close(parts.raw(maps), whole.raw(maps))

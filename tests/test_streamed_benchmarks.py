@@ -148,7 +148,7 @@ import sys
 import numpy as np, torch
 from making import peak
 from clipzoo.benchmarks import open_benchmark, read_split
-from clipzoo.evaluation import baselines, probe, zero_shot, retrieval
+from clipzoo.evaluation import baselines, fitting, zero_shot, retrieval
 
 torch.set_num_threads(1)
 
@@ -163,11 +163,10 @@ class Student:
 
 student = Student()
 small = read_split(open_benchmark(sys.argv[1]), (64, 64)).labeled()
-probes = probe.dense(student, small, small)
 prior = baselines.position_prior(small, small)
 def measure(folder):
     split = read_split(open_benchmark(folder), (64, 64)).labeled()
-    probes.score(split), prior.score(split)
+    fitting.dense(student, split, split).score(split), prior.score(split)
     zero_shot.evaluate(student, split), retrieval.evaluate(student, split.captioned())
 measure(sys.argv[1])
 before = peak()

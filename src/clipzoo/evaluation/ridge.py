@@ -8,7 +8,7 @@ Learning*, §3.4.1). The squared error on another set follows from the sums of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,27 +38,36 @@ class Moments:
         x, y, xx, xy = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
         return cls(0.0, x, y, xx, xy, 0.0)
 
-    def with_outputs(self, outputs: int) -> Moments:
-        """Return these sums over inputs with empty sums over ``outputs`` outputs, for `add_outputs`."""
-        return replace(Moments.zero(len(self.x), outputs), n=self.n, x=self.x, xx=self.xx)
+    def add(
+        self, X: Tensor, Y: Tensor, weight: Tensor, columns: Tensor | None = None, gram: Tensor | None = None
+    ) -> None:
+        """Add rows; the products of one call are summed in the dtype of X.
 
-    def add(self, X: Tensor, Y: Tensor, weight: Tensor) -> None:
-        """Add rows X [n,D], Y [n,O] with weights [n]; the products of one call are summed in the dtype of X."""
-        self.add_inputs(X, weight)
-        self.add_outputs(X, Y, weight)
-
-    def add_inputs(self, X: Tensor, weight: Tensor) -> None:
-        """Add rows to the sums over inputs."""
+        Args:
+            X: inputs [n,D].
+            Y: outputs [n,O'].
+            weight: of the rows, [n].
+            columns: indices [O'] of the outputs in Y; the others are 0. By default Y has all of them.
+            gram: Σxxᵀ [D,D] in float64 if it is known and all weights are 1.
+        """
         weighted = X * weight[:, None]
         self.n += float(weight.double().sum())
         self.x += weighted.sum(0).double().cpu()
-        self.xx += (weighted.T @ X).double().cpu()
-
-    def add_outputs(self, X: Tensor, Y: Tensor, weight: Tensor) -> None:
-        """Add rows to the sums over outputs."""
-        self.y += (weight @ Y).double().cpu()
-        self.xy += (X.T @ (Y * weight[:, None])).double().cpu()
+        self.xx += (weighted.T @ X).double().cpu() if gram is None else gram
         self.yy += float((weight @ Y.square()).double().sum())
+        y, xy = (weight @ Y).double().cpu(), (weighted.T @ Y).double().cpu()
+        if columns is None or len(columns) == len(self.y):
+            self.y += y
+            self.xy += xy
+        else:
+            self.y.index_add_(0, columns, y)
+            self.xy.index_add_(1, columns, xy)
+
+    def standardize(self, shift: Tensor, factor: Tensor) -> None:
+        """Make these the sums of inputs (x − shift [D]) · factor [D]."""
+        xx, xy, _ = self.around(shift, torch.zeros_like(self.y))
+        self.x = (self.x - self.n * shift) * factor
+        self.xx, self.xy = xx * torch.outer(factor, factor), xy * factor[:, None]
 
     def around(self, x0: Tensor, y0: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return (Σw x'x'ᵀ, Σw x'y'ᵀ, Σw|y'|²) of x' = x − x0 [D] and y' = y − y0 [O]."""

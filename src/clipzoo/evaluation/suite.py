@@ -8,7 +8,7 @@ from itertools import combinations
 
 from clipzoo.benchmarks import Benchmark, Crop, Split, check_meaning, open_benchmark, read_split
 from clipzoo.errors import DatasetError, PlanError
-from clipzoo.evaluation import baselines, probe, retrieval, zero_shot
+from clipzoo.evaluation import baselines, fitting, probe, retrieval, zero_shot
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.base import Encoder, features
 from clipzoo.evaluation.measure import Scored
@@ -119,7 +119,7 @@ class Suite:
         if not self.probed:
             return None
         fit = self.dense["probe"] if pseudo is None else self.dense["probe"].extended(pseudo)
-        return probe.dense(student, fit, self.dense["validation"], self.layers)
+        return fitting.dense(student, fit, self.dense["validation"], self.layers)
 
     @property
     def probed(self) -> bool:
@@ -152,7 +152,7 @@ class Suite:
         fitted: dict[str, baselines.Constants | probe.Probes] = {
             "position_prior": baselines.position_prior(fit, validation),
             "pixels_position": baselines.pixels_position(fit, validation, (h, w)),
-            "random_student": probe.dense(random_student, fit, validation, self.layers),
+            "random_student": fitting.dense(random_student, fit, validation, self.layers),
         }
         scores: dict[str, dict[str, RowScores]] = {split: {} for split in splits}
         for split in [split for split in splits if split in self.dense]:

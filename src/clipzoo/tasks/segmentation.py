@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -182,8 +182,9 @@ class SegmentationTask(Task[Segmentation]):
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
         """Return one-hot classes times 10, [B,K,H,W]; zeros where invalid."""
-        hot = F.one_hot(target["ids"] * target["valid"], self.channels(convention)).movedim(-1, 1)
-        return 10.0 * hot * target["valid"][:, None]
+        ids, valid = (target["ids"] * target["valid"])[:, None], target["valid"][:, None]
+        shape = (len(ids), self.channels(convention), *ids.shape[2:])
+        return torch.zeros(shape, device=ids.device).scatter_(1, ids, 10.0 * valid)
 
     def render(self, label: Segmentation, convention: Convention) -> ImageArray:
         """Render each class in its color, which depends only on the id."""
