@@ -1,7 +1,7 @@
 """Balancing of the losses on the embedded world: the criterion on validation, and the time of a step.
 
-    python benchmarks/balancing.py --work /tmp/balancing               # 5 schemes × 3 seeds, as long as 15 demo trainings
-    python benchmarks/balancing.py --quick --out /tmp/balancing        # minutes; its figures prove nothing
+    python benchmarks/balancing.py --work /tmp/balancing          # as long as 15 trainings of the demo
+    python benchmarks/balancing.py --quick --out /tmp/balancing   # minutes; its figures prove nothing
 
 Each scheme trains the demo's arm `clipzoo` with its default options from each seed. The criterion is that which selects
 learning rates: zero-shot top-1 plus the mean of the dense headlines of probes. Nothing is measured on test. Trainings
@@ -28,6 +28,7 @@ import torch
 from clipzoo import recipe, runs
 from clipzoo.data import LabelColumn, TrainingSet, Viewing, loader
 from clipzoo.evaluation.criterion import criterion
+from clipzoo.locations import resolve_data
 from clipzoo.runs import Run
 from clipzoo.store import software
 from clipzoo.training import Job
@@ -36,17 +37,19 @@ from clipzoo.training.updates import optimizer
 from clipzoo.training.updates.step import Updater
 
 SCHEMES = ("fixed", "uncertainty", "gradient_norm", "equal_scale", "expert_dropping")
-QUICK = (
-    "data=rooms:captioned?count=48", "evaluation.probe=rooms:probe?count=48", "evaluation.label_stride=12",
-    "evaluation.validation=rooms:validation?count=40", "training.steps=3", "training.batch_size=12",
-    "training.workers=0",
-)  # fmt: skip
+DATA = {"data": "demo:captioned", "evaluation.probe": "demo:probe", "evaluation.validation": "demo:validation"}
+QUICK_DATA = {
+    "data": "rooms:captioned?count=24", "evaluation.probe": "rooms:probe?count=16",
+    "evaluation.validation": "rooms:validation?count=16",
+}  # fmt: skip
+QUICK = ("training.steps=2", "training.batch_size=8", "training.workers=0", "evaluation.label_stride=12")
 
 
 def run_of(scheme: str, seed: int, args: argparse.Namespace) -> Run:
     """The demo's run with one arm, seed and balancing; all runs share one label store."""
     overrides = [
         "arms=[clipzoo]", "evaluation.test=null", "evaluation.heldout=null", "training.evaluate_every=null",
+        *(f"{field}={folder}" for field, folder in args.data.items()),
         f"store={args.work / 'labels'}", f"seeds=[{seed}]", f"training.balancing={scheme}",
         *(QUICK if args.quick else (f"training.steps={args.steps}",)), *args.set,
     ]  # fmt: skip
@@ -97,10 +100,8 @@ def costs(args: argparse.Namespace) -> dict[str, list[float]]:
 
 def page(found: dict[str, Any]) -> str:
     """The results as Markdown."""
-    settings, names = (
-        found["settings"],
-        sorted({n for one in found["scores"].values() for s in one.values() for n in s}),
-    )
+    settings, scored = found["settings"], [one for seeds in found["scores"].values() for one in seeds.values()]
+    names = sorted({name for one in scored for name in one})
     names = ["criterion", *(name for name in names if name not in ("criterion", "seconds"))]
     lines = [
         "# Balancing", "",
@@ -129,8 +130,11 @@ def spread(values: Sequence[float]) -> str:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     args.work.mkdir(parents=True, exist_ok=True)
+    args.data = {  # unpacked or rendered once for all runs
+        field: resolve_data(location, args.work) for field, location in (QUICK_DATA if args.quick else DATA).items()
+    }
     settings = {
-        "quick": args.quick, "steps": 3 if args.quick else args.steps, "seeds": args.seeds, "set": args.set,
+        "quick": args.quick, "steps": 2 if args.quick else args.steps, "seeds": args.seeds, "set": args.set,
         "recipe": args.recipe.name, "machine": platform.machine(), "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU", "software": software(),
     }  # fmt: skip
