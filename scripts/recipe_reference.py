@@ -20,11 +20,12 @@ PARTS = {
     "labeling": recipe.LabelingRecipe,
     "student": recipe.StudentRecipe,
     "training": recipe.TrainingRecipe,
+    "balancing": recipe.BalancingRecipe,
     "guard": recipe.GuardRecipe,
     "anchors": recipe.AnchorsRecipe,
     "evaluation": recipe.EvaluationRecipe,
 }
-ANCHORS = {"columns": "-a-list", "guard": "-in-training", "anchors": "-in-training"}
+ANCHORS = {"columns": "-a-list", "balancing": "-in-training", "guard": "-in-training", "anchors": "-in-training"}
 """Part -> end of its heading's anchor."""
 HEAD = """# Recipes
 
@@ -66,7 +67,8 @@ def page() -> str:
 
 
 def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
-    inside = {"columns": " (a list)", "guard": " (in `training`)", "anchors": " (in `training`)"}.get(name, "")
+    parts = dict.fromkeys(("balancing", "guard", "anchors"), " (in `training`)")
+    inside = {"columns": " (a list)", **parts}.get(name, "")
     yield f"## `{name}`{inside}" if name else "## Top level"
     yield ""
     yield _plain(model.__doc__ or "")

@@ -1,5 +1,6 @@
 """The recipe: the typed, complete description of a run. Mistakes are reported together."""
 
+from clipzoo.recipe.balancing import BalancingRecipe
 from clipzoo.recipe.columns import ColumnRecipe
 from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, Recipe, StudentRecipe
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
@@ -9,6 +10,7 @@ from clipzoo.recipe.training import TrainingRecipe
 __all__ = [
     "TOKENIZER",
     "AnchorsRecipe",
+    "BalancingRecipe",
     "ColumnRecipe",
     "EvaluationRecipe",
     "GuardRecipe",

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clipzoo import plugins
 from clipzoo.errors import MAX_FAILURES
+from clipzoo.recipe.balancing import BalancingRecipe
 from clipzoo.recipe.base import Count, Part, Positive
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
 
@@ -17,8 +18,8 @@ class TrainingRecipe(Part):
 
     FREE: ClassVar = frozenset({
         "workers", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "evaluate_every",
-        "max_failures", "max_nonfinite", "tracking", "pictures_every", "sharding", "accumulate", "contrastive_rows",
-        "activation_checkpointing",
+        "max_failures", "max_nonfinite", "tracking", "pictures_every", "gradients_every", "sharding", "accumulate",
+        "contrastive_rows", "activation_checkpointing",
     })  # fmt: skip
     """Fields that may change when a training is resumed."""
 
@@ -69,6 +70,8 @@ class TrainingRecipe(Part):
     """Weight decay of AdamW; it applies to matrices and convolutions, not to gains, biases and embeddings."""
     contrastive_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the contrastive loss. 0 trains on labels alone; the text tower is then frozen."""
+    balancing: BalancingRecipe = BalancingRecipe()
+    """Scheme that balances the losses of columns, by name or with options (docs/training.md)."""
     clip_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
     mixture: dict[str, Positive] = Field(default_factory=dict)
@@ -105,6 +108,9 @@ class TrainingRecipe(Part):
     (docs/extending.md)."""
     pictures_every: Count | None = None
     """Steps between pictures of predictions next to labels, which are shown there; null shows none."""
+    gradients_every: Count | None = None
+    """Steps between measurements of the gradient of each loss at the tapped layers: its norm, and its cosine with the
+    gradient of the contrastive loss (docs/training.md); null measures none."""
     checkpoint_every: Count = 200
     """Steps between checkpoints."""
     checkpoint_minutes: Positive = 10.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from clipzoo.errors import RecipeError
 from clipzoo.models import Student, layers
 from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import tracking
+from clipzoo.training import balancing, tracking
+from clipzoo.training.processes import ranks
 from clipzoo.training.updates import locking
 
 
@@ -12,7 +14,29 @@ def check_settings(settings: TrainingRecipe, student: Student) -> None:
     """Raise `RecipeError` if the student has not the layers that the settings need, or a tracker is not installed."""
     for name in settings.tracking:
         tracking.check(name)
+    check_balancing(settings)
     for part, unlocked in (("image", settings.unlocked_image_layers), ("text", settings.unlocked_text_layers)):
         locking.locked(student, part, unlocked)
         if settings.layer_decay < 1:
             layers.depths(student, part)
+
+
+def check_balancing(settings: TrainingRecipe) -> None:
+    """Raise `RecipeError` if the balancing cannot be made, or if gradients cannot be measured with the settings."""
+    scheme, fields = balancing.check(settings.balancing), []
+    if scheme.uses_gradients:
+        fields.append(f"training.balancing is {settings.balancing.name}")
+    if settings.gradients_every is not None:
+        fields.append(f"training.gradients_every is {settings.gradients_every}")
+    refused = {
+        f"training.accumulate is {settings.accumulate}": settings.accumulate > 1,
+        "training.sharding is fsdp2": settings.sharding == "fsdp2" and ranks.launched() > 1,
+        "training.compile is true": settings.compile,
+        "training.unlocked_image_layers is 0": settings.unlocked_image_layers == 0,
+    }
+    for reason in [reason for reason, found in refused.items() if found and fields]:
+        fix = "training.balancing to another scheme" if scheme.uses_gradients else "training.gradients_every to null"
+        raise RecipeError(
+            f"{fields[0]}, but {reason}: with it the gradients of single losses at the tapped layers cannot be "
+            f"measured. Set {fix}, or {reason.split()[0]} to its default"
+        )

@@ -12,7 +12,7 @@ from clipzoo.data import Batch, loader
 from clipzoo.errors import DivergedError
 from clipzoo.models import Student
 from clipzoo.stopping import Interrupted, Stop, signals
-from clipzoo.training import guard, result
+from clipzoo.training import checks, guard, result
 from clipzoo.training.checkpoint import Checkpoints
 from clipzoo.training.guard import Guard
 from clipzoo.training.health import Health
@@ -42,6 +42,7 @@ def train(training: Training) -> Student:
     sharding.check_batch(job.settings)
     sharding.check_sharded(job.settings)
     sharding.check_student(job.settings, student)
+    checks.check_balancing(job.settings)
     if trained := result.finished(job.out, job.device, student.trust_remote_code):
         return trained
     job.out.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def _run(
                 raise
             return watch.diverged(done, error)
 
-        if step % settings.log_every == 0 or last:
+        if step % settings.log_every == 0 or last or update.measured:
             seconds = time.perf_counter() - began
             images = batch.unreadable[""][1] - batch.unreadable[""][0]  # of all processes
             speed = {"images_per_second": images / seconds, "waiting": waited / seconds}

@@ -57,6 +57,12 @@ def terms(objectives: Sequence[Objective], outputs: Mapping[str, Any], batch: Ba
     return {objective.name: objective(outputs, batch) for objective in objectives}
 
 
-def total(objectives: Sequence[Objective], values: Mapping[str, Tensor]) -> Tensor:
-    """Return the weighted sum of the terms, a scalar."""
-    return torch.stack([objective.weight * values[objective.name] for objective in objectives]).sum()
+def total(
+    objectives: Sequence[Objective], values: Mapping[str, Tensor], factors: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Return the weighted sum of the terms, a scalar; ``factors`` of a balancing multiply the weights."""
+    weighted = {objective.name: objective.weight * values[objective.name] for objective in objectives}
+    for name, factor in (factors or {}).items():
+        if name in weighted:
+            weighted[name] = factor * weighted[name]
+    return torch.stack(list(weighted.values())).sum()

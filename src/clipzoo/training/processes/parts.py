@@ -16,7 +16,7 @@ from torch import Tensor
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError
 from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import objectives as terms_of
+from clipzoo.training.balancing import Balancer
 from clipzoo.training.objectives import ContrastiveObjective, Objective
 from clipzoo.training.processes import ranks
 from clipzoo.training.processes.pairs import INPUTS
@@ -37,13 +37,17 @@ class Parts:
         sharding: the student.
         objectives: terms of the loss, with fixed weights.
         settings: precision and number of chunks.
+        balancer: weights of the terms; it has begun the step.
 
     Attributes:
         factor: by which all gradients are multiplied, as a scaler of float16 needs it.
     """
 
-    def __init__(self, sharding: Sharding, objectives: Sequence[Objective], settings: TrainingRecipe) -> None:
+    def __init__(
+        self, sharding: Sharding, objectives: Sequence[Objective], settings: TrainingRecipe, balancer: Balancer
+    ) -> None:
         self.sharding, self.objectives, self.settings = sharding, list(objectives), settings
+        self.balancer = balancer
         self.factor = 1.0
 
     def gradients(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -65,28 +69,39 @@ class Parts:
     def _chunks(self, chunks: Sequence[Batch], mean: float) -> dict[str, Tensor]:
         """Compute the gradients chunk by chunk; ``mean`` is the number of samples of a process."""
         known = totals(self.objectives, chunks)
+        weighing = [Weighing(known, len(chunk.captions) / mean) for chunk in chunks]
+        contrastive = next(one for one in self.objectives if isinstance(one, ContrastiveObjective))
         others = [one for one in self.objectives if not isinstance(one, ContrastiveObjective)]
         values: dict[str, Tensor] = {}
         before = [_random(self.sharding.device)]
         cached: list[dict[str, Tensor]] = [{} for _ in chunks]
-        for one in self.objectives:
-            if isinstance(one, ContrastiveObjective) and one.weight:
-                features = [self._features(chunk, before, self.sharding.device) for chunk in chunks]
-                values[one.name], cached = _cached(one, features)
+        ahead = others if self.balancer.uses_losses else []
+        passed = []
+        if ahead or contrastive.weight:
+            passed = [self._ahead(*one, ahead, before) for one in zip(chunks, weighing, strict=True)]
+        if contrastive.weight:
+            values[contrastive.name], cached = _cached(contrastive, [features for features, _ in passed])
+        self.balancer.weigh(_added([terms for _, terms in passed]))
         for number, (chunk, gradients) in enumerate(zip(chunks, cached, strict=True)):
             if number < len(before) - 1:
                 _set_random(before[number], self.sharding.device)
             with self.sharding.accumulating(last=number == len(chunks) - 1):
-                found = self._chunk(chunk, Weighing(known, len(chunk.captions) / mean), others, gradients)
-            values = {**values, **{name: values.get(name, 0) + value for name, value in found.items()}}
+                found = self._chunk(chunk, weighing[number], others, gradients)
+            values = _added([values, found])
         return values
 
     @torch.no_grad()
-    def _features(self, chunk: Batch, before: list[States], device: torch.device) -> dict[str, Tensor]:
-        """Return the inputs of the contrastive loss, without graph; add the random state after it to ``before``."""
+    def _ahead(
+        self, chunk: Batch, weighing: Weighing, objectives: Sequence[Objective], before: list[States]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the inputs of the contrastive loss, and the terms of ``objectives``, without graph.
+
+        The random state after the pass is added to ``before``.
+        """
         outputs = self._forward(chunk)
-        before.append(_random(device))
-        return {name: outputs[name].float() for name in INPUTS if name in outputs}
+        before.append(_random(self.sharding.device))
+        features = {name: outputs[name].float() for name in INPUTS if name in outputs}
+        return features, {one.name: weighing.term(one, outputs, chunk) for one in objectives}
 
     def _chunk(
         self, chunk: Batch, weighing: Weighing, objectives: Sequence[Objective], cached: Mapping[str, Tensor]
@@ -97,7 +112,9 @@ class Parts:
         """
         outputs = self._forward(chunk)
         values = {one.name: weighing.term(one, outputs, chunk) for one in objectives}
-        roots: list[Tensor] = [terms_of.total(objectives, values)] if values else []
+        if self.settings.accumulate == 1:
+            self.balancer.weigh(values, outputs.get("maps", ()), self.factor)
+        roots: list[Tensor] = [self.balancer.total(objectives, values)] if values else []
         gradients: list[Tensor] = [torch.ones_like(root) for root in roots]
         named = {id(outputs[name]): gradient for name, gradient in cached.items()}
         for output in tensors(outputs):
@@ -140,6 +157,14 @@ def _cached(
     chunks = [{name: parts[i] for name, parts in per_sample.items()} for i in range(len(sizes))]
     chunks[-1] |= {name: one for name, one in gradients.items() if name not in per_sample}
     return value.detach(), chunks
+
+
+def _added(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the sums of terms by name."""
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        sums |= {name: sums.get(name, 0) + value for name, value in part.items()}
+    return sums
 
 
 def _random(device: torch.device) -> States:

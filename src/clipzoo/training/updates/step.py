@@ -12,6 +12,7 @@ from torch import Tensor
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError
 from clipzoo.training import objectives
+from clipzoo.training.balancing import Balancer
 from clipzoo.training.checkpoint import Stateful
 from clipzoo.training.job import Training
 from clipzoo.training.objectives import ContrastiveObjective
@@ -25,17 +26,23 @@ from clipzoo.training.updates.nonfinite import Skips
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Values of one update: unweighted terms, their weighted sum, the gradient's norm, the image tower's rate."""
+    """Values of one update: unweighted terms, their weighted sum, the gradient's norm, the image tower's rate.
+
+    ``balancing`` are scalars of `Balancer.values`; ``measured`` is True if gradients were measured for the log.
+    """
 
     terms: Mapping[str, Tensor]
     loss: Tensor
     gradient_norm: Tensor
     rate: float
     skips: Mapping[str, float]
+    balancing: Mapping[str, Tensor]
+    measured: bool
 
     def values(self) -> dict[str, float]:
         """Return numbers for the log. This waits for the device."""
         named = {f"loss/{name}": term.item() for name, term in self.terms.items()}
+        named |= {name: value.item() for name, value in self.balancing.items()}
         norm = self.gradient_norm.item()
         return {**named, "loss": self.loss.item(), "gradient_norm": norm, "rate": self.rate, **self.skips}
 
@@ -53,7 +60,10 @@ class Updater:
         self.objectives += objectives.anchors(self.student, settings.anchors, settings.precision)
         self.rate_factor = 1.0  # lowered by the guard
         in_parts = ranks.world_size() > 1 or settings.accumulate > 1
-        self.parts = Parts(sharding, self.objectives, settings) if in_parts else None
+        self.balancer = Balancer(self.objectives, self.job)
+        self.balancer.add_parameters(adam)
+        self.student.returns_maps |= self.balancer.uses_maps
+        self.parts = Parts(sharding, self.objectives, settings, self.balancer) if in_parts else None
         self.scaler = torch.amp.GradScaler(self.job.device, enabled=settings.precision == "fp16")
         self.skips = Skips(self.job, self.student, self.scaler)
         self.average = Average(self.student, settings.ema) if settings.ema else None
@@ -63,7 +73,8 @@ class Updater:
         """Name in a checkpoint -> object with a state of its own."""
         scaler = {"scaler": self.scaler} if self.scaler.is_enabled() else {}
         average = {"ema": self.average} if self.average else {}
-        return {"skips": self.skips, **scaler, **average}
+        balancing = {"balancing": self.balancer.scheme} if self.balancer.learns else {}
+        return {"skips": self.skips, **scaler, **average, **balancing}
 
     def update(self, batch: Batch, step: int) -> Update:
         """Train on one batch.
@@ -77,29 +88,34 @@ class Updater:
         factor = optimizer.set_rates(self.adam, step, self.job.steps, self.job.settings, self.rate_factor)
         self.skips.remember()
         self.adam.zero_grad(set_to_none=True)
+        self.balancer.begin(step, batch)
         terms, loss = self._gradients(batch, step)
         self.scaler.unscale_(self.adam)
         norm = self.sharding.clip(self.job.settings.clip_norm)
         if not self.skips.skip(step, norm, terms, batch):
+            self.balancer.learn(terms)
             self.scaler.step(self.adam)
             with torch.no_grad():
                 self.student.clip.logit_scale.clamp_(0, math.log(100))
             if self.average:
                 self.average.update()
         self.scaler.update()
-        return Update(terms, loss, norm, self.job.rate * factor, self.skips.values())
+        values, due = self.balancer.values(), self.balancer.due
+        return Update(terms, loss, norm, self.job.rate * factor, self.skips.values(), values, due)
 
     def _gradients(self, batch: Batch, step: int) -> tuple[Mapping[str, Tensor], Tensor]:
         """Compute the scaled gradients of a batch; return its terms and their weighted sum."""
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
         if self.parts is not None:
-            self.parts.factor = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+            self.parts.factor = scale
             terms = self.parts.gradients(batch, step)
-            return terms, objectives.total(self.objectives, terms)
+            return terms, self.balancer.total(self.objectives, terms)
         dtype = DTYPES.get(self.job.settings.precision)
         with torch.autocast(batch.images.device.type, dtype, enabled=dtype is not None):
             outputs = self.sharding.forward(batch.images, batch.tokens)
         terms = objectives.terms(self.objectives, outputs, batch)
-        loss = objectives.total(self.objectives, terms)
+        self.balancer.weigh(terms, outputs.get("maps", ()), scale)
+        loss = self.balancer.total(self.objectives, terms)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return terms, loss
 
