@@ -303,7 +303,7 @@ def test_unsupported_combinations_are_refused(spec: HeadSpec, error: str, tiny_c
 def test_a_custom_loss_without_pixels_is_refused(tiny_clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("clipzoo.losses.cross_entropy.pixels")
     for spec in (HeadSpec("segmentation", SPACE, trim=0.1), HeadSpec("segmentation", SPACE, confidence_weight=1)):
-        with pytest.raises(RecipeError, match="the loss cross_entropy .*has no values per pixel"):
+        with pytest.raises(RecipeError, match=r"the loss cross_entropy .*has no values per pixel"):
             Student.create(tiny_clip, specs={"a/b": spec})
 
 

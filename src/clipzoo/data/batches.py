@@ -41,10 +41,7 @@ CHECK = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LabelColumn:
-    """A column in training.
-
-    ``stride`` is image pixels per target pixel, ``confidence_weight`` the exponent of confidences that weight pixels.
-    """
+    """A column in training: image pixels per target pixel, and the exponent of confidences that weight pixels."""
 
     column: Column
     stride: int = 2
