@@ -61,6 +61,7 @@ class Trainings:
                 wanted.layers,
                 random or wanted.random,
                 wanted.trust_remote_code,
+                wanted.height_width,
             )
 
     def train(self, arm: str, seed: int) -> Student:
