@@ -180,6 +180,10 @@ def task_facts(task: Task[object]) -> Iterator[tuple[str, str]]:
         label = "losses" if len(kinds_by_losses) == 1 else f"losses, {' and '.join(of)}"
         lines = [f"{name}{_options(task.criterion(conventions[of[0]], name))}" for name in names]
         yield label, "\n".join([f"{lines[0]} (default)", *lines[1:]] if lines else ["built in"])
+    weighted = task.confidences([None], (1, 1)) is not None
+    yield "confidence_weight", "supported" if weighted else "not supported: labels have no confidence"
+    trimmed = {one for of in conventions.values() for one in task.offered(of) if task.trims(of, one)}
+    yield "trim", ", ".join(sorted(trimmed)) or "not supported"
 
 
 def _measures(task: Task[object], convention: Convention) -> Iterator[str]:

@@ -41,15 +41,24 @@ CHECK = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LabelColumn:
-    """A column in training; ``stride`` is image pixels per target pixel."""
+    """A column in training: image pixels per target pixel, and the exponent of confidences that weight pixels."""
 
     column: Column
     stride: int = 2
+    confidence_weight: float | None = None
 
     @property
     def task(self) -> Task[Any]:
         """The column's task; `PluginError` if it is unknown."""
         return get_task(self.column.task)
+
+    def collate(self, labels: Sequence[Any], size: tuple[int, int]) -> Target:
+        """Return the target of a batch, with the ``weight`` of each pixel if pixels are weighted."""
+        target = self.task.collate(labels, size)
+        if self.confidence_weight is None:
+            return target
+        sure = self.task.confidences(labels, size)
+        return target if sure is None else {**target, "weight": sure**self.confidence_weight}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +234,7 @@ class TrainingSet(Dataset[ViewedSample]):
         skipped = [(s.key, s.skipped or "") for s in samples if s.image is None]
         skipped += [(s.key, f"{name}: {reason}") for s in samples for name, reason in s.damaged.items()]
         targets = {
-            name: source.task.collate([s.labels[name] for s in usable], self.target_size(name))
+            name: source.collate([s.labels[name] for s in usable], self.target_size(name))
             for name, source in self.labels.items()
         }
         H, W = self.viewing.size

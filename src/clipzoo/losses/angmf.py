@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean
+from clipzoo.losses.masked import Pixels, averaged
 
 EXTRA_CHANNELS = 1
 """The raw output has the prediction's channels, then one for κ."""
@@ -22,7 +22,7 @@ LEAST = 0.01
 """Smallest κ, as in the authors' code."""
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Tensor:
+def pixels(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Pixels:
     """Return −log density of the target; its minimum decreases without bound as κ increases.
 
     Args:
@@ -33,7 +33,7 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -
             gradient fades.
 
     Returns:
-        scalar; 0 with the graph attached if nothing is valid.
+        values of which the loss is the mean.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     raw = torch.where(valid[:, None], prediction.to(dtype), 0)
@@ -43,4 +43,7 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -
     apart, together = (torch.sqrt(x.square().sum(1) + eps**2) for x in (p - t, p + t))
     angle = 2 * torch.atan2(apart, together)  # the arc cosine has no gradient at 0 and π
     normalizer = torch.log1p(torch.exp(-kappa * math.pi)) - torch.log1p(kappa.square()) + math.log(2 * math.pi)
-    return batch_mean(kappa * angle + normalizer, valid)
+    return Pixels(torch.where(valid, kappa * angle + normalizer, 0), valid)
+
+
+loss = averaged(pixels)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean
+from clipzoo.losses.masked import Pixels, averaged
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Tensor:
+def pixels(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -> Pixels:
     """Return 1 − p·t / √(|p|² + ε²), in [0, 2].
 
     Args:
@@ -21,10 +21,13 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, eps: float = 1e-3) -
         bounds the gradient there by 1/ε.
 
     Returns:
-        scalar; 0 with the graph attached if nothing is valid.
+        values of which the loss is the mean.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     p = torch.where(valid[:, None], prediction.to(dtype), 0)
     t = torch.where(valid[:, None], target.to(dtype), 0)
     cosine = (p * t).sum(1) / torch.sqrt(p.square().sum(1) + eps**2)
-    return batch_mean(1 - cosine, valid)
+    return Pixels(torch.where(valid, 1 - cosine, 0), valid)
+
+
+loss = averaged(pixels)

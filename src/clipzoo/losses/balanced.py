@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.losses.masked import divided, known, total
+from clipzoo.losses.masked import Pixels, averaged, known, total
+
+EDGE = 0.5
+"""Least probability of an edge pixel in trimming, which leaves out the same share of edges as of other pixels."""
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def pixels(prediction: Tensor, target: Tensor, valid: Tensor) -> Pixels:
     """Return Σ w · cross-entropy(σ(prediction), target) / Σ w over the known pixels of the batch, in nats.
 
     Where an edge is uncertain, the optimal prediction is not the calibrated probability: its odds are β / (1 − β) times
@@ -28,10 +31,13 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         valid: bool [B,H,W].
 
     Returns:
-        scalar; 0 with the graph attached if nothing is valid.
+        values of which the loss is the mean.
     """
     x, y = known(prediction, valid), known(target, valid)
     negatives = 1 - total(y.sum()) / total(valid.sum()).clamp(min=1)
     weight = torch.where(valid, negatives * y + (1 - negatives) * (1 - y), 0)
     losses = F.binary_cross_entropy_with_logits(x, y.to(x.dtype), reduction="none")
-    return divided((weight * losses).sum(), weight.sum(), torch.finfo(weight.dtype).tiny)
+    return Pixels(weight * losses, weight, torch.finfo(weight.dtype).tiny, rare=y >= EDGE)
+
+
+loss = averaged(pixels)

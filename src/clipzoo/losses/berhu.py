@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, known, total
+from clipzoo.losses.masked import Pixels, averaged, known, total
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) -> Tensor:
+def pixels(prediction: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) -> Pixels:
     """Return |x| up to c and (x² + c²) / 2c beyond, with x = prediction − target, the mean over all known pixels.
 
     c is ``share`` of the batch's largest |x|, a constant of the step: no gradient passes through it.
@@ -25,8 +25,12 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) 
         share: start of the quadratic part, in (0, 1].
 
     Returns:
-        scalar; 0 with the graph attached if nothing is valid.
+        values of which the loss is the mean.
     """
     size = (known(prediction, valid) - known(target, valid)).abs()
     c = (share * total(size.detach().max(), largest=True)).clamp(min=torch.finfo(size.dtype).tiny)
-    return batch_mean(torch.where(size <= c, size, (size.square() + c**2) / (2 * c)), valid)
+    losses = torch.where(size <= c, size, (size.square() + c**2) / (2 * c))
+    return Pixels(torch.where(valid, losses, 0), valid)
+
+
+loss = averaged(pixels)

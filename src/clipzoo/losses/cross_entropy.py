@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean
+from clipzoo.losses.masked import Pixels, averaged
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def pixels(prediction: Tensor, target: Tensor, valid: Tensor, label_smoothing: float = 0.0) -> Pixels:
     """Return −log softmax(prediction)[target], in nats.
 
     With ``label_smoothing`` ε the truth is 1 − ε + ε/K for its class and ε/K for each other of the K: Szegedy et al.,
@@ -22,9 +22,13 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, label_smoothing: flo
         label_smoothing: in [0, 1].
 
     Returns:
-        scalar; 0 with the graph attached if nothing is valid.
+        values of which the loss is the mean.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     logits = torch.where(valid[:, None], prediction.to(dtype), 0)
     ids = torch.where(valid, target, 0)
-    return batch_mean(F.cross_entropy(logits, ids, reduction="none", label_smoothing=label_smoothing), valid)
+    losses = F.cross_entropy(logits, ids, reduction="none", label_smoothing=label_smoothing)
+    return Pixels(torch.where(valid, losses, 0), valid)
+
+
+loss = averaged(pixels)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from clipzoo.losses.masked import divided
+from clipzoo.losses.masked import Pixels, averaged
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def pixels(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Pixels:
     """Return −αₜ (1 − pₜ)^γ log pₜ, summed over known pixels and channels, divided by the number of positive pixels.
 
     pₜ is the sigmoid of the prediction where the target is 1, else one minus it. Without focus (γ = 0)
@@ -27,11 +27,14 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.25,
         gamma: focus; larger values give easy pixels less weight.
 
     Returns:
-        scalar; 0 with the graph attached if nothing is valid.
+        values of which the loss is the mean.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     known = valid if valid.ndim == prediction.ndim else valid[:, None]
     logits = torch.where(known, prediction.to(dtype), 0)
     right = torch.where(known, target.to(dtype), 0)
     losses = sigmoid_focal_loss(logits, right, alpha, gamma)
-    return divided(torch.where(known, losses, 0).sum(), (right > 0).any(1).sum())
+    return Pixels(torch.where(known, losses, 0), (right > 0).any(1))
+
+
+loss = averaged(pixels)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-from clipzoo.losses.masked import batch_mean
+from clipzoo.losses.masked import Pixels, averaged
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def pixels(prediction: Tensor, target: Tensor, valid: Tensor) -> Pixels:
     """Return 1 − IoU + |C \\ (A ∪ B)| / |C|, with C the smallest box around both; in [0, 2], averaged over pixels.
 
     Args:
@@ -22,9 +22,12 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         valid: bool [B,H,W].
 
     Returns:
-        scalar; 0 with the graph attached if nothing is valid.
+        values of which the loss is the mean.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     square = torch.tensor([0, 0, 1, 1], dtype=dtype, device=prediction.device).view(1, 4, 1, 1)
     p, t = (torch.where(valid[:, None], boxes.to(dtype), square).movedim(1, -1) for boxes in (prediction, target))
-    return batch_mean(generalized_box_iou_loss(p, t), valid)
+    return Pixels(torch.where(valid, generalized_box_iou_loss(p, t), 0), valid)
+
+
+loss = averaged(pixels)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, centered, image_mean, known
+from clipzoo.losses.masked import batch_mean, centered, image_mean, image_median, known, worst
 
 
-def loss(prediction: Tensor, target: Tensor, valid: Tensor, lam: float = 0.85, eps: float = 1e-3) -> Tensor:
+def loss(
+    prediction: Tensor, target: Tensor, valid: Tensor, lam: float = 0.85, eps: float = 1e-3, trim: float = 0
+) -> Tensor:
     """Return √(mean d² − λ (mean d)²) with d = prediction − target, per image, then the mean over images.
 
     It is computed as √(var d + (1 − λ) (mean d)² + ε²) − ε. The variance form cannot become negative by
@@ -25,11 +27,14 @@ def loss(prediction: Tensor, target: Tensor, valid: Tensor, lam: float = 0.85, e
         valid: bool [B,H,W].
         lam: invariance to a common factor of the depth: 0 none, 1 full.
         eps: smoothing of the root, in log-depth.
+        trim: share of an image's known pixels, those whose d is farthest from its median, that are left out; below 1.
 
     Returns:
         scalar; 0 with the graph attached if nothing is valid.
     """
     error = known(prediction, valid) - known(target, valid)
+    if trim:
+        valid = valid & ~worst((error.detach() - image_median(error.detach(), valid)).abs(), valid, trim)
     variance = image_mean(centered(error, valid).square(), valid)
     squared = variance + (1 - lam) * image_mean(error, valid).square()
     return batch_mean(torch.sqrt(squared + eps**2) - eps, valid.any(2, keepdim=True).any(1, keepdim=True))

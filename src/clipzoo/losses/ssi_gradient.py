@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipzoo.losses.masked import batch_mean, image_mean, known
+from clipzoo.losses.masked import batch_mean, image_mean, image_median, known
 
 
 def loss(
@@ -47,16 +47,8 @@ def loss(
 
 def _centered(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``x`` [B,H,W] minus its image's median, 0 where unknown, and its mean absolute value, [B,1,1]."""
-    centered = torch.where(valid, x - _median(x, valid), 0)
+    centered = torch.where(valid, x - image_median(x, valid), 0)
     return centered, image_mean(centered.abs(), valid)
-
-
-def _median(x: Tensor, valid: Tensor) -> Tensor:
-    """Return the (lower) median of each image's known pixels, [B,1,1]; 0 if there are none."""
-    ordered = torch.where(valid, x, torch.inf).flatten(1).sort(1).values
-    count = valid.flatten(1).sum(1, keepdim=True)
-    middle = ordered.gather(1, (count - 1).clamp(min=0) // 2)
-    return torch.where(count > 0, middle, 0)[:, :, None]
 
 
 def _trimmed(size: Tensor, valid: Tensor, trim: float) -> Tensor:

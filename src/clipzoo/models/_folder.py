@@ -22,6 +22,8 @@ from clipzoo.models.head_spec import HeadSpec
 from clipzoo.tasks import Convention
 
 WEIGHTS = "open_clip_model.safetensors"
+ADDED = ("confidence_weight", "trim")
+"""Fields of heads that are written only if they are set: other files can be read by older versions."""
 
 
 def write_model(folder: Path, clip: nn.Module, config: ModelConfig, preprocess: Preprocessing) -> None:
@@ -46,7 +48,8 @@ def write_heads(folder: Path, layers: Sequence[int], specs: Mapping[str, HeadSpe
     """Write the tapped layers, the description of each head, and the weights of all heads."""
     described = {}
     for column, spec in specs.items():
-        described[column] = {**asdict(spec), "convention": spec.convention.to_json()}
+        values = {name: value for name, value in asdict(spec).items() if value or name not in ADDED}
+        described[column] = {**values, "convention": spec.convention.to_json()}
     text = json.dumps({"layers": layers, "heads": described}, indent=2)
     files.write(folder / f"{HEADS}.json", text.encode())
     if specs:

@@ -20,7 +20,7 @@ from transformers import dynamic_module_utils
 
 from clipzoo import plugins
 from clipzoo.errors import CheckpointError, brief
-from clipzoo.models import _weights
+from clipzoo.models import _sizes, _weights
 from clipzoo.progress import no_bars
 
 Clip: TypeAlias = CLIP | CustomTextCLIP
@@ -76,7 +76,11 @@ WEIGHTS = (
 
 
 def make(
-    model: str, pretrained: str | None, random: bool, trust_remote_code: bool = False
+    model: str,
+    pretrained: str | None,
+    random: bool,
+    trust_remote_code: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Clip, Tokenizer, ModelConfig]:
     """Return the model, its tokenizer and its configuration; arguments as in `Student.create`.
 
@@ -106,9 +110,18 @@ def make(
     except _weights.FAILS as error:
         raise CheckpointError(_unmade(model, pretrained, error)) from error
     if weights:
+        _sizes.follow(clip)
         _weights.fit(clip, weights, model)
+    if size:
+        _sizes.resize(clip, size, model)
+        config = {**config, "vision_cfg": {**config["vision_cfg"], "image_size": _compact(size)}}
     _try(model, clip, tokenizer)
     return clip, tokenizer, {**config, **({"quick_gelu": True} if quick_gelu else {})}
+
+
+def _compact(size: tuple[int, int]) -> int | list[int]:
+    """Return an image size as OpenCLIP's configurations have it; its ResNets take one number only."""
+    return size[0] if size[0] == size[1] else list(size)
 
 
 def weights_are_local(model: str, pretrained: str | None) -> bool:
@@ -167,8 +180,7 @@ def _tokenizer_options(model: str, config: ModelConfig, trust_remote_code: bool)
 @torch.no_grad()
 def _try(model: str, clip: Clip, tokenizer: Tokenizer) -> None:
     """Encode a blank image and a text: towers of timm and tokenizers may contradict the sizes in the configuration."""
-    size = clip.visual.image_size
-    H, W = (size, size) if isinstance(size, int) else size
+    H, W = _sizes.size_of(clip)
     training = clip.training
     clip.eval()  # does not change the statistics of batch norm
     try:
@@ -176,7 +188,8 @@ def _try(model: str, clip: Clip, tokenizer: Tokenizer) -> None:
     except _weights.FAILS as error:
         raise CheckpointError(
             f"the vision tower of {model} does not take the {H}×{W} images of its configuration ({brief(error)}). "
-            "Set vision_cfg.image_size to the size of the tower, or name a tower of that size"
+            "Set vision_cfg.image_size to the size of the tower, or name a tower of that size. student.size of a "
+            "recipe resizes it"
         ) from error
     try:
         clip.encode_text(tokenizer(["a picture"]))
@@ -193,7 +206,7 @@ def check_model(model: str, pretrained: str | None = None) -> None:
     if model not in open_clip.list_models():
         raise CheckpointError(
             f"OpenCLIP has no model {model!r}; {plugins.hint(model, open_clip.list_models())} "
-            "(other models are local-dir:PATH, hf-hub:ID and demo:clip)"
+            "(other models are local-dir:PATH, hf-hub:ID, hf:FOLDER and demo:clip)"
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not (pretrained is None or Path(pretrained).is_file() or get_pretrained_cfg(model, pretrained)):

@@ -172,8 +172,8 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
         return ""
     if all(any(name.startswith(part) for name in given) for part in HUGGING_FACE):
         fix = (
-            "These are the names of a CLIP of Hugging Face transformers, which OpenCLIP does not load. Give "
-            "weights of the same model in OpenCLIP's format"
+            "These are the names of a CLIP of Hugging Face transformers, which OpenCLIP does not load. Give the folder "
+            "that transformers saved as student.model: hf:FOLDER, without pretrained"
         )
     else:
         fix = "The weights belong to another architecture. Set student.model to the architecture of these weights"

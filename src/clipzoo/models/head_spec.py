@@ -13,6 +13,7 @@ from clipzoo import heads, plugins
 from clipzoo.errors import ClipzooError, RecipeError
 from clipzoo.tasks import Convention, Task
 from clipzoo.tasks import get as get_task
+from clipzoo.tasks.base import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class HeadSpec:
         options: keyword arguments of the head.
         loss: loss of its training; None selects the task's default. Some losses need additional channels.
         loss_options: keyword arguments of the loss.
+        confidence_weight: exponent of the confidence that weights pixels; None gives them equal weight.
+        trim: share of each image's pixels that the loss leaves out; 0 is the loss's own default.
     """
 
     task: str
@@ -34,6 +37,13 @@ class HeadSpec:
     options: Mapping[str, object] = field(default_factory=dict)
     loss: str | None = None
     loss_options: Mapping[str, object] = field(default_factory=dict)
+    confidence_weight: float | None = None
+    trim: float = 0
+
+    def evaluate(self, raw: Tensor, target: Target) -> Tensor:
+        """Return the loss of a head's raw output [B,C,H,W] of the size of ``target``, a scalar."""
+        options = {**self.loss_options, **({"trim": self.trim} if self.trim else {})}
+        return get_task(self.task).loss(raw, target, self.convention, self.loss, **options)
 
     @torch.no_grad()
     def build(self, maps: Sequence[Tensor]) -> nn.Module:
@@ -47,6 +57,7 @@ class HeadSpec:
         channels = task.raw_channels(self.convention, self.loss)
         if self.loss or self.loss_options:
             self._check_loss(task, channels)
+        self._check_noise(task)
         _check_options(f"the head {name}", heads.PLUGINS.load(name).Head, self.options)
         try:
             head = heads.create(name, [m.shape[1] for m in maps], channels, **self.options)
@@ -62,6 +73,32 @@ class HeadSpec:
                 f"the head {name} returns {shape} for one image. Its forward must return [1, {channels}, h, w]"
             )
         return head.train()
+
+    def _check_noise(self, task: Task[object]) -> None:
+        """Raise `RecipeError` if the loss cannot be weighted by confidence or trimmed as described."""
+        name = self.loss or next(iter(task.losses(self.convention)), "built in")
+        if self.confidence_weight is not None:
+            if task.confidences([None], (8, 8)) is None:
+                raise RecipeError(
+                    f"confidence_weight is {self.confidence_weight:g}, but labels of {self.task} have no confidence. "
+                    "Remove confidence_weight"
+                )
+            if not task.weighs(self.convention, self.loss):
+                raise RecipeError(
+                    f"confidence_weight is {self.confidence_weight:g}, but the loss {name} has no values per pixel. "
+                    "Remove confidence_weight, or define pixels in the file of the loss (docs/extending.md)"
+                )
+        if self.trim and "trim" in self.loss_options:
+            raise RecipeError(
+                f"trim is {self.trim:g}, and loss_options.trim {self.loss_options['trim']}. Remove one of them"
+            )
+        if self.trim and not task.trims(self.convention, self.loss):
+            others = " or ".join(o for o in task.offered(self.convention) if task.trims(self.convention, o))
+            fix = f"choose the loss {others}, or remove trim" if others else "remove trim"
+            raise RecipeError(
+                f"trim is {self.trim:g}, but the loss {name} of {self.task} has no values per pixel that could be left "
+                f"out: {fix}"
+            )
 
     def _check_loss(self, task: Task[object], channels: int) -> None:
         """Compute the loss of one image without a label, so that its mistakes and those of its options appear now."""

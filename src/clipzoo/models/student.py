@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clipzoo import files, heads
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.files import AnyPath
-from clipzoo.models import _folder, _open_clip
+from clipzoo.models import _folder, _open_clip, _sizes
 from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Preprocessing, Tokenizer
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
@@ -101,6 +101,7 @@ class Student(nn.Module):
         layers: Sequence[int] = (-1,),
         random: bool = False,
         trust_remote_code: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> Student:
         """Return the student of an OpenCLIP name (``ViT-B-16``), ``local-dir:PATH`` or ``hf-hub:ID``.
 
@@ -113,13 +114,14 @@ class Student(nn.Module):
             layers: tapped layers of the vision tower.
             random: start from random weights; none are downloaded.
             trust_remote_code: allow its tokenizer to run Python code that comes with the model.
+            size: image size (H, W) of the vision tower, whose position embeddings are interpolated; None keeps its own.
 
         Raises:
             CheckpointError: OpenCLIP does not know or cannot load the model, its weights belong to another
                 architecture, it would run code that is not trusted, or it has no such layers.
             RecipeError: a head or its loss cannot be made.
         """
-        clip, tokenizer, config = _open_clip.make(model, pretrained, random, trust_remote_code)
+        clip, tokenizer, config = _open_clip.make(model, pretrained, random, trust_remote_code, size)
         clip.visual.to(memory_format=torch.channels_last)  # images are H×W×3; convolutions keep that order
         try:
             return cls(clip, tokenizer, config, specs, layers, trust_remote_code)
@@ -140,8 +142,7 @@ class Student(nn.Module):
     @property
     def image_size(self) -> tuple[int, int]:
         """Image size (H, W) of the vision tower, in pixels."""
-        size = self.clip.visual.image_size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return _sizes.size_of(self.clip)
 
     @property
     def crop(self) -> Literal["whole", "center"]:

@@ -28,6 +28,12 @@ class ColumnRecipe(Part):
     """Loss of this column: one that ``clipzoo tasks TASK`` lists, or a custom loss; null selects the task's default."""
     loss_options: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments of the loss."""
+    confidence_weight: Annotated[float, Field(gt=0)] | None = None
+    """Exponent of confidence weights: the loss of a pixel is multiplied by the confidence of its label, or of its box,
+    to this power; null gives all pixels equal weight (docs/training.md)."""
+    trim: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of each image's labeled pixels, those with the largest loss, that have no gradient, 0 to 0.5
+    (docs/training.md)."""
     stride: Count = 2
     """Image pixels per target pixel, along each side."""
     min_confidence: float | None = None

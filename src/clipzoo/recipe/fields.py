@@ -23,7 +23,8 @@ class StudentRecipe(Part):
     """The CLIP model to train."""
 
     model: str
-    """OpenCLIP name, ``local-dir:PATH``, ``hf-hub:ID``, or ``demo:clip``."""
+    """OpenCLIP name, ``local-dir:PATH``, ``hf-hub:ID``, ``hf:FOLDER`` (a CLIP or SigLIP of transformers), or
+    ``demo:clip`` (docs/students.md)."""
     pretrained: str | None = None
     """Pretrained tag or weights file, for an OpenCLIP name."""
     random: bool = False
@@ -32,6 +33,14 @@ class StudentRecipe(Part):
     """Allow the tokenizer to run Python code that comes with the model (docs/security.md)."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower whose feature maps the heads receive; negative numbers count from the end."""
+    size: Count | tuple[Count, Count] | None = None
+    """Image size in pixels, one number or (height, width), to which the position embeddings of the vision tower are
+    interpolated; null keeps the size of the model (docs/students.md)."""
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """``size`` as (height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @model_validator(mode="after")
     def _weights_are_given(self) -> StudentRecipe:

@@ -99,7 +99,10 @@ class Inputs:
                 name, task, convention = stored.name, stored.task, stored.convention
             if name in specs:
                 raise RecipeError(f"columns: {name} is listed twice; list each column once, with one head and loss")
-            head = HeadSpec(task, convention, column.head, column.head_options, column.loss, column.loss_options)
+            head = HeadSpec(
+                task, convention, column.head, column.head_options, column.loss, column.loss_options,
+                column.confidence_weight, column.trim,
+            )  # fmt: skip
             specs[name] = (column, head)
         return specs
 
@@ -132,7 +135,18 @@ class Inputs:
         return plan
 
     def join(self, columns: Mapping[str, Column]) -> Plan:
-        """Join images with the labels of these columns; nothing is written."""
+        """Join images with the labels of these columns; nothing is written.
+
+        Raises:
+            RecipeError: labels are to be weighted by a confidence that none of them has.
+        """
+        for name, column in columns.items():
+            power = self.specs[name][0].confidence_weight
+            if power is not None and not _has_confidence(column):
+                raise RecipeError(
+                    f"columns: confidence_weight of {name} is {power:g}, but its labels have no "
+                    "confidence, because its expert reports none. Remove confidence_weight"
+                )
         floors = {
             name: column.min_confidence for name, (column, _) in self.specs.items() if column.min_confidence is not None
         }
@@ -169,3 +183,8 @@ def versioned_preset(recipe: Recipe) -> str:
     """Return the preset of the measurements with its version; scores of another one do not count."""
     name = recipe.evaluation.preset
     return f"{name}, version {PRESETS[name]}"
+
+
+def _has_confidence(column: Column) -> bool:
+    """Return True if any label of a column has a confidence."""
+    return any(rows["confidence"].null_count < len(rows) for rows in map(column.rows, sorted(column.committed())))

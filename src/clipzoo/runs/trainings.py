@@ -61,6 +61,7 @@ class Trainings:
                 wanted.layers,
                 random or wanted.random,
                 wanted.trust_remote_code,
+                wanted.height_width,
             )
 
     def train(self, arm: str, seed: int) -> Student:
@@ -142,7 +143,10 @@ class Trainings:
     def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Training:
         student, settings, columns = self.start(arm, seed), self.recipe.training, self.inputs.columns
         viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
-        labels = {name: LabelColumn(labels, column.stride) for name, (column, labels) in columns.items()}
+        labels = {
+            name: LabelColumn(labels, column.stride, column.confidence_weight)
+            for name, (column, labels) in columns.items()
+        }
         used = labels if arm == "clipzoo" else {}
         dataset = TrainingSet(self.plan, self.inputs.reader, used, viewing, seed, settings.mixture)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
@@ -195,6 +196,21 @@ class Task(ABC, Generic[L]):
         """
         return self._loss_file(convention, name).loss
 
+    def confidences(self, labels: Sequence[L | None], size: tuple[int, int]) -> Tensor | None:
+        """Return the confidence of each pixel of a batch, float32 [B,*size] or [B,1,1]; None if labels have none.
+
+        It is 1 for labels without a confidence, and any value where a label is unknown.
+        """
+        return None
+
+    def weighs(self, convention: Convention, loss: str | None = None) -> bool:
+        """Return True if `loss` applies a weight per pixel, ``target["weight"]``."""
+        return False
+
+    def trims(self, convention: Convention, loss: str | None = None) -> bool:
+        """Return True if `loss` has an option ``trim``, the share of an image's pixels that it leaves out."""
+        return False
+
     def raw_channels(self, convention: Convention, loss: str | None = None) -> int:
         """Return the number of channels of a head trained by a loss: `channels` plus those that the loss adds."""
         extra = getattr(self._loss_file(convention, loss), "EXTRA_CHANNELS", 0) if self.losses(convention) else 0
@@ -241,6 +257,29 @@ class Task(ABC, Generic[L]):
     @abstractmethod
     def render(self, label: L, convention: Convention) -> ImageArray:
         """Render the label as a picture, uint8 H×W×3; unknown pixels show no class or value."""
+
+
+class MapTask(Task[L]):
+    """A task whose losses are files of ``clipzoo/losses/``."""
+
+    @abstractmethod
+    def truth(self, target: Target, convention: Convention) -> Tensor:
+        """Return the argument ``target`` of the losses; any value where not valid."""
+
+    def loss(
+        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
+    ) -> Tensor:
+        """Return a loss of the folder, with ``target["weight"]`` if there is one; ``trim`` may be an option."""
+        file, truth = self._loss_file(convention, name), self.truth(target, convention)
+        return losses.evaluate(file, raw, truth, target["valid"], target.get("weight"), **options)
+
+    def weighs(self, convention: Convention, loss: str | None = None) -> bool:
+        """Return True if the loss has values per pixel."""
+        return hasattr(self._loss_file(convention, loss), "pixels")
+
+    def trims(self, convention: Convention, loss: str | None = None) -> bool:
+        """Return True if the loss has values per pixel, or an option ``trim``."""
+        return self.weighs(convention, loss) or "trim" in signature(self.criterion(convention, loss)).parameters
 
 
 def require(condition: bool, message: str) -> None:

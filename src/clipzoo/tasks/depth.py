@@ -26,7 +26,7 @@ from torch import Tensor
 
 from clipzoo.errors import LabelError
 from clipzoo.tasks import maps, png
-from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
 Kind = Literal["metric", "affine-depth", "affine-disparity"]
@@ -119,7 +119,7 @@ def _fit(p: Doubles, t: Doubles) -> Doubles:
     return np.asarray(np.clip(t.mean() + scale * p, 0.5 * t.min(), 2 * t.max()))
 
 
-class DepthTask(Task[Depth]):
+class DepthTask(MapTask[Depth]):
     """Depth of any kind, predicted by one channel: log meters or the affine value."""
 
     name = "depth"
@@ -218,12 +218,9 @@ class DepthTask(Task[Depth]):
         """Return SILog and berHu for metric depth, scale- and shift-invariant losses for affine kinds."""
         return ("silog", "berhu") if _kind(convention) == "metric" else ("ssi", "ssi_gradient")
 
-    def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
-    ) -> Tensor:
-        """Return the loss of log meters or affine values, raw [B,1,H,W]."""
-        truth = self.oracle(target, convention)
-        return self.criterion(convention, name)(raw, truth, target["valid"], **options)
+    def truth(self, target: Target, convention: Convention) -> Tensor:
+        """Return log meters or affine values, [B,1,H,W]; 0 where invalid."""
+        return self.oracle(target, convention)
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Depth]:
         """Return meters between 1 mm and 10 km, or affine values."""

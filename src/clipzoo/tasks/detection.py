@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from clipzoo.errors import LabelError
-from clipzoo.losses import focal, giou
+from clipzoo.losses import focal, giou, mean
 from clipzoo.tasks import _average_precision, _fcos, maps, rle
 from clipzoo.tasks._average_precision import overlaps
 from clipzoo.tasks._objects import STEPS, Detection, change_masks, check_label, from_json, to_json
@@ -216,6 +216,18 @@ class DetectionTask(Task[Detection]):
         target = {"ids": ids, "distances": distances, "valid": valid, "asked": _asked(labels)}
         return {name: torch.from_numpy(x) for name, x in target.items()}
 
+    def confidences(self, labels: Sequence[Detection | None], size: tuple[int, int]) -> Tensor:
+        """Return the score of the box that a pixel belongs to, float32 [B,H,W]; 1 outside of boxes."""
+        scores = np.ones((len(labels), *size), np.float32)
+        for own, label in zip(scores, labels, strict=True):
+            if label is not None:
+                own[...] = np.append(label.scores, np.float32(1))[_fcos.owners(label.shares, size)]
+        return torch.from_numpy(scores)
+
+    def weighs(self, convention: Convention, loss: str | None = None) -> bool:
+        """Return True: each pixel's classes, box and centerness have one weight."""
+        return True
+
     def loss(
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
     ) -> Tensor:
@@ -229,11 +241,14 @@ class DetectionTask(Task[Detection]):
         inside = distances[:, 0] > 0
         others, named = target["asked"][:, :1], target["asked"][:, 1 : K + 1]
         asked = torch.cat([named, others.expand(-1, K - named.shape[1])], 1)[..., None, None]
-        return (
-            focal.loss(raw[:, :K], hot, valid[:, None] & (asked | hot))
-            + giou.loss(_fcos.around(_fcos.distances(raw[:, K:-1])), _fcos.around(distances), inside)
-            + focal.loss(raw[:, -1:], _fcos.centerness(distances), inside, alpha=-1, gamma=0)
+        sides = _fcos.around(_fcos.distances(raw[:, K:-1]))
+        terms = (
+            focal.pixels(raw[:, :K], hot, valid[:, None] & (asked | hot)),
+            giou.pixels(sides, _fcos.around(distances), inside),
+            focal.pixels(raw[:, -1:], _fcos.centerness(distances), inside, alpha=-1, gamma=0),
         )
+        classes, boxes, centers = (mean(term, target.get("weight")) for term in terms)
+        return classes + boxes + centers
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Detection]:
         """Return at most 100 boxes per image, scored √(class · centerness), after non-maximum suppression per class."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import maps, png
-from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
 from clipzoo.tasks.maps import S
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
@@ -94,7 +94,7 @@ class EdgesMetric(Additive):
         }
 
 
-class EdgesTask(Task[Edges]):
+class EdgesTask(MapTask[Edges]):
     """Edge probabilities, predicted by one logit."""
 
     name = "edges"
@@ -157,11 +157,9 @@ class EdgesTask(Task[Edges]):
         """Return class-balanced cross-entropy, ``balanced``."""
         return ("balanced",)
 
-    def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
-    ) -> Tensor:
-        """Return the loss of logits [B,1,H,W] against probabilities ``target["values"]``."""
-        return self.criterion(convention, name)(raw, target["values"], target["valid"], **options)
+    def truth(self, target: Target, convention: Convention) -> Tensor:
+        """Return probabilities [B,H,W]."""
+        return target["values"]
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Edges]:
         """Return probabilities in [0, 1], the sigmoid of logits [B,1,H,W]."""

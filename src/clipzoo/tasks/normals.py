@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import maps, png
-from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import BoolArray, Camera, FloatArray, ImageArray, View
 
@@ -77,7 +77,7 @@ class NormalsMetric(Additive):
         return dict(zip(self.measures, [*means, compared / known if known else math.nan], strict=True))
 
 
-class NormalsTask(Task[Normals]):
+class NormalsTask(MapTask[Normals]):
     """Unit vectors, predicted by three channels of any length."""
 
     name = "normals"
@@ -155,11 +155,9 @@ class NormalsTask(Task[Normals]):
         """Return 1 − cosine, and the angle weighted by a learned confidence."""
         return ("angular", "angmf")
 
-    def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
-    ) -> Tensor:
-        """Return the loss of vectors [B,3,H,W]; ``angmf`` uses a fourth channel."""
-        return self.criterion(convention, name)(raw, target["vectors"], target["valid"], **options)
+    def truth(self, target: Target, convention: Convention) -> Tensor:
+        """Return unit vectors [B,3,H,W]."""
+        return target["vectors"]
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Normals]:
         """Return normalized raw vectors; those without a direction face the viewer."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import maps, png
-from clipzoo.tasks.base import Additive, Convention, Measure, Statistics, Target, Task, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
 from clipzoo.types import BoolArray, ImageArray, View
 
 MAX_CLASSES = 65535
@@ -75,7 +75,7 @@ class SegmentationMetric(Additive):
         }
 
 
-class SegmentationTask(Task[Segmentation]):
+class SegmentationTask(MapTask[Segmentation]):
     """Class ids, predicted by K logits."""
 
     name = "segmentation"
@@ -159,15 +159,18 @@ class SegmentationTask(Task[Segmentation]):
             "valid": maps.batch(labels, "valid", size, np.bool_),
         }
 
+    def confidences(self, labels: Sequence[Segmentation | None], size: tuple[int, int]) -> Tensor:
+        """Return the confidence of each label, float32 [B,1,1]."""
+        each = [1.0 if label is None or label.confidence is None else label.confidence for label in labels]
+        return torch.tensor(each, dtype=torch.float32).view(-1, 1, 1)
+
     def losses(self, convention: Convention) -> tuple[str, ...]:
         """Return cross-entropy, ``cross_entropy``."""
         return ("cross_entropy",)
 
-    def loss(
-        self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: object
-    ) -> Tensor:
-        """Return the loss of logits [B,K,H,W] against ids."""
-        return self.criterion(convention, name)(raw, target["ids"], target["valid"], **options)
+    def truth(self, target: Target, convention: Convention) -> Tensor:
+        """Return class ids, int64 [B,H,W]."""
+        return target["ids"]
 
     def predict(self, raw: Tensor, convention: Convention) -> list[Segmentation]:
         """Return the classes of the largest logits."""

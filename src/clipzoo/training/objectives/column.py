@@ -11,7 +11,6 @@ from torch import Tensor
 from clipzoo.data import Batch
 from clipzoo.heads import resize
 from clipzoo.models import HeadSpec
-from clipzoo.tasks import get as get_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +26,4 @@ class ColumnObjective:
         target, spec = batch.targets[self.name], self.spec
         height, width = target["valid"].shape[-2:]
         raw = resize(outputs["predictions"][self.name].float(), (height, width))
-        return get_task(spec.task).loss(raw, target, spec.convention, spec.loss, **spec.loss_options)
+        return spec.evaluate(raw, target)

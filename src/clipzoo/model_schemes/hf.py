@@ -1,0 +1,253 @@
+"""``hf:FOLDER``: a CLIP or SigLIP that transformers saved, converted to the OpenCLIP model of the same architecture."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from clipzoo.errors import CheckpointError, brief
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, SiglipConfig
+
+Values = dict[str, object]
+
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+"""Files of tokenizers."""
+
+LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+BLOCK = {
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}  # fmt: skip
+TIMM_BLOCK = {
+    "layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.out_proj": "attn.proj", "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}  # fmt: skip
+"""Modules of transformers' blocks -> those of OpenCLIP and of timm."""
+
+CLIP_NAMES = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm": "ln_final",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding": "visual.conv1",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm": "visual.ln_pre",
+    "vision_model.post_layernorm": "visual.ln_post",
+}
+SIGLIP_NAMES = {
+    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+    "text_model.final_layer_norm": "text.ln_final",
+    "text_model.head": "text.text_projection",
+    "vision_model.embeddings.patch_embedding": "visual.trunk.patch_embed.proj",
+    "vision_model.embeddings.position_embedding.weight": "visual.trunk.pos_embed",
+    "vision_model.post_layernorm": "visual.trunk.norm",
+    "vision_model.head.probe": "visual.trunk.attn_pool.latent",
+    "vision_model.head.attention.out_proj": "visual.trunk.attn_pool.proj",
+    "vision_model.head.layernorm": "visual.trunk.attn_pool.norm",
+    "vision_model.head.mlp": "visual.trunk.attn_pool.mlp",
+}
+"""Beginnings of names in transformers (5.24) -> those of OpenCLIP (3.3)."""
+
+TOWERS = {
+    (768, 12, 12, 16): "vit_base_patch16_siglip_224",
+    (768, 12, 12, 32): "vit_base_patch32_siglip_256",
+    (1024, 24, 16, 16): "vit_large_patch16_siglip_256",
+    (1152, 27, 16, 14): "vit_so400m_patch14_siglip_224",
+    (1152, 27, 16, 16): "vit_so400m_patch16_siglip_256",
+    (1536, 40, 16, 16): "vit_giantopt_patch16_siglip_256",
+}
+"""Width, depth, heads and patch size of SigLIP's image towers -> timm's name."""
+
+_KEPT: list[TemporaryDirectory[str]] = []
+"""Converted folders, which are deleted when the process ends."""
+
+
+def resolve(model: str) -> str:
+    """Return the OpenCLIP folder of ``hf:FOLDER``, as ``local-dir:PATH``; it is converted once per process.
+
+    Raises:
+        CheckpointError: the folder is not a CLIP or SigLIP that OpenCLIP has.
+    """
+    folder = Path(model.partition(":")[2]).expanduser()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{model}: {folder} is not a folder with a config.json. Download a model of the Hugging Face Hub first: "
+            f"hf download ORG/NAME --local-dir {folder}"
+        )
+    files = sorted(folder.glob("*.safetensors*"))
+    return f"local-dir:{_converted(folder.resolve(), tuple((f.name, f.stat().st_mtime_ns) for f in files))}"
+
+
+@cache
+def _converted(folder: Path, state: tuple[tuple[str, int], ...]) -> Path:
+    """Return a new folder with the converted model; ``state`` is that of the weights files."""
+    from safetensors.torch import save_file
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be read ({brief(error)}). Download it again") from error
+    kinds = {"clip": (_clip, CLIP_NAMES), "siglip": (_siglip, SIGLIP_NAMES)}
+    if config.model_type not in kinds:
+        raise _refused(folder, f"its model_type is {config.model_type!r}, not clip or siglip")
+    described, names = kinds[config.model_type]
+    model = described(folder, config)
+    _KEPT.append(TemporaryDirectory(prefix="clipzoo-hf-"))
+    out = Path(_KEPT[-1].name)
+    tensors = dict(_renamed(_read(folder), names))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, out / "open_clip_model.safetensors")
+    preprocess = _preprocessing(folder, "squash" if config.model_type == "siglip" else "shortest")
+    text = json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}, indent=2)
+    (out / "open_clip_config.json").write_text(text, encoding="utf-8")
+    for path in {path for pattern in TOKENIZER for path in folder.glob(pattern)}:
+        shutil.copyfile(path, out / path.name)
+    return out
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = {"model.safetensors"}
+        if index.is_file():
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return {key: value for name in sorted(names) for key, value in load_file(folder / name).items()}
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder} has no readable model.safetensors ({brief(error)}). Download it again, or save the model with "
+            "save_pretrained of transformers"
+        ) from error
+
+
+# Configurations --------------------------------------------------------------------------------------------
+
+
+def _clip(folder: Path, config: CLIPConfig) -> Values:
+    vision, text = config.vision_config, config.text_config
+    acts = {vision.hidden_act, text.hidden_act}
+    if len(acts) > 1 or not acts <= {"quick_gelu", "gelu"}:
+        raise _refused(folder, f"its activations are {', '.join(sorted(acts))}, and OpenCLIP has one of both towers")
+    pooled: Values = {}
+    if text.eos_token_id not in (2, text.vocab_size - 1):  # 2 means the highest id in transformers
+        pooled = {"pool_type": "eos", "eos_id": text.eos_token_id}
+    return {
+        "embed_dim": config.projection_dim,
+        "quick_gelu": acts == {"quick_gelu"},
+        "vision_cfg": {
+            **_transformer(vision), "image_size": vision.image_size, "patch_size": vision.patch_size,
+            "head_width": vision.hidden_size // vision.num_attention_heads,
+        },
+        "text_cfg": {**_text(text), **pooled},
+    }  # fmt: skip
+
+
+def _siglip(folder: Path, config: SiglipConfig) -> Values:
+    vision, text = config.vision_config, config.text_config
+    shape = (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.patch_size)
+    if shape not in TOWERS:
+        raise _refused(
+            folder, "timm has no SigLIP tower of width {}, depth {}, {} heads and patches of {} pixels".format(*shape)
+        )
+    tanh = {"act_kwargs": {"approximate": "tanh"}} if text.hidden_act == "gelu_pytorch_tanh" else {}
+    return {
+        "embed_dim": text.projection_size,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {
+            "timm_model_name": TOWERS[shape], "timm_pool": "map", "timm_proj": "none", "image_size": vision.image_size,
+        },
+        "text_cfg": {
+            **_text(text), **tanh, "tokenizer_kwargs": {"clean": "canonicalize"}, "no_causal_mask": True,
+            "proj_bias": True, "pool_type": "last",
+        },
+    }  # fmt: skip
+
+
+def _text(text: CLIPTextConfig) -> Values:
+    return {
+        **_transformer(text), "heads": text.num_attention_heads, "context_length": text.max_position_embeddings,
+        "vocab_size": text.vocab_size, "hf_tokenizer_name": "tokenizer of this folder", "tokenizer_kwargs": {},
+    }  # fmt: skip
+
+
+def _transformer(config: CLIPTextConfig | CLIPVisionConfig) -> Values:
+    return {
+        "width": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "mlp_ratio": config.intermediate_size / config.hidden_size,
+        "norm_kwargs": {"eps": config.layer_norm_eps},
+    }
+
+
+def _preprocessing(folder: Path, mode: str) -> Values:
+    """Return OpenCLIP's preprocessing; that of a folder without ``preprocessor_config.json`` is OpenCLIP's default."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {"resize_mode": mode}
+    values = json.loads(path.read_text(encoding="utf-8"))
+    filters = {2: "bilinear", 3: "bicubic"}
+    known = {"mean": values.get("image_mean"), "std": values.get("image_std")}
+    known["interpolation"] = filters.get(values.get("resample"))
+    return {"resize_mode": mode, **{name: value for name, value in known.items() if value is not None}}
+
+
+# Tensors ---------------------------------------------------------------------------------------------------
+
+
+def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors under OpenCLIP's names; queries, keys and values are one tensor there, or queries apart."""
+    import torch
+
+    siglip = names is SIGLIP_NAMES
+    for name, value in state.items():
+        tower, _, rest = name.partition(".")
+        if match := LAYER.fullmatch(rest):
+            yield from _of_block(tower, match, state, name, siglip)
+        elif name in ("text_projection.weight", "visual_projection.weight"):
+            yield ("text_projection" if name.startswith("text") else "visual.proj"), value.T
+        elif name in ("logit_scale", "logit_bias"):
+            yield name, value.reshape(())
+        elif match := re.fullmatch(r"vision_model\.head\.attention\.in_proj_(weight|bias)", name):
+            width = len(value) // 3
+            yield f"visual.trunk.attn_pool.q.{match[1]}", value[:width]
+            yield f"visual.trunk.attn_pool.kv.{match[1]}", value[width:]
+        elif not name.endswith("position_ids"):
+            known = next((start for start in names if name == start or name.startswith(f"{start}.")), None)
+            new = name if known is None else names[known] + name.removeprefix(known)
+            yield new, torch.unsqueeze(value, 0) if new == "visual.trunk.pos_embed" else value
+
+
+def _of_block(
+    tower: str, match: re.Match[str], state: Mapping[str, Tensor], name: str, siglip: bool
+) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    number, module, kind = match.groups()
+    timm = siglip and tower == "vision_model"
+    prefix = {"text_model": "text." if siglip else "", "vision_model": "visual.trunk." if siglip else "visual."}[tower]
+    block = f"{prefix}blocks.{number}" if timm else f"{prefix}transformer.resblocks.{number}"
+    if module == "self_attn.q_proj":
+        parts = [state[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+        yield f"{block}.attn.{f'qkv.{kind}' if timm else f'in_proj_{kind}'}", torch.cat(parts)
+    elif module not in ("self_attn.k_proj", "self_attn.v_proj"):
+        yield f"{block}.{(TIMM_BLOCK if timm else BLOCK)[module]}.{kind}", state[name]
+
+
+def _refused(folder: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} cannot be converted to OpenCLIP: {reason}. Use a CLIP or SigLIP of OpenAI's or Google's "
+        "architecture, or weights in OpenCLIP's format"
+    )
