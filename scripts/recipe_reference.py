@@ -22,6 +22,7 @@ PARTS = {
     "training": recipe.TrainingRecipe,
     "guard": recipe.GuardRecipe,
     "anchors": recipe.AnchorsRecipe,
+    "interpolation": recipe.InterpolationRecipe,
     "evaluation": recipe.EvaluationRecipe,
 }
 ANCHORS = {"columns": "-a-list", "guard": "-in-training", "anchors": "-in-training"}

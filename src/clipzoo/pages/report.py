@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipzoo.evaluation.measure import ALIGNED, RECOGNITION
 from clipzoo.files import write
-from clipzoo.pages import _html, charts, words
+from clipzoo.pages import _html, charts, protection, words
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
 COST = {
@@ -29,6 +30,7 @@ def write_page(
     *,
     curves: charts.Curves | None = None,
     pictures: Sequence[PictureRow] = (),
+    tasks: Sequence[str] = (),
     recipe: str = "",
     title: str = "Effect of the pseudo-labels",
 ) -> Path:
@@ -39,12 +41,14 @@ def write_page(
         out: the file. Its folder is created; a link in its place is replaced.
         curves: arm -> seed -> list of {"step", "name", "value"}.
         pictures: rows in display order under their task.
+        tasks: in the order in which they are shown; others follow.
         recipe: the full recipe as YAML; by default the recipe of the results.
         title: of the page.
 
     Returns:
         ``out``.
     """
+    results = _ordered(results, tasks)
     page = _html.render(
         "report.html",
         title=title,
@@ -56,8 +60,11 @@ def write_page(
         gains=_gains(results),
         subsets=[(name, _gains({"baselines": {}, **part}), part) for name, part in results.get("subsets", {}).items()],
         curves=charts.curves(curves or {}),
+        guard=protection.guard_cards(results),
+        interpolations=protection.interpolations(results),
+        units=_units(results),
         cost=_cost(results.get("cost", {})),
-        pictures=_pictures(pictures),
+        pictures=_pictures(pictures, tasks),
         protocol=_flat(results.get("protocol", {})),
         recipe=recipe or str(results.get("recipe", "")),
         takeaways=words.takeaways(results),
@@ -67,6 +74,24 @@ def write_page(
     )
     write(out, page)
     return out
+
+
+def _ordered(results: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """Return the results with their measures in the order of the tasks, then zero-shot and retrieval."""
+    if not tasks:
+        return dict(results)
+
+    def place(metric: str) -> int:
+        group = metric.split("/")[0].removesuffix(ALIGNED)
+        after = len(tasks) + 1 + RECOGNITION.index(group) if group in RECOGNITION else len(tasks)
+        return tasks.index(group) if group in tasks else after
+
+    def sort(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {row: {name: cells[name] for name in sorted(cells, key=place)} for row, cells in rows.items()}
+
+    parts = {name: sort(results[name]) for name in ("arms", "baselines", "differences") if name in results}
+    subsets = {name: _ordered(part, tasks) for name, part in results.get("subsets", {}).items()}
+    return {**results, **parts, "subsets": subsets}
 
 
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -109,6 +134,10 @@ def _tables(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         columns = [(metric, next(iter(rows.values()))) for metric, rows in cells.items() if rows]
         tables.append({"group": group, "columns": columns, "rows": names, "cells": cells})
     return tables
+
+
+def _units(results: Mapping[str, Any]) -> dict[str, str]:
+    return {metric: cell["unit"] for cells in results.get("arms", {}).values() for metric, cell in cells.items()}
 
 
 def _metrics(results: Mapping[str, Any]) -> list[str]:
@@ -171,8 +200,9 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _pictures(rows: Sequence[PictureRow]) -> dict[str, list[dict[str, Any]]]:
-    tasks: dict[str, list[dict[str, Any]]] = {}
+def _pictures(rows: Sequence[PictureRow], order: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    shown = {row.task for row in rows}
+    tasks: dict[str, list[dict[str, Any]]] = {task: [] for task in order if task in shown}
     for row in rows:
         labels = {"truth": row.truth, **row.predictions, "expert": row.expert}
         panels = [
