@@ -111,15 +111,15 @@ class Tradeoff:
         whole = self.points[-1].gain
         return point.gain / whole if whole > 0 else None
 
-    def to_json(self) -> Record:
-        """Return plain values."""
+    def to_json(self, best: float | None = None) -> Record:
+        """Return plain values; ``best`` replaces the choice, for a split that does not choose."""
         return Record(
             measure=self.measure,
             images=self.images,
             dense_images=self.dense_images,
             max_loss=self.max_loss,
             points=[self._point(point) for point in self.points],
-            best=self.best.alpha,
+            best=self.best.alpha if best is None else best,
         )
 
     def _point(self, point: Point) -> PointRecord:

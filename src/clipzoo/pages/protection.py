@@ -130,6 +130,26 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
+def summary(results: words.Results) -> str:
+    """Return the effect of interpolation on test in a sentence; "" without ``clipzoo-best``."""
+    records = results.get("interpolation", {}).get("clipzoo", {}).values()
+    metric = next((m for m in words.headlines(results) if m.startswith(words.GUARD)), "")
+    verdict = words.judge(results, metric, "clipzoo-best-vs-clip")
+    if verdict is None:
+        return ""
+    text = (
+        f"Interpolated with the pretrained model (clipzoo-best): {words.change(verdict.cell['mean'], '')} "
+        f"{words.group_name(metric)} {words.measure_name(metric)} relative to it ({verdict.interval})"
+    )
+    kept = [_chosen(one["test"])["kept"] for one in records if one.get("test")]
+    shares = [share for share in kept if share is not None]
+    return f"{text}, with {words.share(sum(shares) / len(shares))} of the dense gain." if shares else f"{text}."
+
+
+def _chosen(record: Record) -> PointRecord:
+    return next(point for point in record["points"] if point["alpha"] == record["best"])
+
+
 def interpolations(results: words.Results) -> list[Panel]:
     """Return title, chart, and arms (name, sentences, record) of the interpolated students of every seed."""
     records: Mapping[str, Mapping[str, Reported]] = results.get("interpolation", {})
@@ -143,7 +163,7 @@ def interpolations(results: words.Results) -> list[Panel]:
 
 
 def _choice(arm: str, record: Reported) -> list[str]:
-    points, best = record["points"], next(p for p in record["points"] if p["alpha"] == record["best"])
+    points, best = record["points"], _chosen(record)
     limit = words.value(record["max_loss"], "").replace("%", "points")
     within = [p for p in points[1:] if p["within"]]
     if best["alpha"] == 0:

@@ -62,6 +62,7 @@ def write_page(
         curves=charts.curves(curves or {}),
         guard=protection.guard_cards(results),
         interpolations=protection.interpolations(results),
+        summary=protection.summary(results),
         units=_units(results),
         cost=_cost(results.get("cost", {})),
         pictures=_pictures(pictures, tasks),

@@ -11,9 +11,11 @@ from clipzoo.pages import charts, words
 
 Place = Callable[[float], float]
 
-WIDTH, HEIGHT = 410, 292
-LEFT, RIGHT, TOP, BOTTOM = 52, 392, 34, 238
+WIDTH, HEIGHT = 410, 304
+LEFT, RIGHT, TOP, BOTTOM = 52, 392, 50, 250
 """Edges of the plot in the SVG's units."""
+NEAR = 24
+"""Points that are nearer than this along both axes share a label."""
 
 
 def chart(arms: Mapping[str, Record]) -> Markup:
@@ -31,7 +33,7 @@ def chart(arms: Mapping[str, Record]) -> Markup:
     xs = [limit, *(x for (left, right), _ in ends for x in (left, right))]
     ys = [y for _, (low, high) in ends for y in (low, high)]
     across = charts.scale(min(xs), max(xs), LEFT, RIGHT, flip=False)
-    up = charts.scale(min(ys), max(ys), TOP, BOTTOM, flip=True)
+    up = charts.scale(min(ys), max(ys), TOP, BOTTOM, flip=True, pad=0.1)
     marks = [_axes(xs, ys, across, up, next(iter(arms.values()))["measure"]), _limit(across(limit))]
     for arm, record in arms.items():
         marks.append(_curve(arm, record, start, across, up))
@@ -77,26 +79,38 @@ def _curve(arm: str, record: Record, start: PointRecord, across: Place, up: Plac
         ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>' if chosen else ""
         marks.append(
             f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{escape(arm)}, '
-            f'{escape(_told(point))}</title></circle><text class="end" x="{x + 7:.1f}" y="{y + 15:.1f}">'
-            f"{point['alpha']:g}</text>"
+            f"{escape(_told(point))}</title></circle>"
         )
+    for x, y, text in _numbers(points[1:], across, up):
+        marks.append(f'<text class="end" x="{x + 7:.1f}" y="{y + 16:.1f}">{text}</text>')
     if record["best"] == 0:
         x, y = across(points[0]["recognition"]), up(points[0]["dense"])
         marks.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="10"/>')
     return f'<g class="arm-{escape(arm)}">{"".join(marks)}</g>'
 
 
+def _numbers(points: Sequence[PointRecord], across: Place, up: Place) -> list[tuple[float, float, str]]:
+    """Return place and text of the labels: the α of a point, or of several consecutive points that are near."""
+    labels: list[tuple[float, float, str]] = []
+    for point in points:
+        x, y, text = across(point["recognition"]), up(point["dense"]), f"{point['alpha']:g}"
+        if labels and abs(x - labels[-1][0]) < NEAR and abs(y - labels[-1][1]) < NEAR:
+            labels[-1] = (*labels[-1][:2], f"{labels[-1][2]}, {text}")
+        else:
+            labels.append((x, y, text))
+    return labels
+
+
 def _start_mark(x: float, y: float) -> str:
     square = f'<rect class="dot" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
-    anchor, shift = ("end", -9) if x > (LEFT + RIGHT) / 2 else ("start", 9)
-    text = f'<text class="end" x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">start</text>'
+    text = f'<text class="end" x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">start</text>'
     return f'<g class="arm-clip">{square}{text}</g>'
 
 
 def _limit(x: float) -> str:
     anchor = "start" if x < (LEFT + RIGHT) / 2 else "end"
     return (
-        f'<line class="floor" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{BOTTOM}"/>'
+        f'<line class="floor" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 10}" y2="{BOTTOM}"/>'
         f'<text class="axis" x="{x:.1f}" y="{TOP - 14}" text-anchor="{anchor}">limit of the loss</text>'
     )
 
@@ -114,6 +128,6 @@ def _axes(xs: Sequence[float], ys: Sequence[float], across: Place, up: Place, me
     name = escape(f"{words.group_name(measure)} {words.measure_name(measure)}, %")
     titles = (
         f'<text class="axis" x="{RIGHT}" y="{BOTTOM + 36}" text-anchor="end">{name}, better →</text>'
-        f'<text class="axis" x="2" y="14">mean of the dense tasks, %, better ↑</text>'
+        f'<text class="axis" x="2" y="12">mean of the dense tasks, %, better ↑</text>'
     )
     return rows + columns + titles

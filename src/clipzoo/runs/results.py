@@ -62,7 +62,7 @@ def interpolation_of(run: Run) -> dict[str, dict[str, Reported]]:
     for arm in run.interpolations.arms:
         for seed in seeds_of(run.recipe, arm):
             found, tested = run.interpolations.sweep(arm, seed), run.interpolations.tested(arm, seed)
-            reported = Reported(**found.to_json(), test=tested.to_json() if tested else None)
+            reported = Reported(**found.to_json(), test=tested.to_json(found.best.alpha) if tested else None)
             arms.setdefault(arm, {})[str(seed)] = reported
     return arms
 

@@ -79,7 +79,8 @@ class Interpolations:
     def tested(self, arm: str, seed: int) -> Tradeoff | None:
         """Return the chosen student between start and end on test; None if its measures were not measured there."""
         found = self.sweep(arm, seed)
-        scored = {0.0: self.all.arm("clip", 0), found.best.alpha: self.scores(arm, seed), 1.0: self.all.arm(arm, seed)}
+        scored: dict[float, Splits] = {0.0: self.all.arm("clip", 0), found.best.alpha: self.scores(arm, seed)}
+        scored[1.0] = self.all.arm(arm, seed)
         return tradeoff({alpha: of.get("test", {}) for alpha, of in scored.items()}, found.max_loss)
 
     def _sweep(self, arm: str, seed: int) -> Tradeoff:
