@@ -23,6 +23,7 @@ PARTS = {
     "balancing": recipe.BalancingRecipe,
     "guard": recipe.GuardRecipe,
     "anchors": recipe.AnchorsRecipe,
+    "interpolation": recipe.InterpolationRecipe,
     "evaluation": recipe.EvaluationRecipe,
 }
 ANCHORS = {"columns": "-a-list", "balancing": "-in-training", "guard": "-in-training", "anchors": "-in-training"}

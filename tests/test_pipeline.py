@@ -176,6 +176,7 @@ def fits(pattern: str, name: str) -> bool:
 
 LATER = (
     "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/good.pt", "arms/<arm>/<seed>/guard.json",
+    "arms/<arm>/<seed>/best/", "arms/<arm>/<seed>/interpolation.json", "scores/interpolation/<arm>-<seed>-<alpha>/",
     "export/<format>/<arm>-<seed>/",
 )  # fmt: skip
 """Entries that a finished run on files of a disk does not have."""
@@ -192,9 +193,9 @@ def test_docs_run_md_lists_every_file_field_and_part(finished: Path) -> None:
     ):
         told = described(section)
         assert [name for name in there if not any(fits(one, name) for one in told)] == []
-        guarded = [one for one in told if one.startswith("guard")]
+        optional = [one for one in told if one.startswith(("guard", "interpolation"))]
         absent = [one for one in told if not any(fits(one, name) for name in there)]
-        assert [one for one in absent if one not in guarded] == list(later)
+        assert [one for one in absent if one not in optional] == list(later)
 
 
 def test_the_python_example_of_docs_run_md_works(finished: Path) -> None:

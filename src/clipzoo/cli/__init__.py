@@ -18,6 +18,7 @@ from clipzoo.cli import (
     experts,
     export,
     inspect,
+    interpolate,
     label,
     labels,
     new,
@@ -57,7 +58,7 @@ def _options(
     pass
 
 
-for verb in (new, check, label, inspect, train, eval, report, run, export, push, demo, tasks, doctor):
+for verb in (new, check, label, inspect, train, interpolate, eval, report, run, export, push, demo, tasks, doctor):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)
 app.add_typer(labels.app)

@@ -207,11 +207,14 @@ def launched(
 
 @contextmanager
 def existing_run(folder: Path, trust: bool) -> Iterator[Run]:
-    """Open the run in a folder, with bars on the terminal.
+    """Open the run in a folder, with bars on the terminal; errors as of `check_run_folder`."""
+    check_run_folder(folder)
+    with open_run(folder, None, None, trust=trust) as run:
+        yield run
 
-    Raises:
-        CheckpointError: the folder contains no run.
-    """
+
+def check_run_folder(folder: Path) -> None:
+    """Raise `CheckpointError` if the folder contains no run."""
     from clipzoo.errors import CheckpointError
     from clipzoo.plugins import hint
 
@@ -219,8 +222,6 @@ def existing_run(folder: Path, trust: bool) -> Iterator[Run]:
         runs = sorted(str(path.parent) for path in Path("runs").glob("*/recipe.yaml"))
         fix = hint(str(folder), runs) if runs else "create one with `clipzoo run RECIPE`"
         raise CheckpointError(f"{folder} is not a run folder: it has no recipe.yaml; {fix}")
-    with open_run(folder, None, None, trust=trust) as run:
-        yield run
 
 
 def print_preview(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clipzoo.conformance import ConformanceReport
     from clipzoo.errors import StoreError
     from clipzoo.evaluation.results import Cell, Results
+    from clipzoo.evaluation.tradeoff import Tradeoff
     from clipzoo.experts import Family
     from clipzoo.labeling import ColumnReport, Estimate
     from clipzoo.store import Column
@@ -272,3 +273,27 @@ def _cell(cell: Cell | None) -> str:
         return text
     low, high = (rounded(value, 1 if share else 3, share) for value in cell["ci"])
     return f"{text} [dim]\\[{low}, {high}][/]"
+
+
+# Interpolation ---------------------------------------------------------------------------------------------
+
+
+def tradeoff(found: Tradeoff, title: str) -> Table:
+    """Return the trade-off of interpolated students on validation; the chosen row is bold."""
+    table = Table(title=f"{escape(title)}: {found.measure} on {found.images:,} images of validation")
+    for name in ("α", "zero-shot", "loss", "95 % interval", f"loss ≤ {found.max_loss:g}", "dense mean", "gain kept"):
+        table.add_column(name)
+    for point in found.points:
+        low, high = point.loss_ci or (float("nan"), float("nan"))
+        kept = found.kept(point)
+        table.add_row(
+            f"{point.alpha:g}",
+            f"{point.recognition:.4f}",
+            f"{point.loss:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            "yes" if point.within(found.max_loss) else "no",
+            f"{point.dense:.4f}",
+            "–" if kept is None else f"{kept:.0%}",
+            style="bold" if point is found.best else None,
+        )
+    return table

@@ -16,7 +16,9 @@ def command(
     to: Annotated[
         str, typer.Option("--to", help="The target: open_clip, hf, timm, onnx, all, or an installed one.")
     ] = "open_clip",
-    arm: Annotated[str, typer.Option(help="The arm to export: clipzoo, clip-ft or clip.")] = "clipzoo",
+    arm: Annotated[
+        str, typer.Option(help="The arm to export: clipzoo, clip-ft, clip, or an interpolated one: clipzoo-best.")
+    ] = "clipzoo",
     seed: Annotated[int | None, typer.Option(help="The seed to export; default: the recipe's first.")] = None,
     out: Annotated[
         Path | None,

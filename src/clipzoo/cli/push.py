@@ -14,7 +14,7 @@ def command(
     folder: Annotated[Path, typer.Argument(help="The run folder.")],
     repository: Annotated[str, typer.Argument(help="The model repository, ORG/NAME; created if it does not exist.")],
     to: Annotated[str, typer.Option("--to", help="The target, as of `clipzoo export`.")] = "open_clip",
-    arm: Annotated[str, typer.Option(help="The arm to upload: clipzoo, clip-ft or clip.")] = "clipzoo",
+    arm: Annotated[str, typer.Option(help="The arm to upload, as of `clipzoo export`.")] = "clipzoo",
     seed: Annotated[int | None, typer.Option(help="The seed to upload; default: the recipe's first.")] = None,
     heads: Annotated[bool, typer.Option("--heads", help="Upload the heads, too (open_clip, onnx).")] = False,
     private: Annotated[

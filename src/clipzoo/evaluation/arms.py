@@ -26,7 +26,11 @@ RowScores = Mapping[str, Scored]
 TableScores = Mapping[str, Mapping[int, RowScores]]
 """Arm or baseline -> seed -> its scores."""
 
-PAIRS = (("clipzoo", "clip-ft"), ("clipzoo", "clip"), ("clip-ft", "clip"))
+PAIRS = (
+    ("clipzoo", "clip-ft"), ("clipzoo", "clip"), ("clip-ft", "clip"), ("clipzoo-best", "clip-ft-best"),
+    ("clipzoo-best", "clip-ft"), ("clipzoo-best", "clip"), ("clipzoo-best", "clipzoo"), ("clip-ft-best", "clip"),
+    ("clip-ft-best", "clip-ft"),
+)  # fmt: skip
 CEILING, UNTRAINED = "expert", "clip"
 
 
@@ -164,7 +168,7 @@ def _gap_closed(ours: float, theirs: float, top: float | None, measure: Measure)
 
 def _pairs(arms: TableScores, baselines: TableScores) -> list[tuple[str, str]]:
     pairs = [(a, b) for a, b in PAIRS if a in arms and b in arms]
-    return pairs + [("clipzoo", name) for name in baselines if "clipzoo" in arms]
+    return pairs + [(arm, name) for arm in ("clipzoo", "clipzoo-best") for name in baselines if arm in arms]
 
 
 def _same_images(group: str, rows: Mapping[str, Mapping[int, Scored]]) -> Scored:

@@ -1,11 +1,18 @@
-"""The criterion that chooses the learning rate of an arm on validation."""
+"""The criterion that chooses the learning rate of an arm on validation, and its dense part."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
-from clipzoo.evaluation.measure import Scored
+import numpy as np
+from numpy.typing import NDArray
+
+from clipzoo.evaluation.measure import RECOGNITION, Scored
+from clipzoo.tasks.base import Measure
+
+Value = TypeVar("Value", float, NDArray[np.float64])
 
 
 def criterion(scores: Mapping[str, Scored]) -> dict[str, float]:
@@ -18,7 +25,12 @@ def criterion(scores: Mapping[str, Scored]) -> dict[str, float]:
     for group, scored in scores.items():
         (name, measure), *_ = scored.measures.items()
         values[name] = value = scored.compute()[name]
-        if group not in ("zero_shot", "retrieval") and not math.isnan(value):
-            dense.append(1 - value / 90 if measure.unit == "°" else value)
+        if group not in RECOGNITION and not math.isnan(value):
+            dense.append(normalized(value, measure))
     values["criterion"] = values.get("zero_shot/top1", 0.0) + (sum(dense) / len(dense) if dense else 0.0)
     return values
+
+
+def normalized(value: Value, measure: Measure) -> Value:
+    """Return a headline as a score in which higher is better: angles become 1 − angle / 90°."""
+    return 1 - value / 90 if measure.unit == "°" else value

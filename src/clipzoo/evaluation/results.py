@@ -3,7 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from clipzoo.evaluation.tradeoff import Reported
+
+
+class Measured(TypedDict):
+    """A measurement of the guard: the number of updates before it, and its value."""
+
+    step: int
+    value: float
+
+
+class Event(TypedDict):
+    """A rollback, or the end of a training by the guard; ``value`` is None if a gradient was not finite."""
+
+    step: int
+    event: str
+    returned_to: int
+    value: float | None
+    rate_factor: float
+
+
+class GuardRecord(TypedDict):
+    """The plain values of ``guard.json``."""
+
+    measure: str
+    samples: int
+    max_loss: float
+    action: str
+    start: float
+    measured: list[Measured]
+    alarms: int
+    events: list[Event]
 
 
 class Cell(TypedDict):
@@ -62,4 +95,5 @@ class Results(Comparison, total=False):
     protocol: Mapping[str, object]
     versions: Mapping[str, str]
     supervision: Mapping[str, object]
-    guard: Mapping[str, object]
+    guard: Mapping[str, Mapping[str, GuardRecord]]
+    interpolation: Mapping[str, Mapping[str, Reported]]

@@ -51,6 +51,7 @@ def card(
     experts: Mapping[str, Manifest],
     results: Results | None,
     version: str,
+    note: str = "",
 ) -> str:
     """Return the README as Markdown, with ``{library}``, ``{usage}`` and ``{parity}`` for the target.
 
@@ -63,13 +64,15 @@ def card(
         experts: column -> manifest of the labels that the arm was trained on.
         results: the content of ``results.json``, if the run has been measured.
         version: of clipzoo.
+        note: sentence after the description of the training.
     """
-    summary = ARMS[arm].format(
+    summary = ARMS[arm.removesuffix("-best")].format(
         model=_text(_start(recipe)),
         length=recipe.training.length,
         batch=recipe.training.batch_size,
         data=_text(recipe.data),
     )
+    summary = f"{summary} {note}".rstrip()
     text = HEAD.format(name=f"{_text(recipe.name)}: {arm}, seed {seed}", summary=summary, version=version)
     return text + _experts(experts) + (_results(results) if results else "") + LIMITS
 

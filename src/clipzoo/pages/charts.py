@@ -27,7 +27,10 @@ class Point(TypedDict):
 Curves = Mapping[str, Mapping[int, Sequence[Point]]]
 """Arm -> seed -> its points."""
 
-ORDER = ("position_prior", "pixels_position", "random_student", "clip", "clip-ft", "more_labels", "clipzoo", "expert")
+ORDER = (
+    "position_prior", "pixels_position", "random_student", "clip", "clip-ft", "clip-ft-best", "more_labels", "clipzoo",
+    "clipzoo-best", "expert",
+)  # fmt: skip
 WIDTH, LEFT, RIGHT, ROW, CAPTION = 370, 116, 60, 25, 90
 
 
@@ -36,7 +39,7 @@ def rows_of(results: Comparison, metric: str) -> list[tuple[str, Cell]]:
     rows = {**results.get("arms", {}), **results.get("baselines", {})}
     cells = {row: measures[metric] for row, measures in rows.items() if metric in measures}
     cells = {row: cell for row, cell in cells.items() if cell["mean"] is not None}
-    return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 5.5)
+    return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 6.5)
 
 
 def mean_of(cell: Cell) -> float:
@@ -52,7 +55,7 @@ def ladder(results: Comparison, metric: str) -> Markup:
         return Markup("")
     unit, direction = rows[0][1]["unit"], rows[0][1]["direction"]
     ends = [end for _, cell in rows for end in (mean_of(cell), *(cell["ci"] or ()))]
-    place = _scale(min(ends), max(ends), LEFT + 8, WIDTH - RIGHT, flip=direction == "lower")
+    place = scale(min(ends), max(ends), LEFT + 8, WIDTH - RIGHT, flip=direction == "lower")
     height = ROW * len(rows) + 30
     floor = [mean_of(cell) for row, cell in rows if row in words.TRIVIAL]
     marks = [_floor(place, floor, direction, height)] if floor else []
@@ -61,20 +64,20 @@ def ladder(results: Comparison, metric: str) -> Markup:
         f"{words.row_name(results, metric, row)} {words.value(cell['mean'], unit)}" for row, cell in rows
     )
     foot = f'<text class="axis" x="{WIDTH - RIGHT}" y="{height - 8}" text-anchor="end">better →</text>'
-    return _svg(label, WIDTH, height, [*marks, foot])
+    return svg(label, WIDTH, height, [*marks, foot])
 
 
 def forest(verdict: words.Verdict, reach: float) -> Markup:
     """Draw one difference on an axis from −``reach`` to ``reach``; right is better."""
     if verdict.gain is None or not verdict.ci or not reach:
         return Markup("")
-    place = _scale(-reach, reach, 4, 136, flip=False)
+    place = scale(-reach, reach, 4, 136, flip=False)
     low, high, mid = place(verdict.ci[0]), place(verdict.ci[1]), place(verdict.gain)
     body = (
         f'<line class="zero" x1="70" x2="70" y1="1" y2="21"/><line class="whisker {verdict.state}" x1="{low:.1f}" '
         f'x2="{high:.1f}" y1="11" y2="11"/><circle class="dot {verdict.state}" cx="{mid:.1f}" cy="11" r="4.5"/>'
     )
-    return _svg(f"{verdict.text}, {verdict.interval}", 140, 22, [body])
+    return svg(f"{verdict.text}, {verdict.interval}", 140, 22, [body])
 
 
 def curve(name: str, series: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Markup:
@@ -88,7 +91,7 @@ def curve(name: str, series: Mapping[str, Mapping[int, Sequence[tuple[float, flo
     if not points:
         return Markup("")
     xs, ys = zip(*points, strict=True)
-    across, up = _scale(0, max(xs), 44, 350, flip=False, pad=0), _scale(min(ys), max(ys), 14, 150, flip=True)
+    across, up = scale(0, max(xs), 44, 350, flip=False, pad=0), scale(min(ys), max(ys), 14, 150, flip=True)
     marks = [_grid(min(ys), max(ys), up, max(xs), across)]
     ends = []
     for arm, seeds in series.items():
@@ -102,7 +105,7 @@ def curve(name: str, series: Mapping[str, Mapping[int, Sequence[tuple[float, flo
     for y, arm in _apart(ends):
         marks.append(f'<text class="end arm-{escape(arm)}" x="356" y="{y + 4:.1f}">{escape(arm)}</text>')
     label = f"{name} over training steps for {', '.join(series)}"
-    return _svg(label, 410, 178, marks)
+    return svg(label, 410, 178, marks)
 
 
 def curves(logs: Curves) -> list[tuple[str, Markup]]:
@@ -132,7 +135,8 @@ def _mean(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, f
     return [(x, float(np.mean([table[x] for table in tables]))) for x in common]
 
 
-def _scale(low: float, high: float, start: float, stop: float, *, flip: bool, pad: float = 0.06) -> Place:
+def scale(low: float, high: float, start: float, stop: float, *, flip: bool, pad: float = 0.06) -> Place:
+    """Return the function from values in [low, high] to positions in [start, stop], reversed by ``flip``."""
     margin = (high - low) * pad or (pad and 1e-9)
     low, high = low - margin, high + margin
     width = (high - low) or 1.0
@@ -194,6 +198,7 @@ def _apart(ends: Sequence[tuple[float, str]], gap: float = 13) -> list[tuple[flo
     return placed
 
 
-def _svg(label: str, width: int, height: int, marks: Sequence[str]) -> Markup:
+def svg(label: str, width: int, height: int, marks: Sequence[str]) -> Markup:
+    """Return a chart of SVG elements; ``label`` is its description for screen readers."""
     body = "".join(marks)
     return Markup(f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>')

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 
-from clipzoo.evaluation.results import Comparison, Results
+from clipzoo.evaluation.measure import ALIGNED, RECOGNITION
+from clipzoo.evaluation.results import Cells, Comparison, Results
 from clipzoo.files import write
-from clipzoo.pages import _html, charts, words
+from clipzoo.pages import _html, charts, protection, words
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
 COST = {
@@ -29,6 +31,7 @@ def write_page(
     *,
     curves: charts.Curves | None = None,
     pictures: Sequence[PictureRow] = (),
+    tasks: Sequence[str] = (),
     recipe: str = "",
     title: str = "Effect of the pseudo-labels",
 ) -> Path:
@@ -39,12 +42,14 @@ def write_page(
         out: the file. Its folder is created; a link in its place is replaced.
         curves: arm -> seed -> list of {"step", "name", "value"}.
         pictures: rows in display order under their task.
+        tasks: in the order in which they are shown; others follow.
         recipe: the full recipe as YAML; by default the recipe of the results.
         title: of the page.
 
     Returns:
         ``out``.
     """
+    results = _ordered(results, tasks)
     page = _html.render(
         "report.html",
         title=title,
@@ -56,8 +61,12 @@ def write_page(
         gains=_gains(results),
         subsets=[(name, _gains({"baselines": {}, **part}), part) for name, part in results.get("subsets", {}).items()],
         curves=charts.curves(curves or {}),
+        guard=protection.guard_cards(results),
+        interpolations=protection.interpolations(results),
+        summary=protection.summary(results),
+        units=_units(results),
         cost=_cost(results.get("cost", {})),
-        pictures=_pictures(pictures),
+        pictures=_pictures(pictures, tasks),
         protocol=_flat(results.get("protocol", {})),
         recipe=recipe or str(results.get("recipe", "")),
         takeaways=words.takeaways(results),
@@ -66,6 +75,30 @@ def write_page(
         script=_html.asset("report.js"),
     )
     write(out, page)
+    return out
+
+
+def _ordered(results: Results, tasks: Sequence[str]) -> Results:
+    """Return the results with their measures in the order of the tasks, then zero-shot and retrieval."""
+    if not tasks:
+        return results
+
+    def place(metric: str) -> int:
+        group = metric.split("/")[0].removesuffix(ALIGNED)
+        after = len(tasks) + 1 + RECOGNITION.index(group) if group in RECOGNITION else len(tasks)
+        return tasks.index(group) if group in tasks else after
+
+    def ordered(rows: Mapping[str, Cells]) -> dict[str, Cells]:
+        return {row: {name: cells[name] for name in sorted(cells, key=place)} for row, cells in rows.items()}
+
+    out = deepcopy(results)
+    for part in (out, *(out.get("subsets", {}).values())):
+        if "arms" in part:
+            part["arms"] = ordered(part["arms"])
+        if "baselines" in part:
+            part["baselines"] = ordered(part["baselines"])
+        if "differences" in part:
+            part["differences"] = ordered(part["differences"])
     return out
 
 
@@ -109,6 +142,10 @@ def _tables(results: Comparison) -> list[dict[str, object]]:
         columns = [(metric, next(iter(rows.values()))) for metric, rows in cells.items() if rows]
         tables.append({"group": group, "columns": columns, "rows": names, "cells": cells})
     return tables
+
+
+def _units(results: Comparison) -> dict[str, str]:
+    return {metric: cell["unit"] for cells in results.get("arms", {}).values() for metric, cell in cells.items()}
 
 
 def _metrics(results: Comparison) -> list[str]:
@@ -171,8 +208,9 @@ def _number(value: object) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _pictures(rows: Sequence[PictureRow]) -> dict[str, list[dict[str, object]]]:
-    tasks: dict[str, list[dict[str, object]]] = {}
+def _pictures(rows: Sequence[PictureRow], order: Sequence[str]) -> dict[str, list[dict[str, object]]]:
+    shown = {row.task for row in rows}
+    tasks: dict[str, list[dict[str, object]]] = {task: [] for task in order if task in shown}
     for row in rows:
         labels = {"truth": row.truth, **row.predictions, "expert": row.expert}
         panels = [

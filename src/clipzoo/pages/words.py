@@ -20,6 +20,8 @@ ARMS = {
     "clip": "clip: the pretrained model",
     "clip-ft": "clip-ft: trained on captions only",
     "clipzoo": "clipzoo: trained on captions and pseudo-labels",
+    "clip-ft-best": "clip-ft-best: clip-ft interpolated with clip",
+    "clipzoo-best": "clipzoo-best: clipzoo interpolated with clip",
 }
 ROWS = {
     "position_prior": "position prior",
@@ -27,9 +29,6 @@ ROWS = {
     "random_student": "random student",
     "more_labels": "clip-ft probed on truth + pseudo-labels",
     "expert": "expert",
-    "clip": "clip",
-    "clip-ft": "clip-ft",
-    "clipzoo": "clipzoo",
 }
 MEASURES = {
     "miou": "mIoU", "accuracy": "pixel accuracy", "delta1": "δ1", "absrel": "absolute relative error",
@@ -197,13 +196,14 @@ def dense(results: Results) -> list[str]:
 
 def headline(results: Results) -> str:
     """Return the result of the report: gains and losses relative to captions alone, and the change of zero-shot."""
-    judged = [judge(results, metric) for metric in dense(results)]
+    judged = [judge(results, metric, reference(results, metric)) for metric in dense(results)]
     verdicts = [verdict for verdict in judged if verdict is not None]
+    rival = "the pretrained model" if _pair(results) == "clipzoo-vs-clip" else "captions alone"
     if not verdicts:
-        return f"No dense task was compared with captions alone. {guard_clause(results)}."
+        return f"No dense task was compared with {rival}. {guard_clause(results)}."
     better = [v for v in verdicts if v.counts]
     verb = "improved" if better or len(verdicts) > 1 else "did not clearly improve"
-    text = f"Pseudo-labels {verb} {_count(len(better), len(verdicts))} over captions alone"
+    text = f"Pseudo-labels {verb} {_count(len(better), len(verdicts))} over {rival}"
     if better:
         text += f" ({_listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
     return ". ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
@@ -225,10 +225,17 @@ def guard_clause(results: Results) -> str:
 
 
 def reference(results: Results, metric: str) -> str:
-    """Return the pair of a measure: the guard is compared with the pretrained model, others with captions alone."""
+    """Return the pair of a measure: zero-shot is compared with the pretrained model, others as `_pair` says."""
     start = "clipzoo-vs-clip"
     guarded = metric.startswith(GUARD) and metric in results.get("differences", {}).get(start, {})
-    return start if guarded else "clipzoo-vs-clip-ft"
+    return start if guarded else _pair(results)
+
+
+def _pair(results: Results) -> str:
+    """Return the pair of the dense tasks: clipzoo and captions alone, or the pretrained model if that was trained."""
+    pairs = results.get("differences", {})
+    trained = "clipzoo-vs-clip-ft" in pairs or "clipzoo-vs-clip" not in pairs
+    return "clipzoo-vs-clip-ft" if trained else "clipzoo-vs-clip"
 
 
 class Takeaway(TypedDict):

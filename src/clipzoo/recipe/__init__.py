@@ -3,7 +3,7 @@
 from clipzoo.recipe.balancing import BalancingRecipe
 from clipzoo.recipe.columns import ColumnRecipe
 from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, Recipe, StudentRecipe
-from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
+from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe, InterpolationRecipe
 from clipzoo.recipe.reading import load, parse
 from clipzoo.recipe.training import TrainingRecipe
 
@@ -14,6 +14,7 @@ __all__ = [
     "ColumnRecipe",
     "EvaluationRecipe",
     "GuardRecipe",
+    "InterpolationRecipe",
     "LabelingRecipe",
     "Recipe",
     "StudentRecipe",

@@ -12,6 +12,7 @@ from clipzoo import plugins
 from clipzoo.errors import MAX_FAILURES, CheckpointError
 from clipzoo.recipe.base import Count, Part
 from clipzoo.recipe.columns import ColumnRecipe
+from clipzoo.recipe.protection import InterpolationRecipe
 from clipzoo.recipe.training import TrainingRecipe
 
 Arm = Literal["clip", "clip-ft", "clipzoo"]
@@ -131,6 +132,9 @@ class Recipe(Part):
     labeling: LabelingRecipe = LabelingRecipe()
     student: StudentRecipe
     training: TrainingRecipe
+    interpolation: InterpolationRecipe | None = None
+    """Interpolate between the start and the trained students, and choose one on validation (docs/training.md). A change
+    trains nothing again."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("clip", "clip-ft", "clipzoo")
     """Arms to compare: ``clip`` is not trained, ``clip-ft`` is trained on captions, ``clipzoo`` on captions and
@@ -155,6 +159,28 @@ class Recipe(Part):
         if len(self.training.learning_rates) > 1 and self.evaluation.validation is None:
             raise ValueError(
                 "several learning_rates need evaluation.validation, which selects one; give it, or one rate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _interpolation_can_be_measured(self) -> Recipe:
+        settings = self.interpolation
+        if settings is None:
+            return self
+        if self.student.random:
+            raise ValueError(
+                "student.random is true: random weights have no zero-shot recognition to keep. Remove interpolation, "
+                "or start from pretrained weights"
+            )
+        if self.evaluation.validation is None or self.evaluation.probe is None:
+            raise ValueError(
+                "interpolation is chosen on validation by dense probes: give evaluation.probe and "
+                "evaluation.validation, or set interpolation to null"
+            )
+        missing = [arm for arm in settings.arms if arm not in self.arms]
+        if missing:
+            raise ValueError(
+                f"interpolation.arms has {missing[0]}, which is not in arms: add it to arms, or remove it there"
             )
         return self
 

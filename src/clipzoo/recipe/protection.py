@@ -1,4 +1,4 @@
-"""Fields that protect zero-shot recognition in training: the guard and the anchors."""
+"""Fields that protect zero-shot recognition: the guard and the anchors in training, interpolation after it."""
 
 from __future__ import annotations
 
@@ -45,3 +45,22 @@ class AnchorsRecipe(Part):
         if not self.embedding and not self.gram:
             raise ValueError("both weights are 0: give embedding or gram a weight, or set anchors to null")
         return self
+
+
+class InterpolationRecipe(Part):
+    """Students between the start and the trained student: weights (1 − α) · start + α · end (WiSE-FT, arXiv
+    2109.01903)."""
+
+    alphas: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75, 1.0)
+    """Shares α of the trained student that are measured on validation. The start (0) and the trained student (1) are
+    always measured."""
+    max_loss: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Largest loss of zero-shot top-1 (or of retrieval recall@1) on validation relative to the start, in [0, 1]; the
+    upper end of the loss's 95 % interval must not exceed it."""
+    arms: Annotated[tuple[Literal["clip-ft", "clipzoo"], ...], Field(min_length=1)] = ("clipzoo",)
+    """Arms that are interpolated; each adds a row to the results, such as ``clipzoo-best``."""
+
+    @property
+    def swept(self) -> tuple[float, ...]:
+        """All measured α in ascending order, with 0 and 1."""
+        return tuple(sorted({0.0, *self.alphas, 1.0}))

@@ -19,6 +19,7 @@ from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.inputs import Inputs
+from clipzoo.runs.interpolation import BEST, Interpolations
 from clipzoo.runs.preflight import check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
@@ -148,8 +149,15 @@ class Run:
         """Scores, probes and baselines."""
         return Scores(self.trainings)
 
-    def scores(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
-        """Return split -> group -> scores of a trained arm."""
+    @cached_property
+    def interpolations(self) -> Interpolations:
+        """The interpolated students of the recipe's ``interpolation``."""
+        return Interpolations(self.measured)
+
+    def scores(self, arm: str, seed: int) -> Mapping[str, Mapping[str, Scored]]:
+        """Return split -> group -> scores of a trained arm, or of an interpolated one such as ``clipzoo-best``."""
+        if arm.endswith(BEST):
+            return self.interpolations.scores(arm.removesuffix(BEST), seed)
         return self.measured.arm(arm, seed)
 
     def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:

@@ -6,6 +6,7 @@ data/                  packaged data, unpacked or rendered
 labels/                the label store, unless the recipe names another
 plan.parquet           images joined with labels; plan.json records their sources
 arms/<arm>/<seed>/     log.jsonl, tensorboard/, checkpoint.pt during training (and those kept), then student/
+arms/<arm>/<seed>/best/  the interpolated student that validation chose; interpolation.json records the choice
 arms/<arm>/rates.json  the validation scores of each learning rate of the grid
 scores/                additive statistics, one file per arm, seed, split and group; ``done`` records what was measured
 results.json           the numbers
@@ -26,7 +27,7 @@ from clipzoo.files import AnyPath, locked
 from clipzoo.recipe import Recipe, TrainingRecipe
 
 FREE = (
-    "description", "labeling.", "evaluation.", "arms.", "seeds.", "student.trust_remote_code",
+    "description", "labeling.", "evaluation.", "interpolation", "arms.", "seeds.", "student.trust_remote_code",
     *(f"training.{name}" for name in sorted(TrainingRecipe.FREE)),
 )  # fmt: skip
 """Fields that may change after arms are trained, since no trained arm depends on them."""
@@ -92,6 +93,10 @@ class Folder:
     def training(self, arm: str, seed: int) -> Path:
         """Return the folder in which an arm is trained from a seed."""
         return self.arm(arm) / str(seed)
+
+    def best(self, arm: str, seed: int) -> Path:
+        """Return the folder of the interpolated student of an arm and seed."""
+        return self.training(arm, seed) / "best"
 
     def scores(self, arm: str, name: str | int) -> Path:
         """Return the folder of the scores of an arm and seed, or of ``baselines`` and a split."""

@@ -9,12 +9,14 @@ from pathlib import Path
 from clipzoo.benchmarks import Truth
 from clipzoo.evaluation import RowScores, TableScores, compare
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.results import Results
+from clipzoo.evaluation.results import GuardRecord, Results
+from clipzoo.evaluation.tradeoff import Reported
 from clipzoo.pages import PictureRow
 from clipzoo.pages.charts import Curves, Point
 from clipzoo.pages.showcase import showcase
 from clipzoo.runs._run import Run
 from clipzoo.runs.inputs import reported_splits, versioned_preset
+from clipzoo.runs.interpolation import BEST
 from clipzoo.runs.preflight import TRAINED
 from clipzoo.runs.scores import PSEUDO
 from clipzoo.runs.trainings import seeds_of
@@ -27,7 +29,7 @@ from clipzoo.training.health import Supervision, describe_supervision
 def compared(run: Run) -> Results:
     """Return the contents of ``results.json``; what is not measured yet is measured."""
     recipe = run.recipe
-    scores = {arm: {seed: run.scores(arm, seed) for seed in seeds_of(recipe, arm)} for arm in recipe.arms}
+    scores = {arm: {seed: run.scores(arm, seed) for seed in seeds_of(recipe, arm)} for arm in measured_arms(run)}
     measured: dict[str, tuple[TableScores, TableScores]] = {}
     for split, rows in run.baselines(reported_splits(recipe)).items():
         arms: dict[str, dict[int, RowScores]] = {
@@ -46,7 +48,33 @@ def compared(run: Run) -> Results:
     results["supervision"] = supervised
     if guarded := guard_of(run):
         results["guard"] = guarded
+    if interpolated := interpolation_of(run):
+        results["interpolation"] = interpolated
     return results
+
+
+def measured_arms(run: Run) -> list[str]:
+    """Return the arms of the recipe, each followed by its interpolated one, if it has one."""
+    interpolated = run.interpolations.arms if run.recipe.interpolation else ()
+    return [one for arm in run.recipe.arms for one in (arm, f"{arm}{BEST}") if one == arm or arm in interpolated]
+
+
+def interpolation_of(run: Run) -> dict[str, dict[str, Reported]]:
+    """Return arm -> seed -> the sweep on validation and, in ``test``, the chosen student on test."""
+    if run.recipe.interpolation is None:
+        return {}
+    arms: dict[str, dict[str, Reported]] = {}
+    for arm in run.interpolations.arms:
+        for seed in seeds_of(run.recipe, arm):
+            found, tested = run.interpolations.sweep(arm, seed), run.interpolations.tested(arm, seed)
+            reported = Reported(**found.to_json(), test=tested.to_json(found.best.alpha) if tested else None)
+            arms.setdefault(arm, {})[str(seed)] = reported
+    return arms
+
+
+def task_order(results: Results) -> list[str]:
+    """Return the tasks in the order of the recipe's columns, which is that of ``cost``."""
+    return list(dict.fromkeys(name.partition("/")[0] for name in results["cost"]))
 
 
 def cost(run: Run) -> dict[str, dict[str, float | None]]:
@@ -79,9 +107,9 @@ def supervision_of(run: Run) -> dict[str, dict[str, Supervision]]:
     return {arm: seeds for arm, seeds in arms.items() if seeds}
 
 
-def guard_of(run: Run) -> dict[str, dict[str, object]]:
+def guard_of(run: Run) -> dict[str, dict[str, GuardRecord]]:
     """Return arm -> seed -> the guard's measurements and events; empty without ``training.guard``."""
-    arms: dict[str, dict[str, object]] = {}
+    arms: dict[str, dict[str, GuardRecord]] = {}
     for arm in [arm for arm in run.recipe.arms if arm in TRAINED]:
         for seed in seeds_of(run.recipe, arm):
             path = run.folder_of(arm, seed) / RECORD
@@ -112,7 +140,21 @@ def protocol(run: Run) -> dict[str, object]:
         "learning_rates": {arm: run.trainings.rate(arm) for arm in run.recipe.arms if arm != "clip"},
         "learning_rate_grid": list(training.learning_rates),
         "more_labels": f"true labels of the probe split and pseudo-labels of {PSEUDO:,} random captioned pictures",
+        **_interpolation(run),
     }
+
+
+def _interpolation(run: Run) -> dict[str, str]:
+    """Return how interpolated students are chosen; empty without ``interpolation``."""
+    settings = run.recipe.interpolation
+    if settings is None:
+        return {}
+    rule = (
+        f"on validation, of α = {', '.join(f'{alpha:g}' for alpha in settings.swept)}: the highest mean of the dense "
+        "headlines among the start and the students whose loss of zero-shot recognition has a 95 % interval that ends "
+        f"at or below {settings.max_loss:g}"
+    )
+    return {"interpolation": rule}
 
 
 def _alignment(truth: Mapping[str, Truth]) -> str:

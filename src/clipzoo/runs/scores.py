@@ -45,19 +45,24 @@ class Scores:
         """The measurements."""
         return self.trainings.suite
 
+    @property
+    def splits(self) -> list[str]:
+        """The splits that are reported."""
+        return reported_splits(self.inputs.recipe)
+
     def _probes(self, arm: str, seed: int) -> Probes | None:
         """Return the fitted probes of a student; None if there are no true labels."""
         return self.suite.probes(self.trainings.train(arm, seed))
 
     def arm(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
         """Return split -> group -> scores of a trained arm."""
-        splits = reported_splits(self.inputs.recipe)
+        splits = self.splits
 
         def measure() -> Mapping[str, Groups]:
             self.progress.stage(f"measuring {arm}, seed {seed}" if arm in TRAINED else f"measuring {arm}")
             return self.suite.measure(self.trainings.train(arm, seed), splits, self.probes(arm, seed))
 
-        return self._kept(self.inputs.folder.scores(arm, seed), measure, splits)
+        return self.kept(self.inputs.folder.scores(arm, seed), measure, splits)
 
     def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
         """Return split -> baseline -> group -> scores."""
@@ -67,7 +72,7 @@ class Scores:
             return self._measure_baselines(splits)
 
         def kept(split: str) -> dict[str, dict[str, Scored]]:
-            return self._kept(self.inputs.folder.scores("baselines", split), lambda: measure()[split], [split])
+            return self.kept(self.inputs.folder.scores("baselines", split), lambda: measure()[split], [split])
 
         return {split: kept(split) for split in splits}
 
@@ -126,11 +131,22 @@ class Scores:
             true_labels.size,
         )
 
-    def _kept(
-        self, folder: Path, measure: Callable[[], Mapping[str, Groups]], splits: Sequence[str]
+    def kept(
+        self,
+        folder: Path,
+        measure: Callable[[], Mapping[str, Groups]],
+        splits: Sequence[str],
+        extra: Mapping[str, str] | None = None,
     ) -> dict[str, dict[str, Scored]]:
-        """Return the scores in a folder; measure them again if they are of other benchmarks or another preset."""
-        identity = {"preset": versioned_preset(self.inputs.recipe)}
+        """Return the scores in a folder; measure them again if they are of other benchmarks or another preset.
+
+        Args:
+            folder: of the scores.
+            measure: returns split -> group -> scores.
+            splits: that are measured.
+            extra: further names and values that the scores belong to.
+        """
+        identity = {"preset": versioned_preset(self.inputs.recipe), **(extra or {})}
         for split in ("probe", "validation", *splits):
             if split in self.suite.identities:
                 identity[split] = self.suite.identities[split]

@@ -1,4 +1,7 @@
-"""The verbs of a run: label, train, evaluate, report, run, export, push. Each resumes where an earlier call stopped."""
+"""The verbs of a run: label, train, interpolate, evaluate, report, run, export, push.
+
+Each resumes where an earlier call stopped.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, SampleError
+from clipzoo.evaluation.tradeoff import Tradeoff
 from clipzoo.export import PLUGINS as TARGETS
 from clipzoo.export import (
     Source,
@@ -28,12 +32,15 @@ from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
 from clipzoo.pages import write_page
 from clipzoo.runs._run import Run
+from clipzoo.runs.interpolation import BEST, RECORD
 from clipzoo.runs.preflight import TRAINED, check_arm, check_measurable
-from clipzoo.runs.results import compared, curves, picture_rows
+from clipzoo.runs.results import compared, curves, picture_rows, task_order
 from clipzoo.runs.trainings import describe, seeds_of
 from clipzoo.store import Store, software
 from clipzoo.types import ImageArray, decode_image
 
+EXPORTED = ("clip", *TRAINED, *(f"{arm}{BEST}" for arm in TRAINED))
+"""Arms that can be exported; those that end in ``-best`` are interpolated."""
 PARITY_SAMPLES = 32
 """Pictures and captions on which an exported student is compared with the trained one."""
 
@@ -88,6 +95,23 @@ def train(run: Run, arm: str, seed: int) -> Path:
 
 
 @_locked
+def interpolate(run: Run) -> dict[str, dict[int, Tradeoff]]:
+    """Sweep between start and trained students on validation, and write the chosen ones; nothing is trained.
+
+    Returns:
+        arm -> seed -> its trade-off.
+
+    Raises:
+        RecipeError: the recipe has no interpolation, or validation cannot choose a student.
+        CheckpointError: an arm is not trained.
+    """
+    sweeps = run.interpolations
+    assert sweeps.settings
+    sweeps.check()
+    return {arm: {seed: sweeps.sweep(arm, seed) for seed in run.recipe.seeds} for arm in sweeps.arms}
+
+
+@_locked
 def evaluate(run: Run) -> Path:
     """Measure every arm and seed, and all baselines; arms that are not trained yet are trained first.
 
@@ -95,6 +119,8 @@ def evaluate(run: Run) -> Path:
         the path of ``results.json``.
     """
     check_measurable(run.recipe)
+    if run.recipe.interpolation:
+        run.interpolations.check()
     remaining = run.trainings.remaining()
     if remaining:
         run.progress.stage(f"training these arms before measuring: {describe(remaining)}")
@@ -114,9 +140,11 @@ def report(run: Run) -> Path:
     if not run.folder.results.exists():
         raise CheckpointError(f"{run.out} has no results.json: run `clipzoo eval {run.out}` first")
     run.progress.stage("writing the page")
+    results = json.loads(run.folder.results.read_text(encoding="utf-8"))
     return write_page(
-        json.loads(run.folder.results.read_text(encoding="utf-8")),
+        results,
         run.folder.page,
+        tasks=task_order(results),
         curves=curves(run),
         pictures=picture_rows(run),
         recipe=run.recipe.to_yaml(),
@@ -157,7 +185,7 @@ def export(
             exported student differs, or another process holds the lock of the run's folder.
         OSError: the disk cannot be written to; nothing incomplete remains.
     """
-    check_arm(arm, "export", ("clip", *TRAINED))
+    check_arm(arm, "export", EXPORTED)
     TARGETS.load(to)
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
@@ -196,7 +224,7 @@ def push(
     Raises:
         RemoteError: the hub cannot be reached or refuses, or no token is known. Others as of `export`.
     """
-    check_arm(arm, "push", ("clip", *TRAINED))
+    check_arm(arm, "push", EXPORTED)
     TARGETS.load(to)
     check_repository(repository)
     if not dry_run:
@@ -218,16 +246,32 @@ def push(
 def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
     """Return a student with the samples and the README of its export."""
     images, captions = _first_samples(run)
-    manifests = {name: column.manifest for name, (_, column) in run.columns.items()} if arm == "clipzoo" else {}
+    manifests = (
+        {name: column.manifest for name, (_, column) in run.columns.items()} if arm.startswith("clipzoo") else {}
+    )
     results = run.folder.results
     numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
-    card = model_card(run.recipe, arm, seed, manifests, numbers, software().get("clipzoo", "(source)"))
-    return Source(_trained(run, arm, seed), images, captions, card, heads)
+    student, version = _trained(run, arm, seed), software().get("clipzoo", "(source)")
+    card = model_card(run.recipe, arm, seed, manifests, numbers, version, _interpolation_note(run, arm, seed))
+    return Source(student, images, captions, card, heads)
+
+
+def _interpolation_note(run: Run, arm: str, seed: int) -> str:
+    if not arm.endswith(BEST):
+        return ""
+    path = run.folder_of(arm.removesuffix(BEST), seed) / RECORD
+    alpha = json.loads(path.read_text(encoding="utf-8"))["best"]
+    return (
+        f"The weights are interpolated (WiSE-FT, arXiv 2109.01903): {1 - alpha:g} × the pretrained model + {alpha:g} × "
+        "the trained student, chosen on validation."
+    )
 
 
 def _trained(run: Run, arm: str, seed: int) -> Student:
     if arm == "clip":
         return run.start()
+    if arm.endswith(BEST):
+        return _best(run, arm, seed)
     student = run.trainings.trained(arm, seed)
     if student is None:
         raise CheckpointError(
@@ -235,6 +279,16 @@ def _trained(run: Run, arm: str, seed: int) -> Student:
             f"--arm {arm} --seed {seed}` first"
         )
     return student
+
+
+def _best(run: Run, arm: str, seed: int) -> Student:
+    folder = run.folder.best(arm.removesuffix(BEST), seed)
+    if not (folder / "done").exists():
+        raise CheckpointError(
+            f"{run.out} has no interpolated student of the arm {arm.removesuffix(BEST)!r} with seed {seed}: run "
+            f"`clipzoo interpolate {run.out}` first"
+        )
+    return Student.load(folder, run.recipe.student.trust_remote_code).to(run.device).eval()
 
 
 def _first_samples(run: Run) -> tuple[list[ImageArray], list[str]]:
