@@ -16,6 +16,7 @@ from clipzoo import recipe
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
 PARTS = {
     "": recipe.Recipe,
+    "data": recipe.DatasetRecipe,
     "columns": recipe.ColumnRecipe,
     "labeling": recipe.LabelingRecipe,
     "student": recipe.StudentRecipe,
@@ -24,7 +25,7 @@ PARTS = {
     "anchors": recipe.AnchorsRecipe,
     "evaluation": recipe.EvaluationRecipe,
 }
-ANCHORS = {"columns": "-a-list", "guard": "-in-training", "anchors": "-in-training"}
+ANCHORS = {"data": "-a-list", "columns": "-a-list", "guard": "-in-training", "anchors": "-in-training"}
 """Part -> end of its heading's anchor."""
 HEAD = """# Recipes
 
@@ -66,7 +67,12 @@ def page() -> str:
 
 
 def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
-    inside = {"columns": " (a list)", "guard": " (in `training`)", "anchors": " (in `training`)"}.get(name, "")
+    inside = {
+        "data": " (a list)",
+        "columns": " (a list)",
+        "guard": " (in `training`)",
+        "anchors": " (in `training`)",
+    }.get(name, "")
     yield f"## `{name}`{inside}" if name else "## Top level"
     yield ""
     yield _plain(model.__doc__ or "")
@@ -75,8 +81,8 @@ def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for field, info in model.model_fields.items():
         default, description = _default(info), _plain(info.description or "")
-        if field in PARTS:
-            none = "`null`, " if info.default is None else ""
+        if field in PARTS and field != name:
+            none = {None: "`null`, ", PydanticUndefined: "**required**, "}.get(info.default, "")
             default, description = (
                 none + f"[see below](#{field}{ANCHORS.get(field, '')})",
                 description or _title(field),

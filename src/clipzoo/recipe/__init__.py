@@ -1,6 +1,7 @@
 """The recipe: the typed, complete description of a run. Mistakes are reported together."""
 
 from clipzoo.recipe.columns import ColumnRecipe
+from clipzoo.recipe.data import DatasetRecipe
 from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, Recipe, StudentRecipe
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
 from clipzoo.recipe.reading import load, parse
@@ -10,6 +11,7 @@ __all__ = [
     "TOKENIZER",
     "AnchorsRecipe",
     "ColumnRecipe",
+    "DatasetRecipe",
     "EvaluationRecipe",
     "GuardRecipe",
     "LabelingRecipe",

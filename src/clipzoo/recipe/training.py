@@ -73,7 +73,7 @@ class TrainingRecipe(Part):
     """Gradients are clipped to this norm."""
     mixture: dict[str, Positive] = Field(default_factory=dict)
     """Dataset -> weight, if ``data`` is a YAML file that names several: a sample of a dataset of weight 2 is seen twice
-    as often as one of weight 1, the default (docs/training.md)."""
+    as often as one of weight 1, the default. A list in ``data`` has the weights itself (docs/training.md)."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
     """Smallest and largest share of the image's area that a random crop covers."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -71,7 +71,7 @@ class Run:
 
     def _preflight(self) -> None:
         """Find mistakes of a new recipe before hours of labeling and training."""
-        packaged = locations.provided(self.recipe.data)
+        packaged = locations.provided(self.recipe.location)
         check_mixture(self.recipe.training.mixture, () if packaged else open_dataset(self.inputs.dataset).shards)
         check_splits(self.recipe)
         student, evaluation = self.recipe.student, self.recipe.evaluation

@@ -37,7 +37,7 @@ class Inputs:
     @property
     def dataset(self) -> str:
         """The location of the captioned images."""
-        return locations.resolve_data(self.recipe.data, self.folder.data, self.progress.step)
+        return locations.resolve_data(self.recipe.location, self.folder.data, self.progress.step)
 
     @cached_property
     def reader(self) -> Reader:
