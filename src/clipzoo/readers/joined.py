@@ -57,7 +57,7 @@ class Joined(Reader):
         """
         readers = {}
         for name, text in sorted((several.separate(location.path) or _listed(location)).items()):
-            inner = replace(Location.parse(text), captions=location.captions)
+            inner = replace(Location.parse(text), captions=location.captions, fields=location.fields)
             if cls.accepts(inner):
                 raise DatasetError(f"{location.path}: {name} is itself a list of datasets; name its datasets here")
             readers[name] = _formats.open_location(inner)
@@ -76,6 +76,11 @@ class Joined(Reader):
         """
         reader, inner = self._reader(entry.shard)
         return replace(reader.read(replace(entry, shard=inner)), shard=entry.shard)
+
+    def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
+        """See `Reader.fields`."""
+        reader, inner = self._reader(entry.shard)
+        return reader.fields(replace(entry, shard=inner))
 
     def contents(self, shard: str) -> str:
         """See `Reader.contents`."""

@@ -144,7 +144,9 @@ class Trainings:
         viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
         labels = {name: LabelColumn(labels, column.stride) for name, (column, labels) in columns.items()}
         used = labels if arm == "clipzoo" else {}
-        dataset = TrainingSet(self.plan, self.inputs.reader, used, viewing, seed, self.recipe.mixture)
+        dataset = TrainingSet(
+            self.plan, self.inputs.reader, used, viewing, seed, self.recipe.mixture, settings.captions
+        )
 
         def on_step(step: int, values: Mapping[str, float]) -> None:
             note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"

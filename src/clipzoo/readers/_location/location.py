@@ -34,12 +34,14 @@ class Location:
         path: the location without its options: a file, a folder, or a glob or brace pattern.
         options: name -> value. Values may be percent-encoded: ``sep=%26``.
         captions: True if each sample needs a caption.
+        fields: caption fields that samples carry one by one.
     """
 
     text: str
     path: str
     options: Mapping[str, str]
     captions: bool = True
+    fields: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Location:
