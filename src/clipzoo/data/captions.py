@@ -32,7 +32,7 @@ def draw_caption(sample: Sample, rng: np.random.Generator, captions: Mapping[str
         ends = np.cumsum([captions[name] for name in present])
         drawn = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
         texts = sample.fields[present[min(drawn, len(present) - 1)]]
-    return texts[rng.integers(len(texts))] if len(texts) > 1 else texts[0]
+    return texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
 
 
 def check_captions(captions: Mapping[str, float], reader: Reader) -> None:

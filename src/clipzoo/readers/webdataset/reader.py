@@ -24,6 +24,7 @@ from clipzoo.readers._location import IMAGES, Location, listing
 from clipzoo.readers._rows import CAPTION, digest
 from clipzoo.readers._samples import exif, fields
 from clipzoo.readers._samples.captions import Captions
+from clipzoo.readers._samples.fields import Fields
 from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
 from clipzoo.readers.webdataset import metadata
 from clipzoo.readers.webdataset.layout import LAST, Layout, decide, inferred, stems
@@ -156,7 +157,7 @@ class WebDataset(Reader):
             return self._columns.of_values(metadata.values(data[entry.caption], entry.caption, self._named))
         return self.captions.of_member(data[entry.caption], entry.caption)
 
-    def _fields(self, entry: Entry, data: Mapping[str, bytes], names: Sequence[str] | None = None) -> fields.Fields:
+    def _fields(self, entry: Entry, data: Mapping[str, bytes], names: Sequence[str] | None = None) -> Fields:
         """Return the fields ``names`` that have text, by default all, of member -> bytes."""
         if metadata.is_row(entry.caption):
             return fields.of_values(metadata.values(data[entry.caption], entry.caption, self._named), names)
