@@ -1,153 +1,199 @@
-"""The cost of the trainer: its step against a plain OpenCLIP loop, and two gloo ranks against one process.
+"""The cost of the trainer, side by side in one run: steps, memory, accumulation, the loader, and two gloo ranks.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py --model ViT-B-32 --batch 32 --out training.json
+    python benchmarks/training.py                       # about ten minutes on two cores; also on a GPU, if there is one
+    python benchmarks/training.py --quick --out FOLDER  # a minute; its figures prove nothing
 
-Batches are synthetic, captions only, float32, on the CPU with one thread per process. All arms have the same model,
-batch, optimizer and clipping. They take turns, round by round; the table gives the median round.
+Arms are processes of their own, which take turns, round by round; ratios are medians over rounds, of the arms of the
+same round. Weights and batches are random. Writes results.json and results.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
-import socket
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import open_clip
 import torch
 
-from clipzoo.data import Batch
-from clipzoo.models import Student
-from clipzoo.recipe import TrainingRecipe
-from clipzoo.training import Job, joined
-from clipzoo.training.processes import ranks
-from clipzoo.training.processes.sharding import Sharding
-from clipzoo.training.updates import optimizer
-from clipzoo.training.updates.step import Updater
+from training_arms import Arm, Measured, measure, write_data
+
+HERE = Path(__file__).parent / "results" / "training"
+PLAIN, CAPTIONS, LINEAR, CONV = "plain OpenCLIP loop", "captions alone", "three linear heads", "three conv heads"
+CHUNKS = 8
 
 
-def batch(student: Student, size: int) -> Batch:
-    """Random images and captions, of which each rank has its share."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, *student.image_size, 3), dtype=torch.uint8, generator=generator)
-    captions = [f"a photo of a chair number {i}" for i in range(size)]
-    share = slice(ranks.rank(), size, ranks.world_size())
-    tokens = student.tokenize(captions[share])
-    return Batch(images[share], tokens, captions[share], {}, [])
+@dataclass(frozen=True)
+class Check:
+    """A ratio with its limit; ``rounds`` are its values in the rounds."""
+
+    what: str
+    rounds: Sequence[float]
+    limit: float
+    least: bool = False
+
+    @property
+    def value(self) -> float:
+        """The median."""
+        return statistics.median(self.rounds)
+
+    @property
+    def met(self) -> bool:
+        """True if the median is within the limit."""
+        return self.value >= self.limit if self.least else self.value <= self.limit
 
 
-def student_of(args: argparse.Namespace) -> Student:
-    torch.manual_seed(0)
-    return Student.create(args.model, random=True).train()
+def per_image(one: Measured, other: Measured) -> list[float]:
+    """Return the time an image of one arm, relative to another, in each round."""
+    return [a / b for a, b in zip(one.per_image, other.per_image, strict=True)]
 
 
-def clipzoo_step(args: argparse.Namespace, accumulate: int = 1) -> Callable[[int], object]:
-    """The trainer's update of a fixed batch."""
-    student = student_of(args)
-    recipe = TrainingRecipe(steps=10_000, batch_size=args.batch, accumulate=accumulate)
-    job = Job(recipe, 1e-4, 10_000, Path())
-    optimizer.freeze(student, job)
-    sharding = Sharding(job, student)
-    adam = optimizer.build(student, job)
-    updater = Updater(SimpleNamespace(job=job, student=student), adam, sharding)  # type: ignore[arg-type]
-    data = batch(student, args.batch)
-    return lambda step: updater.update(data, step)
-
-
-def open_clip_step(args: argparse.Namespace) -> Callable[[int], object]:
-    """A plain loop over OpenCLIP's model and loss."""
-    student = student_of(args)
-    data, model, loss = batch(student, args.batch), student.clip, open_clip.loss.ClipLoss()
-    adam = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
-
-    def step(number: int) -> None:
-        adam.zero_grad(set_to_none=True)
-        image, text, scale = model(student.normalize(data.images), data.tokens)
-        loss(image, text, scale).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-
-    return step
-
-
-def seconds(step: Callable[[int], object], args: argparse.Namespace) -> float:
-    began = time.perf_counter()
-    for number in range(args.steps):
-        step(number)
-    return (time.perf_counter() - began) / args.steps
-
-
-def one_process(args: argparse.Namespace) -> dict[str, list[float]]:
-    """Rounds of the arms of one process, which take turns."""
+def steps(args: argparse.Namespace, device: str, data: str) -> tuple[dict[str, Measured], list[Check]]:
+    """Measure steps with and without labels, beside a plain loop and the loader."""
+    gpu = device.startswith("cuda")
+    batch, precision = (args.gpu_batch, args.gpu_precision) if gpu else (args.batch, "fp32")
+    base = Arm("clipzoo", args.model, batch, threads=args.threads, device=device, precision=precision)
+    heads = {LINEAR: "linear", CONV: "conv"}
     arms = {
-        "plain OpenCLIP loop": open_clip_step(args),
-        "clipzoo": clipzoo_step(args),
-        f"clipzoo, {args.chunks} chunks": clipzoo_step(args, args.chunks),
+        PLAIN: replace(base, kind="plain"),
+        CAPTIONS: base,
+        **{name: replace(base, head=head, layers=tuple(args.layers)) for name, head in heads.items()},
     }
-    for step in arms.values():
-        step(0)
-    rounds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(args.rounds):
-        for name, step in arms.items():
-            rounds[name].append(seconds(step, args))
-    return rounds
-
-
-def _rank(rank: int, port: int, args: argparse.Namespace, end: Any) -> None:
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
+    loaders = {} if gpu else {
+        "loader, captions": replace(base, kind="loader", data=data, batch=args.loaded, threads=1),
+        "loader, captions and three columns": replace(
+            base, kind="loader", data=data, batch=args.loaded, threads=1, head="conv"
+        ),
     }  # fmt: skip
-    torch.set_num_threads(1)
-    with joined("cpu"):
-        step = clipzoo_step(args)
-        step(0)
-        times = [seconds(step, args) for _ in range(args.rounds)]
-        if rank == 0:
-            end.send(times)
+    found = measure(arms | loaders, args.rounds, args.gpu_steps if gpu else args.steps)
+    limits = ((CAPTIONS, PLAIN, 1.0), (CONV, CAPTIONS, 1.05), (LINEAR, CAPTIONS, 1.03))
+    checks = [Check(f"step of {a} / {b}", per_image(found[a], found[b]), limit) for a, b, limit in limits]
+    checks += [
+        Check(f"peak memory of {a} / {b}", [found[a].peak / found[b].peak], 1.10)
+        for a, b in ((CONV, CAPTIONS), (LINEAR, CAPTIONS))
+    ]
+    pairs = zip(loaders, (CAPTIONS, CONV), strict=False)
+    checks += [
+        Check(f"images a second of the {a}, one thread / {b}", per_image(found[b], found[a]), 1.0, least=True)
+        for a, b in pairs
+    ]
+    return found, checks
 
 
-def two_ranks(args: argparse.Namespace) -> list[float]:
-    context = multiprocessing.get_context("spawn")
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        port = one.getsockname()[1]
-    ours, theirs = context.Pipe(duplex=False)
-    processes = [context.Process(target=_rank, args=(rank, port, args, theirs)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    times: list[float] = ours.recv()
-    for process in processes:
-        process.join()
-    return times
+def accumulated(args: argparse.Namespace, device: str) -> tuple[dict[str, Measured], list[Check]]:
+    """Measure a batch in chunks beside a batch of the size of a chunk."""
+    gpu = device.startswith("cuda")
+    batch, precision = (args.gpu_batch, args.gpu_precision) if gpu else (args.small_batch, "fp32")
+    model = args.model if gpu else args.small_model
+    whole = Arm("clipzoo", model, batch, threads=args.threads, device=device, precision=precision)
+    names = f"batch {batch}", f"batch {CHUNKS * batch} in {CHUNKS} chunks"
+    arms = dict(zip(names, (whole, replace(whole, batch=CHUNKS * batch, accumulate=CHUNKS)), strict=True))
+    found = measure(arms, args.few_rounds, 1)
+    small, large = (found[name] for name in names)
+    return found, [
+        Check(f"time an image of {names[1]} / {names[0]}", per_image(large, small), 1.5),
+        Check(f"peak memory of {names[1]} / {names[0]}", [large.peak / small.peak], 1.10),
+    ]
+
+
+def ranks(args: argparse.Namespace) -> tuple[dict[str, Measured], list[Check]]:
+    """Measure two gloo ranks beside one process, with a thread each and the same batch."""
+    one = Arm("clipzoo", args.small_model, args.shared_batch)
+    names = "1 process, 1 thread", "2 gloo ranks, 1 thread each"
+    found = measure(dict(zip(names, (one, replace(one, processes=2)), strict=True)), args.few_rounds, 1)
+    speed = per_image(found[names[0]], found[names[1]])
+    return found, [Check(f"images a second of {names[1]} / {names[0]}", speed, 1.6, least=True)]
+
+
+def row(name: str, one: Measured) -> str:
+    """Return the row of an arm in Markdown."""
+    ordered = sorted(one.arm.batch / seconds for seconds in one.seconds)
+    spread = f"{ordered[0]:.2f} – {ordered[-1]:.2f}"
+    read = f"{one.read / statistics.median(one.seconds) / 2**20:.2f}" if one.read else "–"
+    speed = f"{statistics.median(ordered):.2f}"
+    return f"| {name} | {one.arm.batch} | {speed} | {spread} | {one.peak / 2**30:.2f} | {read} |"
+
+
+def report(results: Mapping[str, tuple[Mapping[str, Measured], Sequence[Check]]], about: Mapping[str, object]) -> str:
+    """Return the page."""
+    lines = ["# Training", "", ", ".join(f"{name}: {value}" for name, value in about.items()), ""]
+    for title, (found, checks) in results.items():
+        models = sorted({one.arm.model for one in found.values()})
+        lines += [f"## {title}: {', '.join(models)}", ""]
+        lines += ["| arm | images a step | images/s, median | range | peak memory, GiB | MiB/s read |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |", *(row(name, one) for name, one in found.items()), ""]
+        lines += ["| ratio | median | range | limit | met |", "| --- | ---: | ---: | ---: | --- |"]
+        for check in checks:
+            limit = f"{'≥' if check.least else '≤'} {check.limit:.2f}"
+            spread = f"{min(check.rounds):.3f} – {max(check.rounds):.3f}"
+            lines.append(f"| {check.what} | {check.value:.3f} | {spread} | {limit} | {'yes' if check.met else 'no'} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options; `--quick` replaces models and sizes by the smallest."""
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the smallest models, one round")
+    parser.add_argument("--model", default="ViT-B-16", help="of steps and of the loader")
+    parser.add_argument("--small-model", default="ViT-B-32", help="of chunks and of two ranks, on the CPU")
+    parser.add_argument("--layers", type=int, nargs="+", default=[5, 11], help="that the heads read")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--small-batch", type=int, default=16, help="of a chunk")
+    parser.add_argument("--shared-batch", type=int, default=48, help="of two ranks together")
+    parser.add_argument("--loaded", type=int, default=64, help="images that a loader reads in a step")
+    parser.add_argument("--threads", type=int, default=cores, help="of one process on the CPU")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--few-rounds", type=int, default=3, help="of chunks and of two ranks")
+    parser.add_argument("--steps", type=int, default=1, help="a round")
+    parser.add_argument("--gpu-batch", type=int, default=256)
+    parser.add_argument("--gpu-precision", default="bf16")
+    parser.add_argument("--gpu-steps", type=int, default=5, help="a round")
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    if args.quick:
+        args.model = args.small_model = "demo:clip"
+        args.layers, args.batch, args.small_batch, args.shared_batch, args.loaded = [-1], 2, 2, 4, 4
+        args.rounds = args.few_rounds = 1
+    return args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--chunks", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="a round")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    rounds = {**one_process(args), "clipzoo, 2 gloo ranks": two_ranks(args)}
-    medians = {name: statistics.median(times) for name, times in rounds.items()}
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {args.model}, batch {args.batch}, torch {torch.__version__}")
-    for name, median in medians.items():
-        print(f"{name:24s} {args.batch / median:8.1f} images/s   step {median / medians['clipzoo']:.3f} × clipzoo's")
-    if args.out:
-        settings = {k: v for k, v in vars(args).items() if k != "out"}
-        args.out.write_text(json.dumps({"settings": settings, "seconds": rounds}, indent=1))
+    """Measure all sections, print the page and write both files."""
+    args = arguments()
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() and not args.quick else [])]
+    with TemporaryDirectory() as folder:
+        data = write_data(Path(folder), 2 * args.loaded)
+        results = {f"Steps on {device}": steps(args, device, data) for device in devices}
+    results |= {f"Cached accumulation on {device}": accumulated(args, device) for device in devices}
+    results["Two ranks"] = ranks(args)
+    about = {
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {args.threads} threads",
+        **({"GPU": torch.cuda.get_device_name()} if "cuda" in devices else {}),
+        "torch": torch.__version__, "open_clip": open_clip.__version__,
+        "rounds": f"{args.rounds} and {args.few_rounds}",
+    }  # fmt: skip
+    page = report(results, about)
+    print(page)
+    plain = {
+        title: {
+            "arms": {n: asdict(m) for n, m in found.items()},
+            "ratios": [asdict(c) | {"median": c.value, "met": c.met} for c in checks],
+        }
+        for title, (found, checks) in results.items()
+    }
+    for one in (arm for section in plain.values() for arm in section["arms"].values()):  # type: ignore[attr-defined]
+        one["arm"].pop("data")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "results.md").write_text(page)
+    (args.out / "results.json").write_text(json.dumps({"about": about, "sections": plain}, indent=1))
 
 
 if __name__ == "__main__":

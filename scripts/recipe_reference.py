@@ -16,6 +16,7 @@ from clipzoo import recipe
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
 PARTS = {
     "": recipe.Recipe,
+    "data": recipe.DatasetRecipe,
     "columns": recipe.ColumnRecipe,
     "labeling": recipe.LabelingRecipe,
     "student": recipe.StudentRecipe,
@@ -26,7 +27,10 @@ PARTS = {
     "interpolation": recipe.InterpolationRecipe,
     "evaluation": recipe.EvaluationRecipe,
 }
-ANCHORS = {"columns": "-a-list", "balancing": "-in-training", "guard": "-in-training", "anchors": "-in-training"}
+ANCHORS = {
+    **dict.fromkeys(("data", "columns"), "-a-list"),
+    **dict.fromkeys(("balancing", "guard", "anchors"), "-in-training"),
+}
 """Part -> end of its heading's anchor."""
 HEAD = """# Recipes
 
@@ -69,7 +73,7 @@ def page() -> str:
 
 def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
     parts = dict.fromkeys(("balancing", "guard", "anchors"), " (in `training`)")
-    inside = {"columns": " (a list)", **parts}.get(name, "")
+    inside = {"data": " (a list)", "columns": " (a list)", **parts}.get(name, "")
     yield f"## `{name}`{inside}" if name else "## Top level"
     yield ""
     yield _plain(model.__doc__ or "")
@@ -78,8 +82,8 @@ def _part(name: str, model: type[BaseModel]) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for field, info in model.model_fields.items():
         default, description = _default(info), _plain(info.description or "")
-        if field in PARTS:
-            none = "`null`, " if info.default is None else ""
+        if field in PARTS and field != name:
+            none = "`null`, " if info.default is None else "**required**, " if info.is_required() else ""
             default, description = (
                 none + f"[see below](#{field}{ANCHORS.get(field, '')})",
                 description or _title(field),

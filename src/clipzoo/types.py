@@ -1,6 +1,4 @@
-"""Types shared by all packages: samples, images, views and cameras; the image decoder.
-
-Letters of shapes:
+"""Types shared by all packages: samples, images, views and cameras; the image decoder. Letters of shapes:
 
     B  batch        C  channels      K  classes        N  boxes, tokens, samples
     H, W  height and width of an image or label        h, w  of a feature map
@@ -14,8 +12,8 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -64,7 +62,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"
 class Sample:
     """One image with its caption, undecoded.
 
-    ``others`` are further captions: training draws one of all captions at random.
+    ``others`` are further captions: training draws one of all captions at random. ``fields`` has the texts of the
+    fields that the dataset was opened with.
     """
 
     key: str
@@ -72,6 +71,7 @@ class Sample:
     image: bytes
     caption: str
     others: tuple[str, ...] = ()
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, ScannedSample, hash64
-from clipzoo.errors import DatasetError
+from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers import Entry, Reader, prefetched, spread
 from clipzoo.readers.decode import read_image
 from clipzoo.stopping import signals
@@ -82,8 +82,16 @@ def scan_sample(reader: Reader, entry: Entry) -> ScannedSample:
     height, width = image.shape[:2]
     return ScannedSample(
         entry.key, None, sample.caption, form_of(sample.image), (height, width), hash64(sample.image), dhash(image),
-        sideways=reader.sideways(entry, sample.image),
+        sideways=reader.sideways(entry, sample.image), fields=_fields_of(reader, entry),
     )  # fmt: skip
+
+
+def _fields_of(reader: Reader, entry: Entry) -> tuple[str, ...]:
+    """Return the names of the sample's fields with text; none if they cannot be read."""
+    try:
+        return tuple(reader.fields(entry))
+    except SampleError:
+        return ()
 
 
 def form_of(data: bytes) -> str:

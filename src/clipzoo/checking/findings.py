@@ -38,6 +38,7 @@ class ScannedSample:
     """The result of one sample; ``failure`` is the reason why it cannot be used, and other fields are then empty.
 
     ``advice`` is a location that would read a failed sample. ``sideways`` is an orientation that was not applied.
+    ``fields`` are the names of all fields with text.
     """
 
     key: str
@@ -49,6 +50,7 @@ class ScannedSample:
     dhash: int | None = None
     advice: str = ""
     sideways: str = ""
+    fields: tuple[str, ...] = ()
 
 
 @dataclass
@@ -95,6 +97,7 @@ class Findings:
         broken: kind of reason -> finding.
         suspicious: problem of captions -> finding.
         formats, sides, aspects, scripts, languages: name -> number of samples; no languages without a detector.
+        fields: field with text -> number of samples, as `training.captions` names them.
         sideways: pictures whose EXIF orientation in the ``.json`` was not applied.
         flat: pictures of nearly one color, which are excluded from ``near``.
         equal, near: pictures that are duplicates to the byte, or nearly.
@@ -116,6 +119,7 @@ class Findings:
     aspects: Counter[str] = field(default_factory=Counter)
     scripts: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
+    fields: Counter[str] = field(default_factory=Counter)
     sideways: Finding = field(default_factory=Finding)
     flat: Finding = field(default_factory=Finding)
     equal: Duplicates = field(default_factory=Duplicates)
@@ -153,6 +157,7 @@ class Findings:
         self._picture(place, one)
         if one.sideways:
             self.sideways.add(place, one.sideways)
+        self.fields.update(name for name in one.fields if name in self.fields or len(self.fields) < KINDS)
         self._lengths.append(len(one.caption))
         self._captions.append(hash64(one.caption.encode()))
         self.scripts[script(one.caption)] += 1

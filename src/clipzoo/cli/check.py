@@ -10,7 +10,8 @@ import typer
 
 def command(
     data: Annotated[
-        str, typer.Argument(help="The dataset: a folder, shards, a table, or a YAML list of several (docs/data.md).")
+        list[str],
+        typer.Argument(help="The dataset: a folder, shards, a table, or a YAML list; several are one (docs/data.md)."),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Write an HTML report with example images to this file.")
@@ -22,10 +23,11 @@ def command(
 
     from clipzoo import locations
     from clipzoo.cli._console import bold, console
+    from clipzoo.files import several
     from clipzoo.pages.check import check, table
 
     with TemporaryDirectory() as cache:
-        found = check(locations.resolve_data(data, Path(cache)), out, limit=limit)
+        found = check(locations.resolve_data(several.combined(data), Path(cache)), out, limit=limit)
     console.print(table(found))
     if out is not None:
         console.print(f"the page is {bold(out)}")

@@ -13,7 +13,10 @@ from clipzoo.errors import MAX_FAILURES
 
 def command(
     data: Annotated[
-        str, typer.Argument(help="The dataset: a folder, file or pattern, with options after ? (docs/data.md).")
+        list[str],
+        typer.Argument(
+            help="The dataset: a folder, file or pattern, with options after ?; several are one (docs/data.md)."
+        ),
     ],
     expert: Annotated[list[str], typer.Option("--expert", help="The URI of an expert. Repeatable.")],
     out: Annotated[str, typer.Option("--out", help="The label store: a folder or URL.")],
@@ -52,6 +55,7 @@ def command(
     from clipzoo import labeling, locations
     from clipzoo.cli._console import console, print_reports
     from clipzoo.cli._tables import estimated, estimated_total
+    from clipzoo.files import several
     from clipzoo.runs.preflight import pick_device
 
     if price is not None and not estimate:
@@ -60,12 +64,12 @@ def command(
         device = pick_device(device)
     tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
     if estimate:
-        with locations.resolved(data, out) as found:
+        with locations.resolved(several.combined(data), out) as found:
             guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
         console.print(estimated(guess), estimated_total(guess, price), sep="\n")
         return
     reports = labeling.label(
-        locations.resolve_into_store(data, out), expert, out, device=device, batch_size=batch_size,
+        locations.resolve_into_store(several.combined(data), out), expert, out, device=device, batch_size=batch_size,
         max_failures=max_failures, retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, log=log,
         engine=engine,  # type: ignore[arg-type]  # it checks
         ray_address=ray_address,

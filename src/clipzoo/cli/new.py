@@ -19,7 +19,9 @@ G = TypeVar("G")
 
 def command(
     out: Annotated[Path, typer.Option("--out", help="The recipe file to write.")] = Path("recipe.yaml"),
-    data: Annotated[str | None, typer.Option(help="The image–caption dataset (docs/data.md).")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="The image–caption dataset (docs/data.md). Repeatable: several are one.")
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(help="The label store to use or create, or none; default: labels, if it is of this dataset."),
@@ -44,13 +46,14 @@ def command(
     from clipzoo import files, trust
     from clipzoo import recipe as recipes
     from clipzoo.cli._console import bold, console, plain
+    from clipzoo.files import several
     from clipzoo.runs import new_recipe as draft
     from clipzoo.runs.preflight import pick_device
 
     draft.check_out(out)
     device = pick_device(device)
 
-    found = _dataset(store, data, yes)
+    found = _dataset(store, several.combined(data) if data else None, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
     plain(f"   {found.samples:,} usable samples{skipped}")
     place = store or draft.find_store(found)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipzoo import files
+from clipzoo.data.captions import draw_caption
 from clipzoo.data.mixture import Mixture
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
@@ -29,7 +30,7 @@ from clipzoo.store import TAR_MARK, Column
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
-from clipzoo.types import ImageArray, Sample, View, decode_image
+from clipzoo.types import ImageArray, View, decode_image
 
 Position = tuple[int, int]
 """(epoch, row of the plan). With the seed, it determines a training sample."""
@@ -136,6 +137,10 @@ class TrainingSet(Dataset[ViewedSample]):
         viewing: parameters of the views.
         seed: views are a pure function of (seed, epoch, row).
         mixture: dataset -> weight, for a plan of several datasets; empty for the order of the plan.
+        captions: field -> weight in the draw of a sample's caption; the dataset was opened with these fields.
+
+    Raises:
+        PlanError: the dataset was opened without fields of ``captions``.
     """
 
     def __init__(
@@ -146,7 +151,14 @@ class TrainingSet(Dataset[ViewedSample]):
         viewing: Viewing,
         seed: int = 0,
         mixture: Mapping[str, float] | None = None,
+        captions: Mapping[str, float] | None = None,
     ) -> None:
+        if missing := set(captions or {}) - set(reader.drawn):
+            raise PlanError(
+                f"captions has {min(missing)!r}, but the dataset was opened without this field. Open it by "
+                f"open_dataset(location, fields={sorted(captions or {})})"
+            )
+        self.captions = dict(captions or {})
         self.plan, self.reader, self.labels, self.mixture = plan, reader, dict(labels), dict(mixture or {})
         self.viewing, self.seed = viewing, seed
         self._watches = {name: _Watch(used.column, plan.tars.get(name, {})) for name, used in self.labels.items()}
@@ -187,7 +199,9 @@ class TrainingSet(Dataset[ViewedSample]):
         rng = np.random.default_rng([self.seed, epoch, index])
         v = self.viewing
         view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
-        viewed = ViewedSample(row["key"], _jitter(view.image(image), rng, v.jitter), _caption(sample, rng))
+        viewed = ViewedSample(
+            row["key"], _jitter(view.image(image), rng, v.jitter), draw_caption(sample, rng, self.captions)
+        )
         for name in self.labels:
             try:
                 viewed.labels[name] = self._label(name, row, view)
@@ -383,12 +397,6 @@ def _unreadable(usable: Sequence[ViewedSample], name: str) -> tuple[int, int]:
     """Return (unreadable labels of a column, labels in the plan)."""
     damaged = sum(name in s.damaged for s in usable)
     return damaged, damaged + sum(s.labels.get(name) is not None for s in usable)
-
-
-def _caption(sample: Sample, rng: np.random.Generator) -> str:
-    """Return one of the sample's captions; a single caption uses no random number."""
-    captions = (sample.caption, *sample.others)
-    return captions[rng.integers(len(captions))] if sample.others else sample.caption
 
 
 def _jitter(image: ImageArray, rng: np.random.Generator, strength: float) -> ImageArray:

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 PLAN, MADE_OF = "plan.parquet", "plan.json"
 
+CAPTIONS = "captions"
+"""Caption fields whose members the plan has; absent if the dataset was opened without."""
+
 MEANING, TARS = "meaning", "tars"
 """Fields of a column in plan.json that older files do not have: `Manifest.digest`, and a digest of the checksums of its
 shards' labels."""
@@ -42,6 +45,8 @@ def kept_plan(
     """
     path, state_file = folder / PLAN, folder / MADE_OF
     made_of = {"dataset": fingerprint(reader)} | {name: _labels(column) for name, column in columns.items()}
+    if reader.drawn:
+        made_of[CAPTIONS] = {"fields": [*reader.drawn]}
     if not (path.exists() and state_file.exists()):
         return _save(join(), path, state_file, made_of)
     known = _load_state(state_file)

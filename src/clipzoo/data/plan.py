@@ -41,7 +41,8 @@ class Plan:
     """A table of samples, one per row.
 
     Columns of ``table``: shard, key, image and caption (extension, offset, size), and for every label column its
-    offset and size, null if the label is missing.
+    offset and size, null if the label is missing. ``texts``, if the dataset was opened with caption fields, has their
+    members as JSON: name -> (offset, size).
 
     Attributes:
         left_out: kind of failure -> number of samples that cannot be used.
@@ -88,7 +89,7 @@ class Plan:
         indexes = files.map_ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
         for shard, entries in zip(reader.shards, indexes, strict=False):
             left_out.update(e.failure.kind for e in entries if e.failure)
-            table = _samples([e for e in entries if not e.failure])
+            table = _samples([e for e in entries if not e.failure], bool(reader.drawn))
             places[shard] = reader.state(shard), _places(reader, shard, entries)
             source = shard_fingerprint(reader, shard, entries) if columns else ""
             for name, column in columns.items():
@@ -228,11 +229,12 @@ class Plan:
 
 def entry_of(row: Mapping[str, Any]) -> Entry:
     """Return the reader's entry of a row of the plan."""
+    texts = {name: tuple(span) for name, span in json.loads(row.get("texts") or "{}").items()}
     members = {row[f"{part}:ext"]: (row[f"{part}:offset"], row[f"{part}:size"]) for part in ("image", "caption")}
-    return Entry(row["key"], row["shard"], members, row["image:ext"], row["caption:ext"])
+    return Entry(row["key"], row["shard"], texts | members, row["image:ext"], row["caption:ext"], texts=tuple(texts))
 
 
-def _samples(entries: list[Entry]) -> pa.Table:
+def _samples(entries: list[Entry], drawn: bool = False) -> pa.Table:
     fields: dict[str, pa.Array] = {
         "shard": pa.array([e.shard for e in entries], _TEXT),
         "key": pa.array([e.key for e in entries], _TEXT),
@@ -243,6 +245,9 @@ def _samples(entries: list[Entry]) -> pa.Table:
         fields[f"{part}:ext"] = pa.array(exts, _TEXT)
         for i, name in enumerate(_SPANS):
             fields[f"{part}:{name}"] = pa.array([span[i] for span in spans], pa.int64())
+    if drawn:  # members that hold caption fields
+        texts = [json.dumps({name: e.members[name] for name in e.texts}) if e.texts else "" for e in entries]
+        fields["texts"] = pa.array(texts, _TEXT)
     return pa.table(fields)
 
 

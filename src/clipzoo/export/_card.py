@@ -70,7 +70,7 @@ def card(
         model=_text(_start(recipe)),
         length=recipe.training.length,
         batch=recipe.training.batch_size,
-        data=_text(recipe.data),
+        data=_text(", ".join(recipe.datasets.values())),
     )
     summary = f"{summary} {note}".rstrip()
     text = HEAD.format(name=f"{_text(recipe.name)}: {arm}, seed {seed}", summary=summary, version=version)

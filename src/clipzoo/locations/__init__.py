@@ -15,6 +15,7 @@ from typing import Protocol, TypedDict, cast
 
 from clipzoo import files
 from clipzoo.errors import DatasetError
+from clipzoo.files import several
 from clipzoo.plugins import Registry
 from clipzoo.tasks.base import Convention
 
@@ -76,8 +77,12 @@ def _plugin(location: str) -> LocationPlugin | None:
 
 
 def provided(location: str) -> bool:
-    """Return True if a plugin provides the location; `DatasetError` if its plugin has no such location."""
-    return _plugin(location) is not None
+    """Return True if a plugin provides the location, or one of several datasets.
+
+    Raises:
+        DatasetError: its plugin has no such location.
+    """
+    return any(_plugin(one) is not None for one in (several.separate(location) or {"": location}).values())
 
 
 def share_pictures(one: str, other: str) -> bool:
@@ -119,7 +124,12 @@ def resolve(location: str, cache: Path, progress: Progress = lambda what, done, 
 
 
 def resolve_data(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
-    """Return the location that a reader opens: as `resolve`, but the ``images/`` of a benchmark folder."""
+    """Return the location that a reader opens: as `resolve`, but the ``images/`` of a benchmark folder.
+
+    Several datasets (`clipzoo.files.several`) are resolved one by one.
+    """
+    if named := several.separate(location):
+        return several.combine({name: resolve_data(one, cache, progress) for name, one in named.items()})
     found = resolve(location, cache, progress)
     images = files.place(found) / "images" if _FOLDER.fullmatch(found) else None
     return str(images) if images and images.is_dir() else found

@@ -90,6 +90,7 @@ def rows(findings: Findings) -> list[tuple[str, str, str]]:
         ("scripts", "", _counted(findings.scripts, total)),
         ("languages", "", languages),
         ("caption length", f"{median}", f"median length in characters; 90 % have {low} to {high}"),
+        ("fields with text", f"{len(findings.fields)}", _counted(findings.fields, total)),
         *_caption_rows(findings),
         *_duplicate_rows(findings),
         *_picture_rows(findings),

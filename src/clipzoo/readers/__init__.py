@@ -24,17 +24,21 @@ __all__ = [
 ]  # fmt: skip
 
 
-def open_dataset(location: AnyPath, captions: Literal["required", "optional"] = "required") -> Reader:
+def open_dataset(
+    location: AnyPath, captions: Literal["required", "optional"] = "required", fields: Sequence[str] = ()
+) -> Reader:
     """Open the dataset at ``location``: a folder, file, list, or glob or brace pattern, with options after ``?``.
 
     docs/data.md describes the formats and their options. If captions are optional, an image without a readable
     caption is a usable sample whose caption is "": for true labels and benchmarks, which need no captions.
+    ``fields`` names caption fields that samples carry in `Sample.fields`: columns, members and fields of ``.json``.
 
     Raises:
         DatasetError: there is no data, or its format is unknown or ambiguous.
         RemoteError: its address cannot be reached.
     """
-    return open_location(replace(Location.parse(os.fspath(location)), captions=captions == "required"))
+    parsed = Location.parse(os.fspath(location))
+    return open_location(replace(parsed, captions=captions == "required", fields=tuple(fields)))
 
 
 def fingerprint(reader: Reader) -> dict[str, object]:

@@ -7,10 +7,13 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
 from clipzoo.readers._location import IMAGES, Location
+from clipzoo.readers._samples import fields
 from clipzoo.readers._samples.captions import Captions
 from clipzoo.readers._samples.images import ImageFolder
 from clipzoo.readers.base import Entry, Keys, Reader, Span
@@ -41,17 +44,20 @@ ROW = "row"
 class Columns:
     """The columns that are read; ``key`` is "" if rows are numbered.
 
-    ``status`` are the columns in which img2dataset records failed downloads, if present.
+    ``status`` are the columns in which img2dataset records failed downloads, if present. ``drawn`` are columns whose
+    texts a sample carries one by one, ``texts`` all that may hold text.
     """
 
     image: str
     captions: Captions
     key: str
     status: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, names: Sequence[str], location: Location, file: Place) -> Columns:
-        """Select columns by the options, else by their names.
+    def of(cls, names: Sequence[str], location: Location, file: Place, texts: Sequence[str] | None = None) -> Columns:
+        """Select columns by the options, else by their names; ``texts`` are those that may hold text, by default all.
 
         Raises:
             DatasetError: a named column is missing, or no column has a known name.
@@ -71,12 +77,15 @@ class Columns:
                 f"{file} has no {what} column{named}; its columns are {', '.join(names) or 'none'}: choose one by "
                 f"?{what}=NAME after the location"
             )
-        return cls(image, captions, key, STATUS if set(STATUS) <= set(names) else ())
+        status = STATUS if set(STATUS) <= set(names) else ()
+        drawn = tuple(name for name in location.fields if name in names)
+        texts = [name for name in (names if texts is None else texts) if name not in (image, key, *status)]
+        return cls(image, captions, key, status, drawn, tuple(texts))
 
     @property
     def names(self) -> list[str]:
         """All column names that are read, each once."""
-        return [name for name in dict.fromkeys([self.image, *self.captions.fields, self.key]) if name]
+        return [name for name in dict.fromkeys([self.image, *self.captions.fields, self.key, *self.drawn]) if name]
 
 
 def _chosen(names: Sequence[str], location: Location, option: str, known: Sequence[str], file: Place) -> str:
@@ -159,9 +168,20 @@ class RowReader(Reader):
         path = self._part(entry.shard).path
         columns = self.columns[path]
         values = self.values(path, entry.members[ROW])
-        caption, *others = columns.captions.of_values(values)
+        found = fields.of_values(values, columns.drawn)
+        caption, *others = fields.caption_or_field(lambda: columns.captions.of_values(values), found)
         image = self.images.of_value(self.image_of(path, values[columns.image]))
-        return Sample(entry.key, entry.shard, image, caption, tuple(others))
+        return Sample(entry.key, entry.shard, image, caption, tuple(others), found)
+
+    def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
+        """See `Reader.fields`."""
+        path = self._part(entry.shard).path
+        found, columns = fields.of_values(self.text_values(path, entry.members[ROW])), self.columns[path]
+        return {name: found[name] for name in found if name not in (columns.image, columns.key, *columns.status)}
+
+    def text_values(self, path: Place, span: Span) -> Mapping[str, object]:
+        """Return the columns of a row that may hold text; others may be among them."""
+        return self.values(path, span)
 
     def key_of(self, path: Place, key: str) -> str:
         """Return the sample key for ``key``, the value in a row of the file ``path``."""
@@ -206,6 +226,21 @@ class NumberedReader(RowReader):
     def values(self, path: Place, span: Span) -> Mapping[str, object]:
         """See `RowReader.values`."""
         return self.row(path, span[0], self.columns[path].names)
+
+    def text_values(self, path: Place, span: Span) -> Mapping[str, object]:
+        """See `RowReader.text_values`."""
+        return self.row(path, span[0], self.columns[path].texts)
+
+
+def columns_of_text(schema: pa.Schema) -> list[str]:
+    """Return the columns of a schema whose type may hold captions: text, and lists of texts."""
+    return [one.name for one in schema if _is_text(one.type)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _not_downloaded(values: Mapping[str, object]) -> Failure | None:

@@ -28,7 +28,8 @@ class Entry:
 
     ``members`` maps extension -> span. ``image`` and ``caption`` name the members that hold them; for a table, both
     are the row. `Reader.read` needs only these two spans, the key and the shard. ``failure`` is the reason why the
-    sample cannot be used, or None; the other fields may then be empty.
+    sample cannot be used, or None; the other fields may then be empty. ``texts`` are further members that hold caption
+    fields, if the dataset was opened with fields; `Reader.read` needs their spans, too.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Entry:
     image: str = ""
     caption: str = ""
     failure: Failure | None = None
+    texts: tuple[str, ...] = ()
 
     @property
     def error(self) -> str | None:
@@ -61,6 +63,9 @@ class Reader(ABC):
     folders: tuple[Place, ...] = ()
     """Folders that are read with all their files; new files there become data."""
 
+    drawn: tuple[str, ...] = ()
+    """Caption fields that samples carry in `Sample.fields`; those that the dataset was opened with."""
+
     threads: int = 1
     """The number of threads that should read in parallel; more than 1 for data on a network."""
 
@@ -71,6 +76,10 @@ class Reader(ABC):
     @abstractmethod
     def read(self, entry: Entry) -> Sample:
         """Return the sample of a usable entry; safe in forked workers and threads."""
+
+    def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
+        """Return all fields of a usable entry that have text: name -> texts. Empty if the format has no fields."""
+        return {}
 
     def contents(self, shard: str) -> str:
         """Return a digest that distinguishes shards with equal keys when keys are row numbers; else ""."""

@@ -8,7 +8,8 @@ Hidden files and files with other extensions are ignored.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
@@ -17,7 +18,7 @@ from pathlib import Path
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers._location import IMAGES, Location, listing
 from clipzoo.readers._rows import ROWS, digest
-from clipzoo.readers._samples import exif
+from clipzoo.readers._samples import exif, fields
 from clipzoo.readers._samples.captions import TEXTS, Captions
 from clipzoo.readers._samples.images import ImageFolder
 from clipzoo.readers.base import CAPTION_BYTES, Entry, Keys, Reader
@@ -38,6 +39,7 @@ class Folder(Reader):
 
     def __init__(self, location: Location) -> None:
         self.location = location.text
+        self.drawn = location.fields
         self.captions = Captions.of(location)
         self.texts = tuple(ext for ext in self.captions.members if ext in (*TEXTS, "json"))
         self.root = location.on_disk("a folder of images")
@@ -95,9 +97,31 @@ class Folder(Reader):
         if not entry.caption:
             return Sample(entry.key, entry.shard, image, "")
         text = self.images.read(f"{entry.key}.{entry.caption}", CAPTION_BYTES)
-        caption, *others = self.captions.of_member(text, entry.caption)
+        data = (
+            {entry.caption.lower(): text} | self._texts(entry, [ext for ext in entry.texts if ext != entry.caption])
+            if self.drawn
+            else {}
+        )
+        found = fields.of_members(data, self.drawn)
+        caption, *others = fields.caption_or_field(lambda: self.captions.of_member(text, entry.caption), found)
         image = exif.upright(image, text) if self.captions.upright else image
-        return Sample(entry.key, entry.shard, image, caption, tuple(others))
+        return Sample(entry.key, entry.shard, image, caption, tuple(others), found)
+
+    def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
+        """See `Reader.fields`."""
+        found = [ext for ext in (*TEXTS, fields.JSON) if self._has_text(entry.key, ext)]
+        return fields.of_members(self._texts(entry, found))
+
+    def _texts(self, entry: Entry, extensions: Iterable[str]) -> dict[str, bytes]:
+        """Return extension in lower case -> bytes of the readable files of a sample."""
+        data = {}
+        for ext in extensions:
+            with suppress(SampleError):  # it is a link that leads out, or too large
+                data[ext.lower()] = self.images.read(f"{entry.key}.{ext}", CAPTION_BYTES)
+        return data
+
+    def _has_text(self, stem: str, extension: str) -> bool:
+        return self.images.refuse(f"{stem}.{extension}") is None and _size(self.root / f"{stem}.{extension}") > 0
 
     def sideways(self, entry: Entry, image: bytes) -> str:
         """See `Reader.sideways`."""
@@ -117,6 +141,9 @@ class Folder(Reader):
         extensions = [name.removeprefix(stem + ".") for name in names]
         images = [ext for ext in extensions if ext.lower() in IMAGES]
         caption = next((ext for wanted in self.texts for ext in extensions if ext.lower() == wanted), "")
+        texts = self._holding_fields(stem, extensions) if self.drawn else ()
+        if texts and not (caption and self._has_text(stem, caption)):
+            caption = texts[0]
         if key != stem:
             return Entry(key, shard, failure=Failure("unsafe-name", "the name of the file is not UTF-8; rename it"))
         if len(images) != 1 or (not caption and self.captions.required):
@@ -128,7 +155,14 @@ class Folder(Reader):
         spans = {ext: (0, size) for ext in wanted if (size := _size(self.root / f"{stem}.{ext}")) or self._needed(ext)}
         empty = next((f"{stem}.{ext}" for ext, (_, size) in spans.items() if size == 0), "")
         failure = Failure("empty", f"the file is empty: {empty}") if empty else None
-        return Entry(key, shard, spans, images[0], caption if caption in spans else "", failure)
+        spans |= {ext: (0, _size(self.root / f"{stem}.{ext}")) for ext in texts}
+        return Entry(key, shard, spans, images[0], caption if caption in spans else "", failure, texts)
+
+    def _holding_fields(self, stem: str, extensions: Sequence[str]) -> tuple[str, ...]:
+        """Return the extensions of files that hold the fields which the dataset was opened with."""
+        by_name = {ext.lower(): ext for ext in extensions if fields.is_text(ext.lower()) and self._has_text(stem, ext)}
+        wanted = dict.fromkeys(fields.member_of(name, by_name) for name in self.drawn)
+        return tuple(by_name[name] for name in wanted if name)
 
     def _needed(self, extension: str) -> bool:
         """Return True if a sample cannot be used when its file with this extension is empty."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at, size
 from clipzoo.readers._location import Location
-from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
+from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, columns_of_text, cut, digest, named
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -37,7 +37,7 @@ class HuggingFace(NumberedReader):
         for name, path in paths.items():
             file = _mapped(path, self.mark)
             if file.names:
-                columns[path] = Columns.of(file.names, location, path)
+                columns[path] = Columns.of(file.names, location, path, file.texts)
             parts |= named(name, cut(path, file.starts[-1], file.fault))
         if not columns:
             why = next((part.fault for part in parts.values()), f"its {STATE} names no files; save it again")
@@ -78,13 +78,14 @@ class _Mapped:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names: list[str] = []
+        self.texts: list[str] = []
         self.fault = ""
         self._batches: list[pa.RecordBatch] = []
         self._validated: set[int] = set()
         try:
             source = pa.memory_map(str(path))
             stream = pa.ipc.open_stream(source)
-            self.names = stream.schema.names
+            self.names, self.texts = stream.schema.names, columns_of_text(stream.schema)
             self._batches.extend(stream)
             if read_at(path, source.size() - len(END), len(END)) != END:
                 self.fault = "the file has no end mark: it is truncated; write it again"

@@ -45,7 +45,9 @@ class _Lines(RowReader):
     """JSON objects, one per line, read by the offsets of their lines."""
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
-        columns = {path: Columns.of(_fields(path), location, path) for path in paths.values()}
+        columns = {
+            path: replace(Columns.of(_fields(path), location, path), drawn=location.fields) for path in paths.values()
+        }
         parts = {name: part for file, path in paths.items() for name, part in named(file, _cut(path)).items()}
         super().__init__(location, parts, columns)
         self.identity = self.contents(next(iter(parts)))
@@ -62,13 +64,18 @@ class _Lines(RowReader):
 
     def values(self, path: Place, span: Span) -> Mapping[str, object]:
         """See `RowReader.values`."""
+        row = self.text_values(path, span)
+        return {name: row.get(name) for name in self.columns[path].names}
+
+    def text_values(self, path: Place, span: Span) -> Mapping[str, object]:
+        """See `RowReader.text_values`."""
         try:
             row = _row(read_at(path, *span))
         except OSError as error:
             raise SampleError(f"cannot read {path}: {error.strerror}", "cannot-read") from error
         if row is None:
             raise SampleError(f"{path} has changed since it was indexed: index it again", "cannot-read")
-        return {name: row.get(name) for name in self.columns[path].names}
+        return row
 
     def contents(self, shard: str) -> str:
         """Return a digest of the spans and keys of its rows."""

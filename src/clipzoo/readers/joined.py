@@ -1,16 +1,15 @@
-"""Several datasets as one: a YAML file that names their locations.
+"""Several datasets as one: a YAML file that names their locations, or a text with them (`clipzoo.files.several`).
 
     datasets:
       web: shards/web
       photos: photos?caption=title
 
-Paths are relative to the file; addresses are allowed. A shard is called ``<name>/<its name>``, which separates the
+Paths in a file are relative to it; addresses are allowed. A shard is called ``<name>/<its name>``, which separates the
 labels of the datasets; keys do not change.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,13 +19,12 @@ import yaml
 
 from clipzoo import files
 from clipzoo.errors import DatasetError
+from clipzoo.files import several
 from clipzoo.readers import _formats
 from clipzoo.readers._location import Location, parse_options
 from clipzoo.readers._rows import digest
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.types import Sample
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Joined(Reader):
@@ -47,32 +45,21 @@ class Joined(Reader):
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
-        """Return True for a YAML file; `open` validates its content."""
+        """Return True for a YAML file, whose content `open` validates. Text with several datasets names the format."""
         return PurePath(location.path).suffix.lower() in (".yaml", ".yml") and not location.is_folder
 
     @classmethod
     def open(cls, location: Location) -> Joined:
-        """Open the datasets that the file names, in the order of their names.
+        """Open the datasets that the file or text names, in the order of their names.
 
         Raises:
             DatasetError: the file is invalid, or one of its datasets cannot be opened.
         """
-        path = files.place(location.allow().path)
-        try:
-            named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
-        except (OSError, yaml.YAMLError, AttributeError, RecursionError) as error:
-            raise DatasetError(f"cannot read {path}: {error}") from error
-        if not isinstance(named, dict) or not named or not all(map(_is_valid, named.items())):
-            raise DatasetError(
-                f"{path} names no datasets; write `datasets:` and below it lines such as `photos: path/to/photos`; "
-                "a name has letters, digits, _ and -"
-            )
         readers = {}
-        for name, text in sorted(named.items()):
-            place, options = parse_options(text)
-            inner = replace(Location.parse(f"{files.join(path.parent, place)}{options}"), captions=location.captions)
+        for name, text in sorted((several.separate(location.path) or _listed(location)).items()):
+            inner = replace(Location.parse(text), captions=location.captions, fields=location.fields)
             if cls.accepts(inner):
-                raise DatasetError(f"{path}: {name} is itself a list of datasets; name its datasets here")
+                raise DatasetError(f"{location.path}: {name} is itself a list of datasets; name its datasets here")
             readers[name] = _formats.open_location(inner)
         return cls(location.text, readers)
 
@@ -89,6 +76,11 @@ class Joined(Reader):
         """
         reader, inner = self._reader(entry.shard)
         return replace(reader.read(replace(entry, shard=inner)), shard=entry.shard)
+
+    def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
+        """See `Reader.fields`."""
+        reader, inner = self._reader(entry.shard)
+        return reader.fields(replace(entry, shard=inner))
 
     def contents(self, shard: str) -> str:
         """See `Reader.contents`."""
@@ -125,6 +117,22 @@ class Joined(Reader):
 READER = Joined
 
 
+def _listed(location: Location) -> dict[str, str]:
+    """Return name -> location of the datasets that a file names."""
+    path = files.place(location.allow().path)
+    try:
+        named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
+    except (OSError, yaml.YAMLError, AttributeError, RecursionError) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+    if not isinstance(named, dict) or not named or not all(map(_is_valid, named.items())):
+        raise DatasetError(
+            f"{path} names no datasets; write `datasets:` and below it lines such as `photos: path/to/photos`; "
+            "a name has letters, digits, _ and -"
+        )
+    places = {name: parse_options(text) for name, text in named.items()}
+    return {name: f"{files.join(path.parent, place)}{options}" for name, (place, options) in places.items()}
+
+
 def _is_valid(pair: tuple[object, object]) -> bool:
     name, text = pair
-    return isinstance(text, str) and isinstance(name, str) and _NAME.fullmatch(name) is not None
+    return isinstance(text, str) and isinstance(name, str) and several.NAME.fullmatch(name) is not None

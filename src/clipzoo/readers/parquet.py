@@ -21,7 +21,7 @@ from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
 from clipzoo.readers._location import Location, listing
-from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, cut, digest, named
+from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, columns_of_text, cut, digest, named
 
 GROUP_BYTES = 2**29
 """The size limit of a row group, uncompressed; its images are held in memory."""
@@ -46,7 +46,7 @@ class Parquet(NumberedReader):
             except (pa.ArrowException, OSError) as error:
                 parts |= named(name, [Part(path, fault=f"the file cannot be read: {error}")])
                 continue
-            columns[path] = Columns.of(schema.names, location, path)
+            columns[path] = Columns.of(schema.names, location, path, columns_of_text(schema))
             _refuse_large(path, meta, columns[path])
             rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
             self.groups[path], self.texts[path] = [0, *accumulate(rows)], _texts(meta)

@@ -2,6 +2,7 @@
 
 from clipzoo.recipe.balancing import BalancingRecipe
 from clipzoo.recipe.columns import ColumnRecipe
+from clipzoo.recipe.data import DatasetRecipe
 from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, Recipe, StudentRecipe
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe, InterpolationRecipe
 from clipzoo.recipe.reading import load, parse
@@ -12,6 +13,7 @@ __all__ = [
     "AnchorsRecipe",
     "BalancingRecipe",
     "ColumnRecipe",
+    "DatasetRecipe",
     "EvaluationRecipe",
     "GuardRecipe",
     "InterpolationRecipe",

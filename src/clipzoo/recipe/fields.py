@@ -10,8 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from clipzoo import plugins
 from clipzoo.errors import MAX_FAILURES, CheckpointError
+from clipzoo.files import several
 from clipzoo.recipe.base import Count, Part
 from clipzoo.recipe.columns import ColumnRecipe
+from clipzoo.recipe.data import Datasets, check_datasets
 from clipzoo.recipe.protection import InterpolationRecipe
 from clipzoo.recipe.training import TrainingRecipe
 
@@ -121,8 +123,9 @@ class Recipe(Part):
     """Name of the run; its folder is ``runs/<name>`` unless ``--out`` is given."""
     description: str = ""
     """Text shown on the page."""
-    data: str
-    """Image–caption dataset to label and train on."""
+    data: Datasets
+    """Image–caption dataset to label and train on: a location, or a list of datasets, each a location or
+    ``{data: LOCATION, name: web, weight: 2}``."""
     max_samples: Count | None = None
     """Number of usable samples to train on, from the first, whose shards are labeled; null uses all samples."""
     store: str | None = None
@@ -185,6 +188,11 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _datasets_are_distinct(self) -> Recipe:
+        check_datasets(self.data, self.training.mixture)
+        return self
+
+    @model_validator(mode="after")
     def _every_arm_has_a_loss(self) -> Recipe:
         if self.training.contrastive_weight > 0:
             return self
@@ -198,6 +206,24 @@ class Recipe(Part):
                 "training.contrastive_weight and the weights of all columns are 0: give at least one loss a weight"
             )
         return self
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Name -> location of each dataset of ``data``; the name of a single one is ""."""
+        return {"": self.data} if isinstance(self.data, str) else {one.name: one.data for one in self.data}
+
+    @property
+    def location(self) -> str:
+        """The location that `clipzoo.open_dataset` opens: ``data``, or one for all datasets of the list."""
+        return self.data if isinstance(self.data, str) else several.combine(self.datasets)
+
+    @property
+    def mixture(self) -> dict[str, float]:
+        """Dataset -> weight, those of the list or ``training.mixture``; empty if all samples are seen equally often."""
+        if isinstance(self.data, str):
+            return self.training.mixture
+        weights = {one.name: one.weight for one in self.data}
+        return weights if set(weights.values()) != {1.0} else {}
 
     @property
     def code(self) -> tuple[str, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from types import UnionType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from clipzoo import plugins
+from clipzoo.recipe.data import TAGS
 from clipzoo.recipe.fields import Recipe
 
 Loc = tuple[str | int, ...]
@@ -35,7 +35,7 @@ SHOWN = 60
 
 def mistakes(values: Mapping[str, object], error: ValidationError) -> list[str]:
     """Return one line per mistake in ``values``, of which pydantic reported ``error``."""
-    reported = [(e["loc"], _line(e)) for e in error.errors() if not _all_items_wrong(e)]
+    reported = [(e["loc"], _line(e)) for e in _errors(error) if not _all_items_wrong(e)]
     reported += _hidden(values, [loc for loc, _ in reported])
     return [line for _, line in reported]
 
@@ -57,8 +57,16 @@ def _hidden(values: Mapping[str, object], reported: Sequence[Loc]) -> list[tuple
     try:
         Recipe.model_validate(rest)
     except ValidationError as error:
-        return [(e["loc"], _line(e)) for e in error.errors() if _is_independent(e, reported)]
+        return [(e["loc"], _line(e)) for e in _errors(error) if _is_independent(e, reported)]
     return []
+
+
+def _errors(error: ValidationError) -> list[ErrorDetails]:
+    """Return pydantic's errors; their places are those of the values."""
+    found = error.errors()
+    for one in found:
+        one["loc"] = tuple(name for name in one["loc"] if name not in TAGS)
+    return found
 
 
 def _is_independent(error: ErrorDetails, reported: Sequence[Loc]) -> bool:
@@ -104,8 +112,16 @@ def _line(error: ErrorDetails) -> str:
 
 
 def _fields(root: type[BaseModel], loc: Iterable[str | int]) -> Iterable[str]:
-    model: Any = root
-    for name in loc:  # of a tuple and of an optional part, the first argument is the type
-        model = model.model_fields[name].annotation if isinstance(name, str) else model.__args__[0]
-        model = get_args(model)[0] if isinstance(model, UnionType) else model
+    model = root
+    for name in loc:
+        if isinstance(name, str):  # a number counts the parts of one field
+            model = next(_models(model.model_fields[name].annotation))
     return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the parts of a recipe in the type of a field."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)

@@ -71,6 +71,13 @@ def _read(path: AnyPath, overrides: Sequence[str]) -> Recipe:
     return parse(values, f"{path} with{options}" if options else str(path))
 
 
+def _item(items: list[Any], number: int, field: str) -> Any:
+    """Return an item of a list whose fields are set; a dataset that is a plain location becomes a mapping."""
+    if field == "data" and isinstance(items[number], str):
+        items[number] = {"data": items[number]}
+    return items[number]
+
+
 def _override(values: dict[str, object], override: str) -> None:
     """Set the value of ``a.b=value`` in nested values."""
     path, equals, text = override.partition("=")
@@ -82,7 +89,7 @@ def _override(values: dict[str, object], override: str) -> None:
         for name in parents:
             if isinstance(node, dict) and node.get(name) is None:
                 node[name] = {}  # a part that is null
-            node = node[int(name)] if isinstance(node, list) else node[name]
+            node = _item(node, int(name), parents[0]) if isinstance(node, list) else node[name]
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
     except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise RecipeError(f"--set {override}: {path} is not a field of the recipe ({error})") from error

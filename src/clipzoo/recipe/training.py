@@ -76,7 +76,10 @@ class TrainingRecipe(Part):
     """Gradients are clipped to this norm."""
     mixture: dict[str, Positive] = Field(default_factory=dict)
     """Dataset -> weight, if ``data`` is a YAML file that names several: a sample of a dataset of weight 2 is seen twice
-    as often as one of weight 1, the default (docs/training.md)."""
+    as often as one of weight 1, the default. A list in ``data`` has the weights itself (docs/training.md)."""
+    captions: dict[str, Positive] = Field(default_factory=dict)
+    """Caption field -> how often it is drawn, relative to the others that a sample has, such as
+    ``{caption: 0.5, recaption: 0.5}``; by default the captions of ``data`` (docs/training.md)."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
     """Smallest and largest share of the image's area that a random crop covers."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5

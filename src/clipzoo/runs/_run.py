@@ -15,7 +15,7 @@ from clipzoo.experts import Expert
 from clipzoo.files import AnyPath
 from clipzoo.models import HeadSpec, Student, weights_are_local
 from clipzoo.progress import Progress, Silent
-from clipzoo.readers import Reader, open_dataset
+from clipzoo.readers import Reader
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.inputs import Inputs
@@ -72,8 +72,8 @@ class Run:
 
     def _preflight(self) -> None:
         """Find mistakes of a new recipe before hours of labeling and training."""
-        packaged = locations.provided(self.recipe.data)
-        check_mixture(self.recipe.training.mixture, () if packaged else open_dataset(self.inputs.dataset).shards)
+        packaged = locations.provided(self.recipe.location)
+        check_mixture(self.recipe.training.mixture, () if packaged else self.inputs.reader.shards)
         check_splits(self.recipe)
         student, evaluation = self.recipe.student, self.recipe.evaluation
         on_disk = weights_are_local(model_schemes.resolve(student.model), student.pretrained)

@@ -211,7 +211,7 @@ def preview(
         settings = recipe.training
         if samples < settings.batch_size:
             raise PlanError(
-                f"{recipe.data} has {samples} usable samples, fewer than one batch of {settings.batch_size}: lower "
+                f"{recipe.location} has {samples} usable samples, fewer than one batch of {settings.batch_size}: lower "
                 f"training.batch_size to at most {samples}"
             )
         trained = list(arms or (arm for arm in recipe.arms if arm in TRAINED))
@@ -270,7 +270,7 @@ def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], in
     stored = {column.name: column for column in run.inputs.store.columns()}
     labeled = {name: stored[name] for name in run.specs if name in stored and stored[name].committed()}
     coverage: dict[str, float | None] = dict.fromkeys(run.specs)
-    pictures = locations.pictures_to_render(run.recipe.data)
+    pictures = locations.pictures_to_render(run.recipe.location)
     if pictures is not None:
         samples = min(pictures, run.recipe.max_samples or pictures)
         return samples, {}, coverage | {n: c.manifest.counts.labels / samples for n, c in labeled.items()}, None

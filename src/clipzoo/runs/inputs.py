@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 from clipzoo import experts, files, locations
 from clipzoo.benchmarks import Benchmark, open_benchmark
-from clipzoo.data import Plan, Where, kept_plan
+from clipzoo.data import Plan, Where, check_captions, kept_plan
 from clipzoo.errors import RecipeError
 from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.experts import Expert
@@ -37,12 +37,20 @@ class Inputs:
     @property
     def dataset(self) -> str:
         """The location of the captioned images."""
-        return locations.resolve_data(self.recipe.data, self.folder.data, self.progress.step)
+        return locations.resolve_data(self.recipe.location, self.folder.data, self.progress.step)
 
     @cached_property
     def reader(self) -> Reader:
-        """The captioned dataset; `DatasetError` if it cannot be opened."""
-        return open_dataset(self.dataset)
+        """The captioned dataset.
+
+        Raises:
+            DatasetError: it cannot be opened.
+            RecipeError: its samples have no such field as one of ``training.captions``.
+        """
+        captions = self.recipe.training.captions
+        reader = open_dataset(self.dataset, fields=tuple(captions))
+        check_captions(captions, reader)
+        return reader
 
     def located(self, location: str) -> Place:
         """Return the folder of a location, unpacked or rendered if it is packaged."""

@@ -17,7 +17,7 @@ from clipzoo import experts, files, locations, model_schemes
 from clipzoo import recipe as recipes
 from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError
 from clipzoo.experts import ExpertCard
-from clipzoo.files import AnyPath
+from clipzoo.files import AnyPath, several
 from clipzoo.labeling.inputs import stages
 from clipzoo.locations import Proposals
 from clipzoo.models import Student, check_model, weights_are_local
@@ -252,7 +252,7 @@ def recipe_text(
     workers = min(8, cores or os.cpu_count() or 1) if gpu else 1
     text = f"""\
 name: {json.dumps(path.stem)}
-data: {json.dumps(data.location)}  # {data.samples:,} usable samples; the dataset is never changed
+{_data(data)}
 # max_samples: 10000  # for a trial run, label and train on the first 10000 samples only
 {_store(store)}{_columns(cards)}
 student:
@@ -312,6 +312,16 @@ def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> 
         f"# clipzoo {verb} {path}     (add --dry-run to see what it would do)\n"
         f"# {who} {images:,} images in total{lasts}{before}. Expected: {expected}"
     )
+
+
+def _data(data: Data) -> str:
+    """Return the field ``data``: a location, or a list of datasets."""
+    note = f"  # {data.samples:,} usable samples; the dataset is never changed"
+    named = several.separate(data.location)
+    if named is None:
+        return f"data: {json.dumps(data.location)}{note}"
+    lines = [f"  - {{data: {json.dumps(place)}, name: {json.dumps(name)}, weight: 1}}" for name, place in named.items()]
+    return "\n".join([f"data:{note}", *lines, "  # a sample of weight 2 is seen twice as often as one of weight 1"])
 
 
 def _store(store: str | None) -> str:

@@ -87,8 +87,10 @@ def check_measurable(recipe: Recipe) -> None:
 
 
 def _field(split: str) -> str:
-    """Return the recipe's field of ``data``, a split, or the guard's benchmark."""
-    return {"data": "data", "guard": "training.guard.benchmark"}.get(split, f"evaluation.{split}")
+    """Return the recipe's field of ``data`` (or a dataset of its list), a split, or the guard's benchmark."""
+    if split.startswith("data"):
+        return split
+    return {"guard": "training.guard.benchmark"}.get(split, f"evaluation.{split}")
 
 
 def check_split(split: str, location: str, layout: str = "webdataset") -> Benchmark | None:
@@ -120,16 +122,26 @@ def check_splits(recipe: Recipe) -> None:
     places = {split: getattr(evaluation, split) for split in SPLITS if getattr(evaluation, split)}
     if recipe.training.guard and recipe.training.guard.benchmark:
         places["guard"] = recipe.training.guard.benchmark
-    check_locations(places, evaluation.layout, recipe.data)
+    check_locations(places, evaluation.layout, _data(recipe))
 
 
-def check_locations(places: Mapping[str, str], layout: str = "webdataset", data: str | None = None) -> None:
-    """Check split -> location of benchmarks, and the location of training data, as `check_splits` does."""
+def _data(recipe: Recipe) -> dict[str, str]:
+    """Return field -> location of the datasets of ``data``."""
+    if isinstance(recipe.data, str):
+        return {"data": recipe.data}
+    return {f"data.{number}": one.data for number, one in enumerate(recipe.data)}
+
+
+def check_locations(
+    places: Mapping[str, str], layout: str = "webdataset", data: Mapping[str, str] | None = None
+) -> None:
+    """Check split -> location of benchmarks, and field -> location of training data, as `check_splits` does."""
     benchmarks = {split: check_split(split, place, layout) for split, place in places.items()}
     pictures = {split: _of_benchmark(benchmark) for split, benchmark in benchmarks.items()}
-    if places and data is not None:
-        _check_apart({"data": data, **places}, {"data": _of_dataset(data), **pictures})
-    else:
+    trained = {field: _of_dataset(location) for field, location in (data or {}).items()} if places else {}
+    for field, one in trained.items():
+        _check_apart({field: (data or {})[field], **places}, {field: one, **pictures})
+    if not trained:
         _check_apart(places, pictures)
     meanings = {
         _field(split): locations.conventions(places[split]) if benchmark is None else benchmark.conventions
@@ -192,7 +204,7 @@ def check_places(recipe: Recipe, file: Path) -> None:
 def _places(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield (field, path) of everything that a recipe names on this disk; of a pattern, the folder before it."""
     named = {f"evaluation.{split}": getattr(recipe.evaluation, split) for split in SPLITS}
-    named |= {"data": recipe.data, "store": recipe.store}
+    named |= {**_data(recipe), "store": recipe.store}
     for name, text in named.items():
         if text and ":" not in text:
             yield name, re.split(r"[*?{\[]", text, maxsplit=1)[0] or "."

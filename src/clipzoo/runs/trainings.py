@@ -148,7 +148,9 @@ class Trainings:
             for name, (column, labels) in columns.items()
         }
         used = labels if arm == "clipzoo" else {}
-        dataset = TrainingSet(self.plan, self.inputs.reader, used, viewing, seed, settings.mixture)
+        dataset = TrainingSet(
+            self.plan, self.inputs.reader, used, viewing, seed, self.recipe.mixture, settings.captions
+        )
 
         def on_step(step: int, values: Mapping[str, float]) -> None:
             note = f"loss {values['loss']:.3f}, {values['images_per_second']:.0f} images/s"

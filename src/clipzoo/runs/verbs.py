@@ -66,7 +66,7 @@ def label(run: Run) -> Store:
     if not inputs.experts:
         return inputs.store
     if unlabeled := inputs.unlabeled():
-        run.progress.stage(f"labeling {run.recipe.data}: {', '.join(unlabeled)}")
+        run.progress.stage(f"labeling {run.recipe.location}: {', '.join(unlabeled)}")
     label_dataset(
         inputs.dataset,
         list(inputs.experts.values()),

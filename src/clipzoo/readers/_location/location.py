@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from clipzoo import files
 from clipzoo.errors import DatasetError
-from clipzoo.files import Place
+from clipzoo.files import Place, several
 from clipzoo.plugins import hint
 from clipzoo.readers._location import listing
 
@@ -34,16 +34,23 @@ class Location:
         path: the location without its options: a file, a folder, or a glob or brace pattern.
         options: name -> value. Values may be percent-encoded: ``sep=%26``.
         captions: True if each sample needs a caption.
+        fields: caption fields that samples carry one by one.
     """
 
     text: str
     path: str
     options: Mapping[str, str]
     captions: bool = True
+    fields: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Parse a location; a path that exists has no options, whatever its name."""
+        """Parse a location; a path that exists has no options, whatever its name.
+
+        Several datasets in one text (`clipzoo.files.several`) have the format ``joined``.
+        """
+        if several.separate(text):
+            return cls(text, text, {"format": "joined"})
         path, options = parse_options(text)
         if not options or ("://" not in text and Path(text).expanduser().exists()):
             return cls(text, text, {})
@@ -64,6 +71,8 @@ class Location:
     @property
     def whole(self) -> tuple[Place, ...]:
         """The folder that is read with all folders below it, if there is one."""
+        if several.separate(self.path):
+            return ()
         path = files.place(self.path)
         return (path,) if self.is_folder else (listing.fixed_folder(path),) if "**" in path.parts else ()
 

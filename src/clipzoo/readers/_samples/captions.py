@@ -97,7 +97,7 @@ class Captions:
     def _of_values(self, values: Mapping[str, object]) -> tuple[str, ...]:
         texts: list[str] = []
         for name in self.fields:
-            texts += [text for text in _texts(values.get(name), name) if text not in texts]
+            texts += [text for text in texts_in(values.get(name), name) if text not in texts]
             if texts and not self.every:
                 break
         if not texts:
@@ -111,16 +111,16 @@ class Captions:
 
     def _of_member(self, data: bytes, extension: str) -> tuple[str, ...]:
         if extension.lower() == "json":
-            return self._of_values(_json(data))
+            return self._of_values(parse_json(data))
         if extension.lower().endswith(".json"):  # the option names the member, not a field in it
-            return Captions()._of_values(_json(data))
+            return Captions()._of_values(parse_json(data))
         text = _decoded(data, f"the caption ({extension})").strip()
         if not text:
             raise SampleError(f"the caption ({extension}) holds only white space", "no-caption")
         return (text,)
 
 
-def _texts(value: object, name: str) -> Iterator[str]:
+def texts_in(value: object, name: str) -> Iterator[str]:
     """Yield the texts of a string or a list of strings; other values are not captions."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str) and one.strip():
@@ -140,7 +140,8 @@ def _decoded(data: bytes, what: str) -> str:
         raise SampleError(f"{what} is not UTF-8: {error}", "invalid-text") from error
 
 
-def _json(data: bytes) -> Mapping[str, object]:
+def parse_json(data: bytes) -> Mapping[str, object]:
+    """Return the object in a JSON member; `SampleError` if it is no valid JSON."""
     text = _decoded(data, "the json member")
     try:
         values = json.loads(text)

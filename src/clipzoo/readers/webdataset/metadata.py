@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place, read_at
 from clipzoo.readers._location import METADATA
-from clipzoo.readers._samples.captions import Captions
+from clipzoo.readers._samples.captions import parse_json
 from clipzoo.readers.base import Span
 from clipzoo.readers.table import records
 
@@ -31,8 +31,10 @@ def is_row(caption: str) -> bool:
     return caption.startswith(FILES)
 
 
-def rows(path: Place, name: str, span: Span, captions: Captions) -> Iterator[tuple[str, Span, str]]:
+def rows(path: Place, name: str, span: Span, names: Sequence[str]) -> Iterator[tuple[str, Span, str]]:
     """Yield (file name, span, caption of the entry) for every row of a member; broken rows are skipped.
+
+    ``names`` are the caption fields, of which the caption of an entry gives the columns in a CSV.
 
     Raises:
         DatasetError: the member is too large, or has no column `NAME`.
@@ -40,22 +42,22 @@ def rows(path: Place, name: str, span: Span, captions: Captions) -> Iterator[tup
     if span[1] > MOST:
         raise DatasetError(f"{name} in {path} is too large: {span[1]} bytes, more than {MOST}; split the tar")
     folder, data = PurePosixPath(name).parent, read_at(path, *span)
-    parsed = _csv(data, f"{name} in {path}", captions) if name.endswith(".csv") else _lines(data)
+    parsed = _csv(data, f"{name} in {path}", names) if name.endswith(".csv") else _lines(data)
     for file, (offset, size), caption in parsed:
         yield (folder / file).as_posix(), (span[0] + offset, size), caption
 
 
-def texts(row: bytes, caption: str, captions: Captions) -> tuple[str, ...]:
-    """Return the captions of a row.
+def values(row: bytes, caption: str, names: Sequence[str]) -> Mapping[str, object]:
+    """Return the fields of a row; those of a CSV are among ``names``.
 
     Raises:
-        SampleError: the row has no caption.
+        SampleError: the row is not valid JSON.
     """
     if not caption.startswith("metadata.csv"):
-        return captions.of_member(row, "json")
+        return parse_json(row)
     fields = next(csv.reader([row.decode("utf-8", "surrogateescape")], strict=True), [])
     places = (place.split("=") for place in caption.partition("?")[2].split("&") if place)
-    return captions.of_values({captions.fields[int(field)]: fields[int(at)] for field, at in places})
+    return {names[int(field)]: fields[int(at)] for field, at in places}
 
 
 def _lines(data: bytes) -> Iterator[tuple[str, Span, str]]:
@@ -71,14 +73,17 @@ def _lines(data: bytes) -> Iterator[tuple[str, Span, str]]:
         offset += len(line)
 
 
-def _csv(data: bytes, where: str, captions: Captions) -> Iterator[tuple[str, Span, str]]:
-    """Yield the rows of a CSV; the caption gives the numbers of the caption fields, so reading needs no header."""
+def _csv(data: bytes, where: str, names: Sequence[str]) -> Iterator[tuple[str, Span, str]]:
+    """Yield the rows of a CSV; the caption gives the numbers of the caption fields, so reading needs no header.
+
+    ``names`` are the caption fields.
+    """
     file = io.BytesIO(data)
     head = next(records(file, ",", None), (0, 0, [], ""))[2]
     columns = [column.strip().removeprefix("\ufeff") for column in head]
     if NAME not in columns:
         raise DatasetError(f"{where} has no column {NAME}; its columns are {', '.join(columns)}: add one")
-    places = [f"{i}={columns.index(field)}" for i, field in enumerate(captions.fields) if field in columns]
+    places = [f"{i}={columns.index(field)}" for i, field in enumerate(names) if field in columns]
     for offset, size, fields, fault in records(file, ",", len(columns)):
         if not fault:
             yield fields[columns.index(NAME)], (offset, size), "metadata.csv?" + "&".join(places)

@@ -22,8 +22,9 @@ from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
 from clipzoo.readers._location import IMAGES, Location, listing
 from clipzoo.readers._rows import CAPTION, digest
-from clipzoo.readers._samples import exif
+from clipzoo.readers._samples import exif, fields
 from clipzoo.readers._samples.captions import Captions
+from clipzoo.readers._samples.fields import Fields
 from clipzoo.readers.base import CAPTION_BYTES, IMAGE_BYTES, Entry, Keys, Reader, Span, too_large
 from clipzoo.readers.webdataset import metadata
 from clipzoo.readers.webdataset.layout import LAST, Layout, decide, inferred, stems
@@ -131,15 +132,36 @@ class WebDataset(Reader):
             SampleError: the entry has a failure or no caption text, or the file has changed.
         """
         entry.check()
-        image, *texts = _members(self._path(entry.shard), entry, [entry.image, *filter(None, [entry.caption])])
-        if not texts:
+        wanted = dict.fromkeys([entry.image, *filter(None, [entry.caption]), *entry.texts])
+        data = dict(zip(wanted, _members(self._path(entry.shard), entry, [*wanted]), strict=True))
+        image = data.pop(entry.image)
+        if not data:
             return Sample(entry.key, entry.shard, image, "")
+        found = self._fields(entry, data, self.given.fields) if self.given.fields else {}
+        caption, *others = fields.caption_or_field(lambda: self._captions(entry, data), found)
+        image = exif.upright(image, data[entry.caption]) if self.captions.upright else image
+        return Sample(entry.key, entry.shard, image, caption, tuple(others), found)
+
+    def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
+        """See `Reader.fields`."""
+        names = [name for name in entry.members if _may_hold_text(name, entry.members)]
+        names += [entry.caption] if metadata.is_row(entry.caption) else []
+        data = dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
+        return self._fields(entry, data)
+
+    def _captions(self, entry: Entry, data: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Return the captions of the sample, of member -> bytes."""
+        if not entry.caption:
+            return ("",)
         if metadata.is_row(entry.caption):
-            caption, *others = metadata.texts(texts[0], entry.caption, self._columns)
-        else:
-            caption, *others = self.captions.of_member(texts[0], entry.caption)
-        image = exif.upright(image, texts[0]) if self.captions.upright else image
-        return Sample(entry.key, entry.shard, image, caption, tuple(others))
+            return self._columns.of_values(metadata.values(data[entry.caption], entry.caption, self._named))
+        return self.captions.of_member(data[entry.caption], entry.caption)
+
+    def _fields(self, entry: Entry, data: Mapping[str, bytes], names: Sequence[str] | None = None) -> Fields:
+        """Return the fields ``names`` that have text, by default all, of member -> bytes."""
+        if metadata.is_row(entry.caption):
+            return fields.of_values(metadata.values(data[entry.caption], entry.caption, self._named), names)
+        return fields.of_members(data, names)
 
     def state(self, shard: str) -> str:
         """See `Reader.state`."""
@@ -169,6 +191,11 @@ class WebDataset(Reader):
         """The captions of a metadata file in a tar."""
         return Captions.of(self.given, CAPTION)
 
+    @property
+    def _named(self) -> tuple[str, ...]:
+        """The fields whose columns an entry of a metadata file gives."""
+        return (*self._columns.fields, *self.given.fields)
+
     def _described(self, layout: Layout) -> str:
         """Return the location with the options that give a layout."""
         if layout.metadata:
@@ -187,7 +214,7 @@ class WebDataset(Reader):
         kept = [one for one in groups if not tables.keys() & named[id(one)].keys()]
         by_key = {one.key: one for one in reversed(kept)}
         for table, span in tables.items():
-            for file, row, caption in metadata.rows(path, table, span, self._columns):
+            for file, row, caption in metadata.rows(path, table, span, self._named):
                 key, ending = self.layout.split(file) or (file, "")
                 group = by_key.get(key)
                 if group is None or ending not in group.members:
@@ -205,14 +232,24 @@ class WebDataset(Reader):
         if count > 1:
             detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
             fault = Failure("duplicate-key", detail if fault is None else f"{detail}; in addition, {fault}")
-        return Entry(key, shard, group.members, image, caption, fault)
+        return Entry(key, shard, group.members, image, caption, fault, self._texts(group.members))
+
+    def _texts(self, members: Mapping[str, Span]) -> tuple[str, ...]:
+        """Return the members that hold the fields which the dataset was opened with."""
+        usable = [name for name in members if _may_hold_text(name, members)] if self.given.fields else []
+        return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in self.given.fields))))
 
     def _caption(self, group: _Group) -> str:
-        """Return the member of the caption; "" for an empty or too large one if captions are optional."""
+        """Return the member of the caption.
+
+        If it is empty or too large, return "" where captions are optional, else a member that holds a field.
+        """
         name = group.caption or self.layout.first("captions", group.members)
-        if not self.captions.required and name and not 0 < group.members[name][1] <= CAPTION_BYTES:
+        if name and 0 < group.members[name][1] <= CAPTION_BYTES:
+            return name
+        if not self.captions.required:
             return ""
-        return name
+        return next(iter(self._texts(group.members)), name)
 
     def _fault(self, group: _Group, image: str, caption: str) -> Failure | None:
         """Return the reason why the sample cannot be used, judged by its headers, or None."""
@@ -239,6 +276,10 @@ READER = WebDataset
 
 
 # Index -----------------------------------------------------------------------------------------------------
+
+
+def _may_hold_text(name: str, members: Mapping[str, Span]) -> bool:
+    return fields.is_text(name) and 0 < members[name][1] <= CAPTION_BYTES
 
 
 def _option_advice(part: str) -> str:
