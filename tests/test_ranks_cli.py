@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from clipzoo.evaluation.measure import Scored
 from clipzoo.recipe import Recipe
 from clipzoo.training import read_log
 from forking import free_port
@@ -65,6 +68,24 @@ def test_a_run_on_two_processes_has_the_results_of_one(recipe: Path, tmp_path: P
     again = ran(*clipzoo(*TORCHRUN, "--nproc-per-node", "2", "-m", "clipzoo", "run", str(tmp_path / "2")))
     assert again.returncode == 0, again.stderr
     assert numbers(tmp_path / "2") == ours
+
+
+def test_two_processes_measure_the_numbers_of_one_to_the_last_digit(recipe: Path, tmp_path: Path) -> None:
+    rates = ("--set", "training.learning_rates=[0.001]")
+    one, two = tmp_path / "1", tmp_path / "2"
+    done = ran(*clipzoo(sys.executable, "-m", "clipzoo", "run", str(recipe), "--out", str(one), *rates))
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(one, two)
+    shutil.rmtree(two / "scores")
+    (two / "results.json").unlink()
+    again = ran(*clipzoo(*TORCHRUN, "--nproc-per-node", "2", "-m", "clipzoo", "run", str(two)))
+    assert again.returncode == 0, again.stderr
+    assert "measuring clipzoo" in again.stdout
+    assert "training" not in again.stdout
+    assert numbers(two) == numbers(one)
+    for path in sorted((one / "scores").rglob("*.npz")):
+        ours, theirs = (Scored.load(root / path.relative_to(one)) for root in (two, one))
+        assert np.array_equal(ours.statistics, theirs.statistics, equal_nan=True), path
 
 
 def processes_of(parent: subprocess.Popen[str]) -> dict[int, int]:
