@@ -128,6 +128,25 @@ def prune(out: Path) -> None:
         shards.prune(out, {load(path, lazily=True, needed=["step"]).get(shards.FIELD) for path in out.glob("*.pt")})
 
 
+def consolidate(path: Path, out: Path) -> int:
+    """Write a checkpoint with shards as one file, in the format of one process; return its number of steps.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or ``out`` exists.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist. Only an unfinished training has a checkpoint: give the path of a .pt file, the "
+            "folder of a training (arms/<arm>/<seed>), or a run folder with --arm and --seed"
+        )
+    if out.exists():
+        raise CheckpointError(f"{out} exists, and nothing is overwritten. Choose another --out, or delete it")
+    state = shards.fill(path, load(path))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(out, state)
+    return int(state["step"])
+
+
 def versions() -> dict[str, str]:
     """Return package -> version of the software that can change a training's bits."""
     found = {}

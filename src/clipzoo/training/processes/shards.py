@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
@@ -43,9 +44,8 @@ def write(folder: Path, states: dict[str, Any], step: int) -> dict[str, Any]:
     try:
         dcp.save(_collected(states, DTensor), storage_writer=writer, process_group=ranks.control())
     except CheckpointException as error:
-        for cause, _ in error.failures.values():
-            if isinstance(cause, OSError):
-                raise cause from error
+        if isinstance(cause := _cause(error), OSError):
+            raise cause from error
         raise
     if ranks.is_main():
         files.sync_folder(draft)
@@ -73,13 +73,19 @@ def fill(path: Path, state: dict[str, Any], reference: Reference = lambda key: N
         with warnings.catch_warnings():  # torch warns that one process reads; each reads what it needs
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
-    except (CheckpointException, OSError) as error:
+    except (CheckpointException, OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{folder}, which holds the shards of {path.name}, cannot be read ({brief(error)}): it is missing or "
-            "damaged. Restore it, or delete both to restart this training"
+            f"{folder}, which holds the shards of {path.name}, cannot be read ({brief(_cause(error))}): it is missing "
+            "or damaged. Restore it, or delete both to restart this training"
         ) from error
     filled: dict[str, Any] = _replaced({k: v for k, v in state.items() if k != FIELD}, tensors)
     return filled
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the first error of any process, which torch wraps with those of the others."""
+    causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else []
+    return causes[0] if causes else error
 
 
 def prune(folder: Path, named: set[object]) -> None:
