@@ -18,7 +18,6 @@ import pytest
 from clipzoo.evaluation.measure import Scored
 from clipzoo.recipe import Recipe
 from clipzoo.training import read_log
-from forking import free_port
 from test_pipeline import world  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks]
@@ -143,16 +142,3 @@ def test_a_killed_process_ends_the_command_with_the_cause(recipe: Path, tmp_path
     assert shown.count(cause) == shown.count("rank ") == 1
     for number in others.values():
         assert not Path(f"/proc/{number}").exists()
-
-
-def test_the_slurm_script_of_a_machine_joins_with_that_of_another(recipe: Path, tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "examples" / "slurm" / "node.sh"
-    variables = environment() | {"CLIPZOO_PORT": str(free_port())}
-    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    options = ("--out", str(tmp_path), "--set", "training.learning_rates=[0.001]", "--set", "training.sharding=fsdp2")
-    command = clipzoo("bash", str(script), "localhost", "2", "1", "train", str(recipe), *options)
-    nodes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) for _ in range(2)]
-    for node in nodes:
-        _, shown = node.communicate(timeout=200)
-        assert node.returncode == 0, shown
-    assert (tmp_path / "arms" / "clipzoo" / "0" / "student" / "done").exists()

@@ -232,8 +232,12 @@ def tensors(outputs: Mapping[str, Any]) -> list[Tensor]:
 
 
 def check_batch(settings: TrainingRecipe) -> None:
-    """Raise `RecipeError` if the batch cannot be divided among processes and chunks."""
-    count = ranks.world_size()
+    """Raise `RecipeError` if the batch cannot be divided among these processes and chunks."""
+    check_shares(settings, ranks.world_size())
+
+
+def check_shares(settings: TrainingRecipe, count: int) -> None:
+    """Raise `RecipeError` if the batch cannot be divided among ``count`` processes and the chunks of each."""
     if settings.batch_size % count or settings.batch_size // count < settings.accumulate:
         raise RecipeError(
             f"training.batch_size is {settings.batch_size}, the images of one step on all processes. {count} processes "
