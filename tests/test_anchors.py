@@ -21,7 +21,8 @@ from test_training import job, same_student
 
 def test_an_untrained_student_has_no_distance(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
     made = job(dataset, labels, tiny_clip, tmp_path)
-    every = objectives.anchors(made.student, AnchorsRecipe(embedding=1, gram=1))
+    made.student.returns_maps = True
+    every = objectives.anchors(objectives.Start(made.student), AnchorsRecipe(embedding=1, gram=1))
     batch = next(iter(loader(made.dataset, 4, made.student.tokenize)))
     values = objectives.terms(every, made.student.eval()(batch.images, batch.tokens), batch)
     assert [value.item() for value in values.values()] == pytest.approx([0, 0], abs=1e-6)

@@ -20,10 +20,11 @@ from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs import Run
-from clipzoo.runs.dry_run import _forward, estimate, kept_bytes, preview
+from clipzoo.runs.dry_run import preview
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.training.memory import _forward, estimate, kept_bytes
 from test_student import TINY
 
 

@@ -270,26 +270,6 @@ def test_combinations_without_meaning_are_refused(tiny_clip: str, tmp_path: Path
         Updates(tiny_clip, accumulate=5, batch_size=4)
 
 
-@pytest.mark.parametrize(
-    ("settings", "processes", "message"),
-    [
-        ({"anchors": {"embedding": 1.0}, "accumulate": 2}, "1", r"training\.anchors is set, and it does not support"),
-        ({"guard": {}}, "2", r"training\.guard is set, and it does not support several processes"),
-        ({"ema": 0.9, "sharding": "fsdp2"}, "2", r"fsdp2, and training\.ema is not supported"),
-        ({"precision": "fp16", "sharding": "fsdp2"}, "2", r"fsdp2, and training\.precision: fp16 is not supported"),
-    ],
-)
-def test_settings_that_ranks_do_not_support_are_refused(
-    settings: dict[str, Any], processes: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = TrainingRecipe.model_validate({"steps": 4, **settings})
-    monkeypatch.setenv("WORLD_SIZE", processes)
-    with pytest.raises(RecipeError, match=message):
-        sharding.check_sharded(recipe)
-    monkeypatch.delenv("WORLD_SIZE")
-    sharding.check_sharded(TrainingRecipe.model_validate({"steps": 4, **settings, "accumulate": 1}))
-
-
 # Trainings -------------------------------------------------------------------------------------------------
 
 

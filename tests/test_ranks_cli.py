@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from clipzoo.evaluation.measure import Scored
 from clipzoo.recipe import Recipe
 from clipzoo.training import read_log
-from forking import free_port
 from test_pipeline import world  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks]
@@ -65,6 +67,24 @@ def test_a_run_on_two_processes_has_the_results_of_one(recipe: Path, tmp_path: P
     again = ran(*clipzoo(*TORCHRUN, "--nproc-per-node", "2", "-m", "clipzoo", "run", str(tmp_path / "2")))
     assert again.returncode == 0, again.stderr
     assert numbers(tmp_path / "2") == ours
+
+
+def test_two_processes_measure_the_numbers_of_one_to_the_last_digit(recipe: Path, tmp_path: Path) -> None:
+    rates = ("--set", "training.learning_rates=[0.001]")
+    one, two = tmp_path / "1", tmp_path / "2"
+    done = ran(*clipzoo(sys.executable, "-m", "clipzoo", "run", str(recipe), "--out", str(one), *rates))
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(one, two)
+    shutil.rmtree(two / "scores")
+    (two / "results.json").unlink()
+    again = ran(*clipzoo(*TORCHRUN, "--nproc-per-node", "2", "-m", "clipzoo", "run", str(two)))
+    assert again.returncode == 0, again.stderr
+    assert "measuring clipzoo" in again.stdout
+    assert "training" not in again.stdout
+    assert numbers(two) == numbers(one)
+    for path in sorted((one / "scores").rglob("*.npz")):
+        ours, theirs = (Scored.load(root / path.relative_to(one)) for root in (two, one))
+        assert np.array_equal(ours.statistics, theirs.statistics, equal_nan=True), path
 
 
 def processes_of(parent: subprocess.Popen[str]) -> dict[int, int]:
@@ -122,16 +142,3 @@ def test_a_killed_process_ends_the_command_with_the_cause(recipe: Path, tmp_path
     assert shown.count(cause) == shown.count("rank ") == 1
     for number in others.values():
         assert not Path(f"/proc/{number}").exists()
-
-
-def test_the_slurm_script_of_a_machine_joins_with_that_of_another(recipe: Path, tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "examples" / "slurm" / "node.sh"
-    variables = environment() | {"CLIPZOO_PORT": str(free_port())}
-    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    options = ("--out", str(tmp_path), "--set", "training.learning_rates=[0.001]", "--set", "training.sharding=fsdp2")
-    command = clipzoo("bash", str(script), "localhost", "2", "1", "train", str(recipe), *options)
-    nodes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) for _ in range(2)]
-    for node in nodes:
-        _, shown = node.communicate(timeout=200)
-        assert node.returncode == 0, shown
-    assert (tmp_path / "arms" / "clipzoo" / "0" / "student" / "done").exists()

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from clipzoo.cli import (
     check,
+    checkpoint,
     demo,
     doctor,
     eval,
@@ -62,6 +63,7 @@ for verb in (new, check, label, inspect, train, interpolate, eval, report, run, 
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)
 app.add_typer(labels.app)
+app.add_typer(checkpoint.app)
 
 
 ELSEWHERE = "choose another path"

@@ -232,8 +232,12 @@ def print_preview(
     arms: Sequence[str] = (),
     seeds: Sequence[int] = (),
     trust: bool = False,
+    gpus: int | None = None,
 ) -> None:
-    """Print the dry run of a recipe: of all arms and seeds with evaluation, or only of the given ones."""
+    """Print the dry run of a recipe: of all arms and seeds with evaluation, or only of the given ones.
+
+    Memory is that of each of ``gpus`` processes.
+    """
     from clipzoo.cli._tables import two_columns
     from clipzoo.runs.dry_run import preview
     from clipzoo.runs.preflight import check_measurable, pick_device
@@ -243,6 +247,6 @@ def print_preview(
     with bars() as progress:
         if not arms:
             check_measurable(loaded)
-        result = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress)
+        result = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress, processes=gpus or 1)
     console.print(two_columns(result.rows(), "item", "value"))
     console.print("dry run: nothing was started or written")

@@ -20,7 +20,7 @@ def command(
     from clipzoo.runs.preflight import check_measurable
 
     if dry_run:
-        print_preview(recipe, out, overrides, device, trust=trust)
+        print_preview(recipe, out, overrides, device, trust=trust, gpus=gpus)
         return
     if launched(gpus, recipe, out, overrides, device, trust):
         return

@@ -31,7 +31,7 @@ def command(
     from clipzoo.training import ended
 
     if dry_run:
-        print_preview(recipe, out, overrides, device, [arm], [seed], trust=trust)
+        print_preview(recipe, out, overrides, device, [arm], [seed], trust=trust, gpus=gpus)
         return
     if launched(gpus, recipe, out, overrides, device, trust):
         return

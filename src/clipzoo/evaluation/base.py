@@ -5,8 +5,9 @@ A model is in evaluation mode and without gradients while it is used here; its m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from clipzoo.benchmarks import BATCH, Split
 from clipzoo.errors import CheckpointError
+from clipzoo.training.processes import spread
 
 
 class Encoder(Protocol):
@@ -38,6 +40,54 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Pictures:
+    """The images of a split in batches: feature maps of ``layers``, or embeddings if that is None."""
+
+    split: Split
+    layers: tuple[int, ...] | None
+    batch: int
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch)
+
+    def encode(self, student: Encoder, first: int, step: int) -> Iterator[Tensor]:
+        """Yield every ``step``-th batch from number ``first``."""
+        weights = next(student.parameters(), None) if isinstance(student, nn.Module) else None
+        device = torch.device("cpu") if weights is None else weights.device
+        rows = [row for row in range(len(self.split)) if row // self.batch % step == first]
+        split = self.split if step == 1 else self.split.select(rows)
+        for images in split.batches(self.batch):
+            with frozen(student):
+                encoded = self._encode(student, torch.tensor(images, device=device)).float().cpu()
+            yield encoded
+
+    def _encode(self, student: Encoder, images: Tensor) -> Tensor:
+        if self.layers is None:
+            return student.encode_image(images)
+        maps = student.maps(images, layers=self.layers)
+        grid = max((m.shape[-2:] for m in maps), key=lambda size: size[0] * size[1])
+        return torch.cat([m if m.shape[-2:] == grid else F.interpolate(m, grid) for m in maps], 1)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts in batches of embeddings."""
+
+    texts: tuple[str, ...]
+    batch: int
+
+    def __len__(self) -> int:
+        return -(-len(self.texts) // self.batch)
+
+    def encode(self, student: Encoder, first: int, step: int) -> Iterator[Tensor]:
+        """Yield every ``step``-th batch from number ``first``."""
+        for start in range(first * self.batch, len(self.texts), step * self.batch):
+            with frozen(student):
+                encoded = student.encode_text(list(self.texts[start : start + self.batch])).float().cpu()
+            yield encoded
+
+
 def feature_batches(
     student: Encoder, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH
 ) -> Iterator[Tensor]:
@@ -45,13 +95,12 @@ def feature_batches(
 
     Several layers are concatenated over C on the finest of their grids; coarser maps are repeated onto it.
     """
+    return spread.encoded(student, _pictures(split, tuple(layers), batch))
 
-    def encode(images: Tensor) -> Tensor:
-        maps = student.maps(images, layers=tuple(layers))
-        grid = max((m.shape[-2:] for m in maps), key=lambda size: size[0] * size[1])
-        return torch.cat([m if m.shape[-2:] == grid else F.interpolate(m, grid) for m in maps], 1)
 
-    return _over_images(student, split, encode, batch)
+def _pictures(split: Split, layers: tuple[int, ...] | None, batch: int) -> _Pictures:
+    """Return pictures without labels, classes and captions, which other processes do not need."""
+    return _Pictures(replace(split, truth={}, captions=(), targets=(), classnames=(), known=()), layers, batch)
 
 
 def features(student: Encoder, split: Split, layers: Sequence[int] = (-1,), batch: int = BATCH) -> Tensor:
@@ -78,14 +127,12 @@ def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
 
 def embed_images(student: Encoder, split: Split, batch: int = BATCH) -> Tensor:
     """Return the embeddings of the images of a split, unit vectors, float32 [N,D] on the CPU."""
-    return _finite(gathered(_over_images(student, split, student.encode_image, batch), len(split)), "images")
+    return _finite(gathered(spread.encoded(student, _pictures(split, None, batch)), len(split)), "images")
 
 
 def embed_texts(student: Encoder, texts: Sequence[str], batch: int = 4 * BATCH) -> Tensor:
     """Return the embeddings of texts, unit vectors, float32 [N,D] on the CPU."""
-    with frozen(student):
-        parts = [student.encode_text(list(texts[i : i + batch])) for i in range(0, len(texts), batch)]
-    return _finite(torch.cat([part.float().cpu() for part in parts]), "texts")
+    return _finite(torch.cat(list(spread.encoded(student, _Texts(tuple(texts), batch)))), "texts")
 
 
 def _finite(embeddings: Tensor, what: str) -> Tensor:
@@ -110,12 +157,3 @@ def frozen(student: Encoder) -> Iterator[None]:
     finally:
         if isinstance(student, nn.Module):
             student.train(training)
-
-
-def _over_images(student: Encoder, split: Split, encode: Callable[[Tensor], Tensor], batch: int) -> Iterator[Tensor]:
-    weights = next(student.parameters(), None) if isinstance(student, nn.Module) else None
-    device = torch.device("cpu") if weights is None else weights.device
-    for images in split.batches(batch):
-        with frozen(student):
-            encoded = encode(torch.tensor(images, device=device)).float().cpu()
-        yield encoded

@@ -25,7 +25,7 @@ from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
 from clipzoo.training import check_joined, check_settings
-from clipzoo.training.processes.sharding import check_batch, check_sharded, check_student
+from clipzoo.training.processes.sharding import check_batch, check_student
 
 
 class Run:
@@ -59,7 +59,6 @@ class Run:
     ) -> None:
         check_joined()
         check_batch(recipe.training)
-        check_sharded(recipe.training)
         self.recipe, self.progress, self.device = recipe, progress or Silent(), device
         self.folder = Folder(out, scratch)
         changed = self.folder.differences(recipe)

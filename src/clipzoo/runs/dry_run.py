@@ -1,57 +1,28 @@
-"""Dry run: samples, labels, steps, memory and bytes of a run, without starting or writing anything.
-
-Memory is an estimate: what autograd keeps of two small forward passes on the CPU, extrapolated to the whole batch, plus
-weights, gradients and the two moments of AdamW. The peak is higher, because the backward pass allocates tensors that it
-does not keep: on an H100 by 8 % (ViT-B-16, float32) to 19 % (bf16, three heads) of the activations; torch.compile saves
-some.
-"""
+"""Dry run: samples, labels, steps, memory and bytes of a run, without starting or writing anything."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-
 from clipzoo import locations
-from clipzoo.data import Batch, Plan
+from clipzoo.data import Plan
 from clipzoo.errors import PlanError
 from clipzoo.files import AnyPath
-from clipzoo.models import Student
 from clipzoo.progress import Progress
-from clipzoo.recipe import Recipe, TrainingRecipe
+from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
 from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_arm
 from clipzoo.runs.trainings import describe
 from clipzoo.store import Column
 from clipzoo.tasks import Convention
-from clipzoo.tasks import get as get_task
-from clipzoo.training import ended, objectives, reached
+from clipzoo.training import ended, reached
+from clipzoo.training.memory import Memory, estimate
+from clipzoo.training.processes.sharding import check_shares
 
-FLOAT = 4
-"""Bytes of a weight, a gradient and each of AdamW's moments."""
 UNKNOWN_SIZE = "known only after reading: rows of tables, or pictures to render"
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """An estimate of the memory of one step.
-
-    Attributes:
-        parameters: number of weights.
-        state: bytes of weights, gradients and AdamW's moments.
-        activations: bytes that the forward pass of a whole batch keeps for the backward pass.
-    """
-
-    parameters: int
-    state: int
-    activations: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +59,8 @@ class Preview:
         trainings: (arm, seed) of each training.
         done: (arm, seed) of a training -> its finished steps.
         trials: trials of learning rates, over all arms. finished_trials: those that have ended.
-        memory: of the arm with most terms.
+        memory: of the arm with most terms, on each process.
+        processes: that share each batch.
         epoch_bytes: of pictures, captions and labels, read once; None for rows of tables, whose index has no sizes, and
             for pictures that have not been rendered yet.
         splits: split -> its pictures; empty if single arms are trained, which measures nothing.
@@ -110,6 +82,7 @@ class Preview:
     epoch_bytes: int | None
     splits: Mapping[str, Split]
     compared_experts: Sequence[str]
+    processes: int = 1
 
     @property
     def epochs(self) -> float:
@@ -176,10 +149,22 @@ class Preview:
 
     def _memory(self) -> str:
         memory, settings = self.memory, self.recipe.training
+        several = self.processes > 1
+        parts = {
+            "the average of the weights": memory.average,
+            "the start that anchors compare with": memory.start,
+            "blocks that are gathered": memory.gathered,
+            "logits of the contrastive loss": memory.logits if memory.logits > memory.total / 100 else 0,
+        }
+        others = "".join(f",\n{_size(size)} for {part}" for part, size in parts.items() if size)
+        of = f" on each of {self.processes} processes ({settings.sharding})" if several else ""
+        images = (
+            f"batch size {settings.batch_size}" if not several else f"{settings.batch_size // self.processes} images"
+        )
         return (
-            f"about {_size(memory.state + memory.activations)}: {_size(memory.state)} for "
-            f"{memory.parameters / 1e6:,.1f} M weights, their gradients and AdamW,\n{_size(memory.activations)} for "
-            f"activations at batch size {settings.batch_size} in {settings.precision}"
+            f"about {_size(memory.total)}{of}: {_size(memory.state)} for {memory.parameters / 1e6:,.1f} M weights, "
+            f"their gradients and AdamW,\n{_size(memory.activations)} for activations at {images} in "
+            f"{settings.precision}{others}"
         )
 
 
@@ -190,6 +175,7 @@ def preview(
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     progress: Progress | None = None,
+    processes: int = 1,
 ) -> Preview:
     """Return the work of a run without starting it.
 
@@ -198,6 +184,7 @@ def preview(
         out: the folder of the run, which may not exist; nothing is written into it.
         arms, seeds: of the trainings; default the recipe's.
         progress: receives what is being unpacked.
+        processes: that will share each batch.
 
     Raises:
         ClipzooError: a mistake that would stop the run.
@@ -209,6 +196,7 @@ def preview(
         run = Run(recipe, out, progress, scratch=Path(scratch))
         samples, left_out, coverage, size = _data(run)
         settings = recipe.training
+        check_shares(settings, processes)
         if samples < settings.batch_size:
             raise PlanError(
                 f"{recipe.location} has {samples} usable samples, fewer than one batch of {settings.batch_size}: lower "
@@ -222,6 +210,7 @@ def preview(
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
         finished = sum(f"{rate:g}" in run.trainings.trials(arm) for arm in trained for rate in grid)
         splits = {} if arms else _splits(run)
+        strides = {name: column.stride for name, (column, _) in run.specs.items()}
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
             recipe=recipe,
@@ -235,7 +224,8 @@ def preview(
             done=done,
             trials=len(grid) * len(trained),
             finished_trials=finished,
-            memory=estimate(student, {name: column.stride for name, (column, _) in run.specs.items()}, settings),
+            memory=estimate(student, strides, settings, processes),
+            processes=processes,
             epoch_bytes=size,
             splits=splits,
             compared_experts=_compared_experts(run, splits),
@@ -284,54 +274,6 @@ def _bytes(plan: Plan, columns: Mapping[str, Column]) -> int | None:
         return None
     labels = [plan.table[f"{name}:size"].drop_null().to_numpy() for name in columns]
     return int(sum(size.sum() for size in [*sizes, *labels]))
-
-
-def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRecipe) -> Memory:
-    """Estimate the memory of a training step.
-
-    Args:
-        student: on the CPU, with its heads.
-        strides: column -> image pixels per target pixel, of all heads.
-        settings: batch size, precision and trained towers.
-    """
-    counts = {part: sum(p.numel() for _, p in named) for part, named in student.parameter_groups().items()}
-    total, frozen = sum(counts.values()), 0 if settings.text_factor else counts["text"]
-    for _, parameter in student.parameter_groups()["text"]:
-        parameter.requires_grad_(settings.text_factor > 0)
-    forward, weights = partial(_forward, student.train(), strides, settings.precision), list(student.parameters())
-    one, two = (kept_bytes(partial(forward, count), weights) for count in (1, 2))
-    kept = math.ceil(settings.batch_size / settings.accumulate)  # images whose activations are in memory at a time
-    return Memory(total, FLOAT * (4 * total - 3 * frozen), one + (two - one) * (kept - 1))
-
-
-def kept_bytes(compute: Callable[[], object], weights: Iterable[Tensor]) -> int:
-    """Return the bytes that autograd keeps for the backward pass of ``compute()``, without those of ``weights``."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = compute()  # referenced until it is counted, so that no storage is reused
-    del result
-    own = {weight.untyped_storage().data_ptr() for weight in weights}
-    return sum(size for place, size in kept.items() if place not in own)
-
-
-def _forward(student: Student, strides: Mapping[str, int], precision: str, count: int) -> dict[str, Tensor]:
-    """Return the loss terms of black pictures without labels: masks change values, not what autograd keeps."""
-    H, W = student.image_size
-    captions = ["a picture"] * count
-    targets = {
-        name: get_task(spec.task).collate([None] * count, (H // strides[name], W // strides[name]))
-        for name, spec in student.specs.items()
-    }
-    images = torch.zeros(count, H, W, 3, dtype=torch.uint8)
-    batch = Batch(images, student.tokenize(captions), captions, targets, [])
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        out = student(batch.images, batch.tokens)
-    return objectives.terms(objectives.build(student), out, batch)
 
 
 def _share(share: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A run on several processes: the main one leads, the others wait for trainings and take part in them."""
+"""A run on several processes: the main one leads, the others take part in trainings and measurements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lead(recipe: Recipe, folder: Path, progress: Progress, device: str) -> Itera
 
 
 def serve(device: str) -> None:
-    """Take part in the trainings of the main process until it ends.
+    """Take part in the trainings and measurements of the main process until it ends.
 
     Nothing is printed: the main process shows errors of other processes, and raises those that all have in common.
     """

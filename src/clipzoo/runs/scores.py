@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
+from clipzoo.models import Student
 from clipzoo.readers import Entry, Reader
 from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.preflight import TRAINED
 from clipzoo.runs.trainings import Trainings
 from clipzoo.types import decode_image
 
+T = TypeVar("T")
 PSEUDO = 2000
 """Pseudo-labeled pictures that the row "more labels" adds to the true labels of the probe split."""
 
@@ -38,7 +41,7 @@ class Scores:
 
     def __init__(self, trainings: Trainings) -> None:
         self.trainings, self.inputs, self.progress = trainings, trainings.inputs, trainings.progress
-        self.probes = lru_cache(maxsize=2)(self._probes)  # two arms of one seed are shown side by side on the page
+        self._probed = lru_cache(maxsize=2)(self._fit)  # two arms of one seed are shown side by side on the page
 
     @property
     def suite(self) -> Suite:
@@ -50,9 +53,19 @@ class Scores:
         """The splits that are reported."""
         return reported_splits(self.inputs.recipe)
 
-    def _probes(self, arm: str, seed: int) -> Probes | None:
+    def _fit(self, arm: str, seed: int) -> tuple[Student, Probes | None]:
+        """Return a student and its fitted probes; None if there are no true labels."""
+        student = self.trainings.train(arm, seed)
+        return student, self._measured(student, arm, seed, lambda: self.suite.probes(student))
+
+    def _measured(self, student: Student, arm: str, seed: int, measure: Callable[[], T]) -> T:
+        if arm not in TRAINED:
+            return self.trainings.measured(student, "start", measure)
+        return self.trainings.measured(student, self.inputs.folder.training(arm, seed), measure)
+
+    def probes(self, arm: str, seed: int) -> Probes | None:
         """Return the fitted probes of a student; None if there are no true labels."""
-        return self.suite.probes(self.trainings.train(arm, seed))
+        return self._probed(arm, seed)[1]
 
     def arm(self, arm: str, seed: int) -> dict[str, dict[str, Scored]]:
         """Return split -> group -> scores of a trained arm."""
@@ -60,7 +73,8 @@ class Scores:
 
         def measure() -> Mapping[str, Groups]:
             self.progress.stage(f"measuring {arm}, seed {seed}" if arm in TRAINED else f"measuring {arm}")
-            return self.suite.measure(self.trainings.train(arm, seed), splits, self.probes(arm, seed))
+            student, probes = self._probed(arm, seed)
+            return self._measured(student, arm, seed, lambda: self.suite.measure(student, splits, probes))
 
         return self.kept(self.inputs.folder.scores(arm, seed), measure, splits)
 
@@ -79,7 +93,10 @@ class Scores:
     def _measure_baselines(self, splits: Sequence[str]) -> dict[str, dict[str, Groups]]:
         self.progress.stage("measuring the baselines")
         random_student = self.trainings.start(random=True).to(self.trainings.device).eval()
-        rows = self.suite.baselines(splits, random_student, self.loaded_experts())
+        experts = self.loaded_experts()
+        rows = self.trainings.measured(
+            random_student, "random", lambda: self.suite.baselines(splits, random_student, experts)
+        )
         if any(rows.values()) and "clip-ft" in self.inputs.recipe.arms:
             self._add_more_labels(rows)
         return rows
@@ -89,12 +106,15 @@ class Scores:
         pseudo = self._pseudo_labeled()
         if pseudo is None:
             return
-        probes = self.suite.probes(self.trainings.train("clip-ft", self.inputs.recipe.seeds[0]), pseudo)
-        if probes is None:
-            return
-        for split in rows:
-            if split in self.suite.dense:
-                rows[split]["more_labels"] = probes.score(self.suite.dense[split])
+        seed = self.inputs.recipe.seeds[0]
+        student, dense = self.trainings.train("clip-ft", seed), self.suite.dense
+
+        def scores() -> dict[str, dict[str, Scored]]:
+            probes = self.suite.probes(student, pseudo)
+            return {split: probes.score(dense[split]) for split in rows if split in dense} if probes else {}
+
+        for split, scored in self._measured(student, "clip-ft", seed, scores).items():
+            rows[split]["more_labels"] = scored
 
     def loaded_experts(self) -> dict[str, Expert]:
         """Return task -> the recipe's (last) expert of it, loaded, if its labels can be compared with true labels."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -24,7 +24,9 @@ from clipzoo.runs.inputs import Inputs, open_suite
 from clipzoo.runs.preflight import TRAINED
 from clipzoo.training import Job, Recognition, Training, ended, finished
 from clipzoo.training import train as train_job
-from clipzoo.training.processes import ranks
+from clipzoo.training.processes import ranks, spread
+
+T = TypeVar("T")
 
 DIVERGED = {"criterion": -1.0}
 """The scores of a trial that diverged: below any that is measured."""
@@ -80,8 +82,31 @@ class Trainings:
         return train_job(job)
 
     def take_part(self, job: Mapping[str, Any]) -> None:
-        """Take part in a training that the main process announced."""
-        train_job(self._job(job["arm"], job["seed"], job["rate"], job["steps"], Path(job["out"])))
+        """Take part in a training or in a measurement that the main process announced."""
+        if "measured" in job:
+            spread.follow(self._saved(job["measured"]))
+        else:
+            train_job(self._job(job["arm"], job["seed"], job["rate"], job["steps"], Path(job["out"])))
+
+    def measured(self, student: Student, source: Path | Literal["start", "random"], measure: Callable[[], T]) -> T:
+        """Return ``measure()`` of a student, for which all processes encode pictures and texts.
+
+        Args:
+            student: in the main process.
+            source: where the other processes get it: the folder of its training, or a start without training.
+            measure: what the main process computes with this very object.
+        """
+        if ranks.world_size() == 1:
+            return measure()
+        ranks.announce({"measured": source if isinstance(source, str) else str(source.absolute())})
+        return spread.lead(student, measure)
+
+    def _saved(self, source: str) -> Student:
+        if source in ("start", "random"):
+            return self.start(random=source == "random").to(self.device).eval()
+        student = finished(Path(source), self.device, self.recipe.student.trust_remote_code)
+        assert student is not None
+        return student
 
     def trained(self, arm: str, seed: int) -> Student | None:
         """Return the student of a finished training, else None; `CheckpointError` if it is damaged."""
@@ -133,10 +158,10 @@ class Trainings:
         return self.folder.arm(arm) / f"rate-{rate:g}"
 
     def _trial(self, arm: str, rate: float) -> dict[str, float]:
-        out = self._trial_folder(arm, rate)
+        out, split = self._trial_folder(arm, rate), ["validation"]
         try:
             student = self._trained_by_all(arm, self.recipe.seeds[0], rate, self.trial_steps(), out)
-            return criterion(self.suite.measure(student, ["validation"])["validation"])
+            return criterion(self.measured(student, out, lambda: self.suite.measure(student, split))["validation"])
         except DivergedError:
             return DIVERGED
 

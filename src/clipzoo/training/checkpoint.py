@@ -18,7 +18,7 @@ import torch
 from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.training.job import Job
-from clipzoo.training.processes import exchange, ranks
+from clipzoo.training.processes import exchange, ranks, shards
 from clipzoo.training.processes.sharding import Sharding
 
 NAME = "checkpoint.pt"
@@ -64,21 +64,23 @@ class Checkpoints:
         return self.job.settings.keep_every is not None and step % self.job.settings.keep_every == 0
 
     def write(self, step: int, path: Path | None = None) -> None:
-        """Write the state after ``step`` updates, by default as the checkpoint.
+        """Write the state after ``step`` updates, by default as the checkpoint; all processes call this.
 
-        Only the main process writes, and all processes call this.
+        The main process writes it, except shards of FSDP2, which each process writes itself.
         """
-        states = self.sharding.state(self.adam)
+        states = self.sharding.state(self.adam) | {name: part.state_dict() for name, part in self.parts.items()}
+        if self.sharding.mode == "fsdp2":
+            states = shards.write(self.job.out, states, step)
         random = exchange.random_states(self.sharding.device)
         self._written = self._written if path else time.monotonic()
         if not ranks.is_main():
             return
         binding = self.job.binding
         about = {"settings": binding, "digest": digest(binding), "versions": versions()}
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
-        save(path or self.path, {"step": step, **states, **random, **about, **parts})
+        save(path or self.path, {"step": step, **random, **about, **states})
         if path is None and self._kept(step):
             keep(self.path, step)
+        prune(self.job.out)
 
     def resume(self) -> int:
         """Load the state that an earlier process wrote, else seed the random state; return the number of steps done.
@@ -96,6 +98,7 @@ class Checkpoints:
         state = load(path, lazily=ranks.world_size() > 1)
         _check_settings(path, state.get("settings", {}), self.job.binding)
         with _fitting(path):
+            state = shards.fill(path, state, self.sharding.reference(self.adam))
             for name, part in self.parts.items():
                 part.load_state_dict(state.get(name, {}))
             self.sharding.load(self.adam, state)
@@ -117,6 +120,31 @@ def keep(path: Path, step: int) -> None:
             os.link(path, draft)
         except OSError:  # a file system without hard links
             shutil.copyfile(path, draft)
+
+
+def prune(out: Path) -> None:
+    """Delete the shards in the folder of a training that no checkpoint in it names."""
+    if any(out.glob(f"{shards.PREFIX}*")):
+        shards.prune(out, {load(path, lazily=True, needed=["step"]).get(shards.FIELD) for path in out.glob("*.pt")})
+
+
+def consolidate(path: Path, out: Path) -> int:
+    """Write a checkpoint with shards as one file, in the format of one process; return its number of steps.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or ``out`` exists.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist. Only an unfinished training has a checkpoint: give the path of a .pt file, the "
+            "folder of a training (arms/<arm>/<seed>), or a run folder with --arm and --seed"
+        )
+    if out.exists():
+        raise CheckpointError(f"{out} exists, and nothing is overwritten. Choose another --out, or delete it")
+    state = shards.fill(path, load(path))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(out, state)
+    return int(state["step"])
 
 
 def versions() -> dict[str, str]:

@@ -11,8 +11,6 @@ import json
 from contextlib import nullcontext
 from typing import Any
 
-from torch import distributed
-
 from clipzoo import files
 from clipzoo.errors import DivergedError, RecipeError
 from clipzoo.recipe import GuardRecipe
@@ -29,16 +27,16 @@ GOOD, RECORD = "good.pt", "guard.json"
 def measure(training: Training, sharding: Sharding, records: Records, step: int) -> None:
     """Log what ``training.evaluate`` yields, if it is given. Leaves the student in evaluation mode.
 
-    Only the main process measures, the others wait.
+    The main process measures; the others encode pictures and texts for it.
     """
     training.student.eval()
-    student = sharding.gathered() if training.evaluate else None
-    if training.evaluate and student is not None:
-        records.write(step, dict(training.evaluate(student.eval())), {})
-    ranks.wait()
+    if evaluate := training.evaluate:
+        records.write(step, sharding.measured(lambda student: dict(evaluate(student))), {})
 
 
-def build(training: Training, checkpoints: Checkpoints, average: Average | None = None) -> Guard | None:
+def build(
+    training: Training, sharding: Sharding, checkpoints: Checkpoints, average: Average | None = None
+) -> Guard | None:
     """Return the guard of a training, None without ``training.guard``; its state is a part of the checkpoints."""
     settings = training.job.settings.guard
     if settings is None:
@@ -48,7 +46,7 @@ def build(training: Training, checkpoints: Checkpoints, average: Average | None 
             "training.guard is set, but Training.recognition is missing: the guard has no images to measure on. Give "
             "recognition, or set training.guard to null"
         )
-    guard = Guard(training, settings, training.recognition, checkpoints, average)
+    guard = Guard(training, settings, training.recognition, sharding, checkpoints, average)
     checkpoints.parts["guard"] = guard
     return guard
 
@@ -62,10 +60,10 @@ class Guard:
     """
 
     def __init__(
-        self, training: Training, settings: GuardRecipe, recognition: Recognition, checkpoints: Checkpoints,
-        average: Average | None = None,
+        self, training: Training, settings: GuardRecipe, recognition: Recognition, sharding: Sharding,
+        checkpoints: Checkpoints, average: Average | None = None,
     ) -> None:  # fmt: skip
-        self.average = average
+        self.sharding, self.average = sharding, average
         self.training, self.settings, self.recognition = training, settings, recognition
         self.checkpoints, self.good = checkpoints, training.job.out / GOOD
         self.start: float | None = None
@@ -111,7 +109,7 @@ class Guard:
             self.checkpoints.write(done, self.good)
             return done
         if self.settings.action == "warn":
-            self.training.say(f"{self._alarm(done, value)}. Training continues, since training.guard.action is warn")
+            self._say(f"{self._alarm(done, value)}. Training continues, since training.guard.action is warn")
             return done
         if self._rolls_back():
             return self._roll_back(done, value, self._alarm(done, value))
@@ -134,7 +132,7 @@ class Guard:
         self.factor *= self.settings.rate_factor
         good = self._restore("rollback", done, value)
         self.checkpoints.write(good)
-        self.training.say(
+        self._say(
             f"{reason}. Returned to step {good}; learning rates are now {self.factor:g} of the "
             f"schedule (rollback {self._rollbacks()} of {self.settings.max_rollbacks})"
         )
@@ -147,7 +145,7 @@ class Guard:
         reason = "training.guard.action is stop"
         if self.settings.action == "rollback":
             reason = f"{self._rollbacks()} rollbacks did not prevent it"
-        self.training.say(
+        self._say(
             f"{self._alarm(done, value)}. Training ends with the student of step {good}, since {reason}. To train "
             "longer, lower training.learning_rates or the weights of columns"
         )
@@ -173,14 +171,15 @@ class Guard:
         )
 
     def _measure(self) -> float:
-        """Return the measure of the student; the main process measures, and every process returns its value."""
-        student = self.training.student
+        """Return the measure of the student, the same value on every process."""
         with self.average.applied() if self.average else nullcontext():
-            value = [self.recognition.measure(student.eval()) if ranks.is_main() else 0.0]
-        if ranks.world_size() > 1:
-            distributed.broadcast_object_list(value, src=0)
-        student.train()
-        return value[0]
+            value = self.sharding.measured(self.recognition.measure)
+        self.training.student.train()
+        return value
+
+    def _say(self, text: str) -> None:
+        if ranks.is_main():
+            self.training.say(text)
 
     def finish(self) -> None:
         """Write ``guard.json``."""

@@ -40,18 +40,17 @@ def train(training: Training) -> Student:
     ranks.check_joined()
     job, student = training.job, training.student.to(training.job.device)
     sharding.check_batch(job.settings)
-    sharding.check_sharded(job.settings)
     sharding.check_student(job.settings, student)
     checks.check_balancing(job.settings)
     if trained := result.finished(job.out, job.device, student.trust_remote_code):
         return trained
     job.out.mkdir(parents=True, exist_ok=True)
     optimizer.freeze(student, job)
-    sharded = Sharding(job, student)
+    sharded = Sharding(job, student)  # keeps the start for anchors, before the checkpoint replaces it
     adam = optimizer.build(student, job)
-    updater = Updater(training, adam, sharded)  # anchors keep the start, before the checkpoint replaces it
+    updater = Updater(training, adam, sharded)
     checkpoints = Checkpoints(job, sharded, adam, updater.states)
-    watch = guard.build(training, checkpoints, updater.average)
+    watch = guard.build(training, sharded, checkpoints, updater.average)
     start = step = checkpoints.resume()
     records = Records(job, step, watch.events if watch else ())
     while step < job.steps:  # again after a rollback of the guard

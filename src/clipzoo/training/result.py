@@ -29,6 +29,7 @@ def write(training: Training, student: Student) -> None:
     files.write(out / STUDENT / DONE, b"")
     for name in (checkpoint.NAME, guard.GOOD):
         (out / name).unlink(missing_ok=True)
+    checkpoint.prune(out)
 
 
 def ended(out: Path) -> bool:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Generic, Literal, TypeVar, overload
 
@@ -173,8 +174,11 @@ def _joined(own: Truth, other: Truth | None, count: int) -> Truth:
 
 
 def _chain(one: Sequence[T], other: Sequence[T]) -> Lazy[T]:
-    first = len(one)
-    return Lazy(lambda i: one[i] if i < first else other[i - first], range(first + len(other)))
+    return Lazy(partial(_of_two, one, other), range(len(one) + len(other)))
+
+
+def _of_two(one: Sequence[T], other: Sequence[T], row: int) -> T:
+    return one[row] if row < len(one) else other[row - len(one)]
 
 
 # Read ------------------------------------------------------------------------------------------------------
@@ -236,7 +240,7 @@ def split_of(
         for task, each in loaders.items()
     }
     return Split(
-        images=Lazy(lambda i: _decoded(reader, entries[i]), range(len(entries))),
+        images=Lazy(partial(_decoded, reader, entries), range(len(entries))),
         keys=tuple(entry.key for entry in entries),
         size=size,
         truth=truth,
@@ -285,9 +289,9 @@ def _usable(reader: Reader, entry: Entry) -> Iterator[None]:
         ) from error
 
 
-def _decoded(reader: Reader, entry: Entry) -> ImageArray:
-    with _usable(reader, entry):
-        return decode_image(reader.read(entry).image)
+def _decoded(reader: Reader, entries: Sequence[Entry], row: int) -> ImageArray:
+    with _usable(reader, entries[row]):
+        return decode_image(reader.read(entries[row]).image)
 
 
 def _check(reader: Reader, targets: Sequence[int | None], classes: int, left_out: Mapping[str, int]) -> None:

@@ -19,8 +19,8 @@ from clipzoo.training.objectives.embedding_anchor import EmbeddingAnchor
 from clipzoo.training.objectives.gram_anchor import GramAnchor
 
 __all__ = [
-    "ColumnObjective", "ContrastiveObjective", "EmbeddingAnchor", "GramAnchor", "Objective", "anchors", "build",
-    "terms", "total",
+    "ColumnObjective", "ContrastiveObjective", "EmbeddingAnchor", "GramAnchor", "Objective", "Start", "anchors",
+    "build", "terms", "total",
 ]  # fmt: skip
 
 
@@ -36,12 +36,10 @@ def build(student: Student, weights: Mapping[str, float] | None = None) -> list[
     return [contrastive, *(ColumnObjective(name, spec, given.get(name, 1.0)) for name, spec in student.specs.items())]
 
 
-def anchors(student: Student, weights: AnchorsRecipe | None, precision: str = "fp32") -> list[Objective]:
-    """Return the anchors with a weight; the student, before its first step, is copied once for all of them."""
-    if weights is None:
+def anchors(start: Start | None, weights: AnchorsRecipe | None) -> list[Objective]:
+    """Return the anchors with a weight; all of them share the start."""
+    if start is None or weights is None:
         return []
-    student.returns_maps = True
-    start = Start(student, precision)
     every: list[Objective] = [EmbeddingAnchor(start, weights.embedding), GramAnchor(start, weights.gram)]
     return [anchor for anchor in every if anchor.weight]
 

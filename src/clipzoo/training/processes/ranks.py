@@ -147,6 +147,32 @@ def receive() -> Any:
     return message[0]
 
 
+def agreed(value: T) -> T:
+    """Return the plain value of the main process; every process must call this."""
+    if is_main():
+        announce(value)
+        return value
+    received: T = receive()
+    return received
+
+
+def control() -> distributed.ProcessGroup:
+    """Return the group of all processes for values on the CPU, whose operations wait for `PATIENCE`."""
+    group: distributed.ProcessGroup = _state["control"]
+    return group
+
+
+def send(value: Tensor, rank: int) -> None:
+    """Send a tensor on the CPU to another process, which calls `received`."""
+    distributed.send(value, rank, _state["control"])
+
+
+def received(value: Tensor, rank: int) -> Tensor:
+    """Fill a tensor of the right shape with that which another process sends."""
+    distributed.recv(value, rank, _state["control"])
+    return value
+
+
 def share(value: T) -> list[T]:
     """Return the plain values of all processes, by rank; every process must call this."""
     values = [value] * world_size()

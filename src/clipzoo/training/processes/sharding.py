@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -20,8 +20,11 @@ from clipzoo.errors import RecipeError
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training.job import Job
-from clipzoo.training.processes import ranks
+from clipzoo.training.objectives import Start
+from clipzoo.training.processes import ranks, shards, spread
 from clipzoo.training.processes.sync_norm import synchronize
+
+T = TypeVar("T")
 
 
 class Sharding:
@@ -32,11 +35,14 @@ class Sharding:
     Attributes:
         student: the student; under FSDP2 its parameters are shards.
         forward: the student's forward pass, to be called in training.
+        start: the frozen start that anchors compare with, whole on every process; None without anchors.
     """
 
     def __init__(self, job: Job, student: Student) -> None:
         self.student, self.device = student, torch.device(job.device)
         self.mode = job.settings.sharding if ranks.world_size() > 1 else "none"
+        self.start = Start(student, job.settings.precision) if job.settings.anchors else None
+        student.returns_maps |= self.start is not None
         self._template: Student | None = None
         self._ignored: list[nn.Parameter] = []
         self._ddp: DistributedDataParallel | None = None
@@ -93,33 +99,62 @@ class Sharding:
             if scalar.grad is not None:
                 scalar.grad = ranks.summed(scalar.grad) / ranks.world_size()
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
-        shards = [one for one in gradients if isinstance(one, DTensor)]
+        sharded = [one for one in gradients if isinstance(one, DTensor)]
         norms = [torch.nn.utils.get_total_norm([one for one in gradients if not isinstance(one, DTensor)])]
-        if shards:
-            norms.append(whole(torch.nn.utils.get_total_norm(shards)))
+        if sharded:
+            norms.append(whole(torch.nn.utils.get_total_norm(sharded)))
         norm: Tensor = torch.linalg.vector_norm(torch.stack([one.to(self.device) for one in norms]))
-        local = [one.to_local() if isinstance(one, DTensor) else one for one in gradients]
-        torch._foreach_mul_(local, (limit / (norm + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grads_with_norm_
+        torch._foreach_mul_(
+            [local(one) for one in gradients], (limit / (norm + 1e-6)).clamp(max=1.0)
+        )  # as torch.nn.utils.clip_grads_with_norm_
         return norm
 
     def state(self, adam: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the states of student and optimizer in the format of one process; all processes call it.
+        """Return the states of student and optimizer, which under FSDP2 have sharded tensors."""
+        return {"student": self.student.state_dict(), "optimizer": adam.state_dict()}
 
-        Under FSDP2 the tensors are whole, on the CPU of the main process.
-        """
-        return {"student": gathered(self.student.state_dict()), "optimizer": gathered(adam.state_dict())}
+    def reference(self, adam: torch.optim.Optimizer) -> shards.Reference:
+        """Return a function from keys in a checkpoint to tensors that are sharded alike."""
+        current = self.student.state_dict()
+        parameters = [p for group in adam.param_groups for p in group["params"]]
+
+        def of(key: str) -> object:
+            part, _, name = key.partition("/")
+            if part != "optimizer":  # the student, or the average of its weights
+                return current.get(name)
+            index = int(name.split("/")[1])
+            return parameters[index] if index < len(parameters) else None
+
+        return of
 
     def load(self, adam: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Load what `state` returned, on any number of processes."""
         current = self.student.state_dict()
-        self.student.load_state_dict({name: _like(current.get(name), one) for name, one in state["student"].items()})
+        self.student.load_state_dict({name: like(current.get(name), one) for name, one in state["student"].items()})
         parameters = [p for group in adam.param_groups for p in group["params"]]
         moments = {
-            index: {name: _like(parameters[index], one) for name, one in values.items()}
+            index: {name: like(parameters[index], one) for name, one in values.items()}
             for index, values in state["optimizer"]["state"].items()
             if index < len(parameters)
         }
         adam.load_state_dict({**state["optimizer"], "state": moments})
+
+    def measured(self, measure: Callable[[Student], T]) -> T:
+        """Return the value of a measurement of the student on all processes, which call this; the main one measures.
+
+        Under FSDP2 it also encodes all pictures, since no other process holds the whole student.
+        """
+        self.student.eval()
+        student = self.gathered()
+        if student is None and self.mode != "fsdp2":
+            spread.follow(self.student)
+        elif student is not None:
+            whole, everywhere = student.eval(), self.mode != "fsdp2"
+            value = spread.lead(whole, lambda: measure(whole)) if everywhere else measure(whole)
+            ranks.announce(value)
+            return value
+        received: T = ranks.receive()
+        return received
 
     def gathered(self) -> Student | None:
         """Return the student with whole parameters, on the device; None in other processes than the main one.
@@ -165,11 +200,24 @@ def gathered(tree: Any) -> Any:
     return full if full is tree or ranks.is_main() else None
 
 
-def _like(reference: Any, value: Any) -> Any:
-    """Return a whole tensor as the shards of ``reference``, if that has shards and the same shape."""
-    if not isinstance(reference, DTensor) or not torch.is_tensor(value) or value.shape != reference.shape:
+def local(value: Tensor) -> Tensor:
+    """Return this process's shard of a tensor, which shares its memory; a whole tensor as it is."""
+    if not isinstance(value, DTensor):
         return value
-    on_device = value.to(reference.device)
+    shard: Tensor = value.to_local()
+    return shard
+
+
+def like(reference: Any, value: Any) -> Any:
+    """Return a whole tensor as the shards of ``reference``, if that has shards and the same shape."""
+    if (
+        isinstance(value, DTensor)
+        or not isinstance(reference, DTensor)
+        or not torch.is_tensor(value)
+        or value.shape != reference.shape
+    ):
+        return value
+    on_device = value.to(reference.device).contiguous()  # shards do not keep the channels-last order
     return distribute_tensor(on_device, reference.device_mesh, reference.placements, src_data_rank=None)
 
 
@@ -191,33 +239,18 @@ def tensors(outputs: Mapping[str, Any]) -> list[Tensor]:
 
 
 def check_batch(settings: TrainingRecipe) -> None:
-    """Raise `RecipeError` if the batch cannot be divided among processes and chunks."""
-    count = ranks.world_size()
+    """Raise `RecipeError` if the batch cannot be divided among these processes and chunks."""
+    check_shares(settings, ranks.world_size())
+
+
+def check_shares(settings: TrainingRecipe, count: int) -> None:
+    """Raise `RecipeError` if the batch cannot be divided among ``count`` processes and the chunks of each."""
     if settings.batch_size % count or settings.batch_size // count < settings.accumulate:
         raise RecipeError(
             f"training.batch_size is {settings.batch_size}, the images of one step on all processes. {count} processes "
             f"with {settings.accumulate} chunks each cannot share it evenly. Choose a multiple of "
             f"{count * settings.accumulate}"
         )
-
-
-def check_sharded(settings: TrainingRecipe) -> None:
-    """Raise `RecipeError` if several processes, chunks or FSDP2 do not support a setting."""
-    protected = {"guard": settings.guard is not None, "anchors": settings.anchors is not None}
-    for name in [name for name, wanted in protected.items() if wanted]:
-        if ranks.launched() > 1 or settings.accumulate > 1:
-            raise RecipeError(
-                f"training.{name} is set, and it does not support several processes or training.accumulate yet. Start "
-                f"one process with training.accumulate=1, or remove training.{name}"
-            )
-    if settings.sharding != "fsdp2" or ranks.launched() == 1:
-        return
-    for name, wanted in (("ema", settings.ema is not None), ("precision: fp16", settings.precision == "fp16")):
-        if wanted:
-            raise RecipeError(
-                f"training.sharding is fsdp2, and training.{name} is not supported with it. Choose sharding ddp, or "
-                "remove that setting (bf16 has the range of fp32)"
-            )
 
 
 def check_student(settings: TrainingRecipe, student: Student) -> None:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from clipzoo.models import Student
+from clipzoo.training.processes.sharding import like, local
 
 
 class Average:
     """Averages of the trained parameters and of floating-point buffers, such as the statistics of batch norms.
+
+    Under FSDP2 each process averages its shards.
 
     Args:
         student: its present weights are the first averages.
@@ -30,12 +33,12 @@ class Average:
     @torch.no_grad()
     def update(self) -> None:
         """Move the averages towards the student's weights."""
-        torch._foreach_lerp_(list(self._averages.values()), list(self._live.values()), 1 - self.decay)
+        torch._foreach_lerp_(_shards(self._averages), _shards(self._live), 1 - self.decay)
 
     @torch.no_grad()
     def apply(self) -> None:
         """Write the averages into the student."""
-        torch._foreach_copy_(list(self._live.values()), list(self._averages.values()))
+        torch._foreach_copy_(_shards(self._live), _shards(self._averages))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -47,14 +50,18 @@ class Average:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(list(self._live.values()), list(weights.values()))
+                torch._foreach_copy_(_shards(self._live), _shards(weights))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the averages by name in the student."""
+        """Return the averages by name in the student; under FSDP2 they are sharded."""
         return dict(self._averages)
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the averages; `KeyError` if one is missing."""
+        """Restore the averages, on any number of processes; `KeyError` if one is missing."""
         for name, value in self._averages.items():
-            value.copy_(state[name])
+            local(value).copy_(local(like(value, state[name])))
+
+
+def _shards(values: Mapping[str, Tensor]) -> list[Tensor]:
+    return [local(value) for value in values.values()]

@@ -22,6 +22,7 @@ from clipzoo.training.processes.sharding import Sharding
 from clipzoo.training.updates import optimizer
 from clipzoo.training.updates.average import Average
 from clipzoo.training.updates.nonfinite import Skips
+from clipzoo.training.updates.scaler import Scaler
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,14 @@ class Updater:
             replace(one, rows=settings.contrastive_rows) if isinstance(one, ContrastiveObjective) else one
             for one in objectives.build(self.student, self.job.loss_weights)
         ]
-        self.objectives += objectives.anchors(self.student, settings.anchors, settings.precision)
+        self.objectives += objectives.anchors(sharding.start, settings.anchors)
         self.rate_factor = 1.0  # lowered by the guard
         in_parts = ranks.world_size() > 1 or settings.accumulate > 1
         self.balancer = Balancer(self.objectives, self.job)
         self.balancer.add_parameters(adam)
         self.student.returns_maps |= self.balancer.uses_maps
         self.parts = Parts(sharding, self.objectives, settings, self.balancer) if in_parts else None
-        self.scaler = torch.amp.GradScaler(self.job.device, enabled=settings.precision == "fp16")
+        self.scaler = Scaler(self.job.device, enabled=settings.precision == "fp16")
         self.skips = Skips(self.job, self.student, self.scaler)
         self.average = Average(self.student, settings.ema) if settings.ema else None
 
@@ -105,7 +106,8 @@ class Updater:
 
     def _gradients(self, batch: Batch, step: int) -> tuple[Mapping[str, Tensor], Tensor]:
         """Compute the scaled gradients of a batch; return its terms and their weighted sum."""
-        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        one = torch.ones((), device=self.sharding.device)
+        scale = self.scaler.scale(one).item() if self.scaler.is_enabled() else 1.0
         if self.parts is not None:
             self.parts.factor = scale
             terms = self.parts.gradients(batch, step)
