@@ -386,7 +386,7 @@ def _jitter(image: ImageArray, rng: np.random.Generator, strength: float) -> Ima
     if strength == 0:
         return image
     brightness, contrast = rng.uniform(1 - strength, 1 + strength, 2)
-    x = image.astype(np.float32)
-    mean = x.mean()
-    jittered: ImageArray = np.clip((x - mean) * contrast + mean * brightness, 0, 255).astype(np.uint8)
-    return jittered
+    mean = image.astype(np.float32).mean()
+    values = (np.arange(256, dtype=np.float32) - mean) * contrast + mean * brightness
+    table = np.clip(values, 0, 255).astype(np.uint8).tobytes()
+    return np.frombuffer(image.tobytes().translate(table), np.uint8).reshape(image.shape)
