@@ -1,7 +1,7 @@
 """Pixels of JPEG files by libjpeg-turbo, without the part of Pillow around it that takes a third of the time.
 
-simplejpeg (the extra ``fast``) is used if it is installed, else torchvision's operator if torchvision is loaded: importing
-it takes seconds. torchvision 0.29 deprecates its decoders for TorchCodec; without the operator, Pillow decodes.
+simplejpeg (the extra ``fast``) is used if it is installed, else torchvision's operator if torchvision is loaded, since
+importing it takes seconds. torchvision 0.29 deprecates its decoders for TorchCodec; without them, Pillow decodes.
 """
 
 from __future__ import annotations

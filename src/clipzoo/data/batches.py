@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipzoo import files
+from clipzoo.data import _pixels
 from clipzoo.data.mixture import Mixture
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
@@ -62,6 +63,7 @@ class Viewing:
     flip: float = 0.5
     jitter: float = 0.0
     """Largest relative change of brightness and contrast; labels are not affected."""
+    resampling: _pixels.Resampling = "pillow"
 
 
 @dataclass
@@ -178,7 +180,8 @@ class TrainingSet(Dataset[ViewedSample]):
         rng = np.random.default_rng([self.seed, epoch, index])
         v = self.viewing
         view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
-        viewed = ViewedSample(row["key"], _jitter(view.image(image), rng, v.jitter), _caption(sample, rng))
+        view, pixels = _pixels.viewed(image, view, v.resampling)
+        viewed = ViewedSample(row["key"], _pixels.jittered(pixels, rng, v.jitter), _caption(sample, rng))
         for name in self.labels:
             try:
                 viewed.labels[name] = self._label(name, row, view)
@@ -380,13 +383,3 @@ def _caption(sample: Sample, rng: np.random.Generator) -> str:
     """Return one of the sample's captions; a single caption uses no random number."""
     captions = (sample.caption, *sample.others)
     return captions[rng.integers(len(captions))] if sample.others else sample.caption
-
-
-def _jitter(image: ImageArray, rng: np.random.Generator, strength: float) -> ImageArray:
-    if strength == 0:
-        return image
-    brightness, contrast = rng.uniform(1 - strength, 1 + strength, 2)
-    mean = image.astype(np.float32).mean()
-    values = (np.arange(256, dtype=np.float32) - mean) * contrast + mean * brightness
-    table = np.clip(values, 0, 255).astype(np.uint8).tobytes()
-    return np.frombuffer(image.tobytes().translate(table), np.uint8).reshape(image.shape)
