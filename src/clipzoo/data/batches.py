@@ -197,8 +197,8 @@ class TrainingSet(Dataset[ViewedSample]):
             return None
         source = self.labels[name]
         self._watches[name].check(row["shard"])
-        label = source.task.decode(source.column.member(row["shard"], row["key"], offset, row[f"{name}:size"]))
-        return source.task.view(source.task.taught(label), view.at(self.target_size(name)))
+        size = row[f"{name}:size"]
+        return source.column.view(row["shard"], row["key"], offset, size, view.at(self.target_size(name)))
 
     def target_size(self, name: str) -> tuple[int, int]:
         """Return (H, W) of a column's targets in pixels: the view's size divided by the stride, rounded down."""

@@ -155,6 +155,13 @@ class Task(ABC, Generic[L]):
         resized = self.crop_resize(label, view)
         return self.hflip(resized) if view.flip else resized
 
+    def read(self, data: bytes, view: View) -> L:
+        """Return the label of a file as `decode`, `taught` and `view` do, by a shorter way where a task has one.
+
+        ``data`` may end behind the level of a file if `clipzoo.tasks.levels.in_head` is true for the view.
+        """
+        return self.view(self.taught(self.decode(data)), view)
+
     # Learning ------------------------------------------------------------------------------------------
 
     def taught(self, label: L) -> L:
