@@ -143,8 +143,8 @@ class Store:
             held.same_expert(fresh, path)
             if codec not in (None, held.codec):
                 raise StoreError(
-                    f"{path} has labels of the codec {held.codec!r}, not {codec!r}, and a column has one codec. Omit the "
-                    "codec, or write to another store"
+                    f"{path} has labels of the codec {held.codec!r}, not {codec!r}, and a column has one codec. Omit "
+                    "the codec, or write to another store"
                 )
             if not other_dataset:
                 held.belongs(dataset, path)

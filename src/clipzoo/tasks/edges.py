@@ -126,7 +126,7 @@ class EdgesTask(Task[Edges]):
         return _of(codes)
 
     def read(self, data: bytes, view: View) -> Edges:
-        """Return `view` of `decode`; of a level, the pixels under a pixel end at most one level pixel further out."""
+        """Return `view` of `decode`; of a level, the border of what is under a pixel moves by up to a level pixel."""
         codes, _, _ = levels.read(data, self.name, ("L",), view)
         seen = _largest(codes, view)
         return _of(maps.mirror(seen) if view.flip else seen)
