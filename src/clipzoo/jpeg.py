@@ -26,9 +26,15 @@ def pixels(data: bytes) -> Pixels | None:
         None where Pillow has to decode: the file is damaged, no decoder is available, or it does not decode to the same
         pixels as Pillow on this machine.
     """
+    decode = {"simplejpeg": _simplejpeg, "torchvision": _torchvision}.get(name())
+    return decode(data) if decode else None
+
+
+def name() -> str:
+    """Return the decoder of JPEG files in this process: simplejpeg, torchvision or Pillow."""
     if _has_simplejpeg() and _agrees(_simplejpeg):
-        return _simplejpeg(data)
-    return _torchvision(data) if "torchvision" in sys.modules and _agrees(_torchvision) else None
+        return "simplejpeg"
+    return "torchvision" if "torchvision" in sys.modules and _agrees(_torchvision) else "Pillow"
 
 
 @cache
