@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from tarfile import BLOCKSIZE
 from typing import Any
@@ -245,10 +245,9 @@ class Column(_Shards):
             LostError, StoreError, LabelError: see `member`, or the label cannot be decoded.
         """
         task = tasks.get(self.task)
-        if self.manifest.codec == png.LEVELS and size > levels.HEAD:
-            head = self.member(shard, key, offset, size, levels.HEAD)
-            if levels.in_head(head, view):
-                return task.read(head, view)
+        if self.manifest.codec == png.LEVELS and task.extension == "png" and size > levels.HEAD:
+            with suppress(levels.ShortError):
+                return task.read(self.member(shard, key, offset, size, levels.HEAD), view)
         return task.read(self.member(shard, key, offset, size), view)
 
     def member(self, shard: str, key: str, offset: int, size: int, first: int | None = None) -> bytes:

@@ -158,7 +158,7 @@ class Task(ABC, Generic[L]):
     def read(self, data: bytes, view: View) -> L:
         """Return the label of a file as `decode`, `taught` and `view` do, by a shorter way where a task has one.
 
-        ``data`` may end behind the level of a file if `clipzoo.tasks.levels.in_head` is true for the view.
+        ``data`` may be the first `levels.HEAD` bytes of a file; `levels.ShortError` is raised if they are not enough.
         """
         return self.view(self.taught(self.decode(data)), view)
 

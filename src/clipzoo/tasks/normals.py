@@ -123,10 +123,9 @@ class NormalsTask(Task[Normals]):
         """Return `view` of `decode`; of a level, the direction of the mean of its codes, rounded to 8 bits."""
         codes, _, level = levels.read(data, self.name, ("RGB",), view)
         if level:
-            seen = _of_level(codes, view)
-        else:
-            planes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))
-            seen = _unit(*maps.resample_codes(planes, planes.any(0), view, _vectors))
+            return _of_level(codes, view)
+        planes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))
+        seen = _unit(*maps.resample_codes(planes, planes.any(0), view, _vectors))
         return self.hflip(seen) if view.flip else seen
 
     def valid_share(self, label: Normals) -> float:
@@ -209,18 +208,25 @@ def _vectors(planes: png.Codes) -> FloatArray:
 
 def _unit(vectors: FloatArray, valid: BoolArray) -> Normals:
     """Return vectors of any length as normals; those without a direction are unknown."""
-    length = np.linalg.norm(vectors, axis=0)
+    length = np.sqrt(np.square(vectors).sum(0))  # the bits of np.linalg.norm in a third of the time
     return Normals(vectors / np.maximum(length, SHORTEST), valid & (length >= SHORTEST))
 
 
 def _of_level(codes: png.Codes, view: View) -> Normals:
-    """Return the normals of codes [H,W,3], 0 where unknown, under a view without its flip."""
+    """Return the normals of codes [H,W,3], 0 where unknown, under a view."""
     known = (codes[..., 0] | codes[..., 1] | codes[..., 2]) > 0
-    sums = np.moveaxis(_resized(codes, view), -1, 0).astype(np.float32)
+    sums = np.moveaxis(_resized(codes, view), -1, 0).astype(np.float32, order="C")
     if known.all():
-        return _unit((sums - ZERO) / ZERO, np.ones(view.size, np.bool_))
-    share = _resized(known * np.uint8(255), view) / np.float32(255)
-    return _unit((sums - ZERO * share) / ZERO, share >= maps.KNOWN_SHARE)
+        sums -= ZERO
+        valid = np.ones(view.size, np.bool_)
+    else:
+        share = _resized(known * np.uint8(255), view) / np.float32(255)
+        sums -= ZERO * share
+        valid = share >= maps.KNOWN_SHARE
+    if view.flip:
+        sums[0] *= -1
+        sums, valid = sums[..., ::-1], valid[:, ::-1]
+    return _unit(sums / ZERO, valid)
 
 
 def _resized(codes: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
