@@ -39,3 +39,17 @@ def test_balancings_are_compared_on_validation(tmp_path: Path) -> None:
     page = (tmp_path / "results.md").read_text()
     assert "these figures prove nothing" in page
     assert "| expert_dropping |" in page
+
+
+@pytest.mark.slow
+def test_the_loader_is_measured_side_by_side(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "loader.py"), "--quick", "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert set(found["sizes"]) == {"256", "512"}
+    for one in found["sizes"].values():
+        assert all(ms > 0 for ms in one["cpu_ms"].values())
+        assert "images + three columns / images" in one["ratios"]
+    assert set(found["bytes"]) == {"segmentation", "depth", "normals"}
+    assert "these figures prove nothing" in (tmp_path / "results.md").read_text()

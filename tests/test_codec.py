@@ -34,7 +34,7 @@ def test_maps_with_noise_are_not_larger_than_by_pillow() -> None:
     y, x = np.mgrid[0:256, 0:256]
     noise = np.random.default_rng(0).normal(0, 0.5, (256, 256))
     codes = np.asarray(127 + 60 * np.sin(x / 40) + 60 * np.cos(y / 30) + noise, np.uint8)
-    old, new = (len(png.write(codes, "edges", {}, 6, codec)) for codec in png.CODECS)
+    old, new = (len(png.write(codes, "edges", {}, 6, codec)) for codec in (png.PNG, png.RLE))
     assert new <= 1.05 * old
 
 

@@ -38,7 +38,8 @@ from clipzoo.training import balancing, tracking
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
 ORDER = (
-    "errors", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers", "locations",
+    "errors", "jpeg", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers",
+    "locations",
     "experts", "importers", "derived", "conformance", "store", "labeling", "data", "model_schemes", "models",
     "benchmarks", "trust", "recipe", "training", "evaluation", "encoders", "probing", "export", "checking", "pages",
     "demo", "runs", "app", "cli", "__main__",

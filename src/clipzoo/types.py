@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from clipzoo import jpeg
 from clipzoo.errors import Code, DatasetError, ImageError, SampleError, kind_of
 
 ImageArray = NDArray[np.uint8]
@@ -184,11 +185,9 @@ class View:
     def image(self, image: ImageArray) -> ImageArray:
         """Apply the view to an image, uint8 H×W×3 RGB; bicubic with antialiasing."""
         height, width = self.size
-        resized = Image.fromarray(image).resize(
-            (width, height), Image.Resampling.BICUBIC, box=self.box(image.shape[:2])
-        )
-        out = np.asarray(resized)
-        return np.ascontiguousarray(out[:, ::-1]) if self.flip else out
+        box, kind = self.box(image.shape[:2]), Image.Resampling.BICUBIC
+        resized = Image.fromarray(image).resize((width, height), kind, box=box)
+        return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else resized)
 
     def camera(self, camera: Camera) -> Camera:
         """Return the camera of the view: a crop moves the principal point, a change of aspect ratio makes fx ≠ fy."""
@@ -302,7 +301,7 @@ def decode_image(
             if width * height > max_pixels:
                 raise ImageError(_too_large(width, height, max_pixels), "too-large")
             admit(width * height)
-            return _decoded(opened)
+            return _decoded(opened, data)
     except (ImageError, NoRoomError):
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at twice PIL.Image.MAX_IMAGE_PIXELS
@@ -338,10 +337,15 @@ def exif_orientation(data: bytes) -> int:
         return 1
 
 
-def _decoded(opened: Image.Image) -> ImageArray:
+def _decoded(opened: Image.Image, data: bytes) -> ImageArray:
     room, pixels = _decoding, opened.width * opened.height
     room.take(pixels)
     try:
+        plain = opened.format == "JPEG" and opened.mode in ("L", "RGB")
+        if plain and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            found = jpeg.pixels(data)
+            if found is not None:
+                return found
         ImageOps.exif_transpose(opened, in_place=True)
         return _rgb(opened)
     finally:

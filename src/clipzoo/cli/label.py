@@ -43,6 +43,10 @@ def command(
     ray_address: Annotated[
         str | None, typer.Option(help="HOST:PORT of the Ray cluster; default: the running one.")
     ] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(help="How maps of a new column are written: png-rle, png-levels or png (docs/labels.md)."),
+    ] = None,
     estimate: Annotated[
         bool,
         typer.Option(
@@ -72,6 +76,6 @@ def command(
         locations.resolve_into_store(several.combined(data), out), expert, out, device=device, batch_size=batch_size,
         max_failures=max_failures, retry_failed=retry_failed, shards=shards, tuning=tuning, check=check, log=log,
         engine=engine,  # type: ignore[arg-type]  # it checks
-        ray_address=ray_address,
+        ray_address=ray_address, codec=codec,
     )  # fmt: skip
     print_reports(reports)

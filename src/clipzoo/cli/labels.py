@@ -150,6 +150,10 @@ def import_(
         ),
     ] = MAX_FAILURES,
     retry_failed: Annotated[bool, typer.Option(help="Retry samples whose labels were missing or invalid.")] = False,
+    codec: Annotated[
+        str | None,
+        typer.Option(help="How maps of a new column are written: png-rle, png-levels or png (docs/labels.md)."),
+    ] = None,
 ) -> None:
     """Import existing labels as a column; their meaning must be stated and is never guessed."""
     from clipzoo import locations
@@ -158,7 +162,9 @@ def import_(
 
     values = dict(one.partition("=")[::2] for one in answers or ()) | ({} if name is None else {"as": name})
     place = locations.resolve_into_store(data, out)
-    result = import_labels(place, source, format, values, out, max_failures=max_failures, retry_failed=retry_failed)
+    result = import_labels(
+        place, source, format, values, out, max_failures=max_failures, retry_failed=retry_failed, codec=codec
+    )
     column, unmatched = result.column, result.samples - result.matched
     print_reports([column])
     without = f", {unmatched:,} without a label" if unmatched else ""

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipzoo import files
+from clipzoo.data import _pixels
 from clipzoo.data.captions import draw_caption
 from clipzoo.data.mixture import Mixture
 from clipzoo.data.plan import Plan, entry_of
@@ -72,6 +73,7 @@ class Viewing:
     flip: float = 0.5
     jitter: float = 0.0
     """Largest relative change of brightness and contrast; labels are not affected."""
+    resampling: _pixels.Resampling = "pillow"
 
 
 @dataclass
@@ -199,9 +201,9 @@ class TrainingSet(Dataset[ViewedSample]):
         rng = np.random.default_rng([self.seed, epoch, index])
         v = self.viewing
         view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
-        viewed = ViewedSample(
-            row["key"], _jitter(view.image(image), rng, v.jitter), draw_caption(sample, rng, self.captions)
-        )
+        view, pixels = _pixels.viewed(image, view, v.resampling)
+        pixels = _pixels.jittered(pixels, rng, v.jitter)
+        viewed = ViewedSample(row["key"], pixels, draw_caption(sample, rng, self.captions))
         for name in self.labels:
             try:
                 viewed.labels[name] = self._label(name, row, view)
@@ -217,8 +219,8 @@ class TrainingSet(Dataset[ViewedSample]):
             return None
         source = self.labels[name]
         self._watches[name].check(row["shard"])
-        label = source.task.decode(source.column.member(row["shard"], row["key"], offset, row[f"{name}:size"]))
-        return source.task.view(source.task.taught(label), view.at(self.target_size(name)))
+        size = row[f"{name}:size"]
+        return source.column.view(row["shard"], row["key"], offset, size, view.at(self.target_size(name)))
 
     def target_size(self, name: str) -> tuple[int, int]:
         """Return (H, W) of a column's targets in pixels: the view's size divided by the stride, rounded down."""
@@ -397,13 +399,3 @@ def _unreadable(usable: Sequence[ViewedSample], name: str) -> tuple[int, int]:
     """Return (unreadable labels of a column, labels in the plan)."""
     damaged = sum(name in s.damaged for s in usable)
     return damaged, damaged + sum(s.labels.get(name) is not None for s in usable)
-
-
-def _jitter(image: ImageArray, rng: np.random.Generator, strength: float) -> ImageArray:
-    if strength == 0:
-        return image
-    brightness, contrast = rng.uniform(1 - strength, 1 + strength, 2)
-    x = image.astype(np.float32)
-    mean = x.mean()
-    jittered: ImageArray = np.clip((x - mean) * contrast + mean * brightness, 0, 255).astype(np.uint8)
-    return jittered

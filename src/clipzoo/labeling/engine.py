@@ -97,6 +97,7 @@ def label(
     log: AnyPath | None = None,
     engine: Engine = "local",
     ray_address: str | None = None,
+    codec: str | None = None,
 ) -> list[ColumnReport]:
     """Label a dataset with experts. Existing labels are kept.
 
@@ -117,6 +118,7 @@ def label(
         engine: "local" labels in this process, "ray" on all machines of a Ray cluster that share data and store.
             Both give the same bytes.
         ray_address: address of the cluster for ``ray.init``; by default a running one, or a new one on this machine.
+        codec: how maps of new columns are written: "png-rle", the default, "png-levels" or "png" (docs/labels.md).
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
@@ -135,7 +137,7 @@ def label(
     names = [expert.card.column for expert in made]
     call = _Call(
         location, dict(zip(names, given, strict=True)), reader, fingerprint(reader), Store(out), device, batch_size,
-        max_failures, retry_failed, shards, tuning, check, progress, written, engine, ray_address,
+        max_failures, retry_failed, shards, tuning, check, progress, written, engine, ray_address, codec,
     )  # fmt: skip
     reports = [one for stage in inputs.stages(made, call.store) for one in _label(call, stage)]
     for one in reports:
@@ -164,6 +166,7 @@ class _Call:
     log: Path | None
     engine: Engine
     ray_address: str | None
+    codec: str | None
 
     def engine_for(
         self, experts: Sequence[Expert], jobs: Sequence[plan.Job], works: Sequence[Work], threads: int
@@ -185,7 +188,8 @@ class _Call:
 
 def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
     """Label with experts that do not read each other's columns."""
-    columns = [call.store.create(call.tuning.card(expert), call.identity, other_dataset=True) for expert in experts]
+    cards = [call.tuning.card(expert) for expert in experts]
+    columns = [call.store.create(card, call.identity, other_dataset=True, codec=call.codec) for card in cards]
     with ExitStack() as stack:
         for column in sorted(columns, key=lambda c: str(c.path)):
             stack.enter_context(column.lock())

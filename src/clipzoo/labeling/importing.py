@@ -39,6 +39,7 @@ def import_labels(
     max_failures: float = MAX_FAILURES,
     retry_failed: bool = False,
     progress: bool = True,
+    codec: str | None = None,
 ) -> Imported:
     """Import existing labels as a column of a store.
 
@@ -51,6 +52,7 @@ def import_labels(
         max_failures: the share of samples that may have no usable label.
         retry_failed: read labels again that were missing or unsound, also if no file has changed.
         progress: show a progress bar on standard error.
+        codec: see `label`.
 
     Raises:
         ExpertError: an answer is missing, no sample has a label, too many have none, or two samples share a label.
@@ -66,8 +68,9 @@ def import_labels(
     expert = importers.create(format, source + (f"?{query}" if query else ""))
     samples, matched = _match(data, expert, max_failures)
     (column,) = label(
-        data, [expert], out, device="cpu", max_failures=max_failures, retry_failed=retry_failed, progress=progress
-    )
+        data, [expert], out, device="cpu", max_failures=max_failures, retry_failed=retry_failed, progress=progress,
+        codec=codec,
+    )  # fmt: skip
     return Imported(column, samples, matched, dict(expert.notes))
 
 

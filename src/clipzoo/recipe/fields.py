@@ -69,6 +69,9 @@ class LabelingRecipe(Part):
     """Use the channels-last memory format, which makes convolutions faster on many devices."""
     compile: bool = False
     """Compile experts with ``torch.compile``."""
+    codec: Literal["png-rle", "png-levels", "png"] | None = None
+    """How maps of new columns are written; ``png-levels`` makes training read them faster (docs/labels.md). null is
+    ``png-rle`` for new columns and their own codec for others."""
     engine: Literal["local", "ray"] = "local"
     """``local`` labels on this machine, ``ray`` on all machines of a Ray cluster (docs/cluster.md)."""
     ray_address: str | None = None

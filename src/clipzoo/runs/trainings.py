@@ -167,7 +167,10 @@ class Trainings:
 
     def _job(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Training:
         student, settings, columns = self.start(arm, seed), self.recipe.training, self.inputs.columns
-        viewing = Viewing(student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter)
+        viewing = Viewing(
+            student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter,
+            resampling=settings.resampling,
+        )  # fmt: skip
         labels = {
             name: LabelColumn(labels, column.stride, column.confidence_weight)
             for name, (column, labels) in columns.items()

@@ -78,6 +78,7 @@ def label(run: Run) -> Store:
         tuning=Tuning(settings.precision, settings.channels_last, settings.compile),
         engine=settings.engine,
         ray_address=settings.ray_address,
+        codec=settings.codec,
     )
     inputs.unload_experts()
     return inputs.store

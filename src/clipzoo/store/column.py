@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from tarfile import BLOCKSIZE
 from typing import Any, cast
@@ -29,8 +29,9 @@ from clipzoo.store.rows import (
     marks_of,
     old_codes,
 )  # fmt: skip
+from clipzoo.tasks import levels, png
 from clipzoo.tasks.base import Convention
-from clipzoo.types import Failure
+from clipzoo.types import Failure, View
 
 log = logging.getLogger(__name__)
 
@@ -239,8 +240,20 @@ class Column(_Shards):
             )
         return data
 
-    def member(self, shard: str, key: str, offset: int, size: int) -> bytes:
-        """Return the bytes of a sample's label, and check that the tar's header before it has this key and size.
+    def view(self, shard: str, key: str, offset: int, size: int, view: View) -> Any:
+        """Return a sample's label as seen through a view; reads only its level where that is enough (`tasks.levels`).
+
+        Raises:
+            LostError, StoreError, LabelError: see `member`, or the label cannot be decoded.
+        """
+        task = tasks.get(self.task)
+        if self.manifest.codec == png.LEVELS and task.extension == "png" and size > levels.HEAD:
+            with suppress(levels.ShortError):
+                return task.read(self.member(shard, key, offset, size, levels.HEAD), view)
+        return task.read(self.member(shard, key, offset, size), view)
+
+    def member(self, shard: str, key: str, offset: int, size: int, first: int | None = None) -> bytes:
+        """Return a sample's label, or its ``first`` bytes, and check that the tar's header has this key and size.
 
         Raises:
             LostError: the tar is missing or cannot be opened.
@@ -250,7 +263,7 @@ class Column(_Shards):
         name = f"{key}.{tasks.get(self.task).extension}"
         long = 0 if name.isascii() and len(name) < NAME else 2 * BLOCKSIZE  # PAX keeps such a name in a member before
         before = min(offset, long + BLOCKSIZE)
-        data = self.read(shard, offset - before, before + size)
+        data = self.read(shard, offset - before, before + (size if first is None else min(first, size)))
         header = data[before - BLOCKSIZE : before]
         stored = header[:NAME].rstrip(b"\0").decode("utf-8", "replace")
         if (stored != name and not long) or _size(header) != size or (long and _has_other_name(data[:before], name)):

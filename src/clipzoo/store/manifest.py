@@ -70,14 +70,14 @@ class Manifest(BaseModel):
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, card: ExpertCard, dataset: Mapping[str, object]) -> Manifest:
+    def of(cls, card: ExpertCard, dataset: Mapping[str, object], codec: str = png.DEFAULT) -> Manifest:
         """Return the manifest of a new, empty column: an expert over the dataset with this fingerprint."""
         expert = json.loads(json.dumps(card.to_json(), default=str))
         convention = expert.pop("convention")
         return cls(
             task=card.task,
             slug=card.slug,
-            codec=png.DEFAULT,
+            codec=codec,
             expert=expert,
             convention=convention,
             dataset=dict(dataset),

@@ -18,6 +18,7 @@ from clipzoo.experts.base import ExpertCard
 from clipzoo.files import AnyPath, Place, locked
 from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST, Manifest, safe_name, writing
+from clipzoo.tasks import png
 
 
 class Store:
@@ -104,13 +105,20 @@ class Store:
         with locked(path, StoreError, "a run would continue on the removed column"), writing(path):
             files.remove_folder(path, self.root, MANIFEST)
 
-    def create(self, card: ExpertCard, dataset: Mapping[str, object], other_dataset: bool = False) -> Column:
+    def create(
+        self,
+        card: ExpertCard,
+        dataset: Mapping[str, object],
+        other_dataset: bool = False,
+        codec: str | None = None,
+    ) -> Column:
         """Return the column of an expert over a dataset. Create it if it does not exist, or has no label of its expert.
 
         Args:
             card: the expert and the convention of its labels.
             dataset: `clipzoo.readers.fingerprint` of the dataset.
             other_dataset: also return a column over another dataset; the caller then calls `update_dataset`.
+            codec: one of `png.CODECS`; by default that of the column, and `png.DEFAULT` for a new one.
 
         Raises:
             StoreError: the column has labels of another expert or dataset (the message names the field), or links point
@@ -122,7 +130,9 @@ class Store:
             )
         files.check_inside(self.root, f"{card.task}/{card.slug}", StoreError)
         path = self.root / card.task / card.slug
-        fresh = Manifest.of(card, dataset)
+        if codec not in (None, *png.CODECS):
+            raise StoreError(f"the codec {codec!r} is unknown. Use one of {', '.join(png.CODECS)}")
+        fresh = Manifest.of(card, dataset, codec or png.DEFAULT)
         if (path / MANIFEST).exists():
             held = Manifest.read(path)
             if held.digest != fresh.digest and Column(path).void():
@@ -130,6 +140,11 @@ class Store:
                 fresh.write(path)
                 return Column(path)
             held.same_expert(fresh, path)
+            if codec not in (None, held.codec):
+                raise StoreError(
+                    f"{path} has labels of the codec {held.codec!r}, not {codec!r}, and a column has one codec. Omit "
+                    "the codec, or write to another store"
+                )
             if not other_dataset:
                 held.belongs(dataset, path)
         else:

@@ -156,6 +156,13 @@ class Task(ABC, Generic[L]):
         resized = self.crop_resize(label, view)
         return self.hflip(resized) if view.flip else resized
 
+    def read(self, data: bytes, view: View) -> L:
+        """Return the label of a file as `decode`, `taught` and `view` do, by a shorter way where a task has one.
+
+        ``data`` may be the first `levels.HEAD` bytes of a file; `levels.ShortError` is raised if they are not enough.
+        """
+        return self.view(self.taught(self.decode(data)), view)
+
     # Learning ------------------------------------------------------------------------------------------
 
     def taught(self, label: L) -> L:

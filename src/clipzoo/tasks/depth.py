@@ -15,23 +15,26 @@ scale and shift. ``berhu`` tolerates no factor and needs views of one zoom, ``tr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from clipzoo.errors import LabelError
-from clipzoo.tasks import maps, png
+from clipzoo.tasks import levels, maps, png
 from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
 Kind = Literal["metric", "affine-depth", "affine-disparity"]
 Along = Literal["z", "ray"]
 Doubles = NDArray[np.float64]
+
+MODES = ("I;16", "I")
 
 STEPS = 65534
 """Codes are 1 to 65535; 0 is unknown."""
@@ -173,18 +176,32 @@ class DepthTask(MapTask[Depth]):
             "low": low,
             "high": high,
         }
-        share = _share(np.where(label.valid, label.values, low), low, high, log)
-        codes = np.where(label.valid, 1 + np.rint(STEPS * share), 0).astype(np.uint16)
-        return png.write(codes, self.name, facts, level=1, codec=codec)
+
+        def codes(label: Depth) -> NDArray[np.uint16]:
+            share = _share(np.where(label.valid, label.values, low), low, high, log)
+            return np.where(label.valid, 1 + np.rint(STEPS * share), 0).astype(np.uint16)
+
+        def smaller(view: View) -> NDArray[np.uint16]:
+            values, valid = maps.resample(label.values[None], label.valid, view, Image.Resampling.BOX)
+            return codes(replace(label, values=values[0], valid=valid))
+
+        return levels.write(codes(label), self.name, facts, 1, codec, 4, smaller)
 
     def decode(self, data: bytes) -> Depth:
         """Decode a file written by `encode`, within its quantization."""
-        codes, facts = png.read(data, self.name, ("I;16", "I"))
-        low, high, log = _transform(facts)
-        share = (codes.astype(np.float64) - 1) / STEPS
-        values = low * np.exp(share * math.log(high / low)) if log else low + share * (high - low)
-        known = np.clip(values, low, high).astype(np.float32)
-        return Depth(known, codes > 0, cast(Kind, facts["kind"]), cast(Along | None, facts["along"]))
+        codes, facts = png.read(data, self.name, MODES)
+        return self._of(_converter(facts)(codes), codes > 0, facts)
+
+    def read(self, data: bytes, view: View) -> Depth:
+        """Return `view` of `decode`; of a level, means of its means."""
+        codes, facts, level = levels.read(data, self.name, MODES, view)
+        convert = _converter(facts, np.float32 if level else np.float64)
+        values, valid = maps.resample_codes(codes, codes > 0, view, lambda part: convert(part)[None])
+        seen = self._of(values[0], valid, facts)
+        return self.hflip(seen) if view.flip else seen
+
+    def _of(self, values: FloatArray, valid: BoolArray, facts: Mapping[str, object]) -> Depth:
+        return Depth(values, valid, cast(Kind, facts["kind"]), cast(Along | None, facts["along"]))
 
     def valid_share(self, label: Depth) -> float:
         """Return the share of pixels with known depth."""
@@ -265,6 +282,20 @@ def _share(values: NDArray[np.floating], low: float, high: float, log: bool) -> 
     if log:
         values, low, high = np.log(values.astype(np.float64)), math.log(low), math.log(high)
     return (values.astype(np.float64) - low) / ((high - low) or 1.0)
+
+
+def _converter(
+    facts: Mapping[str, object], precision: type[np.floating] = np.float64
+) -> Callable[[png.Codes], FloatArray]:
+    """Return the function from codes to float32 values of a file with this metadata."""
+    low, high, log = _transform(facts)
+
+    def convert(codes: png.Codes) -> FloatArray:
+        share = (codes.astype(precision) - 1) / STEPS
+        values = low * np.exp(share * math.log(high / low)) if log else low + share * (high - low)
+        return np.clip(values, low, high).astype(np.float32)
+
+    return convert
 
 
 def _transform(facts: Mapping[str, Any]) -> tuple[float, float, bool]:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.tasks import maps, png
+from clipzoo.tasks import levels, maps, png
 from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
 from clipzoo.tasks.maps import S
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
@@ -119,12 +119,18 @@ class EdgesTask(MapTask[Edges]):
     def encode_as(self, label: Edges, codec: str) -> bytes:
         """Encode as `encode` does, by a codec of `png.CODECS`."""
         codes = np.where(label.valid, 1 + np.rint(STEPS * label.values), 0).astype(np.uint8)
-        return png.write(codes, self.name, {}, level=6, codec=codec)
+        return levels.write(codes, self.name, {}, 6, codec, 2, lambda view: _largest(codes, view))
 
     def decode(self, data: bytes) -> Edges:
         """Decode a file written by `encode`, within its quantization."""
         codes, _ = png.read(data, self.name, ("L",))
-        return Edges((codes.astype(np.float32) - 1) / STEPS, codes > 0)
+        return _of(codes)
+
+    def read(self, data: bytes, view: View) -> Edges:
+        """Return `view` of `decode`; of a level, the border of what is under a pixel moves by up to a level pixel."""
+        codes, _, _ = levels.read(data, self.name, ("L",), view)
+        seen = _largest(codes, view)
+        return _of(maps.mirror(seen) if view.flip else seen)
 
     def valid_share(self, label: Edges) -> float:
         """Return the share of pixels with a known probability."""
@@ -233,6 +239,16 @@ def _at_thresholds(values: FloatArray) -> NDArray[np.intp]:
     """Return the number of ``values`` at or above each threshold, [T]."""
     reached = np.bincount(np.searchsorted(THRESHOLDS, values.ravel(), "right"), minlength=len(THRESHOLDS) + 1)
     return reached[::-1].cumsum()[-2::-1]
+
+
+def _of(codes: png.Codes) -> Edges:
+    return Edges((codes.astype(np.float32) - 1) / STEPS, codes > 0)
+
+
+def _largest(codes: png.Codes, view: View) -> png.Codes:
+    """Return `maps.largest` of codes, which have the order of probabilities; 0 where unknown."""
+    most, known = maps.largest(codes, codes > 0, view)
+    return most * known
 
 
 TASK = EdgesTask()

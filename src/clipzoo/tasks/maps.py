@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -58,7 +59,9 @@ def same_size(prediction: NDArray[np.generic], truth: NDArray[np.generic]) -> No
     )
 
 
-def resample(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
+def resample(
+    values: FloatArray, valid: BoolArray, view: View, kind: Image.Resampling = Image.Resampling.BILINEAR
+) -> tuple[FloatArray, BoolArray]:
     """Resample the view's crop of a float map to the view's size, bilinear with antialiasing, without its flip.
 
     Only known values are averaged: values and validity are resampled separately and divided.
@@ -67,22 +70,49 @@ def resample(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArr
         values: [C,H,W]; any finite value where not valid.
         valid: [H,W].
         view: its crop and size [h,w] are used.
+        kind: the filter.
 
     Returns:
         [C,h,w], zero where unknown, and its validity [h,w].
     """
     if valid.all():
-        return np.stack([_resize(channel, view) for channel in values]), np.ones(view.size, np.bool_)
-    weight = _resize(valid.astype(np.float32), view)
+        return np.stack([_resize(channel, view, kind) for channel in values]), np.ones(view.size, np.bool_)
+    weight = _resize(valid.astype(np.float32), view, kind)
     known = weight >= KNOWN_SHARE
-    sums = np.stack([_resize(channel, view) for channel in zero_unknown(values, valid)])
+    sums = np.stack([_resize(channel, view, kind) for channel in zero_unknown(values, valid)])
     return np.where(known, sums / np.where(known, weight, 1), 0).astype(np.float32), known
 
 
-def _resize(channel: FloatArray, view: View) -> FloatArray:
+def _resize(channel: FloatArray, view: View, kind: Image.Resampling) -> FloatArray:
     height, width = view.size
     box = view.box((channel.shape[0], channel.shape[1]))
-    return np.array(Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return np.array(Image.fromarray(channel).resize((width, height), kind, box=box))
+
+
+def resample_codes(
+    codes: NDArray[S], valid: BoolArray, view: View, convert: Callable[[NDArray[S]], FloatArray]
+) -> tuple[FloatArray, BoolArray]:
+    """Return `resample` of ``convert(codes)``, of which only the pixels under the view are computed.
+
+    Args:
+        codes: [...,H,W].
+        valid: [H,W].
+        view: its crop and size are used.
+        convert: [...,a,b] -> [C,a,b], pixel by pixel.
+    """
+    H, W = valid.shape
+    x0, y0, x1, y1 = view.box((H, W))
+    rows, columns = _under_filter(y0, y1, view.size[0], H), _under_filter(x0, x1, view.size[1], W)
+    converted = convert(codes[..., rows, columns])
+    values = np.zeros((len(converted), H, W), np.float32)  # not the part: Pillow 13 orders its passes by the height
+    values[:, rows, columns] = converted
+    return resample(values, valid, view)
+
+
+def _under_filter(start: float, end: float, count: int, limit: int) -> slice:
+    """Return the source pixels of an axis that Pillow's bilinear filter reads, and at most two more at each end."""
+    reach = max((end - start) / count, 1.0) + 1
+    return slice(max(math.floor(start - reach), 0), min(math.ceil(end + reach), limit))
 
 
 def nearest(values: NDArray[S], view: View) -> NDArray[S]:
@@ -93,7 +123,7 @@ def nearest(values: NDArray[S], view: View) -> NDArray[S]:
     return np.ascontiguousarray(values[rows[:, None], columns])
 
 
-def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
+def largest(values: NDArray[S], valid: BoolArray, view: View) -> tuple[NDArray[S], BoolArray]:
     """Resample the view's crop of ``values`` [H,W], taking the largest value under each output pixel.
 
     These are the source pixels whose centers are in the output pixel, or within half a source pixel of its center if
@@ -110,9 +140,15 @@ def largest(values: FloatArray, valid: BoolArray, view: View) -> tuple[FloatArra
     (height, width), (H, W) = view.size, valid.shape
     x0, y0, x1, y1 = view.box((H, W))
     rows, columns = _within(y0, y1, height, H), _within(x0, x1, width, W)
+    top, left = int(rows[0, 0]), int(columns[0, 0])
+    part = slice(top, int(rows[-1, 1])), slice(left, int(columns[-1, 1]))
+    values, valid, rows, columns = values[part], valid[part], rows - top, columns - left
+    most = _over(np.maximum, values, rows, columns)
+    if valid.all():
+        return most, np.ones(view.size, np.bool_)
     known_count = _over(np.add, valid.astype(np.int32), rows, columns)
     count = (rows[:, 1] - rows[:, 0])[:, None] * (columns[:, 1] - columns[:, 0])
-    return _over(np.maximum, values, rows, columns), 2 * known_count >= count
+    return most, 2 * known_count >= count
 
 
 def _within(start: float, end: float, count: int, limit: int) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,17 @@ from clipzoo.errors import LabelError
 from clipzoo.tasks.base import require
 from clipzoo.types import MAX_PIXELS
 
-Codes = NDArray[np.uint8] | NDArray[np.uint16]
+Codes = NDArray[np.unsignedinteger]
+Chunks = Sequence[tuple[bytes, bytes]]
 
 KEY = "clipzoo"
 _DTYPES = {"L": np.uint8, "RGB": np.uint8, "I;16": np.uint16, "I": np.uint16}  # older Pillow: 16 bits are I
 
 
-PNG, RLE = "png", "png-rle"
-CODECS = (PNG, RLE)
-"""``png`` is Pillow's encoder; ``png-rle`` the Paeth filter and zlib's run-length strategy. `read` reads both."""
+PNG, RLE, LEVELS = "png", "png-rle", "png-levels"
+CODECS = (PNG, RLE, LEVELS)
+"""``png`` is Pillow's encoder; ``png-rle`` the Paeth filter and zlib's run-length strategy; ``png-levels`` adds a
+smaller map to a file of ``png-rle`` (`clipzoo.tasks.levels`). `read` reads all."""
 
 DEFAULT = RLE
 """The codec of new columns. Columns whose manifest has no codec are continued with `PNG`."""
@@ -33,11 +35,13 @@ STRIP = 1 << 16
 """Bytes that are filtered at a time, so that temporary arrays stay in the processor's cache."""
 
 
-def write(codes: Codes, task: str, facts: Mapping[str, object], level: int, codec: str = PNG) -> bytes:
+def write(
+    codes: Codes, task: str, facts: Mapping[str, object], level: int, codec: str = PNG, chunks: Chunks = ()
+) -> bytes:
     """Encode ``codes`` (uint8 [H,W], uint8 [H,W,3] or uint16 [H,W]) as PNG.
 
     Equal codes and facts give equal bytes with the same versions of Pillow and zlib. ``level`` is the compression level
-    of the codec `PNG`; `RLE` has none.
+    of the codec `PNG`; others have none. ``chunks`` are further chunks of these others, (name, content) each.
 
     Raises:
         LabelError: the codec is unknown.
@@ -48,8 +52,8 @@ def write(codes: Codes, task: str, facts: Mapping[str, object], level: int, code
         '"codec" in the manifest',
     )
     mark = json.dumps({"task": task, **facts}, allow_nan=False)
-    if codec == RLE:
-        return _write_rle(codes, mark)
+    if codec != PNG:
+        return _write_rle(codes, mark, chunks)
     chunk = PngImagePlugin.PngInfo()
     chunk.add_text(KEY, mark)
     buffer = io.BytesIO()
@@ -57,13 +61,13 @@ def write(codes: Codes, task: str, facts: Mapping[str, object], level: int, code
     return buffer.getvalue()
 
 
-def _write_rle(codes: Codes, mark: str) -> bytes:
+def _write_rle(codes: Codes, mark: str, others: Chunks) -> bytes:
     height, width = codes.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 8 * codes.itemsize, 2 if codes.ndim == 3 else 0, 0, 0, 0)
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 8, zlib.Z_RLE)
     pixels = b"".join([deflate.compress(strip) for strip in _filtered(codes)] + [deflate.flush()])
     text = KEY.encode() + b"\0" + mark.encode()  # ASCII: json.dumps escapes other characters
-    chunks = [(b"IHDR", header), (b"tEXt", text), (b"IDAT", pixels), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"tEXt", text), *others, (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
 
 
@@ -115,11 +119,7 @@ def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[st
         f"the PNG of mode {mode} is not a {task} label of a store: it has no text chunk {KEY!r}; if it is a "
         "color-coded or raw label, import it (clipzoo labels import), or encode it with the task's encode()",
     )
-    facts = _facts(str(mark))
-    require(
-        facts.get("task") == task,
-        f"the PNG is a label of {facts.get('task')!r}, not of {task}; decode it with that task",
-    )
+    facts = facts_of(str(mark), task)
     require(
         mode in modes,
         f"the PNG has mode {mode}, but {task} labels have mode {' or '.join(modes)}: another program has saved it with "
@@ -128,7 +128,8 @@ def read(data: bytes, task: str, modes: tuple[str, ...]) -> tuple[Codes, dict[st
     return codes.astype(_DTYPES[mode], copy=False), facts
 
 
-def _facts(mark: str) -> dict[str, object]:
+def facts_of(mark: str, task: str) -> dict[str, object]:
+    """Return the facts in the text chunk of a label of ``task``; raise `LabelError` if there are none."""
     try:
         facts = json.loads(mark)
     except ValueError:
@@ -137,4 +138,8 @@ def _facts(mark: str) -> dict[str, object]:
         raise LabelError(
             f"the text chunk {KEY!r} contains {mark[:40]!r}, which is not a JSON object; label the image again"
         )
+    require(
+        facts.get("task") == task,
+        f"the PNG is a label of {facts.get('task')!r}, not of {task}; decode it with that task",
+    )
     return facts

@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.tasks import maps, png
+from clipzoo.tasks import levels, maps, png
 from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
 from clipzoo.types import BoolArray, ImageArray, View
+
+MODES = ("L", "I;16", "I")
 
 MAX_CLASSES = 65535
 """Ids are uint16, and the largest is the code of void in files."""
@@ -114,11 +116,19 @@ class SegmentationTask(MapTask[Segmentation]):
         facts: dict[str, object] = {"void": void}
         if label.confidence is not None:
             facts["confidence"] = float(label.confidence)
-        return png.write(codes, self.name, facts, level=6, codec=codec)
+        return levels.write(codes, self.name, facts, 6, codec, 2, lambda view: maps.nearest(codes, view))
 
     def decode(self, data: bytes) -> Segmentation:
         """Decode a file written by `encode`, without loss."""
-        codes, facts = png.read(data, self.name, ("L", "I;16", "I"))
+        return self._of(*png.read(data, self.name, MODES))
+
+    def read(self, data: bytes, view: View) -> Segmentation:
+        """Return `view` of `decode`; of a level, pixels are those of source pixels within half a level pixel."""
+        codes, facts, _ = levels.read(data, self.name, MODES, view)
+        seen = maps.nearest(codes, view)
+        return self._of(maps.mirror(seen) if view.flip else seen, facts)
+
+    def _of(self, codes: png.Codes, facts: Mapping[str, object]) -> Segmentation:
         void, confidence = facts.get("void"), cast(float | None, facts.get("confidence"))
         require(
             void == np.iinfo(codes.dtype).max and isinstance(confidence, float | None),
