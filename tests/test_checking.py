@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,17 @@ def test_equal_hashes_are_grouped_the_largest_first() -> None:
     groups = duplicates.equal(np.array([5, 7, 5, 9, 7, 5], np.uint64))
     assert [group.tolist() for group in groups] == [[0, 2, 5], [1, 4]]
     assert duplicates.equal(np.zeros(0, np.uint64)) == duplicates.near(np.zeros(0, np.uint64)) == []
+
+
+def test_hashes_that_are_all_near_one_another_are_linked_without_a_step_for_each_pair() -> None:
+    rng = np.random.default_rng(0)
+    cloud = np.zeros(20_000, np.uint64)
+    for _ in range(3):
+        cloud ^= np.uint64(1) << rng.integers(0, 64, len(cloud)).astype(np.uint64)
+    began = time.process_time()
+    (group,) = duplicates.near(cloud)
+    assert len(group) == len(cloud)
+    assert time.process_time() - began < 2  # a step for each pair takes more than 3 s
 
 
 @pytest.mark.slow

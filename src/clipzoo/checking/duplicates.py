@@ -65,9 +65,8 @@ def near(hashes: Hashes) -> list[NDArray[np.int64]]:
                 break
             a, b = order[meet], order[meet + step]
             close = _bits(distinct[a] ^ distinct[b]) <= NEAR
-            for i, j in zip(a[close], b[close], strict=True):
-                _link(root, int(i), int(j))
-    roots = np.array([_find(root, i) for i in range(len(root))], np.int64)[place]
+            root = _linked(root, a[close], b[close])
+    roots = root[place]
     order = np.argsort(roots, kind="stable")
     return _groups(order, np.flatnonzero(np.diff(roots[order])) + 1)
 
@@ -83,13 +82,12 @@ def _bits(values: Hashes) -> NDArray[np.uint8]:
     return counts
 
 
-def _find(root: NDArray[np.int64], i: int) -> int:
-    while root[i] != i:
-        root[i] = root[root[i]]
-        i = int(root[i])
-    return i
-
-
-def _link(root: NDArray[np.int64], i: int, j: int) -> None:
-    i, j = _find(root, i), _find(root, j)
-    root[max(i, j)] = min(i, j)
+def _linked(root: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the root of each item, the smallest of its group, after every ``a[i]`` is linked with ``b[i]``."""
+    while (apart := root[a] != root[b]).any():
+        a, b = a[apart], b[apart]
+        low, high = np.minimum(root[a], root[b]), np.maximum(root[a], root[b])
+        np.minimum.at(root, high, low)
+        while (root != root[root]).any():
+            root = root[root]
+    return root
