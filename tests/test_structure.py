@@ -33,7 +33,7 @@ from clipzoo import (
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.labeling import exports
 from clipzoo.plugins import Registry
-from clipzoo.training import tracking
+from clipzoo.training import balancing, tracking
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "clipzoo"
@@ -163,6 +163,7 @@ REGISTRIES = (
     probing.PLUGINS,
     export.PLUGINS,
     exports.PLUGINS,
+    balancing.PLUGINS,
     tracking.PLUGINS,
 )
 
