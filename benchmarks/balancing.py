@@ -94,7 +94,8 @@ def costs(args: argparse.Namespace) -> dict[str, list[float]]:
     steps["fixed, gradients_every: 1"] = step_of(run_of("fixed", args.seeds[0], args), True, args)
     rounds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(args.rounds + 1):
-        for name, step in steps.items():
+        order = list(steps.items())
+        for name, step in order[number % len(order) :] + order[: number % len(order)]:
             began = clock()
             step(number)  # its values are read, which waits for the device
             if number:
@@ -111,12 +112,14 @@ def page(found: dict[str, Any]) -> str:
         "# Balancing", "",
         f"{settings['machine']}, {settings['cores']} cores, {settings['device']}, {settings['steps']} steps, seeds "
         f"{settings['seeds']}, validation" + (", **quick: these figures prove nothing**" if settings["quick"] else ""),
-        "", f"| balancing | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}",
+        "",
     ]  # fmt: skip
+    if scored:
+        lines += [f"| balancing | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
     for scheme, seeds in found["scores"].items():
         cells = [spread([scores[name] for scores in seeds.values() if name in scores]) for name in names]
         lines.append(f"| {scheme} | {' | '.join(cells)} |")
-    lines += ["", "Means over seeds, and the range in parentheses.", ""]
+    lines += ["", "Means over seeds, and the range in parentheses.", ""] if scored else []
     if found["costs"]:
         lines += ["| step | seconds, median | relative to fixed |", "| --- | ---: | ---: |"]
         plain = found["costs"]["fixed"]
