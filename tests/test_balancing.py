@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from clipzoo import recipe as recipes
 from clipzoo.errors import DivergedError, RecipeError
+from clipzoo.models import Student
 from clipzoo.recipe import BalancingRecipe, TrainingRecipe
 from clipzoo.runs import Run
 from clipzoo.training import balancing, read_log, train
-from clipzoo.training.balancing import Columns, Losses
+from clipzoo.training.balancing import Columns, Losses, _tapped
 from clipzoo.training.checks import check_balancing
 from clipzoo.training.processes import ranks
 from clipzoo.training.processes.sharding import gathered
@@ -362,6 +363,21 @@ def test_measured_gradients_are_those_of_autograd_in_a_resnet(
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
     assert_measured(updates.updater.update(batch(updates.student, slice(0, SIZE)), 0).values(), expected)
+
+
+@pytest.mark.parametrize(("name", "shapes"), [("test_vit", [(2, 101, 64)] * 2), ("test_convnext", [(2, 48, 10, 10)])])
+def test_towers_of_timm_are_measured_at_the_outputs_of_their_layers(
+    tiny_clip: str, tmp_path: Path, name: str, shapes: list[tuple[int, ...]]
+) -> None:
+    vision = {"timm_model_name": name, "timm_model_pretrained": False, "timm_proj": "linear", "image_size": 160}
+    vision |= {"timm_pool": "token"} if name == "test_vit" else {"timm_pool": ""}
+    model = variant(tiny_clip, tmp_path / "timm", vision)
+    student = Student.create(model, random=True, layers=[-2, -1][: len(shapes)])
+    student.returns_maps = True
+    found = student(torch.zeros(2, 160, 160, 3, dtype=torch.uint8))
+    at = _tapped.outputs(found["maps"])
+    gradients = torch.autograd.grad(found["image_features"].sum(), at)
+    assert [tuple(one.shape) for one in gradients] == shapes
 
 
 @pytest.mark.ranks
