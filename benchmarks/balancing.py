@@ -28,7 +28,7 @@ import torch
 from clipzoo import recipe, runs
 from clipzoo.data import LabelColumn, TrainingSet, Viewing, loader
 from clipzoo.evaluation.criterion import criterion
-from clipzoo.locations import resolve_data
+from clipzoo.locations import resolve, resolve_data
 from clipzoo.runs import Run
 from clipzoo.store import software
 from clipzoo.training import Job
@@ -85,16 +85,21 @@ def step_of(run: Run, measured: bool, args: argparse.Namespace) -> Any:
 
 
 def costs(args: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of a step of each scheme, and of one in which gradients are measured for the log. They take turns."""
+    """Seconds of a step of each scheme, and of one in which gradients are measured for the log. They take turns.
+
+    On a CPU, these are the seconds of computation of all threads, which other processes do not change much.
+    """
+    clock = time.perf_counter if args.device.startswith("cuda") else time.process_time
     steps = {scheme: step_of(run_of(scheme, args.seeds[0], args), False, args) for scheme in SCHEMES}
     steps["fixed, gradients_every: 1"] = step_of(run_of("fixed", args.seeds[0], args), True, args)
     rounds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(args.rounds + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
+        order = list(steps.items())
+        for name, step in order[number % len(order) :] + order[: number % len(order)]:
+            began = clock()
             step(number)  # its values are read, which waits for the device
             if number:
-                rounds[name].append(time.perf_counter() - began)
+                rounds[name].append(clock() - began)
     return rounds
 
 
@@ -107,12 +112,14 @@ def page(found: dict[str, Any]) -> str:
         "# Balancing", "",
         f"{settings['machine']}, {settings['cores']} cores, {settings['device']}, {settings['steps']} steps, seeds "
         f"{settings['seeds']}, validation" + (", **quick: these figures prove nothing**" if settings["quick"] else ""),
-        "", f"| balancing | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}",
+        "",
     ]  # fmt: skip
+    if scored:
+        lines += [f"| balancing | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
     for scheme, seeds in found["scores"].items():
         cells = [spread([scores[name] for scores in seeds.values() if name in scores]) for name in names]
         lines.append(f"| {scheme} | {' | '.join(cells)} |")
-    lines += ["", "Means over seeds, and the range in parentheses.", ""]
+    lines += ["", "Means over seeds, and the range in parentheses.", ""] if scored else []
     if found["costs"]:
         lines += ["| step | seconds, median | relative to fixed |", "| --- | ---: | ---: |"]
         plain = found["costs"]["fixed"]
@@ -131,7 +138,8 @@ def spread(values: Sequence[float]) -> str:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     args.work.mkdir(parents=True, exist_ok=True)
     args.data = {  # unpacked or rendered once for all runs
-        field: resolve_data(location, args.work) for field, location in (QUICK_DATA if args.quick else DATA).items()
+        field: (resolve_data if field == "data" else resolve)(location, args.work)
+        for field, location in (QUICK_DATA if args.quick else DATA).items()
     }
     settings = {
         "quick": args.quick, "steps": 2 if args.quick else args.steps, "seeds": args.seeds, "set": args.set,

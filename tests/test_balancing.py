@@ -15,15 +15,19 @@ from torch import Tensor, nn
 
 from clipzoo import recipe as recipes
 from clipzoo.errors import DivergedError, RecipeError
+from clipzoo.models import Student
 from clipzoo.recipe import BalancingRecipe, TrainingRecipe
+from clipzoo.runs import Run
 from clipzoo.training import balancing, read_log, train
-from clipzoo.training.balancing import Columns, Losses
+from clipzoo.training.balancing import Columns, Losses, _tapped
 from clipzoo.training.checks import check_balancing
+from clipzoo.training.processes import ranks
+from clipzoo.training.processes.sharding import gathered
 from forking import on_ranks
 from installing import installed
 from test_checkpoints import interrupted
 from test_guard import guarded
-from test_ranks import RESNET, SIZE, Updates, assert_same, batch, step, variant
+from test_ranks import RESNET, SIZE, Updates, assert_same, batch, variant
 from test_training import job, same_student
 
 SCHEMES = ("uncertainty", "gradient_norm", "equal_scale", "expert_dropping")
@@ -245,19 +249,17 @@ def test_a_step_that_is_skipped_teaches_nothing(tiny_clip: str) -> None:
 
 
 def balanced_steps(model: str, count: int = 3, **settings: object) -> dict[str, Any]:
-    """The weights of each of some updates, and the last update as `test_ranks.step` returns it."""
-    from clipzoo.training.processes import ranks
-
+    """The weights of each of some updates, and the first update as `test_ranks.step` returns it."""
     updates = Updates(model, **settings)
     updater, share = updates.updater, SIZE // ranks.world_size()
     part = batch(updates.student, slice(ranks.rank() * share, (ranks.rank() + 1) * share))
-    found = []
-    for number in range(count):
-        update = updater.update(part, number)
-        found.append(torch.stack(list(update.balancing.values())))
-    gradients = {name: p.grad for name, p in updates.student.named_parameters() if p.grad is not None}
+    update = updater.update(part, 0)
+    named = {name: p.grad for name, p in updates.student.named_parameters() if p.grad is not None}
+    gradients = gathered({name: gradient.clone() for name, gradient in named.items()})
     terms = {name: value.detach() for name, value in update.terms.items()}
-    return {"weights": torch.stack(found), "terms": terms, "gradients": gradients, "norm": update.gradient_norm}
+    every = [update, *(updater.update(part, number) for number in range(1, count))]
+    weights = torch.stack([torch.stack(list(one.balancing.values())) for one in every])
+    return {"weights": weights, "terms": terms, "gradients": gradients, "norm": update.gradient_norm}
 
 
 @pytest.mark.ranks
@@ -267,20 +269,29 @@ def test_two_ranks_have_the_weights_and_gradients_of_one_process(tiny_clip: str,
     (first, second), one = on_ranks(2, run), run()
     assert torch.equal(first["weights"], second["weights"])
     assert torch.allclose(first["weights"], one["weights"], rtol=1e-4)
-    once = partial(step, tiny_clip, balancing=name)
-    assert_same(on_ranks(2, once)[0], once())
+    assert_same(first, one)
 
 
 @pytest.mark.ranks
+@pytest.mark.parametrize("name", [pytest.param("uncertainty", marks=pytest.mark.slow), "equal_scale"])
+def test_sharded_ranks_have_the_weights_of_one_process(tiny_clip: str, name: str) -> None:
+    run = partial(balanced_steps, tiny_clip, 2, balancing=name)
+    (first, second), one = on_ranks(2, partial(run, sharding="fsdp2")), run()
+    assert torch.equal(first["weights"], second["weights"])
+    assert torch.allclose(first["weights"], one["weights"], rtol=1e-4)
+    assert_same(first, one)
+
+
+@pytest.mark.parametrize("contrastive", [1.0, 0.0])
 @pytest.mark.parametrize("name", ["uncertainty", "equal_scale", "expert_dropping"])
-def test_sharded_ranks_and_chunks_have_the_weights_of_one_process(tiny_clip: str, name: str) -> None:
-    whole = balanced_steps(tiny_clip, 2, balancing=name)
-    for ours in (
-        *on_ranks(2, lambda: balanced_steps(tiny_clip, 2, balancing=name, sharding="fsdp2")["weights"]),
-        balanced_steps(tiny_clip, 2, balancing=name, accumulate=3)["weights"],
-    ):
-        assert torch.allclose(ours, whole["weights"], rtol=1e-4)
-    assert_same(step(tiny_clip, balancing=name, accumulate=3), step(tiny_clip, balancing=name))
+def test_chunks_have_the_weights_and_gradients_of_the_whole_batch(
+    tiny_clip: str, name: str, contrastive: float
+) -> None:
+    run = partial(balanced_steps, tiny_clip, 2, balancing=name, contrastive_weight=contrastive)
+    chunks, whole = run(accumulate=3), run()
+    assert torch.allclose(chunks["weights"], whole["weights"], rtol=1e-4)
+    if contrastive:  # chunks do not compute a contrastive loss of weight 0
+        assert_same(chunks, whole)
 
 
 # Measured gradients ----------------------------------------------------------------------------------------
@@ -354,11 +365,24 @@ def test_measured_gradients_are_those_of_autograd_in_a_resnet(
     assert_measured(updates.updater.update(batch(updates.student, slice(0, SIZE)), 0).values(), expected)
 
 
+@pytest.mark.parametrize(("name", "shapes"), [("test_vit", [(2, 101, 64)] * 2), ("test_convnext", [(2, 48, 10, 10)])])
+def test_towers_of_timm_are_measured_at_the_outputs_of_their_layers(
+    tiny_clip: str, tmp_path: Path, name: str, shapes: list[tuple[int, ...]]
+) -> None:
+    vision = {"timm_model_name": name, "timm_model_pretrained": False, "timm_proj": "linear", "image_size": 160}
+    vision |= {"timm_pool": "token"} if name == "test_vit" else {"timm_pool": ""}
+    model = variant(tiny_clip, tmp_path / "timm", vision)
+    student = Student.create(model, random=True, layers=[-2, -1][: len(shapes)])
+    student.returns_maps = True
+    found = student(torch.zeros(2, 160, 160, 3, dtype=torch.uint8))
+    at = _tapped.outputs(found["maps"])
+    gradients = torch.autograd.grad(found["image_features"].sum(), at)
+    assert [tuple(one.shape) for one in gradients] == shapes
+
+
 @pytest.mark.ranks
 def test_two_ranks_measure_the_gradients_of_one_process(tiny_clip: str) -> None:
     def measured() -> dict[str, float]:
-        from clipzoo.training.processes import ranks
-
         updates = Updates(tiny_clip, gradients_every=1)
         share = SIZE // ranks.world_size()
         part = batch(updates.student, slice(ranks.rank() * share, (ranks.rank() + 1) * share))
@@ -427,6 +451,14 @@ def test_settings_without_single_gradients_are_refused(
     with pytest.raises(RecipeError, match=rf"training.{name} is {value}, but training.{next(iter(setting))} is"):
         check_balancing(TrainingRecipe.model_validate({"steps": 1, **measuring, **setting}))
     check_balancing(TrainingRecipe.model_validate({"steps": 1, **setting}))
+
+
+def test_a_run_refuses_before_any_work(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
+    training = {"steps": 1, "gradients_every": 5, "accumulate": 2}
+    values = {"name": "x", "data": str(dataset), "student": {"model": tiny_clip}, "arms": ["clip-ft"]}
+    with pytest.raises(RecipeError, match=r"accumulate is 2.*Set training.gradients_every to null, or training.accumu"):
+        Run(recipes.parse({**values, "training": training}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_locked_tapped_layers_are_refused(tiny_clip: str) -> None:

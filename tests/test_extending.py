@@ -18,6 +18,7 @@ from clipzoo.cli import app
 from clipzoo.errors import PluginError, RecipeError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import Convention
+from clipzoo.training import read_log
 from installing import DOCS, commands, installed, written
 
 PAGE = "extending.md"
@@ -45,6 +46,9 @@ def test_the_page_is_a_package_whose_recipe_runs(package: Path, dataset: Path, m
     student = clipzoo.load("runs/mine/arms/clipzoo/0/student")
     assert type(student.student.heads["depth/demo-depth"]).__module__ == "my_head"
     assert student.student.specs["depth/demo-depth"].loss == "huber"
+    log = [line for line in read_log(Path("runs/mine/arms/clipzoo/0")) if "loss" in line]
+    weights = [line["weight/depth/demo-depth"] for line in log]
+    assert sorted(weights) == [1, 1] or sorted(weights) == [0, 0], "both steps are the turn of one column"
     (label,) = student.predict([np.zeros((20, 30, 3), np.uint8)], "segmentation")
     assert label.ids.shape == (20, 30)
 
