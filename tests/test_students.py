@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedModel, PreTrainedToken
 from clipzoo import model_schemes
 from clipzoo.data import TrainingSet, Viewing
 from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.export import Source, export_student
 from clipzoo.model_schemes import hf
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._sizes import interpolate
@@ -412,3 +413,11 @@ def test_folders_that_cannot_be_converted_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bare" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"has no readable model\.safetensors"):
         model_schemes.resolve(f"hf:{tmp_path / 'bare'}")
+
+
+@pytest.mark.parametrize("name", ["SigLIP"])
+def test_the_export_of_a_resized_timm_tower_to_openclip_is_refused(name: str, model: str, tmp_path: Path) -> None:
+    student = Student.create(model, random=True, size=(32, 64)).eval()
+    source = Source(student, list(images((32, 64)).numpy()), ["a red square", "a square"])
+    with pytest.raises(CheckpointError, match=r"its images have 32×64 pixels.*clipzoo\.load"):
+        export_student("open_clip", source, tmp_path / "out")
