@@ -101,7 +101,8 @@ FAMILIES = {
         wide=None,
     ),
 }
-every = pytest.mark.parametrize("name", FAMILIES)
+QUICK = ("ViT", "ResNet", "SigLIP", "PE-Core", "Swin")
+"""Families whose other sizes are run by the quick tests."""
 
 
 @pytest.fixture
@@ -140,8 +141,11 @@ def zero_shot(student: Student) -> Tensor:
         return student.clip.logit_scale.exp() * student.encode_image(images(student.image_size)) @ texts.T
 
 
-@every
-@pytest.mark.parametrize("shape", ["own", "wide"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(name, "own") for name in FAMILIES]
+    + [pytest.param(name, "wide", marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES],
+)
 def test_a_family_trains_and_comes_back_from_its_folder(
     name: str, shape: str, model: str, dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
 ) -> None:

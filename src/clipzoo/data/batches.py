@@ -55,8 +55,8 @@ class LabelColumn:
     def collate(self, labels: Sequence[Any], size: tuple[int, int]) -> Target:
         """Return the target of a batch, with the ``weight`` of each pixel if pixels are weighted."""
         target = self.task.collate(labels, size)
-        sure = None if self.confidence_weight is None else self.task.confidences(labels, size)
-        return target if sure is None else {**target, "weight": sure**self.confidence_weight}
+        sure = self.task.confidences(labels, size) if self.confidence_weight else None
+        return target if sure is None else {**target, "weight": sure.pow(self.confidence_weight or 1)}
 
 
 @dataclass(frozen=True, slots=True)
