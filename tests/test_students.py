@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedModel, PreTrainedToken
 from clipzoo import model_schemes
 from clipzoo.data import TrainingSet, Viewing
 from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.export import Source, export_student
 from clipzoo.model_schemes import hf
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._sizes import interpolate
@@ -25,6 +26,7 @@ from clipzoo.recipe import parse
 from clipzoo.runs import Run, verbs
 from clipzoo.tasks import Convention
 from clipzoo.training import Training, train
+from clipzoo.training.processes import pairs
 from conftest import WORDS
 from test_training import job
 
@@ -99,7 +101,8 @@ FAMILIES = {
         wide=None,
     ),
 }
-every = pytest.mark.parametrize("name", FAMILIES)
+QUICK = ("ViT", "ResNet", "SigLIP", "PE-Core", "Swin")
+"""Families whose other sizes are run by the quick tests."""
 
 
 @pytest.fixture
@@ -138,9 +141,11 @@ def zero_shot(student: Student) -> Tensor:
         return student.clip.logit_scale.exp() * student.encode_image(images(student.image_size)) @ texts.T
 
 
-@every
-@pytest.mark.filterwarnings("ignore:torch.searchsorted")  # timm interpolates relative positions before they are refused
-@pytest.mark.parametrize("shape", ["own", "wide"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(name, "own") for name in FAMILIES]
+    + [pytest.param(name, "wide", marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES],
+)
 def test_a_family_trains_and_comes_back_from_its_folder(
     name: str, shape: str, model: str, dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
@@ -173,6 +178,43 @@ def test_a_family_trains_and_comes_back_from_its_folder(
             ours, theirs = (one(images((H, W)))["predictions"] for one in (loaded, student))
         assert all(torch.equal(ours[column], theirs[column]) for column in SPECS)
         loaded.save(tmp_path / "again")
+
+
+PUBLISHED = {
+    "ViT-B-32": (3, 11), "ViT-B-16": (3, 11), "ViT-M-16": (3, 11), "RN50": (1, 4), "RN50x4": (1, 4),
+    "convnext_tiny": (0, 3), "convnext_base": (0, 3), "ViT-B-16-SigLIP": (3, 11), "ViT-B-16-SigLIP2": (3, 11),
+    "ViT-B-32-SigLIP2-256": (3, 11), "MobileCLIP-S1": (0, 3), "MobileCLIP-S2": (0, 3), "MobileCLIP-B": (3, 11),
+    "MobileCLIP2-S0": (0, 3), "MobileCLIP2-S2": (0, 3), "MobileCLIP2-S3": (0, 4), "MobileCLIP2-S4": (0, 4),
+    "MobileCLIP2-B": (3, 11), "PE-Core-T-16-384": (3, 11), "PE-Core-S-16-384": (3, 11), "PE-Core-B-16": (3, 11),
+    "EVA02-B-16": (3, 11), "ViTamin-S": (3, 13), "ViTamin-B": (3, 13), "vit_medium_patch16_gap_256": (3, 11),
+    "vit_relpos_medium_patch16_cls_224": (3, 11), "swin_base_patch4_window7_224": (0, 3),
+}  # fmt: skip
+"""Published architectures of at most 4 GB in training, with two layers."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_size_trains_and_comes_back(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The vision tower is the published one. Text towers have 2 layers, and OpenAI's tokenizer: others are on a hub."""
+    config = json.loads(json.dumps(open_clip.get_model_config(name)))
+    config["text_cfg"] |= {"layers": 2, "vocab_size": 49408}
+    for key in ("hf_tokenizer_name", "tokenizer_kwargs"):
+        config["text_cfg"].pop(key, None)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "published", config)
+    torch.manual_seed(0)
+    student = Student.create("published", specs=SPECS, layers=PUBLISHED[name], random=True)
+    pictures = images(student.image_size)
+    out = student(pictures, student.tokenize(["a red square", "a green square"]))
+    loss = pairs.loss(out, None) + sum(raw.square().mean() for raw in out["predictions"].values())
+    loss.backward()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.grad is not None:
+                assert parameter.grad.isfinite().all()
+                parameter -= 1e-3 * parameter.grad
+    student.zero_grad()
+    student.eval().save(tmp_path)
+    assert torch.equal(zero_shot(Student.load(tmp_path).eval()), zero_shot(student))
 
 
 # Sizes -------------------------------------------------------------------------------------------------------
@@ -288,7 +330,8 @@ def hf_folder(kind: str, out: Path, **more: Any) -> PreTrainedModel:
         made = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     for parameter in made.parameters():
         if parameter.ndim:
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.1)
+    nn.init.constant_(made.logit_scale, 3.0)
     made.save_pretrained(out)
     return made.eval()
 
@@ -317,7 +360,7 @@ def test_a_clip_of_transformers_has_the_same_logits(act: str, end: str, tmp_path
     student = Student.create(model_schemes.resolve(f"hf:{tmp_path}")).eval()
     ours, expected = hf_logits(theirs, student)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
-    assert ours.std() > 0.1
+    assert ours.std() > 0.05
     student.save(tmp_path / "student")
     again, _ = hf_logits(theirs, Student.load(tmp_path / "student").eval())
     assert torch.equal(again, ours)
@@ -332,7 +375,7 @@ def tiny_siglip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_siglip")
-@pytest.mark.parametrize(("act", "tolerance"), [("gelu", 1e-4), ("gelu_pytorch_tanh", 5e-2)])
+@pytest.mark.parametrize(("act", "tolerance"), [("gelu", 1e-4), ("gelu_pytorch_tanh", 1e-3)])
 def test_a_siglip_of_transformers_has_the_same_logits(act: str, tolerance: float, tmp_path: Path) -> None:
     """With GELU's tanh approximation they differ a little: timm's image towers compute it exactly."""
     theirs = hf_folder("siglip", tmp_path, hidden_act=act, layer_norm_eps=1e-6)
@@ -340,8 +383,7 @@ def test_a_siglip_of_transformers_has_the_same_logits(act: str, tolerance: float
     student = Student.create(model_schemes.resolve(f"hf:{tmp_path}")).eval()
     assert (student.crop, list(student.preprocess_cfg["mean"])) == ("whole", [0.5] * 3)
     ours, expected = hf_logits(theirs, student)
-    print(act, ours, (ours - expected).abs().max())
-    assert ours.std() > 0.01
+    assert ours.std() > 0.1
     torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
 
 
@@ -365,6 +407,9 @@ def test_folders_that_cannot_be_converted_are_refused(tmp_path: Path) -> None:
     hf_folder("clip", tmp_path / "clip", hidden_act="relu")
     with pytest.raises(CheckpointError, match="its activations are relu"):
         model_schemes.resolve(f"hf:{tmp_path / 'clip'}")
+    (tmp_path / "clip" / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        model_schemes.resolve(f"hf:{tmp_path / 'clip'}")
     (tmp_path / "clip" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CheckpointError, match="its model_type is 'bert', not clip or siglip"):
         model_schemes.resolve(f"hf:{tmp_path / 'clip'}")
@@ -372,3 +417,11 @@ def test_folders_that_cannot_be_converted_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bare" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"has no readable model\.safetensors"):
         model_schemes.resolve(f"hf:{tmp_path / 'bare'}")
+
+
+@pytest.mark.parametrize("name", ["SigLIP"])
+def test_the_export_of_a_resized_timm_tower_to_openclip_is_refused(name: str, model: str, tmp_path: Path) -> None:
+    student = Student.create(model, random=True, size=(32, 64)).eval()
+    source = Source(student, list(images((32, 64)).numpy()), ["a red square", "a square"])
+    with pytest.raises(CheckpointError, match=r"its images have 32×64 pixels.*clipzoo\.load"):
+        export_student("open_clip", source, tmp_path / "out")

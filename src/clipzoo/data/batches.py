@@ -57,10 +57,10 @@ class LabelColumn:
     def collate(self, labels: Sequence[Any], size: tuple[int, int]) -> Target:
         """Return the target of a batch, with the ``weight`` of each pixel if pixels are weighted."""
         target = self.task.collate(labels, size)
-        if self.confidence_weight is None:
+        if not self.confidence_weight:
             return target
         sure = self.task.confidences(labels, size)
-        return target if sure is None else {**target, "weight": sure**self.confidence_weight}
+        return target if sure is None else {**target, "weight": sure.pow(self.confidence_weight)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipzoo.export.base import Source, compared
+from clipzoo.export.base import Source, compared, refused
 from clipzoo.types import ImageArray
 
 LIBRARY = "open_clip"
@@ -37,7 +37,17 @@ def write(source: Source, folder: Path) -> str:
 def compare(source: Source, folder: Path) -> dict[str, object]:
     """Compare OpenCLIP's model of the folder with the student."""
     student = source.student
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    except RuntimeError as error:
+        if "size mismatch for visual.trunk" not in str(error):
+            raise
+        height, width = student.image_size
+        raise refused(
+            LIBRARY,
+            f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for its own size only",
+            "Use the trained folder with clipzoo.load, or train without student.size",
+        ) from error
     of_transformers = student.trust_remote_code and hasattr(student.tokenizer, "save_pretrained")
     options = {"trust_remote_code": True} if of_transformers else {}
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **options)

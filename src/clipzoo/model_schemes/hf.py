@@ -84,30 +84,33 @@ def resolve(model: str) -> str:
             f"{model}: {folder} is not a folder with a config.json. Download a model of the Hugging Face Hub first: "
             f"hf download ORG/NAME --local-dir {folder}"
         )
-    files = sorted(folder.glob("*.safetensors*"))
+    files = sorted(path for path in folder.iterdir() if path.is_file())
     return f"local-dir:{_converted(folder.resolve(), tuple((f.name, f.stat().st_mtime_ns) for f in files))}"
 
 
 @cache
 def _converted(folder: Path, state: tuple[tuple[str, int], ...]) -> Path:
-    """Return a new folder with the converted model; ``state`` is that of the weights files."""
+    """Return a new folder with the converted model; ``state`` has the times of its files."""
     from safetensors.torch import save_file
-    from transformers import AutoConfig
+    from transformers import CLIPConfig, SiglipConfig
 
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    try:  # not by AutoConfig, which asks whether to run the code of other models
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        clip = CLIPConfig.from_pretrained(folder) if kind == "clip" else None
+        siglip = SiglipConfig.from_pretrained(folder) if kind == "siglip" else None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{folder}/config.json cannot be read ({brief(error)}). Download it again") from error
-    kinds = {"clip": (_clip, CLIP_NAMES), "siglip": (_siglip, SIGLIP_NAMES)}
-    if config.model_type not in kinds:
-        raise _refused(folder, f"its model_type is {config.model_type!r}, not clip or siglip")
-    described, names = kinds[config.model_type]
-    model = described(folder, config)
+    if clip:
+        model, names, mode = _clip(folder, clip), CLIP_NAMES, "shortest"
+    elif siglip:
+        model, names, mode = _siglip(folder, siglip), SIGLIP_NAMES, "squash"
+    else:
+        raise _refused(folder, f"its model_type is {kind!r}, not clip or siglip")
     _KEPT.append(TemporaryDirectory(prefix="clipzoo-hf-"))
     out = Path(_KEPT[-1].name)
     tensors = dict(_renamed(_read(folder), names))
     save_file({name: value.contiguous() for name, value in tensors.items()}, out / "open_clip_model.safetensors")
-    preprocess = _preprocessing(folder, "squash" if config.model_type == "siglip" else "shortest")
+    preprocess = _preprocessing(folder, mode)
     text = json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}, indent=2)
     (out / "open_clip_config.json").write_text(text, encoding="utf-8")
     for path in {path for pattern in TOKENIZER for path in folder.glob(pattern)}:

@@ -88,6 +88,8 @@ def _resize_resnet(visual: ModifiedResNet, before: Size, size: Size, name: str) 
 
 def _resize_timm(visual: TimmModel, size: Size, name: str) -> None:
     shapes = {key: value.shape for key, value in visual.trunk.state_dict().items()}
+    if any("relative_position" in key or "rel_pos" in key for key in shapes):
+        raise _refused(name, size, "its timm tower has relative positions, which are trained for one size")
     try:
         visual.set_input_size(size)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
