@@ -161,7 +161,7 @@ def arguments() -> argparse.Namespace:
     if args.quick:
         args.model = args.small_model = "demo:clip"
         args.layers, args.batch, args.small_batch, args.shared_batch, args.loaded = [-1], 2, 2, 4, 4
-        args.rounds = args.few_rounds = 1
+        args.rounds = args.few_rounds = args.threads = 1
     return args
 
 
