@@ -55,7 +55,7 @@ def per_image(one: Measured, other: Measured) -> list[float]:
 
 
 def steps(args: argparse.Namespace, device: str, data: str) -> tuple[dict[str, Measured], list[Check]]:
-    """Measure steps with and without labels, beside a plain loop and the loader."""
+    """Measure steps with and without labels, next to a plain loop and the loader."""
     gpu = device.startswith("cuda")
     batch, precision = (args.gpu_batch, args.gpu_precision) if gpu else (args.batch, "fp32")
     base = Arm("clipzoo", args.model, batch, threads=args.threads, device=device, precision=precision)
@@ -87,7 +87,7 @@ def steps(args: argparse.Namespace, device: str, data: str) -> tuple[dict[str, M
 
 
 def accumulated(args: argparse.Namespace, device: str) -> tuple[dict[str, Measured], list[Check]]:
-    """Measure a batch in chunks beside a batch of the size of a chunk."""
+    """Measure a batch in chunks relative to a batch of the size of a chunk."""
     gpu = device.startswith("cuda")
     batch, precision = (args.gpu_batch, args.gpu_precision) if gpu else (args.small_batch, "fp32")
     model = args.model if gpu else args.small_model
@@ -103,7 +103,7 @@ def accumulated(args: argparse.Namespace, device: str) -> tuple[dict[str, Measur
 
 
 def ranks(args: argparse.Namespace) -> tuple[dict[str, Measured], list[Check]]:
-    """Measure two gloo ranks beside one process, with a thread each and the same batch."""
+    """Measure two gloo ranks relative to one process, with a thread each and the same batch."""
     one = Arm("clipzoo", args.small_model, args.shared_batch)
     names = "1 process, 1 thread", "2 gloo ranks, 1 thread each"
     found = measure(dict(zip(names, (one, replace(one, processes=2)), strict=True)), args.few_rounds, 1)
@@ -161,7 +161,7 @@ def arguments() -> argparse.Namespace:
     if args.quick:
         args.model = args.small_model = "demo:clip"
         args.layers, args.batch, args.small_batch, args.shared_batch, args.loaded = [-1], 2, 2, 4, 4
-        args.rounds = args.few_rounds = 1
+        args.rounds = args.few_rounds = args.threads = 1
     return args
 
 

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -272,7 +272,8 @@ class Running:
     def close(self) -> None:
         """End the processes."""
         for pipe in self.pipes:
-            pipe.send(0)
+            with suppress(OSError):  # it has ended
+                pipe.send(0)
         for process in self.processes:
             process.join()
 

@@ -45,8 +45,8 @@ class Mixture:
         rows = _spans(plan)
         if missing := [name for name in weights if name not in rows]:
             raise PlanError(
-                f"training.mixture has {missing[0]!r}, but the plan has no sample of this dataset. Raise max_samples, "
-                "or remove the dataset from training.mixture"
+                f"the mixture has {missing[0]!r}, but the plan has no sample of this dataset. Raise max_samples, or "
+                "remove the dataset from the list in data, or from training.mixture"
             )
         self.seed = seed
         self._firsts = [first for first, _ in rows.values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def check_data(location: str, progress: Callable[[int, int], None] = lambda done
     if not samples:
         raise DatasetError(
             f"{location} has no usable samples: {_reasons(left_out) or 'it is empty'}. Formats are listed in "
-            f"docs/data.md; `clipzoo check {location}` shows examples"
+            f"docs/data.md; `clipzoo check {shlex.quote(location)}` shows examples"
         )
     return Data(location, samples, dict(left_out), known)
 
