@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 from clipzoo import recipe, runs
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, RecipeError
-from clipzoo.evaluation import zero_shot
+from clipzoo.evaluation import retrieval, zero_shot
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.evaluation.tradeoff import tradeoff
 from clipzoo.models import Student, interpolated
 from clipzoo.pages import write_page
 from clipzoo.runs import verbs
+from clipzoo.runs.dry_run import preview
 from test_pipeline import world  # noqa: F401
 from test_report import scored_dense
 
@@ -111,6 +112,20 @@ def test_the_highest_dense_mean_is_chosen_whose_interval_of_the_loss_is_within_t
     free = tradeoff(swept, 0.5)
     assert free
     assert free.best.alpha == 1
+
+
+def test_retrieval_counts_where_there_are_no_classes() -> None:
+    def captioned(hits: int) -> dict[str, Scored]:
+        rows = np.ones((200, 8))
+        rows[hits:, 1] = rows[hits:, 5] = 0
+        dense = scores(0.8, 0.2)["segmentation"]
+        return {"retrieval": Scored("retrieval", dense.keys, rows, retrieval.METRIC), "segmentation": dense}
+
+    found = tradeoff({0.0: captioned(100), 1.0: captioned(90)}, 0.01)
+    assert found
+    assert found.measure == "retrieval/r1"
+    assert found.points[1].loss == pytest.approx(0.05)
+    assert found.best.alpha == 0
 
 
 def test_without_recognition_or_dense_tasks_there_is_no_tradeoff() -> None:
@@ -257,6 +272,12 @@ def test_another_training_is_measured_again(swept: Path, tmp_path: Path) -> None
     assert after["points"][0] == before["points"][0]
     assert after["points"][2] != before["points"][2]
     assert any("student has changed" in line for line in said)
+
+
+def test_the_dry_run_lists_the_students(values: dict[str, object], tmp_path: Path) -> None:
+    rows = dict(preview(recipe.parse(values | {"interpolation": SWEPT}), tmp_path / "run").rows())
+    assert rows["interpolation"] == "clip-ft, clipzoo: α = 0, 0.5, 1 of each seed, measured on validation"
+    assert "interpolation" not in dict(preview(recipe.parse(values), tmp_path / "run").rows())
 
 
 def test_an_arm_that_is_not_trained_is_not_interpolated(world: recipe.Recipe, tmp_path: Path) -> None:  # noqa: F811
