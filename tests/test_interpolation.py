@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 from clipzoo import recipe, runs
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, RecipeError
-from clipzoo.evaluation import zero_shot
+from clipzoo.evaluation import retrieval, zero_shot
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.evaluation.tradeoff import tradeoff
 from clipzoo.models import Student, interpolated
 from clipzoo.pages import write_page
 from clipzoo.runs import verbs
+from clipzoo.runs.dry_run import preview
 from test_pipeline import world  # noqa: F401
 from test_report import scored_dense
 
@@ -111,6 +112,20 @@ def test_the_highest_dense_mean_is_chosen_whose_interval_of_the_loss_is_within_t
     free = tradeoff(swept, 0.5)
     assert free
     assert free.best.alpha == 1
+
+
+def test_retrieval_counts_where_there_are_no_classes() -> None:
+    def captioned(hits: int) -> dict[str, Scored]:
+        rows = np.ones((200, 8))
+        rows[hits:, 1] = rows[hits:, 5] = 0
+        dense = scores(0.8, 0.2)["segmentation"]
+        return {"retrieval": Scored("retrieval", dense.keys, rows, retrieval.METRIC), "segmentation": dense}
+
+    found = tradeoff({0.0: captioned(100), 1.0: captioned(90)}, 0.01)
+    assert found
+    assert found.measure == "retrieval/r1"
+    assert found.points[1].loss == pytest.approx(0.05)
+    assert found.best.alpha == 0
 
 
 def test_without_recognition_or_dense_tasks_there_is_no_tradeoff() -> None:
@@ -259,6 +274,12 @@ def test_another_training_is_measured_again(swept: Path, tmp_path: Path) -> None
     assert any("student has changed" in line for line in said)
 
 
+def test_the_dry_run_lists_the_students(values: dict[str, object], tmp_path: Path) -> None:
+    rows = dict(preview(recipe.parse(values | {"interpolation": SWEPT}), tmp_path / "run").rows())
+    assert rows["interpolation"] == "clip-ft, clipzoo: α = 0, 0.5, 1 of each seed, measured on validation"
+    assert "interpolation" not in dict(preview(recipe.parse(values), tmp_path / "run").rows())
+
+
 def test_an_arm_that_is_not_trained_is_not_interpolated(world: recipe.Recipe, tmp_path: Path) -> None:  # noqa: F811
     made = world.model_dump(mode="json") | {"interpolation": {}}
     with pytest.raises(CheckpointError, match=r"nothing to interpolate: run `clipzoo train .* --arm clipzoo --seed 0`"):
@@ -342,53 +363,3 @@ def test_the_page_says_if_the_pretrained_model_is_chosen(swept: Path, tmp_path: 
         "For clipzoo, the pretrained model itself (α = 0) is chosen: no α above 0 keeps the interval of the loss "
         "within 50.0 points." in page.replace("\u202f", " ")
     )
-
-
-def test_tasks_are_in_the_order_of_the_recipe(swept: Path, tmp_path: Path) -> None:
-    results = json.loads((swept / "results.json").read_text())
-    for row in results["arms"].values():
-        row["depth/delta1"] = row["segmentation/miou"]
-
-    def order(tasks: list[str]) -> list[str]:
-        page = write_page(results, tmp_path / "page.html", tasks=tasks).read_text()
-        return re.findall(r"<summary>All numbers: ([\w-]+)", page)
-
-    assert order(["segmentation", "depth"]) == ["segmentation", "depth", "zero-shot", "retrieval"]
-    assert order(["depth", "segmentation"]) == ["depth", "segmentation", "zero-shot", "retrieval"]
-
-
-GUARD = {
-    "measure": "zero_shot/top1", "samples": 500, "max_loss": 0.01, "action": "warn", "start": 0.7, "alarms": 1,
-    "rate_factor": 1.0, "events": [], "measured": [{"step": 50, "value": 0.65}, {"step": 100, "value": 0.7}],
-}  # fmt: skip
-ROLLBACK = {"step": 49, "event": "rollback", "returned_to": 25, "value": 0.5, "rate_factor": 0.5}
-STOP = {"step": 74, "event": "end", "returned_to": 25, "value": None, "rate_factor": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("changes", "says", "badge"),
-    [
-        ({}, "The guard warned once, and training continued: −5.0 points after step 50.", "the guard acted"),
-        ({"alarms": 0, "measured": [{"step": 9, "value": 0.7}]}, "Every measurement was within", "within the limit"),
-        ({"measured": [{"step": 9, "value": 0.6}]}, "the change was −10.0 points: over the limit.", "over the limit"),
-        (
-            {"action": "rollback", "events": [ROLLBACK]},
-            "The guard rolled training back: the change was −20.0 points after step 50. Training continued from step "
-            "25 at 0.5 of the learning rates.",
-            "the guard acted",
-        ),
-        (
-            {"action": "rollback", "events": [ROLLBACK, STOP]},
-            "The guard ended training: a gradient was not finite after step 75. The student is that of step 25.",
-            "the guard acted",
-        ),
-    ],
-)
-def test_the_page_says_what_the_guard_did(
-    swept: Path, tmp_path: Path, changes: dict[str, object], says: str, badge: str
-) -> None:
-    results = json.loads((swept / "results.json").read_text()) | {"guard": {"clipzoo": {"0": GUARD | changes}}}
-    page = write_page(results, tmp_path / "page.html").read_text()
-    (training,) = re.findall(r'<section id="curves">.*?</section>', page, re.DOTALL)
-    assert says in training
-    assert badge in training

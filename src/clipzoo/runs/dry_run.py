@@ -106,6 +106,10 @@ class Preview:
         rows.append(("memory, estimated", self._memory()))
         rows.append(("data of an epoch", UNKNOWN_SIZE if self.epoch_bytes is None else _size(self.epoch_bytes)))
         rows += [(f"evaluation.{name}", str(split)) for name, split in self.splits.items()]
+        if self.recipe.interpolation and self.splits:
+            swept = ", ".join(f"{alpha:g}" for alpha in self.recipe.interpolation.swept)
+            arms = ", ".join(self.recipe.interpolation.arms)
+            rows.append(("interpolation", f"{arms}: α = {swept} of each seed, measured on validation"))
         if self.compared_experts:
             rows.append(("experts asked", self._compared()))
         return rows

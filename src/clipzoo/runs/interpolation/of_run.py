@@ -7,6 +7,7 @@ from functools import cache
 
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.tradeoff import Tradeoff, tradeoff
 from clipzoo.models import Student
 from clipzoo.recipe import InterpolationRecipe
@@ -91,16 +92,20 @@ class Interpolations:
                 f"{self.folder.path} has no trained student of the arm {arm!r} with seed {seed}, so there is nothing "
                 f"to interpolate: run `clipzoo train {self.folder.path} --arm {arm} --seed {seed}` first"
             )
-        between = self._between(arm, seed)
+        student = self._between(arm, seed)
 
         def kept(alpha: float, measure: Callable[[], Splits]) -> Splits:
             name = f"{arm}-{seed}-{alpha:g}" if alpha else "start"
             identity = self._identity(arm, seed, alpha) if alpha else {}
             return self.all.kept(self.folder.scores("interpolation", name), measure, ["validation"], identity)
 
+        def fitted(alpha: float) -> Probes | None:
+            ends = {0: ("clip", 0), 1: (arm, seed)}
+            return self.all.probes(*ends[int(alpha)]) if alpha in ends else None
+
         label = f"{arm}, seed {seed}"
-        found = sweep(self.suite, between, self.settings, kept, self.progress, label)
-        write_best(self.folder.best(arm, seed), found, between, self._identity(arm, seed, found.best.alpha))
+        found = sweep(self.suite, student, self.settings, kept, self.progress, label, fitted)
+        write_best(self.folder.best(arm, seed), found, student, self._identity(arm, seed, found.best.alpha))
         write_record(folder / RECORD, found)
         return found
 

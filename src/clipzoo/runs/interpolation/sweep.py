@@ -15,6 +15,7 @@ from pathlib import Path
 from clipzoo import files
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.suite import Suite
 from clipzoo.evaluation.tradeoff import MEASURES, Tradeoff, tradeoff
 from clipzoo.experts.base import sha256
@@ -66,6 +67,7 @@ def sweep(
     kept: Callable[[float, Callable[[], Splits]], Splits],
     progress: Progress,
     label: str,
+    fitted: Callable[[float], Probes | None] = lambda alpha: None,
 ) -> Tradeoff:
     """Measure the students of all α on validation, and no other split.
 
@@ -76,13 +78,14 @@ def sweep(
         kept: returns the existing scores of an α, or those that its second argument measures.
         progress: receives what is measured.
         label: of the training, for progress.
+        fitted: returns the probes of an α, if they are fitted already.
     """
     check_suite(suite, "")
 
     def measured(alpha: float) -> RowScores:
         def measure() -> Splits:
             progress.stage(f"interpolating {label}: measuring α = {alpha:g} on validation")
-            return suite.measure(student(alpha), ["validation"])
+            return suite.measure(student(alpha), ["validation"], fitted(alpha))
 
         return kept(alpha, measure)["validation"]
 
