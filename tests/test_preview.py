@@ -21,10 +21,10 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs import Run
 from clipzoo.runs.dry_run import preview
-from clipzoo.training.memory import _forward, estimate, kept_bytes
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.training.memory import _forward, estimate, kept_bytes
 from test_student import TINY
 
 

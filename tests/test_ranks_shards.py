@@ -103,9 +103,7 @@ class Harmful:
         return os.mkdir, (os.environ["HARM"],)
 
 
-def test_shards_are_read_without_pickles(
-    tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_are_read_without_pickles(tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The metadata that torch writes in its usual format is a pickle."""
     monkeypatch.setenv("HARM", str(tmp_path / "harm"))
     out = tmp_path / "training"

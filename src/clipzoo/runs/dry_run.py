@@ -158,7 +158,9 @@ class Preview:
         }
         others = "".join(f",\n{_size(size)} for {part}" for part, size in parts.items() if size)
         of = f" on each of {self.processes} processes ({settings.sharding})" if several else ""
-        images = f"batch size {settings.batch_size}" if not several else f"{settings.batch_size // self.processes} images"
+        images = (
+            f"batch size {settings.batch_size}" if not several else f"{settings.batch_size // self.processes} images"
+        )
         return (
             f"about {_size(memory.total)}{of}: {_size(memory.state)} for {memory.parameters / 1e6:,.1f} M weights, "
             f"their gradients and AdamW,\n{_size(memory.activations)} for activations at {images} in "

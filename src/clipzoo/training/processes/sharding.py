@@ -104,7 +104,9 @@ class Sharding:
         if sharded:
             norms.append(whole(torch.nn.utils.get_total_norm(sharded)))
         norm: Tensor = torch.linalg.vector_norm(torch.stack([one.to(self.device) for one in norms]))
-        torch._foreach_mul_([local(one) for one in gradients], (limit / (norm + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grads_with_norm_
+        torch._foreach_mul_(
+            [local(one) for one in gradients], (limit / (norm + 1e-6)).clamp(max=1.0)
+        )  # as torch.nn.utils.clip_grads_with_norm_
         return norm
 
     def state(self, adam: torch.optim.Optimizer) -> dict[str, Any]:
@@ -208,7 +210,12 @@ def local(value: Tensor) -> Tensor:
 
 def like(reference: Any, value: Any) -> Any:
     """Return a whole tensor as the shards of ``reference``, if that has shards and the same shape."""
-    if isinstance(value, DTensor) or not isinstance(reference, DTensor) or not torch.is_tensor(value) or value.shape != reference.shape:
+    if (
+        isinstance(value, DTensor)
+        or not isinstance(reference, DTensor)
+        or not torch.is_tensor(value)
+        or value.shape != reference.shape
+    ):
         return value
     on_device = value.to(reference.device).contiguous()  # shards do not keep the channels-last order
     return distribute_tensor(on_device, reference.device_mesh, reference.placements, src_data_rank=None)
