@@ -94,7 +94,7 @@ def test_a_split_that_cannot_be_pickled_is_encoded_by_the_main_process(tiny_clip
     assert torch.equal(ours, features(student_of(tiny_clip), split, batch=4))
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_measurements_during_training_are_spread_over_replicas(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, split: Split, mode: str
 ) -> None:

@@ -120,6 +120,7 @@ def test_rollbacks_of_two_ranks_are_exact(
     assert not [name for name in left if name.endswith(".pt") or name.startswith("shards-")]
 
 
+@pytest.mark.slow
 def test_a_rollback_of_two_ranks_reads_the_samples_again(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
@@ -200,12 +201,27 @@ def test_fp16_lowers_the_scale_on_all_ranks_after_an_overflow_on_one(tiny_clip: 
     assert of_one == of_other == [64.0, 32.0, 1, True]
 
 
+def test_fp16_in_chunks_has_the_gradient_of_the_whole_batch(tiny_clip: str) -> None:
+    norms = []
+    for chunks in (1, 2):
+        updates = Updates(tiny_clip, precision="fp16", accumulate=chunks)
+        updater = updates.updater
+        updater.scaler.scale(torch.ones(()))
+        updater.scaler.update(64.0)
+        norms.append(updater.update(batch(updates.student, slice(0, SIZE)), 0).gradient_norm.item())
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)
+
+
+def trained(make: partial[Training]) -> None:
+    train(make())
+
+
 @pytest.mark.slow
 def test_fp16_of_sharded_weights_trains_as_that_of_replicated_ones(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
     for mode in ("ddp", "fsdp2"):
         make = partial(job, dataset, labels, tiny_clip, tmp_path / mode, sharding=mode, precision="fp16", steps=4)
-        on_ranks(2, lambda: train(make()) and None)
+        on_ranks(2, trained, make)
     losses = [[line["loss"] for line in read_log(tmp_path / name) if "loss" in line] for name in ("ddp", "fsdp2")]
     assert losses[1] == pytest.approx(losses[0], rel=5e-3)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -88,12 +88,13 @@ class Trainings:
         else:
             train_job(self._job(job["arm"], job["seed"], job["rate"], job["steps"], Path(job["out"])))
 
-    def measured(self, student: Student, source: Path | Literal["start", "random"], measure: Callable[[], T]) -> T:
+    def measured(self, student: Student, source: Path | str, measure: Callable[[], T]) -> T:
         """Return ``measure()`` of a student, for which all processes encode pictures and texts.
 
         Args:
             student: in the main process.
-            source: where the other processes get it: the folder of its training, or a start without training.
+            source: where the other processes get it: the folder of its training, or ``start`` or ``random``, which are not
+                trained.
             measure: what the main process computes with this very object.
         """
         if ranks.world_size() == 1:

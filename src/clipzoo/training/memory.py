@@ -44,7 +44,7 @@ class Memory:
         activations: what the forward pass of a process's images, or of a chunk of them, keeps for the backward pass.
         average: of ``training.ema``, as a share under FSDP2.
         start: of ``training.anchors``, whole on every process.
-        gathered: weights and gradients that FSDP2 holds whole at a time: the root's, and those of two blocks.
+        gathered: what FSDP2 holds whole at a time, of the root and of two blocks.
         logits: of the contrastive loss.
     """
 
@@ -91,10 +91,10 @@ def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRec
 
 
 def _gathered(student: Student) -> int:
-    """Return the bytes of the units of FSDP2 that are whole at a time, with their gradients."""
+    """Return the bytes of the units of FSDP2 that are whole at a time: weights, gradients and a buffer of these."""
     units = [sum(p.numel() for p in block.parameters()) for block in blocks(student)]
     root = sum(p.numel() for p in student.parameters()) - sum(units)
-    return FLOAT * 2 * (root + 2 * max(units, default=0))
+    return FLOAT * 3 * (root + 2 * max(units, default=0))
 
 
 def _activations(student: Student, strides: Mapping[str, int], settings: TrainingRecipe, images: int) -> int:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
 from clipzoo import files
@@ -40,9 +41,9 @@ def write(folder: Path, states: dict[str, Any], step: int) -> dict[str, Any]:
     """
     name = ranks.agreed(f"{PREFIX}{step}-{secrets.token_hex(4)}")
     draft = folder / (name + DRAFT)
-    writer = dcp.HuggingFaceStorageWriter(str(draft), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
     try:
-        dcp.save(_collected(states, DTensor), storage_writer=writer, process_group=ranks.control())
+        state_dict_saver.save(_collected(states, DTensor), storage_writer=writer, process_group=ranks.control())
     except CheckpointException as error:
         if isinstance(cause := _cause(error), OSError):
             raise cause from error
@@ -72,7 +73,7 @@ def fill(path: Path, state: dict[str, Any], reference: Reference = lambda key: N
         files.check_inside(path.parent, name, CheckpointError)
         with warnings.catch_warnings():  # torch warns that one process reads; each reads what it needs
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+            state_dict_loader.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     except (CheckpointException, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}, which holds the shards of {path.name}, cannot be read ({brief(_cause(error))}): it is missing "
