@@ -16,7 +16,7 @@ from clipzoo.tasks.base import require
 from clipzoo.types import BoolArray, FloatArray, View
 
 Map = NDArray[Any]
-M = TypeVar("M", bound=Map)
+T = TypeVar("T", bound=np.generic)
 
 KNOWN_SHARE = 0.5 - 1e-4
 """Known share from which on a resampled pixel is known; the tolerance makes ties equal under mirroring."""
@@ -122,7 +122,7 @@ def nearest(values: Map, view: View) -> Map:
     return np.ascontiguousarray(values[rows[:, None], columns])
 
 
-def largest(values: M, valid: BoolArray, view: View) -> tuple[M, BoolArray]:
+def largest(values: NDArray[T], valid: BoolArray, view: View) -> tuple[NDArray[T], BoolArray]:
     """Resample the view's crop of ``values`` [H,W], taking the largest value under each output pixel.
 
     These are the source pixels whose centers are in the output pixel, or within half a source pixel of its center if
@@ -159,7 +159,7 @@ def _within(start: float, end: float, count: int, limit: int) -> NDArray[np.intp
     return np.stack([np.maximum(first, 0), np.minimum(last, limit - 1) + 1], 1).astype(np.intp)
 
 
-def _over(operation: np.ufunc, values: Map, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Map:
+def _over(operation: np.ufunc, values: NDArray[T], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[T]:
     """Reduce ``values`` [H,W] by ``operation`` over each rectangle of ``rows`` [h,2] × ``columns`` [w,2], to [h,w]."""
     padded = np.pad(values, ((0, 1), (0, 1)))  # reduceat requires each end to be an index
     tall = operation.reduceat(padded, rows.ravel(), axis=0)[::2]
