@@ -245,10 +245,10 @@ def _of(codes: png.Codes) -> Edges:
     return Edges((codes.astype(np.float32) - 1) / STEPS, codes > 0)
 
 
-def _largest(codes: png.Codes, view: View) -> png.Codes:
+def _largest(codes: png.Codes, view: View) -> NDArray[np.uint8]:
     """Return `maps.largest` of codes, which have the order of probabilities; 0 where unknown."""
     most, known = maps.largest(codes, codes > 0, view)
-    return most * known
+    return np.asarray(most * known, np.uint8)
 
 
 TASK = EdgesTask()

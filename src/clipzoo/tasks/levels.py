@@ -5,7 +5,7 @@ takes means of pixels and by 2 elsewhere. It is read where a view has at least o
 then only the beginning of the file is read.
 
 The level is the chunk `NAME`, which other programs ignore: height and width (4 bytes each), 1 if rows are differences
-from the row above (1 byte), and the codes, the high bytes of a row behind its low ones, compressed by Zstandard.
+from the row above (1 byte), and the codes, the high bytes of a row after its low ones, compressed by Zstandard.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class NormalsTask(MapTask[Normals]):
     def decode(self, data: bytes) -> Normals:
         """Decode a file written by `encode`, within its quantization."""
         codes, _ = png.read(data, self.name, ("RGB",))
-        planes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))
+        planes = _planes(codes)
         return Normals(_vectors(planes), np.asarray(planes.any(0)))
 
     def read(self, data: bytes, view: View) -> Normals:
@@ -124,7 +124,7 @@ class NormalsTask(MapTask[Normals]):
         codes, _, level = levels.read(data, self.name, ("RGB",), view)
         if level:
             return _of_level(codes, view)
-        planes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))
+        planes = _planes(codes)
         seen = _unit(*maps.resample_codes(planes, np.asarray(planes.any(0)), view, _vectors))
         return self.hflip(seen) if view.flip else seen
 
@@ -193,7 +193,11 @@ def _codes(label: Normals) -> NDArray[np.uint8]:
     return codes * label.valid[..., None]
 
 
-def _vectors(planes: png.Codes) -> FloatArray:
+def _planes(codes: png.Codes) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.moveaxis(codes, -1, 0), np.uint8)
+
+
+def _vectors(planes: NDArray[np.uint8]) -> FloatArray:
     """Return the unit vectors [3,H,W] of codes [3,H,W]; any value where these are unknown."""
     vectors = DECODED[planes]
     length = np.sqrt(np.square(vectors).sum(0))
@@ -201,7 +205,7 @@ def _vectors(planes: png.Codes) -> FloatArray:
         bool((np.abs(length[planes.any(0)] - 1) < 0.01).all()),
         "the PNG's normals are not of length 1: its pixels were changed; label the image again",
     )
-    return np.asarray(vectors / np.maximum(length, SHORTEST))
+    return np.asarray(vectors / np.maximum(length, SHORTEST), np.float32)
 
 
 def _unit(vectors: FloatArray, valid: BoolArray) -> Normals:
@@ -227,7 +231,7 @@ def _of_level(codes: png.Codes, view: View) -> Normals:
     return _unit(sums / ZERO, valid)
 
 
-def _resized(codes: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+def _resized(codes: png.Codes, view: View) -> NDArray[np.uint8]:
     """Resample codes [H,W] or [H,W,3] as bytes, bilinear with antialiasing."""
     (H, W), (height, width) = codes.shape[:2], view.size
     picture = Image.fromarray(codes)
