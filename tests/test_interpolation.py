@@ -346,6 +346,7 @@ def test_the_page_draws_both_arms_and_says_what_was_chosen(swept: Path) -> None:
     for arm in ("clip-ft", "clipzoo"):
         assert re.search(rf"For {arm}, (α = \S+ is chosen on validation|the pretrained model itself)", part)
     assert part.count("<tbody>") == 2
+    assert part.count('<th scope="col">segmentation<small>mIoU</small></th>') == 2
     assert "Five arms of the same pretrained model" in page
     assert "clipzoo-best: clipzoo interpolated with clip" in page
     assert "Interpolated with the pretrained model (clipzoo-best): " in page
@@ -359,6 +360,7 @@ def test_the_page_says_if_the_pretrained_model_is_chosen(swept: Path, tmp_path: 
     for point in record["points"][1:]:
         point |= {"within": False}
     page = write_page(results, tmp_path / "page.html").read_text()
+    assert "Interpolation chose the pretrained model itself: no other student is within the limit" in page
     assert (
         "For clipzoo, the pretrained model itself (α = 0) is chosen: no α above 0 keeps the interval of the loss "
         "within 50.0 points." in page.replace("\u202f", " ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypedDict
 
 from markupsafe import Markup
@@ -103,7 +103,9 @@ def _times(count: int) -> str:
 
 def summary(results: Results) -> str:
     """Return the effect of interpolation on test in a sentence; "" without ``clipzoo-best``."""
-    records = results.get("interpolation", {}).get("clipzoo", {}).values()
+    records: Collection[Reported] = results.get("interpolation", {}).get("clipzoo", {}).values()
+    if records and all(record["best"] == 0 for record in records):
+        return "Interpolation chose the pretrained model itself: no other student is within the limit and better."
     metric = next((m for m in words.headlines(results) if m.startswith(words.GUARD)), "")
     verdict = words.judge(results, metric, "clipzoo-best-vs-clip")
     if verdict is None:
