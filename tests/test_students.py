@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.export import Source, export_student
 from clipzoo.model_schemes import hf
 from clipzoo.models import HeadSpec, Student
+from clipzoo.models._layout import channels_last
 from clipzoo.models._sizes import interpolate
 from clipzoo.recipe import parse
 from clipzoo.runs import Run, verbs
@@ -215,6 +217,25 @@ def test_a_published_size_trains_and_comes_back(name: str, monkeypatch: pytest.M
     student.zero_grad()
     student.eval().save(tmp_path)
     assert torch.equal(zero_shot(Student.load(tmp_path).eval()), zero_shot(student))
+
+
+def test_a_strided_convolution_of_one_pixel_stays_contiguous() -> None:
+    """In channels-last order its backward pass kills the process (torch 2.14.1, CPU)."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 64, 1, 2, bias=False), nn.Conv2d(64, 8, 3))
+    tower = copy.deepcopy(plain)
+    channels_last(tower)
+    orders = []
+    tower[0].register_forward_hook(
+        lambda _, inputs, out: orders.append((inputs[0].is_contiguous(), out.is_contiguous()))
+    )
+    pictures = torch.randn(2, 64, 64, 3).permute(0, 3, 1, 2)
+    for made, x in ((tower, pictures), (plain, pictures.contiguous())):
+        made(x).square().mean().backward()
+    assert orders == [(True, True)]
+    assert tower[0].weight.stride() == (3, 1, 1, 1)
+    assert tower[1].weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(tower[0].weight.grad, plain[0].weight.grad)
 
 
 # Sizes -------------------------------------------------------------------------------------------------------

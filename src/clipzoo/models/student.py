@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clipzoo import files, heads
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.files import AnyPath
-from clipzoo.models import _folder, _open_clip, _sizes
+from clipzoo.models import _folder, _layout, _open_clip, _sizes
 from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Preprocessing, Tokenizer
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
@@ -122,7 +122,7 @@ class Student(nn.Module):
             RecipeError: a head or its loss cannot be made.
         """
         clip, tokenizer, config = _open_clip.make(model, pretrained, random, trust_remote_code, size)
-        clip.visual.to(memory_format=torch.channels_last)  # images are H×W×3; convolutions keep that order
+        _layout.channels_last(clip.visual)  # images are H×W×3; convolutions keep that order
         try:
             return cls(clip, tokenizer, config, specs, layers, trust_remote_code)
         except RecipeError:
