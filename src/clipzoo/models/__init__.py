@@ -7,4 +7,7 @@ from clipzoo.models.interpolation import interpolated
 from clipzoo.models.loaded import load
 from clipzoo.models.student import Outputs, Student
 
-__all__ = ["HeadSpec", "ModelConfig", "Outputs", "Student", "check_model", "disk_errors", "interpolated", "load", "weights_are_local"]
+__all__ = [
+    "HeadSpec", "ModelConfig", "Outputs", "Student", "check_model", "disk_errors", "interpolated", "load",
+    "weights_are_local",
+]  # fmt: skip
