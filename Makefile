@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # Tests that fork: autograd's threads of other tests in the same process would not survive that.
-RANKS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ranks.py tests/test_ranks_cli.py
+RANKS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ranks*.py
 
 .PHONY: demo test test-all test-cluster experts docs lint setup clean
 
