@@ -114,8 +114,8 @@ def summary(results: Results) -> str:
         f"Interpolated with the pretrained model (clipzoo-best): {words.change(verdict.cell['mean'], '')} "
         f"{words.group_name(metric)} {words.measure_name(metric)} relative to it ({verdict.interval})"
     )
-    kept = [_chosen(tested)["kept"] for one in records if (tested := one["test"])]
-    shares = [share for share in kept if share is not None]
+    tests = [tested for record in records if (tested := record.get("test"))]
+    shares = [kept for tested in tests if (kept := _chosen(tested)["kept"]) is not None]
     return f"{text}, with {words.share(sum(shares) / len(shares))} of the dense gain." if shares else f"{text}."
 
 
