@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from clipzoo import files
 from clipzoo.export.base import refused
-from clipzoo.models import Student
-from clipzoo.models._open_clip import ModelConfig
+from clipzoo.models import ModelConfig, Student
 
 Convert = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 """Function of timm: state of OpenCLIP, model of timm -> state of that model."""

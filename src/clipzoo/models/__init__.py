@@ -1,9 +1,9 @@
 """The student: an OpenCLIP model with heads, for training and for use."""
 
 from clipzoo.models._folder import disk_errors
-from clipzoo.models._open_clip import check_model, weights_are_local
+from clipzoo.models._open_clip import ModelConfig, check_model, weights_are_local
 from clipzoo.models.head_spec import HeadSpec
 from clipzoo.models.loaded import load
 from clipzoo.models.student import Outputs, Student
 
-__all__ = ["HeadSpec", "Outputs", "Student", "check_model", "disk_errors", "load", "weights_are_local"]
+__all__ = ["HeadSpec", "ModelConfig", "Outputs", "Student", "check_model", "disk_errors", "load", "weights_are_local"]
