@@ -24,23 +24,10 @@ P = TypeVar("P")
 LISTED = 20
 """Longer lists of names are reduced to the most similar ones."""
 
-SHARED = frozenset(
-    {
-        "arrays",
-        "base",
-        "boxes",
-        "decode",
-        "frames",
-        "layers",
-        "levels",
-        "maps",
-        "masked",
-        "options",
-        "palettes",
-        "png",
-        "rle",
-    }
-)
+SHARED = frozenset({
+    "arrays", "base", "boxes", "decode", "frames", "layers", "levels", "maps", "masked", "options", "palettes", "png",
+    "rle",
+})  # fmt: skip
 """Public modules of plugin folders that are shared by plugins and are not plugins themselves."""
 
 

@@ -185,8 +185,8 @@ class View:
     def image(self, image: ImageArray) -> ImageArray:
         """Apply the view to an image, uint8 H×W×3 RGB; bicubic with antialiasing."""
         height, width = self.size
-        box, kind = self.box(image.shape[:2]), Image.Resampling.BICUBIC
-        resized = Image.fromarray(image).resize((width, height), kind, box=box)
+        picture, box = Image.fromarray(image), self.box(image.shape[:2])
+        resized = picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
         return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flip else resized)
 
     def camera(self, camera: Camera) -> Camera:
@@ -342,12 +342,11 @@ def _decoded(opened: Image.Image, data: bytes) -> ImageArray:
     room.take(pixels)
     try:
         plain = opened.format == "JPEG" and opened.mode in ("L", "RGB")
-        if plain and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            found = jpeg.pixels(data)
-            if found is not None:
-                return found
-        ImageOps.exif_transpose(opened, in_place=True)
-        return _rgb(opened)
+        upright = plain and opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        found = jpeg.pixels(data) if upright else None
+        if found is None:
+            ImageOps.exif_transpose(opened, in_place=True)
+        return _rgb(opened) if found is None else found
     finally:
         room.give(pixels)
 
