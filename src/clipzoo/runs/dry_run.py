@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -280,11 +281,9 @@ def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], in
 
 
 def _bytes(plan: Plan, columns: Mapping[str, Column]) -> int | None:
-    sizes = [plan.table[f"{name}:size"].to_numpy() for name in ("image", "caption")]
-    if sizes[0].max() == 1:  # spans of tables are (row, 1)
+    if pc.max(plan.table["image:size"]).as_py() == 1:  # spans of tables are (row, 1)
         return None
-    labels = [plan.table[f"{name}:size"].drop_null().to_numpy() for name in columns]
-    return int(sum(size.sum() for size in [*sizes, *labels]))
+    return sum(pc.sum(plan.table[f"{name}:size"]).as_py() or 0 for name in ("image", "caption", *columns))
 
 
 def estimate(student: Student, strides: Mapping[str, int], settings: TrainingRecipe) -> Memory:

@@ -32,8 +32,6 @@ from clipzoo.types import Failure, Sample
 
 log = logging.getLogger(__name__)
 
-LIMITS = IMAGE_BYTES, CAPTION_BYTES
-
 INSPECTED = 3
 """The most shards with members that a layout is inferred from."""
 
@@ -231,7 +229,8 @@ class WebDataset(Reader):
         if not caption and self.captions.required:
             wanted = f"a caption is a {layout.describe('captions')} member; {_option_advice('caption')}"
             return Failure("no-caption", f"the sample has no caption: {present}, {wanted}")
-        for part, name, size, most in zip((image, caption), ("image", "caption"), sizes, LIMITS, strict=True):
+        limits = IMAGE_BYTES, CAPTION_BYTES
+        for part, name, size, most in zip((image, caption), ("image", "caption"), sizes, limits, strict=True):
             if size == 0:
                 return Failure("empty", f"the {name} ({part}) is empty: 0 bytes")
             if size > most:
