@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -46,11 +48,13 @@ def joined(
     Raises:
         StoreError: a column has a shard made under another manifest, of other images, or rows without labels.
     """
-    entries = reader.index(shard)
-    usable = [entry for entry in entries if entry.failure is None]
-    left_out = Counter(entry.failure.kind for entry in entries if entry.failure)
-    made = ShardRows(_samples(usable), left_out, (reader.state(shard), places_of(reader, shard, entries)))
-    source = shard_fingerprint(reader, shard, entries) if columns else ""
+    with _without_collections():
+        entries = reader.index(shard)
+        usable = [entry for entry in entries if entry.failure is None]
+        left_out = Counter(entry.failure.kind for entry in entries if entry.failure)
+        made = ShardRows(_samples(usable), left_out, (reader.state(shard), places_of(reader, shard, entries)))
+        source = shard_fingerprint(reader, shard, entries) if columns else ""
+        del entries, usable
     for name, column in columns.items():
         labels = column.rows(shard) if column.has(shard) else None
         if labels is not None:
@@ -62,6 +66,18 @@ def joined(
             labels = _used(labels, floors.get(name), where.get(name))
         made.rows = _with_labels(made.rows, name, labels)
     return made
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Pause the cyclic garbage collector, which takes a third of the time of an index. Its objects have no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def places_of(reader: Reader, shard: str, entries: Sequence[Entry]) -> str:

@@ -89,7 +89,7 @@ def _load_state(state_file: Path) -> dict[str, Any]:
         known = None
     if not isinstance(known, dict):
         raise CheckpointError(
-            f"{state_file} is damaged. Delete it and the plan next to it, and rerun the command: both files are made again"
+            f"{state_file} is damaged. Delete it and the plan next to it, and rerun the command: both are made again"
         )
     return known
 

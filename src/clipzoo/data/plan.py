@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,12 @@ class Plan:
         return cls(table, left_out, tars, {shard: (a, b) for shard, (a, b) in places.items()})
 
     def save(self, path: AnyPath) -> None:
-        """Write to a file, atomically: as parquet if its name ends with ``.parquet``, else as Arrow, which is mapped."""
+        """Write to a file, atomically: as parquet if its name ends with ``.parquet``, else as Arrow, to be mapped."""
         path = files.local(path, "a plan")
         with files.atomic(path, exclusive=True) as draft:
-            planfile.write(self.table, _marks(self.left_out, self.tars, self.places), draft, parquet=path.suffix == ".parquet")
+            planfile.write(
+                self.table, _marks(self.left_out, self.tars, self.places), draft, parquet=path.suffix == ".parquet"
+            )
 
     def __len__(self) -> int:
         return len(self.table)
@@ -186,7 +189,7 @@ class Plan:
         return [row["shard"] for row in self._taken(self.starts[:-1], ["shard"])]
 
     def epoch(self, seed: int, epoch: int, group: int = GROUP) -> EpochOrder:
-        """Return the order of an epoch, generated as it is read: shards permuted, then samples within groups of them."""
+        """Return the order of an epoch, drawn as it is read: shards permuted, then samples within groups of them."""
         return EpochOrder(self.starts, seed, epoch, group)
 
     def order(self, seed: int, epoch: int, group: int = GROUP) -> NDArray[np.int64]:
@@ -200,7 +203,7 @@ class Plan:
     def without(self, rows: Sequence[int]) -> Plan:
         """Return the plan without some rows, in ascending order. Nothing is copied."""
         edges = [-1, *rows, len(self)]
-        kept = [self.table.slice(a + 1, b - a - 1) for a, b in zip(edges, edges[1:], strict=False) if b > a + 1]
+        kept = [self.table.slice(a + 1, b - a - 1) for a, b in pairwise(edges) if b > a + 1]
         return replace(self, table=pa.concat_tables(kept) if kept else self.table.slice(0, 0))
 
     @cached_property

@@ -55,7 +55,7 @@ def _walked(path: Place) -> Iterator[list[Member]]:
                 printable = [_printable(name) for name in names]
                 yield [Member(n, s, _unsafe(n), "\\" not in n) for n, s in zip(printable, spans, strict=True)]
             else:
-                yield [*map(Member._make, zip(names, spans, repeat(None), repeat(True)))]  # noqa: B905 – endless
+                yield [*map(Member._make, zip(names, spans, repeat(None), repeat(True)))]
 
 
 def by_tarfile(path: Place) -> Iterator[Member]:

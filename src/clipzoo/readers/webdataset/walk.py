@@ -41,8 +41,8 @@ _NUMBERS = ((100, 108), (108, 116), (116, 124), (124, 136), (136, 148), (148, 15
 """Fields of a header that hold octal numbers."""
 
 _USUAL = np.frombuffer(b"0000000\0" * 3 + b"00000000000\0" * 2 + b"000000\0\0", np.uint8)
-"""Numbers of usual headers: they differ in the lowest bits of digits, and by a space instead of a zero byte at the end."""
-_FREE = np.where(_USUAL == ord("0"), 0xF8, 0xFF - ord(" ")).astype(np.uint8)
+"""Numbers of usual headers; others differ in the lowest bits of digits, and by a space for a zero byte at the end."""
+_FREE = np.where(_USUAL > 0, 0xF8, 0xFF - ord(" ")).astype(np.uint8)
 
 _CLASS = np.full(256, 2, np.uint8)
 _CLASS[ord("0") : ord("8")] = 0
