@@ -1,4 +1,4 @@
-"""The file of a plan: Arrow record batches, mapped into memory, so that all processes share its pages.
+"""The file of a plan: Arrow record batches, mapped into memory; all processes share its pages.
 
 Shards and extensions are coded by dictionaries. The last batch is empty; its metadata are the plan's other values.
 Plans of older versions are parquet files, which are read into memory.

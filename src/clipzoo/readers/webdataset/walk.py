@@ -24,10 +24,10 @@ WINDOW = 8 * BLOCKSIZE
 """Bytes of one read: a caption, its JSON and the next image's header often lie within it."""
 
 CHUNK = 4096
-"""Headers that are checked at once."""
+"""Headers that are checked together."""
 
 PART = 2**20
-"""Bytes that are read at once after the end mark."""
+"""Bytes that are read together after the end mark."""
 
 NAME_BYTES = 2**16
 """The largest long name or PAX record that is read here."""
@@ -108,7 +108,7 @@ def _chunks(number: int) -> Iterator[Chunk]:
     """Yield the headers of an open file in chunks, and check the end mark."""
     end, at, window, first = os.fstat(number).st_size, 0, b"", 0
     chunk = Chunk()
-    name: str | None = None  # given by the header before; "" if that one has no name
+    name: str | None = None  # given by the header before; "" if it gives none
     while True:
         start = at - first
         if start + BLOCKSIZE > len(window):
