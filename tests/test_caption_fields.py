@@ -253,8 +253,8 @@ def test_a_plan_without_fields_is_unchanged_and_one_without_them_is_built_again(
     plain, fielded = open_dataset(location), open_dataset(location, fields=FIELDS)
     assert "texts" not in Plan.build(plain, {}).table.column_names
     (tmp_path / "run").mkdir()
-    before = kept_plan(tmp_path / "run", plain, {}, lambda: Plan.build(plain, {}), trained=False)
-    after = kept_plan(tmp_path / "run", fielded, {}, lambda: Plan.build(fielded, {}), trained=False)
+    before = kept_plan(tmp_path / "run", plain, {}, lambda path: Plan.build(plain, {}, path=path), trained=False)
+    after = kept_plan(tmp_path / "run", fielded, {}, lambda path: Plan.build(fielded, {}, path=path), trained=False)
     assert after.table.drop_columns("texts") == before.table
     assert after.coverage() == {}
 

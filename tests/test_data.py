@@ -40,9 +40,10 @@ def test_join_keeps_every_sample_and_knows_what_is_missing(training_set: Trainin
     assert coverage["depth/test-truth"] == pytest.approx(1 - 9 / 48)
 
 
-def test_plan_survives_saving(training_set: TrainingSet, tmp_path: Path) -> None:
-    training_set.plan.save(tmp_path / "plan.parquet")
-    loaded = Plan.load(tmp_path / "plan.parquet")
+@pytest.mark.parametrize("name", ["plan.arrow", "plan.parquet"])
+def test_plan_survives_saving(training_set: TrainingSet, tmp_path: Path, name: str) -> None:
+    training_set.plan.save(tmp_path / name)
+    loaded = Plan.load(tmp_path / name)
     assert loaded.table.equals(training_set.plan.table)
     assert loaded.left_out == training_set.plan.left_out
 

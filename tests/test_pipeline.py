@@ -288,7 +288,7 @@ def test_fields_that_no_trained_arm_depends_on_may_change(finished: Path, world:
     free = changed(world, seeds=[0, 1, 2], arms=["clip", "clipzoo"], training={"workers": 1, "checkpoint_every": 5})
     workspace.Run(free, out)
     assert recipe.load(out / "recipe.yaml", trust=True) == free
-    assert (out / "plan.parquet").exists()
+    assert (out / "plan.arrow").exists()
     assert (out / "scores" / "clip" / "0" / "done").exists()
     write_benchmark(tmp_path / "heldout", 8, 9)
     workspace.Run(changed(world, evaluation={"heldout": str(tmp_path / "heldout")}), out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from clipzoo.data import Plan
@@ -35,7 +36,7 @@ def test_all_clauses_must_hold_and_an_unknown_statistic_meets_them(text: str, he
         {"valid_share": 1.0, "confidence": None, "size": 30},
     ]
     where = Where.parse(text)
-    assert [where.holds(row) for row in rows] == held
+    assert where.mask(pa.Table.from_pylist(rows)).to_pylist() == held
 
 
 @pytest.mark.parametrize(

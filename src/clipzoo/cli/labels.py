@@ -109,23 +109,27 @@ def merge(
 def verify(
     store: StorePath,
     data: Annotated[str | None, typer.Option("--data", help="The dataset, whose keys are compared, too.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode all labels, not a sample.")] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="FILE", help="Append results to FILE; skip shards it has.")
+    ] = None,
 ) -> None:
-    """Read every byte of a store and report all problems; exit with code 1 if there are any."""
-    from clipzoo import locations
+    """Check a store: checksums of all shards, and a sample of the labels. Exit with code 1 if there are problems."""
+    from clipzoo import files, locations
     from clipzoo.cli._console import bars, console, plain
     from clipzoo.readers import open_dataset
-    from clipzoo.store import Column, Store
-    from clipzoo.store import verify as verified
+    from clipzoo.store import Store, verification
 
     columns = Store(store).each(needed=True).values()  # raises before anything is unpacked
+    log = None if resume is None else files.local(resume, "the log of --resume")
     with locations.resolved(data or "", store) as place, bars() as progress:
-        problems = verified(Store(store), open_dataset(place) if data else None, progress.step)
-    for problem in problems:
+        reader = open_dataset(place) if data else None
+        found = verification(Store(store), reader, progress.step, deep=deep, resume=log)
+    for problem in found.problems:
         plain(str(problem))
-    labels = sum(column.manifest.counts.labels for column in columns if isinstance(column, Column))
-    count = f"{len(problems)} problems" if problems else "no problems"
-    console.print(f"{count} in {labels:,} labels of {len(columns)} columns")
-    if problems:
+    count = f"{len(found.problems)} problems" if found.problems else "no problems"
+    console.print(f"{count} in {found.labels:,} labels of {len(columns)} columns: {found.describe()}")
+    if found.problems:
         raise typer.Exit(1)
 
 

@@ -313,13 +313,14 @@ class PlanSampler(Sampler[list[Position]]):
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[Position]]:
-        epoch, order = -1, np.zeros(0, np.int64)
+        epoch, order = -1, self.plan.epoch(self.seed, 0)
         for step in range(self.start, self.stop):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                order = self.plan.order(self.seed, epoch)[self.rank :: self.ranks]
+                order = self.plan.epoch(self.seed, epoch)
             first = step % self.steps_per_epoch * self.batch_size
-            yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
+            positions = self.rank + self.ranks * np.arange(first, first + self.batch_size)
+            yield [(epoch, index) for index in order.take(positions).tolist()]
 
 
 class MixtureSampler(PlanSampler):

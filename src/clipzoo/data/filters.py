@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipzoo import plugins
 from clipzoo.errors import RecipeError
@@ -14,8 +14,8 @@ from clipzoo.errors import RecipeError
 STATISTICS = {"valid": "valid_share", "confidence": "confidence", "bytes": "size"}
 """Name in a condition -> column of the store's rows: share of the image with a label, mean confidence, bytes."""
 
-COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
-    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
+COMPARISONS = {
+    ">": pc.greater, ">=": pc.greater_equal, "<": pc.less, "<=": pc.less_equal, "==": pc.equal, "!=": pc.not_equal,
 }  # fmt: skip
 
 _CLAUSE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -54,10 +54,11 @@ class Where:
             clauses.append((name, comparison, float(number)))
         return cls(text, tuple(clauses))
 
-    def holds(self, row: Mapping[str, Any]) -> bool:
-        """Return True if a row of the store meets all clauses."""
-        return all(_met(row.get(STATISTICS[name]), comparison, number) for name, comparison, number in self.clauses)
-
-
-def _met(value: float | None, comparison: str, number: float) -> bool:
-    return value is None or COMPARISONS[comparison](value, number)
+    def mask(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Return for each row of the store whether it meets all clauses, bool [N]."""
+        met = pa.chunked_array([pa.repeat(True, len(rows))])
+        for name, comparison, number in self.clauses:
+            if STATISTICS[name] in rows.column_names:
+                values = rows[STATISTICS[name]].cast(pa.float64())
+                met = pc.and_(met, pc.fill_null(COMPARISONS[comparison](values, number), True))
+        return met

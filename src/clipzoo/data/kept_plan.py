@@ -1,4 +1,4 @@
-"""A run's saved plan: ``plan.parquet``, and the state of dataset and labels in ``plan.json``."""
+"""A run's saved plan: ``plan.arrow``, and the state of dataset and labels in ``plan.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipzoo.store import TAR_MARK, Column
 
 log = logging.getLogger(__name__)
 
-PLAN, MADE_OF = "plan.parquet", "plan.json"
+PLAN, OLD_PLAN, MADE_OF = "plan.arrow", "plan.parquet", "plan.json"
 
 CAPTIONS = "captions"
 """Caption fields whose members the plan has; absent if the dataset was opened without."""
@@ -29,7 +29,7 @@ shards' labels."""
 
 
 def kept_plan(
-    folder: Path, reader: Reader, columns: Mapping[str, Column], join: Callable[[], Plan], trained: bool
+    folder: Path, reader: Reader, columns: Mapping[str, Column], join: Callable[[Path], Plan], trained: bool
 ) -> Plan:
     """Return the plan saved in ``folder``. Build and save it if there is none, or if dataset or labels have changed.
 
@@ -37,18 +37,19 @@ def kept_plan(
         folder: of the run.
         reader: the dataset.
         columns: name -> labels.
-        join: builds the plan.
+        join: builds the plan and writes it to a path.
         trained: arms were trained on the saved plan, so it must not be replaced.
 
     Raises:
         CheckpointError: the files are damaged, or dataset or labels have changed after arms were trained.
     """
-    path, state_file = folder / PLAN, folder / MADE_OF
+    state_file, old = folder / MADE_OF, folder / OLD_PLAN
+    path = folder / PLAN if (folder / PLAN).exists() or not old.exists() else old
     made_of = {"dataset": fingerprint(reader)} | {name: _labels(column) for name, column in columns.items()}
     if reader.drawn:
         made_of[CAPTIONS] = {"fields": [*reader.drawn]}
     if not (path.exists() and state_file.exists()):
-        return _save(join(), path, state_file, made_of)
+        return _save(folder, join, made_of)
     known = _load_state(state_file)
     changed = [name for name, now in made_of.items() if known.get(name) != _comparable(now, known.get(name))]
     if not changed:
@@ -66,14 +67,15 @@ def kept_plan(
             f"{', '.join(changed)} changed since {path} was made ({known}, now {made_of}), but arms were trained on "
             f"the old data. Give another --out, or delete {path}, {state_file.name}, arms and scores to train again"
         )
-    return _save(join(), path, state_file, made_of)
+    return _save(folder, join, made_of)
 
 
-def _save(plan: Plan, path: Path, state_file: Path, made_of: Mapping[str, Any]) -> Plan:
-    state_file.unlink(missing_ok=True)  # if the process is killed here, the plan is built again
-    plan.save(path)
-    files.write(state_file, json.dumps(made_of, indent=2).encode())
-    return Plan.load(path)
+def _save(folder: Path, join: Callable[[Path], Plan], made_of: Mapping[str, Any]) -> Plan:
+    (folder / MADE_OF).unlink(missing_ok=True)  # if the process is killed here, the plan is built again
+    plan = join(folder / PLAN)
+    (folder / OLD_PLAN).unlink(missing_ok=True)
+    files.write(folder / MADE_OF, json.dumps(made_of, indent=2).encode())
+    return plan
 
 
 def _labels(column: Column) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def _load_state(state_file: Path) -> dict[str, Any]:
         known = None
     if not isinstance(known, dict):
         raise CheckpointError(
-            f"{state_file} is damaged. Delete it and {PLAN}, and rerun the command: both files are made again"
+            f"{state_file} is damaged. Delete it and the plan next to it, and rerun the command: both are made again"
         )
     return known
 

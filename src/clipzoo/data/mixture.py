@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipzoo import plugins
+from clipzoo.data.order import EpochOrder
 from clipzoo.data.plan import Plan
 from clipzoo.errors import PlanError, RecipeError
 
@@ -68,11 +69,11 @@ class Mixture:
             cycle, at = divmod(position, CYCLE)
             owner = int(self._pattern[at])
             epoch, index = divmod(cycle * int(self.counts[owner]) + int(self._ranks[at]), len(self._plans[owner]))
-            found.append((epoch, self._firsts[owner] + int(self._order(owner, epoch)[index])))
+            found.append((epoch, self._firsts[owner] + self._order(owner, epoch)[index]))
         return found
 
-    def _ordered(self, owner: int, epoch: int) -> NDArray[np.int64]:
-        return self._plans[owner].order(self.seed, epoch)
+    def _ordered(self, owner: int, epoch: int) -> EpochOrder:
+        return self._plans[owner].epoch(self.seed, epoch)
 
 
 def _dataset(shard: str) -> str:
@@ -83,10 +84,10 @@ def _spans(plan: Plan) -> dict[str, tuple[int, int]]:
     """Return dataset -> (first row, number of rows); the rows of a dataset follow each other."""
     spans: dict[str, tuple[int, int]] = {}
     first = 0
-    for shard in plan.table["shard"].value_counts().to_pylist():  # in the order of the table
-        start, count = spans.get(_dataset(shard["values"]), (first, 0))
-        spans[_dataset(shard["values"])] = start, count + shard["counts"]
-        first += shard["counts"]
+    for shard, rows in zip(plan.shards, np.diff(plan.starts).tolist(), strict=True):
+        start, count = spans.get(_dataset(shard), (first, 0))
+        spans[_dataset(shard)] = start, count + rows
+        first += rows
     return spans
 
 

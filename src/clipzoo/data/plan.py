@@ -7,30 +7,28 @@ stop at any step and resume at the exact sample.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipzoo import files
+from clipzoo.data import planfile
 from clipzoo.data.filters import Where
+from clipzoo.data.joining import ShardRows, joined, places_of
+from clipzoo.data.order import GROUP, EpochOrder
 from clipzoo.errors import CheckpointError, PlanError, brief
 from clipzoo.files import AnyPath
-from clipzoo.readers import fingerprint, shard_fingerprint
+from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Entry, Reader
-from clipzoo.store import TAR_MARK, Column, marks_of
-
-_SPANS = ("offset", "size")
-
-_TEXT = pa.large_string()
-"""Arrow's plain string type holds 2^31 bytes per column, less than the keys of a large dataset."""
+from clipzoo.store import Column
 
 INDEXED = 8
 """Number of shards that are indexed in parallel from a network."""
@@ -42,7 +40,7 @@ class Plan:
 
     Columns of ``table``: shard, key, image and caption (extension, offset, size), and for every label column its
     offset and size, null if the label is missing. ``texts``, if the dataset was opened with caption fields, has their
-    members as JSON: name -> (offset, size).
+    members as JSON: name -> (offset, size). The table of a loaded plan is mapped from its file.
 
     Attributes:
         left_out: kind of failure -> number of samples that cannot be used.
@@ -64,6 +62,7 @@ class Plan:
         min_confidence: Mapping[str, float] | None = None,
         where: Mapping[str, Where] | None = None,
         max_samples: int | None = None,
+        path: AnyPath | None = None,
     ) -> Plan:
         """Join a dataset with columns.
 
@@ -73,6 +72,7 @@ class Plan:
             min_confidence: name -> least confidence of used labels.
             where: name -> condition on used labels.
             max_samples: largest number of samples in the plan.
+            path: file to which the plan is written shard by shard; by default it is built in memory.
 
         Raises:
             PlanError: no sample is usable, or no label of a column matches a sample.
@@ -82,65 +82,57 @@ class Plan:
         identity = fingerprint(reader) if columns else {}
         for column in columns.values():
             column.manifest.belongs(identity, column.path)
-        tables, left_out, total = [], Counter[str](), 0
-        places: dict[str, tuple[str, str]] = {}
-        tars: dict[str, dict[str, str]] = {name: {} for name in columns}
-        unmarked = defaultdict[str, list[str]](list)
-        indexes = files.map_ahead(reader.index, reader.shards, min(reader.threads, INDEXED))
-        for shard, entries in zip(reader.shards, indexes, strict=False):
-            left_out.update(e.failure.kind for e in entries if e.failure)
-            table = _samples([e for e in entries if not e.failure], bool(reader.drawn))
-            places[shard] = reader.state(shard), _places(reader, shard, entries)
-            source = shard_fingerprint(reader, shard, entries) if columns else ""
-            for name, column in columns.items():
-                rows = column.rows(shard) if column.has(shard) else None
-                if rows is not None:
-                    marks = marks_of(rows.schema)
-                    column.check_meaning(shard, marks)
-                    if not column.check_pictures(shard, marks, source):
-                        unmarked[name].append(shard)
-                    tars[name][shard] = marks.get(TAR_MARK, "")
-                table = _join(table, name, rows, (min_confidence or {}).get(name), (where or {}).get(name))
-            tables.append(table if max_samples is None else table.slice(0, max_samples - total))
-            total += len(tables[-1])
-            if total == max_samples:
-                break
-        for name, shards in unmarked.items():
-            columns[name].warn_unmarked(shards)
-        plan = cls(pa.concat_tables(tables) if tables else _samples([]), dict(left_out), tars, places)
-        plan._check(reader, columns, min_confidence or {}, where or {})
+        floors, where = min_confidence or {}, where or {}
+        shards = files.map_ahead(
+            partial(joined, reader, columns, floors, where), reader.shards, min(reader.threads, INDEXED)
+        )
+
+        def written(sink: str | pa.NativeFile) -> None:
+            with planfile.PlanWriter(sink, reader.shards, list(columns), bool(reader.drawn)) as writer:
+                writer.finish(_written(writer, reader, columns, shards, max_samples))
+
+        if path is None:
+            memory = pa.BufferOutputStream()
+            written(memory)
+            plan = cls._of(*planfile.read(memory.getvalue()))
+            plan._check(reader, columns, floors, where)
+            return plan
+        with files.atomic(files.local(path, "a plan"), exclusive=True) as draft:
+            written(str(draft))
+            plan = cls._of(*planfile.read(draft))
+            plan._check(reader, columns, floors, where)
         return plan
 
     @classmethod
     def load(cls, path: AnyPath) -> Plan:
-        """Load a plan that `save` wrote.
+        """Load a plan that `save` or `build` wrote.
 
         Raises:
             CheckpointError: the file is missing or damaged.
         """
         path = files.local(path, "a plan")
         try:
-            table = pq.read_table(path)
-            marks = {name.decode(): text.decode() for name, text in (table.schema.metadata or {}).items()}
-            pairs = [line.rsplit("\t", 1) for line in marks.get("left_out", "").splitlines()]
-            left_out = {reason: int(count) for reason, count in pairs}
-            tars, places = (json.loads(marks.get(name, "{}")) for name in ("tars", "places"))
-            table = table.cast(_wide(table.schema))
-            table.select(_samples([]).column_names)
+            return cls._of(*planfile.read(path))
         except (OSError, pa.ArrowException, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{path} is not a plan ({brief(error)}). Delete it and the plan.json next to it, and rerun the "
                 "command: both are made again from dataset and labels"
             ) from error
-        # otherwise every `take` would combine the chunks
-        return cls(table.combine_chunks(), left_out, tars, {shard: (a, b) for shard, (a, b) in places.items()})
+
+    @classmethod
+    def _of(cls, table: pa.Table, marks: Mapping[str, str]) -> Plan:
+        pairs = [line.rsplit("\t", 1) for line in marks.get("left_out", "").splitlines()]
+        tars, places = (json.loads(marks.get(name, "{}")) for name in ("tars", "places"))
+        left_out = {reason: int(count) for reason, count in pairs}
+        return cls(table, left_out, tars, {shard: (a, b) for shard, (a, b) in places.items()})
 
     def save(self, path: AnyPath) -> None:
-        """Write as parquet, atomically."""
-        reasons = "\n".join(f"{reason}\t{count}" for reason, count in self.left_out.items())
-        marks = {"left_out": reasons, "tars": json.dumps(self.tars), "places": json.dumps(self.places)}
-        with files.atomic(files.local(path, "a plan"), exclusive=True) as draft:
-            pq.write_table(self.table.replace_schema_metadata(marks), draft)
+        """Write to a file, atomically: as parquet if its name ends with ``.parquet``, else as Arrow, to be mapped."""
+        path = files.local(path, "a plan")
+        with files.atomic(path, exclusive=True) as draft:
+            planfile.write(
+                self.table, _marks(self.left_out, self.tars, self.places), draft, parquet=path.suffix == ".parquet"
+            )
 
     def __len__(self) -> int:
         return len(self.table)
@@ -160,7 +152,7 @@ class Plan:
 
     def summary(self) -> Iterator[str]:
         """Yield a line per label column: number of samples with a label, and of shards without labels."""
-        shards = set(self.table["shard"].unique().to_pylist())
+        shards = set(self.shards)
         for name, labels in self.labeled().items():
             missing = len(shards - set(self.tars[name])) if name in self.tars else 0
             share = _percent(labels, len(self))
@@ -176,28 +168,66 @@ class Plan:
         shards = list(self.places)
         states = dict(zip(shards, files.map_ahead(reader.state, shards, min(reader.threads, INDEXED)), strict=True))
         stale = [shard for shard in shards if not states[shard] or states[shard] != self.places[shard][0]]
-        now = files.map_ahead(lambda s: _places(reader, s, reader.index(s)), stale, min(reader.threads, INDEXED))
+        now = files.map_ahead(lambda s: places_of(reader, s, reader.index(s)), stale, min(reader.threads, INDEXED))
         current = {shard: (states[shard], digest) for shard, digest in zip(stale, now, strict=True)}
         changed = [shard for shard, (_, digest) in current.items() if digest != self.places[shard][1]]
         return changed, replace(self, places={**self.places, **current})
 
-    def order(self, seed: int, epoch: int, group: int = 16) -> NDArray[np.int64]:
-        """Return the row indices of an epoch, int64 [N]: shards permuted, then samples within groups of ``group`` "
-        "shards."""
-        rng = np.random.default_rng([seed, epoch])
-        shards = self.table["shard"].dictionary_encode().combine_chunks().indices.to_numpy()
-        starts = np.searchsorted(shards, np.arange(shards.max() + 2))
-        permuted = rng.permutation(len(starts) - 1)
-        parts = []
-        for first in range(0, len(permuted), group):
-            rows = [np.arange(starts[s], starts[s + 1]) for s in permuted[first : first + group]]
-            parts.append(rng.permutation(np.concatenate(rows)))
-        return np.concatenate(parts)
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """The first row of each shard in the plan, and the number of rows, int64 [shards + 1]."""
+        starts, first, last = [np.zeros(0, np.int64)], 0, None
+        for batch in self._batches:
+            codes = batch["shard"].indices.to_numpy()
+            inner = np.flatnonzero(codes[1:] != codes[:-1]) + 1
+            starts.append(first + (inner if codes[0] == last else np.append(0, inner)))
+            first, last = first + len(codes), codes[-1]
+        return np.append(np.concatenate(starts), first)
+
+    @property
+    def shards(self) -> list[str]:
+        """The shard at each of `starts`."""
+        return [row["shard"] for row in self._taken(self.starts[:-1], ["shard"])]
+
+    def epoch(self, seed: int, epoch: int, group: int = GROUP) -> EpochOrder:
+        """Return the order of an epoch, drawn as it is read: shards permuted, then samples within groups of them."""
+        return EpochOrder(self.starts, seed, epoch, group)
+
+    def order(self, seed: int, epoch: int, group: int = GROUP) -> NDArray[np.int64]:
+        """Return the row indices of a whole epoch, int64 [N]. `epoch` gives the same order and keeps no array of it."""
+        return self.epoch(seed, epoch, group).take(np.arange(len(self)))
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows with these ``indices``, in order: name of the table's column -> string, integer or None."""
-        rows: list[dict[str, Any]] = self.table.take(list(indices)).to_pylist()
-        return rows
+        return self._taken(np.asarray(indices, np.int64), self.table.column_names)
+
+    def without(self, rows: Sequence[int]) -> Plan:
+        """Return the plan without some rows, in ascending order. Nothing is copied."""
+        edges = [-1, *rows, len(self)]
+        kept = [self.table.slice(a + 1, b - a - 1) for a, b in pairwise(edges) if b > a + 1]
+        return replace(self, table=pa.concat_tables(kept) if kept else self.table.slice(0, 0))
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        return [batch for batch in self.table.to_batches() if len(batch)]
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *map(len, self._batches)])
+
+    def _taken(self, indices: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return columns of some rows. `pa.Table.take` copied all keys of a table of several chunks (pyarrow < 19)."""
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"the plan has {len(self)} rows")
+        found: list[dict[str, Any]] = [{} for _ in indices]
+        numbers = np.searchsorted(self._firsts, indices, "right") - 1
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            part = self._batches[number].select(names).take(pa.array(indices[places] - self._firsts[number]))
+            plain = [one.dictionary_decode() if pa.types.is_dictionary(one.type) else one for one in part.columns]
+            for place, values in zip(places, zip(*(one.to_pylist() for one in plain), strict=True), strict=True):
+                found[place] = dict(zip(names, values, strict=True))
+        return found
 
     def _check(
         self,
@@ -234,33 +264,40 @@ def entry_of(row: Mapping[str, Any]) -> Entry:
     return Entry(row["key"], row["shard"], texts | members, row["image:ext"], row["caption:ext"], texts=tuple(texts))
 
 
-def _samples(entries: list[Entry], drawn: bool = False) -> pa.Table:
-    fields: dict[str, pa.Array] = {
-        "shard": pa.array([e.shard for e in entries], _TEXT),
-        "key": pa.array([e.key for e in entries], _TEXT),
-    }
-    for part in ("image", "caption"):
-        exts = [getattr(e, part) for e in entries]
-        spans = [e.members[ext] for e, ext in zip(entries, exts, strict=True)]
-        fields[f"{part}:ext"] = pa.array(exts, _TEXT)
-        for i, name in enumerate(_SPANS):
-            fields[f"{part}:{name}"] = pa.array([span[i] for span in spans], pa.int64())
-    if drawn:  # members that hold caption fields
-        texts = [json.dumps({name: e.members[name] for name in e.texts}) if e.texts else "" for e in entries]
-        fields["texts"] = pa.array(texts, _TEXT)
-    return pa.table(fields)
+def _written(
+    writer: planfile.PlanWriter,
+    reader: Reader,
+    columns: Mapping[str, Column],
+    shards: Iterator[ShardRows],
+    max_samples: int | None,
+) -> dict[str, str]:
+    """Write the rows of all shards, and return the plan's other values."""
+    left_out, total = Counter[str](), 0
+    states: dict[str, tuple[str, str]] = {}
+    tars: dict[str, dict[str, str]] = {name: {} for name in columns}
+    unmarked = defaultdict[str, list[str]](list)
+    for number, (shard, made) in enumerate(zip(reader.shards, shards, strict=False)):
+        left_out.update(made.left_out)
+        states[shard] = made.place
+        for name, checksum in made.tars.items():
+            tars[name][shard] = checksum
+        for name in made.unmarked:
+            unmarked[name].append(shard)
+        rows = made.rows if max_samples is None else made.rows.slice(0, max_samples - total)
+        writer.add(number, rows)
+        total += len(rows)
+        if total == max_samples:
+            break
+    for name, names in unmarked.items():
+        columns[name].warn_unmarked(names)
+    return _marks(left_out, tars, states)
 
 
-def _places(reader: Reader, shard: str, entries: Sequence[Entry]) -> str:
-    """Return a digest of the places of a shard's samples, and of its contents."""
-    samples = [f"{e.key} {e.error} {e.image} {e.caption} {sorted(e.members.items())}" for e in entries]
-    text = "\n".join([*samples, reader.contents(shard)])
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _wide(schema: pa.Schema) -> pa.Schema:
-    """Return a plan's schema with large strings; old plans have plain strings."""
-    return pa.schema([(one.name, _TEXT if one.type == pa.string() else one.type) for one in schema])
+def _marks(
+    left_out: Mapping[str, int], tars: Mapping[str, Mapping[str, str]], states: Mapping[str, tuple[str, str]]
+) -> dict[str, str]:
+    reasons = "\n".join(f"{reason}\t{count}" for reason, count in left_out.items())
+    return {"left_out": reasons, "tars": json.dumps(tars), "places": json.dumps(states)}
 
 
 def _percent(part: int, whole: int) -> str:
@@ -269,24 +306,3 @@ def _percent(part: int, whole: int) -> str:
     if part in (0, whole) or 0.5 <= share < 99.5:
         return f"{share:.0f} %"
     return f"{min(max(share, 0.1), 99.9):.1f} %"
-
-
-def _join(
-    samples: pa.Table, name: str, labels: pa.Table | None, floor: float | None, where: Where | None = None
-) -> pa.Table:
-    """Left join of one shard's labels by key; ``labels`` is None if the shard is not labeled."""
-    spans: dict[str, tuple[int, int]] = {}
-    if labels is not None and where is not None:
-        labels = labels.filter(pa.array([where.holds(row) for row in labels.to_pylist()], pa.bool_()))
-    if labels is not None:
-        rows = labels.to_pydict()
-        for key, offset, size, confidence in zip(
-            rows["key"], rows["offset"], rows["size"], rows["confidence"], strict=True
-        ):
-            if size is not None and (floor is None or confidence is None or confidence >= floor):
-                spans[key] = (offset, size)
-    matched = [spans.get(key) for key in samples["key"].to_pylist()]
-    for i, part in enumerate(_SPANS):
-        values = pa.array([span[i] if span else None for span in matched], pa.int64())
-        samples = samples.append_column(f"{name}:{part}", values)
-    return samples

@@ -144,7 +144,7 @@ class Keys:
 
     def take(self, key: str) -> tuple[str, int]:
         """Return (the key, or ``<key>#2`` and so on if it is taken, the number of times it has occurred)."""
-        clean = key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        clean = key if key.isascii() else key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         count = self._counts[clean] = self._counts.get(clean, 0) + 1
         unique = clean if count == 1 else f"{clean}#{count}"
         return (unique, count) if count == 1 else (self.take(unique)[0], count)

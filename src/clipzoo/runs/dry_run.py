@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow.compute as pc
+
 from clipzoo import locations
 from clipzoo.data import Plan
 from clipzoo.errors import PlanError
@@ -273,11 +275,9 @@ def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], in
 
 
 def _bytes(plan: Plan, columns: Mapping[str, Column]) -> int | None:
-    sizes = [plan.table[f"{name}:size"].to_numpy() for name in ("image", "caption")]
-    if sizes[0].max() == 1:  # spans of tables are (row, 1)
+    if pc.max(plan.table["image:size"]).as_py() == 1:  # spans of tables are (row, 1)
         return None
-    labels = [plan.table[f"{name}:size"].drop_null().to_numpy() for name in columns]
-    return int(sum(size.sum() for size in [*sizes, *labels]))
+    return sum(pc.sum(plan.table[f"{name}:size"]).as_py() or 0 for name in ("image", "caption", *columns))
 
 
 def _share(share: float | None) -> str:

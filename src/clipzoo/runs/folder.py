@@ -4,7 +4,7 @@ recipe.yaml            the complete recipe
 .lock                  held by the process that writes here
 data/                  packaged data, unpacked or rendered
 labels/                the label store, unless the recipe names another
-plan.parquet           images joined with labels; plan.json records their sources
+plan.arrow             images joined with labels; plan.json records their sources
 arms/<arm>/<seed>/     log.jsonl, tensorboard/, checkpoint.pt during training (and those kept), then student/
 arms/<arm>/<seed>/best/  the interpolated student that validation chose; interpolation.json records the choice
 arms/<arm>/rates.json  the validation scores of each learning rate of the grid
@@ -144,7 +144,8 @@ class Folder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.trained:
-            (self.path / "plan.parquet").unlink(missing_ok=True)
+            for name in ("plan.arrow", "plan.parquet"):
+                (self.path / name).unlink(missing_ok=True)
         if not self.trained or any(name.startswith("evaluation.") for name in changed):
             shutil.rmtree(self.path / "scores", ignore_errors=True)
         files.write(self.recipe, recipe.to_yaml().encode())

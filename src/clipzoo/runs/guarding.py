@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
 from clipzoo.benchmarks import Crop, Split, read_split, split_of
 from clipzoo.data import Plan, entry_of
@@ -72,5 +71,4 @@ def _held_out(settings: GuardRecipe, inputs: Inputs, suite: Suite, crop: Crop) -
     entries = [entry_of(row) for row in plan.rows(rows)]
     captions = tuple((sample.caption, *sample.others) for sample in map(reader.read, entries))
     split = replace(split_of(reader, entries, {}, suite.size), captions=captions, crop=crop)
-    kept = np.setdiff1d(np.arange(len(plan)), rows)
-    return split, replace(plan, table=plan.table.take(pa.array(kept)))
+    return split, plan.without(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property, partial
+from pathlib import Path
 
 from clipzoo import experts, files, locations
 from clipzoo.benchmarks import Benchmark, open_benchmark
@@ -142,8 +143,8 @@ class Inputs:
             self.progress.stage(line)
         return plan
 
-    def join(self, columns: Mapping[str, Column]) -> Plan:
-        """Join images with the labels of these columns; nothing is written.
+    def join(self, columns: Mapping[str, Column], path: Path | None = None) -> Plan:
+        """Join images with the labels of these columns; the plan is written to ``path`` if given, else to memory.
 
         Raises:
             RecipeError: labels are to be weighted by a confidence that none of them has.
@@ -159,7 +160,8 @@ class Inputs:
             name: column.min_confidence for name, (column, _) in self.specs.items() if column.min_confidence is not None
         }
         where = {name: Where.parse(column.where) for name, (column, _) in self.specs.items() if column.where}
-        return Plan.build(self.reader, columns, min_confidence=floors, where=where, max_samples=self.recipe.max_samples)
+        most = self.recipe.max_samples
+        return Plan.build(self.reader, columns, min_confidence=floors, where=where, max_samples=most, path=path)
 
 
 def open_suite(inputs: Inputs, student: Student) -> Suite:

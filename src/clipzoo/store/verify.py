@@ -1,30 +1,37 @@
-"""Verification of a store: every byte is read and checked."""
+"""Verification of a store: all checksums, and the contents of a sample of its labels, or of all."""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, LabelError, StoreError
 from clipzoo.experts.base import sha256
-from clipzoo.readers import Reader, fingerprint, shard_fingerprint
+from clipzoo.readers import Reader, fingerprint, shard_fingerprint, spread
 from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST
-from clipzoo.store.rows import EXPERT_MARK, SOURCE_MARK, TAR_MARK, Row
+from clipzoo.store.rows import EXPERT_MARK, SOURCE_MARK, TAR_MARK
 from clipzoo.store.store import Store
+from clipzoo.store.tally import Tally
 
-ENOUGH = 8
-"""Least number of equal labels for which a column counts as constant."""
+log = logging.getLogger(__name__)
 
-MOST = 0.99
-"""A column is suspicious if this share of its labels is constant, or if the share `LOST` of its samples has none."""
+SAMPLE = 256
+"""Labels of a column that are decoded by default: evenly spread, at least one per shard."""
 
-LOST = 0.9
+THREADS = max(1, min(8, os.cpu_count() or 1))
+"""Shards that are verified at the same time."""
 
 HEADLESS = (
     f"has shards and no {MANIFEST}, so it is not read: copy the file from the original folder, rerun the command that "
@@ -47,56 +54,65 @@ class Problem:
 
 
 @dataclass
-class _Tally:
-    """Statistics over the labels of a column."""
+class Verification:
+    """The result of `verification`.
 
-    samples: int = 0
+    Attributes:
+        problems: all errors, sorted by column.
+        labels, decoded: number of labels, and of those that were decoded and checked.
+        unmarked: shards whose tar has no stored checksum (old stores). All of their labels were decoded.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
     labels: int = 0
-    varied: int = 0
-    valid: float = 0.0
-    classes: set[int] | None = None
-    """Class ids that occur; None if labels have no classes."""
-    contents: set[int] = field(default_factory=set)
-    """Hashes of at most two different labels."""
+    decoded: int = 0
+    unmarked: int = 0
 
-    def add(self, label: object, share: float, data: bytes) -> None:
-        """Count a label, its valid share and its bytes."""
-        self.labels += 1
-        self.valid += share
-        self.varied += _varies(label)
-        if isinstance(ids := getattr(label, "ids", None), np.ndarray):
-            valid = getattr(label, "valid", None)
-            is_map = isinstance(valid, np.ndarray) and valid.shape == ids.shape
-            self.classes = (self.classes or set()) | set(np.unique(ids[valid] if is_map else ids).tolist())
-        if len(self.contents) < 2:
-            self.contents.add(hash(data))
+    def add(self, result: _Result, tally: Tally) -> None:
+        """Add the result for a shard; ``tally`` is that of its column."""
+        self.problems += result.problems
+        self.unmarked += not result.marked
+        tally.merge(result.tally)
 
-    def suspicion(self, classes: Sequence[str]) -> str:
-        """Return the most important reason why the column is suspicious, or ""."""
-        if self.samples >= ENOUGH and self.samples - self.labels >= LOST * self.samples:
-            failed = self.samples - self.labels
-            return f"{failed} of {self.samples} samples have no label. Fix the expert and label with --retry-failed"
-        if self.labels and self.valid == 0:
-            return f"all {self.labels} labels are unknown everywhere. Check the expert"
-        if self.labels < ENOUGH:
-            return ""
-        if self.classes is not None and not self.classes:
-            return f"none of the {self.labels} labels has an object. Check the expert and its score floor"
-        if self.classes and not self.varied and len(self.classes) == 1 < len(classes):
-            return f"all {self.labels} labels have only the class {classes[min(self.classes)]!r}. Check the expert"
-        if self.labels - self.varied >= MOST * self.labels:
-            return f"{self.labels - self.varied} of the {self.labels} labels are constant. Check the expert"
-        if len(self.contents) == 1:
-            return f"all {self.labels} labels are equal. Check that the expert uses the images"
-        return ""
+    def end(self, columns: Sequence[tuple[Column, Tally]]) -> None:
+        """Add suspicious statistics of whole columns, and sort the problems."""
+        for column, tally in columns:
+            self.labels, self.decoded = self.labels + tally.labels, self.decoded + tally.decoded
+            if reason := tally.suspicion(column.convention.classes):
+                self.problems.append(Problem(column.name, "", "", reason))
+        self.problems.sort(key=lambda problem: problem.column)
+
+    def describe(self) -> str:
+        """Return a sentence on what was checked."""
+        if self.decoded == self.labels:
+            return f"all {self.labels:,} labels were decoded, and checksums of all shards compared"
+        old = f", among them all of {self.unmarked:,} shards without a checksum" if self.unmarked else ""
+        return (
+            f"checksums of all shards were compared; {self.decoded:,} of {self.labels:,} labels were decoded{old}. "
+            "--deep decodes all"
+        )
 
 
 def verify(
     store: Store,
     reader: Reader | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    *,
+    deep: bool = False,
 ) -> list[Problem]:
-    """Return all errors of a store.
+    """Return all errors of a store; see `verification`."""
+    return verification(store, reader, progress, deep=deep).problems
+
+
+def verification(
+    store: Store,
+    reader: Reader | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    *,
+    deep: bool = False,
+    resume: Path | None = None,
+) -> Verification:
+    """Return all errors of a store, and how much of it was read.
 
     Errors are: damaged or missing manifests, missing, truncated or changed tars, damaged rows, labels that cannot be
     decoded or break their contract, shards of another expert, files of no shard, and suspicious statistics: almost all
@@ -104,35 +120,101 @@ def verify(
     columns of another dataset, and rows whose keys or images are not the dataset's. Shards that are not labeled yet
     are no errors.
 
-    ``progress`` is called after each shard with (column, shards done, all shards).
+    Every tar is compared with its checksum. `SAMPLE` labels of each column are decoded; all labels of a shard whose
+    checksum differs or is missing.
+
+    Args:
+        store: the labels.
+        reader: their dataset.
+        progress: called after each shard with (column, shards done, all shards).
+        deep: decode all labels.
+        resume: file to which the result of each shard is appended. Shards that it has are not read again, unless
+            their files or the dataset have changed.
 
     Raises:
         StoreError: there is no column.
     """
     columns_or_errors = store.each(needed=True)
-    problems = [
-        Problem(name, "", "", str(error)) for name, error in columns_or_errors.items() if isinstance(error, StoreError)
-    ]
-    problems += [Problem(name, "", "", HEADLESS) for name in store.headless()]
-    columns = [
-        (column, _begun(column), _Tally()) for column in columns_or_errors.values() if isinstance(column, Column)
-    ]
+    found = Verification(
+        [
+            Problem(name, "", "", str(error))
+            for name, error in columns_or_errors.items()
+            if isinstance(error, StoreError)
+        ]
+    )
+    found.problems += [Problem(name, "", "", HEADLESS) for name in store.headless()]
+    columns = [(one, _begun(one), Tally()) for one in columns_or_errors.values() if isinstance(one, Column)]
     there, identity = set(reader.shards if reader else ()), fingerprint(reader) if reader else {}
-    problems += [problem for column, _, _ in columns for problem in _places(column)]
+    found.problems += [problem for column, _, _ in columns for problem in _places(column)]
     if reader is not None:
-        problems += [problem for column, have, _ in columns for problem in _dataset(column, identity, have - there)]
+        found.problems += [
+            problem for column, have, _ in columns for problem in _dataset(column, identity, have - there)
+        ]
+    shards = sorted(set[str]().union(*(have for _, have, _ in columns)))
+    held = [(column, have, 0 if deep else max(1, SAMPLE // max(len(have), 1))) for column, have, _ in columns]
+    work = partial(_verified, reader, there, held, _Log(resume))
     done = Counter[str]()
-    for shard in sorted(set[str]().union(*(have for _, have, _ in columns))):
-        given = _Given.of(reader, shard) if reader is not None and shard in there else None
+    for results in files.map_ahead(work, shards, THREADS):
         for column, have, tally in columns:
-            if shard in have:
-                problems += _shard(column, shard, given, tally)
+            if column.name in results:
+                found.add(results[column.name], tally)
                 done[column.name] += 1
                 progress(column.name, done[column.name], len(have))
-    for column, _, tally in columns:
-        if reason := tally.suspicion(column.convention.classes):
-            problems.append(Problem(column.name, "", "", reason))
-    return sorted(problems, key=lambda problem: problem.column)
+    found.end([(column, tally) for column, _, tally in columns])
+    return found
+
+
+@dataclass
+class _Result:
+    """The result for one shard of a column; ``marked`` is False if its tar has no stored checksum."""
+
+    problems: list[Problem] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    marked: bool = True
+
+
+class _Log:
+    """Results of earlier calls, by state of a shard, in a file of JSON lines; nothing if there is no file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known: dict[str, _Result] = {}
+        for line in path.read_bytes().splitlines() if path is not None and path.exists() else []:
+            try:
+                values = json.loads(line)
+                problems = [Problem(*one) for one in values["problems"]]
+                result = _Result(problems, Tally.from_json(values["tally"]), values["marked"])
+                self.known[values["of"]] = result
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s has a line that is not a result: it is ignored", path)
+
+    def add(self, identity: str, result: _Result) -> None:
+        """Append a result."""
+        if self.path is not None:
+            problems = [[one.column, one.shard, one.key, one.message] for one in result.problems]
+            values = {"of": identity, "problems": problems, "tally": result.tally.to_json(), "marked": result.marked}
+            files.append(self.path, json.dumps(values).encode())
+
+
+def _verified(
+    reader: Reader | None, there: Set[str], columns: Sequence[tuple[Column, Set[str], int]], known: _Log, shard: str
+) -> dict[str, _Result]:
+    """Return column -> result for one shard; ``columns`` have their shards, and the labels to decode of each or 0."""
+    given = _Given.of(reader, shard) if reader is not None and shard in there else None
+    results = {}
+    for column, have, least in columns:
+        if shard not in have:
+            continue
+        states = [files.state(column.file(shard, suffix)) for suffix in (".parquet", ".tar")]
+        against = given.fingerprint if given else ""
+        identity = json.dumps([column.name, column.manifest.digest, shard, *states, against, least])
+        result = known.known.get(identity)
+        if result is None:
+            result = _Result()
+            result.problems += _shard(column, shard, given, least, result)
+            known.add(identity, result)
+        results[column.name] = result
+    return results
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +249,7 @@ def _places(column: Column) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _dataset(column: Column, given: Mapping[str, object], foreign: Set[str]) -> Iterator[Problem]:
+def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Iterator[Problem]:
     """Yield the errors of a column of another dataset, and of shards that the dataset does not have."""
     try:
         column.manifest.belongs(given, column.path)
@@ -177,39 +259,44 @@ def _dataset(column: Column, given: Mapping[str, object], foreign: Set[str]) -> 
         yield Problem(column.name, shard, "", "the dataset has no shard of this name")
 
 
-def _shard(column: Column, shard: str, given: _Given | None, tally: _Tally) -> Iterator[Problem]:
+def _shard(column: Column, shard: str, given: _Given | None, least: int, result: _Result) -> Iterator[Problem]:
     """Yield the errors of one shard; ``given`` is the dataset's shard, if they are compared."""
     try:
         table = column.rows(shard)
     except ClipzooError as error:
         yield Problem(column.name, shard, "", str(error))
         return
-    rows, marks = table.to_pylist(), table.schema.metadata or {}
-    tally.samples += len(rows)
+    marks = table.schema.metadata or {}
+    result.tally.samples += len(table)
+    result.tally.labels += len(table) - table["size"].null_count
     if marks.get(EXPERT_MARK.encode(), (own := column.manifest.digest).encode()) != own.encode():
         yield Problem(column.name, shard, "", "was labeled by another expert than that of the manifest. Label it again")
     if given is not None:
-        yield from _samples(column, shard, given, [row["key"] for row in rows], marks.get(SOURCE_MARK.encode(), b""))
+        yield from _samples(column, shard, given, table["key"].to_pylist(), marks.get(SOURCE_MARK.encode(), b""))
     tar = column.file(shard, ".tar")
     if not tar.exists():
         yield Problem(column.name, shard, "", "the tar is missing. Label again")
         return
+    neither = pc.and_(pc.is_null(table["size"]), pc.is_null(table["error"]))
+    for key in table.filter(neither)["key"].to_pylist():
+        yield Problem(column.name, shard, key, "the row has neither a label nor a reason")
     try:
         with files.cached(tar):
-            if marks.get(TAR_MARK.encode(), digest := sha256(tar).encode()) != digest:
+            stored, digest = marks.get(TAR_MARK.encode()), sha256(tar).encode()
+            result.marked = stored is not None
+            if stored not in (None, digest):
                 yield Problem(column.name, shard, "", "the tar has changed. Remove the .parquet and label again")
-            yield from _rows(column, shard, rows, tally)
+            yield from _rows(column, shard, table, least if stored == digest else 0, result.tally)
     except OSError as error:
         message = f"the tar cannot be read ({error.strerror}). Repair the disk, or remove the .parquet and label again"
         yield Problem(column.name, shard, "", message)
 
 
-def _rows(column: Column, shard: str, rows: list[Row], tally: _Tally) -> Iterator[Problem]:
-    for row in rows:
-        if row["size"] is None:
-            if row["error"] is None:
-                yield Problem(column.name, shard, row["key"], "the row has neither a label nor a reason")
-            continue
+def _rows(column: Column, shard: str, table: pa.Table, least: int, tally: Tally) -> Iterator[Problem]:
+    """Yield the errors of labels: ``least`` of them, evenly spread, or all if it is 0."""
+    labeled = table.filter(pc.is_valid(table["size"]))
+    chosen = spread(range(len(labeled)), least or None)
+    for row in labeled.take(pa.array(chosen, pa.int64())).to_pylist():
         try:
             _label(column, shard, row, tally)
         except ClipzooError as error:
@@ -228,10 +315,10 @@ def _samples(column: Column, shard: str, given: _Given, keys: Sequence[str], sou
         yield Problem(column.name, shard, key, "the sample has no row")
 
 
-def _label(column: Column, shard: str, row: Row, tally: _Tally) -> None:
+def _label(column: Column, shard: str, row: Mapping[str, Any], tally: Tally) -> None:
     """Add a row's label to the tally; raise `ClipzooError` if it is wrong."""
     task = tasks.get(column.task)
-    data = column.member(shard, row["key"], cast(int, row["offset"]), cast(int, row["size"]))
+    data = column.member(shard, row["key"], row["offset"], row["size"])
     label = task.decode(data)
     task.check(label, column.convention)
     share = task.valid_share(label)
@@ -240,18 +327,3 @@ def _label(column: Column, shard: str, row: Row, tally: _Tally) -> None:
             f"the valid share of the label is {share:.4f}, but {row['valid_share']:.4f} in its row. Label again"
         )
     tally.add(label, share, data)
-
-
-def _varies(label: object) -> bool:
-    """Return True if an array of the label, except its validity, has two values, or two values in one channel."""
-    arrays = {f.name: getattr(label, f.name) for f in fields(label)} if is_dataclass(label) else {}
-    valid = arrays.pop("valid", None)
-    maps = [value for value in arrays.values() if isinstance(value, np.ndarray)]
-    if not maps:
-        return True
-    for values in (value for value in maps if value.size):
-        flat = values.reshape(-1, *values.shape[-2:]) if values.ndim >= 2 else values.reshape(1, 1, -1)
-        known = valid if isinstance(valid, np.ndarray) and valid.shape == flat.shape[1:] else np.s_[:, :]
-        if any(channel[known].size and np.ptp(channel[known]) > 0 for channel in flat):
-            return True
-    return False

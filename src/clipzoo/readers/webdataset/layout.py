@@ -83,9 +83,12 @@ class Layout:
 
     def split(self, name: str) -> tuple[str, str] | None:
         """Return (key, field in lower case) of a member's name; None if it has no extension or is hidden."""
-        match = _NAME.fullmatch(name)
-        if match is None or self.key != LAST:
-            return (match[1], match[2].lower()) if match else None
+        folder, slash, last = name.rpartition("/")
+        stem, _, field = last.partition(".")
+        if not stem or not field:
+            return None
+        if self.key != LAST:
+            return folder + slash + stem, field.lower()
         return _parted(name, (*self.images, *self.captions)) or _parted(name, (name.rpartition(".")[2].lower(),))
 
     def whole(self, fields: Iterable[str]) -> bool:

@@ -60,6 +60,7 @@ class WebDataset(Reader):
         self.shards = tuple(self.paths)
         self.captions = Captions.of(location)
         self.requested = Layout.of(location, self.captions)
+        self._parts: dict[tuple[str, ...], tuple[str, str]] = {}  # fields of a sample -> those of image and caption
         self.threads = max(map(files.threads, paths.values()))
 
     @classmethod
@@ -226,7 +227,11 @@ class WebDataset(Reader):
 
     def _entry(self, group: _Group, shard: str, keys: Keys) -> Entry:
         """Return the entry of a group, with a unique key."""
-        image, caption = self.layout.first("images", group.members), self._caption(group)
+        fields = tuple(group.members)
+        if fields not in self._parts:
+            self._parts[fields] = self.layout.first("images", fields), self.layout.first("captions", fields)
+        image, caption = self._parts[fields]
+        caption = self._caption(group, group.caption or caption)
         fault = group.fault or self._fault(group, image, caption)
         key, count = keys.take(group.key)
         if count > 1:
@@ -239,12 +244,11 @@ class WebDataset(Reader):
         usable = [name for name in members if _may_hold_text(name, members)] if self.given.fields else []
         return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in self.given.fields))))
 
-    def _caption(self, group: _Group) -> str:
-        """Return the member of the caption.
+    def _caption(self, group: _Group, name: str) -> str:
+        """Return the member of the caption, which is ``name`` unless it is missing, empty or too large.
 
-        If it is empty or too large, return "" where captions are optional, else a member that holds a field.
+        It is then "" where captions are optional, else a member that holds a field.
         """
-        name = group.caption or self.layout.first("captions", group.members)
         if name and 0 < group.members[name][1] <= CAPTION_BYTES:
             return name
         if not self.captions.required:
@@ -253,6 +257,9 @@ class WebDataset(Reader):
 
     def _fault(self, group: _Group, image: str, caption: str) -> Failure | None:
         """Return the reason why the sample cannot be used, judged by its headers, or None."""
+        sizes = (group.members[image][1] if image else 0), (group.members[caption][1] if caption else 1)
+        if 0 < sizes[0] <= IMAGE_BYTES and 0 < sizes[1] <= CAPTION_BYTES and (caption or not self.captions.required):
+            return None
         present, layout = f"it has {', '.join(group.members)}", self.layout
         if not image:
             wanted = f"an image is one of {layout.describe('images')}; {_option_advice('image')}"
@@ -263,8 +270,8 @@ class WebDataset(Reader):
         if not caption and self.captions.required:
             wanted = f"a caption is a {layout.describe('captions')} member; {_option_advice('caption')}"
             return Failure("no-caption", f"the sample has no caption: {present}, {wanted}")
-        for part, name, most in ((image, "image", IMAGE_BYTES), (caption, "caption", CAPTION_BYTES)):
-            size = group.members[part][1] if part else 1
+        limits = IMAGE_BYTES, CAPTION_BYTES
+        for part, name, size, most in zip((image, caption), ("image", "caption"), sizes, limits, strict=True):
             if size == 0:
                 return Failure("empty", f"the {name} ({part}) is empty: 0 bytes")
             if size > most:
@@ -301,24 +308,25 @@ def _grouped(tar_members: Iterable[Member], layout: Layout, shard: str) -> list[
     """
     groups: list[_Group] = []
     latest: dict[str, _Group] = {}
-    for member in tar_members:
-        if not member.name:
+    for name, span, fault, plain in tar_members:
+        if not name:
             if not groups or (groups[-1].fault is None and layout.whole(groups[-1].members)):
                 groups.append(_Group(f"{shard}#truncated"))
-            groups[-1].fault = member.fault
+            groups[-1].fault = fault
             break
-        pair = layout.split(member.name)
-        if pair is None and member.plain:
+        pair = layout.split(name)
+        if pair is None and plain:
             continue  # without extension, or hidden: a README or a ._file, not a sample
-        key, name = pair or (member.name, "")
-        if key not in latest or name in latest[key].members:
-            latest[key] = _Group(key)
-            groups.append(latest[key])
-        if member.span is None:
-            latest[key].fault = member.fault
+        key, field = pair or (name, "")
+        group = latest.get(key)
+        if group is None or field in group.members:
+            group = latest[key] = _Group(key)
+            groups.append(group)
+        if span is None:
+            group.fault = fault
             break
-        latest[key].members[name] = member.span
-        latest[key].fault = member.fault or latest[key].fault
+        group.members[field] = span
+        group.fault = fault or group.fault
     return _folded(groups, layout) if layout.key == LAST else groups
 
 

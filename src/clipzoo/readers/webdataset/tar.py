@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import islice, repeat
+from typing import NamedTuple
 
 from clipzoo import files
 from clipzoo.files import Place, read_at
 from clipzoo.readers.base import CAPTION_BYTES, Span
+from clipzoo.readers.webdataset.walk import OddTar, walk
 from clipzoo.types import Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A file of a tar.
 
     Attributes:
@@ -31,7 +32,34 @@ class Member:
 
 
 def members(path: Place) -> Iterator[Member]:
-    """Yield every member except folders; the last member of a truncated or damaged tar has a fault."""
+    """Yield every member except folders; the last member of a truncated or damaged tar has a fault.
+
+    Plain tars on a disk are read by `walk`, and others by `tarfile`: the members are the same.
+    """
+    count = 0
+    try:
+        for part in _walked(path):
+            yield from part
+            count += len(part)
+    except OddTar:
+        yield from islice(by_tarfile(path), count, None)
+
+
+def _walked(path: Place) -> Iterator[list[Member]]:
+    with files.open_raw(path) as file:
+        if not isinstance(file, io.FileIO):
+            raise OddTar
+        for names, spans in walk(file):
+            text = "\0".join(["", *names])
+            if any(mark in text for mark in ("\\", "..", "./", "\0/", "\ufffd")):
+                printable = [_printable(name) for name in names]
+                yield [Member(n, s, _unsafe(n), "\\" not in n) for n, s in zip(printable, spans, strict=True)]
+            else:
+                yield [*map(Member._make, zip(names, spans, repeat(None), repeat(True)))]
+
+
+def by_tarfile(path: Place) -> Iterator[Member]:
+    """Yield the `members` as `tarfile` reads them."""
     size = files.size(path)
     try:
         for header in _headers(path):
@@ -80,6 +108,11 @@ def _refused(header: tarfile.TarInfo, name: str) -> Failure | None:
     if not header.isreg() or header.issparse():
         kind = "link" if header.issym() or header.islnk() else "device" if header.isdev() else "special file"
         return Failure("unsafe-name", f"its member {name!r} is a {kind}; only regular files are read")
+    return _unsafe(name)
+
+
+def _unsafe(name: str) -> Failure | None:
+    """Return the reason why a file of this name may not be used, or None."""
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         detail = f"its member {name!r} points outside the shard; rename it without '..', '/' in front or '\\'"
         return Failure("unsafe-name", detail)
