@@ -89,6 +89,7 @@ def test_only_the_main_process_writes(
     measured: list[object] = []
     made = job(dataset, labels, tiny_clip, tmp_path, evaluate_every=2)
     monkeypatch.setattr(ranks, "rank", lambda: 1)
+    monkeypatch.setattr(ranks, "receive", lambda: None)  # the main process has ended its measurement
     train(replace(made, evaluate=lambda student: measured.append(student) or []))
     assert list(tmp_path.iterdir()) == []
     assert measured == []

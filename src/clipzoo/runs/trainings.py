@@ -93,8 +93,7 @@ class Trainings:
 
         Args:
             student: in the main process.
-            source: where the other processes get it: the folder of its training, or ``start`` or ``random``, which are
-                not trained.
+            source: where the other processes get it: the folder of its training, or ``start`` or ``random``.
             measure: what the main process computes with this very object.
         """
         if ranks.world_size() == 1:
