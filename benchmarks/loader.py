@@ -1,4 +1,4 @@
-"""CPU time of the loader beside that of others, side by side in one process with one thread.
+"""CPU time of the loader and of others, side by side in one process with one thread.
 
     pip install webdataset
     OMP_NUM_THREADS=1 python benchmarks/loader.py                       # 4 minutes
