@@ -85,7 +85,7 @@ def test_a_task_is_told_in_full() -> None:
     text = CliRunner().invoke(app, ["tasks", "depth"], env={"COLUMNS": "200"}, catch_exceptions=False).output
     for said in (
         "along defines the direction of depth", "delta1, higher is better", "rmse in m, lower is better",
-        "conv {width: 128, upscale: 4} (default)", "losses, metric", "silog {lam: 0.85, eps: 0.001} (default)",
+        "conv {width: 128, upscale: 4} (default)", "losses, metric", "silog {lam: 0.85, eps: 0.001, trim: 0} (default)",
         "losses, affine-depth and affine-disparity",
     ):  # fmt: skip
         assert said in text, said

@@ -175,8 +175,9 @@ def fits(pattern: str, name: str) -> bool:
 
 
 LATER = (
-    "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/good.pt", "arms/<arm>/<seed>/guard.json",
-    "arms/<arm>/<seed>/best/", "arms/<arm>/<seed>/interpolation.json", "scores/interpolation/<arm>-<seed>-<alpha>/",
+    "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/shards-<step>-<id>/", "arms/<arm>/<seed>/good.pt",
+    "arms/<arm>/<seed>/guard.json", "arms/<arm>/<seed>/best/",
+    "arms/<arm>/<seed>/interpolation.json", "scores/interpolation/<arm>-<seed>-<alpha>/",
     "export/<format>/<arm>-<seed>/",
 )  # fmt: skip
 """Entries that a finished run on files of a disk does not have."""
@@ -193,7 +194,7 @@ def test_docs_run_md_lists_every_file_field_and_part(finished: Path) -> None:
     ):
         told = described(section)
         assert [name for name in there if not any(fits(one, name) for one in told)] == []
-        optional = [one for one in told if one.startswith(("guard", "interpolation"))]
+        optional = [one for one in told if one.startswith(("guard", "interpolation", "weight/", "gradient_"))]
         absent = [one for one in told if not any(fits(one, name) for name in there)]
         assert [one for one in absent if one not in optional] == list(later)
 

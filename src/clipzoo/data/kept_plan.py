@@ -18,7 +18,7 @@ from clipzoo.store import TAR_MARK, Column
 
 log = logging.getLogger(__name__)
 
-PLAN, OLD_PLAN, MADE_OF = "plan.arrow", "plan.parquet", "plan.json"
+PLAN, NEXT, OLD_PLAN, MADE_OF = "plan.arrow", "plan-next.arrow", "plan.parquet", "plan.json"
 
 CAPTIONS = "captions"
 """Caption fields whose members the plan has; absent if the dataset was opened without."""
@@ -71,8 +71,10 @@ def kept_plan(
 
 
 def _save(folder: Path, join: Callable[[Path], Plan], made_of: Mapping[str, Any]) -> Plan:
+    draft = folder / NEXT
+    plan = join(draft)  # a join that fails leaves the old plan and its state
     (folder / MADE_OF).unlink(missing_ok=True)  # if the process is killed here, the plan is built again
-    plan = join(folder / PLAN)
+    draft.replace(folder / PLAN)
     (folder / OLD_PLAN).unlink(missing_ok=True)
     files.write(folder / MADE_OF, json.dumps(made_of, indent=2).encode())
     return plan

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _converted(folder: Path, state: tuple[tuple[str, int], ...]) -> Path:
     save_file({name: value.contiguous() for name, value in tensors.items()}, out / "open_clip_model.safetensors")
     preprocess = _preprocessing(folder, mode)
     text = json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}, indent=2)
-    (out / "open_clip_config.json").write_text(text, encoding="utf-8")
+    files.write(out / "open_clip_config.json", text.encode())
     for path in {path for pattern in TOKENIZER for path in folder.glob(pattern)}:
         shutil.copyfile(path, out / path.name)
     return out
