@@ -26,7 +26,7 @@ DEPTH = "depth/test-truth"
         ("valid>=.3 and valid < 9e-1", [True, True, False]),
         ("confidence == 0.5", [True, False, True]),
         ("bytes != 10", [False, True, True]),
-        ("valid > -1 and confidence <= 0.6 and bytes < 1e3", [True, False, True]),
+        ("valid >= 0 and confidence <= 0.6 and bytes < 1e3", [True, False, True]),
     ],
 )
 def test_all_clauses_must_hold_and_an_unknown_statistic_meets_them(text: str, held: list[bool]) -> None:
@@ -37,6 +37,12 @@ def test_all_clauses_must_hold_and_an_unknown_statistic_meets_them(text: str, he
     ]
     where = Where.parse(text)
     assert where.mask(pa.Table.from_pylist(rows)).to_pylist() == held
+
+
+@pytest.mark.parametrize("text", ["valid > 2", "bytes > 10 and confidence >= 50", "valid > -1"])
+def test_a_share_is_compared_with_a_share(text: str) -> None:
+    with pytest.raises(RecipeError, match="is a share from 0 to 1"):
+        Where.parse(text)
 
 
 @pytest.mark.parametrize(

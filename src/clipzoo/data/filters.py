@@ -14,6 +14,9 @@ from clipzoo.errors import RecipeError
 STATISTICS = {"valid": "valid_share", "confidence": "confidence", "bytes": "size"}
 """Name in a condition -> column of the store's rows: share of the image with a label, mean confidence, bytes."""
 
+SHARES = ("valid", "confidence")
+"""Statistics that are between 0 and 1."""
+
 COMPARISONS = {
     ">": pc.greater, ">=": pc.greater_equal, "<": pc.less, "<=": pc.less_equal, "==": pc.equal, "!=": pc.not_equal,
 }  # fmt: skip
@@ -36,7 +39,8 @@ class Where:
         """Return the condition of a text.
 
         Raises:
-            RecipeError: the text is not of the form ``NAME COMPARISON NUMBER and …``, or a name is unknown.
+            RecipeError: the text is not of the form ``NAME COMPARISON NUMBER and …``, a name is unknown, or a share is
+                compared with a number outside of [0, 1].
         """
         clauses = []
         for part in re.split(r"\band\b", text):
@@ -51,6 +55,10 @@ class Where:
             name, comparison, number = found.groups()
             if name not in STATISTICS:
                 raise RecipeError(f"{text!r}: labels have no statistic {name!r}; {plugins.hint(name, STATISTICS)}")
+            if name in SHARES and not 0 <= float(number) <= 1:
+                raise RecipeError(
+                    f"{text!r}: {name} is a share from 0 to 1, so {number} is no limit; write it as a share"
+                )
             clauses.append((name, comparison, float(number)))
         return cls(text, tuple(clauses))
 

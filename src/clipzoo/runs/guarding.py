@@ -67,7 +67,13 @@ def _rows(count: int, samples: int) -> list[int]:
 def _held_out(settings: GuardRecipe, inputs: Inputs, suite: Suite, crop: Crop) -> tuple[Split, Plan]:
     """Return captioned samples of the dataset, and the plan without them."""
     plan, reader = inputs.plan, inputs.reader
-    rows = _rows(len(plan), max(min(settings.samples, int(HELD * len(plan))), 1))
+    count = max(min(settings.samples, int(HELD * len(plan))), 1)
+    if count < settings.samples:
+        inputs.progress.stage(
+            f"the guard measures {count:,} captioned samples, a tenth of the data, instead of {settings.samples:,} "
+            "(training.guard.samples)"
+        )
+    rows = _rows(len(plan), count)
     entries = [entry_of(row) for row in plan.rows(rows)]
     captions = tuple((sample.caption, *sample.others) for sample in map(reader.read, entries))
     split = replace(split_of(reader, entries, {}, suite.size), captions=captions, crop=crop)
