@@ -63,6 +63,19 @@ class Convention:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """An entry of the legend of a rendered label.
+
+    ``color`` is RGB, 0 to 255; ``at`` is the position (x, y) of the text on the picture in normalized coordinates, None
+    for an entry of the legend alone.
+    """
+
+    text: str
+    color: tuple[int, int, int]
+    at: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Measure:
     """Direction and unit of a measure; the unit is "" for a score in [0, 1]."""
 
@@ -264,6 +277,10 @@ class Task(ABC, Generic[L]):
     @abstractmethod
     def render(self, label: L, convention: Convention) -> ImageArray:
         """Render the label as a picture, uint8 H×W×3; unknown pixels show no class or value."""
+
+    def legend(self, label: L, convention: Convention) -> Sequence[Mark]:
+        """Return the meaning of the colors of `render`, the most important first; none by default."""
+        return ()
 
 
 class MapTask(Task[L]):
