@@ -130,7 +130,7 @@ def predict(name: str, image: ImageArray, models: Mapping[str, Loaded], prompts:
     overlays.sort(key=lambda one: one.column)  # stable: models of one column stay in order
     probabilities = {model: loaded.probabilities([image], prompts)[0].tolist() for model, loaded in models.items()}
     table = {prompt: [values[i] for values in probabilities.values()] for i, prompt in enumerate(prompts)}
-    return Predicted(name, _reduced(image, SIDE), overlays, table)
+    return Predicted(name, _enlarged(_reduced(image, SIDE)), overlays, table)
 
 
 def _overlay(model: str, loaded: Loaded, column: str, image: ImageArray, label: object) -> Overlay:
@@ -138,7 +138,7 @@ def _overlay(model: str, loaded: Loaded, column: str, image: ImageArray, label: 
     task = tasks.get(spec.task)
     drawn = overlay(image, task.render(label, spec.convention), side=SIDE, clear=True)
     legend = task.legend(label, spec.convention)
-    return Overlay(model, words.group_name(spec.task), column, _named(drawn, legend), legend)
+    return Overlay(model, words.group_name(spec.task), column, _named(_enlarged(drawn), legend), legend)
 
 
 def _reduced(image: ImageArray, side: int) -> ImageArray:
@@ -147,15 +147,28 @@ def _reduced(image: ImageArray, side: int) -> ImageArray:
     return np.asarray(picture)
 
 
+def _enlarged(image: ImageArray) -> ImageArray:
+    """Return a picture whose longer side has at least `SIDE` pixels."""
+    factor = max(1.0, SIDE / max(image.shape))
+    height, width = (max(1, round(factor * side)) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def _named(image: ImageArray, legend: Sequence[Mark]) -> ImageArray:
-    """Return a picture with the texts of marks that have a position, dark on their color."""
+    """Return a picture with the texts of marks that have a position, without those that would cover another."""
     picture = Image.fromarray(image)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
-    for mark in reversed([mark for mark in legend if mark.at]):  # the most important on top
-        x, y = (mark.at or (0, 0))[0] * picture.width, (mark.at or (0, 0))[1] * picture.height
-        width, height = pen.textlength(mark.text, font) + 6, 17
-        x, y = max(0, min(x, picture.width - width)), max(0, min(y, picture.height - height))
-        pen.rectangle((x, y, x + width, y + height), fill=mark.color)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    drawn: list[tuple[float, float, float, float]] = []
+    for mark in legend:
+        if mark.at is None:
+            continue
+        width, height = pen.textlength(mark.text, font) + 6, 18
+        x = max(0, min(mark.at[0] * picture.width, picture.width - width))
+        y = max(0, min(mark.at[1] * picture.height, picture.height - height))
+        if any(x < right and left < x + width and y < low and top < y + height for left, top, right, low in drawn):
+            continue
+        drawn.append((x, y, x + width, y + height))
+        pen.rectangle(drawn[-1], fill=mark.color)
         dark = np.dot(mark.color, (0.3, 0.6, 0.1)) < 110
         pen.text((x + 3, y + 1), mark.text, "white" if dark else "black", font)
     return np.asarray(picture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -154,8 +153,8 @@ def _expanded(pictures: Given | Sequence[Given]) -> list[Given]:
 def _paths(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGES)
-    elif glob.has_magic(str(path)) and not path.exists():
-        yield from map(Path, sorted(glob.glob(str(path), recursive=True)) or [str(path)])
+    elif set("*?[") & set(path.as_posix()) and not path.exists():
+        yield from sorted(Path(path.anchor).glob(path.relative_to(path.anchor).as_posix())) or [path]
     else:
         yield path
 

@@ -206,9 +206,10 @@ class SegmentationTask(MapTask[Segmentation]):
     def legend(self, label: Segmentation, convention: Convention) -> list[Mark]:
         """Return the classes in the label with their shares of the image, the largest first."""
         ids, counts = np.unique(label.ids[label.valid], return_counts=True)
-        colors = palette(ids)
+        shares, colors = counts / label.ids.size, palette(ids)
+        texts = [f"{share:.0%}" if share >= 0.01 else "< 1%" for share in shares]
         return [
-            Mark(f"{convention.classes[ids[i]]} {counts[i] / label.ids.size:.0%}", (*map(int, colors[i]),))
+            Mark(f"{convention.classes[ids[i]]} {texts[i]}", (*map(int, colors[i]),))
             for i in np.argsort(-counts, kind="stable")
         ]
 
