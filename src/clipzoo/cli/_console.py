@@ -92,7 +92,7 @@ class Lines:
         due = now - self.printed.setdefault(what, began) >= PERIOD
         if due or (ended and now - began >= PERIOD):
             self.printed[what] = now
-            rate = (done - first) / (now - began)
+            rate = (done - first) / max(now - began, 1e-9)
             left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate and not ended else ""
             self.print(", ".join(part for part in (f"{what}: {done}/{total}", note, left) if part))
         if ended:
