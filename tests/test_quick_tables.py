@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from clipzoo import experts, tasks
 from clipzoo.cli import _console
 from clipzoo.cli._console import PERIOD, Lines, bars
+from clipzoo.labeling import _progress
 
 HEAVY = ("torch", "torchvision", "transformers", "open_clip", "scipy", "pandas")
 RUN = """
@@ -69,3 +71,15 @@ def test_a_terminal_has_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_console.console, "_force_terminal", True)
     with bars() as progress:
         assert isinstance(progress, _console.Bars)
+
+
+def test_labeling_without_a_terminal_prints_lines(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(_progress, "PERIOD", 0.05)
+    with _progress.Progress(["depth/x"], 4, shown=True) as shown:
+        meter = shown.begin()
+        meter.samples, meter.images = 10, 5
+        shown.shard("0", meter)
+        time.sleep(0.3)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("labeling: 1/4 shards, 5 images, ")
+    assert line.endswith(" left")

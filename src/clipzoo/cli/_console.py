@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipzoo.errors import visible
+from clipzoo.progress import PERIOD
 
 if TYPE_CHECKING:
     from clipzoo.labeling import ColumnReport
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 WIDE = 100_000
 """Width in characters of output that is not a terminal: tables are as wide as their content there."""
-
-
-PERIOD = 30.0
-"""Seconds between two lines of progress where the output is not a terminal."""
 
 
 class _Console(Console):

@@ -83,8 +83,8 @@ class Loaded:
         a probability of its own, the sigmoid of its logit.
         """
         scale, bias = self.model.logit_scale.exp().cpu(), getattr(self.model, "logit_bias", None)
-        logits = scale * self.embed_images(images) @ self.embed_texts(texts).T
-        return logits.softmax(-1) if bias is None else (logits + bias.cpu()).sigmoid()
+        logits: Tensor = scale * self.embed_images(images) @ self.embed_texts(texts).T
+        return logits.softmax(-1) if bias is None else logits.add(bias.cpu()).sigmoid()
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Picture]) -> Tensor:

@@ -76,6 +76,12 @@ class Mark:
     color: tuple[int, int, int]
     at: tuple[float, float] | None = None
 
+    @classmethod
+    def of(cls, text: str, color: ImageArray, at: tuple[float, float] | None = None) -> Mark:
+        """Return the mark of a color uint8 [3]."""
+        red, green, blue = map(int, color)
+        return cls(text, (red, green, blue), at)
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:

@@ -276,7 +276,7 @@ class DepthTask(MapTask[Depth]):
         texts = ["near", *[""] * (SCALE - 2), "far"]
         if label.kind == "metric":
             texts = [f"{low * (high / low) ** share:.2g} m" for share in shares]
-        return [Mark(text, (*map(int, color),)) for text, color in zip(texts, turbo(1 - shares), strict=True)]
+        return [Mark.of(text, color) for text, color in zip(texts, turbo(1 - shares), strict=True)]
 
 
 def _range(label: Depth) -> tuple[float, float]:

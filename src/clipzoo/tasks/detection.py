@@ -306,9 +306,9 @@ class DetectionTask(Task[Detection]):
         label, colors = _drawn(label)
         order = [i for i in np.argsort(-label.scores, kind="stable") if not label.ignored[i]]
         return [
-            Mark(
+            Mark.of(
                 f"{convention.classes[label.ids[i]]} {label.scores[i]:.2f}",
-                (*map(int, colors[i]),),
+                colors[i],
                 (float(label.shares[i, 0]), float(label.shares[i, 1])),
             )
             for i in order[:NAMED]

@@ -209,8 +209,7 @@ class SegmentationTask(MapTask[Segmentation]):
         shares, colors = counts / label.ids.size, palette(ids)
         texts = [f"{share:.0%}" if share >= 0.01 else "< 1%" for share in shares]
         return [
-            Mark(f"{convention.classes[ids[i]]} {texts[i]}", (*map(int, colors[i]),))
-            for i in np.argsort(-counts, kind="stable")
+            Mark.of(f"{convention.classes[ids[i]]} {texts[i]}", colors[i]) for i in np.argsort(-counts, kind="stable")
         ]
 
 
