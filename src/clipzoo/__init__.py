@@ -32,6 +32,7 @@ _WHERE = {
     "open_dataset": "clipzoo.readers",
     "report": "clipzoo.runs",
     "run": "clipzoo.runs",
+    "show": "clipzoo.runs.showing",
     "train": "clipzoo.runs",
     "verify": "clipzoo.store",
 }

@@ -6,6 +6,7 @@ example ``clipzoo.tasks`` (docs/extending.md). Each folder declares a `Registry`
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import pkgutil
@@ -60,6 +61,18 @@ class Registry(Generic[P]):
             PluginError: there is no plugin of this name, or an installed one cannot be imported or misses an export.
         """
         return cast("P", _load(self, name))
+
+    def description(self, name: str) -> str:
+        """Return the docstring of a plugin's module; only those of other packages are imported.
+
+        Raises:
+            PluginError: as of `load`.
+        """
+        module = Path(__file__).parent.joinpath(*self.folder.split("."), name)
+        if name not in self.names() or name in self.installed():
+            return _load(self, name).__doc__ or ""
+        source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+        return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
 
 
 @cache

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+PERIOD = 30.0
+"""Seconds between two lines of progress where the output is not a terminal."""
+
 
 class Progress(Protocol):
     """Receiver of progress reports."""

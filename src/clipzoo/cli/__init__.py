@@ -23,6 +23,7 @@ from clipzoo.cli import (
     label,
     labels,
     new,
+    predict,
     push,
     report,
     run,
@@ -59,7 +60,9 @@ def _options(
     pass
 
 
-for verb in (new, check, label, inspect, train, interpolate, eval, report, run, export, push, demo, tasks, doctor):
+for verb in (
+    new, check, label, inspect, train, interpolate, eval, report, run, predict, export, push, demo, tasks, doctor,
+):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)
 app.add_typer(labels.app)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipzoo.errors import visible
+from clipzoo.progress import PERIOD
 
 if TYPE_CHECKING:
     from clipzoo.labeling import ColumnReport
@@ -66,6 +69,33 @@ def bold(path: object) -> str:
     return f"[bold]{escape(str(path))}[/]"
 
 
+class Lines:
+    """A `clipzoo.progress.Progress` that prints a line every `PERIOD` seconds, for output that is not a terminal."""
+
+    def __init__(self, print: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.print, self.clock = print, clock
+        self.began: dict[str, tuple[int, float]] = {}
+        self.printed: dict[str, float] = {}
+
+    def stage(self, text: str) -> None:
+        """Print a headline."""
+        self.print(f"▸ {text}")
+
+    def step(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Print a line if the last one of ``what`` is `PERIOD` seconds old, and at its end if it took that long."""
+        now = self.clock()
+        first, began = self.began.setdefault(what, (done, now))
+        ended = done >= total
+        due = now - self.printed.setdefault(what, began) >= PERIOD
+        if due or (ended and now - began >= PERIOD):
+            self.printed[what] = now
+            rate = (done - first) / max(now - began, 1e-9)
+            left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate and not ended else ""
+            self.print(", ".join(part for part in (f"{what}: {done}/{total}", note, left) if part))
+        if ended:
+            del self.began[what], self.printed[what]
+
+
 class Bars:
     """A `clipzoo.progress.Progress` that shows rich bars."""
 
@@ -87,14 +117,23 @@ class Bars:
 
 
 @contextmanager
-def bars() -> Iterator[Bars]:
-    """Show bars on the terminal in the block."""
+def bars() -> Iterator[Bars | Lines]:
+    """Show progress in the block: bars on a terminal, a line every `PERIOD` seconds elsewhere (nohup, Slurm)."""
+    if not console.is_terminal:
+        yield Lines(_print_now)
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with RichProgress(*columns, console=console, transient=True) as progress:
         yield Bars(progress)
+
+
+def _print_now(text: str) -> None:
+    """Print text without markup, at once: output of a pipe is buffered by default."""
+    plain(text)
+    console.file.flush()
 
 
 def load_recipe(

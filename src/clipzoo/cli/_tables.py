@@ -47,7 +47,7 @@ def _wide(*names: str, width: int = 20) -> Table:
 
 
 def manifests(columns: Sequence[Mapping[str, str]]) -> Table:
-    """Return the facts of columns side by side; each is a mapping from `clipzoo.pages.gallery.summary`."""
+    """Return the facts of columns side by side; each is a mapping from `clipzoo.store.summary.summary`."""
     table = Table(title="Columns", show_lines=True)
     for name in ("", *(facts["column"] for facts in columns)):
         table.add_column(escape(name))
@@ -62,8 +62,8 @@ COLUMN_FACTS = ("column", "expert", "license", "shards", "labels", "failures", "
 
 def store_columns(columns: Mapping[str, Column | StoreError]) -> Table:
     """Return a row per column of a store, with `COLUMN_FACTS`; a damaged one with its error."""
-    from clipzoo.pages.gallery import summary
     from clipzoo.store import Column
+    from clipzoo.store.summary import summary
 
     table = _wide(*COLUMN_FACTS, width=24)
     for name, column in columns.items():
@@ -118,15 +118,15 @@ def estimated_total(guess: Estimate, price: float | None) -> str:
 
 
 def zoos() -> Table:
-    """Return a row per zoo with its description and number of model families."""
+    """Return a row per zoo with its description; no zoo is imported."""
     from clipzoo import experts
 
-    table = Table("zoo", "description", "families")
-    for name in experts.schemes():
-        module = experts.module_of(name)
-        count = len(getattr(module, "FAMILIES", ()))
-        table.add_row(f"{name}:", escape(summary(module)), str(count or "–"))
-    return table
+    rows = [
+        (f"{name}:", first_line(registry.description(name)))
+        for registry in experts.REGISTRIES
+        for name in registry.names()
+    ]
+    return two_columns(sorted(rows), "zoo", "description")
 
 
 def families(rows: Iterable[tuple[str, Family]]) -> Table:
@@ -155,14 +155,14 @@ def verdicts(report: ConformanceReport) -> Table:
 # Tasks -----------------------------------------------------------------------------------------------------
 
 
-def docstring(module: object) -> str:
+def without_markup(docstring: str) -> str:
     """Return the docstring of a module without markup."""
-    return (module.__doc__ or "").replace("`", "").strip()
+    return docstring.replace("`", "").strip()
 
 
-def summary(module: object) -> str:
+def first_line(docstring: str) -> str:
     """Return the first line of the docstring of a module."""
-    return docstring(module).partition("\n")[0]
+    return without_markup(docstring).partition("\n")[0]
 
 
 def task_facts(task: Task[object]) -> Iterator[tuple[str, str]]:

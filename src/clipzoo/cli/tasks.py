@@ -13,14 +13,14 @@ def command(
     """List the tasks, or describe one with its measures, heads and losses."""
     from clipzoo import tasks
     from clipzoo.cli._console import console
-    from clipzoo.cli._tables import docstring, summary, task_facts, two_columns
+    from clipzoo.cli._tables import first_line, task_facts, two_columns, without_markup
 
     if name is None:
-        rows = [(one, summary(tasks.PLUGINS.load(one))) for one in tasks.PLUGINS.names()]
+        rows = [(one, first_line(tasks.PLUGINS.description(one))) for one in tasks.PLUGINS.names()]
         console.print(two_columns(rows, "task", "label"))
         console.print("clipzoo tasks NAME describes a task in full")
         return
     task = tasks.get(name)
-    for paragraph in docstring(tasks.PLUGINS.load(name)).split("\n\n"):
+    for paragraph in without_markup(tasks.PLUGINS.description(name)).split("\n\n"):
         console.print(" ".join(paragraph.split()), "", sep="\n", markup=False, highlight=False)
     console.print(two_columns(task_facts(task)))

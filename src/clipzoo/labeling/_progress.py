@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import statistics
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from threading import Event, Thread
 from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clipzoo.progress import PERIOD
 from clipzoo.store import create_file
 from clipzoo.store.manifest import writing
 from clipzoo.types import Failure
@@ -171,6 +174,7 @@ class Progress:
         self._log, self._drift = log, Drift()
         self._began = time.perf_counter()
         self._live = Live(get_renderable=self._render, console=Console(stderr=True)) if shown else None
+        self._lines, self._ended = Thread(target=self._print_lines, name="progress", daemon=True), Event()
 
     def __enter__(self) -> Progress:
         if self._log is not None:
@@ -178,10 +182,15 @@ class Progress:
         self._began = time.perf_counter()
         if self._live is not None:
             self._live.start()
+            if not self._live.console.is_terminal:  # rich prints only the end there
+                self._lines.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
         if self._live is not None:
+            if self._lines.is_alive():
+                self._lines.join()
             self._live.stop()
             if not self._live.console.is_terminal:
                 self._live.console.line()  # rich ends the line only on terminals
@@ -244,20 +253,34 @@ class Progress:
         with writing(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _render(self) -> RenderableType:
-        """Return the current state; called by the display's thread."""
-        current, now = Meter(self.total.columns), self._now
-        for meter in (self.total, now):
+    def _current(self) -> Meter:
+        """Return the counts so far, with those of the shard in work."""
+        current = Meter(self.total.columns)
+        for meter in (self.total, self._now):
             if meter is not None:
                 current.add(meter)
+        return current
+
+    def _counts(self, current: Meter) -> list[str]:
+        """Return shards, images, throughput, failures, remaining time and note."""
+        now, left = self._now, self._left()
         failed = sum(self.reasons.values()) + (len(now.failed) if now is not None else 0)
-        rate, left = current.images / max(time.perf_counter() - self._began, 1e-9), self._left()
-        head = Table.grid(padding=(0, 1))
-        head.add_row(
-            "labeling", ProgressBar(max(self.shards, 1), self.done, width=24), f"{self.done}/{self.shards} shards",
-            f"{current.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
+        rate = current.images / max(time.perf_counter() - self._began, 1e-9)
+        return [
+            f"{self.done}/{self.shards} shards", f"{current.images:,} images", f"{rate:.1f}/s", f"{failed:,} failed",
             f"{timedelta(seconds=round(left))} left" if left else "", self.note,
-        )  # fmt: skip
+        ]  # fmt: skip
+
+    def _print_lines(self) -> None:
+        """Print a line every `PERIOD` seconds, until the end."""
+        while not self._ended.wait(PERIOD):
+            print("labeling:", ", ".join(filter(None, self._counts(self._current()))), file=sys.stderr, flush=True)
+
+    def _render(self) -> RenderableType:
+        """Return the current state; called by the display's thread."""
+        current = self._current()
+        head = Table.grid(padding=(0, 1))
+        head.add_row("labeling", ProgressBar(max(self.shards, 1), self.done, width=24), *self._counts(current))
         time_goes = " · ".join(f"{what} {share:.0%}" for what, share in current.shares().items())
         rows = Table.grid(padding=(0, 2))
         for column in current.columns:

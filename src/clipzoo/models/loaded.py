@@ -42,7 +42,6 @@ class Loaded:
         self.preprocess = image_transform_v2(PreprocessCfg(**student.preprocess_cfg), is_train=False)
         self.columns = tuple(student.specs)
 
-    @torch.no_grad()
     def predict(self, images: Sequence[Picture], name: str) -> list[Any]:
         """Return labels of ``images``, each at its image's size. Whole images are squashed to the student's size.
 
@@ -55,15 +54,37 @@ class Loaded:
             ImageError: an item is not an image.
         """
         column = self._column(name)
-        spec = self.student.specs[column]
-        task, view = get_task(spec.task), View.whole(self.student.image_size)
-        labels = []
+        return self._labels(images, (column,))[column]
+
+    def predict_all(self, images: Sequence[Picture]) -> dict[str, list[Any]]:
+        """Return column -> labels of ``images``, as `predict` does, for all heads at once."""
+        return self._labels(images, self.columns)
+
+    @torch.no_grad()
+    def _labels(self, images: Sequence[Picture], columns: Sequence[str]) -> dict[str, list[Any]]:
+        view = View.whole(self.student.image_size)
+        labels: dict[str, list[Any]] = {column: [] for column in columns}
         for pictures in _batches(images):
             squashed = torch.from_numpy(np.stack([view.image(picture) for picture in pictures]))
-            raw = self.student(squashed.to(self.student.mean.device))["predictions"][column].float()
-            for one, picture in zip(raw[:, : task.channels(spec.convention)], pictures, strict=True):
-                labels += task.predict(resize(one[None], picture.shape[:2]), spec.convention)
+            predictions = self.student(squashed.to(self.student.mean.device))["predictions"]
+            for column in columns:
+                spec = self.student.specs[column]
+                task = get_task(spec.task)
+                raw = predictions[column].float()[:, : task.channels(spec.convention)]
+                for one, picture in zip(raw, pictures, strict=True):
+                    labels[column] += task.predict(resize(one[None], picture.shape[:2]), spec.convention)
         return labels
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Picture], texts: Sequence[str]) -> Tensor:
+        """Return the probabilities of texts for images, float32 [N,K] in [0, 1] on the CPU.
+
+        They are a softmax over the texts at the model's logit scale. A model with a logit bias (SigLIP) gives each text
+        a probability of its own, the sigmoid of its logit.
+        """
+        scale, bias = self.model.logit_scale.exp().cpu(), getattr(self.model, "logit_bias", None)
+        logits: Tensor = scale * self.embed_images(images) @ self.embed_texts(texts).T
+        return logits.softmax(-1) if bias is None else logits.add(bias.cpu()).sigmoid()
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Picture]) -> Tensor:

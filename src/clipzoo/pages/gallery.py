@@ -15,6 +15,7 @@ from clipzoo.pages.pictures import data_uri, overlay
 from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, spread
 from clipzoo.readers.decode import read_image
 from clipzoo.store import Column, Store, create_file
+from clipzoo.store.summary import summary
 from clipzoo.types import Failure, ImageArray
 
 LISTED = 200
@@ -87,29 +88,6 @@ def inspect(store_root: AnyPath | Place, data: AnyPath, out_html: AnyPath, count
     )  # fmt: skip
     files.write_output(out, page)
     return Gallery(out, summaries, [sample.key for sample in samples], failures)
-
-
-def summary(column: Column) -> dict[str, str]:
-    """Return the manifest of a column as heading -> text, in display order."""
-    manifest = column.manifest
-    counts, expert = manifest.counts, manifest.expert
-    convention = {**manifest.convention}
-    if "classes" in convention:
-        convention["classes"] = f"{len(column.convention.classes)} names"
-    per_label = counts.bytes / counts.labels if counts.labels else 0.0
-    return {
-        "column": column.name,
-        "expert": str(expert.get("uri", "")),
-        "convention": ", ".join(f"{name}: {value}" for name, value in convention.items()) or "–",
-        "license": str(expert.get("licence", "unknown")),
-        "weights": str(expert.get("weights_sha256", ""))[:12] or "–",
-        "shards": str(counts.shards),
-        "labels": str(counts.labels),
-        "failures": str(counts.failures),
-        "bytes a label": f"{per_label:,.0f}",
-        "seconds": f"{manifest.seconds:,.1f}",
-        "images/s": f"{(counts.labels + counts.failures) / manifest.seconds:,.1f}" if manifest.seconds else "–",
-    }
 
 
 def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> Sequence[Entry]:

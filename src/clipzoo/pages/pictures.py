@@ -61,18 +61,22 @@ def cases(ours: Scored, theirs: Scored, count: int = 1) -> list[tuple[str, int]]
     return [(case, index) for case, indices in picked.items() for index in indices]
 
 
-def overlay(image: ImageArray, label: ImageArray) -> ImageArray:
-    """Return a rendered label (uint8 H×W×3 of any size) blended over its image, at most `SIDE` pixels a side."""
+def overlay(image: ImageArray, label: ImageArray, *, side: int = SIDE, clear: bool = False) -> ImageArray:
+    """Return a rendered label (uint8 H×W×3 of any size) blended over its image, at most ``side`` pixels a side.
+
+    ``clear`` leaves the image as it is where the label is black.
+    """
     under = Image.fromarray(image)
-    under.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    under.thumbnail((side, side), Image.Resampling.LANCZOS)
     over = Image.fromarray(label).resize(under.size, Image.Resampling.NEAREST)
-    return np.asarray(Image.blend(under, over, OPACITY))
+    blended = np.asarray(Image.blend(under, over, OPACITY))
+    return np.where(np.asarray(over).any(-1, keepdims=True), blended, np.asarray(under)) if clear else blended
 
 
-def data_uri(image: ImageArray, *, photo: bool = False) -> str:
-    """Return uint8 H×W×3 as a data URI, at most `SIDE` pixels a side; JPEG for photographs, PNG for labels."""
+def data_uri(image: ImageArray, *, photo: bool = False, side: int = SIDE) -> str:
+    """Return uint8 H×W×3 as a data URI, at most ``side`` pixels a side; JPEG for photographs, PNG for labels."""
     picture = Image.fromarray(image)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS if photo else Image.Resampling.NEAREST)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS if photo else Image.Resampling.NEAREST)
     file = io.BytesIO()
     if photo:
         picture.save(file, "JPEG", quality=88)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from clipzoo.plugins import Registry
-from clipzoo.tasks.base import Additive, Convention, Measure, Metric, Task
+from clipzoo.tasks.base import Additive, Convention, Mark, Measure, Metric, Task
 
-__all__ = ["PLUGINS", "Additive", "Convention", "Measure", "Metric", "Task", "TaskPlugin", "get"]
+__all__ = ["PLUGINS", "Additive", "Convention", "Mark", "Measure", "Metric", "Task", "TaskPlugin", "get"]
 
 
 class TaskPlugin(Protocol):

@@ -10,19 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from inspect import signature
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from clipzoo import losses
 from clipzoo.errors import LabelError, PluginError
-from clipzoo.losses import InstalledLoss, LossPlugin
 from clipzoo.types import ImageArray, View
 
+if TYPE_CHECKING:  # the table of a store needs no PyTorch, whose import takes seconds
+    from torch import Tensor
+
+    from clipzoo.losses import InstalledLoss, LossPlugin
+
 L = TypeVar("L")
-Target = dict[str, Tensor]
+Target = dict[str, "Tensor"]
 """A batch of labels as tensors, B first; always with a bool ``valid``, false where the label is unknown."""
 
 Statistics = NDArray[np.float64]
@@ -60,6 +62,25 @@ class Convention:
     def from_json(cls, values: Mapping[str, Any]) -> Convention:
         """Return the convention of the values of `to_json`; missing fields are empty or None."""
         return cls(tuple(values.get("classes", ())), values.get("kind"), values.get("along"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An entry of the legend of a rendered label.
+
+    ``color`` is RGB, 0 to 255; ``at`` is the position (x, y) of the text on the picture in normalized coordinates, None
+    for an entry of the legend alone.
+    """
+
+    text: str
+    color: tuple[int, int, int]
+    at: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, text: str, color: ImageArray, at: tuple[float, float] | None = None) -> Mark:
+        """Return the mark of a color uint8 [3]."""
+        red, green, blue = map(int, color)
+        return cls(text, (red, green, blue), at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +204,8 @@ class Task(ABC, Generic[L]):
 
     def offered(self, convention: Convention) -> tuple[str, ...]:
         """Return the losses that a recipe may choose: `losses`, then installed ones for such labels."""
+        from clipzoo import losses
+
         built_in = self.losses(convention)
         if not built_in:
             return ()
@@ -191,9 +214,11 @@ class Task(ABC, Generic[L]):
 
     def _learned(self, name: str, convention: Convention) -> bool:
         """Return True if an installed loss of this name learns such labels."""
+        from clipzoo import losses
+
         if name not in losses.PLUGINS.installed():
             return False
-        return bool(cast(InstalledLoss, losses.PLUGINS.load(name)).learns(self.name, convention))
+        return bool(cast("InstalledLoss", losses.PLUGINS.load(name)).learns(self.name, convention))
 
     def criterion(self, convention: Convention, name: str | None = None) -> Callable[..., Tensor]:
         """Return the function of a loss, by default the first.
@@ -224,6 +249,8 @@ class Task(ABC, Generic[L]):
         return self.channels(convention) + int(extra)
 
     def _loss_file(self, convention: Convention, name: str | None) -> LossPlugin:
+        from clipzoo import losses
+
         built_in = self.losses(convention)
         chosen = name or next(iter(built_in), "")
         if chosen in built_in or (built_in and self._learned(chosen, convention)):
@@ -265,6 +292,10 @@ class Task(ABC, Generic[L]):
     def render(self, label: L, convention: Convention) -> ImageArray:
         """Render the label as a picture, uint8 H×W×3; unknown pixels show no class or value."""
 
+    def legend(self, label: L, convention: Convention) -> Sequence[Mark]:
+        """Return the meaning of the colors of `render`, the most important first; none by default."""
+        return ()
+
 
 class MapTask(Task[L]):
     """A task whose losses are files of ``clipzoo/losses/``."""
@@ -277,6 +308,8 @@ class MapTask(Task[L]):
         self, raw: Tensor, target: Target, convention: Convention, name: str | None = None, **options: Any
     ) -> Tensor:
         """Return a loss of the folder, with ``target["weight"]`` if there is one; ``trim`` may be an option."""
+        from clipzoo import losses
+
         file, truth = self._loss_file(convention, name), self.truth(target, convention)
         return losses.evaluate(file, raw, truth, target["valid"], target.get("weight"), **options)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from clipzoo.errors import LabelError
 from clipzoo.tasks import levels, maps, png
-from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Statistics, Target, require
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
 Kind = Literal["metric", "affine-depth", "affine-disparity"]
@@ -38,6 +38,9 @@ MODES = ("I;16", "I")
 
 STEPS = 65534
 """Codes are 1 to 65535; 0 is unknown."""
+
+SCALE = 5
+"""Colors of the legend."""
 
 NEAREST, FARTHEST = 1e-3, 1e4
 """Range of metric predictions in meters."""
@@ -261,10 +264,25 @@ class DepthTask(MapTask[Depth]):
 
     def render(self, label: Depth, convention: Convention) -> ImageArray:
         """Render near red and far blue, from the 2nd to the 98th percentile; metric depth logarithmically."""
-        low, high = np.percentile(label.values[label.valid], (2, 98)) if label.valid.any() else (1.0, 1.0)
+        low, high = _range(label)
         values = np.clip(np.where(label.valid, label.values, low), low, high)
         share = _share(values, low, high, label.kind == "metric")
         return turbo(share if label.kind == "affine-disparity" else 1 - share) * label.valid[..., None]
+
+    def legend(self, label: Depth, convention: Convention) -> list[Mark]:
+        """Return a scale of `SCALE` colors from near to far, with meters for metric depth."""
+        shares = np.linspace(0, 1, SCALE)
+        low, high = _range(label)
+        texts = ["near", *[""] * (SCALE - 2), "far"]
+        if label.kind == "metric":
+            texts = [f"{low * (high / low) ** share:.2g} m" for share in shares]
+        return [Mark.of(text, color) for text, color in zip(texts, turbo(1 - shares), strict=True)]
+
+
+def _range(label: Depth) -> tuple[float, float]:
+    """Return the 2nd and the 98th percentile of known values; (1, 1) if there are none."""
+    low, high = np.percentile(label.values[label.valid], (2, 98)) if label.valid.any() else (1.0, 1.0)
+    return float(low), float(high)
 
 
 def _kind(convention: Convention) -> Kind:

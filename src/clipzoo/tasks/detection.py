@@ -28,7 +28,7 @@ from clipzoo.losses import focal, giou, mean
 from clipzoo.tasks import _average_precision, _fcos, maps, rle
 from clipzoo.tasks._average_precision import overlaps
 from clipzoo.tasks._objects import STEPS, Detection, change_masks, check_label, from_json, to_json
-from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics, Target, Task, require
+from clipzoo.tasks.base import Convention, Mark, Measure, Metric, Rows, Statistics, Target, Task, require
 from clipzoo.tasks.segmentation import MAX_CLASSES, palette
 from clipzoo.types import BoolArray, ImageArray, View
 
@@ -48,6 +48,9 @@ SURE = 4.0
 
 CANDIDATES, OVERLAP, MOST = 1000, 0.6, 100
 """Non-maximum suppression: boxes per image before it, overlap above which boxes are suppressed, boxes after it."""
+
+NAMED = 8
+"""Boxes with names in the legend."""
 
 
 class DetectionMetric(Metric):
@@ -286,10 +289,7 @@ class DetectionTask(Task[Detection]):
 
         Brightness is the score relative to the best one; boxes below half the best score are not drawn.
         """
-        best = float(label.scores[~label.ignored].max(initial=0))
-        label = label.take(label.ignored | (label.scores >= best / 2))
-        brightness = (label.scores / max(best, 1e-6))[:, None]
-        colors = np.where(label.ignored[:, None], 96, palette(label.ids) * brightness).astype(np.uint8)
+        label, colors = _drawn(label)
         pixels = np.zeros((*label.size, 3), np.uint8)
         for i, text in enumerate(label.masks or ()):
             if text is not None:
@@ -300,6 +300,27 @@ class DetectionTask(Task[Detection]):
             (x0, y0), (x1, y1) = np.floor(label.boxes[i, :2]), np.ceil(label.boxes[i, 2:]) - 1
             pen.rectangle((x0, y0, x1, y1), outline=tuple(colors[i].tolist()), width=width)
         return np.array(picture)
+
+    def legend(self, label: Detection, convention: Convention) -> list[Mark]:
+        """Return names and scores of the `NAMED` best boxes that `render` draws, at their upper left corners."""
+        label, colors = _drawn(label)
+        order = [i for i in np.argsort(-label.scores, kind="stable") if not label.ignored[i]]
+        return [
+            Mark.of(
+                f"{convention.classes[label.ids[i]]} {label.scores[i]:.2f}",
+                colors[i],
+                (float(label.shares[i, 0]), float(label.shares[i, 1])),
+            )
+            for i in order[:NAMED]
+        ]
+
+
+def _drawn(label: Detection) -> tuple[Detection, NDArray[np.uint8]]:
+    """Return the boxes that are drawn, and their colors uint8 [N,3]."""
+    best = float(label.scores[~label.ignored].max(initial=0))
+    label = label.take(label.ignored | (label.scores >= best / 2))
+    brightness = (label.scores / max(best, 1e-6))[:, None]
+    return label, np.where(label.ignored[:, None], 96, palette(label.ids) * brightness).astype(np.uint8)
 
 
 def _asked(labels: Sequence[Detection | None]) -> BoolArray:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import levels, maps, png
-from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Statistics, Target, require
 from clipzoo.tasks.maps import S
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
@@ -191,6 +191,10 @@ class EdgesTask(MapTask[Edges]):
         """Render edges white on dark gray."""
         gray = np.rint(48 + 207 * label.values).astype(np.uint8) * label.valid
         return np.repeat(gray[..., None], 3, axis=2)
+
+    def legend(self, label: Edges, convention: Convention) -> list[Mark]:
+        """Return the colors of probability 1 and 0."""
+        return [Mark("edge", (255, 255, 255)), Mark("no edge", (48, 48, 48))]
 
 
 def thin(values: FloatArray) -> FloatArray:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipzoo.tasks import levels, maps, png
-from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Statistics, Target, require
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import BoolArray, Camera, FloatArray, ImageArray, View
 
@@ -186,6 +186,10 @@ class NormalsTask(MapTask[Normals]):
         """Render (n + 1) / 2 as RGB."""
         colors = np.asarray(np.rint(127.5 * (np.moveaxis(label.vectors, 0, -1) + 1)), np.uint8)
         return colors * label.valid[..., None]
+
+    def legend(self, label: Normals, convention: Convention) -> list[Mark]:
+        """Return the colors of surfaces that face right, up, and the viewer."""
+        return [Mark("right", (255, 128, 128)), Mark("up", (128, 255, 128)), Mark("toward the viewer", (128, 128, 255))]
 
 
 def _codes(label: Normals) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import levels, maps, png
-from clipzoo.tasks.base import Additive, Convention, MapTask, Measure, Statistics, Target, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Statistics, Target, require
 from clipzoo.types import BoolArray, ImageArray, View
 
 MODES = ("L", "I;16", "I")
@@ -202,6 +202,15 @@ class SegmentationTask(MapTask[Segmentation]):
     def render(self, label: Segmentation, convention: Convention) -> ImageArray:
         """Render each class in its color, which depends only on the id."""
         return palette(label.ids) * label.valid[..., None]
+
+    def legend(self, label: Segmentation, convention: Convention) -> list[Mark]:
+        """Return the classes in the label with their shares of the image, the largest first."""
+        ids, counts = np.unique(label.ids[label.valid], return_counts=True)
+        shares, colors = counts / label.ids.size, palette(ids)
+        texts = [f"{share:.0%}" if share >= 0.01 else "< 1%" for share in shares]
+        return [
+            Mark.of(f"{convention.classes[ids[i]]} {texts[i]}", colors[i]) for i in np.argsort(-counts, kind="stable")
+        ]
 
 
 def palette(ids: NDArray[np.integer]) -> ImageArray:
