@@ -21,6 +21,7 @@ from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored, shares, stacked
 from clipzoo.evaluation.zero_shot import classifier
 from clipzoo.models.segments import similarities
 from clipzoo.tasks import Convention
+from clipzoo.tasks.base import Statistics
 from clipzoo.training.processes import spread
 
 TASK = "segmentation"
@@ -113,7 +114,8 @@ def evaluate(student: Encoder, data: Split, variant: str) -> Scored:
     truth = data.truth[TASK]
     classes = classifier(student, truth.convention.classes, data.templates)
     pictures = replace(data, truth={}, captions=(), targets=(), classnames=(), known=())
-    metric, done = truth.task.metric(truth.convention), []
+    metric = truth.task.metric(truth.convention)
+    done: list[Statistics | None] = []
     for cosines in spread.encoded(student, _Cosines(pictures, classes, variant)):
         raw = torch.nn.functional.interpolate(cosines, truth.size, mode="bilinear", align_corners=False)
         labels = truth.labels[len(done) : len(done) + len(raw)]

@@ -16,6 +16,7 @@ from clipzoo.benchmarks import Benchmark, Crop, open_benchmark
 from clipzoo.errors import RecipeError
 from clipzoo.evaluation import Encoder, baselines, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.measure import OPEN_VOCABULARY
 from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
@@ -170,7 +171,7 @@ def _prompted(
         progress.stage(f"{uri} has no row of open vocabulary: it has no dense embeddings in the space of texts")
         return dict(scores)
     reported = [split for split in ("test", "heldout") if split in suite.dense]
-    folder = wanted.out / "scores" / f"{open_vocabulary.OPEN_VOCABULARY}-{variant}" / _folder_name(uri)
+    folder = wanted.out / "scores" / f"{OPEN_VOCABULARY}-{variant}" / _folder_name(uri)
     added = kept_scores(folder, lambda: suite.prompted(model, reported, variant), identity, progress.stage)
     return {split: {**scores.get(split, {}), **added.get(split, {})} for split in {**scores, **added}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Variant:
 def attention(one: Tensor, other: Tensor) -> Tensor:
     """Return scaled products [B,heads,N,N] of queries or keys [B,heads,N,d]."""
     product: Tensor = one @ other.transpose(-2, -1)
-    return product * one.shape[-1] ** -0.5
+    return product / math.sqrt(one.shape[-1])
 
 
 def heads_of(tokens: Tensor, count: int) -> Tensor:
@@ -52,7 +53,7 @@ def mixed(variant: Variant, q: Tensor, k: Tensor, v: Tensor, grid: Size) -> Tens
 
 def grid_of(tokens: Tensor, grid: Size) -> Tensor:
     """Return tokens [B,h·w,D] as maps [B,D,h,w]."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
 def refused(variant: Variant, tower: str, fix: str) -> CheckpointError:
