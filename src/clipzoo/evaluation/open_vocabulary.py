@@ -26,7 +26,7 @@ from clipzoo.training.processes import spread
 
 TASK = "segmentation"
 BATCH = 16
-"""Images whose similarities to all classes are resized at once."""
+"""Images per batch; their similarities to all classes are resized together."""
 
 
 class DenseEncoder(Encoder, Protocol):

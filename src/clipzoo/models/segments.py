@@ -17,7 +17,7 @@ from clipzoo.types import FloatArray, ImageArray
 
 TEMPLATES = ("a photo of a {c}.",)
 TEXTS = 256
-"""Texts that are encoded at once."""
+"""Texts per batch."""
 
 
 @dataclass(frozen=True, eq=False)
