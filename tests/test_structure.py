@@ -32,6 +32,7 @@ from clipzoo import (
 )
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.labeling import exports
+from clipzoo.models import dense
 from clipzoo.plugins import Registry
 from clipzoo.training import balancing, tracking
 
@@ -178,6 +179,7 @@ REGISTRIES = (
     exports.PLUGINS,
     balancing.PLUGINS,
     tracking.PLUGINS,
+    dense.PLUGINS,
 )
 
 

@@ -41,12 +41,20 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="With --preset: seed of the probe.")] = 0,
     label_size: Annotated[int, typer.Option(min=1, help="With --model: side of the compared labels in pixels.")] = 112,
+    open_vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure segmentation by prompts with class names, too: maskclip, sclip, naclip, value or plain.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Evaluate all arms of a recipe with baselines, training missing arms first, or any models with --model."""
     if models is None:
         if recipe is None:
             raise typer.BadParameter("give a recipe, or models with --model URI --test BENCHMARK")
-        _arms(recipe, out, overrides, device, trust)
+        prompts = [f"evaluation.open_vocabulary={open_vocabulary}"] if open_vocabulary else []
+        _arms(recipe, out, [*(overrides or []), *prompts], device, trust)
         return
     if recipe is not None:
         raise typer.BadParameter("give a recipe or --model, not both")
@@ -67,6 +75,7 @@ def command(
         preset=preset,
         steps=steps,
         seed=seed,
+        open_vocabulary=open_vocabulary,
     )
 
 

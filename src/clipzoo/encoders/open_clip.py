@@ -60,6 +60,14 @@ class OpenClip(ImageEncoder):
         """Return embeddings of texts, unit vectors [B,D]."""
         return self.student.encode_text(texts)
 
+    def check_dense(self, variant: str) -> None:
+        """Raise `CheckpointError` if a variant of `encode_dense` is not defined for the vision tower."""
+        self.student.check_dense(variant)
+
+    def encode_dense(self, images: Tensor, variant: str) -> Tensor:
+        """Return the embeddings of patches in the space of texts, unit vectors [B,D,h,w]."""
+        return self.student.encode_dense(images, variant)
+
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:
     """Return the encoder; see `clipzoo.encoders.create`."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipzoo.evaluation.measure import RECOGNITION, Scored
+from clipzoo.evaluation.measure import NOT_PROBED, Scored
 from clipzoo.tasks.base import Measure
 
 Value = TypeVar("Value", float, NDArray[np.float64])
@@ -25,7 +25,7 @@ def criterion(scores: Mapping[str, Scored]) -> dict[str, float]:
     for group, scored in scores.items():
         (name, measure), *_ = scored.measures.items()
         values[name] = value = scored.compute()[name]
-        if group not in RECOGNITION and not math.isnan(value):
+        if group not in NOT_PROBED and not math.isnan(value):
             dense.append(normalized(value, measure))
     values["criterion"] = values.get("zero_shot/top1", 0.0) + (sum(dense) / len(dense) if dense else 0.0)
     return values

@@ -25,6 +25,12 @@ from clipzoo.tasks.base import Convention, Measure, Metric, Rows, Statistics
 RECOGNITION = ("zero_shot", "retrieval")
 """The groups of measures without a task; each is a module of this package with a ``METRIC``."""
 
+OPEN_VOCABULARY = "open_vocabulary"
+"""The group of segmentation by class names, which has the metric of that task."""
+
+NOT_PROBED = (*RECOGNITION, OPEN_VOCABULARY)
+"""The groups that are not measured by probes, so that they have no effect on choices by dense tasks."""
+
 ALIGNED = "_aligned"
 """Suffix of groups of depth that is fitted to the truth in scale and shift before it is measured."""
 
@@ -46,8 +52,8 @@ def rounded(number: float, digits: int, percent: bool = False) -> str:
 class Scored:
     """The statistics of N images for the measures of one group.
 
-    ``group`` is the name of a task, "zero_shot" or "retrieval". ``statistics`` is float64 [N,S], with a row of zeros
-    for an image without truth. ``keys`` holds the keys of the images in order.
+    ``group`` is the name of a task, "zero_shot", "retrieval" or "open_vocabulary". ``statistics`` is float64
+    [N,S], with a row of zeros for an image without truth. ``keys`` holds the keys of the images in order.
     """
 
     group: str
@@ -104,11 +110,12 @@ class Scored:
 
 
 def metric_of(group: str, convention: Convention) -> Metric:
-    """Return the metric of a task, of "zero_shot" or of "retrieval"."""
+    """Return the metric of a task, of "zero_shot", of "retrieval" or of "open_vocabulary"."""
     if group in RECOGNITION:
         metric: Metric = importlib.import_module(f"clipzoo.evaluation.{group}").METRIC
     else:
-        metric = tasks.get(group.removesuffix(ALIGNED)).metric(convention)
+        task = "segmentation" if group == OPEN_VOCABULARY else group.removesuffix(ALIGNED)
+        metric = tasks.get(task).metric(convention)
     return metric
 
 

@@ -8,10 +8,10 @@ from itertools import combinations
 
 from clipzoo.benchmarks import Benchmark, Crop, Split, check_meaning, open_benchmark, read_split
 from clipzoo.errors import DatasetError, PlanError
-from clipzoo.evaluation import baselines, fitting, probe, retrieval, zero_shot
+from clipzoo.evaluation import baselines, fitting, open_vocabulary, probe, retrieval, zero_shot
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.base import Encoder, features
-from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
 from clipzoo.experts import Expert
 from clipzoo.files import Place
 from clipzoo.tasks import Convention
@@ -110,6 +110,26 @@ class Suite:
         if split in self.retrieval:
             scored["retrieval"] = retrieval.evaluate(student, self.retrieval[split])
         return scored
+
+    def prompted(self, student: Encoder, splits: Sequence[str], variant: str) -> dict[str, RowScores]:
+        """Return split -> scores of open-vocabulary segmentation; none for a model without dense embeddings.
+
+        Raises:
+            RecipeError: the test split has no true labels of segmentation with named classes.
+            CheckpointError: the variant is not defined for the vision tower of the model.
+        """
+        self.check_prompted()
+        measurable = [one for one in splits if one in self.dense and open_vocabulary.measurable(self.dense[one])]
+        if not open_vocabulary.defined(student):
+            return {}
+        return {
+            one: {OPEN_VOCABULARY: open_vocabulary.evaluate(student, self.dense[one], variant)} for one in measurable
+        }
+
+    def check_prompted(self) -> None:
+        """Raise `RecipeError` unless the test split has true labels of segmentation with named classes."""
+        if "test" not in self.dense or not open_vocabulary.measurable(self.dense["test"]):
+            raise open_vocabulary.unmeasurable()
 
     def probes(self, student: Encoder, pseudo: Split | None = None) -> probe.Probes | None:
         """Fit the dense probes of a student; return None if there is no truth.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.bootstrap import RESAMPLES, centered, interval, resample
 from clipzoo.evaluation.criterion import normalized
-from clipzoo.evaluation.measure import RECOGNITION, Scored
+from clipzoo.evaluation.measure import NOT_PROBED, Scored
 
 MEASURES = {"zero_shot": "top1", "retrieval": "r1"}
 """Group -> the measure that must not fall; the first group that was scored is used."""
@@ -152,7 +152,7 @@ def tradeoff(
     start, end = scores[alphas[0]], scores[alphas[-1]]
     assert (alphas[0], alphas[-1]) == (0, 1)
     group = next((name for name in MEASURES if name in start and name in end), None)
-    dense = [name for name in start if name not in RECOGNITION and not math.isnan(_headline(start[name]))]
+    dense = [name for name in start if name not in NOT_PROBED and not math.isnan(_headline(start[name]))]
     if group is None or not dense:
         return None
     values, draws = _dense({alpha: scores[alpha] for alpha in alphas}, dense, resamples, seed)

@@ -100,5 +100,7 @@ def _resize_timm(visual: TimmModel, size: Size, name: str) -> None:
         raise _refused(name, size, f"it would change {changed[0]} of its timm tower, too")
 
 
-def _refused(name: str, size: Size, reason: str, fix: str = "Remove student.size") -> CheckpointError:
+def _refused(
+    name: str, size: Size, reason: str, fix: str = "Remove student.size, or give another size"
+) -> CheckpointError:
     return CheckpointError(f"{name} does not support images of {size[0]}×{size[1]} pixels: {reason}. {fix}")

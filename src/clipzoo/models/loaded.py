@@ -16,6 +16,8 @@ from clipzoo.errors import CheckpointError, ImageError
 from clipzoo.files import AnyPath
 from clipzoo.heads import resize
 from clipzoo.models._open_clip import CONFIG
+from clipzoo.models.dense import DEFAULT
+from clipzoo.models.segments import TEMPLATES, Segments
 from clipzoo.models.student import Student
 from clipzoo.tasks import get as get_task
 from clipzoo.types import ImageArray, View, to_rgb
@@ -100,6 +102,17 @@ class Loaded:
         """Return unit vectors, float32 [N,D] on the CPU, of one or several texts."""
         texts = [texts] if isinstance(texts, str) else texts
         return self.student.encode_text(texts).float().cpu()
+
+    def segment(
+        self,
+        image: Picture,
+        names: Sequence[str],
+        templates: Sequence[str] = TEMPLATES,
+        size: tuple[int, int] | None = None,
+        variant: str = DEFAULT,
+    ) -> Segments:
+        """Return the most similar of some names for each pixel of one image; see `Student.segment`."""
+        return self.student.segment(_pixels(image), names, templates, size, variant)
 
     def _column(self, name: str) -> str:
         columns = [column for column, spec in self.student.specs.items() if name in (column, spec.task)]

@@ -17,10 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clipzoo import files, heads
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.files import AnyPath
-from clipzoo.models import _folder, _layout, _open_clip, _sizes
+from clipzoo.models import _folder, _layout, _open_clip, _sizes, dense, segments
 from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Preprocessing, Tokenizer
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
+from clipzoo.models.segments import TEMPLATES, Segments
+from clipzoo.types import ImageArray, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,59 @@ class Student(nn.Module):
         """Return unit-length embeddings [B,D] of texts, on the student's device."""
         out: Tensor = self.clip.encode_text(self.tokenize(texts).to(self.mean.device), normalize=True)
         return out
+
+    def check_dense(self, variant: str = dense.DEFAULT) -> None:
+        """Raise `CheckpointError` if a variant of `encode_dense` is not defined for the vision tower."""
+        dense.check(self.clip.visual, variant)
+
+    def encode_dense(self, images: Tensor, variant: str = dense.DEFAULT, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the embeddings of patches in the space of texts, unit vectors [B,D,h,w] (docs/evaluation.md).
+
+        Args:
+            images: uint8 [B,H,W,3], of ``size``.
+            variant: file of ``clipzoo/models/dense/``.
+            size: (H, W) to which positions are interpolated; None is `image_size`.
+
+        Raises:
+            CheckpointError: the variant is not defined for the vision tower, or the tower does not support the size.
+        """
+        return dense.embeddings(dense.resized(self.clip.visual, size), self.normalize(images), variant)
+
+    @torch.no_grad()
+    def segment(
+        self,
+        image: ImageArray,
+        names: Sequence[str],
+        templates: Sequence[str] = TEMPLATES,
+        size: tuple[int, int] | None = None,
+        variant: str = dense.DEFAULT,
+    ) -> Segments:
+        """Return the most similar of some names for each pixel of an image, at the image's size.
+
+        Args:
+            image: uint8 [H,W,3] of any size; the whole image is squashed to ``size``.
+            names: of the classes, such as ``["chair", "lamp"]``.
+            templates: prompts with ``{c}`` in the place of a name; their embeddings are averaged.
+            size: as in `encode_dense`.
+            variant: as in `encode_dense`.
+
+        Raises:
+            CheckpointError: there are no names or templates. `encode_dense` raises others.
+        """
+        if isinstance(names, str) or not names or isinstance(templates, str) or not templates:
+            raise CheckpointError(
+                f"names={names!r}, templates={templates!r}: segment needs a list of at least one name and one "
+                'template, such as names=["chair", "lamp"], templates=["a photo of a {c}."]'
+            )
+        training = self.training
+        self.eval()
+        try:
+            squashed = torch.tensor(View.whole(size or self.image_size).image(image), device=self.mean.device)
+            classes = segments.class_embeddings(self.encode_text, names, templates)
+            cosines = segments.similarities(self.encode_dense(squashed[None], variant, size), classes, image.shape[:2])
+        finally:
+            self.train(training)
+        return segments.segments(cosines[0], names, float(self.clip.logit_scale.exp()))
 
     def train(self, mode: bool = True) -> Student:
         """Set training or evaluation mode. Batch norms whose weights are locked stay in evaluation mode."""

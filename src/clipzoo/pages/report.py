@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from clipzoo.evaluation.measure import ALIGNED, RECOGNITION
+from clipzoo.evaluation.measure import ALIGNED, NOT_PROBED
 from clipzoo.evaluation.results import Cells, Comparison, Results
 from clipzoo.files import write
 from clipzoo.pages import _html, charts, protection, words
@@ -79,13 +79,13 @@ def write_page(
 
 
 def _ordered(results: Results, tasks: Sequence[str]) -> Results:
-    """Return the results with their measures in the order of the tasks, then zero-shot and retrieval."""
+    """Return the results with their measures in the order of the tasks, then those of `NOT_PROBED`."""
     if not tasks:
         return results
 
     def place(metric: str) -> int:
         group = metric.split("/")[0].removesuffix(ALIGNED)
-        after = len(tasks) + 1 + RECOGNITION.index(group) if group in RECOGNITION else len(tasks)
+        after = len(tasks) + 1 + NOT_PROBED.index(group) if group in NOT_PROBED else len(tasks)
         return tasks.index(group) if group in tasks else after
 
     def ordered(rows: Mapping[str, Cells]) -> dict[str, Cells]:

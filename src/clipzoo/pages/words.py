@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, cast
 
 from clipzoo import tasks
-from clipzoo.evaluation.measure import rounded
+from clipzoo.evaluation.measure import NOT_PROBED, rounded
 from clipzoo.evaluation.results import Cell, Comparison, Results
 
 State = Literal["better", "worse", "unclear"]
 
-RECOGNITION = ("zero_shot", "retrieval")
 TRIVIAL = ("position_prior", "pixels_position", "random_student")
 """The baselines that a gain must beat to count."""
 
@@ -190,8 +189,8 @@ def row_name(results: Comparison, metric: str, row: str) -> str:
 
 
 def dense(results: Results) -> list[str]:
-    """Return the headlines of tasks: `headlines` without zero-shot and retrieval."""
-    return [metric for metric in headlines(results) if metric.split("/")[0] not in RECOGNITION]
+    """Return the headlines of tasks: `headlines` without zero-shot, retrieval and open vocabulary."""
+    return [metric for metric in headlines(results) if metric.split("/")[0] not in NOT_PROBED]
 
 
 def headline(results: Results) -> str:

@@ -103,6 +103,9 @@ class EvaluationRecipe(Part):
     """Layout of the benchmark folders: a file of ``clipzoo/benchmarks/``, or a custom layout (docs/extending.md)."""
     preset: Literal["quick"] = "quick"
     """Set of measurements (docs/evaluation.md)."""
+    open_vocabulary: str | None = None
+    """Measure every arm by prompts with the class names of the segmentation labels: ``maskclip``, ``sclip``,
+    ``naclip``, ``value`` or ``plain`` (docs/evaluation.md); null skips it."""
 
     @field_validator("layout")
     @classmethod
@@ -111,6 +114,14 @@ class EvaluationRecipe(Part):
         if layout not in known:
             raise ValueError(f"there is no benchmark layout {layout!r}; {plugins.hint(layout, known)}")
         return layout
+
+    @field_validator("open_vocabulary")
+    @classmethod
+    def _variant_is_known(cls, variant: str | None) -> str | None:
+        known = plugins.names("models.dense")
+        if variant is not None and variant not in known:
+            raise ValueError(f"there is no variant {variant!r} of open vocabulary; {plugins.hint(variant, known)}")
+        return variant
 
     @model_validator(mode="after")
     def _probes_have_validation(self) -> EvaluationRecipe:

@@ -20,7 +20,7 @@ from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.interpolation import BEST, Interpolations
-from clipzoo.runs.preflight import check_splits
+from clipzoo.runs.preflight import check_prompted, check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store
@@ -74,12 +74,15 @@ class Run:
         packaged = locations.provided(self.recipe.location)
         check_mixture(self.recipe.training.mixture, () if packaged else self.inputs.reader.shards)
         check_splits(self.recipe)
+        check_prompted(self.recipe)
         student, evaluation = self.recipe.student, self.recipe.evaluation
         on_disk = weights_are_local(model_schemes.resolve(student.model), student.pretrained)
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
         start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
         check_settings(self.recipe.training, start)
         check_student(self.recipe.training, start)
+        if evaluation.open_vocabulary:
+            start.check_dense(evaluation.open_vocabulary)
         if evaluation.probe:
             start.check_layers(evaluation.layers, "evaluation.layers")
 

@@ -37,6 +37,9 @@ CHOOSING = (
 )  # fmt: skip
 """Exceptions to `FREE` if validation chose the learning rate of an arm."""
 
+APART = ("evaluation.open_vocabulary",)
+"""Fields of the evaluation whose scores are kept apart, so that a change invalidates no others."""
+
 
 class Folder:
     """The paths and the lock of a run.
@@ -146,7 +149,7 @@ class Folder:
         if not self.trained:
             for name in ("plan.arrow", "plan.parquet"):
                 (self.path / name).unlink(missing_ok=True)
-        if not self.trained or any(name.startswith("evaluation.") for name in changed):
+        if not self.trained or any(name.startswith("evaluation.") and name not in APART for name in changed):
             shutil.rmtree(self.path / "scores", ignore_errors=True)
         files.write(self.recipe, recipe.to_yaml().encode())
 

@@ -175,6 +175,8 @@ def open_suite(inputs: Inputs, student: Student) -> Suite:
     locations = {split: getattr(evaluation, split) for split in SPLITS}
     benchmarks = {split: inputs.benchmark(location) for split, location in locations.items() if location}
     suite = Suite.of(benchmarks, student.image_size, evaluation.label_stride, evaluation.layers, student.crop)
+    if evaluation.open_vocabulary:
+        suite.check_prompted()
     for split, reasons in suite.left_out.items():
         if reasons:
             most = max(reasons, key=lambda reason: reasons[reason])

@@ -14,8 +14,9 @@ from torch import nn
 from clipzoo import encoders, files, locations, probing
 from clipzoo.benchmarks import Benchmark, Crop, open_benchmark
 from clipzoo.errors import RecipeError
-from clipzoo.evaluation import Encoder, baselines, compare
+from clipzoo.evaluation import Encoder, baselines, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.measure import OPEN_VOCABULARY
 from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
@@ -44,6 +45,7 @@ class Comparison:
         preset: of trained probes; ``quick`` fits probes in closed form.
         steps: of trained probes instead of the preset's.
         seed: of trained probes.
+        open_vocabulary: variant of dense embeddings for open-vocabulary segmentation; None skips it.
     """
 
     models: Sequence[str]
@@ -55,6 +57,7 @@ class Comparison:
     preset: str = QUICK
     steps: int | None = None
     seed: int = 0
+    open_vocabulary: str | None = None
 
 
 def measure(wanted: Comparison, progress: Progress) -> Results:
@@ -74,6 +77,11 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
         raise RecipeError(f"--probe is missing: the preset {wanted.preset} trains its probe on this benchmark")
     if wanted.preset == QUICK and wanted.steps:
         raise RecipeError(f"--steps needs --preset: the probes of {QUICK} are fitted in closed form, without steps")
+    if wanted.open_vocabulary and wanted.preset != QUICK:
+        raise RecipeError(
+            f"--open-vocabulary has no trained probe: remove --preset {wanted.preset}, or measure both "
+            "in two commands with two --out"
+        )
     for uri in wanted.models:
         encoders.check(uri)
     check_locations(wanted.locations)
@@ -94,7 +102,7 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
         {row: seeds for row, seeds in prior["test"].items() if seeds[0]},
         recipe=", ".join(wanted.models),
         subsets={split: (arms[split], {}) for split in reported if split != "test"},
-        protocol=_protocol(wanted),
+        protocol=_protocol(wanted) | open_vocabulary.protocol(wanted.open_vocabulary),
         versions=software(),
     )
     files.write(wanted.out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
@@ -120,7 +128,9 @@ def _check_measurable(wanted: Comparison, benchmarks: Mapping[str, Benchmark], r
                 )
         return
     suite = Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size)
-    if not ((suite.probed and "test" in suite.dense) or "test" in suite.zero_shot or "test" in suite.retrieval):
+    if wanted.open_vocabulary:
+        suite.check_prompted()
+    elif not ((suite.probed and "test" in suite.dense) or "test" in suite.zero_shot or "test" in suite.retrieval):
         needs = (
             "--probe and --validation with true labels" if "test" in suite.dense else "classes, captions or true labels"
         )
@@ -139,10 +149,31 @@ def _scores(
     crop: Crop = getattr(model, "crop", "whole")
     suite = Suite.of(benchmarks, model.image_size, layers=wanted.layers, crop=crop, label_size=wanted.label_size)
     identity = _request(wanted) | dict(suite.identities)
-    measured = kept_scores(
-        wanted.out / "scores" / _folder_name(uri), lambda: suite.measure(model, reported), identity, progress.stage
-    )
-    return dict(measured)
+    folder = wanted.out / "scores" / _folder_name(uri)
+    measured = kept_scores(folder, lambda: suite.measure(model, reported), identity, progress.stage)
+    return _prompted(wanted, uri, model, suite, measured, identity, progress)
+
+
+def _prompted(
+    wanted: Comparison,
+    uri: str,
+    model: Encoder,
+    suite: Suite,
+    scores: Mapping[str, RowScores],
+    identity: Mapping[str, str],
+    progress: Progress,
+) -> dict[str, RowScores]:
+    """Add the scores of open-vocabulary segmentation, if they are wanted."""
+    variant = wanted.open_vocabulary
+    if variant is None:
+        return dict(scores)
+    if not open_vocabulary.defined(model):
+        progress.stage(f"{uri} has no row of open vocabulary: it has no dense embeddings in the space of texts")
+        return dict(scores)
+    reported = [split for split in ("test", "heldout") if split in suite.dense]
+    folder = wanted.out / "scores" / f"{OPEN_VOCABULARY}-{variant}" / _folder_name(uri)
+    added = kept_scores(folder, lambda: suite.prompted(model, reported, variant), identity, progress.stage)
+    return {split: {**scores.get(split, {}), **added.get(split, {})} for split in {**scores, **added}}
 
 
 def _note_random(model: Encoder, uri: str, progress: Progress) -> None:

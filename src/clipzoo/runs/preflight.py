@@ -13,6 +13,7 @@ import torch
 from clipzoo import locations
 from clipzoo.benchmarks import Benchmark, check_meaning, open_benchmark
 from clipzoo.errors import ClipzooError, PlanError, RecipeError
+from clipzoo.evaluation import open_vocabulary
 from clipzoo.files import Place
 from clipzoo.plugins import hint
 from clipzoo.readers import Location, fingerprint, open_dataset
@@ -123,6 +124,18 @@ def check_splits(recipe: Recipe) -> None:
     if recipe.training.guard and recipe.training.guard.benchmark:
         places["guard"] = recipe.training.guard.benchmark
     check_locations(places, evaluation.layout, _data(recipe))
+
+
+def check_prompted(recipe: Recipe) -> None:
+    """Raise `RecipeError` if open vocabulary is to be measured and the test benchmark has no named classes."""
+    place = recipe.evaluation.test
+    if recipe.evaluation.open_vocabulary is None:
+        return
+    if place is None:
+        raise open_vocabulary.unmeasurable()
+    benchmark = check_split("test", place, recipe.evaluation.layout)
+    if not open_vocabulary.named(locations.conventions(place) if benchmark is None else benchmark.conventions):
+        raise open_vocabulary.unmeasurable()
 
 
 def _data(recipe: Recipe) -> dict[str, str]:

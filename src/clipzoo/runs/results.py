@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipzoo.benchmarks import Truth
-from clipzoo.evaluation import RowScores, TableScores, compare
+from clipzoo.evaluation import RowScores, TableScores, compare, open_vocabulary
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.results import GuardRecord, Results
 from clipzoo.evaluation.tradeoff import Reported
@@ -141,6 +141,7 @@ def protocol(run: Run) -> dict[str, object]:
         "learning_rate_grid": list(training.learning_rates),
         "more_labels": f"true labels of the probe split and pseudo-labels of {PSEUDO:,} random captioned pictures",
         **_interpolation(run),
+        **open_vocabulary.protocol(evaluation.open_vocabulary),
     }
 
 

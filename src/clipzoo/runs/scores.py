@@ -12,7 +12,7 @@ import numpy as np
 from clipzoo.benchmarks import Split, column_labels, split_of
 from clipzoo.data import entry_of
 from clipzoo.errors import ClipzooError
-from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
 from clipzoo.evaluation.probe import Probes
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import Suite
@@ -76,7 +76,42 @@ class Scores:
             student, probes = self._probed(arm, seed)
             return self._measured(student, arm, seed, lambda: self.suite.measure(student, splits, probes))
 
-        return self.kept(self.inputs.folder.scores(arm, seed), measure, splits)
+        kept = self.kept(self.inputs.folder.scores(arm, seed), measure, splits)
+        return self.with_prompted(kept, arm, seed, lambda: self.trainings.train(arm, seed))
+
+    def with_prompted(
+        self,
+        scores: Mapping[str, Groups],
+        row: str,
+        seed: int,
+        student: Callable[[], Student],
+        extra: Mapping[str, str] | None = None,
+    ) -> dict[str, dict[str, Scored]]:
+        """Add the scores of open-vocabulary segmentation, if the recipe has it; they are kept in their own folder.
+
+        Args:
+            scores: split -> group -> scores of a row.
+            row: arm, or interpolated arm.
+            seed: of the row.
+            student: returns its student.
+            extra: as in `kept`.
+        """
+        whole = {split: dict(groups) for split, groups in scores.items()}
+        variant = self.inputs.recipe.evaluation.open_vocabulary
+        if variant is None:
+            return whole
+
+        def measure() -> Mapping[str, Groups]:
+            self.progress.stage(f"measuring open vocabulary ({variant}) of {row}, seed {seed}")
+            one = student()
+            if row not in self.inputs.recipe.arms:  # other processes have no interpolated students
+                return self.suite.prompted(one, self.splits, variant)
+            return self._measured(one, row, seed, lambda: self.suite.prompted(one, self.splits, variant))
+
+        folder = self.inputs.folder.scores(f"{OPEN_VOCABULARY}-{variant}", f"{row}-{seed}")
+        for split, groups in self.kept(folder, measure, self.splits, extra).items():
+            whole.setdefault(split, {}).update(groups)
+        return whole
 
     def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
         """Return split -> baseline -> group -> scores."""

@@ -75,7 +75,8 @@ class Interpolations:
             self.progress.stage(f"measuring {arm}{BEST}, seed {seed} (α = {alpha:g})")
             return self.suite.measure(self.student(arm, seed), splits)
 
-        return dict(self.all.kept(folder, measure, splits, identity))
+        kept = self.all.kept(folder, measure, splits, identity)
+        return dict(self.all.with_prompted(kept, f"{arm}{BEST}", seed, lambda: self.student(arm, seed), identity))
 
     def tested(self, arm: str, seed: int) -> Tradeoff | None:
         """Return the chosen student between start and end on test; None if its measures were not measured there."""
