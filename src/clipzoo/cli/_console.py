@@ -131,7 +131,7 @@ def bars() -> Iterator[Bars | Lines]:
 
 
 def _print_now(text: str) -> None:
-    """Print text without markup, at once: output of a pipe is buffered by default."""
+    """Print text without markup and flush it: output of a pipe is buffered by default."""
     plain(text)
     console.file.flush()
 

@@ -22,7 +22,7 @@ def command(
         Path, typer.Option("--out", help="The file to write: a page (.html) or a contact sheet (.png).")
     ] = Path("look.html"),
     start: Annotated[
-        Path | None, typer.Option("--start", help="A student to show beside it; default: the start of a run.")
+        Path | None, typer.Option("--start", help="A student to show next to it; default: the start of a run.")
     ] = None,
     arm: Annotated[
         str | None, typer.Option(help="The arm of a run; default: clipzoo, or clip-ft if it is not trained.")

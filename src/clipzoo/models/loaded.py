@@ -28,6 +28,10 @@ Picture = Image.Image | ImageArray
 """A PIL image (its EXIF orientation is applied) or a uint8 array H×W×3 RGB, of any size."""
 
 
+Labels = list[Any]
+"""Labels of the class that the task of their head has, one per image."""
+
+
 class Loaded:
     """A student in evaluation mode.
 
@@ -44,7 +48,7 @@ class Loaded:
         self.preprocess = image_transform_v2(PreprocessCfg(**student.preprocess_cfg), is_train=False)
         self.columns = tuple(student.specs)
 
-    def predict(self, images: Sequence[Picture], name: str) -> list[Any]:
+    def predict(self, images: Sequence[Picture], name: str) -> Labels:
         """Return labels of ``images``, each at its image's size. Whole images are squashed to the student's size.
 
         Args:
@@ -58,14 +62,14 @@ class Loaded:
         column = self._column(name)
         return self._labels(images, (column,))[column]
 
-    def predict_all(self, images: Sequence[Picture]) -> dict[str, list[Any]]:
-        """Return column -> labels of ``images``, as `predict` does, for all heads at once."""
+    def predict_all(self, images: Sequence[Picture]) -> dict[str, Labels]:
+        """Return column -> labels of ``images``, as `predict` does, for all heads together."""
         return self._labels(images, self.columns)
 
     @torch.no_grad()
-    def _labels(self, images: Sequence[Picture], columns: Sequence[str]) -> dict[str, list[Any]]:
+    def _labels(self, images: Sequence[Picture], columns: Sequence[str]) -> dict[str, Labels]:
         view = View.whole(self.student.image_size)
-        labels: dict[str, list[Any]] = {column: [] for column in columns}
+        labels: dict[str, Labels] = {column: [] for column in columns}
         for pictures in _batches(images):
             squashed = torch.from_numpy(np.stack([view.image(picture) for picture in pictures]))
             predictions = self.student(squashed.to(self.student.mean.device))["predictions"]

@@ -51,8 +51,9 @@ def _rows(shown: Predictions) -> list[list[Cell]]:
             (f"{one.title}{f', {one.model}' if several else ''}", one.image, one.legend) for one in picture.overlays
         ]
         marks = [
-            Mark(f"{prompt}: {' → '.join(f'{value:.1%}' for value in values)}", INK)
+            Mark(f"{prompt}{f', {model}' if several else ''}: {value:.1%}", INK)
             for prompt, values in picture.probabilities.items()
+            for model, value in zip(shown.models, values, strict=True)
         ]
         rows.append([(picture.name, picture.image, marks), *heads])
     return rows

@@ -157,12 +157,12 @@ def _enlarged(image: ImageArray) -> ImageArray:
 def _named(image: ImageArray, legend: Sequence[Mark]) -> ImageArray:
     """Return a picture with the texts of marks that have a position, without those that would cover another."""
     picture = Image.fromarray(image)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(20)
     drawn: list[tuple[float, float, float, float]] = []
     for mark in legend:
         if mark.at is None:
             continue
-        width, height = pen.textlength(mark.text, font) + 6, 18
+        width, height = pen.textlength(mark.text, font) + 8, 25
         x = max(0, min(mark.at[0] * picture.width, picture.width - width))
         y = max(0, min(mark.at[1] * picture.height, picture.height - height))
         if any(x < right and left < x + width and y < low and top < y + height for left, top, right, low in drawn):
@@ -170,5 +170,5 @@ def _named(image: ImageArray, legend: Sequence[Mark]) -> ImageArray:
         drawn.append((x, y, x + width, y + height))
         pen.rectangle(drawn[-1], fill=mark.color)
         dark = np.dot(mark.color, (0.3, 0.6, 0.1)) < 110
-        pen.text((x + 3, y + 1), mark.text, "white" if dark else "black", font)
+        pen.text((x + 4, y + 1), mark.text, "white" if dark else "black", font)
     return np.asarray(picture)

@@ -50,7 +50,7 @@ def show(
     """Return the predictions of a student on pictures; a notebook shows them, ``save`` writes them.
 
     Args:
-        student: a student of `clipzoo.load`, its folder, or a run folder, whose start is shown beside it.
+        student: a student of `clipzoo.load`, its folder, or a run folder, whose start is shown next to it.
         pictures: files, folders, glob patterns, PIL images or uint8 arrays H×W×3 RGB.
         prompts: texts whose probabilities are shown; one text may have several, separated by commas.
         start: a second student, shown first.
