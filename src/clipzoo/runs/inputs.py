@@ -181,7 +181,7 @@ def open_suite(inputs: Inputs, student: Student) -> Suite:
         if reasons:
             most = max(reasons, key=lambda reason: reasons[reason])
             progress.stage(f"{split}: {sum(reasons.values())} samples cannot be used. Most common reason: {most}")
-    if "test" in suite.dense and not suite.probed:
+    if "test" in suite.dense and not suite.probed and not evaluation.open_vocabulary:
         progress.stage("the true labels of test are not used: probes need evaluation.probe and evaluation.validation")
     return suite
 
