@@ -18,8 +18,8 @@ from clipzoo.files import several
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.recipe import Recipe, load, parse
 from clipzoo.runs import Run
-from clipzoo.runs.dry_run import preview
-from clipzoo.runs.preflight import check_places
+from clipzoo.runs.before.dry_run import preview
+from clipzoo.runs.before.preflight import check_places
 from making import make_dataset
 
 

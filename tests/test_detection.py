@@ -12,8 +12,9 @@ import torch
 
 from clipzoo.benchmarks import Split, column_labels, split_of
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
-from clipzoo.evaluation import arms, baselines, fitting
+from clipzoo.evaluation import arms, baselines
 from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.probes import fitting
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.labeling import label
 from clipzoo.models import HeadSpec, Student

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from clipzoo import tasks
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.errors import PlanError
-from clipzoo.evaluation import baselines, fitting, ridge
+from clipzoo.evaluation import baselines
+from clipzoo.evaluation.probes import fitting, ridge
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.normals import Normals

@@ -25,7 +25,7 @@ from clipzoo.models._folder import WEIGHTS
 from clipzoo.models._open_clip import CONFIG, HEADS
 from clipzoo.runs import new_recipe
 from clipzoo.runs import verbs as pipeline
-from clipzoo.runs.dry_run import preview
+from clipzoo.runs.before.dry_run import preview
 from clipzoo.tasks import Convention
 
 VISION = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}

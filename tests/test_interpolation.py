@@ -22,7 +22,7 @@ from clipzoo.evaluation.tradeoff import tradeoff
 from clipzoo.models import Student, interpolated
 from clipzoo.pages import write_page
 from clipzoo.runs import verbs
-from clipzoo.runs.dry_run import preview
+from clipzoo.runs.before.dry_run import preview
 from test_pipeline import world  # noqa: F401
 from test_report import scored_dense
 

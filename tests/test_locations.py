@@ -8,8 +8,8 @@ import pytest
 
 from clipzoo import locations, model_schemes, recipe
 from clipzoo.errors import CheckpointError, DatasetError, RecipeError
+from clipzoo.runs.before.preflight import check_splits
 from clipzoo.runs.new_recipe import check_benchmarks, defaults
-from clipzoo.runs.preflight import check_splits
 from installing import installed
 from making import make_dataset
 

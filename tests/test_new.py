@@ -13,7 +13,7 @@ from clipzoo.errors import ClipzooError
 from clipzoo.experts import ExpertCard
 from clipzoo.labeling import label
 from clipzoo.runs import Run, new_recipe
-from clipzoo.runs.dry_run import preview
+from clipzoo.runs.before.dry_run import preview
 from clipzoo.tasks import Convention
 from making import make_dataset
 

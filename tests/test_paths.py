@@ -13,9 +13,9 @@ import clipzoo
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.errors import RecipeError, RemoteError
 from clipzoo.runs import verbs as pipeline
-from clipzoo.runs.dry_run import preview
+from clipzoo.runs.before.dry_run import preview
+from clipzoo.runs.before.preflight import check_splits
 from clipzoo.runs.new_recipe import check_benchmarks, check_out
-from clipzoo.runs.preflight import check_splits
 from serving import put
 from test_pipeline import write_benchmark
 

@@ -28,7 +28,7 @@ from clipzoo.progress import Silent
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.runs import verbs as pipeline
-from clipzoo.runs.preflight import pick_device
+from clipzoo.runs.before.preflight import pick_device
 from clipzoo.runs.results import cost as cost_of
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention

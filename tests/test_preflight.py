@@ -13,7 +13,7 @@ from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.models._open_clip import check_model
-from clipzoo.runs.preflight import check_places, check_splits
+from clipzoo.runs.before.preflight import check_places, check_splits
 from making import make_dataset
 
 

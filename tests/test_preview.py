@@ -20,7 +20,7 @@ from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs import Run
-from clipzoo.runs.dry_run import preview
+from clipzoo.runs.before.dry_run import preview
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation

@@ -13,11 +13,12 @@ import pytest
 from clipzoo import plugins, recipe
 from clipzoo.benchmarks import Benchmark, Split, open_benchmark, read_split
 from clipzoo.errors import DatasetError, RecipeError
-from clipzoo.evaluation import baselines, probe
+from clipzoo.evaluation import baselines
+from clipzoo.evaluation.probes import probe
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import ExpertCard
 from clipzoo.readers import fingerprint, open_dataset
-from clipzoo.runs.preflight import check_splits
+from clipzoo.runs.before.preflight import check_splits
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
@@ -148,7 +149,8 @@ import sys
 import numpy as np, torch
 from making import peak
 from clipzoo.benchmarks import open_benchmark, read_split
-from clipzoo.evaluation import baselines, fitting, zero_shot, retrieval
+from clipzoo.evaluation import baselines, zero_shot, retrieval
+from clipzoo.evaluation.probes import fitting
 
 torch.set_num_threads(1)
 

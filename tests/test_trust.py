@@ -24,7 +24,7 @@ from clipzoo.models import Student
 from clipzoo.models._open_clip import CONFIG
 from clipzoo.runs import new_recipe
 from clipzoo.runs import verbs as pipeline
-from clipzoo.runs.dry_run import preview
+from clipzoo.runs.before.dry_run import preview
 from making import make_dataset
 
 OWN = """

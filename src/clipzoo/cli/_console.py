@@ -143,7 +143,7 @@ def load_recipe(
     from clipzoo import files
     from clipzoo import recipe as recipes
     from clipzoo.errors import CheckpointError
-    from clipzoo.runs.preflight import check_places
+    from clipzoo.runs.before.preflight import check_places
 
     if recipe.is_dir():
         files.check_inside(recipe, ".", CheckpointError)
@@ -198,7 +198,7 @@ def open_run(
 
     Of several processes, only the main one enters the block. The others take part in its trainings, and exit.
     """
-    from clipzoo.runs.preflight import pick_device
+    from clipzoo.runs.before.preflight import pick_device
     from clipzoo.runs.processes import lead, serve
     from clipzoo.training import joined
     from clipzoo.training.processes import ranks
@@ -226,7 +226,7 @@ def launched(
     """
     if gpus is None:
         return False
-    from clipzoo.runs.preflight import pick_device
+    from clipzoo.runs.before.preflight import pick_device
     from clipzoo.training.processes.launch import launch
     from clipzoo.training.processes.ranks import check_gpus, is_launched
 
@@ -278,8 +278,8 @@ def print_preview(
     Memory is that of each of ``gpus`` processes.
     """
     from clipzoo.cli._tables import two_columns
-    from clipzoo.runs.dry_run import preview
-    from clipzoo.runs.preflight import check_measurable, pick_device
+    from clipzoo.runs.before.dry_run import preview
+    from clipzoo.runs.before.preflight import check_measurable, pick_device
 
     pick_device(device)
     loaded, folder = load_recipe(recipe, out, overrides, trust)

@@ -26,8 +26,8 @@ def consolidate(
 ) -> None:
     """Write the shards of an FSDP2 checkpoint and the file that names them as one file, which also resumes."""
     from clipzoo.cli._console import bold, console
+    from clipzoo.runs.before.preflight import check_arm
     from clipzoo.runs.folder import Folder
-    from clipzoo.runs.preflight import check_arm
     from clipzoo.training.checkpoint import NAME
     from clipzoo.training.checkpoint import consolidate as write
 

@@ -82,7 +82,7 @@ def command(
 def _arms(recipe: Path, out: Path | None, overrides: list[str] | None, device: str, trust: bool) -> None:
     from clipzoo.cli._console import bold, console, open_run
     from clipzoo.runs import verbs as pipeline
-    from clipzoo.runs.preflight import check_measurable
+    from clipzoo.runs.before.preflight import check_measurable
 
     with open_run(recipe, out, overrides, device, trust, check_measurable) as run:
         path = pipeline.evaluate(run)
@@ -92,8 +92,8 @@ def _arms(recipe: Path, out: Path | None, overrides: list[str] | None, device: s
 def _models(models: list[str], places: dict[str, str], out: Path, device: str, **options: Any) -> None:
     from clipzoo.cli import _tables
     from clipzoo.cli._console import bars, bold, console
+    from clipzoo.runs.before.preflight import pick_device
     from clipzoo.runs.models import Comparison, measure
-    from clipzoo.runs.preflight import pick_device
 
     with bars() as progress:
         results = measure(Comparison(models, places, out, device=pick_device(device), **options), progress)

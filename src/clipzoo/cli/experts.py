@@ -72,7 +72,7 @@ def check(
     from clipzoo import conformance, experts, locations
     from clipzoo.cli._console import console
     from clipzoo.cli._tables import verdicts
-    from clipzoo.runs.preflight import pick_device
+    from clipzoo.runs.before.preflight import pick_device
 
     with TemporaryDirectory() as cache:
         shown = conformance.load_pictures(locations.resolve_data(images, Path(cache))) if images else None

@@ -75,8 +75,8 @@ def _pair(start: Path, end: Path, out: Path, splits: dict[str, str], given: dict
     from clipzoo.cli import _tables
     from clipzoo.cli._console import bars, bold, console
     from clipzoo.recipe import InterpolationRecipe
+    from clipzoo.runs.before.preflight import pick_device
     from clipzoo.runs.interpolation import interpolate_pair
-    from clipzoo.runs.preflight import pick_device
 
     try:
         settings = InterpolationRecipe.model_validate(given)

@@ -60,7 +60,7 @@ def command(
     from clipzoo.cli._console import console, print_reports
     from clipzoo.cli._tables import estimated, estimated_total
     from clipzoo.files import several
-    from clipzoo.runs.preflight import pick_device
+    from clipzoo.runs.before.preflight import pick_device
 
     if price is not None and not estimate:
         raise typer.BadParameter("--price applies only to --estimate: add --estimate, or remove --price")

@@ -48,7 +48,7 @@ def command(
     from clipzoo.cli._console import bold, console, plain
     from clipzoo.files import several
     from clipzoo.runs import new_recipe as draft
-    from clipzoo.runs.preflight import pick_device
+    from clipzoo.runs.before.preflight import pick_device
 
     draft.check_out(out)
     device = pick_device(device)

@@ -35,7 +35,7 @@ def command(
     """Show the predictions of a student on pictures: all heads, and probabilities of prompts."""
     from clipzoo.cli._console import bars, bold, console, plain
     from clipzoo.pages.predictions import check_ending
-    from clipzoo.runs.preflight import pick_device
+    from clipzoo.runs.before.preflight import pick_device
     from clipzoo.runs.showing import show
 
     check_ending(out)

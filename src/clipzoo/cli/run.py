@@ -17,7 +17,7 @@ def command(
     """Label, train all arms, evaluate, and write the report; rerunning the command resumes."""
     from clipzoo.cli._console import bold, console, launched, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
-    from clipzoo.runs.preflight import check_measurable
+    from clipzoo.runs.before.preflight import check_measurable
 
     if dry_run:
         print_preview(recipe, out, overrides, device, trust=trust, gpus=gpus)

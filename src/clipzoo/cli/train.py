@@ -27,7 +27,7 @@ def command(
 
     from clipzoo.cli._console import bold, console, launched, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
-    from clipzoo.runs.preflight import check_arm
+    from clipzoo.runs.before.preflight import check_arm
     from clipzoo.training import ended
 
     if dry_run:

@@ -2,9 +2,9 @@
 
 from clipzoo.evaluation.arms import RowScores, TableScores, compare, restrict
 from clipzoo.evaluation.base import Encoder, feature_batches, features
-from clipzoo.evaluation.fitting import dense
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.probe import Probe, Probes
+from clipzoo.evaluation.probes.fitting import dense
+from clipzoo.evaluation.probes.probe import Probe, Probes
 
 __all__ = [
     "Encoder", "Probe", "Probes", "RowScores", "Scored", "TableScores", "compare", "dense", "feature_batches",

@@ -21,10 +21,10 @@ from torch import Tensor
 from clipzoo import files
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.errors import PlanError
-from clipzoo.evaluation.fitting import fit_all, targets
 from clipzoo.evaluation.measure import Scored, rows
-from clipzoo.evaluation.probe import Probes
-from clipzoo.evaluation.ridge import STRENGTHS
+from clipzoo.evaluation.probes.fitting import fit_all, targets
+from clipzoo.evaluation.probes.probe import Probes
+from clipzoo.evaluation.probes.ridge import STRENGTHS
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray, View
 

@@ -8,10 +8,11 @@ from itertools import combinations
 
 from clipzoo.benchmarks import Benchmark, Crop, Split, check_meaning, open_benchmark, read_split
 from clipzoo.errors import DatasetError, PlanError
-from clipzoo.evaluation import baselines, fitting, open_vocabulary, probe, retrieval, zero_shot
+from clipzoo.evaluation import baselines, open_vocabulary, retrieval, zero_shot
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.base import Encoder, features
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
+from clipzoo.evaluation.probes import fitting, probe
 from clipzoo.experts import Expert
 from clipzoo.files import Place
 from clipzoo.tasks import Convention

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.probe import Probes
+from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.experts import Expert
 from clipzoo.pages import words
 from clipzoo.pages.pictures import PictureRow, cases

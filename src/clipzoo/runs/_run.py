@@ -17,10 +17,10 @@ from clipzoo.models import HeadSpec, Student, weights_are_local
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader
 from clipzoo.recipe import ColumnRecipe, Recipe
+from clipzoo.runs.before.preflight import check_prompted, check_splits
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.interpolation import BEST, Interpolations
-from clipzoo.runs.preflight import check_prompted, check_splits
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
 from clipzoo.store import Column, Store

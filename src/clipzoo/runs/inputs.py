@@ -18,8 +18,8 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.progress import Progress
 from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
+from clipzoo.runs.before.preflight import REPORTED, SPLITS
 from clipzoo.runs.folder import Folder
-from clipzoo.runs.preflight import REPORTED, SPLITS
 from clipzoo.store import Column, Store
 
 

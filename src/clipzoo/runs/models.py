@@ -22,7 +22,7 @@ from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.probing.base import fitted, patch_of
 from clipzoo.progress import Progress
-from clipzoo.runs.preflight import SPLITS, check_locations
+from clipzoo.runs.before.preflight import SPLITS, check_locations
 from clipzoo.store import software
 from clipzoo.types import Size
 

@@ -23,7 +23,7 @@ from clipzoo.labeling.inputs import stages
 from clipzoo.locations import Proposals
 from clipzoo.models import Student, check_model, weights_are_local
 from clipzoo.readers import fingerprint, open_dataset
-from clipzoo.runs.preflight import SPLITS, check_split
+from clipzoo.runs.before.preflight import SPLITS, check_split
 from clipzoo.store import Column, Manifest, Store
 from clipzoo.tasks import get as get_task
 

@@ -15,9 +15,9 @@ from clipzoo.pages import PictureRow
 from clipzoo.pages.charts import Curves, Point
 from clipzoo.pages.showcase import showcase
 from clipzoo.runs._run import Run
+from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.interpolation import BEST
-from clipzoo.runs.preflight import TRAINED
 from clipzoo.runs.scores import PSEUDO
 from clipzoo.runs.trainings import seeds_of
 from clipzoo.store.manifest import software

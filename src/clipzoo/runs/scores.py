@@ -13,14 +13,14 @@ from clipzoo.benchmarks import Split, column_labels, split_of
 from clipzoo.data import entry_of
 from clipzoo.errors import ClipzooError
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
-from clipzoo.evaluation.probe import Probes
+from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.models import Student
 from clipzoo.readers import Entry, Reader
+from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import reported_splits, versioned_preset
-from clipzoo.runs.preflight import TRAINED
 from clipzoo.runs.trainings import Trainings
 from clipzoo.types import decode_image
 

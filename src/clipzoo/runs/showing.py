@@ -19,8 +19,8 @@ from clipzoo.pages.predictions import Predictions, predict
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import spread
 from clipzoo.recipe import StudentRecipe
+from clipzoo.runs.before.preflight import TRAINED, check_arm
 from clipzoo.runs.folder import Folder
-from clipzoo.runs.preflight import TRAINED, check_arm
 from clipzoo.types import ImageArray, decode_image, to_rgb
 
 BEST = "-best"

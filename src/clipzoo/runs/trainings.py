@@ -20,8 +20,8 @@ from clipzoo.evaluation.suite import Suite
 from clipzoo.models import Student
 from clipzoo.recipe import Recipe
 from clipzoo.runs import guarding
+from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import Inputs, open_suite
-from clipzoo.runs.preflight import TRAINED
 from clipzoo.training import Job, Recognition, Training, ended, finished
 from clipzoo.training import train as train_job
 from clipzoo.training.processes import ranks, spread

@@ -32,8 +32,8 @@ from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
 from clipzoo.pages import write_page
 from clipzoo.runs._run import Run
+from clipzoo.runs.before.preflight import TRAINED, check_arm, check_measurable
 from clipzoo.runs.interpolation import BEST, RECORD
-from clipzoo.runs.preflight import TRAINED, check_arm, check_measurable
 from clipzoo.runs.results import compared, curves, picture_rows, task_order
 from clipzoo.runs.trainings import describe, seeds_of
 from clipzoo.store import Store, software

@@ -7,7 +7,7 @@ from functools import cache
 
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation.arms import RowScores
-from clipzoo.evaluation.probe import Probes
+from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.evaluation.tradeoff import Tradeoff, tradeoff
 from clipzoo.models import Student
 from clipzoo.recipe import InterpolationRecipe

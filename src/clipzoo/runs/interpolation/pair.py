@@ -16,8 +16,8 @@ from clipzoo.files import AnyPath
 from clipzoo.models import Student
 from clipzoo.progress import Progress
 from clipzoo.recipe import InterpolationRecipe
+from clipzoo.runs.before.preflight import check_locations
 from clipzoo.runs.interpolation.sweep import RECORD, WEIGHTS, Splits, between, digest, sweep, write_best, write_record
-from clipzoo.runs.preflight import check_locations
 
 
 def interpolate_pair(

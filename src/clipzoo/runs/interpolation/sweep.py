@@ -15,7 +15,7 @@ from pathlib import Path
 from clipzoo import files
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation.arms import RowScores
-from clipzoo.evaluation.probe import Probes
+from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.evaluation.suite import Suite
 from clipzoo.evaluation.tradeoff import MEASURES, Tradeoff, tradeoff
 from clipzoo.experts.base import sha256

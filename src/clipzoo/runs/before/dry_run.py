@@ -16,7 +16,7 @@ from clipzoo.files import AnyPath
 from clipzoo.progress import Progress
 from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
-from clipzoo.runs.preflight import REPORTED, SPLITS, TRAINED, check_arm
+from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_arm
 from clipzoo.runs.trainings import describe
 from clipzoo.store import Column
 from clipzoo.tasks import Convention

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.evaluation.measure import Scored, shares, stacked
-from clipzoo.evaluation.ridge import Ridge
+from clipzoo.evaluation.probes.ridge import Ridge
 from clipzoo.tasks.base import Statistics
 
 Read = Callable[[Split], Iterator[Tensor]]

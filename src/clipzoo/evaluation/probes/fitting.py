@@ -15,8 +15,8 @@ from torch import Tensor
 
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.evaluation.base import Encoder, feature_batches
-from clipzoo.evaluation.probe import Probe, Probes, Read, images_per_chunk, tokens
-from clipzoo.evaluation.ridge import STRENGTHS, Moments, Ridge, solve
+from clipzoo.evaluation.probes.probe import Probe, Probes, Read, images_per_chunk, tokens
+from clipzoo.evaluation.probes.ridge import STRENGTHS, Moments, Ridge, solve
 from clipzoo.types import View
 
 GROUP_BYTES = 256 << 20

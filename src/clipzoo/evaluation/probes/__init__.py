@@ -1,0 +1,1 @@
+"""Dense probes in closed form: ridge regression from the tokens of frozen features to labels."""
