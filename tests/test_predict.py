@@ -109,8 +109,19 @@ def test_a_run_shows_its_start_beside_the_trained_student(run: Path, pictures: P
     shown = clipzoo.show(run, pictures / "wide.png", ["red", "green"])
     assert shown.models == ["start", "clipzoo"]
     assert [len(values) for values in shown.pictures[0].probabilities.values()] == [2, 2]
-    assert shown.notes == ["start: no heads, only probabilities of prompts"]
-    assert {one.model for one in shown.pictures[0].overlays} == {"clipzoo"}
+    assert shown.notes == ["start: no heads, only probabilities and heat maps of prompts"]
+    heads = [one for one in shown.pictures[0].overlays if one.column != "cosine"]
+    assert {one.model for one in heads} == {"clipzoo"}
+    heat = [(one.title, one.model) for one in shown.pictures[0].overlays if one.column == "cosine"]
+    assert heat == [("red", "start"), ("red", "clipzoo"), ("green", "start"), ("green", "clipzoo")]
+
+
+def test_a_heat_map_is_the_cosine_of_patches_and_prompt(student: Path, pictures: Path) -> None:
+    loaded, picture = clipzoo.load(student), Image.open(pictures / "wide.png")
+    (heat,) = [one for one in clipzoo.show(loaded, picture, ["red"]).pictures[0].overlays if one.column == "cosine"]
+    picture.thumbnail((480, 480), Image.Resampling.LANCZOS)
+    cosines = loaded.segment(picture, ["red"], ["{c}"]).similarities
+    assert [heat.legend[0].text, heat.legend[-1].text] == [f"{cosines.min():.2f}", f"{cosines.max():.2f}"]
 
 
 def test_two_students_stand_side_by_side(student: Path, pictures: Path) -> None:

@@ -1,9 +1,9 @@
-"""The predictions of students on pictures: every head as an overlay, and probabilities of prompts; HTML or PNG."""
+"""The predictions of students on pictures: overlays of heads and prompts, and probabilities of prompts; HTML or PNG."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +11,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from clipzoo import files, tasks
-from clipzoo.errors import ImageError
+from clipzoo.errors import CheckpointError, ImageError
 from clipzoo.files import AnyPath
+from clipzoo.models import dense
 from clipzoo.models.loaded import Loaded
 from clipzoo.pages import _html, _sheet, words
 from clipzoo.pages.pictures import data_uri, overlay
 from clipzoo.tasks import Mark
+from clipzoo.tasks.depth import turbo
 from clipzoo.types import ImageArray
 
 SIDE = 480
@@ -128,6 +130,7 @@ def predict(name: str, image: ImageArray, models: Mapping[str, Loaded], prompts:
             overlays += [_overlay(model, loaded, column, small, one) for column, (one,) in
                          loaded.predict_all([small]).items()]  # fmt: skip
     overlays.sort(key=lambda one: one.column)  # stable: models of one column stay in order
+    overlays += [heat for prompt in prompts for heat in _heat_maps(image, models, prompt)]
     probabilities = {model: loaded.probabilities([image], prompts)[0].tolist() for model, loaded in models.items()}
     table = {prompt: [values[i] for values in probabilities.values()] for i, prompt in enumerate(prompts)}
     return Predicted(name, _enlarged(_reduced(image, SIDE)), overlays, table)
@@ -139,6 +142,29 @@ def _overlay(model: str, loaded: Loaded, column: str, image: ImageArray, label: 
     drawn = overlay(image, task.render(label, spec.convention), side=SIDE, clear=True)
     legend = task.legend(label, spec.convention)
     return Overlay(model, words.group_name(spec.task), column, _named(_enlarged(drawn), legend), legend)
+
+
+def _heat_maps(image: ImageArray, models: Mapping[str, Loaded], prompt: str) -> Iterator[Overlay]:
+    """Yield the heat map of a prompt of each model whose vision tower has embeddings of its patches."""
+    small = _reduced(image, SIDE)
+    for model, loaded in models.items():
+        if locates(loaded):
+            found = loaded.segment(small, [prompt], ["{c}"])
+            low, high = float(found.similarities.min()), float(found.similarities.max())
+            scale = turbo(np.linspace(0, 1, 7, dtype=np.float32))
+            marks = [Mark.of("", color) for color in scale[1:-1]]
+            legend = [Mark.of(f"{low:.2f}", scale[0]), *marks, Mark.of(f"{high:.2f}", scale[-1])]
+            drawn = overlay(small, found.heat_map(prompt), side=SIDE, clear=True)
+            yield Overlay(model, prompt, "cosine", _enlarged(drawn), legend)
+
+
+def locates(loaded: Loaded) -> bool:
+    """Return True if the vision tower of a model has embeddings of its patches, as heat maps need."""
+    try:
+        dense.check(loaded.model.visual, dense.DEFAULT)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _reduced(image: ImageArray, side: int) -> ImageArray:

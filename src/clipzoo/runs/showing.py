@@ -15,7 +15,7 @@ from clipzoo.errors import CheckpointError, ImageError, SampleError
 from clipzoo.files import AnyPath
 from clipzoo.models import Loaded, Student, load
 from clipzoo.models.loaded import Picture
-from clipzoo.pages.predictions import Predictions, predict
+from clipzoo.pages.predictions import Predictions, locates, predict
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import spread
 from clipzoo.recipe import StudentRecipe
@@ -71,6 +71,8 @@ def show(
     found = list(spread(_expanded(pictures), count))
     texts = [text.strip() for text in (prompts.split(",") if isinstance(prompts, str) else prompts or ())]
     models, notes = _models(student, start, arm, seed, device, trust_remote_code)
+    if any(texts):
+        notes += [f"{one}: its vision tower has no heat maps of prompts" for one in models if not locates(models[one])]
     shown, failures = [], []
     for number, one in enumerate(found):
         name = str(one) if isinstance(one, (str, Path)) else f"picture {number + 1}"
@@ -105,7 +107,7 @@ def _models(
         if first is None and wanted is not None:
             first = Loaded(_started(wanted, number, trust).to(device))
     models = {name: last} if first is None else {"start": first, name: last}
-    notes = [f"{one}: no heads, only probabilities of prompts" for one, model in models.items() if not model.columns]
+    notes = [f"{one}: no heads, only probabilities and heat maps of prompts" for one, model in models.items() if not model.columns]
     return models, notes
 
 
