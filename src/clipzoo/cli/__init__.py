@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clipzoo.cli import (
+    ablate,
     check,
     checkpoint,
     demo,
@@ -59,7 +60,23 @@ def _options(
     pass
 
 
-for verb in (new, check, label, inspect, train, interpolate, eval, report, run, export, push, demo, tasks, doctor):
+for verb in (
+    new,
+    check,
+    label,
+    inspect,
+    train,
+    interpolate,
+    eval,
+    ablate,
+    report,
+    run,
+    export,
+    push,
+    demo,
+    tasks,
+    doctor,
+):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)
 app.add_typer(labels.app)
