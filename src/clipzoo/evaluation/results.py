@@ -118,3 +118,22 @@ class AblationResults(Comparison):
     cost: Mapping[str, object]
     variants: dict[str, VariantRecord]
     versions: Mapping[str, str]
+
+
+class Apart(TypedDict):
+    """A row that cannot be compared with the first run in one measure, and the reason."""
+
+    row: str
+    measure: str
+    value: float | None
+    reason: str
+
+
+class RunsComparison(Comparison):
+    """The content of ``comparison.json``: rows are named by the letter of their run, such as ``A clipzoo``."""
+
+    runs: dict[str, dict[str, str]]
+    apart: list[Apart]
+    settings: dict[str, dict[str, object]]
+    cost: Mapping[str, object]
+    versions: Mapping[str, str]

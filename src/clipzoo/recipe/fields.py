@@ -148,8 +148,8 @@ class Recipe(Part):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Random seeds of views, sample order and heads; each trained arm is trained once per seed."""
     variants: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """Name -> subset of the columns that ``clipzoo ablate`` trains and compares, such as ``{geometry: [depth, normals]}``:
-    names of columns, tasks or URIs of experts (docs/compare.md)."""
+    """Name -> subset of the columns that ``clipzoo ablate`` trains and compares, such as
+    ``{geometry: [depth, normals]}``: names of columns, tasks or URIs of experts (docs/compare.md)."""
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
