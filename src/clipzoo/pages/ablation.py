@@ -58,12 +58,10 @@ def _rows(
         one["column"] or name: [words.judge(results, metric, _pair(kind, name)) for metric in metrics]
         for name, one in chosen.items()
     }
-    reach = [
-        max((abs(row[i].gain or 0) for row in table.values() if row[i]), default=0) or 1 for i in range(len(metrics))
-    ]
+    gains = {name: [abs(v.gain or 0) if v else 0.0 for v in row] for name, row in table.items()}
+    reach = [max(column) or 1 for column in zip(*gains.values(), strict=True)]
     return [
-        (name, [(v, round(45 * abs(v.gain or 0) / reach[i]) if v else 0) for i, v in enumerate(row)])
-        for name, row in table.items()
+        (name, [(v, round(45 * gains[name][i] / reach[i])) for i, v in enumerate(row)]) for name, row in table.items()
     ]
 
 
