@@ -175,7 +175,8 @@ def fits(pattern: str, name: str) -> bool:
 
 
 LATER = (
-    "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/good.pt", "arms/<arm>/<seed>/guard.json",
+    "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/shards-<step>-<id>/", "arms/<arm>/<seed>/good.pt",
+    "arms/<arm>/<seed>/guard.json",
     "arms/<arm>/<seed>/best/", "arms/<arm>/<seed>/interpolation.json", "scores/interpolation/<arm>-<seed>-<alpha>/",
     "ablation.json", "ablation.html", "ablations/<variant>/", "export/<format>/<arm>-<seed>/",
 )  # fmt: skip
