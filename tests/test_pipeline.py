@@ -178,7 +178,7 @@ LATER = (
     "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/shards-<step>-<id>/", "arms/<arm>/<seed>/good.pt",
     "arms/<arm>/<seed>/guard.json", "arms/<arm>/<seed>/best/",
     "arms/<arm>/<seed>/interpolation.json", "scores/interpolation/<arm>-<seed>-<alpha>/",
-    "export/<format>/<arm>-<seed>/",
+    "ablation.json", "ablation.html", "ablations/<variant>/", "export/<format>/<arm>-<seed>/",
 )  # fmt: skip
 """Entries that a finished run on files of a disk does not have."""
 

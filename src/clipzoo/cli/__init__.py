@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clipzoo.cli import (
+    ablate,
     check,
     checkpoint,
     demo,
@@ -61,7 +62,7 @@ def _options(
 
 
 for verb in (
-    new, check, label, inspect, train, interpolate, eval, report, run, predict, export, push, demo, tasks, doctor,
+    new, check, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks, doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)

@@ -73,7 +73,7 @@ def compare(
         "protocol": {**(protocol or {}), "bootstrap": {"resamples": resamples, "level": 0.95, "seed": seed}},
         "versions": dict(versions or {}),
     }
-    return cast(Results, _strict(results))
+    return cast(Results, strict(results))
 
 
 def restrict(table: TableScores, keys: Collection[str]) -> TableScores:
@@ -86,21 +86,37 @@ def _restrict(scores: RowScores, keys: Collection[str]) -> RowScores:
     return {group: scored for group, scored in selected.items() if scored.keys}
 
 
-def comparison(arms: TableScores, baselines: TableScores, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
-    """Return arms, baselines and differences on one set of images; see `compare`."""
+def comparison(
+    arms: TableScores,
+    baselines: TableScores,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> Comparison:
+    """Return arms, baselines and differences on one set of images; see `compare`.
+
+    ``pairs`` are the rows whose differences are computed, by default those of the arms of a run.
+    """
+    pairs = _pairs(arms, baselines) if pairs is None else pairs
     out: Comparison = {
         "images": {},
         "arms": {arm: {} for arm in arms},
         "baselines": {name: {} for name in baselines},
-        "differences": {f"{a}-vs-{b}": {} for a, b in _pairs(arms, baselines)},
+        "differences": {f"{a}-vs-{b}": {} for a, b in pairs},
     }
     for group in dict.fromkeys(group for seeds in arms.values() for scores in seeds.values() for group in scores):
-        _add_group(out, group, arms, baselines, resamples, seed)
+        _add_group(out, group, arms, baselines, resamples, seed, pairs)
     return out
 
 
 def _add_group(
-    out: Comparison, group: str, arms: TableScores, baselines: TableScores, resamples: int, seed: int
+    out: Comparison,
+    group: str,
+    arms: TableScores,
+    baselines: TableScores,
+    resamples: int,
+    seed: int,
+    pairs: Sequence[tuple[str, str]],
 ) -> None:
     rows = {
         row: {s: scores[group] for s, scores in seeds.items() if group in scores}
@@ -119,7 +135,7 @@ def _add_group(
         for row in values:
             kind = out["arms"] if row in arms else out["baselines"]
             kind[row][name] = _cell(list(values[row].values()), drawn[row], measure)
-        for a, b in _pairs(arms, baselines):
+        for a, b in pairs:
             if a in values and b in values:
                 ceiling = values.get(CEILING) if b != CEILING else None
                 difference = _difference(values[a], values[b], drawn[a] - drawn[b], measure, ceiling)
@@ -185,14 +201,14 @@ def _same_images(group: str, rows: Mapping[str, Mapping[int, Scored]]) -> Scored
     return first
 
 
-def _strict(value: object) -> object:
+def strict(value: object) -> object:
     """Return plain JSON values, with None for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, np.generic):
-        return _strict(value.item())
+        return strict(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

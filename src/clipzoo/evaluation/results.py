@@ -97,3 +97,43 @@ class Results(Comparison, total=False):
     supervision: Mapping[str, object]
     guard: Mapping[str, Mapping[str, GuardRecord]]
     interpolation: Mapping[str, Mapping[str, Reported]]
+
+
+class VariantRecord(TypedDict):
+    """A variant of ``ablation.json``: its kind (without, only, named), its column, all columns, and its folder."""
+
+    kind: str
+    column: str
+    columns: list[str]
+    folder: str
+
+
+class AblationResults(Comparison):
+    """The content of ``ablation.json``: the rows ``clip``, ``clip-ft``, ``all`` and one for each variant."""
+
+    recipe: str
+    seeds: list[int]
+    steps: int
+    columns: list[str]
+    cost: Mapping[str, object]
+    variants: dict[str, VariantRecord]
+    versions: Mapping[str, str]
+
+
+class Apart(TypedDict):
+    """A row that cannot be compared with the first run in one measure, and the reason."""
+
+    row: str
+    measure: str
+    value: float | None
+    reason: str
+
+
+class RunsComparison(Comparison):
+    """The content of ``comparison.json``: rows are named by the letter of their run, such as ``A clipzoo``."""
+
+    runs: dict[str, dict[str, str]]
+    apart: list[Apart]
+    settings: dict[str, dict[str, object]]
+    cost: Mapping[str, object]
+    versions: Mapping[str, str]

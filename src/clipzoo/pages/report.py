@@ -158,24 +158,30 @@ def _gains(results: Comparison) -> list[dict[str, object]]:
     for pair in results.get("differences", {}):
         if pair.split("-vs-")[1] not in words.ARMS:
             continue
-        judged = [words.judge(results, metric, pair) for metric in _metrics(results)]
-        verdicts = [verdict for verdict in judged if verdict is not None and _differs(verdict)]
-        reach: dict[str, float] = {}
-        for v in verdicts:
-            ends = [abs(end) for end in (v.gain or 0.0, *(v.ci or ()))]
-            reach[v.cell["unit"]] = max(reach.get(v.cell["unit"], 0), *ends)
-        rows = [
-            {
-                "verdict": v,
-                "bar": charts.forest(v, reach[v.cell["unit"]]),
-                "gap": _gap(results, v, pair),
-                "state": _state(v),
-            }
-            for v in verdicts
-        ]
-        if rows:
-            tables.append({"pair": pair, "names": pair.split("-vs-"), "rows": rows})
+        table = _gains_of(results, pair)
+        if table["rows"]:
+            tables.append(table)
     return tables
+
+
+def _gains_of(results: Comparison, pair: str) -> dict[str, object]:
+    """Return the table of one pair of rows."""
+    judged = [words.judge(results, metric, pair) for metric in _metrics(results)]
+    verdicts = [verdict for verdict in judged if verdict is not None and _differs(verdict)]
+    reach: dict[str, float] = {}
+    for v in verdicts:
+        ends = [abs(end) for end in (v.gain or 0.0, *(v.ci or ()))]
+        reach[v.cell["unit"]] = max(reach.get(v.cell["unit"], 0), *ends)
+    rows = [
+        {
+            "verdict": v,
+            "bar": charts.forest(v, reach[v.cell["unit"]]),
+            "gap": _gap(results, v, pair),
+            "state": _state(v),
+        }
+        for v in verdicts
+    ]
+    return {"pair": pair, "names": pair.split("-vs-"), "rows": rows}
 
 
 def _gap(results: Comparison, verdict: words.Verdict, pair: str) -> str:

@@ -3,7 +3,7 @@
 from clipzoo.recipe.balancing import BalancingRecipe
 from clipzoo.recipe.columns import ColumnRecipe
 from clipzoo.recipe.data import DatasetRecipe
-from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, Recipe, StudentRecipe
+from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, Recipe, StudentRecipe, flat
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe, InterpolationRecipe
 from clipzoo.recipe.reading import load, parse
 from clipzoo.recipe.training import TrainingRecipe
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "StudentRecipe",
     "TrainingRecipe",
+    "flat",
     "load",
     "parse",
 ]

@@ -158,6 +158,9 @@ class Recipe(Part):
     pseudo-labels."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Random seeds of views, sample order and heads; each trained arm is trained once per seed."""
+    variants: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Name -> subset of the columns that ``clipzoo ablate`` trains and compares, such as
+    ``{geometry: [depth, normals]}``: names of columns, tasks or URIs of experts (docs/compare.md)."""
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
@@ -255,7 +258,7 @@ class Recipe(Part):
 
     def differences(self, other: Recipe) -> dict[str, str]:
         """Return dotted path -> "VALUE, not OTHER" of every value in which the two recipes differ."""
-        own, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        own, theirs = flat(self.model_dump(mode="json")), flat(other.model_dump(mode="json"))
         return {
             path: f"{own.get(path, 'nothing')}, not {theirs.get(path, 'nothing')}"
             for path in {**own, **theirs}
@@ -263,12 +266,12 @@ class Recipe(Part):
         }
 
 
-def _flat(value: object, path: str = "") -> dict[str, object]:
+def flat(value: object, path: str = "") -> dict[str, object]:
     """Return dotted path -> plain value."""
     if not isinstance(value, dict | list) or not value:
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {p: v for name, inner in items for p, v in _flat(inner, f"{path}.{name}".lstrip(".")).items()}
+    return {p: v for name, inner in items for p, v in flat(inner, f"{path}.{name}".lstrip(".")).items()}
 
 
 def _check_name(model: str) -> None:

@@ -61,6 +61,8 @@ class Run:
         check_batch(recipe.training)
         self.recipe, self.progress, self.device = recipe, progress or Silent(), device
         self.folder = Folder(out, scratch)
+        if self.folder.base:
+            self.folder.base.check(recipe, self.folder.path)
         changed = self.folder.differences(recipe)
         self.inputs = Inputs(recipe, self.folder, self.progress)
         self.trainings = Trainings(self.inputs, device)
@@ -75,6 +77,8 @@ class Run:
         check_mixture(self.recipe.training.mixture, () if packaged else self.inputs.reader.shards)
         check_splits(self.recipe)
         check_prompted(self.recipe)
+        for name, chosen in self.recipe.variants.items():
+            self.inputs.chosen(chosen, f"variants.{name}")
         student, evaluation = self.recipe.student, self.recipe.evaluation
         on_disk = weights_are_local(model_schemes.resolve(student.model), student.pretrained)
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights

@@ -11,13 +11,20 @@ arms/<arm>/rates.json  the validation scores of each learning rate of the grid
 scores/                additive statistics, one file per arm, seed, split and group; ``done`` records what was measured
 results.json           the numbers
 page.html              the page
+ablation.json          the numbers of ``clipzoo ablate``; ablation.html is its page
+ablations/<variant>/   the run of a subset of the columns
+base.json              in such a run: the run from which it takes data, labels and arms
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from clipzoo import files
@@ -25,9 +32,12 @@ from clipzoo import recipe as recipes
 from clipzoo.errors import CheckpointError
 from clipzoo.files import AnyPath, locked
 from clipzoo.recipe import Recipe, TrainingRecipe
+from clipzoo.training import ended
 
+BASE = "base.json"
 FREE = (
-    "description", "labeling.", "evaluation.", "interpolation", "arms.", "seeds.", "student.trust_remote_code",
+    "description", "labeling.", "evaluation.", "interpolation", "arms.", "seeds.", "variants",
+    "student.trust_remote_code",
     *(f"training.{name}" for name in sorted(TrainingRecipe.FREE)),
 )  # fmt: skip
 """Fields that may change after arms are trained, since no trained arm depends on them."""
@@ -36,6 +46,8 @@ CHOOSING = (
     "evaluation.preset", "seeds.0",
 )  # fmt: skip
 """Exceptions to `FREE` if validation chose the learning rate of an arm."""
+UNSHARED = ("name", "description", "columns.", "arms.", "variants", "labeling.", "interpolation")
+"""Fields in which a run may differ from the one whose trained arms and scores it shares."""
 
 APART = ("evaluation.open_vocabulary",)
 """Fields of the evaluation whose scores are kept apart, so that a change invalidates no others."""
@@ -67,12 +79,44 @@ class Folder:
     @property
     def data(self) -> Path:
         """The folder of packaged and rendered data."""
-        return self.scratch or self.path / "data"
+        return self.scratch or (self.base.folder.data if self.base else self.path / "data")
 
     @property
     def labels(self) -> Path:
         """The label store of a recipe that names none."""
-        return self.path / "labels"
+        return self.base.folder.labels if self.base else self.path / "labels"
+
+    @cached_property
+    def base(self) -> Base | None:
+        """The run from which this one takes data, labels and arms; None for an ordinary run.
+
+        Raises:
+            CheckpointError: its record is damaged, or names a folder that does not contain this one.
+        """
+        path = self.path / BASE
+        if not path.exists():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            folder = Path(os.path.normpath(self.path.absolute() / str(record["run"])))
+            arms, rates = tuple(str(arm) for arm in record["arms"]), bool(record["rates"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error!r}). Delete the folder {self.path}, and rerun `clipzoo ablate`"
+            ) from error
+        if folder not in self.path.absolute().parents:
+            raise CheckpointError(
+                f"{path} names the run {folder}, which does not contain {self.path}. A variant belongs in the "
+                "`ablations` folder of its run: move it back, or delete it and rerun `clipzoo ablate`"
+            )
+        return Base(Folder(folder), arms, rates)
+
+    def share(self, base: Folder, arms: Sequence[str], rates: bool) -> None:
+        """Take data, labels and these arms from a run in a folder above; with ``rates``, learning rates, too."""
+        run = os.path.relpath(base.path.absolute(), self.path.absolute())
+        record = {"run": run, "arms": list(arms), "rates": rates}
+        files.write(self.path / BASE, json.dumps(record, indent=1).encode())
+        self.__dict__.pop("base", None)
 
     @property
     def results(self) -> Path:
@@ -91,7 +135,15 @@ class Folder:
 
     def arm(self, arm: str) -> Path:
         """Return the folder of an arm."""
-        return self.path / "arms" / arm
+        return self._owner(arm).path / "arms" / arm
+
+    def _owner(self, arm: str) -> Folder:
+        """Return the folder of the run that an arm belongs to."""
+        return self.base.folder._owner(arm) if self.base and arm in self.base.arms else self
+
+    def rates(self, arm: str) -> Path:
+        """Return the folder of the trials of an arm's learning rates."""
+        return self.base.folder.rates(arm) if self.base and self.base.rates else self.arm(arm)
 
     def training(self, arm: str, seed: int) -> Path:
         """Return the folder in which an arm is trained from a seed."""
@@ -103,7 +155,7 @@ class Folder:
 
     def scores(self, arm: str, name: str | int) -> Path:
         """Return the folder of the scores of an arm and seed, or of ``baselines`` and a split."""
-        return self.path / "scores" / arm / str(name)
+        return self._owner(arm).path / "scores" / arm / str(name)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -152,6 +204,40 @@ class Folder:
         if not self.trained or any(name.startswith("evaluation.") and name not in APART for name in changed):
             shutil.rmtree(self.path / "scores", ignore_errors=True)
         files.write(self.recipe, recipe.to_yaml().encode())
+
+
+@dataclass(frozen=True)
+class Base:
+    """The run from which another one takes data and labels.
+
+    Attributes:
+        folder: of the run.
+        arms: whose trainings and scores are taken, too.
+        rates: learning rates that validation chose are taken for all arms.
+    """
+
+    folder: Folder
+    arms: tuple[str, ...]
+    rates: bool
+
+    def check(self, recipe: Recipe, path: Path) -> None:
+        """Raise `CheckpointError` if the run of a recipe in ``path`` cannot take trained arms from the base."""
+        if "clip-ft" not in self.arms:
+            return
+        changed = recipes.load(self.folder.recipe, trust=True).differences(recipe)
+        lines = "\n".join(f"  {name}: {text}" for name, text in changed.items() if not name.startswith(UNSHARED))
+        if lines:
+            raise CheckpointError(
+                f"{path} takes {', '.join(self.arms)} from the run {self.folder.path}, whose recipe differs in more "
+                f"than columns. The run has\n{lines}\nRun `clipzoo ablate {self.folder.path}`, which measures its "
+                "variants again, or delete the variant"
+            )
+        untrained = [seed for seed in recipe.seeds if not ended(self.folder.training("clip-ft", seed))]
+        if untrained:
+            raise CheckpointError(
+                f"{path} takes clip-ft from the run {self.folder.path}, which has not trained it with seed "
+                f"{untrained[0]}: run `clipzoo train {self.folder.path} --arm clip-ft --seed {untrained[0]}` first"
+            )
 
 
 def binds(field: str, recipe: Recipe) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from clipzoo.experts import Expert
 from clipzoo.files import Place
 from clipzoo.labeling.inputs import stages
 from clipzoo.models import HeadSpec, Student
+from clipzoo.plugins import hint
 from clipzoo.progress import Progress
 from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
@@ -114,6 +115,25 @@ class Inputs:
             )  # fmt: skip
             specs[name] = (column, head)
         return specs
+
+    def chosen(self, names: Sequence[str], field: str) -> list[str]:
+        """Return the names of columns, in the order of the recipe, that are given by name, task or expert.
+
+        Args:
+            names: ``<task>/<slug>``, a task (all of its columns), or the URI of an expert.
+            field: of the recipe or command line, for messages.
+
+        Raises:
+            RecipeError: a name fits no column.
+        """
+        keys = {name: {name, name.partition("/")[0], column.expert} for name, (column, _) in self.specs.items()}
+        for given in names:
+            if not any(given in one for one in keys.values()):
+                raise RecipeError(
+                    f"{field} has {given!r}, which is no column of the recipe; {hint(given, list(keys))}. Give the "
+                    "name of a column, a task or the URI of an expert"
+                )
+        return [name for name, one in keys.items() if one & set(names)]
 
     @cached_property
     def columns(self) -> dict[str, tuple[ColumnRecipe, Column]]:

@@ -166,13 +166,14 @@ def _alignment(truth: Mapping[str, Truth]) -> str:
 def curves(run: Run) -> Curves:
     """Return arm -> seed -> loss terms and guard of its log, one value per entry."""
     return {
-        arm: {seed: _curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
+        arm: {seed: curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
         for arm in run.recipe.arms
         if arm in TRAINED
     }
 
 
-def _curve(folder: Path) -> list[Point]:
+def curve(folder: Path) -> list[Point]:
+    """Return loss terms and guard of the log of a training, one value per entry."""
     return [
         {"step": line["step"], "name": name, "value": value}
         for line in read_log(folder)

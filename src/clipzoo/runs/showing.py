@@ -107,7 +107,11 @@ def _models(
         if first is None and wanted is not None:
             first = Loaded(_started(wanted, number, trust).to(device))
     models = {name: last} if first is None else {"start": first, name: last}
-    notes = [f"{one}: no heads, only probabilities and heat maps of prompts" for one, model in models.items() if not model.columns]
+    notes = [
+        f"{one}: no heads, only probabilities and heat maps of prompts"
+        for one, model in models.items()
+        if not model.columns
+    ]
     return models, notes
 
 

@@ -152,10 +152,10 @@ class Trainings:
         return trials
 
     def _rates(self, arm: str) -> Path:
-        return self.folder.arm(arm) / "rates.json"
+        return self.folder.rates(arm) / "rates.json"
 
     def _trial_folder(self, arm: str, rate: float) -> Path:
-        return self.folder.arm(arm) / f"rate-{rate:g}"
+        return self.folder.rates(arm) / f"rate-{rate:g}"
 
     def _trial(self, arm: str, rate: float) -> dict[str, float]:
         out, split = self._trial_folder(arm, rate), ["validation"]

@@ -15,8 +15,9 @@ from clipzoo.errors import CheckpointError, ImageError
 from clipzoo.files import AnyPath
 from clipzoo.models import dense
 from clipzoo.models.loaded import Loaded
-from clipzoo.pages import _html, _sheet, words
+from clipzoo.pages import _html, words
 from clipzoo.pages.pictures import data_uri, overlay
+from clipzoo.pages.predictions import _sheet
 from clipzoo.tasks import Mark
 from clipzoo.tasks.depth import turbo
 from clipzoo.types import ImageArray

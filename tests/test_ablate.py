@@ -1,0 +1,115 @@
+"""Ablations: subsets of the columns share the other work of a run, and the page shows their effects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from clipzoo import recipe, runs
+from clipzoo.cli import app
+from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.runs.ablation import Ablation, ablate, planned
+from clipzoo.training import ended
+from test_pipeline import SquareExpert, world  # noqa: F401
+
+
+class OtherExpert(SquareExpert):
+    """The same labels in another column."""
+
+    card = SquareExpert.card.__class__(
+        "python:test_ablate:OtherExpert", "segmentation", SquareExpert.card.convention, license="CC0-1.0"
+    )
+
+
+@pytest.fixture(scope="module")
+def two(world: recipe.Recipe) -> recipe.Recipe:  # noqa: F811
+    values = world.model_dump(mode="json")
+    values["columns"] = [{"expert": "python:test_pipeline:SquareExpert"}, {"expert": "python:test_ablate:OtherExpert"}]
+    values["training"] |= {"steps": 4, "learning_rates": [1e-3]}
+    return recipe.parse(values | {"seeds": [0], "variants": {"everything": ["segmentation"]}})
+
+
+@pytest.fixture(scope="module")
+def ablated(two: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ablated")
+    ablate(runs.Run(two, out), Ablation())
+    return out
+
+
+def test_equal_subsets_are_trained_once_and_clip_ft_never_again(ablated: Path, two: recipe.Recipe) -> None:
+    folders = [path.name for path in (ablated / "ablations").iterdir()]
+    assert len(folders) == 2  # without one of two columns is only the other
+    assert all(name.startswith("only-segmentation--") for name in folders)
+    assert all(
+        [one.name for one in (ablated / "ablations" / name / "arms").iterdir()] == ["clipzoo"] for name in folders
+    )
+    assert not any((ablated / "ablations" / name / "labels").exists() for name in folders)
+    assert all(done for _, _, done in planned(runs.Run(two, ablated), Ablation()))
+
+
+def test_results_have_paired_effects_and_costs(ablated: Path) -> None:
+    results = json.loads((ablated / "ablation.json").read_text(), parse_constant=pytest.fail)
+    first, second = results["columns"]
+    assert set(results["arms"]) == {
+        "clip", "clip-ft", "all", f"without {first}", f"without {second}", f"only {first}", f"only {second}",
+        "everything",
+    }  # fmt: skip
+    effect = results["differences"][f"all-vs-without {first}"]["segmentation/miou"]
+    values = {row: results["arms"][row]["segmentation/miou"]["mean"] for row in results["arms"]}
+    assert effect["mean"] == pytest.approx(values["all"] - values[f"only {second}"])
+    assert effect["ci"][0] <= effect["mean"] <= effect["ci"][1]
+    assert values["everything"] == values["all"]
+    assert all(one["seconds_per_image"] > 0 for one in results["cost"].values())
+    page = (ablated / "ablation.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "python:test" not in page or first in page
+
+
+def test_a_second_call_trains_nothing(ablated: Path, two: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (ablated / "ablation.json").read_text()
+    monkeypatch.setattr("clipzoo.training.objectives.terms", lambda *a: pytest.fail("trained again"))
+    ablate(runs.Run(two, ablated), Ablation(only=["segmentation"]))
+    assert set(json.loads(before)["arms"]) == set(json.loads((ablated / "ablation.json").read_text())["arms"])
+
+
+def test_a_variant_is_a_run_with_the_base_s_clip_ft(ablated: Path) -> None:
+    folder = next((ablated / "ablations").iterdir())
+    run = runs.Run(recipe.load(folder / "recipe.yaml", trust=True), folder)
+    assert run.folder_of("clip-ft", 0) == ablated.absolute() / "arms" / "clip-ft" / "0"
+    assert not run.trainings.remaining()
+    other = run.recipe.model_dump(mode="json")
+    other["training"]["weight_decay"] = 0.5
+    with pytest.raises(CheckpointError, match="differs in more than columns"):
+        runs.Run(recipe.parse(other), folder)
+
+
+def test_fewer_steps_have_a_reference_of_their_own(two: recipe.Recipe, tmp_path: Path) -> None:
+    ablate(runs.Run(two, tmp_path), Ablation(only=["python:test_ablate:OtherExpert"], steps=2))
+    root = tmp_path / "ablations" / "steps-2"
+    assert json.loads((root / "ablation.json").read_text())["steps"] == 2
+    assert not (tmp_path / "arms").exists()
+    assert ended(root / "arms" / "clip-ft" / "0")
+
+
+def test_mistakes_are_refused_before_work(two: recipe.Recipe, tmp_path: Path) -> None:
+    run = runs.Run(two, tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"--without has 'depth', which is no column"):
+        ablate(run, Ablation(without=["depth"]))
+    single = two.model_copy(update={"columns": two.columns[:1], "variants": {}})
+    with pytest.raises(RecipeError, match="at least two"):
+        ablate(runs.Run(single, tmp_path / "single"), Ablation())
+    with pytest.raises(RecipeError, match=r"variants.geometry has 'depth'"):
+        runs.Run(two.model_copy(update={"variants": {"geometry": ("depth",)}}), tmp_path / "named")
+
+
+def test_the_dry_run_lists_trainings(two: recipe.Recipe, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(two.to_yaml())
+    done = CliRunner().invoke(
+        app, ["ablate", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "x"), "--dry-run", "--trust"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "4 trainings of 4 steps" in done.output
+    assert not (tmp_path / "x").exists()
