@@ -13,7 +13,7 @@ def channels_last(tower: nn.Module) -> None:
     """Convert a tower in place.
 
     The backward pass of torch 2.14.1 on a CPU writes out of bounds in a convolution of 1×1 pixels with a stride and few
-    input channels, if its input or weights are in channels-last order (findings/torch-strided-1x1-channels-last.sh).
+    input channels, if its input or weights are in channels-last order, which can end the process.
     The stem of MobileCLIP's FastViT has one; such convolutions stay in the other order.
     """
     tower.to(memory_format=torch.channels_last)
