@@ -153,6 +153,7 @@ def test_asked_twice_it_does_not_wait(dataset: Path, labels: Path, tiny_clip: st
             time.sleep(0.2)  # two pending signals of one kind would be one
         raise AssertionError("the second one was not heard")
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in commands in the background
     with pytest.raises(KeyboardInterrupt) as raised:
         train(replace(job(dataset, labels, tiny_clip, tmp_path), on_step=stop))
     assert not isinstance(raised.value, Interrupted)
