@@ -10,14 +10,24 @@ import typer
 from clipzoo.cli._options import Device, as_share
 from clipzoo.errors import MAX_FAILURES
 
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        help="The dataset: a folder, file or pattern, with options after ?; several are one (docs/data.md)."
+    ),
+]
+Shards = Annotated[
+    list[str] | None,
+    typer.Option("--shards", help="Label only these shards: names or patterns such as '0000[0-4]*'. Repeatable."),
+]
+Codec = Annotated[
+    str | None,
+    typer.Option(help="How maps of a new column are written: png-rle, png-levels or png (docs/labels.md)."),
+]
+
 
 def command(
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            help="The dataset: a folder, file or pattern, with options after ?; several are one (docs/data.md)."
-        ),
-    ],
+    data: Data,
     expert: Annotated[list[str], typer.Option("--expert", help="The URI of an expert. Repeatable.")],
     out: Annotated[str, typer.Option("--out", help="The label store: a folder or URL.")],
     device: Device = "auto",
@@ -32,10 +42,7 @@ def command(
         float,
         typer.Option(parser=as_share, metavar="SHARE", help="Stop when a larger share of samples fails: 5% or 0.05."),
     ] = MAX_FAILURES,
-    shards: Annotated[
-        list[str] | None,
-        typer.Option("--shards", help="Label only these shards: names or patterns such as '0000[0-4]*'. Repeatable."),
-    ] = None,
+    shards: Shards = None,
     retry_failed: Annotated[bool, typer.Option(help="Label samples again that failed before.")] = False,
     check: Annotated[bool, typer.Option(help="Run a quick check of the experts on a few images first.")] = True,
     log: Annotated[Path | None, typer.Option(help="Append a line of JSON per shard to this file.")] = None,
@@ -43,10 +50,7 @@ def command(
     ray_address: Annotated[
         str | None, typer.Option(help="HOST:PORT of the Ray cluster; default: the running one.")
     ] = None,
-    codec: Annotated[
-        str | None,
-        typer.Option(help="How maps of a new column are written: png-rle, png-levels or png (docs/labels.md)."),
-    ] = None,
+    codec: Codec = None,
     estimate: Annotated[
         bool,
         typer.Option(

@@ -30,8 +30,7 @@ def command(
         str | None, typer.Option(help="The CLIP model: 'NAME WEIGHTS' of OpenCLIP, local-dir:… or hf-hub:….")
     ] = None,
     expert: Annotated[
-        list[str] | None,
-        typer.Option(help="The URI of an expert, or a column of the store. Repeatable."),
+        list[str] | None, typer.Option(help="The URI of an expert, or a column of the store. Repeatable.")
     ] = None,
     bench: Annotated[
         str | None, typer.Option(help="The benchmark folder with probe, validation and test, or none.")
@@ -52,7 +51,6 @@ def command(
 
     draft.check_out(out)
     device = pick_device(device)
-
     found = _dataset(store, several.combined(data) if data else None, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
     plain(f"   {found.samples:,} usable samples{skipped}")

@@ -115,8 +115,7 @@ def label(
         check: run a quick check of each new expert on a few images, and log warnings.
         progress: show progress, throughput, remaining time and failures on standard error.
         log: a file to which a line of JSON is added for each shard.
-        engine: "local" labels in this process, "ray" on all machines of a Ray cluster that share data and store.
-            Both give the same bytes.
+        engine: "local" labels in this process, "ray" on all machines of a Ray cluster; both give the same bytes.
         ray_address: address of the cluster for ``ray.init``; by default a running one, or a new one on this machine.
         codec: how maps of new columns are written: "png-rle", the default, "png-levels" or "png" (docs/labels.md).
 
@@ -130,8 +129,7 @@ def label(
     if engine not in get_args(Engine):
         raise EngineError(f"engine={engine!r} is unknown. Use one of {', '.join(get_args(Engine))}")
     location, written = os.fspath(data), None if log is None else local(log, "the log")
-    reader = open_dataset(location)
-    _check_outside(reader, place(out))
+    _check_outside(reader := open_dataset(location), place(out))
     given = [experts] if isinstance(experts, str | Expert) else experts
     made = create_experts(given, batch_size)
     names = [expert.card.column for expert in made]

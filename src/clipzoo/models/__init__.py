@@ -5,11 +5,10 @@ from clipzoo.models._open_clip import ModelConfig, check_model, weights_are_loca
 from clipzoo.models.head_spec import HeadSpec
 from clipzoo.models.interpolation import interpolated
 from clipzoo.models.loaded import Loaded, load
-from clipzoo.models.segments import Segments
-from clipzoo.models.student import Outputs, Student
+from clipzoo.models.segments import Segments, segment
+from clipzoo.models.student import Outputs, Student, check_layers
 
 __all__ = [
-    "HeadSpec", "Loaded", "ModelConfig", "Outputs", "Segments", "Student", "check_model", "disk_errors", "interpolated",
-    "load",
-    "weights_are_local",
+    "HeadSpec", "Loaded", "ModelConfig", "Outputs", "Segments", "Student", "check_layers", "check_model", "disk_errors",
+    "interpolated", "load", "segment", "weights_are_local",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.errors import CheckpointError
+from clipzoo.models import dense
 from clipzoo.tasks.depth import turbo
-from clipzoo.types import FloatArray, ImageArray
+from clipzoo.types import FloatArray, ImageArray, View
+
+if TYPE_CHECKING:
+    from clipzoo.models.student import Student
 
 TEMPLATES = ("a photo of a {c}.",)
 TEXTS = 256
@@ -46,6 +51,44 @@ class Segments:
             raise CheckpointError(f"there is no heat map of {name!r}: the prompts were {', '.join(self.names)}")
         values = self.similarities[self.names.index(name)]
         return turbo((values - values.min()) / max(float(np.ptp(values)), 1e-6))
+
+
+@torch.no_grad()
+def segment(
+    student: Student,
+    image: ImageArray,
+    names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    size: tuple[int, int] | None = None,
+    variant: str = dense.DEFAULT,
+) -> Segments:
+    """Return the most similar of some names for each pixel of an image, at the image's size.
+
+    Args:
+        student: of any architecture with the variant.
+        image: uint8 [H,W,3] of any size; the whole image is squashed to ``size``.
+        names: of the classes, such as ``["chair", "lamp"]``.
+        templates: prompts with ``{c}`` in the place of a name; their embeddings are averaged.
+        size: as in `Student.encode_dense`.
+        variant: as in `Student.encode_dense`.
+
+    Raises:
+        CheckpointError: there are no names or templates. `Student.encode_dense` raises others.
+    """
+    if isinstance(names, str) or not names or isinstance(templates, str) or not templates:
+        raise CheckpointError(
+            f"names={names!r}, templates={templates!r}: segment needs a list of at least one name and one "
+            'template, such as names=["chair", "lamp"], templates=["a photo of a {c}."]'
+        )
+    training = student.training
+    student.eval()
+    try:
+        squashed = torch.tensor(View.whole(size or student.image_size).image(image), device=student.mean.device)
+        classes = class_embeddings(student.encode_text, names, templates)
+        cosines = similarities(student.encode_dense(squashed[None], variant, size), classes, image.shape[:2])
+    finally:
+        student.train(training)
+    return segments(cosines[0], names, float(student.clip.logit_scale.exp()))
 
 
 def class_embeddings(

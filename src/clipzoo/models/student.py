@@ -22,7 +22,7 @@ from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Preprocessing, T
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
 from clipzoo.models.segments import TEMPLATES, Segments
-from clipzoo.types import ImageArray, View
+from clipzoo.types import ImageArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Student(nn.Module):
         preprocess = self.preprocess_cfg
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(preprocess[name]).view(1, 3, 1, 1), persistent=False)
-        maps = self._probe_maps() if self.specs else []
+        maps = self.probe_maps() if self.specs else []
         built = {_module_name(column): build_head(column, spec, maps) for column, spec in self.specs.items()}
         self.heads = nn.ModuleDict(built)
 
@@ -166,7 +166,7 @@ class Student(nn.Module):
             ``image_features`` and ``text_features`` [B,D] of unit length, ``logit_scale`` (and ``logit_bias``),
             ``predictions``: column -> raw [B,C,h,w]; with `returns_maps`, ``maps``: those of the tapped layers.
         """
-        out = self._forward(images, tokens, self.layers)
+        out = _forward(self.clip, self.normalize(images), tokens, self.layers)
         maps = heads.Maps(out.pop("image_intermediates"))
         out["predictions"] = {column: self.heads[_module_name(column)](maps) for column in self.specs}
         out.pop("text_intermediates", None)
@@ -176,7 +176,7 @@ class Student(nn.Module):
 
     def maps(self, images: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
         """Return feature maps [B,C,h,w] of the tapped (or given) layers, shallow to deep."""
-        return self._forward(images, None, layers or self.layers)["image_intermediates"]
+        return _forward(self.clip, self.normalize(images), None, layers or self.layers)["image_intermediates"]
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return unit-length embeddings [B,D] of uint8 images [B,H,W,3]."""
@@ -195,17 +195,11 @@ class Student(nn.Module):
     def encode_dense(self, images: Tensor, variant: str = dense.DEFAULT, size: tuple[int, int] | None = None) -> Tensor:
         """Return the embeddings of patches in the space of texts, unit vectors [B,D,h,w] (docs/evaluation.md).
 
-        Args:
-            images: uint8 [B,H,W,3], of ``size``.
-            variant: file of ``clipzoo/models/dense/``.
-            size: (H, W) to which positions are interpolated; None is `image_size`.
-
-        Raises:
-            CheckpointError: the variant is not defined for the vision tower, or the tower does not support the size.
+        Images are uint8 [B,H,W,3] of ``size`` (H, W), to which positions are interpolated; None is `image_size`. The
+        variant is a file of ``clipzoo/models/dense/``; `CheckpointError` if the tower does not have it, or this size.
         """
         return dense.embeddings(dense.resized(self.clip.visual, size), self.normalize(images), variant)
 
-    @torch.no_grad()
     def segment(
         self,
         image: ImageArray,
@@ -214,32 +208,8 @@ class Student(nn.Module):
         size: tuple[int, int] | None = None,
         variant: str = dense.DEFAULT,
     ) -> Segments:
-        """Return the most similar of some names for each pixel of an image, at the image's size.
-
-        Args:
-            image: uint8 [H,W,3] of any size; the whole image is squashed to ``size``.
-            names: of the classes, such as ``["chair", "lamp"]``.
-            templates: prompts with ``{c}`` in the place of a name; their embeddings are averaged.
-            size: as in `encode_dense`.
-            variant: as in `encode_dense`.
-
-        Raises:
-            CheckpointError: there are no names or templates. `encode_dense` raises others.
-        """
-        if isinstance(names, str) or not names or isinstance(templates, str) or not templates:
-            raise CheckpointError(
-                f"names={names!r}, templates={templates!r}: segment needs a list of at least one name and one "
-                'template, such as names=["chair", "lamp"], templates=["a photo of a {c}."]'
-            )
-        training = self.training
-        self.eval()
-        try:
-            squashed = torch.tensor(View.whole(size or self.image_size).image(image), device=self.mean.device)
-            classes = segments.class_embeddings(self.encode_text, names, templates)
-            cosines = segments.similarities(self.encode_dense(squashed[None], variant, size), classes, image.shape[:2])
-        finally:
-            self.train(training)
-        return segments.segments(cosines[0], names, float(self.clip.logit_scale.exp()))
+        """Return the most similar of some names for each pixel of an image; see `clipzoo.models.segment`."""
+        return segments.segment(self, image, names, templates, size, variant)
 
     def train(self, mode: bool = True) -> Student:
         """Set training or evaluation mode. Batch norms whose weights are locked stay in evaluation mode."""
@@ -292,33 +262,9 @@ class Student(nn.Module):
             _load_heads(student.heads, folder / f"{HEADS}.safetensors")
         return student
 
-    def _forward(self, images: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> Outputs:
-        # OpenCLIP's ModifiedResNet stops at the deepest requested layer and pools it, so always request the last one.
-        cut = isinstance(self.clip.visual, ModifiedResNet) and not {4, -1} & set(layers)
-        out: Outputs = self.clip.forward_intermediates(
-            self.normalize(images),
-            tokens,
-            image_indices=[*layers, -1] if cut else list(layers),
-            text_indices=[-1],  # None would keep every layer's tokens alive
-            image_output_fmt="NCHW",
-            output_logit_scale_bias=True,
-        )
-        if cut:
-            out["image_intermediates"].pop()
-        return out
-
-    def check_layers(self, layers: Sequence[int], name: str) -> None:
-        """Raise `RecipeError` unless the vision tower, on the CPU, has these layers; ``name`` is the recipe's field."""
-        try:
-            self._probe_maps(layers)
-        except (AssertionError, IndexError, ValueError) as error:
-            raise RecipeError(
-                f"{name} is {list(layers)}, and the vision tower has no such layers ({error}). Correct {name}: layers "
-                "count from 0, and negative numbers from the end"
-            ) from error
-
     @torch.no_grad()
-    def _probe_maps(self, layers: Sequence[int] | None = None) -> list[Tensor]:
+    def probe_maps(self, layers: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the maps of a black image, on the CPU; the student does not change."""
         training = self.clip.training
         self.clip.eval()  # does not change the statistics of batch norm
         maps = self.maps(torch.zeros(1, *self.image_size, 3, dtype=torch.uint8), layers)
@@ -326,8 +272,36 @@ class Student(nn.Module):
         return maps
 
 
+def _forward(clip: Clip, pixels: Tensor, tokens: Tensor | None, layers: Sequence[int]) -> Outputs:
+    """Return the outputs of a model for normalized images [B,3,H,W], with the maps of layers."""
+    # OpenCLIP's ModifiedResNet stops at the deepest requested layer and pools it, so always request the last one.
+    cut = isinstance(clip.visual, ModifiedResNet) and not {4, -1} & set(layers)
+    out: Outputs = clip.forward_intermediates(
+        pixels,
+        tokens,
+        image_indices=[*layers, -1] if cut else list(layers),
+        text_indices=[-1],  # None would keep every layer's tokens alive
+        image_output_fmt="NCHW",
+        output_logit_scale_bias=True,
+    )
+    if cut:
+        out["image_intermediates"].pop()
+    return out
+
+
 def _module_name(column: str) -> str:
     return column.replace(".", "_")  # ModuleDict takes no dots
+
+
+def check_layers(student: Student, layers: Sequence[int], name: str) -> None:
+    """Raise `RecipeError` unless the vision tower, on the CPU, has these layers; ``name`` is the recipe's field."""
+    try:
+        student.probe_maps(layers)
+    except (AssertionError, IndexError, ValueError) as error:
+        raise RecipeError(
+            f"{name} is {list(layers)}, and the vision tower has no such layers ({error}). Correct {name}: layers "
+            "count from 0, and negative numbers from the end"
+        ) from error
 
 
 def _load_heads(heads: nn.Module, path: Path) -> None:

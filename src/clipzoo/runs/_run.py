@@ -13,7 +13,7 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.files import AnyPath
-from clipzoo.models import HeadSpec, Student, weights_are_local
+from clipzoo.models import HeadSpec, Student, check_layers, weights_are_local
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader
 from clipzoo.recipe import ColumnRecipe, Recipe
@@ -88,7 +88,7 @@ class Run:
         if evaluation.open_vocabulary:
             start.check_dense(evaluation.open_vocabulary)
         if evaluation.probe:
-            start.check_layers(evaluation.layers, "evaluation.layers")
+            check_layers(start, evaluation.layers, "evaluation.layers")
 
     @property
     def out(self) -> Path:

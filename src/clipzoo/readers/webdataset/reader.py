@@ -237,23 +237,15 @@ class WebDataset(Reader):
         if count > 1:
             detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
             fault = Failure("duplicate-key", detail if fault is None else f"{detail}; in addition, {fault}")
-        return Entry(key, shard, group.members, image, caption, fault, self._texts(group.members))
-
-    def _texts(self, members: Mapping[str, Span]) -> tuple[str, ...]:
-        """Return the members that hold the fields which the dataset was opened with."""
-        usable = [name for name in members if _may_hold_text(name, members)] if self.given.fields else []
-        return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in self.given.fields))))
+        return Entry(key, shard, group.members, image, caption, fault, _texts(self.given.fields, group.members))
 
     def _caption(self, group: _Group, name: str) -> str:
-        """Return the member of the caption, which is ``name`` unless it is missing, empty or too large.
-
-        It is then "" where captions are optional, else a member that holds a field.
-        """
+        """Return ``name`` if it is a caption, else "" where captions are optional, else a member that holds a field."""
         if name and 0 < group.members[name][1] <= CAPTION_BYTES:
             return name
         if not self.captions.required:
             return ""
-        return next(iter(self._texts(group.members)), name)
+        return next(iter(_texts(self.given.fields, group.members)), name)
 
     def _fault(self, group: _Group, image: str, caption: str) -> Failure | None:
         """Return the reason why the sample cannot be used, judged by its headers, or None."""
@@ -283,6 +275,12 @@ READER = WebDataset
 
 
 # Index -----------------------------------------------------------------------------------------------------
+
+
+def _texts(wanted: Sequence[str], members: Mapping[str, Span]) -> tuple[str, ...]:
+    """Return the members that hold the fields which the dataset was opened with."""
+    usable = [name for name in members if _may_hold_text(name, members)] if wanted else []
+    return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in wanted))))
 
 
 def _may_hold_text(name: str, members: Mapping[str, Span]) -> bool:

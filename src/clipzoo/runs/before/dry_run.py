@@ -200,8 +200,7 @@ def preview(
         check_arm(arm, "train")
     with TemporaryDirectory() as scratch:
         run = Run(recipe, out, progress, scratch=Path(scratch))
-        samples, left_out, coverage, size = _data(run)
-        settings = recipe.training
+        (samples, left_out, coverage, size), settings = _data(run), recipe.training
         check_shares(settings, processes)
         if samples < settings.batch_size:
             raise PlanError(
@@ -214,7 +213,6 @@ def preview(
         folders = {training: run.folder_of(*training) for training in trainings}
         done = {training: steps if ended(folder) else reached(folder) for training, folder in folders.items()}
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
-        finished = sum(f"{rate:g}" in run.trainings.trials(arm) for arm in trained for rate in grid)
         splits = {} if arms else _splits(run)
         strides = {name: column.stride for name, (column, _) in run.specs.items()}
         student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
@@ -229,7 +227,7 @@ def preview(
             trainings=trainings,
             done=done,
             trials=len(grid) * len(trained),
-            finished_trials=finished,
+            finished_trials=sum(f"{rate:g}" in run.trainings.trials(arm) for arm in trained for rate in grid),
             memory=estimate(student, strides, settings, processes),
             processes=processes,
             epoch_bytes=size,
