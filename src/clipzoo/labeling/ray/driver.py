@@ -151,6 +151,7 @@ class _Run:
         self.uncounted = Counter(i for job in jobs for i in job.columns)
         self.counted: set[str] = set()
         self.workers: list[_Worker] = []
+        self.checking: _Worker | None = None  # it runs the quick check, whose warnings the run waits for
         self.steps: dict[ObjectRef, tuple[_Worker, Callable[[_Worker, Any], None]]] = {}
         self.losses: defaultdict[str, list[str]] = defaultdict(list)  # shard, or node -> nodes of workers it lost
         self.given_up: dict[str, str] = {}  # shard -> how its last worker was lost
@@ -166,7 +167,7 @@ class _Run:
         self._start_workers()
         if not self.workers:
             raise EngineError(self._no_room())
-        while self.queue or any(worker.job for worker in self.workers):
+        while self.queue or any(worker.job or worker is self.checking for worker in self.workers):
             stop.check()
             self._start_workers()
             for worker in self.workers:
@@ -244,7 +245,7 @@ class _Run:
     def _begin(self, worker: _Worker, versions: Mapping[str, str]) -> None:
         if self.fresh:
             self.steps[worker.actor.quick_check.remote(self.fresh, self.first)] = worker, self._checked
-            self.fresh = ()
+            self.fresh, self.checking = (), worker
         else:
             worker.ready = True
         if versions != self._versions:
@@ -253,7 +254,7 @@ class _Run:
 
     def _checked(self, worker: _Worker, warnings: Sequence[str]) -> None:
         warn(warnings)
-        worker.ready = True
+        worker.ready, self.checking = True, None
 
     def _lost(self, worker: _Worker, why: str) -> None:
         """Requeue the shard of a worker that has died or cannot be reached."""
