@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -99,6 +101,31 @@ def test_equal_labels_give_equal_bytes_in_any_order_of_rows(tmp_path, reader):
         assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
     fill(made[1], order=KEYS[::-1])
     assert made[1].rows("00000")["key"].to_pylist() == KEYS
+
+
+THREADS = """
+import sys
+from pathlib import Path
+from clipzoo.store import Store
+
+def threads():  # without that of Arrow's allocator, which holds nothing of Python
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return sum(not name.startswith("jemalloc") for name in names)
+
+(column,) = Store(sys.argv[1]).columns()
+before = threads()
+rows = column.rows("00000")
+print(threads() - before, len(rows))
+"""
+
+
+def test_rows_are_read_without_threads_of_arrow(tmp_path: Path, column: Column) -> None:
+    """Such a thread may free a buffer of Python while the interpreter ends, which aborts a run that was successful."""
+    fill(column)
+    command = [sys.executable, "-c", THREADS, str(column.path.parents[1])]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["0", "6"]
 
 
 def test_nested_shards(column):

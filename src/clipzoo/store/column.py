@@ -144,7 +144,8 @@ class _Shards:
             StoreError: the shard is not committed, or its parquet is damaged.
         """
         with self._parquet(shard) as path:
-            table = pq.ParquetFile(io.BytesIO(files.read(path))).read()
+            # no threads of Arrow (26): one that frees a buffer of Python while the interpreter ends aborts the process
+            table = pq.ParquetFile(io.BytesIO(files.read(path)), pre_buffer=False).read(use_threads=False)
         if table.schema == OLD_SCHEMA:
             table = table.append_column(SCHEMA.field("code"), old_codes(table))
         if table.schema != SCHEMA:
