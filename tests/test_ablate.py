@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
 from clipzoo import recipe, runs
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, RecipeError
-from clipzoo.runs.ablation import Ablation, ablate, planned
+from clipzoo.runs.ablation import Ablation, Budget, ablate, advise, planned
+from clipzoo.runs.ablation.advise import rank_correlation
 from clipzoo.training import ended
 from test_pipeline import SquareExpert, world  # noqa: F401
 
@@ -113,3 +115,71 @@ def test_the_dry_run_lists_trainings(two: recipe.Recipe, tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     assert "4 trainings of 4 steps" in done.output
     assert not (tmp_path / "x").exists()
+
+
+# Advice ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def advised(two: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return advise(runs.Run(two, tmp_path_factory.mktemp("advised")), Budget(64, 2))
+
+
+def test_advice_compares_each_expert_alone_with_captions_on_validation(advised: Path) -> None:
+    results = json.loads(advised.with_suffix(".json").read_text(), parse_constant=pytest.fail)
+    first, second = results["columns"]
+    assert set(results["arms"]) == {"clip-ft", f"only {first}", f"only {second}"}
+    assert set(results["advice"]) == {first, second}
+    assert results["steps"] == 2
+    one = results["advice"][first]
+    assert one["gain"] == pytest.approx(results["advice"][second]["gain"])  # equal labels
+    assert one["hours"] > 0
+    assert results["rank_correlation"] is None
+    page = advised.read_text()
+    assert "Measured on validation" in page
+    assert "Only this expert minus captions alone" in page
+
+
+def test_advice_measures_no_test_and_leaves_the_run_to_be_trained(advised: Path, two: recipe.Recipe) -> None:
+    root = advised.parents[2]
+    assert not (root / "arms").exists()
+    assert not list(root.rglob("test"))
+    assert not (root / "results.json").exists()
+    run = runs.Run(two, root)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("student/*")}
+    assert before
+    assert advise(run, Budget(64, 2)) == advised  # everything is reused
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("student/*")}
+
+
+@pytest.mark.parametrize(("full", "expected"), [((1, 2, 3), 1.0), ((3, 2, 1), -1.0), ((1, 3, 2), 0.5)])
+def test_rank_correlation_is_that_of_scipy(tmp_path: Path, full: tuple[float, ...], expected: float) -> None:
+    def cells(value: float) -> dict[str, object]:
+        return {
+            "zero_shot/top1": {"mean": value / 10, "direction": "higher", "unit": ""},
+            "depth/delta1": {"mean": value / 10, "direction": "higher", "unit": ""},
+            "normals/mean_angle": {"mean": 90 - 9 * value, "direction": "lower", "unit": "°"},
+            "retrieval/r1": {"mean": 0.9, "direction": "higher", "unit": ""},
+        }
+
+    arms = {"clip-ft": cells(0.5), **{f"only {name}": cells(value) for name, value in zip("abc", full, strict=True)}}
+    (tmp_path / "ablation.json").write_text(json.dumps({"arms": arms}))
+    gains = {"a": 0.1, "b": 0.2, "c": 0.3}
+    assert rank_correlation(gains, tmp_path / "ablation.json") == pytest.approx(expected)
+    assert expected == pytest.approx(spearmanr(list(gains.values()), full).statistic)
+    assert rank_correlation(gains, tmp_path / "none.json") is None
+
+
+def test_advice_without_validation_is_refused(two: recipe.Recipe, tmp_path: Path) -> None:
+    values = two.model_dump(mode="json")
+    values["evaluation"] |= {"validation": None, "probe": None, "test": None}
+    with pytest.raises(RecipeError, match=r"evaluation\.validation is missing"):
+        advise(runs.Run(recipe.parse(values), tmp_path))
+
+
+def test_the_advice_command_prints_a_row_per_expert(advised: Path) -> None:
+    root = advised.parents[2]
+    ended = CliRunner().invoke(app, ["advise", str(root), "--samples", "64", "--steps", "2", "--device", "cpu", "--trust"])
+    assert ended.exit_code == 0, ended.output
+    assert ended.output.count("segmentation/") >= 2
+    assert "hours of labeling" in " ".join(ended.output.split())

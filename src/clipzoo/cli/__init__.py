@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from clipzoo.cli import (
     ablate,
+    advise,
     check,
     checkpoint,
     demo,
@@ -62,8 +63,8 @@ def _options(
 
 
 for verb in (
-    new, check, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks,
-    doctor,
+    new, check, label, inspect, train, interpolate, eval, ablate, advise, report, run, predict, export, push, demo,
+    tasks, doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clipzoo.evaluation.tradeoff import Tradeoff
     from clipzoo.experts import Family
     from clipzoo.labeling import ColumnReport, Estimate
+    from clipzoo.runs.ablation.advise import AdviceResults
     from clipzoo.store import Column
     from clipzoo.tasks import Convention, Task
 
@@ -32,6 +33,18 @@ def two_columns(rows: Iterable[tuple[str, str]], *headers: str) -> Table:
     table = Table(*headers, show_header=bool(headers))
     for name, text in rows:
         table.add_row(name, escape(text))
+    return table
+
+
+def advice(results: AdviceResults) -> Table:
+    """Return a row per expert: its gain alone, what it improves and harms, and the cost of labeling all data."""
+    from clipzoo.pages import words
+    from clipzoo.runs.ablation.advise import ranked
+
+    table = _wide("expert alone", "gain in points", "improves", "harms", "hours of labeling")
+    for name, one in ranked(results["advice"]):
+        changes = (", ".join(map(words.group_name, one[kind])) or "–" for kind in ("better", "worse"))
+        table.add_row(name, f"{100 * one['gain']:+.1f}", *changes, f"{one['hours']:,.2g}" if one["hours"] else "–")
     return table
 
 

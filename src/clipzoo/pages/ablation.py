@@ -17,8 +17,11 @@ SECTIONS = (
 )
 
 
-def write_ablation(results: AblationResults, out: Path) -> Path:
-    """Write the page of ``ablation.json``; return its path."""
+def write_ablation(results: AblationResults, out: Path, title: str = "", summary: str = "") -> Path:
+    """Write the page of ``ablation.json``, or of results of the same form; return its path.
+
+    ``title`` and ``summary`` replace those of an ablation.
+    """
     metrics = words.headlines(results)
     maps = [(title, note, _rows(results, kind, metrics)) for kind, title, note in SECTIONS]
     shown = [part for part in maps if part[2]]
@@ -26,12 +29,12 @@ def write_ablation(results: AblationResults, out: Path) -> Path:
         out,
         _html.render(
             "ablation.html",
-            title=f"Ablation of {results['recipe']}",
+            title=title or f"Ablation of {results['recipe']}",
             results=results,
             metrics=metrics,
             maps=shown,
             rows={row: [_value(results, row, metric) for metric in metrics] for row in results["arms"]},
-            summary=_summary(results, metrics),
+            summary=summary or _summary(results, metrics),
             cost=cost_table(results["cost"]),
             signs=SIGNS,
             words=words,

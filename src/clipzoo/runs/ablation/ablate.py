@@ -102,7 +102,7 @@ def _trained(reference: Run, variant: Variant) -> bool:
     return all(ended(folder / "arms" / "clipzoo" / str(seed)) for seed in reference.recipe.seeds)
 
 
-def _opened(reference: Run, variant: Variant) -> Run:
+def opened(reference: Run, variant: Variant) -> Run:
     """Return the run of a variant, which takes everything but the arm ``clipzoo`` from the reference."""
     if not variant.folder:
         return reference
@@ -122,7 +122,7 @@ def _compared(reference: Run, every: Sequence[Variant]) -> Path:
     for row, arm in (("clip-ft", "clip-ft"), (ALL, "clipzoo")):
         scores[row] = {seed: reference.scores(arm, seed) for seed in seeds}
     for variant in every:
-        run = _opened(reference, variant)
+        run = opened(reference, variant)
         with run.writing():
             reference.progress.stage(variant.name)
             scores[variant.name] = {seed: run.scores("clipzoo", seed) for seed in seeds}
