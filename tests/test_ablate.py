@@ -179,7 +179,9 @@ def test_advice_without_validation_is_refused(two: recipe.Recipe, tmp_path: Path
 
 def test_the_advice_command_prints_a_row_per_expert(advised: Path) -> None:
     root = advised.parents[2]
-    ended = CliRunner().invoke(app, ["advise", str(root), "--samples", "64", "--steps", "2", "--device", "cpu", "--trust"])
+    ended = CliRunner().invoke(
+        app, ["advise", str(root), "--samples", "64", "--steps", "2", "--device", "cpu", "--trust"]
+    )
     assert ended.exit_code == 0, ended.output
     assert ended.output.count("segmentation/") >= 2
     assert "hours of labeling" in " ".join(ended.output.split())

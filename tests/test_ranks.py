@@ -78,10 +78,10 @@ class Updates:
         return Updater(self, self.adam, self.sharding)  # type: ignore[arg-type]
 
 
-def batch(student: Student, rows: slice) -> Batch:
+def batch(student: Student, rows: slice, size: tuple[int, int] | None = None) -> Batch:
     """Rows of one fixed batch, whose labels are missing unevenly."""
     rng = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 255, (SIZE, *student.image_size, 3), dtype=torch.uint8, generator=rng)
+    images = torch.randint(0, 255, (SIZE, *(size or student.image_size), 3), dtype=torch.uint8, generator=rng)
     captions = [f"{('red', 'green', 'blue')[i % 3]} {('dark', 'bright')[i % 2]} square" for i in range(SIZE)]
     targets = {}
     for number, (column, spec) in enumerate(student.specs.items()):
@@ -115,7 +115,7 @@ def step(model: str, uneven: int = 0, **settings: object) -> dict[str, Any]:
     first, last = rank * SIZE // count, (rank + 1) * SIZE // count
     if uneven and rank == 0:
         last -= uneven
-    part = batch(updates.student, slice(first, last))
+    part = batch(updates.student, slice(first, last), *updates.job.settings.height_widths)
     update = updates.updater.update(part, 0)
     named = dict(updates.student.named_parameters())
     gradients = gathered({name: p.grad for name, p in named.items() if p.grad is not None})
@@ -152,6 +152,15 @@ def test_ranks_compute_the_gradients_of_one_process(tiny_clip: str, one: dict[st
     for name, weight in results[0]["weights"].items():
         certain = one["gradients"][name].abs() > 1e-3  # AdamW makes steps of one size of gradients that are rounding
         assert torch.allclose(weight[certain], one["weights"][name][certain], atol=1e-5), name
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+def test_images_of_another_size_give_the_gradients_of_one_process(tiny_clip: str, mode: str) -> None:
+    """Positions are interpolated, also where they are sharded, and in cached chunks."""
+    single = step(tiny_clip, sizes=[(48, 64)])
+    assert single["gradients"]["clip.visual.positional_embedding"].norm() > 0
+    results = on_ranks(2, partial(step, tiny_clip, sizes=[(48, 64)], accumulate=2, sharding=mode))
+    assert_same(results[0], single)
 
 
 def test_an_uneven_number_of_readable_samples_changes_no_gradient(tiny_clip: str) -> None:

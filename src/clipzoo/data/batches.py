@@ -31,11 +31,14 @@ from clipzoo.store import TAR_MARK, Column
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
-from clipzoo.types import ImageArray, View, decode_image
+from clipzoo.types import ImageArray, Size, View, decode_image
 
-Position = tuple[int, int]
-"""(epoch, row of the plan). With the seed, it determines a training sample."""
+Position = tuple[int, int] | tuple[int, int, int]
+"""(epoch, row of the plan), which determine a training sample with the seed; and the step, if batches have sizes."""
 
+
+SIZES = 1
+"""Distinguishes the random numbers of sizes from those of views."""
 
 CHECK = 60.0
 """Seconds after which a process checks again that the labels of a shard are those of the plan."""
@@ -67,13 +70,21 @@ class LabelColumn:
 class Viewing:
     """Parameters of training views: ``size`` (H, W), bounds of area and aspect, flip probability, color jitter."""
 
-    size: tuple[int, int]
+    size: Size
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     jitter: float = 0.0
     """Largest relative change of brightness and contrast; labels are not affected."""
     resampling: _pixels.Resampling = "pillow"
+    sizes: tuple[Size, ...] = ()
+    """Sizes (H, W) of which each batch has one, instead of ``size``."""
+
+    def size_of(self, seed: int, step: int) -> Size:
+        """Return the size of a batch, a pure function of seed and step, so that it is equal on all ranks."""
+        if not self.sizes:
+            return self.size
+        return self.sizes[np.random.default_rng([seed, step, SIZES]).integers(len(self.sizes))]
 
 
 @dataclass
@@ -183,14 +194,15 @@ class TrainingSet(Dataset[ViewedSample]):
 
     def __getitems__(self, positions: Sequence[Position]) -> list[ViewedSample]:
         """Return the samples of a batch, or a single one with `ViewedSample.lost`; called by the DataLoader."""
-        rows = self.plan.rows([index for _, index in positions])
+        rows = self.plan.rows([position[1] for position in positions])
         pairs = zip(rows, positions, strict=True)
         try:
-            return list(files.map_ahead(lambda pair: self._read(pair[0], *pair[1]), pairs, self.threads))
+            return list(files.map_ahead(lambda pair: self._read(*pair), pairs, self.threads))
         except (LostError, RemoteError) as error:  # torch would add a worker's traceback to the message
             return [ViewedSample("", lost=error)]
 
-    def _read(self, row: Mapping[str, Any], epoch: int, index: int) -> ViewedSample:
+    def _read(self, row: Mapping[str, Any], position: Position) -> ViewedSample:
+        epoch, index, *step = position
         try:
             sample = self.reader.read(entry_of(row))
             image = decode_image(sample.image)
@@ -200,7 +212,8 @@ class TrainingSet(Dataset[ViewedSample]):
             return ViewedSample(row["key"], skipped=str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
         v = self.viewing
-        view = View.draw(rng, image.shape[:2], v.size, v.scale, v.ratio, v.flip)
+        size = v.size_of(self.seed, *step) if step else v.size
+        view = View.draw(rng, image.shape[:2], size, v.scale, v.ratio, v.flip)
         view, pixels = _pixels.viewed(image, view, v.resampling)
         pixels = _pixels.jittered(pixels, rng, v.jitter)
         viewed = ViewedSample(row["key"], pixels, draw_caption(sample, rng, self.captions))
@@ -220,11 +233,11 @@ class TrainingSet(Dataset[ViewedSample]):
         source = self.labels[name]
         self._watches[name].check(row["shard"])
         size = row[f"{name}:size"]
-        return source.column.view(row["shard"], row["key"], offset, size, view.at(self.target_size(name)))
+        return source.column.view(row["shard"], row["key"], offset, size, view.at(self.target_size(name, view.size)))
 
-    def target_size(self, name: str) -> tuple[int, int]:
-        """Return (H, W) of a column's targets in pixels: the view's size divided by the stride, rounded down."""
-        H, W = self.viewing.size
+    def target_size(self, name: str, size: Size | None = None) -> Size:
+        """Return (H, W) of a column's targets in pixels: the images' size divided by the stride, rounded down."""
+        H, W = size or self.viewing.size
         stride = self.labels[name].stride
         return H // stride, W // stride
 
@@ -247,13 +260,13 @@ class TrainingSet(Dataset[ViewedSample]):
         lost = next((s.lost for s in samples if s.lost), None)
         usable = [s for s in samples if s.image is not None]
         pixels = [s.image for s in usable if s.image is not None]
+        H, W = pixels[0].shape[:2] if pixels else self.viewing.size
         skipped = [(s.key, s.skipped or "") for s in samples if s.image is None]
         skipped += [(s.key, f"{name}: {reason}") for s in samples for name, reason in s.damaged.items()]
         targets = {
-            name: source.collate([s.labels[name] for s in usable], self.target_size(name))
+            name: source.collate([s.labels[name] for s in usable], self.target_size(name, (H, W)))
             for name, source in self.labels.items()
         }
-        H, W = self.viewing.size
         images = np.stack(pixels) if pixels else np.zeros((0, H, W, 3), np.uint8)
         captions = [s.caption for s in usable]
         unreadable = {"": (len(samples) - len(usable), len(samples))} | {
@@ -305,7 +318,7 @@ class PlanSampler(Sampler[list[Position]]):
     def __init__(
         self, plan: Plan, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, ranks: int = 1
     ) -> None:
-        self.plan, self.batch_size, self.seed = plan, batch_size, seed
+        self.plan, self.batch_size, self.seed, self.stepped = plan, batch_size, seed, False
         self.start, self.stop, self.rank, self.ranks = start, stop, rank, ranks
         self.steps_per_epoch = len(plan) // (batch_size * ranks)
 
@@ -320,7 +333,11 @@ class PlanSampler(Sampler[list[Position]]):
                 order = self.plan.epoch(self.seed, epoch)
             first = step % self.steps_per_epoch * self.batch_size
             positions = self.rank + self.ranks * np.arange(first, first + self.batch_size)
-            yield [(epoch, index) for index in order.take(positions).tolist()]
+            yield self.at(step, [(epoch, index) for index in order.take(positions).tolist()])
+
+    def at(self, step: int, positions: list[tuple[int, int]]) -> list[Position]:
+        """Return the positions of a batch, with the step if the size of its images depends on it."""
+        return [(*position, step) for position in positions] if self.stepped else list(positions)
 
 
 class MixtureSampler(PlanSampler):
@@ -331,7 +348,7 @@ class MixtureSampler(PlanSampler):
     def __iter__(self) -> Iterator[list[Position]]:
         mixture, size = Mixture(self.plan, self.weights, self.seed), self.batch_size * self.ranks
         for step in range(self.start, self.stop):
-            yield mixture.positions(range(step * size + self.rank, (step + 1) * size, self.ranks))
+            yield self.at(step, mixture.positions(range(step * size + self.rank, (step + 1) * size, self.ranks)))
 
 
 class _Loader(DataLoader[Any]):
@@ -364,6 +381,7 @@ def loader(
     """
     kind = MixtureSampler if dataset.mixture else PlanSampler
     sampler = kind(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
+    sampler.stepped = bool(dataset.viewing.sizes)
     if isinstance(sampler, MixtureSampler):
         sampler.weights = dataset.mixture
     if sampler.steps_per_epoch == 0:

@@ -159,7 +159,7 @@ class Student(nn.Module):
         """Return all inputs of the losses.
 
         Args:
-            images: uint8 [B,H,W,3].
+            images: uint8 [B,H,W,3], of `image_size` or of another size that `check_size` allows.
             tokens: int64 [B,L], or None for images only.
 
         Returns:
@@ -177,6 +177,10 @@ class Student(nn.Module):
     def maps(self, images: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
         """Return feature maps [B,C,h,w] of the tapped (or given) layers, shallow to deep."""
         return _forward(self.clip, self.normalize(images), None, layers or self.layers)["image_intermediates"]
+
+    def check_size(self, size: tuple[int, int], name: str) -> None:
+        """Raise `CheckpointError` if `forward` cannot take images of a size (H, W); ``name`` is that of the model."""
+        _sizes.check_seen(self.clip, size, name)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return unit-length embeddings [B,D] of uint8 images [B,H,W,3]."""
@@ -276,14 +280,15 @@ def _forward(clip: Clip, pixels: Tensor, tokens: Tensor | None, layers: Sequence
     """Return the outputs of a model for normalized images [B,3,H,W], with the maps of layers."""
     # OpenCLIP's ModifiedResNet stops at the deepest requested layer and pools it, so always request the last one.
     cut = isinstance(clip.visual, ModifiedResNet) and not {4, -1} & set(layers)
-    out: Outputs = clip.forward_intermediates(
-        pixels,
-        tokens,
-        image_indices=[*layers, -1] if cut else list(layers),
-        text_indices=[-1],  # None would keep every layer's tokens alive
-        image_output_fmt="NCHW",
-        output_logit_scale_bias=True,
-    )
+    with _sizes.seeing(clip, (pixels.shape[2], pixels.shape[3])):
+        out: Outputs = clip.forward_intermediates(
+            pixels,
+            tokens,
+            image_indices=[*layers, -1] if cut else list(layers),
+            text_indices=[-1],  # None would keep every layer's tokens alive
+            image_output_fmt="NCHW",
+            output_logit_scale_bias=True,
+        )
     if cut:
         out["image_intermediates"].pop()
     return out

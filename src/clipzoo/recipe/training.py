@@ -80,6 +80,9 @@ class TrainingRecipe(Part):
     captions: dict[str, Positive] = Field(default_factory=dict)
     """Caption field -> how often it is drawn, relative to the others that a sample has, such as
     ``{caption: 0.5, recaption: 0.5}``; by default the captions of ``data`` (docs/training.md)."""
+    sizes: tuple[Count | tuple[Count, Count], ...] = ()
+    """Image sizes, each one number or (height, width), of which every batch has one, drawn at random; by default all
+    have that of the student (docs/training.md)."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
     """Smallest and largest share of the image's area that a random crop covers."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -129,6 +132,11 @@ class TrainingRecipe(Part):
     """Measure zero-shot recognition during training and act on a loss (docs/training.md)."""
     anchors: AnchorsRecipe | None = None
     """Weights of losses that keep the image tower near the start (docs/training.md)."""
+
+    @property
+    def height_widths(self) -> tuple[tuple[int, int], ...]:
+        """``sizes`` as (height, width)."""
+        return tuple((one, one) if isinstance(one, int) else one for one in self.sizes)
 
     @field_validator("tracking")
     @classmethod

@@ -169,7 +169,7 @@ class Trainings:
         student, settings, columns = self.start(arm, seed), self.recipe.training, self.inputs.columns
         viewing = Viewing(
             student.image_size, settings.scale, flip=settings.flip, jitter=settings.jitter,
-            resampling=settings.resampling,
+            resampling=settings.resampling, sizes=settings.height_widths,
         )  # fmt: skip
         labels = {
             name: LabelColumn(labels, column.stride, column.confidence_weight)

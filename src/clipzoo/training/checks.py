@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipzoo.errors import RecipeError
+from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.models import Student, layers
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training import balancing, tracking
@@ -15,10 +15,24 @@ def check_settings(settings: TrainingRecipe, student: Student) -> None:
     for name in settings.tracking:
         tracking.check(name)
     check_balancing(settings)
+    _check_sizes(settings, student)
     for part, unlocked in (("image", settings.unlocked_image_layers), ("text", settings.unlocked_text_layers)):
         locking.locked(student, part, unlocked)
         if settings.layer_decay < 1:
             layers.depths(student, part)
+
+
+def _check_sizes(settings: TrainingRecipe, student: Student) -> None:
+    if settings.sizes and settings.compile:
+        raise RecipeError(
+            "training.sizes has image sizes, but training.compile is true, which would compile the student again for "
+            "each of them. Set one of both to its default"
+        )
+    for size in settings.height_widths:
+        try:
+            student.check_size(size, "training.sizes: the student")
+        except CheckpointError as error:
+            raise RecipeError(str(error).replace("Remove student.size, or give", "Give")) from error
 
 
 def check_balancing(settings: TrainingRecipe) -> None:

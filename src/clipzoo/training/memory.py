@@ -99,7 +99,7 @@ def _gathered(student: Student) -> int:
 
 def _activations(student: Student, strides: Mapping[str, int], settings: TrainingRecipe, images: int) -> int:
     """Return the bytes that autograd keeps of this number of images."""
-    forward, weights = partial(_forward, student, strides, settings.precision), list(student.parameters())
+    forward, weights = partial(_forward, student, strides, settings), list(student.parameters())
 
     def of_all() -> int:
         one, two = (kept_bytes(partial(forward, count), weights) for count in (1, 2))
@@ -147,9 +147,9 @@ def kept_bytes(compute: Callable[[], object], weights: Iterable[Tensor]) -> int:
     return sum(size for place, size in kept.items() if place not in own)
 
 
-def _forward(student: Student, strides: Mapping[str, int], precision: str, count: int) -> dict[str, Tensor]:
+def _forward(student: Student, strides: Mapping[str, int], settings: TrainingRecipe, count: int) -> dict[str, Tensor]:
     """Return the loss terms of black pictures without labels: masks change values, not what autograd keeps."""
-    H, W = student.image_size
+    H, W = max(settings.height_widths or (student.image_size,), key=math.prod)
     captions = ["a picture"] * count
     targets = {
         name: get_task(spec.task).collate([None] * count, (H // strides[name], W // strides[name]))
@@ -157,6 +157,6 @@ def _forward(student: Student, strides: Mapping[str, int], precision: str, count
     }
     images = torch.zeros(count, H, W, 3, dtype=torch.uint8)
     batch = Batch(images, student.tokenize(captions), captions, targets, [])
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"):  # fp16 has the same bytes
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "fp32"):  # fp16 has the same bytes
         out = student(batch.images, batch.tokens)
     return objectives.terms(objectives.build(student), out, batch)
