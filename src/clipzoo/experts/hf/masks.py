@@ -19,7 +19,7 @@ from clipzoo.experts.boxes import around, objects
 from clipzoo.experts.hf.families import ANY_SEMANTIC, EOMT, Mode
 from clipzoo.experts.hf.frame import Frame, image_processor_of, padding
 from clipzoo.experts.hf.options import choice, ids, share
-from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
+from clipzoo.experts.hf.postprocessor import Model, OnePassPostprocessor, Query, post_process
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
@@ -52,7 +52,7 @@ class Segment:
     mask: BoolArray
 
 
-class SemanticPostprocessor(Postprocessor):
+class SemanticPostprocessor(OnePassPostprocessor):
     """The most probable class of every pixel."""
 
     auto = "AutoModelForSemanticSegmentation"
@@ -92,7 +92,8 @@ class MasksPostprocessor(SemanticPostprocessor):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.task_conditioned = model.architecture.startswith("OneFormer")
-        self.takes_text = self.task_conditioned
+        if self.task_conditioned:
+            self.auto_processor = "AutoProcessor"
         self.mode = _mode(model, self.task_conditioned)
         self.task = _task(model, self.mode)
         self.threshold = share(model.options, "threshold", model.family.threshold)
