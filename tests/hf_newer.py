@@ -16,10 +16,11 @@ SMALL = {"height": 32, "width": 24}
 def sapiens2(kind: str, channels: int, **processing: Any) -> Built:
     names = {i: f"axis {i}" for i in range(3)} if kind == "Normal" else NAMES
     assert len(names) == channels
-    head = {"upsample_out_channels": [8, 8], "conv_out_channels": [8], "conv_kernel_sizes": [1]}
+    head = {"upsample_out_channels": [8, 8, 8], "conv_out_channels": [8], "conv_kernel_sizes": [1]}
     config = t.Sapiens2Config(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_attention_heads=1,
-        num_first_full_attention_layers=1, num_last_full_attention_layers=1, num_register_tokens=2, patch_size=8,
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_attention_heads=1, num_first_full_attention_layers=1, num_last_full_attention_layers=1,
+        num_register_tokens=2, patch_size=8,
         image_size=[SMALL["height"], SMALL["width"]], id2label=names,
         head_config={**head, "use_pixel_shuffle": kind == "Normal" or None},
     )  # fmt: skip
@@ -83,9 +84,9 @@ def rf_detr_instances() -> Built:
 
 def lw_detr() -> Built:
     backbone = {
-        "model_type": "lw_detr_vit", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_ratio": 2,
-        "image_size": 64, "pretrain_image_size": 64, "patch_size": 16, "num_windows": 4, "window_block_indices": [0, 2],
-        "out_indices": [2, 4],
+        "model_type": "lw_detr_vit", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2,
+        "mlp_ratio": 2, "image_size": 64, "pretrain_image_size": 64, "patch_size": 16, "num_windows": 4,
+        "window_block_indices": [0, 2], "out_indices": [2, 4],
     }  # fmt: skip
     config = t.LwDetrConfig(**LIGHT, backbone_config=backbone, projector_scale_factors=[1.0])
     return t.LwDetrForObjectDetection(config), t.DeformableDetrImageProcessor(**SQUARE)
@@ -119,9 +120,10 @@ def clip_text(longest: int) -> dict[str, Any]:
 
 def omdet_turbo() -> Built:
     config = t.OmDetTurboConfig(
-        backbone_config=swin(2, 3, 4), text_config=clip_text(77), apply_layernorm_after_vision_backbone=False,
-        image_size=64, text_projection_in_dim=16, text_projection_out_dim=16, task_encoder_hidden_dim=16,
-        class_embed_dim=16, num_queries=12, encoder_hidden_dim=16, vision_features_channels=[16] * 3,
+        backbone_config=swin(2, 3, 4), text_config={**clip_text(77), "hidden_size": 24},
+        apply_layernorm_after_vision_backbone=False,
+        image_size=64, text_projection_in_dim=24, text_projection_out_dim=24, task_encoder_hidden_dim=16,
+        class_embed_dim=24, num_queries=12, encoder_hidden_dim=16, vision_features_channels=[16] * 3,
         encoder_in_channels=[16, 32, 64], encoder_attention_heads=2, encoder_dim_feedforward=16, decoder_hidden_dim=16,
         decoder_num_heads=2, decoder_num_layers=2, decoder_dim_feedforward=16, disable_custom_kernels=True,
     )  # fmt: skip
@@ -178,9 +180,9 @@ def sam_hq() -> Built:
 def sam2() -> Built:
     backbone = {
         "model_type": "sam2_hiera_det_model", "hidden_size": 16, "num_attention_heads": 1, "image_size": [64, 64],
-        "blocks_per_stage": [1, 1, 1, 1], "embed_dim_per_stage": [16, 32, 64, 128],
+        "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128],
         "num_attention_heads_per_stage": [1, 1, 2, 2], "window_size_per_stage": [8, 4, 4, 4],
-        "global_attention_blocks": [2], "window_positional_embedding_background_size": [4, 4],
+        "global_attention_blocks": [3], "window_positional_embedding_background_size": [4, 4],
     }  # fmt: skip
     vision = {
         "backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16], "fpn_hidden_size": 32,

@@ -63,6 +63,11 @@ class SemanticPostprocessor(OnePassPostprocessor):
         self.settings: dict[str, object] = {}
         self.unknown = unknown(self.convention.classes)
         self.bilinear = model.family.architectures != ANY_SEMANTIC
+        if model.architecture.startswith("Sapiens2") and model.preprocessing.get("do_pad"):
+            raise ExpertError(
+                f"{model.name} pads images, and the post-processing of its classes does not remove the padding "
+                "(transformers 5.24): set do_pad to false in preprocessor_config.json"
+            )
 
     def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Segmentation | Detection:
         """Return the class map; unknown where the best class is one of `clipzoo.tasks.base.VOID`.
