@@ -177,7 +177,7 @@ def sam_hq() -> Built:
     return sam("HQ")
 
 
-def sam2() -> Built:
+def sam2_parts() -> dict[str, Any]:
     backbone = {
         "model_type": "sam2_hiera_det_model", "hidden_size": 16, "num_attention_heads": 1, "image_size": [64, 64],
         "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128],
@@ -189,8 +189,25 @@ def sam2() -> Built:
         "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
     }  # fmt: skip
     prompt = {"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
-    config = t.Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=dict(DECODER))
-    return t.Sam2Model(config), t.Sam2ImageProcessor(size={"height": 64, "width": 64})
+    return {"vision_config": vision, "prompt_encoder_config": prompt, "mask_decoder_config": dict(DECODER)}
+
+
+def sam2() -> Built:
+    return t.Sam2Model(t.Sam2Config(**sam2_parts())), t.Sam2ImageProcessor(size={"height": 64, "width": 64})
+
+
+MEMORY = {
+    "memory_attention_hidden_size": 32, "memory_attention_num_layers": 1, "memory_attention_rope_feat_sizes": [4, 4],
+    "memory_attention_feed_forward_hidden_size": 32, "memory_encoder_hidden_size": 32,
+    "memory_encoder_output_channels": 8, "mask_downsampler_embed_dim": 32, "memory_fuser_embed_dim": 32,
+    "memory_fuser_intermediate_dim": 32,
+}  # fmt: skip
+
+
+def sam2_video() -> Built:
+    """The published form of SAM 2."""
+    config = t.Sam2VideoConfig(**sam2_parts(), **MEMORY, image_size=64)
+    return t.Sam2VideoModel(config), sam2()[1]
 
 
 def sam3_tracker() -> Built:
@@ -199,3 +216,14 @@ def sam3_tracker() -> Built:
         vision_config=sam3_vision(), prompt_encoder_config=prompt, mask_decoder_config=dict(DECODER)
     )
     return t.Sam3TrackerModel(config), t.Sam3ImageProcessor(size={"height": 56, "width": 56})
+
+
+def sam3_video() -> Built:
+    """The published form: detector of concepts and tracker of masks in one file."""
+    tracker = {
+        "model_type": "sam3_tracker_video", "vision_config": sam3_vision(),
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 56, "patch_size": 14, "mask_input_channels": 4},
+        "mask_decoder_config": dict(DECODER), "image_size": 56, **MEMORY,
+    }  # fmt: skip
+    config = t.Sam3VideoConfig(detector_config=sam3_config().to_dict(), tracker_config=tracker)
+    return t.Sam3VideoModel(config), sam3()[1]

@@ -270,6 +270,16 @@ def test_instances_of_concepts_are_those_of_the_library(pictures: list[Pictures]
 LOW = 0.2
 
 
+def test_the_detector_of_a_model_of_videos_is_read(pictures: list[Pictures], tmp_path: Path) -> None:
+    folder = save(newer.sam3_video, tmp_path)
+    expert = loaded(f"hf:{folder}?{ASKED}&threshold=0.1")
+    whole = t.Sam3VideoModel.from_pretrained(folder).detector_model.state_dict()
+    own = expert.module.state_dict()
+    assert type(expert.module).__name__ == "Sam3Model"
+    assert all(torch.equal(own[name], whole[name]) for name in own)
+    assert expert.predict(pictures[0])[0].masks
+
+
 @pytest.mark.parametrize("build", [newer.omdet_turbo, newer.sam3])
 def test_captions_choose_what_is_searched_for(build: Build, pictures: list[Pictures], tmp_path: Path) -> None:
     folder = save(build, tmp_path)
@@ -332,3 +342,10 @@ def test_the_grid_of_points_is_recorded(tmp_path: Path) -> None:
     card = experts.create(f"hf:{save(newer.sam2, tmp_path)}?points=8").card
     assert (card.task, card.preprocessing["points_per_crop"]) == ("edges", 8)
     assert card.preprocessing["pred_iou_thresh"] == 0.88
+
+
+def test_a_model_of_videos_gives_edges_of_pictures(pictures: list[Pictures], tmp_path: Path) -> None:
+    folder = save(newer.sam2_video, tmp_path)
+    expert = loaded(f"hf:{folder}?points=4&quality=0&stability=0")
+    assert type(expert.module).__name__ == "Sam2Model"
+    assert expert.predict(pictures[1])[0].values.any()

@@ -95,7 +95,6 @@ HEADS: Mapping[str, Mapping[str, str]] = {
         "normals": "Tipsv2DptForNormalEstimation",
         "segmentation": "Tipsv2DptForSemanticSegmentation",
     },
-    "Sam3VideoModel": {"detection": "Sam3Model", "edges": "Sam3TrackerModel"},
 }
 """Architecture with several heads -> task of ``?task=`` -> architecture with one of them, which loads the files."""
 
@@ -323,7 +322,7 @@ FAMILIES: tuple[HfFamily, ...] = (
         "that overlap by more than 0.5 are removed",
     ),
     _prompted(
-        "SAM 3", ("Sam3Model", ), "concepts", 0.3,
+        "SAM 3", ("Sam3Model", "Sam3VideoModel"), "concepts", 0.3,
         f"Carion et al., arXiv 2511.16719; {LIBRARY}/sam3/image_processing_sam3.py: score of the query times presence "
         "of the concept",
     ),
