@@ -19,9 +19,9 @@ import hf_models as zoo
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import sha256
-from clipzoo.experts.hf.postprocessor import one
 from clipzoo.experts.hf.frame import disable_center_crop
 from clipzoo.experts.hf.masks import contenders
+from clipzoo.experts.hf.postprocessor import one
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save

@@ -141,7 +141,7 @@ def _prompted(name: str, architectures: tuple[str, ...], form: Form, threshold: 
 
 
 def _normals(name: str, architecture: str, source: str) -> HfFamily:
-    gives = "unit vectors whose axes ?frame= states, since no source does; `clipzoo experts check` names the frame"
+    gives = "unit vectors whose axes ?frame= states, since no source does; `clipzoo experts check` tests it"
     return HfFamily(name, "normals", gives, source, form="normals", architectures=(architecture,))
 
 
@@ -339,11 +339,7 @@ FAMILIES: tuple[HfFamily, ...] = (
         "SAM-HQ", ("SamHQModel",), f"Ke et al., arXiv 2306.01567; {LIBRARY}/sam/image_processing_sam.py"
     ),
     _boundaries(
-        "EdgeTAM", ("EdgeTamModel", "EdgeTamVideoModel"),
-        f"Zhou et al., arXiv 2501.07256; {LIBRARY}/sam2/image_processing_sam2.py",
-    ),
-    _boundaries(
-        "SAM 3, masks of points", ("Sam3TrackerModel", "Sam3TrackerVideoModel"),
+        "SAM 3, masks of points", ("Sam3TrackerModel",),
         f"Carion et al., arXiv 2511.16719; {LIBRARY}/sam3/image_processing_sam3.py",
     ),
     _boxes("any other …ForObjectDetection", ("*ForObjectDetection",), "the model's card"),
