@@ -19,12 +19,15 @@ from transformers.models.rf_detr.modeling_rf_detr import RfDetrInstanceSegmentat
 
 import hf_newer as newer
 from clipzoo import experts, tasks
-from clipzoo.errors import ExpertError, SampleError
+from clipzoo.errors import ClipzooError, ExpertError, SampleError
 from clipzoo.experts.base import ExpertInput
 from clipzoo.experts.hf.frame import Frame
+from clipzoo.labeling import label as label_dataset
+from clipzoo.store import Store
 from clipzoo.tasks import rle
 from clipzoo.types import ImageArray
 from hf_models import NAMES, PROMPTS, Build, save
+from making import make_dataset
 from test_hf_parity import VOID, agree, boxes, cut
 
 SIZES = ((58, 83), (97, 41), (33, 64))
@@ -336,6 +339,17 @@ def test_a_picture_without_masks_is_a_failure_with_its_reason(pictures: list[Pic
         SampleError, match=r"no mask has a quality above 1\.0 and a stability above 0\.95: give smaller"
     ):
         expert.predict(pictures[1])
+
+
+def test_pictures_without_masks_are_failed_rows_with_the_reason(tmp_path: Path) -> None:
+    expert = loaded(f"hf:{save(newer.sam, tmp_path / 'sam')}?points=2&quality=1")
+    data = make_dataset(tmp_path / "data", shards=1, count=2)
+    with pytest.raises(ClipzooError, match="no mask has a quality above"):
+        label_dataset(data, [expert], tmp_path / "out", device="cpu", max_failures=1, check=False, progress=False)
+    (column,) = Store(tmp_path / "out").columns()
+    details = [failure.detail for _, _, failure in column.failures()]
+    assert len(details) == 2
+    assert all("no mask has a quality above 1.0" in detail for detail in details)
 
 
 def test_the_grid_of_points_is_recorded(tmp_path: Path) -> None:
