@@ -19,9 +19,9 @@ import hf_models as zoo
 from clipzoo import experts, tasks
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import sha256
-from clipzoo.experts.hf import _one
 from clipzoo.experts.hf.frame import disable_center_crop
 from clipzoo.experts.hf.masks import contenders
+from clipzoo.experts.hf.postprocessor import one
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
@@ -294,9 +294,9 @@ def test_the_outputs_of_one_image_are_laid_out_as_it_alone_would_have_them():
     from transformers.modeling_outputs import SemanticSegmenterOutput
 
     many = torch.rand(4, 3, 5, 6).to(memory_format=torch.channels_last)
-    one = _one(SemanticSegmenterOutput(logits=many), 2, 4)
-    assert one.logits.is_contiguous()
-    assert torch.equal(one.logits, many[2:3])
+    third = one(SemanticSegmenterOutput(logits=many), 2, 4)
+    assert third.logits.is_contiguous()
+    assert torch.equal(third.logits, many[2:3])
 
 
 @pytest.mark.parametrize("size", [(40, 56), (97, 131), (13, 9), (11, 7), (1, 1)])

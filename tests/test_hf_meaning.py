@@ -87,9 +87,18 @@ def test_the_first_row_that_fits_is_the_family(architecture: str, name: str, tol
     assert family_of(architecture, name, told).name == family
 
 
-def test_a_detector_whose_form_nothing_reads_is_refused_by_name() -> None:
-    with pytest.raises(ExpertError, match="is a OmDetTurboForObjectDetection, whose outputs clipzoo cannot read"):
-        family_of("OmDetTurboForObjectDetection", "x", {})
+@pytest.mark.parametrize(
+    ("architecture", "name", "reason"),
+    [
+        ("DepthAnything3ForDepthEstimation", "me/model", "transformers 5.24 has no Depth Anything 3"),
+        ("none", "depth-anything/DA3-LARGE", "transformers 5.24 has no Depth Anything 3"),
+        ("Sapiens2ForPoseEstimation", "facebook/sapiens2-pose-0.4b", "are no labels of clipzoo"),
+        ("Sapiens2ForPointmapEstimation", "facebook/sapiens2-pointmap-0.4b", "are no labels of clipzoo"),
+    ],
+)
+def test_models_that_cannot_give_labels_are_refused_by_name(architecture: str, name: str, reason: str) -> None:
+    with pytest.raises(ExpertError, match=f"{name}: .*{reason}"):
+        family_of(architecture, name, {})
 
 
 def test_a_config_that_tells_the_kind_of_depth_is_not_asked_for_it(folders: Any) -> None:

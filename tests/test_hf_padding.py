@@ -18,6 +18,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerForU
 from transformers.models.oneformer.modeling_oneformer import OneFormerForUniversalSegmentationOutput
 
 import hf_models as zoo
+import hf_newer as newer
 from clipzoo import experts
 from clipzoo.experts.hf.frame import image_processor_of
 from clipzoo.tasks import rle
@@ -113,7 +114,10 @@ def inside() -> np.ndarray:
     return mask
 
 
-SIGMOID = (zoo.conditional_detr, zoo.deformable_detr, zoo.rt_detr, zoo.rt_detr_v2, zoo.d_fine)
+SIGMOID = (
+    zoo.conditional_detr, zoo.deformable_detr, zoo.rt_detr, zoo.rt_detr_v2, zoo.d_fine, newer.rf_detr_boxes,
+    newer.lw_detr, newer.deimv2,
+)  # fmt: skip
 BOXED = (zoo.detr, zoo.yolos, *SIGMOID)
 MASKED = ((zoo.mask2former, "masks"), (zoo.maskformer, "masks"), (zoo.detr_panoptic, "detr"), (zoo.eomt, "eomt"))
 

@@ -185,8 +185,10 @@ def test_a_family_trains_and_comes_back_from_its_folder(
 PUBLISHED = {
     "ViT-B-32": (3, 11), "ViT-B-16": (3, 11), "ViT-M-16": (3, 11), "RN50": (1, 4), "RN50x4": (1, 4),
     "convnext_tiny": (0, 3), "ViT-B-16-SigLIP": (3, 11), "ViT-B-32-SigLIP2-256": (3, 11), "MobileCLIP-S1": (0, 3),
-    "MobileCLIP2-S0": (0, 3), "PE-Core-T-16-384": (3, 11), "EVA02-B-16": (3, 11), "ViTamin-S": (3, 13),
-    "vit_medium_patch16_gap_256": (3, 11), "swin_base_patch4_window7_224": (0, 3),
+    "MobileCLIP-B": (3, 11), "MobileCLIP2-S0": (0, 3), "MobileCLIP2-S2": (0, 3), "MobileCLIP2-S3": (0, 4),
+    "ViT-B-16-SigLIP2": (3, 11), "PE-Core-T-16-384": (3, 11), "PE-Core-S-16-384": (3, 11), "PE-Core-B-16": (3, 11),
+    "EVA02-B-16": (3, 11), "ViTamin-S": (3, 13), "swin_base_patch4_window7_224": (0, 3),
+    "vit_medium_patch16_gap_256": (3, 11),
 }  # fmt: skip
 """Published architectures, with two layers; docs/students.md lists them."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipzoo.tasks.normals import Normals
 from clipzoo.types import FloatArray
 
 _OURS = {
@@ -38,3 +39,15 @@ def parse_frame(frame: str) -> FloatArray:
         row, sign = _OURS[word]
         matrix[row, channel] = sign
     return matrix
+
+
+def unit_normals(maps: FloatArray, frame: str) -> Normals:
+    """Return vectors [3,H,W] of any length, in a frame that `parse_frame` reads, as normals in clipzoo's frame.
+
+    A pixel is unknown if its vector has no length or is not finite.
+    """
+    vectors = np.tensordot(parse_frame(frame), np.nan_to_num(maps, posinf=0, neginf=0), 1)
+    lengths = np.linalg.norm(vectors, axis=0)
+    valid = np.isfinite(maps).all(0) & (lengths > 1e-6)
+    unit = vectors / np.where(valid, lengths, 1)
+    return Normals(np.where(valid, unit, 0).astype(np.float32), valid)

@@ -1,4 +1,4 @@
-"""Depth, segmentation and detection of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
+"""Labels of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
 
 The model's own processor prepares images and resizes outputs to the image, so a label is the result of its
 post-processing. It always covers the whole image: no image is cropped, and padding is removed. ``FAMILIES`` states what
@@ -16,23 +16,31 @@ from urllib.parse import parse_qsl
 
 from PIL import Image
 
-from clipzoo.errors import ExpertError, SampleError
+from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
+from clipzoo.experts.hf.boundaries import BoundariesPostprocessor
 from clipzoo.experts.hf.boxes import BoxesPostprocessor
+from clipzoo.experts.hf.concepts import ConceptsPostprocessor
 from clipzoo.experts.hf.depth import DepthPostprocessor
-from clipzoo.experts.hf.families import FAMILIES, Form, family_of
-from clipzoo.experts.hf.frame import disable_center_crop, frame_of
+from clipzoo.experts.hf.families import FAMILIES, HEADS, Form, family_of
+from clipzoo.experts.hf.frame import disable_center_crop
+from clipzoo.experts.hf.instances import InstancesPostprocessor
 from clipzoo.experts.hf.masks import MasksPostprocessor, SemanticPostprocessor
+from clipzoo.experts.hf.normals import NormalsPostprocessor
 from clipzoo.experts.hf.options import choice, count
 from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query
-from clipzoo.experts.hf.prompts import GroundingPostprocessor, OwlPostprocessor, PromptedPostprocessor
+from clipzoo.experts.hf.prompts import (
+    GroundingPostprocessor,
+    OmDetPostprocessor,
+    OwlPostprocessor,
+    PromptedPostprocessor,
+)
 from clipzoo.experts.hf.source import Source, resolve
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-    from transformers.utils import ModelOutput
 
     from clipzoo.experts.hf.frame import Processor
 
@@ -40,11 +48,16 @@ __all__ = ["FAMILIES", "HfExpert", "create"]
 
 POSTPROCESSORS: Mapping[Form, type[Postprocessor]] = {
     "depth": DepthPostprocessor,
+    "normals": NormalsPostprocessor,
     "semantic": SemanticPostprocessor,
     "masks": MasksPostprocessor,
     "boxes": BoxesPostprocessor,
+    "instances": InstancesPostprocessor,
     "owl": OwlPostprocessor,
     "grounding": GroundingPostprocessor,
+    "omdet": OmDetPostprocessor,
+    "concepts": ConceptsPostprocessor,
+    "boundaries": BoundariesPostprocessor,
 }
 """Form of a family's outputs -> its postprocessor."""
 
@@ -139,11 +152,11 @@ class HfExpert(Expert):
         return self._model
 
     def _load_processor(self, transformers: ModuleType, arguments: Mapping[str, bool]) -> Processor:
-        if not self.postprocessor.takes_text:
-            return transformers.AutoImageProcessor.from_pretrained(self.source.folder, **arguments)
         # class_info_file: OneFormer's names for training, which would be downloaded from another repository of the hub
-        info = {"class_info_file": ""} if isinstance(self.postprocessor, MasksPostprocessor) else {}
-        return transformers.AutoProcessor.from_pretrained(self.source.folder, **info, **arguments)
+        conditioned = isinstance(self.postprocessor, MasksPostprocessor) and self.postprocessor.task_conditioned
+        info = {"class_info_file": ""} if conditioned else {}
+        loader = getattr(transformers, self.postprocessor.auto_processor)
+        return loader.from_pretrained(self.source.folder, **info, **arguments)
 
     def predict(self, images: Sequence[ImageArray]) -> list[object]:
         """Return one label per image, of the image's size; all images have one size."""
@@ -180,20 +193,8 @@ class HfExpert(Expert):
             assert isinstance(postprocessor, PromptedPostprocessor)  # only prompts can be missing
             return [postprocessor.without_query((image.shape[0], image.shape[1])) for image in images]
         pictures = [Image.fromarray(image) for image in images]
-        try:
-            inputs = self._processor(images=pictures, return_tensors="pt", **postprocessor.text(query, len(images)))
-        except ValueError as error:  # a side would be 0 pixels long, or is taken for the number of channels
-            H, W = images[0].shape[:2]
-            raise SampleError(
-                f"the model's {type(self._processor).__name__} cannot prepare a picture of {W}×{H} pixels: {error}"
-            ) from error
         with torch.inference_mode():
-            frame = frame_of(self._processor, inputs, pictures[0], postprocessor.unpads(self._processor))
-            outputs = self._model(**inputs.to(self._model.device, self._model.dtype))
-            return [
-                postprocessor.label(self._processor, _one(outputs, row, len(images)), frame, query)
-                for row in range(len(images))
-            ]
+            return postprocessor.labels(self._model, self._processor, pictures, query)
 
 
 def _postprocessor(source: Source) -> Postprocessor:
@@ -201,9 +202,12 @@ def _postprocessor(source: Source) -> Postprocessor:
     config, preprocessing = source.config, source.preprocessing
     architectures = cast(Sequence[object], config.get("architectures") or ["none"])
     architecture = str(architectures[0])
+    heads = HEADS.get(architecture, {})
+    if heads:
+        architecture = _head(source, architecture, heads)
     family = family_of(architecture, source.name, {**preprocessing, **config})
     postprocessor = POSTPROCESSORS[family.form]
-    known = (*postprocessor.options, *COMMON)
+    known = (*(["task"] if heads else []), *postprocessor.options, *COMMON)
     wrong = sorted(set(source.options) - set(known))
     if wrong:
         raise ExpertError(
@@ -213,20 +217,13 @@ def _postprocessor(source: Source) -> Postprocessor:
     return postprocessor(Model(source, architecture, family, config, preprocessing))  # type: ignore[call-arg]
 
 
-def _one(outputs: ModelOutput, row: int, count: int) -> ModelOutput:
-    """Return the outputs of one image out of ``count``, as float32: this limits the memory of post-processing.
-
-    The layout is image, channel, row, column: SegFormer gives batches with channels last, and PyTorch enlarges such
-    maps at a third of the speed.
-    """
-    import torch
-
-    tensors = {name: value for name, value in outputs.items() if torch.is_tensor(value)}
-    others: dict[str, object] = {}
-    if count > 1:
-        tensors = {name: value[row : row + 1] for name, value in tensors.items() if value.shape[:1] == (count,)}
-    else:
-        others = {name: value for name, value in outputs.items() if name not in tensors}
-    for name, value in tensors.items():
-        tensors[name] = (value.float() if value.is_floating_point() else value).contiguous()
-    return type(outputs)(**others, **tensors)
+def _head(source: Source, architecture: str, heads: Mapping[str, str]) -> str:
+    """Return the architecture of the task in the URI, for a model with heads for several tasks."""
+    task = source.options.get("task")
+    if task not in heads:
+        given = f"?task={task} is none of them" if task else "choose one"
+        raise ExpertError(
+            f"{source.name} is a {architecture}, which predicts labels of {', '.join(heads)}: {given}, such as "
+            f"?task={next(iter(heads))}"
+        )
+    return heads[task]

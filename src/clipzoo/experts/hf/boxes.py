@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from clipzoo.errors import ExpertError
 from clipzoo.experts.boxes import objects
 from clipzoo.experts.hf.frame import Frame, padding
 from clipzoo.experts.hf.options import share
-from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
+from clipzoo.experts.hf.postprocessor import Model, OnePassPostprocessor, Query, post_process
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import Size
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from clipzoo.experts.hf.frame import Processor
 
 
-class BoxesPostprocessor(Postprocessor):
+class BoxesPostprocessor(OnePassPostprocessor):
     """Boxes with classes of ``id2label``."""
 
     auto = "AutoModelForObjectDetection"
@@ -51,8 +52,10 @@ class BoxesPostprocessor(Postprocessor):
         (result,) = function(output, threshold=self.floor, target_sizes=[frame.canvas])
         return self.detection(frame.size, result["boxes"], result["labels"], result["scores"])
 
-    def detection(self, size: Size, boxes: Tensor, ids: Tensor, scores: Tensor) -> Detection:
-        """Make a label of tensors: boxes [N,4] xyxy in pixels, ids [N] and scores [N]."""
+    def detection(
+        self, size: Size, boxes: Tensor, ids: Tensor, scores: Tensor, masks: Sequence[str] | None = None
+    ) -> Detection:
+        """Make a label of tensors: boxes [N,4] xyxy in pixels, ids [N], scores [N], and run lengths of masks."""
         places, numbers, shares = (tensor.float().cpu().numpy() for tensor in (boxes, ids, scores))
         ignored = ~(shares > self.threshold) | np.isin(numbers, self.unknown)
-        return objects(size, places, numbers, shares, ignored)
+        return objects(size, places, numbers, shares, ignored, masks)

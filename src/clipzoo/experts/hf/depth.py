@@ -9,7 +9,7 @@ import numpy as np
 from clipzoo.errors import ExpertError
 from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.options import choice
-from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
+from clipzoo.experts.hf.postprocessor import Model, OnePassPostprocessor, Query, post_process
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Along, Depth, Kind
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipzoo.experts.hf.frame import Processor
 
 
-class DepthPostprocessor(Postprocessor):
+class DepthPostprocessor(OnePassPostprocessor):
     """A map of depth or disparity."""
 
     auto = "AutoModelForDepthEstimation"

@@ -15,7 +15,9 @@ from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Family
 from clipzoo.tasks.depth import Kind
 
-Form = Literal["depth", "semantic", "masks", "boxes", "owl", "grounding"]
+Form = Literal[
+    "depth", "normals", "semantic", "masks", "boxes", "instances", "owl", "grounding", "omdet", "concepts", "boundaries"
+]
 Mode = Literal["semantic", "instance", "panoptic"]
 
 
@@ -56,19 +58,18 @@ def family_of(architecture: str, name: str, values: Mapping[str, object]) -> HfF
     """Return the family of a model.
 
     Raises:
-        ExpertError: no family fits, or the architecture is in `REFUSED`.
+        ExpertError: no family fits, or the model is one of `REFUSED`.
     """
-    if architecture in REFUSED:
-        raise ExpertError(
-            f"{name} is a {architecture}, whose outputs clipzoo cannot read: write a python: expert (docs/experts.md)"
-        )
+    for pattern, reason in REFUSED.items():
+        if re.search(pattern, f"{architecture} {name}"):
+            raise ExpertError(f"{name}: {reason}")
     for family in FAMILIES:
         if family.fits(architecture, name, values):
             return family
     endings = sorted({pattern for family in FAMILIES for pattern in family.architectures if pattern[0] == "*"})
     raise ExpertError(
-        f"{name} is a {architecture}, which predicts neither depth nor classes of pixels nor boxes: use a model of "
-        f"{', '.join(endings)} or of an architecture that docs/experts.md lists"
+        f"{name} is a {architecture}, which predicts neither depth, normals, classes of pixels, boxes nor masks: use "
+        f"a model of {', '.join(endings)} or of an architecture that docs/experts.md lists"
     )
 
 
@@ -76,8 +77,26 @@ def family_of(architecture: str, name: str, values: Mapping[str, object]) -> HfF
 
 EOMT = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation")
 ANY_SEMANTIC = ("*ForSemanticSegmentation",)
-REFUSED = frozenset({"OmDetTurboForObjectDetection"})
-"""Architectures that would fit a row 'any other', but take prompts in a form that is not supported here."""
+REFUSED: Mapping[str, str] = {
+    r"(?i)depth-?anything-?(v?3)|(?:^| |/)DA3": (
+        "transformers 5.24 has no Depth Anything 3, so its files cannot be loaded: use Depth Anything 2 "
+        "(hf:depth-anything/Depth-Anything-V2-Small-hf), or write a python: expert around the package depth_anything_3 "
+        "(docs/experts.md)"
+    ),
+    "^Sapiens2For(?:Pointmap|Pose|ImageMatting|Matting)": (
+        "points, poses and mattes of Sapiens2 are no labels of clipzoo: use its models of normals or segmentation"
+    ),
+}
+"""Pattern of an architecture and name -> the reason why such a model is refused before its weights are downloaded."""
+
+HEADS: Mapping[str, Mapping[str, str]] = {
+    "Tipsv2DptForDensePrediction": {
+        "depth": "Tipsv2DptForDepthEstimation",
+        "normals": "Tipsv2DptForNormalEstimation",
+        "segmentation": "Tipsv2DptForSemanticSegmentation",
+    },
+}
+"""Architecture with several heads -> task of ``?task=`` -> architecture with one of them, which loads the files."""
 
 LIBRARY = "github.com/huggingface/transformers, src/transformers/models"
 
@@ -116,7 +135,19 @@ def _boxes(name: str, architectures: tuple[str, ...], source: str, **more: Unpac
 
 def _prompted(name: str, architectures: tuple[str, ...], form: Form, threshold: float, source: str) -> HfFamily:
     gives = "boxes with scores and classes of ?classes=, whose names are the prompts"
+    if form == "concepts":
+        gives = gives.replace("boxes", "boxes and masks")
     return HfFamily(name, "detection", gives, source, form=form, architectures=architectures, threshold=threshold)
+
+
+def _normals(name: str, architecture: str, source: str) -> HfFamily:
+    gives = "unit vectors whose axes ?frame= states, since no source does; `clipzoo experts check` tests it"
+    return HfFamily(name, "normals", gives, source, form="normals", architectures=(architecture,))
+
+
+def _boundaries(name: str, architectures: tuple[str, ...], source: str) -> HfFamily:
+    gives = "inner borders of the masks of a grid of points, each with the predicted quality (IoU) of its mask"
+    return HfFamily(name, "edges", gives, source, form="boundaries", architectures=architectures)
 
 
 FAMILIES: tuple[HfFamily, ...] = (
@@ -168,6 +199,15 @@ FAMILIES: tuple[HfFamily, ...] = (
         "length",
     ),
     _depth("any other …ForDepthEstimation", "*ForDepthEstimation", None, "the model's card"),
+    _normals(
+        "Sapiens2, normals", "Sapiens2ForNormalEstimation",
+        f"{LIBRARY}/sapiens2/image_processing_sapiens2.py: camera coordinates, XYZ; axes are not stated there, nor in "
+        "github.com/facebookresearch/sapiens, issues 50 and 201. Trained on pixels of people only",
+    ),
+    _normals(
+        "TIPSv2 with a DPT head, normals", "Tipsv2DptForNormalEstimation",
+        f"{LIBRARY}/tipsv2_dpt/image_processing_tipsv2_dpt.py: XYZ; axes are not stated",
+    ),
     _semantic(
         "SegFormer", ("SegformerForSemanticSegmentation",),
         f"Xie et al., arXiv 2105.15203; {LIBRARY}/segformer/image_processing_segformer.py",
@@ -183,6 +223,14 @@ FAMILIES: tuple[HfFamily, ...] = (
     _semantic(
         "DPT, semantic", ("DPTForSemanticSegmentation",),
         f"Ranftl et al., arXiv 2103.13413, section 4.2; {LIBRARY}/dpt/image_processing_dpt.py",
+    ),
+    _semantic(
+        "TIPSv2 with a DPT head, semantic", ("Tipsv2DptForSemanticSegmentation",),
+        f"{LIBRARY}/tipsv2_dpt/image_processing_tipsv2_dpt.py",
+    ),
+    _semantic(
+        "Sapiens2, body parts", ("Sapiens2ForSemanticSegmentation",),
+        f"{LIBRARY}/sapiens2/image_processing_sapiens2.py",
     ),
     _semantic("any other …ForSemanticSegmentation", ANY_SEMANTIC, "the model's card"),
     _masks(
@@ -234,6 +282,24 @@ FAMILIES: tuple[HfFamily, ...] = (
         f"Peng et al., arXiv 2410.13842; {LIBRARY}/rt_detr/image_processing_rt_detr.py",
     ),
     _boxes(
+        "RF-DETR", ("RfDetrForObjectDetection",),
+        f"Robinson et al., arXiv 2511.09554; {LIBRARY}/rf_detr/image_processing_rf_detr.py: sigmoid, one class per box",
+    ),
+    HfFamily(
+        "RF-DETR, instances", "detection",
+        "boxes with masks, classes of id2label and scores; boxes of classes that mean 'unknown' are ignored boxes",
+        f"{LIBRARY}/rf_detr/image_processing_rf_detr.py: boxes, and masks where the enlarged logit is above 0",
+        form="instances", architectures=("RfDetrForInstanceSegmentation",),
+    ),
+    _boxes(
+        "LW-DETR", ("LwDetrForObjectDetection",),
+        f"Chen et al., arXiv 2406.03459; {LIBRARY}/deformable_detr/image_processing_deformable_detr.py: sigmoid",
+    ),
+    _boxes(
+        "DEIMv2", ("Deimv2ForObjectDetection",),
+        f"Huang et al., arXiv 2509.20787; {LIBRARY}/rt_detr/image_processing_rt_detr.py",
+    ),
+    _boxes(
         "YOLOS", ("YolosForObjectDetection",),
         f"Fang et al., arXiv 2106.00666; {LIBRARY}/yolos/image_processing_yolos.py: the last logit is no object",
     ),
@@ -249,6 +315,32 @@ FAMILIES: tuple[HfFamily, ...] = (
         "Grounding DINO", ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"), "grounding", 0.25,
         "Liu et al., arXiv 2303.05499, section 3.5: a logit for each token of the text; tokens belong to classes as in "
         "github.com/IDEA-Research/GroundingDINO, demo/test_ap_on_coco.py, which takes their mean, not the largest",
+    ),
+    _prompted(
+        "OmDet-Turbo", ("OmDetTurboForObjectDetection",), "omdet", 0.3,
+        f"Zhao et al., arXiv 2403.06892; {LIBRARY}/omdet_turbo/processing_omdet_turbo.py: sigmoid, boxes of one class "
+        "that overlap by more than 0.5 are removed",
+    ),
+    _prompted(
+        "SAM 3", ("Sam3Model", "Sam3VideoModel"), "concepts", 0.3,
+        f"Carion et al., arXiv 2511.16719; {LIBRARY}/sam3/image_processing_sam3.py: score of the query times presence "
+        "of the concept",
+    ),
+    _boundaries(
+        "SAM", ("SamModel",),
+        "Kirillov et al., arXiv 2304.02643, section 7.2 and appendix D.2 (edges of masks); "
+        f"{LIBRARY}/sam/image_processing_sam.py",
+    ),
+    _boundaries(
+        "SAM 2", ("Sam2Model", "Sam2VideoModel"),
+        f"Ravi et al., arXiv 2408.00714; {LIBRARY}/sam2/image_processing_sam2.py",
+    ),
+    _boundaries(
+        "SAM-HQ", ("SamHQModel",), f"Ke et al., arXiv 2306.01567; {LIBRARY}/sam/image_processing_sam.py"
+    ),
+    _boundaries(
+        "SAM 3, masks of points", ("Sam3TrackerModel",),
+        f"Carion et al., arXiv 2511.16719; {LIBRARY}/sam3/image_processing_sam3.py",
     ),
     _boxes("any other …ForObjectDetection", ("*ForObjectDetection",), "the model's card"),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from clipzoo.experts.boxes import around, objects
 from clipzoo.experts.hf.families import ANY_SEMANTIC, EOMT, Mode
 from clipzoo.experts.hf.frame import Frame, image_processor_of, padding
 from clipzoo.experts.hf.options import choice, ids, share
-from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query, post_process
+from clipzoo.experts.hf.postprocessor import Model, OnePassPostprocessor, Query, post_process
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention, unknown
 from clipzoo.tasks.detection import Detection
@@ -52,7 +52,7 @@ class Segment:
     mask: BoolArray
 
 
-class SemanticPostprocessor(Postprocessor):
+class SemanticPostprocessor(OnePassPostprocessor):
     """The most probable class of every pixel."""
 
     auto = "AutoModelForSemanticSegmentation"
@@ -63,6 +63,11 @@ class SemanticPostprocessor(Postprocessor):
         self.settings: dict[str, object] = {}
         self.unknown = unknown(self.convention.classes)
         self.bilinear = model.family.architectures != ANY_SEMANTIC
+        if model.architecture.startswith("Sapiens2") and model.preprocessing.get("do_pad"):
+            raise ExpertError(
+                f"{model.name} pads images, and the post-processing of its classes does not remove the padding "
+                "(transformers 5.24): set do_pad to false in preprocessor_config.json"
+            )
 
     def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Segmentation | Detection:
         """Return the class map; unknown where the best class is one of `clipzoo.tasks.base.VOID`.
@@ -92,7 +97,8 @@ class MasksPostprocessor(SemanticPostprocessor):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.task_conditioned = model.architecture.startswith("OneFormer")
-        self.takes_text = self.task_conditioned
+        if self.task_conditioned:
+            self.auto_processor = "AutoProcessor"
         self.mode = _mode(model, self.task_conditioned)
         self.task = _task(model, self.mode)
         self.threshold = share(model.options, "threshold", model.family.threshold)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.options import parse_names
@@ -67,7 +67,8 @@ def label_space(options: Options) -> tuple[str, ...]:
             "this model searches for the classes that you name: add ?classes=FILE (one name per line), or names such "
             "as ?classes=dog,cat"
         )
-    named_file = text[0] == "@" or path.endswith(".txt") or Path(path).expanduser().is_file()
+    exists = os.path.isfile(os.path.expanduser(path))  # noqa: PTH111, PTH113 — Path fails if many names are a long path
+    named_file = text[0] == "@" or path.endswith(".txt") or exists
     try:
         names = parse_names(f"@{path}" if named_file else text)
     except (OSError, ValueError) as error:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.hf.families import HfFamily
-from clipzoo.experts.hf.frame import Frame, image_processor_of
+from clipzoo.experts.hf.frame import Frame, frame_of, image_processor_of
 from clipzoo.experts.hf.source import Source
 from clipzoo.tasks.base import Convention
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import BatchFeature, PreTrainedModel
     from transformers.utils import ModelOutput
 
     from clipzoo.experts.hf.frame import Processor
@@ -63,15 +65,15 @@ class Postprocessor(ABC):
     """Conversion of one form of output into labels; made from a `Model`, with the task and convention of the labels."""
 
     auto: ClassVar[str]
-    """Auto class of transformers that loads the model."""
+    """Class of transformers that loads the model."""
+    auto_processor = "AutoImageProcessor"
+    """Class of transformers that loads the processor: another one if the model takes text in addition to images."""
     options: ClassVar[tuple[str, ...]] = ()
     """Options of the URI that apply to this form of output."""
     task: str
     convention: Convention
     settings: Mapping[str, object]
     """Settings that the card records in addition to those of the image processor."""
-    takes_text = False
-    """The model takes text in addition to images."""
     single_image = False
     """The processor splits an image into several and mixes up those of a batch, so images are processed one by one."""
     needs_captions = False
@@ -95,6 +97,39 @@ class Postprocessor(ABC):
         return {}
 
     @abstractmethod
+    def labels(
+        self, model: PreTrainedModel, processor: Processor, pictures: Sequence[Image], query: Query
+    ) -> list[object]:
+        """Return one label per picture of a batch; all pictures have one size."""
+
+
+class OnePassPostprocessor(Postprocessor):
+    """Conversion for models that run once for a batch of images."""
+
+    def labels(
+        self, model: PreTrainedModel, processor: Processor, pictures: Sequence[Image], query: Query
+    ) -> list[object]:
+        """Return one label per picture of a batch; all pictures have one size."""
+        inputs = self.prepare(processor, pictures, query)
+        frame = frame_of(processor, inputs, pictures[0], self.unpads(processor))
+        outputs = model(**inputs.to(model.device, model.dtype))
+        return [self.label(processor, one(outputs, row, len(pictures)), frame, query) for row in range(len(pictures))]
+
+    def prepare(self, processor: Processor, pictures: Sequence[Image], query: Query) -> BatchFeature:
+        """Return the model's inputs.
+
+        Raises:
+            SampleError: a side would be 0 pixels long, or is taken for the number of channels.
+        """
+        try:
+            return processor(images=list(pictures), return_tensors="pt", **self.text(query, len(pictures)))
+        except ValueError as error:
+            size = f"{pictures[0].width}×{pictures[0].height}"
+            raise SampleError(
+                f"the model's {type(processor).__name__} cannot prepare a picture of {size} pixels: {error}"
+            ) from error
+
+    @abstractmethod
     def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> object:
         """Return the label of the image in ``frame`` from its ``output``, whose tensors have B = 1."""
 
@@ -113,3 +148,22 @@ def post_process(processor: Processor, name: str) -> Callable[..., Any]:
         f"the processor {type(processor).__name__} has no {name}(). clipzoo reads outputs of this architecture only "
         "through it: write a python: expert (docs/experts.md)"
     )
+
+
+def one(outputs: ModelOutput, row: int, count: int) -> ModelOutput:
+    """Return the outputs of one image out of ``count``, as float32: this limits the memory of post-processing.
+
+    The layout is image, channel, row, column: SegFormer gives batches with channels last, and PyTorch enlarges such
+    maps at a third of the speed.
+    """
+    import torch
+
+    tensors = {name: value for name, value in outputs.items() if torch.is_tensor(value)}
+    others: dict[str, object] = {}
+    if count > 1:
+        tensors = {name: value[row : row + 1] for name, value in tensors.items() if value.shape[:1] == (count,)}
+    else:
+        others = {name: value for name, value in outputs.items() if name not in tensors}
+    for name, value in tensors.items():
+        tensors[name] = (value.float() if value.is_floating_point() else value).contiguous()
+    return type(outputs)(**others, **tensors)

@@ -34,7 +34,7 @@ class PromptedPostprocessor(BoxesPostprocessor):
 
     auto = "AutoModelForZeroShotObjectDetection"
     options: ClassVar[tuple[str, ...]] = ("classes", "prompts", "threshold", "floor")
-    takes_text = True
+    auto_processor = "AutoProcessor"
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -73,6 +73,16 @@ class PromptedPostprocessor(BoxesPostprocessor):
         """Return the names to search for."""
         return [self.convention.classes[i] for i in query]
 
+    def check_names(self, processor: Processor, query: Query, limit: int) -> None:
+        """Raise `ExpertError` if a name has more than ``limit`` tokens."""
+        for name in self.prompts(query):
+            length = len(processor.tokenizer(name)["input_ids"])
+            if length > limit:
+                raise ExpertError(
+                    f"the name {name!r} has {length} tokens, but {self.name} takes at most {limit}: shorten it in "
+                    "?classes="
+                )
+
     @abstractmethod
     def check_length(self, processor: Processor, query: Query) -> None:
         """Raise `ExpertError` if the text of a query is too long for the model."""
@@ -87,14 +97,7 @@ class OwlPostprocessor(PromptedPostprocessor):
 
     def check_length(self, processor: Processor, query: Query) -> None:
         """Raise `ExpertError` if a name is longer than a text query."""
-        limit = processor.tokenizer.model_max_length
-        for name in self.prompts(query):
-            length = len(processor.tokenizer(name)["input_ids"])
-            if length > limit:
-                raise ExpertError(
-                    f"the name {name!r} has {length} tokens, but {self.name} takes at most {limit}: shorten it in "
-                    "?classes="
-                )
+        self.check_names(processor, query, processor.tokenizer.model_max_length)
 
     def text(self, query: Query, count: int) -> dict[str, object]:
         """Return the names as text queries of each image."""
@@ -104,6 +107,25 @@ class OwlPostprocessor(PromptedPostprocessor):
         """Return boxes, each with the class of the text query that fits it best."""
         function = post_process(processor, "post_process_object_detection")
         (result,) = function(output, threshold=self.floor, target_sizes=[frame.size])
+        ids = result["labels"].new_tensor(query)[result["labels"]]
+        return self.with_query(query, self.detection(frame.size, result["boxes"], ids, result["scores"]))
+
+
+class OmDetPostprocessor(PromptedPostprocessor):
+    """OmDet-Turbo, which takes a text for each name, and one text of all names as the task ("Detect dog, cat.")."""
+
+    def check_length(self, processor: Processor, query: Query) -> None:
+        """Raise `ExpertError` if a name is longer than the text of a class; the processor would cut it."""
+        self.check_names(processor, query, int(processor.text_kwargs["max_length"]))
+
+    def text(self, query: Query, count: int) -> dict[str, object]:
+        """Return the names as classes of each image."""
+        return {"text": [self.prompts(query)] * count}
+
+    def label(self, processor: Processor, output: ModelOutput, frame: Frame, query: Query) -> Detection:
+        """Return boxes, after the library's suppression of boxes of one class that overlap."""
+        function = post_process(processor, "post_process_grounded_object_detection")
+        (result,) = function(output, threshold=self.floor, target_sizes=[frame.canvas])
         ids = result["labels"].new_tensor(query)[result["labels"]]
         return self.with_query(query, self.detection(frame.size, result["boxes"], ids, result["scores"]))
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard
-from clipzoo.experts.frames import parse_frame
+from clipzoo.experts.frames import unit_normals
 from clipzoo.experts.onnx.card import BaseCard, Input, read_card
 from clipzoo.experts.onnx.files import weights_sha256
 from clipzoo.tasks.depth import Depth
@@ -356,8 +356,4 @@ def _normals(maps: FloatArray, card: BaseCard) -> Normals:
         raise ExpertError(
             f"the output has {len(maps)} channels, but normals have 3: choose another output with output.index"
         )
-    vectors = np.tensordot(parse_frame(card.output.frame), np.nan_to_num(maps, posinf=0, neginf=0), 1)
-    lengths = np.linalg.norm(vectors, axis=0)
-    valid = np.isfinite(maps).all(0) & (lengths > 1e-6)
-    unit = vectors / np.where(valid, lengths, 1)
-    return Normals(np.where(valid, unit, 0).astype(np.float32), valid)
+    return unit_normals(maps, card.output.frame)
