@@ -132,6 +132,8 @@ def test_results_contain_every_arm_baseline_and_measure(finished: Path) -> None:
         "random_student",
         "expert",
         "more_labels",
+        "chance",
+        "majority",
     }
     assert results["baselines"]["expert"]["segmentation/miou"]["mean"] > 0.99
     (cost,) = results["cost"].values()

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipzoo.benchmarks import Truth
 from clipzoo.evaluation import RowScores, TableScores, compare, open_vocabulary
 from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.results import GuardRecord, Results
+from clipzoo.evaluation.results import GuardRecord, Results, TrainingRecord
 from clipzoo.evaluation.tradeoff import Reported
 from clipzoo.pages import PictureRow
 from clipzoo.pages.charts import Curves, Point
@@ -18,10 +18,9 @@ from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.interpolation import BEST
-from clipzoo.runs.scores import PSEUDO
 from clipzoo.runs.trainings import seeds_of
 from clipzoo.store.manifest import software
-from clipzoo.training import read_log, supervision
+from clipzoo.training import hardware, read_log, supervision
 from clipzoo.training.guard import RECORD
 from clipzoo.training.health import Supervision, describe_supervision
 
@@ -35,7 +34,8 @@ def compared(run: Run) -> Results:
         arms: dict[str, dict[int, RowScores]] = {
             arm: {seed: splits[split] for seed, splits in seeds.items()} for arm, seeds in scores.items()
         }
-        measured[split] = arms, {row: {0: groups} for row, groups in rows.items()}
+        constant = run.suite.constant(split)
+        measured[split] = arms, {row: {0: groups} for row, groups in (rows | constant).items()}
     supervised = supervision_of(run)
     results = compare(
         *measured["test"],
@@ -46,6 +46,7 @@ def compared(run: Run) -> Results:
         versions=software(),
     )
     results["supervision"] = supervised
+    results["trainings"] = trainings_of(run)
     if guarded := guard_of(run):
         results["guard"] = guarded
     if interpolated := interpolation_of(run):
@@ -107,6 +108,22 @@ def supervision_of(run: Run) -> dict[str, dict[str, Supervision]]:
     return {arm: seeds for arm, seeds in arms.items() if seeds}
 
 
+def trainings_of(run: Run) -> dict[str, dict[str, TrainingRecord]]:
+    """Return arm -> seed -> samples, steps, time and hardware of each training."""
+    arms: dict[str, dict[str, TrainingRecord]] = {}
+    for arm in [arm for arm in run.recipe.arms if arm != "clip"]:
+        for seed in seeds_of(run.recipe, arm):
+            folder, batch, steps = run.folder_of(arm, seed), run.recipe.training.batch_size, run.steps()
+            speeds = [line["images_per_second"] for line in read_log(folder) if line.get("images_per_second")]
+            seconds = steps * batch * sum(1 / speed for speed in speeds) / len(speeds) if speeds else None
+            counted = supervision(folder)
+            samples = counted["samples"] if counted else len(run.plan)
+            arms.setdefault(arm, {})[str(seed)] = TrainingRecord(
+                samples=samples, steps=steps, batch_size=batch, seconds=seconds, hardware=hardware(folder)
+            )
+    return arms
+
+
 def guard_of(run: Run) -> dict[str, dict[str, GuardRecord]]:
     """Return arm -> seed -> the guard's measurements and events; empty without ``training.guard``."""
     arms: dict[str, dict[str, GuardRecord]] = {}
@@ -139,10 +156,19 @@ def protocol(run: Run) -> dict[str, object]:
         "retrieval": "mean of both directions; equal captions count as one candidate",
         "learning_rates": {arm: run.trainings.rate(arm) for arm in run.recipe.arms if arm != "clip"},
         "learning_rate_grid": list(training.learning_rates),
-        "more_labels": f"true labels of the probe split and pseudo-labels of {PSEUDO:,} random captioned pictures",
+        **_more_labels(run),
         **_interpolation(run),
         **open_vocabulary.protocol(evaluation.open_vocabulary),
     }
+
+
+def _more_labels(run: Run) -> dict[str, str]:
+    """Return of how many pseudo-labels the row "more labels" is made; empty without the row."""
+    counts = run.measured.pseudo_labels()
+    if counts is None:
+        return {}
+    listed = ", ".join(f"{count:,} of {task}" for task, count in counts.items())
+    return {"more_labels": f"true labels of the probe split and pseudo-labels of random captioned pictures: {listed}"}
 
 
 def _interpolation(run: Run) -> dict[str, str]:
