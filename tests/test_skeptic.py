@@ -111,6 +111,7 @@ def test_captions_alone_are_compared_with_the_start(runs: dict) -> None:  # noqa
 def short(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> workspace.Run:  # noqa: F811
     values = world.model_dump(mode="json")
     values["training"] |= {"steps": 3, "learning_rates": [1e-3]}
+    values["evaluation"] |= {"open_vocabulary": "maskclip", "pictures": 1}
     run = workspace.Run(recipe.parse(values | {"seeds": [0]}), tmp_path_factory.mktemp("short"))
     verbs.run(run)
     return run
@@ -121,6 +122,24 @@ def test_more_labels_states_the_true_count(short: workspace.Run) -> None:
     assert results["protocol"]["more_labels"].endswith("captioned pictures: 96 of segmentation")
     (short.out / "scores" / "baselines" / "more_labels.json").unlink()  # runs of earlier versions have none
     assert replaced(short).measured.pseudo_labels() == {"segmentation": 96}
+
+
+def test_heat_maps_of_every_arm_are_on_the_page(short: workspace.Run) -> None:
+    page = (short.out / "page.html").read_text()
+    found = re.findall(r'alt="open-vocabulary of (\w+), ([\w-]+)(, cosine -?\d\.\d\d to -?\d\.\d\d)?"', page)
+    by_arm = {arm: [key for key, one, _ in found if one == arm] for arm in ("truth", "clip", "clip-ft", "clipzoo")}
+    assert len(by_arm["clip"]) == 6  # best, median and worst picture, two classes each
+    assert by_arm["truth"] == by_arm["clip"] == by_arm["clip-ft"] == by_arm["clipzoo"]
+    assert all(cosine for _, arm, cosine in found if arm != "truth")
+    assert "“square”" in page
+
+
+def test_heat_maps_of_one_arm_need_no_other(world: recipe.Recipe, tmp_path: Path) -> None:  # noqa: F811
+    values = world.model_dump(mode="json") | {"arms": ["clip"], "columns": []}
+    values["evaluation"] |= {"open_vocabulary": "maskclip", "pictures": 1}
+    page = verbs.run(workspace.Run(recipe.parse(values), tmp_path / "run")).read_text()
+    assert page.count(", clip, cosine") == 6
+    assert "The arm clip reaches" in page
 
 
 def replaced(run: workspace.Run) -> workspace.Run:

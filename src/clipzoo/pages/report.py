@@ -241,7 +241,7 @@ def _pictures(rows: Sequence[PictureRow], order: Sequence[str]) -> dict[str, lis
     for row in rows:
         labels = {"truth": row.truth, **row.predictions, "expert": row.expert}
         panels = [
-            {"name": name, "uri": data_uri(label), "score": row.scores.get(name, "")}
+            {"name": name, "uri": data_uri(label, photo=row.blended), "score": row.scores.get(name, "")}
             for name, label in labels.items()
             if label is not None
         ]

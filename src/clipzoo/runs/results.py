@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from clipzoo.benchmarks import Truth
 from clipzoo.evaluation import RowScores, TableScores, compare, open_vocabulary
-from clipzoo.evaluation.measure import Scored
+from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
 from clipzoo.evaluation.results import GuardRecord, Results, TrainingRecord
 from clipzoo.evaluation.tradeoff import Reported
 from clipzoo.pages import PictureRow
 from clipzoo.pages.charts import Curves, Point
-from clipzoo.pages.showcase import showcase
+from clipzoo.pages.showcase import prompted, showcase
 from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import reported_splits, versioned_preset
@@ -209,7 +210,22 @@ def curve(folder: Path) -> list[Point]:
 
 
 def picture_rows(run: Run) -> list[PictureRow]:
-    """Return the pictures of the page, with the labels of both trained arms; none if an arm or truth is missing."""
+    """Return the pictures of the page: probes of both trained arms, if there are both, and heat maps of prompts."""
+    return [*_probed_rows(run), *_prompted_rows(run)]
+
+
+def _prompted_rows(run: Run) -> list[PictureRow]:
+    """Return the heat maps of every arm; none without ``evaluation.open_vocabulary``."""
+    evaluation, test, seed = run.recipe.evaluation, run.suite.dense.get("test"), run.recipe.seeds[0]
+    if evaluation.open_vocabulary is None or not evaluation.pictures or test is None:
+        return []
+    seeds = {arm: 0 if arm == "clip" else seed for arm in run.recipe.arms}
+    scores = {arm: run.scores(arm, one)["test"][OPEN_VOCABULARY] for arm, one in seeds.items()}
+    students = {arm: partial(run.train, arm, one) for arm, one in seeds.items()}
+    return prompted(test, students, scores, evaluation.open_vocabulary, evaluation.pictures)
+
+
+def _probed_rows(run: Run) -> list[PictureRow]:
     recipe, seed = run.recipe, run.recipe.seeds[0]
     test = run.suite.dense.get("test") if recipe.evaluation.pictures and set(TRAINED) <= set(recipe.arms) else None
     if test is None:
