@@ -137,6 +137,9 @@ class Recipe(Part):
     """Name of the run; its folder is ``runs/<name>`` unless ``--out`` is given."""
     description: str = ""
     """Text shown on the page."""
+    license: str | None = None
+    """License under which you publish the trained student, as the Hugging Face hub names it, such as ``mit`` or
+    ``cc-by-nc-4.0``. The model card of an export states it; null states that there is none."""
     data: Datasets
     """Image–caption dataset to label and train on: a location, or a list of datasets, each a location or
     ``{data: LOCATION, name: web, weight: 2}``."""

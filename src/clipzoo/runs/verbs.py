@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -190,7 +190,8 @@ def export(
     TARGETS.load(to)
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
-    return folder, sentence(export_student(to, _source(run, arm, seed, heads), folder))
+    source = replace(_source(run, arm, seed, heads), place=folder.as_posix())
+    return folder, sentence(export_student(to, source, folder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ def push(
     if not dry_run:
         check_login()
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
-    source = _source(run, arm, seed, heads)
+    source = replace(_source(run, arm, seed, heads), place=repository, hub=True)
     with TemporaryDirectory(prefix=".push-", dir=run.out) as scratch:
         folder = Path(scratch, "student")
         export_student(to, source, folder)
