@@ -39,6 +39,13 @@ class GuardRecord(TypedDict):
     events: list[Event]
 
 
+class NamedArm(TypedDict):
+    """An arm of a subset of the columns: these columns, and the folder of its run in that of the whole run."""
+
+    columns: list[str]
+    folder: str
+
+
 class TrainingRecord(TypedDict):
     """A training: samples of an epoch, steps, samples per step, seconds of all steps (from the speeds of its log; None
     without a log), and the hardware, "" if it was not recorded."""
@@ -88,14 +95,14 @@ class Comparison(TypedDict, total=False):
         arms: arm -> its measures.
         baselines: baseline -> its measures.
         differences: "a-vs-b" -> their differences.
-        named_arms: arm of a subset of the columns -> these columns; only with such arms.
+        named_arms: arm of a subset of the columns -> its columns and folder; only with such arms.
     """
 
     images: dict[str, int]
     arms: dict[str, Cells]
     baselines: dict[str, Cells]
     differences: dict[str, Cells]
-    named_arms: dict[str, list[str]]
+    named_arms: dict[str, NamedArm]
 
 
 class Results(Comparison, total=False):

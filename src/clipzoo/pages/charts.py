@@ -32,6 +32,8 @@ ORDER = (
     "clipzoo-best", "expert",
 )  # fmt: skip
 SHORT = {"more_labels": "more labels", "majority": "majority class"}
+LONGEST = 17
+"""Characters of the name of a row."""
 WIDTH, LEFT, RIGHT, ROW, CAPTION = 370, 116, 60, 25, 90
 
 
@@ -178,6 +180,7 @@ def _mark(i: int, row: str, title: str, cell: Cell, place: Place, arms: Collecti
         low, high = (place(end) for end in cell["ci"])
         whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
     name = SHORT.get(row) or words.ROWS.get(row, row)
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
     return (
         f'<g class="{kind} arm-{escape(row)}"><title>{escape(title)}: {escape(number)}</title>'
         f'<text class="row" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'

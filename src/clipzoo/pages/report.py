@@ -14,6 +14,8 @@ from clipzoo.pages import _html, charts, protection, words
 from clipzoo.pages import takeaways as told
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
+COLORS = ("#8660d1", "#12908f", "#cf5580", "#708f22", "#b8860b", "#4f7fc0")
+"""Colors of named arms on light and dark pages."""
 COST = {
     "seconds_per_image": ("labeling", "s / image"),
     "images_per_second": ("labeling", "images / s"),
@@ -76,6 +78,7 @@ def write_page(
         takeaways=told.takeaways(results),
         notices=told.notices(results),
         words=words,
+        colors=COLORS,
         cases=CASES,
         script=_html.asset("report.js"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from clipzoo import tasks
 from clipzoo.evaluation.measure import NOT_PROBED, rounded
@@ -50,12 +50,10 @@ PREDICTABLE = 0.45
 
 def abouts(results: Comparison) -> dict[str, str]:
     """Return arm -> its description, of the arms of the results; named arms last."""
-    columns = cast(Mapping[str, Sequence[str]], results.get("named_arms", {}))
-    named = {
-        arm: f"{arm}: trained on captions and pseudo-labels of {listed([group_name(one) for one in columns[arm]])}"
-        for arm in results.get("arms", {})
-        if arm in columns
-    }
+    named = {}
+    for arm, one in results.get("named_arms", {}).items():
+        titles = list(dict.fromkeys(group_name(column) for column in one["columns"]))
+        named[arm] = f"{arm}: trained on captions and pseudo-labels of {listed(titles)}"
     return {arm: about for arm, about in ARMS.items() if arm in results.get("arms", {})} | named
 
 

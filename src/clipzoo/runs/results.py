@@ -10,7 +10,7 @@ from pathlib import Path
 from clipzoo.benchmarks import Truth
 from clipzoo.evaluation import RowScores, TableScores, compare, open_vocabulary
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
-from clipzoo.evaluation.results import GuardRecord, Results, TrainingRecord
+from clipzoo.evaluation.results import GuardRecord, NamedArm, Results, TrainingRecord
 from clipzoo.evaluation.tradeoff import Reported
 from clipzoo.pages import PictureRow
 from clipzoo.pages.charts import Curves, Point
@@ -48,11 +48,28 @@ def compared(run: Run) -> Results:
     )
     results["supervision"] = supervised
     results["trainings"] = trainings_of(run)
+    if named := named_arms_of(run):
+        results["named_arms"] = named
     if guarded := guard_of(run):
         results["guard"] = guarded
     if interpolated := interpolation_of(run):
         results["interpolation"] = interpolated
     return results
+
+
+def trained_arms(run: Run) -> list[str]:
+    """Return the arms of the recipe that are trained."""
+    return [arm for arm in run.recipe.arms if arm != "clip"]
+
+
+def named_arms_of(run: Run) -> dict[str, NamedArm]:
+    """Return the columns and the folder of every arm with a subset of the columns."""
+    arms: dict[str, NamedArm] = {}
+    for arm in run.recipe.named_arms:
+        one = run.named(arm)
+        assert one is not None
+        arms[arm] = NamedArm(columns=list(one.specs), folder=one.out.relative_to(run.out).as_posix())
+    return arms
 
 
 def measured_arms(run: Run) -> list[str]:
@@ -102,17 +119,16 @@ def cost(run: Run) -> dict[str, dict[str, float | None]]:
 def supervision_of(run: Run) -> dict[str, dict[str, Supervision]]:
     """Return arm -> seed -> its ``supervision.json``; earlier versions of clipzoo wrote none."""
     arms: dict[str, dict[str, Supervision]] = {}
-    for arm in run.recipe.arms:
-        if arm in TRAINED:
-            seeds = {str(seed): supervision(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
-            arms[arm] = {seed: record for seed, record in seeds.items() if record}
+    for arm in trained_arms(run):
+        seeds = {str(seed): supervision(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
+        arms[arm] = {seed: record for seed, record in seeds.items() if record}
     return {arm: seeds for arm, seeds in arms.items() if seeds}
 
 
 def trainings_of(run: Run) -> dict[str, dict[str, TrainingRecord]]:
     """Return arm -> seed -> samples, steps, time and hardware of each training."""
     arms: dict[str, dict[str, TrainingRecord]] = {}
-    for arm in [arm for arm in run.recipe.arms if arm != "clip"]:
+    for arm in trained_arms(run):
         for seed in seeds_of(run.recipe, arm):
             folder, batch, steps = run.folder_of(arm, seed), run.recipe.training.batch_size, run.steps()
             speeds = [line["images_per_second"] for line in read_log(folder) if line.get("images_per_second")]
@@ -128,7 +144,7 @@ def trainings_of(run: Run) -> dict[str, dict[str, TrainingRecord]]:
 def guard_of(run: Run) -> dict[str, dict[str, GuardRecord]]:
     """Return arm -> seed -> the guard's measurements and events; empty without ``training.guard``."""
     arms: dict[str, dict[str, GuardRecord]] = {}
-    for arm in [arm for arm in run.recipe.arms if arm in TRAINED]:
+    for arm in trained_arms(run):
         for seed in seeds_of(run.recipe, arm):
             path = run.folder_of(arm, seed) / RECORD
             if path.exists():
@@ -155,7 +171,7 @@ def protocol(run: Run) -> dict[str, object]:
         "pixels of each token; strength chosen on validation",
         "zero_shot": "normalized mean of normalized embeddings over the dataset's own templates",
         "retrieval": "mean of both directions; equal captions count as one candidate",
-        "learning_rates": {arm: run.trainings.rate(arm) for arm in run.recipe.arms if arm != "clip"},
+        "learning_rates": {arm: run.rate(arm) for arm in trained_arms(run)},
         "learning_rate_grid": list(training.learning_rates),
         **_more_labels(run),
         **_interpolation(run),
@@ -193,9 +209,7 @@ def _alignment(truth: Mapping[str, Truth]) -> str:
 def curves(run: Run) -> Curves:
     """Return arm -> seed -> loss terms and guard of its log, one value per entry."""
     return {
-        arm: {seed: curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
-        for arm in run.recipe.arms
-        if arm in TRAINED
+        arm: {seed: curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)} for arm in trained_arms(run)
     }
 
 
