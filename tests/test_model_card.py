@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def test_the_snippet_of_the_card_runs_where_the_command_was_run(
     for one in folders:
         exec(snippet(one), {"picture": picture})
         assert f'folder = "{one.as_posix()}"' in snippet(one)
-    assert sorted(os.listdir()) == ["my student", "picture.jpg"]
+    assert sorted(path.name for path in Path().iterdir()) == ["my student", "picture.jpg"]
 
 
 def test_the_snippet_of_an_upload_names_the_repository(run: workspace.Run) -> None:

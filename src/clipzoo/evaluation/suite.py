@@ -187,7 +187,7 @@ class Suite:
         return scores
 
     def constant(self, split: str) -> dict[str, RowScores]:
-        """Return the rows of answers in zero-shot recognition that do not look at the image; see `zero_shot.constant`."""
+        """Return the rows of zero-shot recognition that do not look at the image; see `zero_shot.constant`."""
         if split not in self.zero_shot:
             return {}
         return {row: {"zero_shot": scored} for row, scored in zero_shot.constant(self.zero_shot[split]).items()}

@@ -28,8 +28,8 @@ Curves = Mapping[str, Mapping[int, Sequence[Point]]]
 """Arm -> seed -> its points."""
 
 ORDER = (
-    "chance", "majority", "position_prior", "pixels_position", "random_student", "clip", "clip-ft", "clip-ft-best", "more_labels", "clipzoo",
-    "clipzoo-best", "expert",
+    "chance", "majority", "position_prior", "pixels_position", "random_student", "clip", "clip-ft", "clip-ft-best",
+    "more_labels", "clipzoo", "clipzoo-best", "expert",
 )  # fmt: skip
 SHORT = {"more_labels": "more labels", "majority": "majority class"}
 LONGEST = 17
@@ -42,7 +42,7 @@ def rows_of(results: Comparison, metric: str) -> list[tuple[str, Cell]]:
     rows = {**results.get("arms", {}), **results.get("baselines", {})}
     cells = {row: measures[metric] for row, measures in rows.items() if metric in measures}
     cells = {row: cell for row, cell in cells.items() if cell["mean"] is not None}
-    return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 6.5)
+    return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 8.5)
 
 
 def mean_of(cell: Cell) -> float:

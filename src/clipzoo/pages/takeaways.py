@@ -37,7 +37,7 @@ def takeaways(results: Results) -> list[Takeaway]:
 
 
 def notices(results: Results) -> list[str]:
-    """Return what a reader should know before any number: arms at chance, gains below a baseline, tasks not measured."""
+    """Return warnings to read before any number: arms below chance, gains below a baseline, tasks not measured."""
     return [*_below_chance(results), *_below_baselines(results), *_unmeasured(results)]
 
 

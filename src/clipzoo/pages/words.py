@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -284,10 +284,12 @@ def beaten(results: Comparison, metric: str, arm: str, row: str) -> bool | None:
 
 
 def capitalized(text: str) -> str:
+    """Return a text with a capital first letter; the others are unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def size_of(verdict: Verdict) -> str:
+    """Return a difference with its interval."""
     return f"{change(verdict.cell['mean'], verdict.cell['unit'])}, {verdict.interval}"
 
 
@@ -300,6 +302,7 @@ def _count(part: int, whole: int) -> str:
 
 
 def listed(items: Sequence[str]) -> str:
+    """Return items as a list in a sentence."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 

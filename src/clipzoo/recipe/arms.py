@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
-from clipzoo.plugins import hint
+from pydantic import AfterValidator, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 ARMS = ("clip", "clip-ft", "clipzoo")
 """The arms that every recipe knows."""
@@ -38,16 +40,24 @@ def named(values: object) -> object:
     return {**values, "arms": names} | ({"variants": variants} if variants else {})
 
 
-def check(arms: Sequence[str], variants: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ValueError` unless each arm is one of `ARMS`, or a well-named variant next to the arm ``clipzoo``."""
+def known(arm: str, info: ValidationInfo) -> str:
+    """Return the name of an arm; raise pydantic's error unless it is one of `ARMS` or of ``variants``."""
+    names = [*ARMS, *info.data.get("variants", ())]
+    if arm not in names:
+        expected = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
+        raise PydanticCustomError("literal_error", "no such arm", {"expected": expected})
+    return arm
+
+
+Arm = Annotated[str, AfterValidator(known)]
+"""One of `ARMS`, or a name of the ``variants``, which is a field before this one."""
+
+
+def check(arms: Sequence[str]) -> None:
+    """Raise `ValueError` unless the names of arms can be rows, and variants are next to the arm ``clipzoo``."""
     for arm in arms:
         if arm in ARMS:
             continue
-        if arm not in variants:
-            raise ValueError(
-                f"arms has {arm}, which is no arm; {hint(arm, [*ARMS, *variants])}. A subset of the columns is "
-                "{name: NAME, columns: [COLUMN, …]}"
-            )
         if not NAME.fullmatch(arm) or arm in RESERVED or arm.endswith("-best") or "-vs-" in arm:
             raise ValueError(
                 f"arms has {arm}, which cannot be a row of the results: give 2 to 24 lower-case letters, digits and "

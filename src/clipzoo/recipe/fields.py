@@ -156,15 +156,15 @@ class Recipe(Part):
     """Interpolate between the start and the trained students, and choose one on validation (docs/training.md). A change
     trains nothing again."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
-    arms: Annotated[tuple[str, ...], Field(min_length=1)] = arms_of_columns.ARMS
+    variants: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Name -> subset of the columns that ``clipzoo ablate`` trains and compares, such as
+    ``{geometry: [depth, normals]}``: names of columns, tasks or URIs of experts (docs/compare.md)."""
+    arms: Annotated[tuple[arms_of_columns.Arm, ...], Field(min_length=1)] = arms_of_columns.ARMS
     """Arms to compare: ``clip`` is not trained, ``clip-ft`` is trained on captions, ``clipzoo`` on captions and
     pseudo-labels. ``{name: depth-only, columns: [depth]}`` is an arm with a subset of the columns; it is a name of
     ``variants`` (docs/compare.md)."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Random seeds of views, sample order and heads; each trained arm is trained once per seed."""
-    variants: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
-    """Name -> subset of the columns that ``clipzoo ablate`` trains and compares, such as
-    ``{geometry: [depth, normals]}``: names of columns, tasks or URIs of experts (docs/compare.md)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -173,7 +173,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
-        arms_of_columns.check(self.arms, self.variants)
+        arms_of_columns.check(self.arms)
         if "clipzoo" in self.arms and not self.columns:
             raise ValueError("the arm clipzoo needs columns: name at least one expert")
         sources = [c.expert or c.column for c in self.columns]

@@ -17,10 +17,10 @@ from clipzoo.pages.ablation import write_ablation
 from clipzoo.recipe import Recipe
 from clipzoo.runs import verbs
 from clipzoo.runs._run import Run
-from clipzoo.runs.variants import Variant, variants
 from clipzoo.runs.before.preflight import check_measurable
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.results import cost
+from clipzoo.runs.variants import Variant, variants
 from clipzoo.store.manifest import software
 from clipzoo.training import ended
 from clipzoo.training.processes import ranks
