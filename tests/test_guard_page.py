@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipzoo.pages import words, write_page
+from clipzoo.pages import takeaways, words, write_page
 from test_report import results, runs  # noqa: F401
 
 GUARD = {
@@ -74,4 +74,4 @@ def test_without_clip_ft_the_pretrained_model_is_the_reference(results: dict[str
         alone[part] = {name: cells for name, cells in alone[part].items() if "clip-ft" not in name}
     text = words.headline(alone)
     assert text.startswith("Pseudo-labels improved all 3 dense tasks over the pretrained model (segmentation +")
-    assert {one["title"] for one in words.takeaways(alone)} >= {"Segmentation, mIoU", "Depth, δ1"}
+    assert {one["title"] for one in takeaways.takeaways(alone)} >= {"Segmentation, mIoU", "Depth, δ1"}

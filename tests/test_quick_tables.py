@@ -23,14 +23,20 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("verb", ["labels", "tasks", "experts"])
+@pytest.mark.parametrize("verb", ["labels ls", "tasks", "experts", "experts ls", "experts ls --zoo hf"])
 def test_a_table_imports_no_deep_learning_library(verb: str, labels: Path) -> None:
-    arguments = ["labels", "ls", str(labels)] if verb == "labels" else [verb]
+    arguments = [*verb.split(), *([str(labels)] if verb == "labels ls" else [])]
     code = RUN.format(arguments=arguments, heavy=HEAVY)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("HEAVY []\n")
-    shown = {"labels": "segmentation/test-truth", "tasks": "surface normals", "experts": "torchvision:"}
-    assert shown[verb].lower() in result.stdout.lower()
+    shown = {"labels ls": "segmentation/test-truth", "tasks": "surface normals", "experts": "torchvision:"}
+    assert shown.get(verb, "Depth Anything").lower() in result.stdout.lower()
+
+
+def test_families_listed_without_their_zoo_are_those_of_the_zoo() -> None:
+    for scheme in experts.schemes():
+        assert experts.families(scheme) == tuple(getattr(experts.module_of(scheme), "FAMILIES", ()))
+    assert {scheme for scheme in experts.schemes() if experts.families(scheme)} >= {"hf", "torchhub", "torchvision"}
 
 
 def test_a_description_is_the_docstring_of_the_module() -> None:

@@ -68,11 +68,18 @@ class Registry(Generic[P]):
         Raises:
             PluginError: as of `load`.
         """
-        module = Path(__file__).parent.joinpath(*self.folder.split("."), name)
         if name not in self.names() or name in self.installed():
             return _load(self, name).__doc__ or ""
-        source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
-        return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+        return ast.get_docstring(ast.parse(self._source(name))) or ""
+
+    def mentions(self, name: str, export: str) -> bool:
+        """Return True if the file of a built-in plugin has the word ``export``; it is not imported."""
+        return export in self._source(name)
+
+    def _source(self, name: str) -> str:
+        module = Path(__file__).parent.joinpath(*self.folder.split("."), name)
+        file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+        return file.read_text(encoding="utf-8")
 
 
 @cache

@@ -293,6 +293,8 @@ def _cell(cell: Cell | None) -> str:
 
 def tradeoff(found: Tradeoff, title: str) -> Table:
     """Return the trade-off of interpolated students on validation; the chosen row is bold."""
+    from clipzoo.evaluation.measure import rounded
+
     table = Table(title=f"{escape(title)}: {found.measure} on {found.images:,} images of validation")
     for name in ("α", "zero-shot", "loss", "95 % interval", f"loss ≤ {found.max_loss:g}", "dense mean", "gain kept"):
         table.add_column(name)
@@ -302,11 +304,17 @@ def tradeoff(found: Tradeoff, title: str) -> Table:
         table.add_row(
             f"{point.alpha:g}",
             f"{point.recognition:.4f}",
-            f"{point.loss:+.4f}",
-            f"{low:+.4f} to {high:+.4f}",
+            _signed(point.loss),
+            f"{_signed(low)} to {_signed(high)}",
             "yes" if point.within(found.max_loss) else "no",
             f"{point.dense:.4f}",
-            "–" if kept is None else f"{kept:.0%}",
+            "–" if kept is None else f"{rounded(kept, 0, percent=True)}%",
             style="bold" if point is found.best else None,
         )
     return table
+
+
+def _signed(number: float) -> str:
+    """Return a number with its sign; zero has none."""
+    text = f"{number:+.4f}"
+    return text if text.strip("+-0.") else text[1:]

@@ -43,7 +43,7 @@ def ls(
     rows = [
         (name, family)
         for name in ([zoo] if zoo else experts.schemes())
-        for family in getattr(experts.module_of(name), "FAMILIES", ())
+        for family in experts.families(name)
         if task in (None, family.task) and (word or "").lower() in f"{family.name} {family.gives}".lower()
     ]
     if not rows:

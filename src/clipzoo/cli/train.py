@@ -27,7 +27,7 @@ def command(
 
     from clipzoo.cli._console import bold, console, launched, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
-    from clipzoo.runs.before.preflight import check_arm
+    from clipzoo.runs.before.preflight import TRAINED, check_arm
     from clipzoo.training import ended
 
     if dry_run:
@@ -35,7 +35,9 @@ def command(
         return
     if launched(gpus, recipe, out, overrides, device, trust):
         return
-    with open_run(recipe, out, overrides, device, trust, lambda recipe: check_arm(arm, "train")) as run:
+    with open_run(
+        recipe, out, overrides, device, trust, lambda recipe: check_arm(arm, "train", (*TRAINED, *recipe.named_arms))
+    ) as run:
         trained = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
     console.print(f"{arm}, seed {seed}: " + ("was already trained" if trained else f"trained for {run.steps()} steps"))

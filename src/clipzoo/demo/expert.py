@@ -18,10 +18,13 @@ from torch.nn import functional as F
 
 from clipzoo import plugins, tasks
 from clipzoo.errors import ExpertError
-from clipzoo.experts.base import Expert, ExpertCard, Family
+from clipzoo.experts._families.demo import FAMILIES
+from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import ImageArray
+
+__all__ = ["FAMILIES", "DemoExpert", "create"]
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -124,15 +127,6 @@ OUTPUT: Mapping[str, Callable[[Tensor], Tensor]] = {
     "edges": lambda raw: F.pixel_shuffle(raw, 2),
 }
 """Task -> function from the output of its `TinyUNet` to the raw output that the task decodes."""
-
-GIVES: Mapping[str, str] = {
-    "segmentation": "18 classes: floor, wall, ceiling and furniture; no void",
-    "detection": "15 classes of furniture; doubtful boxes are ignored",
-    "depth": "metric, along z",
-    "normals": "x right, y up, z toward the viewer",
-    "edges": "outlines and creases of shapes, not of patterns",
-}
-FAMILIES = tuple(Family(f"demo:{task}", task, gives, "docs/demo.md", seen=True) for task, gives in GIVES.items())
 
 
 def create(name: str) -> DemoExpert:

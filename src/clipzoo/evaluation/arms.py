@@ -184,6 +184,9 @@ def _gap_closed(ours: float, theirs: float, top: float | None, measure: Measure)
 
 def _pairs(arms: TableScores, baselines: TableScores) -> list[tuple[str, str]]:
     pairs = [(a, b) for a, b in PAIRS if a in arms and b in arms]
+    known = {row for pair in PAIRS for row in pair}
+    for named in (arm for arm in arms if arm not in known):
+        pairs += [pair for pair in ((named, "clip-ft"), ("clipzoo", named), (named, "clip")) if {*pair} <= {*arms}]
     return pairs + [(arm, name) for arm in ("clipzoo", "clipzoo-best") for name in baselines if arm in arms]
 
 

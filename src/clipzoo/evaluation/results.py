@@ -39,6 +39,24 @@ class GuardRecord(TypedDict):
     events: list[Event]
 
 
+class NamedArm(TypedDict):
+    """An arm of a subset of the columns: these columns, and the folder of its run in that of the whole run."""
+
+    columns: list[str]
+    folder: str
+
+
+class TrainingRecord(TypedDict):
+    """A training: samples of an epoch, steps, samples per step, seconds of all steps (from the speeds of its log; None
+    without a log), and the hardware, "" if it was not recorded."""
+
+    samples: int
+    steps: int
+    batch_size: int
+    seconds: float | None
+    hardware: str
+
+
 class Cell(TypedDict):
     """One measure of a row, or of the difference of two rows; None stands for a number that does not exist.
 
@@ -77,12 +95,14 @@ class Comparison(TypedDict, total=False):
         arms: arm -> its measures.
         baselines: baseline -> its measures.
         differences: "a-vs-b" -> their differences.
+        named_arms: arm of a subset of the columns -> its columns and folder; only with such arms.
     """
 
     images: dict[str, int]
     arms: dict[str, Cells]
     baselines: dict[str, Cells]
     differences: dict[str, Cells]
+    named_arms: dict[str, NamedArm]
 
 
 class Results(Comparison, total=False):
@@ -95,6 +115,7 @@ class Results(Comparison, total=False):
     protocol: Mapping[str, object]
     versions: Mapping[str, str]
     supervision: Mapping[str, object]
+    trainings: Mapping[str, Mapping[str, TrainingRecord]]
     guard: Mapping[str, Mapping[str, GuardRecord]]
     interpolation: Mapping[str, Mapping[str, Reported]]
 

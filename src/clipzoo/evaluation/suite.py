@@ -186,6 +186,12 @@ class Suite:
             }
         return scores
 
+    def constant(self, split: str) -> dict[str, RowScores]:
+        """Return the rows of zero-shot recognition that do not look at the image; see `zero_shot.constant`."""
+        if split not in self.zero_shot:
+            return {}
+        return {row: {"zero_shot": scored} for row, scored in zero_shot.constant(self.zero_shot[split]).items()}
+
     def comparable(self, task: str, convention: Convention) -> bool:
         """Return True if the test split has truth of this task with this convention."""
         truth = self.dense["test"].truth.get(task) if "test" in self.dense else None

@@ -47,6 +47,21 @@ def classifier(student: Encoder, classnames: Sequence[str], templates: Sequence[
     return F.normalize(embedded.reshape(len(classnames), len(templates), -1).mean(1), dim=-1)
 
 
+def constant(data: Split) -> dict[str, Scored]:
+    """Return the scores of guessing (``chance``), and of the classes that are most frequent in this split itself.
+
+    The second one is the best answer that does not look at the image. The statistics of guessing are expectations.
+    """
+    count, targets = max(len(data.classnames), 1), np.asarray(data.targets)
+    order = np.argsort(-np.bincount(targets, minlength=count), kind="stable")
+    hits = np.stack([targets == order[0], np.isin(targets, order[:5])], 1)
+    guessed = np.broadcast_to([1 / count, min(5, count) / count], hits.shape)
+    return {
+        row: Scored("zero_shot", data.keys, np.concatenate([np.ones((len(targets), 1)), of], 1), METRIC)
+        for row, of in (("chance", guessed), ("majority", hits))
+    }
+
+
 def evaluate(student: Encoder, data: Split, batch: int = 64) -> Scored:
     """Score the top-1 and top-5 accuracy of a student on a split."""
     classes = classifier(student, data.classnames, data.templates)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 
@@ -21,6 +23,7 @@ __all__ = [
     "Family",
     "SampleExpert",
     "create",
+    "families",
     "module_of",
     "runs_code",
     "schemes",
@@ -83,6 +86,23 @@ def runs_code(uri: str) -> bool:
         return False
     decide = getattr(module_of(scheme), "runs_code", None)
     return decide is not None and bool(decide(rest))
+
+
+def families(scheme: str) -> tuple[Family, ...]:
+    """Return the families of the models of a zoo.
+
+    Built-in zoos have them in ``experts/_families``, or else in their own module, which is slow to import.
+
+    Raises:
+        PluginError: as of `module_of`.
+    """
+    registry = next((registry for registry in REGISTRIES if scheme in registry.names()), None)
+    if registry is None or scheme in registry.installed():
+        return tuple(getattr(module_of(scheme), "FAMILIES", ()))
+    light = f"{__name__}._families.{scheme}"
+    if registry.folder == "experts" and find_spec(light):
+        return tuple(import_module(light).FAMILIES)
+    return tuple(getattr(module_of(scheme), "FAMILIES", ())) if registry.mentions(scheme, "FAMILIES") else ()
 
 
 def _canonical(uri: str) -> str:

@@ -30,11 +30,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
+from clipzoo.experts._families.torchhub import FAMILIES
+from clipzoo.experts.base import Expert, ExpertCard, fetching, sha256
 from clipzoo.experts.onnx import check_output, label, prepare
 from clipzoo.experts.onnx.card import BaseCard, Input, Output, read_yaml
 from clipzoo.experts.options import split, validated
 from clipzoo.types import ImageArray
+
+__all__ = ["FAMILIES", "create"]
 
 HUBCONF = "hubconf.py"
 LIST_OPTIONS = ("classes", "size", "mean", "std")
@@ -42,34 +45,6 @@ LIST_OPTIONS = ("classes", "size", "mean", "std")
 
 REQUIRED = ("size", "scale", "mean", "std")
 """Required fields of the input of a model that takes a tensor."""
-
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        "DSINE", "normals", "frame x-left,y-up,z-toward: negated vectors of (right, down, front)",
-        "github.com/baegwangbin/DSINE: README, 'About the coordinate system', and issues 8 and 12: axes are (right, "
-        "down, front), yet a wall that faces the camera is (0, 0, 1)",
-    ),
-    Family(
-        "Omnidata, normals", "normals", "frame x-right,y-down,z-forward, after multiply=2 and add=-1",
-        "github.com/EPFL-VILAB/omnidata issue 13: the authors' transform into PyTorch3D's (left, up, forward) negates "
-        "only x and y; their comment says z toward the viewer, and rooms measured in github.com/maturk/dn-splatter "
-        "issue 9 contradict it: check a picture of a wall first",
-    ),
-    Family(
-        "Omnidata, depth", "depth", "kind affine-depth, along z",
-        "github.com/EPFL-VILAB/omnidata: omnidata_tools/torch/demo.py inverts the output for display; in its "
-        "train_depth.py the truth is depth_zbuffer, up to scale and shift",
-    ),
-    Family(
-        "Metric3D, normals", "normals", "frame x-right,y-down,z-forward",
-        "github.com/YvanYin/Metric3D: training/mono/model/losses/depth_to_normal.py orients normals of points (right, "
-        "down, forward) against the line of sight",
-    ),
-    Family(
-        "Metric3D, depth", "depth", "kind affine-depth, along z: meters after multiplication by focal length / 1000, "
-        "which differs between pictures", "github.com/YvanYin/Metric3D: hubconf.py, canonical_to_real_scale",
-    ),
-)  # fmt: skip
 
 
 class HubCard(BaseCard):

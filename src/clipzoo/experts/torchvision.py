@@ -19,7 +19,8 @@ from pydantic import Field
 from clipzoo import plugins
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import boxes
-from clipzoo.experts.base import Expert, ExpertCard, Family, fetching, sha256
+from clipzoo.experts._families.torchvision import FAMILIES
+from clipzoo.experts.base import Expert, ExpertCard, fetching, sha256
 from clipzoo.experts.options import ClassNames, ExistingFile, Options, Share, license_option, parse, split
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 THRESHOLD, FLOOR = 0.5, 0.2
+__all__ = ["FAMILIES", "create"]
+
 Pixels = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -78,33 +81,6 @@ ZERO_EPS = ("fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "maskrcnn_re
 """Models whose weights COCO_V1 were trained without the small number that batch normalization adds to variances."""
 
 LICENSE = "BSD-3-Clause; the terms of COCO's pictures may apply"
-
-_VOC_SPACE = (
-    "Pascal VOC's 20 classes and background, which is class 0: all that is none of the 20, other things of COCO "
-    "included; void in training (where masks overlap) is not predicted"
-)
-_COCO_SPACE = (
-    "COCO's 80 classes; boxes xyxy in pixels of the image. Ids run to 90: 0 is background, which no box has, and 10 "
-    "are not used (N/A): these are removed, the others count from 0"
-)
-FAMILIES: tuple[Family, ...] = (
-    Family("FCN", "segmentation", _VOC_SPACE, "torchvision: models/segmentation/fcn.py, _COMMON_META"),
-    Family("DeepLabV3", "segmentation", _VOC_SPACE, "torchvision: models/segmentation/deeplabv3.py, _COMMON_META"),
-    Family("LR-ASPP", "segmentation", _VOC_SPACE, "torchvision: models/segmentation/lraspp.py, weights' _docs"),
-    Family("Faster R-CNN", "detection", _COCO_SPACE, "torchvision: models/detection/faster_rcnn.py, models/_meta.py"),
-    Family("FCOS", "detection", _COCO_SPACE, "torchvision: models/detection/fcos.py, models/_meta.py"),
-    Family("RetinaNet", "detection", _COCO_SPACE, "torchvision: models/detection/retinanet.py, models/_meta.py"),
-    Family("SSD", "detection", _COCO_SPACE, "torchvision: models/detection/ssd.py, models/_meta.py"),
-    Family("SSDlite", "detection", _COCO_SPACE, "torchvision: models/detection/ssdlite.py, models/_meta.py"),
-    Family(
-        "Mask R-CNN", "detection", f"{_COCO_SPACE}; a mask of the whole image each, its probabilities cut at 0.5",
-        "torchvision: models/detection/mask_rcnn.py, models/_meta.py",
-    ),
-    Family(
-        "Keypoint R-CNN", "detection", "boxes of persons, one class; keypoints are left out",
-        "torchvision: models/detection/keypoint_rcnn.py, models/_meta.py",
-    ),
-)  # fmt: skip
 
 
 def create(name: str) -> Torchvision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -15,7 +16,7 @@ from clipzoo.store import Manifest
 HEAD = """---
 library_name: {{library}}
 tags: [clip, clipzoo]
----
+{license}---
 
 # {name}
 
@@ -73,14 +74,34 @@ def card(
         data=_text(", ".join(recipe.datasets.values())),
     )
     summary = f"{summary} {note}".rstrip()
-    text = HEAD.format(name=f"{_text(recipe.name)}: {arm}, seed {seed}", summary=summary, version=version)
-    return text + _experts(experts) + (_results(results) if results else "") + LIMITS
+    stated = f"license: {json.dumps(recipe.license)}\n" if recipe.license else ""
+    text = HEAD.format(
+        license=stated, name=f"{_text(recipe.name)}: {arm}, seed {seed}", summary=summary, version=version
+    )
+    parts = [_license(recipe, experts), _experts(experts), _results(results) if results else "", LIMITS]
+    return text + "".join(parts)
 
 
 def _start(recipe: Recipe) -> str:
     student = recipe.student
     weights = "random weights" if student.random else student.pretrained
     return f"{student.model} ({weights})" if weights else student.model
+
+
+def _license(recipe: Recipe, experts: Mapping[str, Manifest]) -> str:
+    """Return the section on the license of the student, and on what it derives from."""
+    sources = [f"the pretrained model {_text(_start(recipe))}"]
+    sources += [f"pseudo-labels of {len(experts)} expert{'s' if len(experts) > 1 else ''} (below)"] if experts else []
+    sources += [f"the images and captions of {_text(', '.join(recipe.datasets.values()))}"]
+    stated = (
+        f"This student is published under {_text(recipe.license)}."
+        if recipe.license
+        else "No license is stated for this student (field `license` of the recipe): it grants no permission to use it."
+    )
+    return (
+        f"## License\n\n{stated} It derives from {', '.join(sources[:-1])} and {sources[-1]}, whose licenses apply, "
+        "too. clipzoo does not check whether they permit this license.\n\n"
+    )
 
 
 def _experts(experts: Mapping[str, Manifest]) -> str:

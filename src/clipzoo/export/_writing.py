@@ -47,7 +47,11 @@ def export_student(to: str, source: Source, folder: Path) -> dict[str, object]:
                 f"Nothing was exported. Report this message with your recipe: {parity}"
             )
         files.write(partial / PARITY, (json.dumps(parity, indent=2) + "\n").encode())
-        texts = {"library": plugin.LIBRARY, "usage": usage, "parity": sentence(parity)}
+        texts = {
+            "library": plugin.LIBRARY,
+            "usage": usage.replace("{folder}", source.folder),
+            "parity": sentence(parity),
+        }
         files.write(partial / "README.md", _filled(source.card, texts).encode("utf-8", "replace"))
     return parity
 

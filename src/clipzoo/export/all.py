@@ -43,8 +43,8 @@ def targets() -> tuple[str, ...]:
 
 
 def _for(name: str, source: Source) -> Source:
-    """Return the source without heads for targets that have none."""
-    return replace(source, heads=source.heads and getattr(PLUGINS.load(name), "HEADS", True))
+    """Return the source of one target, without heads if it has none."""
+    return replace(source, heads=source.heads and getattr(PLUGINS.load(name), "HEADS", True), inner=name)
 
 
 def compare(source: Source, folder: Path) -> dict[str, object]:

@@ -6,6 +6,7 @@ the embeddings. Nothing that it writes contains code.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,9 @@ class Source:
         captions: any number.
         card: the README, with ``{library}``, ``{usage}`` and ``{parity}`` in the places of the target's texts.
         heads: export the heads, too.
+        place: of the export, as the snippet of the README has it: a folder, or a repository of the Hugging Face hub.
+        hub: the place is a repository.
+        inner: folder of this target in the place.
     """
 
     student: Student
@@ -50,6 +54,19 @@ class Source:
     captions: Sequence[str]
     card: str = "{library}\n{usage}\n{parity}"
     heads: bool = False
+    place: str = "."
+    hub: bool = False
+    inner: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The lines of a snippet that set ``folder`` to the folder of the target's files."""
+        inner = f" + {json.dumps('/' + self.inner)}" if self.inner else ""
+        if self.hub:
+            download = f"snapshot_download({json.dumps(self.place)}){inner}"
+            return f"from huggingface_hub import snapshot_download\n\nfolder = {download}"
+        whole = f"{self.place}/{self.inner}" if self.inner else self.place
+        return f"folder = {json.dumps(whole, ensure_ascii=False)}  # of this file"
 
     @cached_property
     def views(self) -> list[ImageArray]:

@@ -43,7 +43,8 @@ WHOLE = """```python
 import torch
 from transformers import AutoModel, AutoProcessor
 
-model, processor = AutoModel.from_pretrained("."), AutoProcessor.from_pretrained(".", backend="pil")
+{folder}
+model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder, backend="pil")
 inputs = processor(images=[picture], text=["a chair"], padding="max_length", truncation=True, return_tensors="pt")
 with torch.no_grad():
     outputs = model(**inputs)
@@ -58,8 +59,10 @@ embeddings before normalization.
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPTextModelWithProjection, {auto}
 
-image, text = {auto}.from_pretrained("image"), CLIPTextModelWithProjection.from_pretrained("text")
-processor, tokenizer = AutoImageProcessor.from_pretrained("image"), AutoTokenizer.from_pretrained("text")
+{{folder}}
+image, text = folder + "/image", folder + "/text"
+processor, tokenizer = AutoImageProcessor.from_pretrained(image), AutoTokenizer.from_pretrained(text)
+image, text = {auto}.from_pretrained(image), CLIPTextModelWithProjection.from_pretrained(text)
 tokens = tokenizer(["a chair"], padding="max_length", truncation=True, return_tensors="pt")
 with torch.no_grad():
     pictures, texts = image(**processor(picture)).{output}, text(**tokens).text_embeds

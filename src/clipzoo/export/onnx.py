@@ -42,10 +42,11 @@ import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
 
-image, text = onnxruntime.InferenceSession("image.onnx"), onnxruntime.InferenceSession("text.onnx")
+{{folder}}
+image, text = (onnxruntime.InferenceSession(folder + name) for name in ("/image.onnx", "/text.onnx"))
 picture = Image.open("picture.jpg").convert("RGB"){resized}
 (pictures,) = image.run(None, {{"images": np.asarray(picture)[None]}})
-tokens = np.array([one.ids for one in Tokenizer.from_file("tokenizer.json").encode_batch(["a chair"])])
+tokens = np.array([one.ids for one in Tokenizer.from_file(folder + "/tokenizer.json").encode_batch(["a chair"])])
 (texts,) = text.run(None, {{"tokens": tokens}})
 print(pictures @ texts.T)
 ```

@@ -19,8 +19,9 @@ LIMIT = 1e-5
 USAGE = """```python
 import open_clip
 
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:.")
-tokenizer = open_clip.get_tokenizer("local-dir:.")
+{folder}
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:" + folder)
+tokenizer = open_clip.get_tokenizer("local-dir:" + folder)
 ```"""
 
 

@@ -23,12 +23,13 @@ USAGE = """The image tower alone; its output is the image embedding before norma
 ```python
 import timm
 
-model = timm.create_model("local-dir:.", pretrained=True).eval()
+{folder}
+model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 ```"""
 FEATURES = """
 
-`timm.create_model("local-dir:.", pretrained=True, features_only=True)` returns its feature maps."""
+`timm.create_model("local-dir:" + folder, pretrained=True, features_only=True)` returns its feature maps."""
 
 
 def check(source: Source) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -28,9 +28,12 @@ Curves = Mapping[str, Mapping[int, Sequence[Point]]]
 """Arm -> seed -> its points."""
 
 ORDER = (
-    "position_prior", "pixels_position", "random_student", "clip", "clip-ft", "clip-ft-best", "more_labels", "clipzoo",
-    "clipzoo-best", "expert",
+    "chance", "majority", "position_prior", "pixels_position", "random_student", "clip", "clip-ft", "clip-ft-best",
+    "more_labels", "clipzoo", "clipzoo-best", "expert",
 )  # fmt: skip
+SHORT = {"more_labels": "more labels", "majority": "majority class"}
+LONGEST = 17
+"""Characters of the name of a row."""
 WIDTH, LEFT, RIGHT, ROW, CAPTION = 370, 116, 60, 25, 90
 
 
@@ -39,7 +42,7 @@ def rows_of(results: Comparison, metric: str) -> list[tuple[str, Cell]]:
     rows = {**results.get("arms", {}), **results.get("baselines", {})}
     cells = {row: measures[metric] for row, measures in rows.items() if metric in measures}
     cells = {row: cell for row, cell in cells.items() if cell["mean"] is not None}
-    return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 6.5)
+    return sorted(cells.items(), key=lambda item: ORDER.index(item[0]) if item[0] in ORDER else 8.5)
 
 
 def mean_of(cell: Cell) -> float:
@@ -57,9 +60,12 @@ def ladder(results: Comparison, metric: str) -> Markup:
     ends = [end for _, cell in rows for end in (mean_of(cell), *(cell["ci"] or ()))]
     place = scale(min(ends), max(ends), LEFT + 8, WIDTH - RIGHT, flip=direction == "lower")
     height = ROW * len(rows) + 30
-    floor = [mean_of(cell) for row, cell in rows if row in words.TRIVIAL]
+    floor = [mean_of(cell) for row, cell in rows if row in (*words.TRIVIAL, *words.CONSTANT)]
     marks = [_floor(place, floor, direction, height)] if floor else []
-    marks += [_mark(i, row, words.row_name(results, metric, row), cell, place) for i, (row, cell) in enumerate(rows)]
+    arms = results.get("arms", {})
+    marks += [
+        _mark(i, row, words.row_name(results, metric, row), cell, place, arms) for i, (row, cell) in enumerate(rows)
+    ]
     label = f"{words.group_name(metric)}, {words.measure_name(metric)}: " + ", ".join(
         f"{words.row_name(results, metric, row)} {words.value(cell['mean'], unit)}" for row, cell in rows
     )
@@ -109,16 +115,33 @@ def curve(name: str, series: Mapping[str, Mapping[int, Sequence[tuple[float, flo
 
 
 def curves(logs: Curves) -> list[tuple[str, Markup]]:
-    """Return (name, chart) of every quantity, losses first."""
+    """Return (name, chart) of every quantity with at least two steps, losses first; see `single`."""
     names = dict.fromkeys(p["name"] for seeds in logs.values() for line in seeds.values() for p in line)
     charts = []
     for name in sorted(names, key=lambda n: 0 if "loss" in n else 1):
-        series = {arm: {s: _points(line, name) for s, line in seeds.items()} for arm, seeds in logs.items()}
-        series = {arm: {s: line for s, line in seeds.items() if line} for arm, seeds in series.items()}
-        chart = curve(name, {arm: seeds for arm, seeds in series.items() if seeds})
-        if chart:
-            charts.append((name, chart))
+        series = _series(logs, name)
+        if any(len(line) > 1 for seeds in series.values() for line in seeds.values()):
+            charts.append((name, curve(name, series)))
     return charts
+
+
+def single(logs: Curves) -> list[tuple[str, str]]:
+    """Return (name, text) of every quantity with one step, which is no curve."""
+    names = dict.fromkeys(p["name"] for seeds in logs.values() for line in seeds.values() for p in line)
+    told = []
+    for name in names:
+        lines = [(arm, s, line) for arm, seeds in _series(logs, name).items() for s, line in seeds.items()]
+        if lines and all(len(line) == 1 for _, _, line in lines):
+            values = [f"{arm}, seed {s}: {line[0][1]:.4g} at step {line[0][0]:,.0f}" for arm, s, line in lines]
+            told.append((name, "; ".join(values)))
+    return told
+
+
+def _series(logs: Curves, name: str) -> dict[str, dict[int, list[tuple[float, float]]]]:
+    """Return arm -> seed -> points of a quantity, without those that have none."""
+    every = {arm: {s: _points(line, name) for s, line in seeds.items()} for arm, seeds in logs.items()}
+    some = {arm: {s: line for s, line in seeds.items() if line} for arm, seeds in every.items()}
+    return {arm: seeds for arm, seeds in some.items() if seeds}
 
 
 def _points(line: Sequence[Point], name: str) -> list[tuple[float, float]]:
@@ -148,15 +171,16 @@ def scale(low: float, high: float, start: float, stop: float, *, flip: bool, pad
     return place
 
 
-def _mark(i: int, row: str, title: str, cell: Cell, place: Place) -> str:
+def _mark(i: int, row: str, title: str, cell: Cell, place: Place, arms: Collection[str]) -> str:
     y, x = ROW * i + 15, place(mean_of(cell))
-    kind = "arm" if row in words.ARMS else "bound" if title.endswith("(upper bound)") else "base"
+    kind = "arm" if row in arms else "bound" if title.endswith("(upper bound)") else "base"
     number = words.value(cell["mean"], cell["unit"])
     whisker = ""
     if cell["ci"]:
         low, high = (place(end) for end in cell["ci"])
         whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
-    name = "more labels" if row == "more_labels" else words.ROWS.get(row, row)
+    name = SHORT.get(row) or words.ROWS.get(row, row)
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
     return (
         f'<g class="{kind} arm-{escape(row)}"><title>{escape(title)}: {escape(number)}</title>'
         f'<text class="row" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'

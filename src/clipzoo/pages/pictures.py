@@ -30,7 +30,8 @@ class PictureRow:
     """One test image with the labels of one task.
 
     ``image`` and the rendered labels are uint8 H×W×3. ``predictions`` maps an arm to its rendered prediction.
-    ``scores`` maps a row (an arm or "expert") to the text under its picture.
+    ``scores`` maps a row (an arm or "expert") to the text under its picture. ``blended`` tells that the predictions
+    are drawn over the image, so that they are embedded as photographs.
     """
 
     case: str
@@ -42,6 +43,7 @@ class PictureRow:
     expert: ImageArray | None = None
     predictions: Mapping[str, ImageArray] = field(default_factory=dict)
     scores: Mapping[str, str] = field(default_factory=dict)
+    blended: bool = False
 
 
 def cases(ours: Scored, theirs: Scored, count: int = 1) -> list[tuple[str, int]]:

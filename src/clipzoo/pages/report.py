@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from datetime import timedelta
 from pathlib import Path
 
 from clipzoo.evaluation.measure import ALIGNED, NOT_PROBED
 from clipzoo.evaluation.results import Cells, Comparison, Results
 from clipzoo.files import write
 from clipzoo.pages import _html, charts, protection, words
+from clipzoo.pages import takeaways as told
 from clipzoo.pages.pictures import CASES, PictureRow, data_uri
 
+COLORS = ("#8660d1", "#12908f", "#cf5580", "#708f22", "#b8860b", "#4f7fc0")
+"""Colors of named arms on light and dark pages."""
 COST = {
     "seconds_per_image": ("labeling", "s / image"),
     "images_per_second": ("labeling", "images / s"),
@@ -61,6 +65,8 @@ def write_page(
         gains=_gains(results),
         subsets=[(name, _gains({"baselines": {}, **part}), part) for name, part in results.get("subsets", {}).items()],
         curves=charts.curves(curves or {}),
+        singles=charts.single(curves or {}),
+        trained=_trained(results),
         guard=protection.guard_cards(results),
         interpolations=protection.interpolations(results),
         summary=protection.summary(results),
@@ -69,8 +75,10 @@ def write_page(
         pictures=_pictures(pictures, tasks),
         protocol=_flat(results.get("protocol", {})),
         recipe=recipe or str(results.get("recipe", "")),
-        takeaways=words.takeaways(results),
+        takeaways=told.takeaways(results),
+        notices=told.notices(results),
         words=words,
+        colors=COLORS,
         cases=CASES,
         script=_html.asset("report.js"),
     )
@@ -80,8 +88,8 @@ def write_page(
 
 def _ordered(results: Results, tasks: Sequence[str]) -> Results:
     """Return the results with their measures in the order of the tasks, then those of `NOT_PROBED`."""
-    if not tasks:
-        return results
+    groups = dict.fromkeys(metric.split("/")[0].removesuffix(ALIGNED) for metric in _metrics(results))
+    tasks = tasks or [group for group in groups if group not in NOT_PROBED]
 
     def place(metric: str) -> int:
         group = metric.split("/")[0].removesuffix(ALIGNED)
@@ -112,7 +120,7 @@ def _tiles(results: Results) -> list[dict[str, object]]:
             continue
         arms = [
             (arm, words.value(results["arms"][arm][metric]["mean"], verdict.cell["unit"]))
-            for arm in words.ARMS
+            for arm in words.abouts(results)
             if metric in results["arms"].get(arm, {})
         ]
         tiles.append(
@@ -125,6 +133,22 @@ def _tiles(results: Results) -> list[dict[str, object]]:
             }
         )
     return tiles
+
+
+def _trained(results: Results) -> list[dict[str, str]]:
+    """Return a row for each training: its length, time and hardware; values that were not recorded are "–"."""
+    return [
+        {
+            "training": f"{arm}, seed {seed}",
+            "samples": f"{one['samples']:,}",
+            "steps": f"{one['steps']:,}",
+            "samples seen": f"{one['steps'] * one['batch_size']:,}",
+            "time of the steps": f"about {timedelta(seconds=round(one['seconds']))}" if one["seconds"] else "–",
+            "hardware": one["hardware"] or "not recorded",
+        }
+        for arm, seeds in results.get("trainings", {}).items()
+        for seed, one in seeds.items()
+    ]
 
 
 def _state(verdict: words.Verdict) -> str:
@@ -156,7 +180,7 @@ def _gains(results: Comparison) -> list[dict[str, object]]:
     """Return a table for each pair of arms: a row for each measure, with bars of one scale for each unit."""
     tables: list[dict[str, object]] = []
     for pair in results.get("differences", {}):
-        if pair.split("-vs-")[1] not in words.ARMS:
+        if pair.split("-vs-")[1] not in results.get("arms", {}):
             continue
         table = _gains_of(results, pair)
         if table["rows"]:
@@ -220,7 +244,7 @@ def _pictures(rows: Sequence[PictureRow], order: Sequence[str]) -> dict[str, lis
     for row in rows:
         labels = {"truth": row.truth, **row.predictions, "expert": row.expert}
         panels = [
-            {"name": name, "uri": data_uri(label), "score": row.scores.get(name, "")}
+            {"name": name, "uri": data_uri(label, photo=row.blended), "score": row.scores.get(name, "")}
             for name, label in labels.items()
             if label is not None
         ]

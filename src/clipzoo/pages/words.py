@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, cast
+from typing import Literal
 
 from clipzoo import tasks
 from clipzoo.evaluation.measure import NOT_PROBED, rounded
@@ -12,8 +12,12 @@ from clipzoo.evaluation.results import Cell, Comparison, Results
 
 State = Literal["better", "worse", "unclear"]
 
+UNTRAINED = ("random_student", "pixels_position")
+"""Baselines of dense tasks with features that were not trained."""
+CONSTANT = ("chance", "majority")
+"""Baselines of zero-shot recognition that do not look at the image."""
 TRIVIAL = ("position_prior", "pixels_position", "random_student")
-"""The baselines that a gain must beat to count."""
+"""The baselines that a gain must beat to count; in zero-shot recognition, `CONSTANT`."""
 
 ARMS = {
     "clip": "clip: the pretrained model",
@@ -26,6 +30,8 @@ ROWS = {
     "position_prior": "position prior",
     "pixels_position": "pixels + position",
     "random_student": "random student",
+    "chance": "chance",
+    "majority": "the most frequent class",
     "more_labels": "clip-ft probed on truth + pseudo-labels",
     "expert": "expert",
 }
@@ -40,6 +46,15 @@ DEGREES = ("°", "deg", "degree", "degrees")
 GUARD = "zero_shot/"
 PREDICTABLE = 0.45
 """The δ1 of a constant map above which a depth test set is called predictable."""
+
+
+def abouts(results: Comparison) -> dict[str, str]:
+    """Return arm -> its description, of the arms of the results; named arms last."""
+    named = {}
+    for arm, one in results.get("named_arms", {}).items():
+        titles = list(dict.fromkeys(group_name(column) for column in one["columns"]))
+        named[arm] = f"{arm}: trained on captions and pseudo-labels of {listed(titles)}"
+    return {arm: about for arm, about in ARMS.items() if arm in results.get("arms", {})} | named
 
 
 def group_name(metric: str) -> str:
@@ -197,14 +212,17 @@ def headline(results: Results) -> str:
     """Return the result of the report: gains and losses relative to captions alone, and the change of zero-shot."""
     judged = [judge(results, metric, reference(results, metric)) for metric in dense(results)]
     verdicts = [verdict for verdict in judged if verdict is not None]
-    rival = "the pretrained model" if _pair(results) == "clipzoo-vs-clip" else "captions alone"
+    if not any(results.get("differences", {}).get(_pair(results), {})):
+        return _values(results)
+    rival = "the pretrained model" if _pair(results).endswith("-vs-clip") else "captions alone"
     if not verdicts:
         return f"No dense task was compared with {rival}. {guard_clause(results)}."
     better = [v for v in verdicts if v.counts]
     verb = "improved" if better or len(verdicts) > 1 else "did not clearly improve"
-    text = f"Pseudo-labels {verb} {_count(len(better), len(verdicts))} over {rival}"
+    cause = "Pseudo-labels" if _pair(results).startswith("clipzoo") else "Training on captions"
+    text = f"{cause} {verb} {_count(len(better), len(verdicts))} over {rival}"
     if better:
-        text += f" ({_listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
+        text += f" ({listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
     return ". ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
 
 
@@ -218,57 +236,42 @@ def guard_clause(results: Results) -> str:
     start = reference(results, verdict.metric).split("-vs-")[1] == "clip"
     other = "the pretrained model" if start else "training on captions only"
     if verdict.state == "unclear":
-        return f"No clear change of {name} relative to {other} ({_size(verdict)})"
+        return f"No clear change of {name} relative to {other} ({size_of(verdict)})"
     verb = "rose" if verdict.state == "better" else "fell"
-    return f"{_capitalized(name)} {verb} relative to {other} ({_size(verdict)})"
+    return f"{capitalized(name)} {verb} relative to {other} ({size_of(verdict)})"
 
 
 def reference(results: Results, metric: str) -> str:
     """Return the pair of a measure: zero-shot is compared with the pretrained model, others as `_pair` says."""
-    start = "clipzoo-vs-clip"
+    start = f"{_pair(results).split('-vs-')[0]}-vs-clip"
     guarded = metric.startswith(GUARD) and metric in results.get("differences", {}).get(start, {})
     return start if guarded else _pair(results)
 
 
 def _pair(results: Results) -> str:
-    """Return the pair of the dense tasks: clipzoo and captions alone, or the pretrained model if that was trained."""
-    pairs = results.get("differences", {})
-    trained = "clipzoo-vs-clip-ft" in pairs or "clipzoo-vs-clip" not in pairs
-    return "clipzoo-vs-clip-ft" if trained else "clipzoo-vs-clip"
+    """Return the pair of the dense tasks: clipzoo and captions alone, or the first of the others that was measured."""
+    pairs = ("clipzoo-vs-clip-ft", "clipzoo-vs-clip", "clip-ft-vs-clip")
+    return next((pair for pair in pairs if pair in results.get("differences", {})), pairs[0])
 
 
-class Takeaway(TypedDict):
-    """The result of one headline; see `takeaways`."""
-
-    title: str
-    state: str
-    sentence: str
-    checks: list[str]
-
-
-def takeaways(results: Results) -> list[Takeaway]:
-    """Return title, state, sentence and caveats (``checks``) of every headline."""
-    listed: list[Takeaway] = []
-    for metric in headlines(results):
-        pair = reference(results, metric)
-        verdict = judge(results, metric, pair)
-        if verdict is not None:
-            listed.append(
-                {
-                    "title": f"{_capitalized(group_name(metric))}, {measure_name(metric)}",
-                    "state": "short" if verdict.state == "better" and verdict.unbeaten else verdict.state,
-                    "sentence": _sentence(results, verdict, pair),
-                    "checks": _checks(results, verdict, pair),
-                }
-            )
-    return listed
+def _values(results: Results) -> str:
+    """Return the headlines of the first arm, for results without a pair of arms."""
+    for arm, cells in results.get("arms", {}).items():
+        told = [
+            f"{value(cells[metric]['mean'], cells[metric]['unit'])} {group_name(metric)} {measure_name(metric)}"
+            for metric in headlines(results)
+            if metric in cells
+        ]
+        if told:
+            return f"The arm {arm} reaches {listed(told)}. No pair of arms was measured."
+    return "Nothing was measured."
 
 
 def _unbeaten(results: Comparison, metric: str, arm: str) -> tuple[str, ...]:
-    return tuple(row for row in TRIVIAL if _beaten(results, metric, arm, row) is False)
+    return tuple(row for row in (*TRIVIAL, *CONSTANT) if beaten(results, metric, arm, row) is False)
 
 
-def _beaten(results: Comparison, metric: str, arm: str, row: str) -> bool | None:
+def beaten(results: Comparison, metric: str, arm: str, row: str) -> bool | None:
     """Return True if an arm beats a row, by the interval of the difference if there is one; None if not comparable."""
     own = results["arms"].get(arm, {}).get(metric)
     other = results.get("baselines", {}).get(row, {}).get(metric)
@@ -280,11 +283,13 @@ def _beaten(results: Comparison, metric: str, arm: str, row: str) -> bool | None
     return all(end > 0 if own["direction"] == "higher" else end < 0 for end in ends)
 
 
-def _capitalized(text: str) -> str:
+def capitalized(text: str) -> str:
+    """Return a text with a capital first letter; the others are unchanged."""
     return text[:1].upper() + text[1:]
 
 
-def _size(verdict: Verdict) -> str:
+def size_of(verdict: Verdict) -> str:
+    """Return a difference with its interval."""
     return f"{change(verdict.cell['mean'], verdict.cell['unit'])}, {verdict.interval}"
 
 
@@ -296,114 +301,18 @@ def _count(part: int, whole: int) -> str:
     )
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Return items as a list in a sentence."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _shortfall(verdict: Verdict) -> str:
     name = group_name(verdict.metric)
     if verdict.state == "unclear":
-        return f"No clear change of {name} ({_size(verdict)})"
+        return f"No clear change of {name} ({size_of(verdict)})"
     if verdict.state == "worse":
-        return f"{_capitalized(name)} got worse ({verdict.text})"
-    rows = _listed([ROWS[row] for row in verdict.unbeaten])
+        return f"{capitalized(name)} got worse ({verdict.text})"
+    rows = listed([ROWS[row] for row in verdict.unbeaten])
     return (
-        f"{_capitalized(name)} improved ({verdict.text}), but does not clearly beat {rows}, so the gain does not count"
+        f"{capitalized(name)} improved ({verdict.text}), but does not clearly beat {rows}, so the gain does not count"
     )
-
-
-def _sentence(results: Results, verdict: Verdict, pair: str) -> str:
-    a, b = pair.split("-vs-")
-    ours, theirs = (results["arms"][arm].get(verdict.metric) for arm in (a, b))
-    verb = {"better": "improved", "worse": "got worse", "unclear": "did not clearly change"}[verdict.state]
-    text = f"{_capitalized(group_name(verdict.metric))} {verb}"
-    if ours and theirs:
-        unit = ours["unit"]
-        text += f": {value(theirs['mean'], unit)} with {b}, {value(ours['mean'], unit)} with {a} ({_size(verdict)})"
-    closed = gap(results, verdict, pair)
-    if closed is not None:
-        text += f". {share(closed)} of the gap to the expert is closed"
-    if verdict.unbeaten:
-        rows = _listed([ROWS[row] for row in verdict.unbeaten])
-        text += f". It does not clearly beat {rows}"
-        text += ", so the gain does not count" if verdict.state == "better" else ""
-    return text + "."
-
-
-def _checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
-    checks = [*_seed_checks(verdict), *_prior_checks(results, verdict), *_held_checks(results, verdict, pair)]
-    checks += [*_ceiling_checks(results, verdict), *_label_checks(results, verdict), *_rate_checks(results, pair)]
-    images = results.get("images", {}).get(verdict.metric.split("/")[0])
-    if images and verdict.ci:
-        text = f"Measured on {images:,} images."
-        resolution = change((verdict.ci[1] - verdict.ci[0]) / 2, verdict.cell["unit"])
-        if resolution.startswith("+"):  # it is not rounded to zero
-            text += f" Changes below about {resolution.lstrip('+')} cannot be detected reliably."
-        checks.append(text)
-    return checks
-
-
-def _seed_checks(verdict: Verdict) -> list[str]:
-    values = [v for v in verdict.cell.get("values", []) if v is not None]
-    if len(values) < 2:
-        return ["One seed: the variation between trainings is unknown. The interval resamples images only."]
-    if min(values) < 0 < max(values):
-        ups = sum((v > 0) == (verdict.cell["direction"] == "higher") for v in values)
-        return [f"The seeds disagree: {ups} of {len(values)} improved."]
-    unit = verdict.cell["unit"]
-    return [f"All {len(values)} seeds agree in sign ({', '.join(change(v, unit) for v in values)})."]
-
-
-def _prior_checks(results: Results, verdict: Verdict) -> list[str]:
-    prior = results.get("baselines", {}).get("position_prior", {}).get(verdict.metric)
-    if not prior or prior["mean"] is None or verdict.metric.split("/")[1] != "delta1":
-        return []
-    if prior["mean"] <= PREDICTABLE:
-        return []
-    return [
-        f"A constant map reaches {value(prior['mean'], prior['unit'])}: position alone predicts much of this test set."
-    ]
-
-
-def _ceiling_checks(results: Results, verdict: Verdict) -> list[str]:
-    arms = unmatched(results, verdict.metric)
-    if not arms:
-        return []
-    cell = results["baselines"]["expert"][verdict.metric]
-    return [
-        f"The expert reaches {value(cell['mean'], cell['unit'])}, which is not better than {_listed(arms)}. It is not "
-        "an upper bound, so no share of a gap is reported."
-    ]
-
-
-def _label_checks(results: Results, verdict: Verdict) -> list[str]:
-    cell = results.get("baselines", {}).get("more_labels", {}).get(verdict.metric)
-    if not cell or _beaten(results, verdict.metric, "clipzoo", "more_labels") is not False:
-        return []
-    text = f"{_capitalized(ROWS['more_labels'])} reaches {value(cell['mean'], cell['unit'])}"
-    return [f"{text}, which clipzoo does not clearly beat."]
-
-
-def _rate_checks(results: Results, pair: str) -> list[str]:
-    """Return a caveat for each arm whose learning rate is at an end of the grid."""
-    protocol, checks = results.get("protocol", {}), []
-    grid = cast(Sequence[float], protocol.get("learning_rate_grid") or [0])
-    rates = cast(Mapping[str, float], protocol.get("learning_rates", {}))
-    for arm in pair.split("-vs-"):
-        rate = rates.get(arm)
-        if rate is not None and len(grid) > 1 and rate in (min(grid), max(grid)):
-            end, beyond = ("lowest", "lower") if rate == min(grid) else ("highest", "higher")
-            checks.append(
-                f"The learning rate of {arm}, {rate:g}, is the {end} of the grid. A {beyond} one may be better."
-            )
-    return checks
-
-
-def _held_checks(results: Results, verdict: Verdict, pair: str) -> list[str]:
-    checks = []
-    for name, subset in results.get("subsets", {}).items():
-        held = judge({"baselines": {}, **subset}, verdict.metric, pair)
-        if held is not None:
-            verb = {"better": "improved", "worse": "got worse", "unclear": "did not clearly change"}[held.state]
-            checks.append(f"On the subset “{name}” it {verb} ({_size(held)}).")
-    return checks

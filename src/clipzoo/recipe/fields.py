@@ -11,13 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from clipzoo import plugins
 from clipzoo.errors import MAX_FAILURES, CheckpointError
 from clipzoo.files import several
+from clipzoo.recipe import arms as arms_of_columns
 from clipzoo.recipe.base import Count, Part
 from clipzoo.recipe.columns import ColumnRecipe
 from clipzoo.recipe.data import Datasets, check_datasets
 from clipzoo.recipe.protection import InterpolationRecipe
 from clipzoo.recipe.training import TrainingRecipe
 
-Arm = Literal["clip", "clip-ft", "clipzoo"]
 TOKENIZER = "the tokenizer of "
 """First words of an entry of `Recipe.code` that is the student's own code."""
 
@@ -137,6 +137,9 @@ class Recipe(Part):
     """Name of the run; its folder is ``runs/<name>`` unless ``--out`` is given."""
     description: str = ""
     """Text shown on the page."""
+    license: str | None = None
+    """License under which you publish the trained student, as the Hugging Face hub names it, such as ``mit`` or
+    ``cc-by-nc-4.0``. The model card of an export states it; null states that there is none."""
     data: Datasets
     """Image–caption dataset to label and train on: a location, or a list of datasets, each a location or
     ``{data: LOCATION, name: web, weight: 2}``."""
@@ -153,17 +156,24 @@ class Recipe(Part):
     """Interpolate between the start and the trained students, and choose one on validation (docs/training.md). A change
     trains nothing again."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("clip", "clip-ft", "clipzoo")
-    """Arms to compare: ``clip`` is not trained, ``clip-ft`` is trained on captions, ``clipzoo`` on captions and
-    pseudo-labels."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    """Random seeds of views, sample order and heads; each trained arm is trained once per seed."""
     variants: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Name -> subset of the columns that ``clipzoo ablate`` trains and compares, such as
     ``{geometry: [depth, normals]}``: names of columns, tasks or URIs of experts (docs/compare.md)."""
+    arms: Annotated[tuple[arms_of_columns.Arm, ...], Field(min_length=1)] = arms_of_columns.ARMS
+    """Arms to compare: ``clip`` is not trained, ``clip-ft`` is trained on captions, ``clipzoo`` on captions and
+    pseudo-labels. ``{name: depth-only, columns: [depth]}`` is an arm with a subset of the columns; it is a name of
+    ``variants`` (docs/compare.md)."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Random seeds of views, sample order and heads; each trained arm is trained once per seed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_arms_are_variants(cls, values: object) -> object:
+        return arms_of_columns.named(values)
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
+        arms_of_columns.check(self.arms)
         if "clipzoo" in self.arms and not self.columns:
             raise ValueError("the arm clipzoo needs columns: name at least one expert")
         sources = [c.expert or c.column for c in self.columns]
@@ -223,6 +233,11 @@ class Recipe(Part):
                 "training.contrastive_weight and the weights of all columns are 0: give at least one loss a weight"
             )
         return self
+
+    @property
+    def named_arms(self) -> tuple[str, ...]:
+        """The arms with a subset of the columns, which ``variants`` names."""
+        return tuple(arm for arm in self.arms if arm not in arms_of_columns.ARMS)
 
     @property
     def datasets(self) -> dict[str, str]:

@@ -23,8 +23,10 @@ from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.interpolation import BEST, Interpolations
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
+from clipzoo.runs.variants import Variant, check_alone, variant_of
 from clipzoo.store import Column, Store
-from clipzoo.training import check_joined, check_settings
+from clipzoo.training import check_joined, check_settings, ended
+from clipzoo.training.processes import ranks
 from clipzoo.training.processes.sharding import check_batch, check_student
 
 
@@ -59,6 +61,9 @@ class Run:
     ) -> None:
         check_joined()
         check_batch(recipe.training)
+        if recipe.named_arms:
+            check_alone(ranks.world_size())
+        self._named: dict[str, Run] = {}
         self.recipe, self.progress, self.device = recipe, progress or Silent(), device
         self.folder = Folder(out, scratch)
         if self.folder.base:
@@ -97,7 +102,39 @@ class Run:
 
     def folder_of(self, arm: str, seed: int) -> Path:
         """Return the folder in which an arm is trained from a seed."""
+        if arm in self.recipe.named_arms:
+            return self.variant_folder(self._variant(arm)).training("clipzoo", seed)
         return self.folder.training(arm, seed)
+
+    def _variant(self, arm: str) -> Variant:
+        return variant_of(self.inputs, arm, self.recipe.variants[arm])
+
+    def variant_folder(self, variant: Variant) -> Folder:
+        """Return the folder of a subset of the columns; all of them are this run."""
+        return Folder(self.out / "ablations" / variant.folder) if variant.folder else self.folder
+
+    def variant(self, variant: Variant) -> Run:
+        """Return the run of a subset of the columns, which takes data, labels and the arms without labels from this."""
+        if not variant.folder:
+            return self
+        folder = self.variant_folder(variant)
+        folder.share(self.folder, ["clip", "clip-ft"] if "clip-ft" in self.recipe.arms else ["clip"], rates=True)
+        values = self.recipe.model_dump(mode="json")
+        kept = [values["columns"][i] for i, name in enumerate(self.specs) if name in variant.columns]
+        values |= {"columns": kept, "name": f"{self.recipe.name}-{variant.folder}", "variants": {}}
+        values["arms"] = [arm for arm in self.recipe.arms if arm not in self.recipe.named_arms]
+        run = Run(Recipe.model_validate(values), folder.path, self.progress, self.device)
+        if "suite" in self.trainings.__dict__:
+            run.trainings.suite = self.suite
+        return run
+
+    def named(self, arm: str) -> Run | None:
+        """Return the run whose arm ``clipzoo`` is a named arm of this one; None for other arms."""
+        if arm not in self.recipe.named_arms:
+            return None
+        if arm not in self._named:
+            self._named[arm] = self.variant(self._variant(arm))
+        return self._named[arm]
 
     def writing(self) -> AbstractContextManager[None]:
         """Hold the lock of the folder in a ``with`` block; `CheckpointError` if another process holds it."""
@@ -139,7 +176,19 @@ class Run:
 
     def train(self, arm: str, seed: int) -> Student:
         """Return the trained student of an arm and seed; train it first if necessary."""
+        if run := self.named(arm):
+            with run.writing():
+                return run.train("clipzoo", seed)
         return self.trainings.train(arm, seed)
+
+    def rate(self, arm: str) -> float:
+        """Return the learning rate of a trained arm; that of a named arm is that of ``clipzoo``."""
+        return self.trainings.rate("clipzoo" if arm in self.recipe.named_arms else arm)
+
+    def remaining(self) -> list[tuple[str, int]]:
+        """Return (arm, seed) of the trainings that are not finished; those of named arms last."""
+        named = [(arm, seed) for arm in self.recipe.named_arms for seed in self.recipe.seeds]
+        return self.trainings.remaining() + [one for one in named if not ended(self.folder_of(*one))]
 
     def steps(self, samples: int | None = None) -> int:
         """Return the updates of each training; ``samples`` of one epoch default to those of the plan."""
@@ -164,6 +213,9 @@ class Run:
         """Return split -> group -> scores of a trained arm, or of an interpolated one such as ``clipzoo-best``."""
         if arm.endswith(BEST):
             return self.interpolations.scores(arm.removesuffix(BEST), seed)
+        if run := self.named(arm):
+            with run.writing():
+                return run.scores("clipzoo", seed)
         return self.measured.arm(arm, seed)
 
     def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:

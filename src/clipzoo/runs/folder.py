@@ -36,7 +36,7 @@ from clipzoo.training import ended
 
 BASE = "base.json"
 FREE = (
-    "description", "labeling.", "evaluation.", "interpolation", "arms.", "seeds.", "variants",
+    "description", "license", "labeling.", "evaluation.", "interpolation", "arms.", "seeds.", "variants",
     "student.trust_remote_code",
     *(f"training.{name}" for name in sorted(TrainingRecipe.FREE)),
 )  # fmt: skip
@@ -46,7 +46,7 @@ CHOOSING = (
     "evaluation.preset", "seeds.0",
 )  # fmt: skip
 """Exceptions to `FREE` if validation chose the learning rate of an arm."""
-UNSHARED = ("name", "description", "columns.", "arms.", "variants", "labeling.", "interpolation")
+UNSHARED = ("name", "description", "license", "columns.", "arms.", "variants", "labeling.", "interpolation")
 """Fields in which a run may differ from the one whose trained arms and scores it shares."""
 
 APART = ("evaluation.open_vocabulary",)

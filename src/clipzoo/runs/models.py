@@ -99,7 +99,8 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
     prior = {split: {PRIOR: {0: _prior(wanted, benchmarks, split, progress)}} for split in reported}
     results = compare(
         arms["test"],
-        {row: seeds for row, seeds in prior["test"].items() if seeds[0]},
+        {row: seeds for row, seeds in prior["test"].items() if seeds[0]}
+        | {row: {0: groups} for row, groups in _constant(wanted, benchmarks, "test").items()},
         recipe=", ".join(wanted.models),
         subsets={split: (arms[split], {}) for split in reported if split != "test"},
         protocol=_protocol(wanted) | open_vocabulary.protocol(wanted.open_vocabulary),
@@ -225,6 +226,13 @@ def _identity(benchmark: Benchmark, task: str) -> str:
         for entry in benchmark.reader.index(shard):
             digest.update(f"{entry.key} {entry.members.get(entry.image)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _constant(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str) -> dict[str, RowScores]:
+    """Return the rows of answers in zero-shot recognition that do not look at the image."""
+    if wanted.preset != QUICK:
+        return {}
+    return Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size).constant(split)
 
 
 def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str, progress: Progress) -> RowScores:

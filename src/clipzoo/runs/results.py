@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from clipzoo.benchmarks import Truth
 from clipzoo.evaluation import RowScores, TableScores, compare, open_vocabulary
-from clipzoo.evaluation.measure import Scored
-from clipzoo.evaluation.results import GuardRecord, Results
+from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
+from clipzoo.evaluation.results import GuardRecord, NamedArm, Results, TrainingRecord
 from clipzoo.evaluation.tradeoff import Reported
 from clipzoo.pages import PictureRow
 from clipzoo.pages.charts import Curves, Point
-from clipzoo.pages.showcase import showcase
+from clipzoo.pages.showcase import prompted, showcase
 from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.interpolation import BEST
-from clipzoo.runs.scores import PSEUDO
 from clipzoo.runs.trainings import seeds_of
 from clipzoo.store.manifest import software
-from clipzoo.training import read_log, supervision
+from clipzoo.training import hardware, read_log, supervision
 from clipzoo.training.guard import RECORD
 from clipzoo.training.health import Supervision, describe_supervision
 
@@ -35,7 +35,8 @@ def compared(run: Run) -> Results:
         arms: dict[str, dict[int, RowScores]] = {
             arm: {seed: splits[split] for seed, splits in seeds.items()} for arm, seeds in scores.items()
         }
-        measured[split] = arms, {row: {0: groups} for row, groups in rows.items()}
+        constant = run.suite.constant(split)
+        measured[split] = arms, {row: {0: groups} for row, groups in (rows | constant).items()}
     supervised = supervision_of(run)
     results = compare(
         *measured["test"],
@@ -46,11 +47,29 @@ def compared(run: Run) -> Results:
         versions=software(),
     )
     results["supervision"] = supervised
+    results["trainings"] = trainings_of(run)
+    if named := named_arms_of(run):
+        results["named_arms"] = named
     if guarded := guard_of(run):
         results["guard"] = guarded
     if interpolated := interpolation_of(run):
         results["interpolation"] = interpolated
     return results
+
+
+def trained_arms(run: Run) -> list[str]:
+    """Return the arms of the recipe that are trained."""
+    return [arm for arm in run.recipe.arms if arm != "clip"]
+
+
+def named_arms_of(run: Run) -> dict[str, NamedArm]:
+    """Return the columns and the folder of every arm with a subset of the columns."""
+    arms: dict[str, NamedArm] = {}
+    for arm in run.recipe.named_arms:
+        one = run.named(arm)
+        assert one is not None
+        arms[arm] = NamedArm(columns=list(one.specs), folder=one.out.relative_to(run.out).as_posix())
+    return arms
 
 
 def measured_arms(run: Run) -> list[str]:
@@ -100,17 +119,32 @@ def cost(run: Run) -> dict[str, dict[str, float | None]]:
 def supervision_of(run: Run) -> dict[str, dict[str, Supervision]]:
     """Return arm -> seed -> its ``supervision.json``; earlier versions of clipzoo wrote none."""
     arms: dict[str, dict[str, Supervision]] = {}
-    for arm in run.recipe.arms:
-        if arm in TRAINED:
-            seeds = {str(seed): supervision(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
-            arms[arm] = {seed: record for seed, record in seeds.items() if record}
+    for arm in trained_arms(run):
+        seeds = {str(seed): supervision(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
+        arms[arm] = {seed: record for seed, record in seeds.items() if record}
     return {arm: seeds for arm, seeds in arms.items() if seeds}
+
+
+def trainings_of(run: Run) -> dict[str, dict[str, TrainingRecord]]:
+    """Return arm -> seed -> samples, steps, time and hardware of each training."""
+    arms: dict[str, dict[str, TrainingRecord]] = {}
+    for arm in trained_arms(run):
+        for seed in seeds_of(run.recipe, arm):
+            folder, batch, steps = run.folder_of(arm, seed), run.recipe.training.batch_size, run.steps()
+            speeds = [line["images_per_second"] for line in read_log(folder) if line.get("images_per_second")]
+            seconds = steps * batch * sum(1 / speed for speed in speeds) / len(speeds) if speeds else None
+            counted = supervision(folder)
+            samples = counted["samples"] if counted else len(run.plan)
+            arms.setdefault(arm, {})[str(seed)] = TrainingRecord(
+                samples=samples, steps=steps, batch_size=batch, seconds=seconds, hardware=hardware(folder)
+            )
+    return arms
 
 
 def guard_of(run: Run) -> dict[str, dict[str, GuardRecord]]:
     """Return arm -> seed -> the guard's measurements and events; empty without ``training.guard``."""
     arms: dict[str, dict[str, GuardRecord]] = {}
-    for arm in [arm for arm in run.recipe.arms if arm in TRAINED]:
+    for arm in trained_arms(run):
         for seed in seeds_of(run.recipe, arm):
             path = run.folder_of(arm, seed) / RECORD
             if path.exists():
@@ -137,12 +171,21 @@ def protocol(run: Run) -> dict[str, object]:
         "pixels of each token; strength chosen on validation",
         "zero_shot": "normalized mean of normalized embeddings over the dataset's own templates",
         "retrieval": "mean of both directions; equal captions count as one candidate",
-        "learning_rates": {arm: run.trainings.rate(arm) for arm in run.recipe.arms if arm != "clip"},
+        "learning_rates": {arm: run.rate(arm) for arm in trained_arms(run)},
         "learning_rate_grid": list(training.learning_rates),
-        "more_labels": f"true labels of the probe split and pseudo-labels of {PSEUDO:,} random captioned pictures",
+        **_more_labels(run),
         **_interpolation(run),
         **open_vocabulary.protocol(evaluation.open_vocabulary),
     }
+
+
+def _more_labels(run: Run) -> dict[str, str]:
+    """Return of how many pseudo-labels the row "more labels" is made; empty without the row."""
+    counts = run.measured.pseudo_labels()
+    if counts is None:
+        return {}
+    listed = ", ".join(f"{count:,} of {task}" for task, count in counts.items())
+    return {"more_labels": f"true labels of the probe split and pseudo-labels of random captioned pictures: {listed}"}
 
 
 def _interpolation(run: Run) -> dict[str, str]:
@@ -166,9 +209,7 @@ def _alignment(truth: Mapping[str, Truth]) -> str:
 def curves(run: Run) -> Curves:
     """Return arm -> seed -> loss terms and guard of its log, one value per entry."""
     return {
-        arm: {seed: curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)}
-        for arm in run.recipe.arms
-        if arm in TRAINED
+        arm: {seed: curve(run.folder_of(arm, seed)) for seed in seeds_of(run.recipe, arm)} for arm in trained_arms(run)
     }
 
 
@@ -183,7 +224,22 @@ def curve(folder: Path) -> list[Point]:
 
 
 def picture_rows(run: Run) -> list[PictureRow]:
-    """Return the pictures of the page, with the labels of both trained arms; none if an arm or truth is missing."""
+    """Return the pictures of the page: probes of both trained arms, if there are both, and heat maps of prompts."""
+    return [*_probed_rows(run), *_prompted_rows(run)]
+
+
+def _prompted_rows(run: Run) -> list[PictureRow]:
+    """Return the heat maps of every arm; none without ``evaluation.open_vocabulary``."""
+    evaluation, test, seed = run.recipe.evaluation, run.suite.dense.get("test"), run.recipe.seeds[0]
+    if evaluation.open_vocabulary is None or not evaluation.pictures or test is None:
+        return []
+    seeds = {arm: 0 if arm == "clip" else seed for arm in run.recipe.arms}
+    scores = {arm: run.scores(arm, one)["test"][OPEN_VOCABULARY] for arm, one in seeds.items()}
+    students = {arm: partial(run.train, arm, one) for arm, one in seeds.items()}
+    return prompted(test, students, scores, evaluation.open_vocabulary, evaluation.pictures)
+
+
+def _probed_rows(run: Run) -> list[PictureRow]:
     recipe, seed = run.recipe, run.recipe.seeds[0]
     test = run.suite.dense.get("test") if recipe.evaluation.pictures and set(TRAINED) <= set(recipe.arms) else None
     if test is None:

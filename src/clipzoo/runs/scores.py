@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from clipzoo import files
 from clipzoo.benchmarks import Split, column_labels, split_of
 from clipzoo.data import entry_of
 from clipzoo.errors import ClipzooError
@@ -178,13 +180,24 @@ class Scores:
         entries = [entry_of(row) for row in plan.rows(rows)]
         floors = {labels.task: column.min_confidence or 0.0 for column, labels in columns.values()}
         true_labels = next(iter(self.suite.dense["test"].truth.values()))
-        return split_of(
-            reader,
-            [entry for entry in entries if decodes(reader, entry)],
-            column_labels(str(self.inputs.store.root), reader, comparable, floors),
-            self.suite.size,
-            true_labels.size,
-        )
+        readable = [entry for entry in entries if decodes(reader, entry)]
+        labels = column_labels(str(self.inputs.store.root), reader, comparable, floors)
+        counts = {task: sum(map(bool, one.loaders(readable))) for task, one in labels.items()}
+        files.write(self._pseudo_record, json.dumps(counts).encode())
+        return split_of(reader, readable, labels, self.suite.size, true_labels.size)
+
+    @property
+    def _pseudo_record(self) -> Path:
+        return self.inputs.folder.scores("baselines", "more_labels.json")
+
+    def pseudo_labels(self) -> dict[str, int] | None:
+        """Return task -> number of pseudo-labels of the row "more labels"; None without the row."""
+        if not self.suite.probed or "clip-ft" not in self.inputs.recipe.arms:
+            return None
+        if not self._pseudo_record.exists() and self._pseudo_labeled() is None:
+            return None
+        counts: dict[str, int] = json.loads(self._pseudo_record.read_text(encoding="utf-8"))
+        return counts
 
     def kept(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,7 +87,10 @@ def label(run: Run) -> Store:
 @_locked
 def train(run: Run, arm: str, seed: int) -> Path:
     """Label, then train one arm, unless it is trained already. Returns the folder of the student."""
-    check_arm(arm, "train")
+    check_arm(arm, "train", (*TRAINED, *run.recipe.named_arms))
+    if named := run.named(arm):
+        run.progress.stage(f"{arm}: captions and pseudo-labels of {', '.join(named.specs)}")
+        return train(named, "clipzoo", seed)
     if run.trainings.trained(arm, seed) is None:
         label(run)
         run.progress.stage(f"training {arm}, seed {seed}")
@@ -122,7 +125,7 @@ def evaluate(run: Run) -> Path:
     check_measurable(run.recipe)
     if run.recipe.interpolation:
         run.interpolations.check()
-    remaining = run.trainings.remaining()
+    remaining = run.remaining()
     if remaining:
         run.progress.stage(f"training these arms before measuring: {describe(remaining)}")
     for arm, seed in remaining:
@@ -186,11 +189,15 @@ def export(
             exported student differs, or another process holds the lock of the run's folder.
         OSError: the disk cannot be written to; nothing incomplete remains.
     """
-    check_arm(arm, "export", EXPORTED)
+    check_arm(arm, "export", (*EXPORTED, *run.recipe.named_arms))
+    if named := run.named(arm):
+        seed = run.recipe.seeds[0] if seed is None else seed
+        return export(named, to, "clipzoo", seed, out or run.out / "export" / to / f"{arm}-{seed}", heads)
     TARGETS.load(to)
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
-    return folder, sentence(export_student(to, _source(run, arm, seed, heads), folder))
+    source = replace(_source(run, arm, seed, heads), place=folder.as_posix())
+    return folder, sentence(export_student(to, source, folder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +232,15 @@ def push(
     Raises:
         RemoteError: the hub cannot be reached or refuses, or no token is known. Others as of `export`.
     """
-    check_arm(arm, "push", EXPORTED)
+    check_arm(arm, "push", (*EXPORTED, *run.recipe.named_arms))
+    if named := run.named(arm):
+        return push(named, repository, to, "clipzoo", seed, heads, private, dry_run)
     TARGETS.load(to)
     check_repository(repository)
     if not dry_run:
         check_login()
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
-    source = _source(run, arm, seed, heads)
+    source = replace(_source(run, arm, seed, heads), place=repository, hub=True)
     with TemporaryDirectory(prefix=".push-", dir=run.out) as scratch:
         folder = Path(scratch, "student")
         export_student(to, source, folder)

@@ -6,7 +6,7 @@ from clipzoo.training.job import Job, Recognition, Training
 from clipzoo.training.loop import train
 from clipzoo.training.processes.ranks import check_joined, joined
 from clipzoo.training.records import read_log
-from clipzoo.training.result import ended, finished, reached
+from clipzoo.training.result import ended, finished, hardware, reached
 
 __all__ = [
     "Job",
@@ -16,6 +16,7 @@ __all__ = [
     "check_settings",
     "ended",
     "finished",
+    "hardware",
     "joined",
     "reached",
     "read_log",

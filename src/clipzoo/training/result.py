@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from pathlib import Path
+
+import torch
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError
@@ -13,6 +17,8 @@ from clipzoo.training.processes import ranks
 
 STUDENT, DONE = "student", "done"
 """The student's folder in the folder of a training; the file in it that marks it as whole."""
+HARDWARE = "hardware.txt"
+"""The file in the folder of a training that names its processors."""
 
 
 def write(training: Training, student: Student) -> None:
@@ -24,12 +30,29 @@ def write(training: Training, student: Student) -> None:
     health.write_supervision(out, supervision)
     if unreadable := health.describe_unreadable(supervision):
         training.say(unreadable)
+    files.write(out / HARDWARE, _hardware(training.job.device).encode())
     student.save(out / STUDENT)
     files.sync_folder(out / STUDENT)
     files.write(out / STUDENT / DONE, b"")
     for name in (checkpoint.NAME, guard.GOOD):
         (out / name).unlink(missing_ok=True)
     checkpoint.prune(out)
+
+
+def _hardware(device: str) -> str:
+    """Return the processors of a training as text."""
+    count, kind = ranks.world_size(), torch.device(device)
+    if kind.type == "cuda":
+        return f"{count} × {torch.cuda.get_device_name(kind)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = f", {count} processes" if count > 1 else ""
+    return f"{kind.type}: {cores} cores ({platform.machine()}){processes}"
+
+
+def hardware(out: Path) -> str:
+    """Return the processors of a training that has ended, "" if earlier versions of clipzoo trained it."""
+    path = out / HARDWARE
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def ended(out: Path) -> bool:

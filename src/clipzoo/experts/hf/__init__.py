@@ -17,12 +17,12 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 from clipzoo.errors import ExpertError
+from clipzoo.experts._families.hf import FAMILIES, HEADS, Form, family_of
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
 from clipzoo.experts.hf.boundaries import BoundariesPostprocessor
 from clipzoo.experts.hf.boxes import BoxesPostprocessor
 from clipzoo.experts.hf.concepts import ConceptsPostprocessor
 from clipzoo.experts.hf.depth import DepthPostprocessor
-from clipzoo.experts.hf.families import FAMILIES, HEADS, Form, family_of
 from clipzoo.experts.hf.frame import disable_center_crop
 from clipzoo.experts.hf.instances import InstancesPostprocessor
 from clipzoo.experts.hf.masks import MasksPostprocessor, SemanticPostprocessor

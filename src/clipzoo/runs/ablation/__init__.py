@@ -2,6 +2,6 @@
 
 from clipzoo.runs.ablation.ablate import Ablation, ablate, check, planned
 from clipzoo.runs.ablation.advise import Budget, advise
-from clipzoo.runs.ablation.variants import Variant
+from clipzoo.runs.variants import Variant
 
 __all__ = ["Ablation", "Budget", "Variant", "ablate", "advise", "check", "planned"]

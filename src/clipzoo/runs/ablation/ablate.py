@@ -17,10 +17,10 @@ from clipzoo.pages.ablation import write_ablation
 from clipzoo.recipe import Recipe
 from clipzoo.runs import verbs
 from clipzoo.runs._run import Run
-from clipzoo.runs.ablation.variants import Variant, variants
 from clipzoo.runs.before.preflight import check_measurable
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.results import cost
+from clipzoo.runs.variants import Variant, variants
 from clipzoo.store.manifest import software
 from clipzoo.training import ended
 from clipzoo.training.processes import ranks
@@ -98,22 +98,8 @@ def _reference(run: Run, steps: int | None) -> Run:
 
 
 def _trained(reference: Run, variant: Variant) -> bool:
-    folder = reference.out / "ablations" / variant.folder if variant.folder else reference.out
-    return all(ended(folder / "arms" / "clipzoo" / str(seed)) for seed in reference.recipe.seeds)
-
-
-def opened(reference: Run, variant: Variant) -> Run:
-    """Return the run of a variant, which takes everything but the arm ``clipzoo`` from the reference."""
-    if not variant.folder:
-        return reference
-    folder = reference.out / "ablations" / variant.folder
-    Folder(folder).share(reference.folder, ["clip", "clip-ft"], rates=True)
-    values = reference.recipe.model_dump(mode="json")
-    kept = [values["columns"][i] for i, name in enumerate(reference.specs) if name in variant.columns]
-    values |= {"columns": kept, "name": f"{reference.recipe.name}-{variant.folder}", "variants": {}}
-    run = Run(Recipe.model_validate(values), folder, reference.progress, reference.device)
-    run.trainings.suite = reference.trainings.suite
-    return run
+    folder = reference.variant_folder(variant)
+    return all(ended(folder.training("clipzoo", seed)) for seed in reference.recipe.seeds)
 
 
 def _compared(reference: Run, every: Sequence[Variant]) -> Path:
@@ -122,7 +108,7 @@ def _compared(reference: Run, every: Sequence[Variant]) -> Path:
     for row, arm in (("clip-ft", "clip-ft"), (ALL, "clipzoo")):
         scores[row] = {seed: reference.scores(arm, seed) for seed in seeds}
     for variant in every:
-        run = opened(reference, variant)
+        run = reference.variant(variant)
         with run.writing():
             reference.progress.stage(variant.name)
             scores[variant.name] = {seed: run.scores("clipzoo", seed) for seed in seeds}

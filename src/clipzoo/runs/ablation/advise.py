@@ -22,10 +22,9 @@ from clipzoo.pages.ablation import write_ablation
 from clipzoo.recipe import Recipe
 from clipzoo.runs import verbs
 from clipzoo.runs._run import Run
-from clipzoo.runs.ablation.ablate import opened
-from clipzoo.runs.ablation.variants import Variant, variants
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.results import cost
+from clipzoo.runs.variants import Variant, variants
 from clipzoo.store.manifest import software
 from clipzoo.tasks.base import Measure
 from clipzoo.training.processes import ranks
@@ -92,7 +91,7 @@ def advise(run: Run, budget: Budget | None = None) -> Path:
             scores = {"clip-ft": _scores(small, "clip-ft", small)}
             alone = variants(small.inputs, only=tuple(small.specs), without=())
             for variant in alone:
-                scores[variant.name] = _scores(small, variant.name, opened(small, variant))
+                scores[variant.name] = _scores(small, variant.name, small.variant(variant))
             results = _results(run, small, scores, alone)
             files.write(small.out / "advice.json", json.dumps(results, indent=1, allow_nan=False).encode())
             title = f"Advice on the experts of {run.recipe.name}"

@@ -18,6 +18,7 @@ from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_arm
 from clipzoo.runs.trainings import describe
+from clipzoo.runs.variants import check_alone
 from clipzoo.store import Column
 from clipzoo.tasks import Convention
 from clipzoo.training import ended, reached
@@ -197,7 +198,9 @@ def preview(
         PlanError: there are fewer samples than one batch holds.
     """
     for arm in arms or ():
-        check_arm(arm, "train")
+        check_arm(arm, "train", (*TRAINED, *recipe.named_arms))
+    if recipe.named_arms:
+        check_alone(processes)
     with TemporaryDirectory() as scratch:
         run = Run(recipe, out, progress, scratch=Path(scratch))
         (samples, left_out, coverage, size), settings = _data(run), recipe.training
@@ -207,7 +210,8 @@ def preview(
                 f"{recipe.location} has {samples} usable samples, fewer than one batch of {settings.batch_size}: lower "
                 f"training.batch_size to at most {samples}"
             )
-        trained = list(arms or (arm for arm in recipe.arms if arm in TRAINED))
+        trained = list(arms or (arm for arm in recipe.arms if arm != "clip"))
+        searched = [arm for arm in trained if arm in TRAINED]  # named arms have the learning rate of clipzoo
         trainings = [(arm, seed) for arm in trained for seed in seeds or recipe.seeds]
         steps = run.steps(samples)
         folders = {training: run.folder_of(*training) for training in trainings}
@@ -226,8 +230,8 @@ def preview(
             trial_steps=run.trainings.trial_steps(samples),
             trainings=trainings,
             done=done,
-            trials=len(grid) * len(trained),
-            finished_trials=sum(f"{rate:g}" in run.trainings.trials(arm) for arm in trained for rate in grid),
+            trials=len(grid) * len(searched),
+            finished_trials=sum(f"{rate:g}" in run.trainings.trials(arm) for arm in searched for rate in grid),
             memory=estimate(student, strides, settings, processes),
             processes=processes,
             epoch_bytes=size,

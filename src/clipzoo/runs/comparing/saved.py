@@ -48,12 +48,16 @@ class Saved:
         rows: dict[str, dict[int, RowScores]] = {}
         for arm, cells in self.results["arms"].items():
             for seed in (0,) if arm == "clip" else self.results["seeds"]:
-                groups = _load(self.folder.scores(arm, seed)).get(split, {}) if cells else {}
+                groups = _load(self._scores(arm, seed)).get(split, {}) if cells else {}
                 if groups:
                     rows.setdefault(arm, {})[seed] = groups
         for row, groups in _load(self.folder.scores("baselines", split)).items():
             rows[row] = {0: groups}
         return rows
+
+    def _scores(self, arm: str, seed: int) -> Path:
+        named = self.results.get("named_arms", {}).get(arm)
+        return Folder(self.path / named["folder"]).scores("clipzoo", seed) if named else self.folder.scores(arm, seed)
 
     def protocol(self, group: str, split: str) -> dict[str, str]:
         """Return the settings on which the scores of a group of measures depend, in words."""

@@ -61,6 +61,21 @@ def variants(inputs: Inputs, without: Sequence[str] | None = None, only: Sequenc
     ]
 
 
+def variant_of(inputs: Inputs, name: str, sources: Sequence[str]) -> Variant:
+    """Return the variant of a name and of columns, tasks or experts of a recipe."""
+    kept = tuple(inputs.chosen(sources, f"variants.{name}"))
+    return Variant(name, "named", "", kept, _folder(kept, tuple(inputs.specs)))
+
+
+def check_alone(processes: int) -> None:
+    """Raise `RecipeError` if several processes are to train arms of a subset of the columns."""
+    if processes > 1:
+        raise RecipeError(
+            "arms has subsets of the columns, which one process trains. Run it without --gpus and torchrun, or remove "
+            "them from arms and train each as a run of its own"
+        )
+
+
 def _folder(kept: Sequence[str], every: Sequence[str]) -> str:
     few = len(kept) <= len(every) / 2
     columns = kept if few else [one for one in every if one not in kept]

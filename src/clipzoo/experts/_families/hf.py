@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Family
-from clipzoo.tasks.depth import Kind
+
+if TYPE_CHECKING:
+    from clipzoo.tasks.depth import Kind  # with PyTorch
 
 Form = Literal[
     "depth", "normals", "semantic", "masks", "boxes", "instances", "owl", "grounding", "omdet", "concepts", "boundaries"
