@@ -19,6 +19,7 @@ from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.features import Features, unit
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import Camera
@@ -276,6 +277,21 @@ class Boxes(Case):
         return float(self.gap(found, right).max())
 
 
+@dataclass(frozen=True)
+class Featured(Case):
+    """Features of the surface's depth and height, which a mirror does not change; `gap` is in degrees."""
+
+    def label(self, seen: Seen) -> Features:
+        height = (seen.rays * seen.z)[1]
+        vectors = np.stack([np.cos(seen.z), np.sin(seen.z), np.cos(height), np.sin(height), np.ones_like(height)])
+        return unit(vectors.astype(np.float32), seen.valid)
+
+    def gap(self, a: Features, b: Features) -> Floats:
+        both = a.valid & b.valid
+        chords = np.linalg.norm((a.vectors - b.vectors)[:, both].astype(np.float64), axis=0)
+        return 2 * np.degrees(np.arcsin(np.clip(chords / 2, 0, 1)))
+
+
 CASES: dict[str, list[Case]] = {
     "segmentation": [Case("segmentation", Convention(CLASSES), "ids", 0, 0)],
     "depth": [
@@ -290,6 +306,7 @@ CASES: dict[str, list[Case]] = {
         Boxes("detection", Convention(THINGS), "boxes", 0, 0.02, masks=True),
     ],
     "edges": [Case("edges", Convention(), "values", 0.002, 0.1)],
+    "features": [Featured("features", Convention(channels=5), "vectors", 0.5, 1)],
 }
 """Labels of the scene by task; a new task adds its own here."""
 

@@ -35,6 +35,11 @@ def normals(raw: Tensor, convention: Convention) -> dict[str, Tensor]:
     return {"normals": torch.where(length > 1e-6, raw / length.clamp(min=1e-6), viewer)}
 
 
+def features(raw: Tensor, convention: Convention) -> dict[str, Tensor]:
+    """Return unit vectors ``features`` [B,C,H,W] in the space of the expert's encoder."""
+    return {"features": raw / raw.norm(dim=1, keepdim=True).clamp(min=1e-6)}
+
+
 def edges(raw: Tensor, convention: Convention) -> dict[str, Tensor]:
     """Return the ``probability`` of an edge [B,H,W]."""
     return {"probability": raw[:, 0].sigmoid()}
@@ -52,4 +57,5 @@ def detection(raw: Tensor, convention: Convention) -> dict[str, Tensor]:
 
 DECODERS: dict[str, Decode] = {
     "depth": depth, "segmentation": segmentation, "normals": normals, "edges": edges, "detection": detection,
+    "features": features,
 }  # fmt: skip

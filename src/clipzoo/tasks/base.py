@@ -47,12 +47,14 @@ def unknown(classes: Sequence[str]) -> list[int]:
 class Convention:
     """Meaning of a column's labels beyond their task; part of its manifest.
 
-    ``classes`` are the names of the label space by id; ``kind`` and ``along`` define the meaning of depth values.
+    ``classes`` are the names of the label space by id; ``kind`` and ``along`` define the meaning of depth values;
+    ``channels`` is the length of feature vectors, 0 for other tasks.
     """
 
     classes: tuple[str, ...] = ()
     kind: Literal["metric", "affine-depth", "affine-disparity"] | None = None
     along: Literal["z", "ray"] | None = None
+    channels: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Return JSON values without empty fields."""
@@ -61,7 +63,8 @@ class Convention:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Convention:
         """Return the convention of the values of `to_json`; missing fields are empty or None."""
-        return cls(tuple(values.get("classes", ())), values.get("kind"), values.get("along"))
+        classes = tuple(values.get("classes", ()))
+        return cls(classes, values.get("kind"), values.get("along"), int(values.get("channels", 0)))
 
 
 @dataclass(frozen=True, slots=True)
