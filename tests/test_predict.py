@@ -17,6 +17,7 @@ from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, RecipeError
 from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import Convention
+from clipzoo.tasks.segmentation import Segmentation
 
 SPECS = {
     "segmentation/x": HeadSpec("segmentation", Convention(("floor", "red <b>chair</b>")), "linear"),
@@ -110,8 +111,7 @@ def test_a_run_shows_its_start_beside_the_trained_student(run: Path, pictures: P
     assert shown.models == ["start", "clipzoo"]
     assert [len(values) for values in shown.pictures[0].probabilities.values()] == [2, 2]
     assert shown.notes == ["start: no heads, only probabilities and heat maps of prompts"]
-    heads = [one for one in shown.pictures[0].overlays if one.column != "cosine"]
-    assert {one.model for one in heads} == {"clipzoo"}
+    assert {one.model for one in shown.pictures[0].heads} == {"clipzoo"}
     heat = [(one.title, one.model) for one in shown.pictures[0].overlays if one.column == "cosine"]
     assert heat == [("red", "start"), ("red", "clipzoo"), ("green", "start"), ("green", "clipzoo")]
 
@@ -122,6 +122,19 @@ def test_a_heat_map_is_the_cosine_of_patches_and_prompt(student: Path, pictures:
     picture.thumbnail((480, 480), Image.Resampling.LANCZOS)
     cosines = loaded.segment(picture, ["red"], ["{c}"]).similarities
     assert [heat.legend[0].text, heat.legend[-1].text] == [f"{cosines.min():.2f}", f"{cosines.max():.2f}"]
+
+
+def test_segmentation_by_prompts_is_the_most_similar_prompt_of_each_pixel(student: Path, pictures: Path) -> None:
+    loaded, picture = clipzoo.load(student), Image.open(pictures / "wide.png")
+    prompts = ["red", "a <b>photo</b> of green"]
+    shown = clipzoo.show(loaded, picture, [*prompts, "red"])
+    (segments,) = [one for one in shown.pictures[0].prompted if one.title == "segmentation by prompts"]
+    assert isinstance(segments.label, Segmentation)
+    np.testing.assert_array_equal(segments.label.ids, loaded.segment(picture, prompts, ["{c}"]).ids)
+    assert {mark.text.rpartition(" ")[0] for mark in segments.legend} <= set(prompts)
+    assert list(shown.pictures[0].probabilities) == prompts
+    assert "<b>photo" not in shown.html().decode()
+    assert len(clipzoo.show(loaded, picture, ["red"]).pictures[0].prompted) == 1
 
 
 def test_two_students_stand_side_by_side(student: Path, pictures: Path) -> None:

@@ -24,6 +24,7 @@ from clipzoo.cli import (
     interpolate,
     label,
     labels,
+    live,
     new,
     predict,
     push,
@@ -67,6 +68,7 @@ for verb in (
     tasks, doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+app.command(name="app")(live.command)  # a module of this name would be replaced by the variable above
 app.add_typer(experts.app)
 app.add_typer(labels.app)
 app.add_typer(checkpoint.app)

@@ -20,6 +20,11 @@ def render(template: str, **values: object) -> bytes:
     return page.encode("utf-8", "replace")  # a lone surrogate of a file name has no UTF-8
 
 
+def macro(template: str, name: str, *values: object) -> str:
+    """Return what a macro of a template writes, for pages of other servers; text is escaped."""
+    return str(getattr(_environment().get_template(template).module, name)(*values))
+
+
 def asset(name: str) -> Markup:
     """Return a style sheet or script of this package, unescaped: it holds no text of a user."""
     return Markup(files("clipzoo.pages").joinpath(name).read_text(encoding="utf-8"))

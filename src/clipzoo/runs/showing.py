@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +69,15 @@ def show(
     if count < 1:
         raise ImageError(f"{count} is not a valid number of pictures. Give 1 or more")
     found = list(spread(_expanded(pictures), count))
-    texts = [text.strip() for text in (prompts.split(",") if isinstance(prompts, str) else prompts or ())]
-    models, notes = _models(student, start, arm, seed, device, trust_remote_code)
-    if any(texts):
+    texts = prompts_of(prompts)
+    models, notes = models_of(student, start, arm, seed, device, trust_remote_code)
+    if texts:
         notes += [f"{one}: its vision tower has no heat maps of prompts" for one in models if not locates(models[one])]
     shown, failures = [], []
     for number, one in enumerate(found):
         name = str(one) if isinstance(one, (str, Path)) else f"picture {number + 1}"
         try:
-            shown.append(predict(name, _pixels(one), models, [text for text in texts if text]))
+            shown.append(predict(name, _pixels(one), models, texts))
         except SampleError as error:
             failures.append((name, str(error)))
         (progress or Silent()).step("pictures", number + 1, len(found))
@@ -85,15 +85,25 @@ def show(
         name, reason = failures[0] if failures else ("the given folders", "they contain no pictures")
         raise ImageError(f"none of {len(found)} pictures can be read: {name}: {reason}. Give pictures in other files")
     source = "a loaded student" if isinstance(student, Loaded) else str(student)
-    independent = all(getattr(one.model, "logit_bias", None) is not None for one in models.values())
-    return Predictions(source, list(models), shown, failures, notes, independent)
+    return Predictions(source, list(models), shown, failures, notes, independent(models))
 
 
-def _models(
-    student: Loaded | AnyPath, start: Loaded | AnyPath | None, arm: str | None, seed: int | None, device: str,
-    trust: bool,
+def prompts_of(given: Sequence[str] | str | None) -> list[str]:
+    """Return single prompts, each once; one text may have several, separated by commas."""
+    texts = given.split(",") if isinstance(given, str) else given or ()
+    return [text for text in dict.fromkeys(text.strip() for text in texts) if text]
+
+
+def independent(models: Mapping[str, Loaded]) -> bool:
+    """Return True if the probabilities of prompts are independent of each other, as in SigLIP."""
+    return all(getattr(one.model, "logit_bias", None) is not None for one in models.values())
+
+
+def models_of(
+    student: Loaded | AnyPath, start: Loaded | AnyPath | None = None, arm: str | None = None, seed: int | None = None,
+    device: str = "cpu", trust: bool = False,
 ) -> tuple[dict[str, Loaded], list[str]]:  # fmt: skip
-    """Return name -> model, the start first, and notes about them."""
+    """Return name -> model, the start first, and notes about them; see `show`."""
     first = start if start is None or isinstance(start, Loaded) else load(start, device, trust)
     if isinstance(student, Loaded):
         name, last = "trained", student

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from clipzoo.errors import CheckpointError, ImageError
 from clipzoo.files import AnyPath
 from clipzoo.models import dense
 from clipzoo.models.loaded import Loaded
+from clipzoo.models.segments import Segments
 from clipzoo.pages import _html, words
 from clipzoo.pages.pictures import data_uri, overlay
 from clipzoo.pages.predictions import _sheet
-from clipzoo.tasks import Mark
+from clipzoo.tasks import Convention, Mark
 from clipzoo.tasks.depth import turbo
+from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray
 
 SIDE = 480
@@ -31,16 +33,28 @@ ENDINGS = (".html", ".htm", ".png")
 FRAME = '<iframe sandbox srcdoc="{}" title="predictions" style="width:100%;height:46rem;border:0"></iframe>'
 """The page in a notebook, whose styles stay apart."""
 
+HEAT, SEGMENTS = "cosine", "most similar prompt"
+"""Columns of overlays that are computed from prompts."""
+
 
 @dataclass(frozen=True)
 class Overlay:
-    """The prediction of a head over its picture, uint8 H×W×3, with the legend of its colors."""
+    """The prediction of a head over its picture, uint8 H×W×3, with the legend of its colors.
+
+    ``label`` is the prediction itself, None for heat maps.
+    """
 
     model: str
     title: str
     column: str
     image: ImageArray
     legend: Sequence[Mark]
+    label: object = None
+
+    @property
+    def prompted(self) -> bool:
+        """True if it shows prompts rather than a head."""
+        return self.column in (HEAT, SEGMENTS)
 
     @property
     def uri(self) -> str:
@@ -66,6 +80,16 @@ class Predicted:
     def uri(self) -> str:
         """The picture as a data URI."""
         return data_uri(self.image, photo=True, side=SIDE)
+
+    @property
+    def heads(self) -> list[Overlay]:
+        """The overlays of heads."""
+        return [one for one in self.overlays if not one.prompted]
+
+    @property
+    def prompted(self) -> list[Overlay]:
+        """The overlays of prompts."""
+        return [one for one in self.overlays if one.prompted]
 
 
 @dataclass(frozen=True)
@@ -108,6 +132,17 @@ class Predictions:
         return FRAME.format(html.escape(self.html().decode()))
 
 
+def heads_html(picture: Predicted, models: Sequence[str]) -> str:
+    """Return the figures of all heads as HTML without styles."""
+    return _html.macro("predicted.html", "figures", picture, picture.heads, models)
+
+
+def prompts_html(picture: Predicted, models: Sequence[str], independent: bool) -> str:
+    """Return the probabilities and figures of the prompts as HTML without styles."""
+    table = _html.macro("predicted.html", "probabilities", picture, models, independent)
+    return table + _html.macro("predicted.html", "figures", picture, picture.prompted, models)
+
+
 def check_ending(path: AnyPath) -> Path:
     """Return the path of a file to write; raise `ImageError` unless its ending is one of `ENDINGS`."""
     out = files.local(path, "the predictions")
@@ -131,7 +166,7 @@ def predict(name: str, image: ImageArray, models: Mapping[str, Loaded], prompts:
             overlays += [_overlay(model, loaded, column, small, one) for column, (one,) in
                          loaded.predict_all([small]).items()]  # fmt: skip
     overlays.sort(key=lambda one: one.column)  # stable: models of one column stay in order
-    overlays += [heat for prompt in prompts for heat in _heat_maps(image, models, prompt)]
+    overlays += _of_prompts(_reduced(image, SIDE), models, prompts)
     probabilities = {model: loaded.probabilities([image], prompts)[0].tolist() for model, loaded in models.items()}
     table = {prompt: [values[i] for values in probabilities.values()] for i, prompt in enumerate(prompts)}
     return Predicted(name, _enlarged(_reduced(image, SIDE)), overlays, table)
@@ -142,21 +177,33 @@ def _overlay(model: str, loaded: Loaded, column: str, image: ImageArray, label: 
     task = tasks.get(spec.task)
     drawn = overlay(image, task.render(label, spec.convention), side=SIDE, clear=True)
     legend = task.legend(label, spec.convention)
-    return Overlay(model, words.group_name(spec.task), column, _named(_enlarged(drawn), legend), legend)
+    return Overlay(model, words.group_name(spec.task), column, _named(_enlarged(drawn), legend), legend, label)
 
 
-def _heat_maps(image: ImageArray, models: Mapping[str, Loaded], prompt: str) -> Iterator[Overlay]:
-    """Yield the heat map of a prompt of each model whose vision tower has embeddings of its patches."""
-    small = _reduced(image, SIDE)
-    for model, loaded in models.items():
-        if locates(loaded):
-            found = loaded.segment(small, [prompt], ["{c}"])
-            low, high = float(found.similarities.min()), float(found.similarities.max())
-            scale = turbo(np.linspace(0, 1, 7, dtype=np.float32))
-            marks = [Mark.of("", color) for color in scale[1:-1]]
-            legend = [Mark.of(f"{low:.2f}", scale[0]), *marks, Mark.of(f"{high:.2f}", scale[-1])]
-            drawn = overlay(small, found.heat_map(prompt), side=SIDE, clear=True)
-            yield Overlay(model, prompt, "cosine", _enlarged(drawn), legend)
+def _of_prompts(image: ImageArray, models: Mapping[str, Loaded], prompts: Sequence[str]) -> list[Overlay]:
+    """Return the heat map of each prompt and the open-vocabulary segmentation of each model that `locates`."""
+    able = {model: loaded for model, loaded in models.items() if prompts and locates(loaded)}
+    found = {model: loaded.segment(image, prompts, ["{c}"]) for model, loaded in able.items()}
+    heat = [_heat_map(image, model, prompt, one) for prompt in prompts for model, one in found.items()]
+    return heat + [_segments(image, model, one) for model, one in found.items() if len(prompts) > 1]
+
+
+def _heat_map(image: ImageArray, model: str, prompt: str, found: Segments) -> Overlay:
+    """Return the cosines of a prompt, blue for the lowest of the picture and red for the highest."""
+    values = found.similarities[found.names.index(prompt)]
+    scale = turbo(np.linspace(0, 1, 7, dtype=np.float32))
+    marks = [Mark.of("", color) for color in scale[1:-1]]
+    legend = [Mark.of(f"{values.min():.2f}", scale[0]), *marks, Mark.of(f"{values.max():.2f}", scale[-1])]
+    drawn = overlay(image, found.heat_map(prompt), side=SIDE, clear=True)
+    return Overlay(model, prompt, HEAT, _enlarged(drawn), legend)
+
+
+def _segments(image: ImageArray, model: str, found: Segments) -> Overlay:
+    """Return the most similar prompt of each pixel."""
+    task, convention = tasks.get("segmentation"), Convention(classes=found.names)
+    label = Segmentation(found.ids, np.ones(found.ids.shape, np.bool_))
+    drawn = overlay(image, task.render(label, convention), side=SIDE, clear=True)
+    return Overlay(model, "segmentation by prompts", SEGMENTS, _enlarged(drawn), task.legend(label, convention), label)
 
 
 def locates(loaded: Loaded) -> bool:
