@@ -28,6 +28,7 @@ from clipzoo.cli import (
     push,
     report,
     run,
+    split,
     tasks,
     train,
 )
@@ -62,7 +63,7 @@ def _options(
 
 
 for verb in (
-    new, check, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks,
+    new, check, split, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks,
     doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
