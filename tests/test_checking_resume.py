@@ -34,7 +34,12 @@ def comparable(found: Findings) -> dict[str, object]:
     return {name: value for name, value in vars(found).items() if name not in ("seconds", "reused", "_draw")}
 
 
-@pytest.mark.parametrize("form", [*hostile.DATASETS])
+SLOW = {"parquet", "table"}
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.slow] * (form in SLOW)) for form in hostile.DATASETS]
+)
 def test_kept_results_are_those_of_a_new_check(tmp_path: Path, form: str, scanned: list[str]) -> None:
     where = hostile.DATASETS[form](tmp_path / "data") + "?format=folder" * (form == "folder")
     plain = clipzoo.check(where, progress=False)
@@ -82,7 +87,7 @@ from clipzoo.checking import engine
 scan_sample, seen = engine.scan_sample, []
 def slow(reader, entry):
     seen.append(entry)
-    if len(seen) == 250:
+    if len(seen) == 40:
         os.kill(os.getpid(), number)
     return scan_sample(reader, entry)
 engine.scan_sample = slow
@@ -94,15 +99,15 @@ main()
 
 @pytest.mark.parametrize("sent", [15, 9])
 def test_a_stopped_check_resumes_after_its_finished_shards(tmp_path: Path, sent: int, scanned: list[str]) -> None:
-    data = make_dataset(tmp_path / "data", shards=3, count=200)
+    data = make_dataset(tmp_path / "data", shards=3, count=30)
     command = [sys.executable, "-c", STOPPED, str(data), str(tmp_path / "kept"), str(sent)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode in (130, -9)
     assert not (tmp_path / "kept" / "groups.parquet").exists()
     found = clipzoo.check(str(data), resume=tmp_path / "kept", progress=False)
     assert found.reused == 1
-    assert len(scanned) == 400
-    assert (found.seen, found.of_all) == (600, True)
+    assert len(scanned) == 60
+    assert (found.seen, found.of_all) == (90, True)
     assert (tmp_path / "kept" / "groups.parquet").exists()
 
 

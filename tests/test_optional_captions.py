@@ -95,7 +95,7 @@ def test_true_labels_are_imported_for_pictures_without_captions(tmp_path: Path) 
     )
     truth = read_split(open_benchmark(str(bench)), (12, 16)).truth["segmentation"]
     assert [int(label.ids.max()) for label in truth.labels] == [0, 1, 0]
-    assert inspect(bench / "truth", f"{bench / 'images'}?captions=optional", tmp_path / "page.html").samples
+    assert inspect(bench / "truth", f"{bench / 'images'}?captions=optional", tmp_path / "page.html").keys
     assert clipzoo.verify(Store(bench / "truth"), open_dataset(f"{bench / 'images'}?captions=optional")) == []
 
 

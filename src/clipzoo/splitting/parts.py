@@ -1,7 +1,7 @@
 """Sizes of parts, and the part of each sample.
 
-Groups of several samples are assigned first, the largest ones first, then single samples, ordered by class. Each goes
-to the part that is furthest behind its share, so that parts have their sizes and the same shares of all classes.
+Groups of several samples are assigned first, the largest ones first, then single samples, both ordered by class. Each
+goes to the part that is furthest behind its share, so that parts have their sizes and the same shares of all classes.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def assign(roots: NDArray[np.int64], classes: NDArray[np.int64], wanted: Sequenc
     parts = np.zeros(len(roots), np.int8)
     filled = _Filling(wanted)
     several = np.flatnonzero(counts > 1)
-    for group in several[np.lexsort((random[several], -counts[several]))]:
+    for group in several[np.lexsort((random[several], classes[members[several]], -counts[several]))]:
         parts[members[group]] = filled.put(int(counts[group]))
     filled.restart()
     single = np.flatnonzero(counts == 1)
