@@ -102,7 +102,8 @@ def test_true_labels_are_imported_for_pictures_without_captions(tmp_path: Path) 
 def test_training_refuses_a_dataset_whose_captions_are_optional(tmp_path: Path, dataset: Path, tiny_clip: str) -> None:
     recipe = {
         "name": "mute", "data": f"{dataset}?captions=optional", "columns": [],
-        "student": {"model": tiny_clip, "layers": [0]}, "training": {"steps": 1, "batch_size": 2, "learning_rates": [1e-3]},
+        "student": {"model": tiny_clip, "layers": [0]},
+        "training": {"steps": 1, "batch_size": 2, "learning_rates": [1e-3]},
         "arms": ["clip", "clip-ft"],
     }  # fmt: skip
     with pytest.raises(RecipeError, match="training needs a caption"):

@@ -180,7 +180,7 @@ class RowReader(Reader):
         return {name: found[name] for name in found if name not in (columns.image, columns.key, *columns.status)}
 
     def stamp(self, shard: str) -> str:
-        """Return the state of the table's file with the names of its columns; pictures in other files are not covered."""
+        """Return the state of the table's file, and its columns; pictures in other files are not covered."""
         path = self._part(shard).path
         return f"{files.state(path)} {self.columns[path].names}"
 

@@ -39,7 +39,7 @@ class PartReport:
 
 @dataclass
 class SplitReport:
-    """Where all samples of a dataset went.
+    """Destinations of all samples of a dataset.
 
     Attributes:
         out: the folder.
@@ -120,9 +120,10 @@ def notes(report: SplitReport) -> list[str]:
     found = []
     for name, part in report.parts.items():
         if part.wanted is not None and part.samples != part.wanted:
+            largest = max(one.largest for one in report.parts.values())
             found.append(
-                f"{name} has {part.samples:,} samples instead of {part.wanted:,}: groups stay together, and the largest "
-                f"one has {max(one.largest for one in report.parts.values()):,} samples"
+                f"{name} has {part.samples:,} samples instead of {part.wanted:,}: groups stay together, and the "
+                f"largest one has {largest:,} samples"
             )
     absent = sorted(
         {one for name in report.parts if name != HELDOUT for one in report.parts[name].classes}
