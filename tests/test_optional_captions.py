@@ -5,12 +5,22 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from clipzoo.errors import DatasetError
+import clipzoo
+from clipzoo.benchmarks import open_benchmark, read_split
+from clipzoo.errors import DatasetError, RecipeError
+from clipzoo.labeling import import_labels
+from clipzoo.pages import inspect
 from clipzoo.readers import Reader, open_dataset
+from clipzoo.readers.webdataset import write_shard
+from clipzoo.recipe import Recipe
+from clipzoo.runs import Run
+from clipzoo.store import Store
 from making import encoded, image, raw_tar
 
 PICTURES = {f"{i}": encoded(image(i)) for i in range(3)}
@@ -70,3 +80,36 @@ def test_a_table_without_a_caption_column_is_read_where_captions_are_optional(tm
     assert read(open_dataset(location, captions="optional")) == [(k, data, "") for k, data in PICTURES.items()]
     with pytest.raises(DatasetError, match="no caption column"):
         open_dataset(location)
+
+
+def test_true_labels_are_imported_for_pictures_without_captions(tmp_path: Path) -> None:
+    """By an option of the location, which every command takes."""
+    bench = tmp_path / "bench"
+    write_shard(bench / "images" / "0.tar", [(str(i), {"png": encoded(image(i))}) for i in range(3)])
+    (tmp_path / "masks").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((12, 16), i % 2, np.uint8)).save(tmp_path / "masks" / f"{i}.png")
+    meaning = {"task": "segmentation", "classes": "floor,wall", "void": "none", "as": "truth"}
+    import_labels(
+        f"{bench / 'images'}?captions=optional", tmp_path / "masks", "files", meaning, bench / "truth", progress=False
+    )
+    truth = read_split(open_benchmark(str(bench)), (12, 16)).truth["segmentation"]
+    assert [int(label.ids.max()) for label in truth.labels] == [0, 1, 0]
+    assert inspect(bench / "truth", f"{bench / 'images'}?captions=optional", tmp_path / "page.html").keys
+    assert clipzoo.verify(Store(bench / "truth"), open_dataset(f"{bench / 'images'}?captions=optional")) == []
+
+
+def test_training_refuses_a_dataset_whose_captions_are_optional(tmp_path: Path, dataset: Path, tiny_clip: str) -> None:
+    recipe = {
+        "name": "mute", "data": f"{dataset}?captions=optional", "columns": [],
+        "student": {"model": tiny_clip, "layers": [0]},
+        "training": {"steps": 1, "batch_size": 2, "learning_rates": [1e-3]},
+        "arms": ["clip", "clip-ft"],
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="training needs a caption"):
+        _ = Run(Recipe.model_validate(recipe), tmp_path / "run").inputs.reader
+
+
+def test_an_unknown_value_of_the_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="captions=maybe is neither required nor optional"):
+        open_dataset(f"{tmp_path}?captions=maybe")

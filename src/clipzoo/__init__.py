@@ -33,6 +33,7 @@ _WHERE = {
     "report": "clipzoo.runs",
     "run": "clipzoo.runs",
     "show": "clipzoo.runs.showing",
+    "split": "clipzoo.splitting",
     "train": "clipzoo.runs",
     "verify": "clipzoo.store",
 }

@@ -65,7 +65,7 @@ def near(hashes: Hashes) -> list[NDArray[np.int64]]:
                 break
             a, b = order[meet], order[meet + step]
             close = _bits(distinct[a] ^ distinct[b]) <= NEAR
-            root = _linked(root, a[close], b[close])
+            root = linked(root, a[close], b[close])
     roots = root[place]
     order = np.argsort(roots, kind="stable")
     return _groups(order, np.flatnonzero(np.diff(roots[order])) + 1)
@@ -82,7 +82,7 @@ def _bits(values: Hashes) -> NDArray[np.uint8]:
     return counts
 
 
-def _linked(root: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+def linked(root: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the root of each item, the smallest of its group, after every ``a[i]`` is linked with ``b[i]``."""
     while (apart := root[a] != root[b]).any():
         a, b = a[apart], b[apart]

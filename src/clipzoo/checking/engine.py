@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipzoo.checking.duplicates import dhash
 from clipzoo.checking.findings import Findings, ScannedSample, hash64
+from clipzoo.checking.kept import Kept, Scanned
 from clipzoo.errors import DatasetError, SampleError
+from clipzoo.progress import PERIOD
 from clipzoo.readers import Entry, Reader, prefetched, spread
 from clipzoo.readers.decode import read_image
-from clipzoo.stopping import signals
+from clipzoo.stopping import Stop, signals
 from clipzoo.types import Failure
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
@@ -34,13 +38,15 @@ _MAGIC = {
 }  # fmt: skip
 
 
-def scan(reader: Reader, *, limit: int | None = None, progress: bool = True) -> Findings:
+def scan(reader: Reader, *, limit: int | None = None, progress: bool = True, resume: Path | None = None) -> Findings:
     """Read and decode every sample of a dataset once.
 
     Args:
         reader: of the dataset.
         limit: scan this many samples, spread evenly; by default all.
         progress: show a progress bar on standard error.
+        resume: folder that keeps the results of finished shards; shards that it has are not read again unless they have
+            changed. Shards that are scanned in part are not kept.
 
     Returns:
         The findings. After SIGINT or SIGTERM they cover the samples scanned until then, and ``stopped`` is set.
@@ -50,27 +56,66 @@ def scan(reader: Reader, *, limit: int | None = None, progress: bool = True) -> 
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"limit={limit} is not a valid number of samples; give 1 or more")
+    kept = Kept(resume, reader) if resume is not None else None
     began = time.monotonic()
     findings = Findings(reader.location, len(reader.shards))
     shards = spread(reader.shards, limit)
     threads = max(THREADS, reader.threads)
-    near = prefetched(reader, shards) if limit is None else nullcontext(iter(shards))
+    fresh = [shard for shard in shards if kept is None or not kept.has(shard)]
+    near = prefetched(reader, fresh) if limit is None else nullcontext(iter(fresh))
     with signals() as stop, _bar(len(shards), progress) as advance, ThreadPoolExecutor(threads) as pool, near as turns:
-        for left, shard in zip(range(len(shards), 0, -1), turns, strict=True):
-            entries = list(enumerate(reader.index(shard)))
-            chosen = spread(entries, None if limit is None else math.ceil((limit - findings.seen) / left))
-            findings.begin(shard, len(chosen) == len(entries))
-            for number, sample in _scanned(reader, chosen, pool):
-                findings.add(number, sample)
-                if stop.signal:
-                    break
+        unread = frozenset(fresh)
+        for left, shard in zip(range(len(shards), 0, -1), shards, strict=True):
+            if shard in unread:
+                next(turns)
+                most = None if limit is None else math.ceil((limit - findings.seen) / left)
+                _scan_shard(reader, shard, most, pool, findings, stop, kept)
+            elif kept is not None:
+                _restore_shard(shard, findings, kept)
             advance(findings)
             if stop.signal:
                 break
+    if kept is not None:
+        findings.reused = kept.reused
     findings.stopped = stop.signal
     findings.end(len(shards))
     findings.seconds = time.monotonic() - began
     return findings
+
+
+def _scan_shard(
+    reader: Reader,
+    shard: str,
+    most: int | None,
+    pool: ThreadPoolExecutor,
+    findings: Findings,
+    stop: Stop,
+    kept: Kept | None,
+) -> None:
+    """Scan at most ``most`` samples of a shard, and keep the results if it is finished."""
+    entries = list(enumerate(reader.index(shard)))
+    chosen = spread(entries, most)
+    whole = len(chosen) == len(entries)
+    findings.begin(shard, whole)
+    results: list[Scanned] = []
+    for number, sample in _scanned(reader, chosen, pool):
+        findings.add(number, sample)
+        if kept is not None and whole:
+            results.append((number, sample))
+        if stop.signal:
+            return
+    if kept is not None and whole:
+        kept.save(shard, results)
+
+
+def _restore_shard(shard: str, findings: Findings, kept: Kept) -> None:
+    """Add the kept results of a shard."""
+    results = kept.load(shard)
+    if results is None:
+        raise DatasetError(f"the shard {shard!r} has changed during the check; rerun the command")
+    findings.begin(shard, True)
+    for number, sample in results:
+        findings.add(number, sample)
 
 
 def scan_sample(reader: Reader, entry: Entry) -> ScannedSample:
@@ -124,12 +169,27 @@ def _scanned(
 
 @contextmanager
 def _bar(shards: int, enabled: bool) -> Iterator[Callable[[Findings], None]]:
-    """Show completed shards and the numbers of samples and broken samples on standard error."""
+    """Show completed shards and the numbers of samples and broken samples on standard error.
+
+    Where standard error is not a terminal, it is a line every `PERIOD` seconds.
+    """
+    console = Console(stderr=True)
     bars = Progress(
         TextColumn("checking"), BarColumn(), MofNCompleteColumn(),
         TextColumn("shards  {task.fields[samples]} samples  {task.fields[broken]} broken"), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not enabled,
+        console=console, disable=not (enabled and console.is_terminal),
     )  # fmt: skip
     task = bars.add_task("checking", total=shards, samples=0, broken=0)
+    done, printed = 0, time.monotonic()
+
+    def advance(now: Findings) -> None:
+        nonlocal done, printed
+        done += 1
+        bars.update(task, advance=1, samples=now.seen, broken=now.seen - now.usable)
+        if enabled and not console.is_terminal and time.monotonic() - printed >= PERIOD:
+            printed = time.monotonic()
+            line = f"checking: {done}/{shards} shards, {now.seen:,} samples, {now.seen - now.usable:,} broken"
+            print(line, file=sys.stderr, flush=True)
+
     with bars:
-        yield lambda now: bars.update(task, advance=1, samples=now.seen, broken=now.seen - now.usable)
+        yield advance

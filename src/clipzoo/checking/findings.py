@@ -6,9 +6,11 @@ import hashlib
 import random
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipzoo.checking import duplicates
 from clipzoo.checking.captions import language, script, suspicions
@@ -104,6 +106,7 @@ class Findings:
         repeated: captions that `REPEATED` samples or more share.
         drawn: places of random samples.
         stopped: the signal that ended the check early, or "".
+        reused: shards whose results were kept by an earlier check.
         seconds: duration of the check.
     """
 
@@ -127,6 +130,7 @@ class Findings:
     repeated: Duplicates = field(default_factory=Duplicates)
     drawn: list[Place] = field(default_factory=list)
     stopped: str = ""
+    reused: int = 0
     seconds: float = 0.0
     _starts: list[tuple[str, int]] = field(default_factory=list)
     _ordinals: array[int] = field(default_factory=lambda: array("I"))  # of the entry in its shard, of usable samples
@@ -171,12 +175,26 @@ class Findings:
         """Find duplicates, after all samples of ``shards`` shards were added."""
         self.of_all &= not self.stopped and shards == self.shards
         everyone = np.arange(self.usable)
-        self.equal = self._duplicates(duplicates.equal(np.array(self._digests, np.uint64)), everyone)
-        self.near = self._duplicates(
-            duplicates.near(np.array(self._dhashes, np.uint64)), np.array(self._hashed, np.int64)
-        )
+        digests, dhashes, hashed = self.hashes()
+        self.equal = self._duplicates(duplicates.equal(digests), everyone)
+        self.near = self._duplicates(duplicates.near(dhashes), hashed)
         shared = [g for g in duplicates.equal(np.array(self._captions, np.uint64)) if len(g) >= REPEATED]
         self.repeated = self._duplicates(shared, everyone)
+
+    def hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
+        """Return the digests of all usable pictures, the difference hashes of those that have one, and their indices."""
+        return (
+            np.array(self._digests, np.uint64),
+            np.array(self._dhashes, np.uint64),
+            np.array(self._hashed, np.int64),
+        )
+
+    def usable_places(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Yield (shard, numbers of its usable entries) in the order of `hashes`."""
+        ordinals = np.array(self._ordinals, np.int64)
+        stops = [*(start for _, start in self._starts[1:]), self.usable]
+        for (shard, start), stop in zip(self._starts, stops, strict=True):
+            yield shard, ordinals[start:stop]
 
     def lengths(self) -> tuple[int, int, int]:
         """Return the 5th, 50th and 95th percentile of the captions' characters; zeros without captions."""

@@ -30,6 +30,7 @@ from clipzoo.cli import (
     push,
     report,
     run,
+    split,
     tasks,
     train,
 )
@@ -64,8 +65,8 @@ def _options(
 
 
 for verb in (
-    new, check, label, inspect, train, interpolate, eval, ablate, advise, report, run, predict, export, push, demo,
-    tasks, doctor,
+    new, check, split, label, inspect, train, interpolate, eval, ablate, advise, report, run, predict, export, push,
+    demo, tasks, doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.command(name="app")(live.command)  # a module of this name would be replaced by the variable above

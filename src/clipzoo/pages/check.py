@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipzoo import files
-from clipzoo.checking import Findings, scan
+from clipzoo.checking import Findings, groups, scan
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Duplicates, Place, side_of
 from clipzoo.errors import MAX_FAILURES, ClipzooError, Code
@@ -50,7 +50,14 @@ class Card:
     note: str = ""
 
 
-def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None, progress: bool = True) -> Findings:
+def check(
+    data: AnyPath,
+    out: AnyPath | None = None,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+    resume: AnyPath | None = None,
+) -> Findings:
     """Scan a dataset for broken samples, suspicious captions and duplicates.
 
     Args:
@@ -58,6 +65,8 @@ def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None
         out: the file of a page with counts and example pictures; by default none is written.
         limit: scan this many samples, spread evenly; by default all.
         progress: show a progress bar on standard error.
+        resume: folder that keeps the results of finished shards; unchanged shards that it has are not read again. The
+            groups of equal and nearly equal pictures are written there, for `clipzoo.split`.
 
     Returns:
         The findings. After SIGINT or SIGTERM they cover the samples scanned until then, and ``stopped`` is set.
@@ -67,8 +76,11 @@ def check(data: AnyPath, out: AnyPath | None = None, *, limit: int | None = None
         StoreError: the page cannot be written.
     """
     page = create_file(files.local(out, "the page")) if out is not None else None
+    kept = files.local(resume, "the folder of --resume") if resume is not None else None
     reader = open_dataset(data)
-    findings = scan(reader, limit=limit, progress=progress)
+    findings = scan(reader, limit=limit, progress=progress, resume=kept)
+    if kept is not None and findings.of_all:
+        groups.write(findings, reader, kept)
     if page is not None:
         write(findings, reader, page)
     return findings

@@ -30,7 +30,8 @@ def open_dataset(
     """Open the dataset at ``location``: a folder, file, list, or glob or brace pattern, with options after ``?``.
 
     docs/data.md describes the formats and their options. If captions are optional, an image without a readable
-    caption is a usable sample whose caption is "": for true labels and benchmarks, which need no captions.
+    caption is a usable sample whose caption is "": for true labels and benchmarks, which need no captions. The option
+    ``captions=optional`` of a location has the same meaning.
     ``fields`` names caption fields that samples carry in `Sample.fields`: columns, members and fields of ``.json``.
 
     Raises:
@@ -38,7 +39,7 @@ def open_dataset(
         RemoteError: its address cannot be reached.
     """
     parsed = Location.parse(os.fspath(location))
-    return open_location(replace(parsed, captions=captions == "required", fields=tuple(fields)))
+    return open_location(replace(parsed, captions=parsed.captions and captions == "required", fields=tuple(fields)))
 
 
 def fingerprint(reader: Reader) -> dict[str, object]:

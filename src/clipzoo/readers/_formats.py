@@ -52,4 +52,5 @@ def open_location(location: Location) -> Reader:
     opened = PLUGINS.load(accepting[0]).READER.open(location)
     opened.folders += location.whole
     opened.drawn = location.fields
+    opened.captions_optional |= not location.captions
     return opened

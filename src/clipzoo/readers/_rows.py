@@ -179,6 +179,11 @@ class RowReader(Reader):
         found, columns = fields.of_values(self.text_values(path, entry.members[ROW])), self.columns[path]
         return {name: found[name] for name in found if name not in (columns.image, columns.key, *columns.status)}
 
+    def stamp(self, shard: str) -> str:
+        """Return the state of the table's file, and its columns; pictures in other files are not covered."""
+        path = self._part(shard).path
+        return f"{files.state(path)} {self.columns[path].names}"
+
     def text_values(self, path: Place, span: Span) -> Mapping[str, object]:
         """Return the columns of a row that may hold text; others may be among them."""
         return self.values(path, span)

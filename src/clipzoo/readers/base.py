@@ -66,6 +66,9 @@ class Reader(ABC):
     drawn: tuple[str, ...] = ()
     """Caption fields that samples carry in `Sample.fields`; those that the dataset was opened with."""
 
+    captions_optional: bool = False
+    """True if samples may have no caption."""
+
     threads: int = 1
     """The number of threads that should read in parallel; more than 1 for data on a network."""
 
@@ -96,6 +99,14 @@ class Reader(ABC):
     def state(self, shard: str) -> str:
         """Return a text that changes with the shard's file, without reading the file; "" if unknown."""
         return ""
+
+    def stamp(self, shard: str) -> str:
+        """Return a text that changes with any file of the shard, without reading the files; "" if unknown."""
+        return self.state(shard)
+
+    def others(self, entry: Entry) -> Mapping[str, bytes]:
+        """Return the members of a usable entry apart from its image and caption file: name -> bytes; with ``json``."""
+        return {}
 
     def cached(self, shard: str) -> AbstractContextManager[None]:
         """Keep a remote shard on disk for the length of the block, for callers that read all of it."""

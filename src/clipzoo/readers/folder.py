@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 
+from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.readers._location import IMAGES, Location, listing
 from clipzoo.readers._rows import ROWS, digest
@@ -131,6 +132,15 @@ class Folder(Reader):
             return exif.sideways(image, self.images.read(f"{entry.key}.json", CAPTION_BYTES))
         except SampleError:  # the .json is not part of the sample
             return ""
+
+    def stamp(self, shard: str) -> str:
+        """Return a digest of the names, sizes and times of modification of all files of the shard."""
+        samples = (
+            names
+            for one in self.slices[shard]
+            for _, names in islice(_samples(self.root, one.folder), one.start, one.stop)
+        )
+        return digest([(name, files.state(self.root / name)) for names in samples for name in names])
 
     def _folders(self) -> Iterator[str]:
         return (os.path.relpath(folder, self.root) for folder, _ in listing.folders(self.root))

@@ -35,6 +35,7 @@ class Joined(Reader):
         self.readers = dict(readers)
         self.shards = tuple(f"{name}/{shard}" for name, reader in self.readers.items() for shard in reader.shards)
         self.folders = tuple(folder for reader in self.readers.values() for folder in reader.folders)
+        self.captions_optional = any(reader.captions_optional for reader in self.readers.values())
         self.threads = max(reader.threads for reader in self.readers.values())
 
     @property
@@ -57,7 +58,8 @@ class Joined(Reader):
         """
         readers = {}
         for name, text in sorted((several.separate(location.path) or _listed(location)).items()):
-            inner = replace(Location.parse(text), captions=location.captions, fields=location.fields)
+            inner = Location.parse(text)
+            inner = replace(inner, captions=location.captions and inner.captions, fields=location.fields)
             if cls.accepts(inner):
                 raise DatasetError(f"{location.path}: {name} is itself a list of datasets; name its datasets here")
             readers[name] = _formats.open_location(inner)
@@ -101,6 +103,16 @@ class Joined(Reader):
         """See `Reader.state`."""
         reader, inner = self._reader(shard)
         return reader.state(inner)
+
+    def stamp(self, shard: str) -> str:
+        """See `Reader.stamp`."""
+        reader, inner = self._reader(shard)
+        return f"{reader.location} {reader.stamp(inner)}"
+
+    def others(self, entry: Entry) -> Mapping[str, bytes]:
+        """See `Reader.others`."""
+        reader, inner = self._reader(entry.shard)
+        return reader.others(replace(entry, shard=inner))
 
     def cached(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.cached`."""

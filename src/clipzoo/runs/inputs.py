@@ -51,6 +51,11 @@ class Inputs:
         """
         captions = self.recipe.training.captions
         reader = open_dataset(self.dataset, fields=tuple(captions))
+        if reader.captions_optional:
+            raise RecipeError(
+                f"data: {self.recipe.location!r} has captions=optional, but training needs a caption for each image; "
+                "remove the option, which is for benchmarks and labels"
+            )
         check_captions(captions, reader)
         return reader
 

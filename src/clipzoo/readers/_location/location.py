@@ -22,6 +22,9 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 """Tables of Hugging Face's imagefolder: a row for each ``file_name``."""
 
 _OPTIONS = re.compile(r"(.+)(\?\w+=[^?]*)", re.DOTALL)
+REQUIRED, OPTIONAL = "required", "optional"
+"""Values of the option ``captions``."""
+
 _KINDS = {"tar": "tar", "csv": "table", "tsv": "table", "parquet": "parquet", **dict.fromkeys(IMAGES, "image")}
 
 
@@ -55,7 +58,11 @@ class Location:
         if not options or ("://" not in text and Path(text).expanduser().exists()):
             return cls(text, text, {})
         pairs = (part.partition("=") for part in options[1:].split("&"))
-        return cls(text, path, {name: unquote(value) for name, _, value in pairs})
+        named = {name: unquote(value) for name, _, value in pairs}
+        captions = named.pop("captions", REQUIRED)
+        if captions not in (REQUIRED, OPTIONAL):
+            raise DatasetError(f"{text!r}: captions={captions} is neither {REQUIRED} nor {OPTIONAL}")
+        return cls(text, path, named, captions == REQUIRED)
 
     @property
     def folder(self) -> Place:
@@ -156,7 +163,7 @@ class Location:
 
     def with_options(self, **options: str) -> str:
         """Return the text of the location with more options."""
-        values = {**self.options, **options}
+        values = {**self.options, **({} if self.captions else {"captions": OPTIONAL}), **options}
         return self.path + "?" + "&".join(f"{name}={quote(value, safe='/,|:. ')}" for name, value in values.items())
 
     def flag(self, name: str) -> bool:

@@ -94,7 +94,7 @@ class WebDataset(Reader):
                 break
         inferred_layout = next(filter(None, candidates), self.requested)
         if inferred_layout != self.requested:
-            log.warning("%s is read as %s", self.location, self._described(inferred_layout))
+            log.warning("%s is read as %s", self.location, _described(self.given, inferred_layout))
         return inferred_layout
 
     @property
@@ -168,6 +168,12 @@ class WebDataset(Reader):
         """See `Reader.state`."""
         return files.state(self._path(shard))
 
+    def others(self, entry: Entry) -> Mapping[str, bytes]:
+        """See `Reader.others`; rows of the tar's metadata are not members."""
+        used = {entry.image, entry.caption} - {fields.JSON}
+        names = [name for name in entry.members if name not in used and not metadata.is_row(name)]
+        return dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
+
     def cached(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.cached`."""
         return files.cached(self._path(shard))
@@ -196,12 +202,6 @@ class WebDataset(Reader):
     def _named(self) -> tuple[str, ...]:
         """The fields whose columns an entry of a metadata file gives."""
         return (*self._columns.fields, *self.given.fields)
-
-    def _described(self, layout: Layout) -> str:
-        """Return the location with the options that give a layout."""
-        if layout.metadata:
-            return f"images with captions in the {' or '.join(metadata.FILES)} of their tar"
-        return f"{self.given.with_options(**layout.options)!r}"
 
     def _path(self, shard: str) -> Place:
         if shard not in self.paths:
@@ -272,6 +272,13 @@ class WebDataset(Reader):
 
 
 READER = WebDataset
+
+
+def _described(location: Location, layout: Layout) -> str:
+    """Return the location with the options that give a layout."""
+    if layout.metadata:
+        return f"images with captions in the {' or '.join(metadata.FILES)} of their tar"
+    return f"{location.with_options(**layout.options)!r}"
 
 
 # Index -----------------------------------------------------------------------------------------------------
