@@ -110,13 +110,23 @@ class Scored:
 
 
 def metric_of(group: str, convention: Convention) -> Metric:
-    """Return the metric of a task, of "zero_shot", of "retrieval" or of "open_vocabulary"."""
+    """Return the metric of a task, of "zero_shot", of "retrieval" or of "open_vocabulary".
+
+    A further metric of a task has a group such as "detection_voc" (`Task.metrics`).
+    """
     if group in RECOGNITION:
         metric: Metric = importlib.import_module(f"clipzoo.evaluation.{group}").METRIC
     else:
-        task = "segmentation" if group == OPEN_VOCABULARY else group.removesuffix(ALIGNED)
-        metric = tasks.get(task).metric(convention)
+        task, name = task_of("segmentation" if group == OPEN_VOCABULARY else group)
+        metric = tasks.get(task).metrics(convention)[name] if name else tasks.get(task).metric(convention)
     return metric
+
+
+def task_of(group: str) -> tuple[str, str]:
+    """Return the task of a dense group, and the name of its further metric or ""."""
+    group = group.removesuffix(ALIGNED)
+    task, _, name = group.rpartition("_")
+    return (group, "") if group in tasks.PLUGINS.names() else (task, name)
 
 
 def rows(metric: Metric, predictions: Iterable[Any], truths: Iterable[Any | None]) -> Rows:

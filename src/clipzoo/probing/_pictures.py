@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -15,8 +15,10 @@ from clipzoo.benchmarks import Benchmark, Loader
 from clipzoo.errors import PlanError, RecipeError
 from clipzoo.probing.base import Preset
 from clipzoo.readers import Entry
+from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention, Task
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
@@ -27,7 +29,8 @@ FILL = 128
 """Value of the border of a picture that is smaller than its crop; its label is unknown there."""
 
 MapLabel = Segmentation | Depth | Normals | Edges
-Pair = tuple[ImageArray, MapLabel]
+Label = MapLabel | Detection
+Pair = tuple[ImageArray, Label]
 """A picture uint8 [H,W,3] and its label."""
 
 
@@ -75,7 +78,7 @@ class Pictures:
     def pair(self, index: int) -> Pair:
         """Return a picture and its label as they are stored."""
         image = decode_image(self.benchmark.reader.read(self.entries[index]).image)
-        return image, cast(MapLabel, self.loaders[index]())
+        return image, cast(Label, self.loaders[index]())
 
     def each(self) -> Iterator[Pair]:
         """Yield every picture with its label in order; threads decode in advance."""
@@ -99,18 +102,19 @@ class Pictures:
 
 
 def augmented(
-    image: ImageArray, label: MapLabel, task: Task[Any], preset: Preset, crop: Size, rng: np.random.Generator
+    image: ImageArray, label: Label, task: Task[Any], preset: Preset, crop: Size, rng: np.random.Generator
 ) -> Pair:
-    """Return a training crop: resized so that the shorter side has a random length, cropped, padded and flipped.
+    """Return a training crop: resized so that the shorter or longer side has a random length, cropped, padded, flipped.
 
-    Without `Preset.short_side`, it is the center crop, flipped at random.
+    Without `Preset.short_side` and `Preset.long_side`, it is the center crop, flipped at random.
     """
     flip = bool(rng.random() < preset.flip)
-    if preset.short_side is None:
+    lengths = preset.short_side or preset.long_side
+    if lengths is None:
         view = View(View.center(image.shape[:2], crop).crop, crop, flip)
         return view.image(image), task.view(label, view)
     H, W = image.shape[:2]
-    factor = rng.uniform(*preset.short_side) / min(H, W)
+    factor = rng.uniform(*lengths) / (min(H, W) if preset.short_side else max(H, W))
     height, width = max(round(H * factor), 1), max(round(W * factor), 1)
     h, w = min(crop[0], height), min(crop[1], width)
     top, left = (int(rng.integers(0, space + 1)) for space in (height - h, width - w))
@@ -127,8 +131,10 @@ def padded(image: ImageArray, size: Size) -> ImageArray:
     return whole
 
 
-def _padded_label(label: MapLabel, size: Size) -> MapLabel:
+def _padded_label(label: Label, size: Size) -> Label:
     """Return a label that is unknown outside of the original, in the upper left corner."""
+    if isinstance(label, Detection):
+        return _reframed(label, size)
     h, w = label.valid.shape
     if (h, w) == size:
         return label
@@ -140,3 +146,15 @@ def _padded_label(label: MapLabel, size: Size) -> MapLabel:
     others = {name: getattr(label, name) for name in ("kind", "along", "confidence") if hasattr(label, name)}
     valid = np.pad(label.valid, [(0, size[0] - h), (0, size[1] - w)])
     return type(label)(**values, valid=valid, **others)
+
+
+def _reframed(label: Detection, size: Size) -> Detection:
+    """Return objects in the upper left corner of a larger frame."""
+    if label.size == size:
+        return label
+    h, w = label.size
+    masks: list[str | None] = []
+    for text in label.masks or ():
+        mask = None if text is None else rle.decode(text, label.size)
+        masks.append(None if mask is None else rle.encode(np.pad(mask, [(0, size[0] - h), (0, size[1] - w)])))
+    return replace(label, size=size, masks=None if label.masks is None else tuple(masks))

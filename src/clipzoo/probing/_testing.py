@@ -13,24 +13,28 @@ from clipzoo.errors import PlanError
 from clipzoo.evaluation.base import Encoder, frozen
 from clipzoo.evaluation.measure import ALIGNED, Scored
 from clipzoo.heads import resize
+from clipzoo.probing._detector import DetectorModule
 from clipzoo.probing._module import ProbeModule, layers_of
-from clipzoo.probing._pictures import MapLabel, Pictures, padded
+from clipzoo.probing._pictures import Label, MapLabel, Pictures, padded
 from clipzoo.probing.base import Preset, depth_of, fitted, patch_of
 from clipzoo.tasks.base import Statistics
 from clipzoo.tasks.depth import Depth
+from clipzoo.tasks.detection import Detection
 from clipzoo.types import ImageArray, Size, View
 
 Predict = Callable[[Tensor, Size], Tensor]
 """Images uint8 [B,H,W,3] of the encoder's size, and the size of the output -> raw [B,C,H,W]."""
 
 
-def score(preset: Preset, module: ProbeModule, model: Encoder, benchmark: Benchmark) -> dict[str, Scored]:
+def score(
+    preset: Preset, module: ProbeModule | DetectorModule, model: Encoder, benchmark: Benchmark
+) -> dict[str, Scored]:
     """Return group -> scores on every labeled picture of a benchmark, each at the size of its label.
 
     Args:
         preset: of the probe.
         module: in evaluation mode.
-        model: the encoder at `size_of` the preset's tests.
+        model: the encoder at `size_of` the preset's tests; a detector has its own.
         benchmark: with truth of the preset's task.
 
     Raises:
@@ -44,19 +48,40 @@ def score(preset: Preset, module: ProbeModule, model: Encoder, benchmark: Benchm
             f"{task.raw_channels(convention, preset.loss)}. Give probe and test benchmarks of the same classes"
         )
     predict = _predictor(preset, module, model)
-    metric = task.metric(convention)
-    rows: dict[str, list[Statistics]] = {preset.task: []}
+    groups = {preset.task: task.metric(convention)}
+    groups |= {f"{preset.task}_{name}": task.metrics(convention)[name] for name in preset.metrics}
+    if preset.aligned:
+        groups[f"{preset.task}{ALIGNED}"] = groups[preset.task]
+    rows: dict[str, list[Statistics]] = {group: [] for group in groups}
     for image, label in pictures.each():
-        raw, truth = _raw(preset, predict, model, image, label, pictures)
-        prediction = task.predict(raw[:, : task.channels(convention)], convention)[0]
-        rows[preset.task].append(metric.statistics(prediction, truth))
-        if preset.aligned:
-            aligned = Depth(prediction.values, prediction.valid, "affine-depth", prediction.along)
-            rows.setdefault(f"{preset.task}{ALIGNED}", []).append(metric.statistics(aligned, truth))
+        prediction, truth = _pair(preset, module, predict, model, image, label, pictures)
+        for group, metric in groups.items():
+            compared = prediction
+            if group.endswith(ALIGNED) and isinstance(prediction, Depth):
+                compared = Depth(prediction.values, prediction.valid, "affine-depth", prediction.along)
+            rows[group].append(metric.statistics(compared, truth))
     return {
-        group: Scored(group, pictures.keys, np.stack(values).astype(np.float64), metric, convention)
-        for group, values in rows.items()
+        group: Scored(group, pictures.keys, np.stack(rows[group]).astype(np.float64), metric, convention)
+        for group, metric in groups.items()
     }
+
+
+def _pair(
+    preset: Preset,
+    module: ProbeModule | DetectorModule,
+    predict: Predict,
+    model: Encoder,
+    image: ImageArray,
+    label: Label,
+    pictures: Pictures,
+) -> tuple[Label, Label]:
+    """Return the prediction for a picture, and its truth."""
+    if isinstance(label, Detection):
+        assert isinstance(module, DetectorModule)
+        return module.detect(image, label.size), label
+    raw, truth = _raw(preset, predict, model, image, label, pictures)
+    found: Label = pictures.task.predict(raw[:, : pictures.task.channels(pictures.convention)], pictures.convention)[0]
+    return found, truth
 
 
 def size_of(preset: Preset, patch: int) -> Size:
@@ -64,7 +89,7 @@ def size_of(preset: Preset, patch: int) -> Size:
     return fitted(preset.test_size or preset.crop, patch)
 
 
-def _predictor(preset: Preset, module: ProbeModule, model: Encoder) -> Predict:
+def _predictor(preset: Preset, module: ProbeModule | DetectorModule, model: Encoder) -> Predict:
     layers = layers_of(preset, depth_of(model))
 
     def predict(images: Tensor, size: Size) -> Tensor:

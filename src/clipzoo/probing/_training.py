@@ -1,4 +1,4 @@
-"""Training of a probe on a frozen encoder; it resumes at the same step with the same bits on one CPU thread."""
+"""Training of a probe on an encoder; it resumes at the same step with the same bits on one CPU thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,13 +18,17 @@ from clipzoo.benchmarks import Benchmark
 from clipzoo.errors import CheckpointError, DivergedError
 from clipzoo.evaluation.base import Encoder, frozen
 from clipzoo.losses.masked import batch_mean
+from clipzoo.probing._detector import DetectorModule
 from clipzoo.probing._module import ProbeModule, layers_of
-from clipzoo.probing._pictures import Pictures
+from clipzoo.probing._pictures import Pair, Pictures
 from clipzoo.probing.base import Preset, depth_of, fitted, patch_of
 from clipzoo.stopping import Interrupted, signals
+from clipzoo.tasks.detection import Detection
 from clipzoo.training import checkpoint
 
 NAME = "probe.pt"
+ADDED = ("long_side", "detector", "metrics")
+"""Settings that presets have not always had; left out of digests where they are unused, so that old ones stay valid."""
 EVERY_SECONDS = 300.0
 """Seconds between checkpoints."""
 
@@ -35,7 +39,8 @@ class ProbeJob:
 
     Attributes:
         preset: its settings.
-        model: the encoder at the size of the preset's crop; stays frozen.
+        model: the encoder at the size of the preset's crop; stays frozen, unless the preset
+            tunes it.
         identity: text that names the model and the benchmark; a checkpoint of another one is refused.
         out: folder of the checkpoint.
         seed: of the weights of the head, the order of pictures and their crops.
@@ -52,7 +57,7 @@ class ProbeJob:
     step: Callable[[int, int, float], None] = field(default=lambda done, total, loss: None)
 
 
-def train(job: ProbeJob, benchmark: Benchmark) -> ProbeModule:
+def train(job: ProbeJob, benchmark: Benchmark) -> ProbeModule | DetectorModule:
     """Train the probe on the labeled pictures of a benchmark, or resume it; returns it in evaluation mode.
 
     Raises:
@@ -67,20 +72,14 @@ def train(job: ProbeJob, benchmark: Benchmark) -> ProbeModule:
     module = build(job, pictures).to(device)
     adam = torch.optim.AdamW(module.parameters(), lr=preset.rate, weight_decay=preset.weight_decay)
     start = _resume(job, module, adam, steps)
-    crop = fitted(preset.crop, patch_of(job.model))
-    layers = layers_of(preset, depth_of(job.model))
+    crop = preset.crop if preset.detector else fitted(preset.crop, patch_of(job.model))
     module.train()
     written = time.monotonic()
     with signals() as stop:
         for number, batch in enumerate(pictures.batches(preset, crop, job.seed, start, steps), start):
-            images = torch.from_numpy(np.stack([image for image, _ in batch])).to(device)
-            with frozen(job.model):
-                maps = [one.float() for one in job.model.maps(images, layers)]
-            target = pictures.task.collate([label for _, label in batch], crop)
-            target = {name: value.to(device) for name, value in target.items()}
             for group in adam.param_groups:
                 group["lr"] = preset.rate * _schedule(number, steps, preset.warmup_steps(steps))
-            loss = loss_of(preset, pictures, module(maps, crop), target)
+            loss = _batch_loss(job, pictures, module, batch, number)
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
@@ -96,8 +95,29 @@ def train(job: ProbeJob, benchmark: Benchmark) -> ProbeModule:
     return module.eval()
 
 
-def build(job: ProbeJob, pictures: Pictures) -> ProbeModule:
+def _batch_loss(
+    job: ProbeJob, pictures: Pictures, module: ProbeModule | DetectorModule, batch: Sequence[Pair], number: int
+) -> Tensor:
+    """Return the loss of a batch; random numbers of the module depend on seed and step alone."""
+    device, labels = _device(job.model), [label for _, label in batch]
+    images = torch.from_numpy(np.stack([image for image, _ in batch])).to(device)
+    if isinstance(module, DetectorModule):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed((job.seed << 32) + number)
+            return module.loss(images, [label for label in labels if isinstance(label, Detection)])
+    with frozen(job.model):
+        maps = [one.float() for one in job.model.maps(images, layers_of(job.preset, depth_of(job.model)))]
+    crop = (images.shape[1], images.shape[2])
+    target = {name: value.to(device) for name, value in pictures.task.collate(labels, crop).items()}
+    return loss_of(job.preset, pictures, module(maps, crop), target)
+
+
+def build(job: ProbeJob, pictures: Pictures) -> ProbeModule | DetectorModule:
     """Return the probe with weights drawn from the job's seed."""
+    if job.preset.detector:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(job.seed)
+            return DetectorModule(job.preset, pictures.task, pictures.convention, job.model)
     size = fitted(job.preset.crop, patch_of(job.model))
     with frozen(job.model):
         zeros = torch.zeros(1, *size, 3, dtype=torch.uint8, device=_device(job.model))
@@ -144,7 +164,11 @@ def _device(model: Encoder) -> torch.device:
 
 
 def _digest(job: ProbeJob, steps: int) -> str:
-    values = {"preset": asdict(job.preset), "identity": job.identity, "seed": job.seed, "steps": steps}
+    settings = asdict(job.preset)
+    for name in ADDED:
+        if not settings[name]:
+            del settings[name]
+    values = {"preset": settings, "identity": job.identity, "seed": job.seed, "steps": steps}
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -28,6 +28,21 @@ class Bins:
 
 
 @dataclass(frozen=True)
+class Detector:
+    """A detector of torchvision on a simple feature pyramid (Li et al., ViTDet, arXiv 2203.16527, section 3).
+
+    Attributes:
+        kind: ``fcos`` (boxes) or ``mask-rcnn`` (boxes and masks; the truth must have masks).
+        width: channels of the pyramid; a multiple of 32 for ``fcos``.
+        tuned: train the encoder, too, instead of keeping it frozen.
+    """
+
+    kind: Literal["fcos", "mask-rcnn"]
+    width: int = 256
+    tuned: bool = False
+
+
+@dataclass(frozen=True)
 class Preset:
     """A protocol: how pictures are cropped, what is trained, and how it is tested.
 
@@ -48,6 +63,7 @@ class Preset:
         norm: apply the tower's final norm to the maps.
         batch_norm: normalize maps over the batch before a linear head.
         short_side: range of the random length of the shorter side in training, in pixels; None for the center crop.
+        long_side: the same for the longer side, instead of `short_side`.
         flip: probability of a horizontal flip in training.
         loss: a loss of the task; None for its default.
         loss_options: options of the loss.
@@ -55,13 +71,16 @@ class Preset:
         gradient: weight of the gradient loss (depth).
         bins: depth as a mean over bins.
         test: ``slide`` (windows of the crop over a picture whose shorter side is `test_short`, each `stride` apart),
-            ``whole`` (the whole picture at `test_size`) or ``center`` (the center crop).
+            ``whole`` (the whole picture at `test_size`), ``center`` (the center crop) or ``pad`` (the whole picture in
+            its aspect, in the upper left corner of the crop).
         stride: of sliding windows, in pixels.
         test_short: shorter side of pictures that are tested in windows.
         test_size: (H, W) of pictures that are tested as a whole; None for the crop.
         flip_average: average the outputs for the picture and its mirror image.
         aligned: report depth after scale-and-shift alignment, too.
         deviations: differences from the source, in sentences.
+        detector: instead of a head, for detection.
+        metrics: further metrics of the task that are reported (`Task.metrics`).
     """
 
     task: str
@@ -86,13 +105,16 @@ class Preset:
     loss_weight: float = 1.0
     gradient: float = 0.0
     bins: Bins | None = None
-    test: Literal["slide", "whole", "center"] = "whole"
+    test: Literal["slide", "whole", "center", "pad"] = "whole"
     stride: Size = (0, 0)
     test_short: int = 0
     test_size: Size | None = None
     flip_average: bool = False
     aligned: bool = False
     deviations: tuple[str, ...] = ()
+    long_side: Size | None = None
+    detector: Detector | None = None
+    metrics: tuple[str, ...] = ()
 
     def length(self, pictures: int) -> int:
         """Return the number of steps on a benchmark of so many pictures."""

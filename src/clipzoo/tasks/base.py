@@ -287,6 +287,10 @@ class Task(ABC, Generic[L]):
     def metric(self, convention: Convention) -> Metric:
         """Return the metric for a column's convention."""
 
+    def metrics(self, convention: Convention) -> Mapping[str, Metric]:
+        """Return the metrics of other protocols by name, which are reported as ``<task>_<name>``; none by default."""
+        return {}
+
     @abstractmethod
     def oracle(self, target: Target, convention: Convention) -> Tensor:
         """Return the correct raw output [B,C,H,W]: the regression target of probes and the reference of tests."""

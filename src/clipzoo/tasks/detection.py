@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,10 +24,11 @@ from torchvision.ops import batched_nms
 
 from clipzoo.errors import LabelError
 from clipzoo.losses import focal, giou, mean
-from clipzoo.tasks import _average_precision, _fcos, maps, rle
+from clipzoo.tasks import _fcos, maps, rle
 from clipzoo.tasks._average_precision import overlaps
+from clipzoo.tasks._metrics.objects import MOST, DetectionMetric, MaskMetric, VocMetric
 from clipzoo.tasks._objects import STEPS, Detection, change_masks, check_label, from_json, to_json
-from clipzoo.tasks.base import Convention, Mark, Measure, Metric, Rows, Statistics, Target, Task, require
+from clipzoo.tasks.base import Convention, Mark, Metric, Target, Task, require
 from clipzoo.tasks.segmentation import MAX_CLASSES, palette
 from clipzoo.types import BoolArray, ImageArray, View
 
@@ -46,71 +46,11 @@ ELSEWHERE = 1.5
 SURE = 4.0
 """Logit of `oracle` where a class is present; its negative where it is absent."""
 
-CANDIDATES, OVERLAP, MOST = 1000, 0.6, 100
-"""Non-maximum suppression: boxes per image before it, overlap above which boxes are suppressed, boxes after it."""
+CANDIDATES, OVERLAP = 1000, 0.6
+"""Non-maximum suppression: boxes per image before it, overlap above which boxes are suppressed; `MOST` remain."""
 
 NAMED = 8
 """Boxes with names in the legend."""
-
-
-class DetectionMetric(Metric):
-    """COCO's average precision of the 100 best boxes per image: ``ap50`` at overlap 0.5, ``ap`` averaged over 0.5:0.95.
-
-    Averaged over the classes that occur in the truth. Ignored boxes of a prediction are not counted. Detections inside
-    ignored true boxes of their class are not counted either, as with COCO's crowds, nor are detections of classes that
-    the truth does not cover.
-    """
-
-    measures: ClassVar[Mapping[str, Measure]] = {"ap50": Measure(), "ap": Measure()}
-    over = "boxes of the whole set"
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def statistics(self, prediction: Detection, truth: Detection) -> Statistics:
-        """Return float64 [4 · 100 + K]: class + 1, score, and the thresholds at which a detection is right or excused
-        (bit masks), for each detection; then the number of true boxes per class.
-        """
-        require(
-            prediction.size == truth.size,
-            f"a prediction in a frame of {prediction.size} cannot be compared with a truth in a frame of {truth.size}; "
-            "resize it to the truth's size with crop_resize and View.whole",
-        )
-        top = max(int(label.ids.max(initial=0)) for label in (prediction, truth))
-        require(
-            top < self.count,
-            f"class id {top} is outside of the label space of {self.count} classes; compare labels of one space",
-        )
-        found = prediction.take(~prediction.ignored)
-        if truth.asked is not None:
-            found = found.take(np.isin(found.ids, np.append(truth.asked, truth.ids)))
-        found = found.take(np.argsort(-found.scores, kind="stable")[:MOST])
-        table, bits = np.zeros((MOST, 4)), 1 << np.arange(len(_average_precision.BOUNDS))
-        table[: len(found.ids), :2] = np.stack([found.ids + 1.0, found.scores], 1)
-        for kind in np.unique(found.ids):
-            of, true = np.flatnonzero(found.ids == kind), truth.take(truth.ids == kind)
-            boxes, others = found.boxes[of].astype(np.float64), true.boxes.astype(np.float64)
-            overlap = overlaps(boxes, others, true.ignored)
-            right, excused = _average_precision.match(overlap, true.ignored)
-            table[of, 2:] = np.stack([right @ bits, excused @ bits], 1)
-        truths = np.bincount(truth.ids[~truth.ignored], minlength=self.count)
-        return np.concatenate([table.ravel(), truths]).astype(np.float64)
-
-    def resampled(self, rows: Rows, weights: Rows) -> dict[str, NDArray[np.float64]]:
-        """Return ``ap50`` and ``ap``, in [0, 1]."""
-        table, truths = rows[:, : 4 * MOST].reshape(-1, MOST, 4), rows[:, 4 * MOST :]
-        image, place = np.nonzero(table[..., 0])
-        order = np.argsort(-table[image, place, 1], kind="stable")
-        image, (kinds, _, *codes) = image[order], table[image, place][order].T
-        flags = np.array(codes, np.int64)[..., None] >> np.arange(len(_average_precision.BOUNDS)) & 1 > 0
-        count = weights @ truths
-        total, classes = np.zeros((2, len(weights))), (count > 0).sum(1)
-        for kind in np.flatnonzero(truths.any(0)):
-            of = kinds == kind + 1
-            found = _average_precision.average_precision(image[of], flags[0, of], flags[1, of], weights, count[:, kind])
-            total += np.nan_to_num([found[0], found.mean(0)])
-        means = np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
-        return dict(zip(self.measures, means, strict=True))
 
 
 def boxes_of(raw: Tensor) -> Tensor:
@@ -274,6 +214,11 @@ class DetectionTask(Task[Detection]):
     def metric(self, convention: Convention) -> DetectionMetric:
         """Return the metric of AP50 and AP over the convention's classes."""
         return DetectionMetric(self.channels(convention) - WHERE)
+
+    def metrics(self, convention: Convention) -> Mapping[str, Metric]:
+        """Return ``voc``, the official AP50 of PASCAL VOC, and ``masks``, the metric with overlaps of masks."""
+        count = self.channels(convention) - WHERE
+        return {"voc": VocMetric(count), "masks": MaskMetric(count)}
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
         """Return logits of ±4 and raw distances, [B,K+5,H,W]; lowest centerness where no object is."""

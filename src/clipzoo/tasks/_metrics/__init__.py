@@ -1,0 +1,1 @@
+"""Metrics of tasks that fill a file of their own."""
