@@ -92,13 +92,15 @@ def test_the_first_row_that_fits_is_the_family(architecture: str, name: str, tol
     [
         ("DepthAnything3ForDepthEstimation", "me/model", "transformers 5.24 has no Depth Anything 3"),
         ("none", "depth-anything/DA3-LARGE", "transformers 5.24 has no Depth Anything 3"),
+        ("none", "folder", "transformers 5.24 has no Depth Anything 3"),
         ("Sapiens2ForPoseEstimation", "facebook/sapiens2-pose-0.4b", "are no labels of clipzoo"),
         ("Sapiens2ForPointmapEstimation", "facebook/sapiens2-pointmap-0.4b", "are no labels of clipzoo"),
     ],
 )
 def test_models_that_cannot_give_labels_are_refused_by_name(architecture: str, name: str, reason: str) -> None:
     with pytest.raises(ExpertError, match=f"{name}: .*{reason}"):
-        family_of(architecture, name, {})
+        family_of(architecture, name, {"model_name": "da3-large"} if name == "folder" else {})
+    assert family_of("DepthAnythingForDepthEstimation", "depth-anything/Depth-Anything-V2-Small-hf", {})
 
 
 def test_a_config_that_tells_the_kind_of_depth_is_not_asked_for_it(folders: Any) -> None:

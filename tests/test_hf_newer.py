@@ -229,6 +229,9 @@ def test_a_box_with_an_empty_mask_is_left_out_and_the_others_keep_theirs(tmp_pat
     assert label.ids.tolist() == [3, 4, 1]
     assert label.boxes.tolist() == [[0, 0, 40, 20], [0, 40, 40, 60], [0, 60, 40, 80]]
     assert label.ignored.tolist() == [False, False, True]
+    padded = expert.postprocessor.label(expert._processor, output, Frame((80, 40), (100.0, 50.0)), ())
+    np.testing.assert_allclose(padded.boxes, [[0, 0, 40, 25], [0, 50, 40, 75], [0, 75, 40, 80]], atol=1e-4)
+    assert [rle.decode(text, (80, 40)).shape for text in padded.masks] == [(80, 40)] * 3
     for text, (top, bottom) in zip(label.masks, ((0, 20), (40, 60), (60, 80)), strict=True):
         rows = np.flatnonzero(rle.decode(text, (80, 40)).any(1))
         assert (rows[0], rows[-1] + 1) == pytest.approx((top, bottom), abs=5)
@@ -350,6 +353,11 @@ def test_pictures_without_masks_are_failed_rows_with_the_reason(tmp_path: Path) 
     details = [failure.detail for _, _, failure in column.failures()]
     assert len(details) == 2
     assert all("no mask has a quality above 1.0" in detail for detail in details)
+
+
+def test_masks_in_half_precision_are_refused_before_the_weights_are_read(tmp_path: Path) -> None:
+    with pytest.raises(ExpertError, match=r"\?dtype=bfloat16: masks of points need float32.*--precision bf16"):
+        experts.create(f"hf:{save(newer.sam, tmp_path)}?dtype=bfloat16")
 
 
 def test_the_grid_of_points_is_recorded(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def objects(
     ids: ArrayLike,
     scores: ArrayLike,
     ignored: ArrayLike,
-    masks: Sequence[str] | None = None,
+    masks: Sequence[str | None] | None = None,
 ) -> Detection:
     """Return N objects as a label.
 
@@ -33,7 +33,7 @@ def objects(
         ids: [N], of the label space.
         scores: [N]; cut to [0, 1].
         ignored: bool [N].
-        masks: compressed run lengths of the frame, one per box.
+        masks: compressed run lengths of the frame, one per box; None for a box without a mask.
     """
     (H, W), ids = size, np.asarray(ids).astype(np.uint16)
     label = Detection(

@@ -62,8 +62,9 @@ def family_of(architecture: str, name: str, values: Mapping[str, object]) -> HfF
     Raises:
         ExpertError: no family fits, or the model is one of `REFUSED`.
     """
+    stated = " ".join(str(value) for value in (architecture, name, values.get("model_type"), values.get("model_name")))
     for pattern, reason in REFUSED.items():
-        if re.search(pattern, f"{architecture} {name}"):
+        if re.search(pattern, stated):
             raise ExpertError(f"{name}: {reason}")
     for family in FAMILIES:
         if family.fits(architecture, name, values):
@@ -80,7 +81,7 @@ def family_of(architecture: str, name: str, values: Mapping[str, object]) -> HfF
 EOMT = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation")
 ANY_SEMANTIC = ("*ForSemanticSegmentation",)
 REFUSED: Mapping[str, str] = {
-    r"(?i)depth-?anything-?(v?3)|(?:^| |/)DA3": (
+    r"(?i)depth[-_]?anything[-_]?v?3|(?:^|[ /])da3\b": (
         "transformers 5.24 has no Depth Anything 3, so its files cannot be loaded: use Depth Anything 2 "
         "(hf:depth-anything/Depth-Anything-V2-Small-hf), or write a python: expert around the package depth_anything_3 "
         "(docs/experts.md)"
@@ -89,7 +90,7 @@ REFUSED: Mapping[str, str] = {
         "points, poses and mattes of Sapiens2 are no labels of clipzoo: use its models of normals or segmentation"
     ),
 }
-"""Pattern of an architecture and name -> the reason why such a model is refused before its weights are downloaded."""
+"""Pattern of an architecture, name or type of model -> the reason why it is refused before a download."""
 
 HEADS: Mapping[str, Mapping[str, str]] = {
     "Tipsv2DptForDensePrediction": {

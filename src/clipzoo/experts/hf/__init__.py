@@ -219,7 +219,7 @@ def _postprocessor(source: Source) -> Postprocessor:
 
 def _head(source: Source, architecture: str, heads: Mapping[str, str]) -> str:
     """Return the architecture of the task in the URI, for a model with heads for several tasks."""
-    task = source.options.get("task")
+    task = source.options.get("task", "")
     if task not in heads:
         given = f"?task={task} is none of them" if task else "choose one"
         raise ExpertError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from clipzoo.errors import SampleError
+from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.hf.options import count, share
 from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query
 from clipzoo.tasks.base import Convention
@@ -34,6 +34,12 @@ class BoundariesPostprocessor(Postprocessor):
     single_image = True
 
     def __init__(self, model: Model) -> None:
+        dtype = model.options.get("dtype", "float32")
+        if dtype != "float32":
+            raise ExpertError(
+                f"?dtype={dtype}: masks of points need float32, since the library's suppression of duplicates refuses "
+                f"scores of {dtype} (transformers 5.24 with torchvision 0.29): remove dtype=, and use --precision bf16"
+            )
         self.arguments = {
             "points_per_crop": count(model.options, "points", 32),
             "pred_iou_thresh": share(model.options, "quality", 0.88),
