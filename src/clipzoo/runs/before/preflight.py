@@ -225,5 +225,7 @@ def _places(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "student.model", recipe.student.model.removeprefix("local-dir:")
     for number, column in enumerate(recipe.columns):
         path = (column.expert or "").partition(":")[2].partition("?")[0]
+        if (file := path.rpartition(":")[0]).endswith(".py"):  # python:PATH/file.py:Class
+            path = file
         if "/" in path or "." in path:
             yield f"columns.{number}.expert", path
