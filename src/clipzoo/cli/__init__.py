@@ -65,7 +65,7 @@ for verb in (
     new, check, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks,
     doctor,
 ):  # fmt: skip
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+    app.command(name=verb.__name__.rpartition(".")[2], cls=getattr(verb, "Command", None))(verb.command)
 app.add_typer(experts.app)
 app.add_typer(labels.app)
 app.add_typer(checkpoint.app)

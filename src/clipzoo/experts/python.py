@@ -51,10 +51,17 @@ def create(name: str) -> Expert:
         ) from error
     card = getattr(expert, "card", None)
     if not isinstance(card, ExpertCard):
-        raise ExpertError(f"{class_name}.card is {card!r}: set it to an ExpertCard in the class or in __init__")
+        raise ExpertError(f"{class_name}.card is {_kind(card)}: set it to an ExpertCard in the class or in __init__")
     revision = card.revision or _source_hash(expert_class)
     expert.card = dataclasses.replace(card, uri=f"python:{name}", revision=revision)
     return expert
+
+
+def _kind(value: object) -> str:
+    """Return what a value is, in words."""
+    if value is None:
+        return "missing"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of the type {type(value).__name__}"
 
 
 def _source_hash(expert_class: type[Expert]) -> str:
@@ -70,7 +77,7 @@ def _class(module_name: str, class_name: str) -> type[Expert]:
         raise ExpertError(
             f"{module.__file__} defines no {class_name}: correct the name"
             if value is None
-            else f"{module_name}:{class_name} is {value!r}: make it a subclass of clipzoo.experts.Expert"
+            else f"{module_name}:{class_name} is {_kind(value)}: make it a subclass of clipzoo.experts.Expert"
         )
     return value
 
