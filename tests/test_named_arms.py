@@ -124,7 +124,7 @@ def test_the_dry_run_counts_such_arms(asked: recipe.Recipe, tmp_path: Path) -> N
             ["clip", "clipzo"],
             "arms.1 is .clipzo.; give one of 'clip', 'clip-ft', 'clipzoo' or 'everything'; did you mean clipzoo",
         ),
-        (["clipzoo", {"name": "x"}], r"arms has {'name': 'x'}.*with these two fields"),
+        (["clipzoo", {"name": "x"}], r"arms has {name: x}.*with these two fields"),
         (["clipzoo", {"name": "a_b", "columns": ["segmentation"]}], "arms has a_b, which cannot be a row"),
         (["clipzoo", {"name": "expert", "columns": ["segmentation"]}], "arms has expert, which cannot be a row"),
         (["clipzoo", {"name": "x-best", "columns": ["segmentation"]}], "do not end in -best"),

@@ -15,7 +15,7 @@ from clipzoo.benchmarks._streaming.columns import column_labels, truth_columns
 from clipzoo.benchmarks._streaming.meaning import check_meaning
 from clipzoo.benchmarks._streaming.split import BATCH, Crop, Lazy, Split, Truth, read_split, split_of, view_of
 from clipzoo.benchmarks.base import Benchmark, Labels, Layout, Loader
-from clipzoo.errors import DatasetError
+from clipzoo.errors import ClipzooError, DatasetError
 from clipzoo.files import AnyPath, Place
 from clipzoo.plugins import Registry
 
@@ -55,10 +55,33 @@ def open_benchmark(location: AnyPath | Place, layout: str = "webdataset") -> Ben
     text = os.fspath(location) if isinstance(location, str | os.PathLike) else ""
     named = layout_of(text)
     if named is None:
-        return PLUGINS.load(layout).LAYOUT.open(files.place(location), {})
+        try:
+            return PLUGINS.load(layout).LAYOUT.open(files.place(location), {})
+        except DatasetError as error:
+            if known := _layouts(files.place(location), layout):
+                raise DatasetError(
+                    f"{error}. The folder has the layout {known[0]}: write {known[0]}:{location}"
+                ) from error
+            raise
     path, _, query = text.partition(":")[2].partition("?")
     try:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError as error:
         raise DatasetError(f"{text}: {query!r} is not of the form name=value&name=value ({error})") from error
     return PLUGINS.load(named).LAYOUT.open(files.place(path), options)
+
+
+LAST = "imagefolder"
+"""The layout that nearly any folder of folders has."""
+
+
+def _layouts(folder: Place, other: str) -> list[str]:
+    """Return the layouts other than one that a folder has without options, the least specific one last."""
+    found = []
+    for name in sorted(PLUGINS.names(), key=lambda name: name == LAST):
+        try:
+            if name != other and PLUGINS.load(name).LAYOUT.open(folder, {}).shards:
+                found.append(name)
+        except (ClipzooError, OSError):
+            continue
+    return found

@@ -68,7 +68,7 @@ for verb in (
     new, check, split, label, inspect, train, interpolate, eval, ablate, advise, report, run, predict, export, push,
     demo, tasks, doctor,
 ):  # fmt: skip
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+    app.command(name=verb.__name__.rpartition(".")[2], cls=getattr(verb, "Command", None))(verb.command)
 app.command(name="app")(live.command)  # a module of this name would be replaced by the variable above
 app.add_typer(experts.app)
 app.add_typer(labels.app)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Context
+from typer.core import TyperCommand
 
 from clipzoo.cli._options import Device, Out, Set, Trust
 
+VOCABULARY, DEFAULT = "--open-vocabulary", "maskclip"
 RecipePath = Annotated[Path | None, typer.Argument(help="The recipe (YAML).", show_default=False)]
 Models = Annotated[
     list[str] | None,
@@ -19,6 +24,21 @@ Models = Annotated[
     ),
 ]
 Benchmark = Annotated[str | None, typer.Option(help="With --model: this benchmark (docs/benchmarks.md).")]
+
+
+class Command(TyperCommand):
+    """The command; ``--open-vocabulary`` may stand without a value (Typer 0.29 has no such options)."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse arguments, after `VOCABULARY` without a value got the default."""
+        return super().parse_args(ctx, list(_with_default(args)))
+
+
+def _with_default(args: list[str]) -> Iterator[str]:
+    for arg, following in zip_longest(args, args[1:]):
+        yield arg
+        if arg == VOCABULARY and (following is None or following.startswith("-") or Path(following).suffix):
+            yield DEFAULT
 
 
 def command(
@@ -44,7 +64,8 @@ def command(
     open_vocabulary: Annotated[
         str | None,
         typer.Option(
-            help="Measure segmentation by prompts with class names, too: maskclip, sclip, naclip, value or plain.",
+            help="Measure segmentation by prompts with class names, too: maskclip (default), sclip, naclip, value or "
+            "plain.",
             show_default=False,
         ),
     ] = None,

@@ -37,6 +37,7 @@ def command(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="The number of epochs.")] = None,
     device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the recipe file if it exists.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: use options and defaults.")] = False,
 ) -> None:
     """Write a commented recipe from five answers, which may be given as options."""
@@ -49,7 +50,7 @@ def command(
     from clipzoo.runs import new_recipe as draft
     from clipzoo.runs.before.preflight import pick_device
 
-    draft.check_out(out)
+    draft.check_out(out, force)
     device = pick_device(device)
     found = _dataset(store, several.combined(data) if data else None, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())

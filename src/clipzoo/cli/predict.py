@@ -46,4 +46,5 @@ def command(
         )  # fmt: skip
     for name, reason in shown.failures:
         plain(f"{name}: {reason}")
-    console.print(f"{len(shown.pictures)} pictures, {len(shown.failures)} failed: {bold(shown.save(out))}")
+    count = len(shown.pictures)
+    console.print(f"{count} picture{'s' if count != 1 else ''}, {len(shown.failures)} failed: {bold(shown.save(out))}")

@@ -5,7 +5,7 @@ A file exports ``create(name, options)``, which returns an `Encoder` for a URI `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 from urllib.parse import parse_qsl
 
@@ -28,8 +28,14 @@ PLUGINS: Registry[EncoderPlugin] = Registry("encoders", ("create",))
 
 
 def check(uri: str) -> None:
-    """Raise `CheckpointError` unless a URI names a library and its options are of the form name=value."""
-    _parse(uri)
+    """Raise `CheckpointError` if a URI names no library, or a model that this library does not have; nothing is loaded.
+
+    A module of this folder may have ``check``, a function of name and options that raises it; others accept all names.
+    """
+    scheme, name, options = _parse(uri)
+    checked: Callable[[str, Mapping[str, str]], None] | None = getattr(PLUGINS.load(scheme), "check", None)
+    if checked:
+        checked(name, options)
 
 
 def create(uri: str) -> Encoder:

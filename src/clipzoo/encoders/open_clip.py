@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clipzoo.encoders.base import ImageEncoder, Options
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
-from clipzoo.models import Student
+from clipzoo.models import Student, check_model
 from clipzoo.types import Size
 
 Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel
@@ -67,6 +67,14 @@ class OpenClip(ImageEncoder):
     def encode_dense(self, images: Tensor, variant: str) -> Tensor:
         """Return the embeddings of patches in the space of texts, unit vectors [B,D,h,w]."""
         return self.student.encode_dense(images, variant)
+
+
+def check(name: str, options: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` if OpenCLIP has no such model or tag, or an option is unknown."""
+    Options.parse(options, f"open_clip:{name}")
+    if ":" not in name and not Path(name).expanduser().is_dir():
+        model, _, tag = name.partition("/")
+        check_model(model, tag or None)
 
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:

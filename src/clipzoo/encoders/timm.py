@@ -15,6 +15,7 @@ from torch import Tensor
 from clipzoo.encoders.base import Crop, Options, TextlessEncoder
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.evaluation.base import Encoder
+from clipzoo.plugins import hint
 from clipzoo.types import Size
 
 
@@ -62,6 +63,16 @@ class Timm(TextlessEncoder):
     def encode_image(self, images: Tensor) -> Tensor:
         """Return pooled features, unit vectors [B,D]."""
         return F.normalize(self.model(self.normalize(images)), dim=-1)
+
+
+def check(name: str, options: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` if timm has no such architecture, or an option is unknown."""
+    import timm
+
+    Options.parse(options, f"timm:{name}")
+    architecture = name.partition(".")[0]
+    if ":" not in name and not timm.is_model(architecture):
+        raise CheckpointError(f"timm:{name}: timm has no such model; {hint(architecture, timm.list_models())}")
 
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:

@@ -127,10 +127,10 @@ class Suite:
             one: {OPEN_VOCABULARY: open_vocabulary.evaluate(student, self.dense[one], variant)} for one in measurable
         }
 
-    def check_prompted(self) -> None:
+    def check_prompted(self, fix: str = open_vocabulary.FIX) -> None:
         """Raise `RecipeError` unless the test split has true labels of segmentation with named classes."""
         if "test" not in self.dense or not open_vocabulary.measurable(self.dense["test"]):
-            raise open_vocabulary.unmeasurable()
+            raise open_vocabulary.unmeasurable(fix)
 
     def probes(self, student: Encoder, pseudo: Split | None = None) -> probe.Probes | None:
         """Fit the dense probes of a student; return None if there is no truth.

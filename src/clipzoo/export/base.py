@@ -202,6 +202,11 @@ def sentence(parity: Mapping[str, object]) -> str:
         f"OpenCLIP's transform by at most {parity['transform_levels']:.2g} levels, and the embeddings by at most "
         f"{parity['transform_embeddings']:.1e}."
     )
+    heads = cast(Mapping[str, Mapping[str, float]], parity.get("heads") or {})
+    if heads:
+        worst = {column: max(each.values(), default=0.0) for column, each in heads.items()}
+        told = ", ".join(f"{column} {value:.1e}" for column, value in worst.items())
+        text += f" Largest differences of the heads' values, relative to one plus their size: {told}."
     if other := parity.get("other_tokens"):
         text += f" {other} of the captions have other tokens than in OpenCLIP, and are not part of the comparison."
     return " ".join([text, *cast(Sequence[str], parity.get("notes", ()))])

@@ -30,7 +30,7 @@ def named(values: object) -> object:
         if isinstance(arm, Mapping):
             if set(arm) != {"name", "columns"}:
                 raise ValueError(
-                    f"arms has {dict(arm)}: an arm of a subset of the columns is {{name: NAME, columns: [COLUMN, …]}}, "
+                    f"arms has {_written(arm)}: an arm of a subset of the columns is {{name: NAME, columns: [COLUMN, …]}}, "
                     "with these two fields"
                 )
             name = str(arm["name"])
@@ -38,6 +38,10 @@ def named(values: object) -> object:
                 raise ValueError(f"arms and variants give {name} different columns: give them once")
         names.append(str(arm["name"]) if isinstance(arm, Mapping) else arm)
     return {**values, "arms": names} | ({"variants": variants} if variants else {})
+
+
+def _written(arm: Mapping[object, object]) -> str:
+    return f"{{{', '.join(f'{key}: {value}' for key, value in arm.items())}}}"
 
 
 def known(arm: str, info: ValidationInfo) -> str:

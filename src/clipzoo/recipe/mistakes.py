@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -100,7 +101,7 @@ def _line(error: ErrorDetails) -> str:
         return f"  {place}: no such field; {plugins.hint(str(loc[-1]), _fields(Recipe, loc[:-1]))}"
     if kind == "missing":
         return f"  {place} is missing; give it, since it has no default"
-    shown = json.dumps(value, default=str, ensure_ascii=False)
+    shown = json.dumps(value, default=_plain, ensure_ascii=False)
     if len(shown) > SHOWN:
         shown = f"{shown[:SHOWN]}…"
     if kind not in GIVE:
@@ -109,6 +110,11 @@ def _line(error: ErrorDetails) -> str:
     line = f"  {place} is {shown}; give {valid}"
     similar = plugins.nearest(str(value), re.findall("'(.*?)'", valid), 1) if kind == "literal_error" else ""
     return f"{line}; {similar}" if similar else line
+
+
+def _plain(value: object) -> str:
+    """Return a value that JSON has not: a date of YAML, or the type of an object of Python."""
+    return str(value) if isinstance(value, date) else f"a {type(value).__name__}"
 
 
 def _fields(root: type[BaseModel], loc: Iterable[str | int]) -> Iterable[str]:

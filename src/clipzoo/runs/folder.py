@@ -102,7 +102,8 @@ class Folder:
             arms, rates = tuple(str(arm) for arm in record["arms"]), bool(record["rates"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{path} is damaged ({error!r}). Delete the folder {self.path}, and rerun `clipzoo ablate`"
+                f"{path} is damaged ({type(error).__name__}: {error}). Delete the folder {self.path}, and rerun "
+                "`clipzoo ablate`"
             ) from error
         if folder not in self.path.absolute().parents:
             raise CheckpointError(

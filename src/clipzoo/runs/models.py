@@ -22,7 +22,7 @@ from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.probing.base import fitted, patch_of
 from clipzoo.progress import Progress
-from clipzoo.runs.before.preflight import SPLITS, check_locations
+from clipzoo.runs.before.preflight import SPLITS, check_locations, option
 from clipzoo.store import software
 from clipzoo.types import Size
 
@@ -84,7 +84,7 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
         )
     for uri in wanted.models:
         encoders.check(uri)
-    check_locations(wanted.locations)
+    check_locations(wanted.locations, field=option)
     benchmarks = {split: _opened(wanted, split, progress) for split in SPLITS if split in wanted.locations}
     reported = [split for split in ("test", "heldout") if split in benchmarks]
     _check_measurable(wanted, benchmarks, reported)
@@ -130,7 +130,7 @@ def _check_measurable(wanted: Comparison, benchmarks: Mapping[str, Benchmark], r
         return
     suite = Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size)
     if wanted.open_vocabulary:
-        suite.check_prompted()
+        suite.check_prompted("omit --open-vocabulary")
     elif not ((suite.probed and "test" in suite.dense) or "test" in suite.zero_shot or "test" in suite.retrieval):
         needs = (
             "--probe and --validation with true labels" if "test" in suite.dense else "classes, captions or true labels"

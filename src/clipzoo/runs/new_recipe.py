@@ -54,16 +54,20 @@ class Start:
     layers: tuple[int, ...]
 
 
-def check_out(path: AnyPath) -> None:
+def check_out(path: AnyPath, force: bool = False) -> None:
     """Create the folder of a recipe and check, before any question, that a file can be written there.
 
     Raises:
-        RecipeError: the file exists.
+        RecipeError: the file exists, and ``force`` is false.
         OSError: the file cannot be written.
     """
     path = files.local(path, "a recipe")
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder; give --out a file, such as {path / 'recipe.yaml'}")
     if path.exists():
-        raise RecipeError(f"{path} exists; give another --out, or delete it")
+        if force:
+            return
+        raise RecipeError(f"{path} exists; give another --out, or --force to overwrite it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     path.unlink()

@@ -41,6 +41,11 @@ def _difference(task: str, one: str, first: Convention | None, other: str, secon
     return f"{task} has other classes: {classes}"
 
 
+def describe(convention: Convention) -> str:
+    """Return a convention as text: its classes, or its kind."""
+    return _names(convention) if convention.classes else _kind(convention)
+
+
 def _kind(convention: Convention) -> str:
     along = {None: "", "z": ", measured along z", "ray": ", measured along the ray"}[convention.along]
     return f"{convention.kind or 'of no stated kind'}{along}"

@@ -18,6 +18,7 @@ from typing import Generic, Literal, TypeVar, overload
 import numpy as np
 
 from clipzoo import files, tasks
+from clipzoo.benchmarks._streaming.meaning import describe
 from clipzoo.benchmarks.base import PLAIN, Benchmark, Labels, Loader
 from clipzoo.errors import ClipzooError, DatasetError, PlanError
 from clipzoo.readers import Entry, Reader, prefetched
@@ -166,9 +167,9 @@ def _joined(own: Truth, other: Truth | None, count: int) -> Truth:
         return replace(own, labels=_chain(own.labels, [None] * count))
     if (own.convention, own.size) != (other.convention, other.size):
         raise PlanError(
-            f"{own.task.name} labels of {own.convention} and size {own.size} cannot be joined with labels of "
-            f"{other.convention} and size {other.size}. Probes need labels of one convention and size. Read both "
-            "splits with the same label_size and columns of the same convention"
+            f"{own.task.name} labels of {describe(own.convention)} and size {own.size} cannot be joined with labels of "
+            f"{describe(other.convention)} and size {other.size}. Probes need labels of one convention and size. Read "
+            "both splits with the same label_size and columns of the same convention"
         )
     return replace(own, labels=_chain(own.labels, other.labels))
 

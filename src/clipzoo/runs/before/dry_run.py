@@ -272,7 +272,8 @@ def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], in
     if pictures is not None:
         samples = min(pictures, run.recipe.max_samples or pictures)
         return samples, {}, coverage | {n: c.manifest.counts.labels / samples for n, c in labeled.items()}, None
-    plan = run.inputs.join(labeled)
+    assert run.folder.scratch
+    plan = run.inputs.join(labeled, run.folder.scratch / "plan.arrow")  # mapped, not in memory
     return len(plan), plan.left_out, coverage | plan.coverage(), _bytes(plan, labeled)
 
 

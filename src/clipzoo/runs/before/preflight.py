@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -23,6 +23,8 @@ REPORTED = ("test", "heldout")
 SPLITS = ("probe", "validation", *REPORTED)
 TRAINED = ("clip-ft", "clipzoo")
 """Arms that are trained; ``clip`` is the pretrained model."""
+Naming = Callable[[str], str]
+"""The name of a split -> the field or option that gives its location."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,13 @@ def _field(split: str) -> str:
     return {"guard": "training.guard.benchmark"}.get(split, f"evaluation.{split}")
 
 
-def check_split(split: str, location: str, layout: str = "webdataset") -> Benchmark | None:
-    """Return the benchmark at the location of a split; None if a plugin provides it.
+def option(split: str) -> str:
+    """Return the option of the command line for a split."""
+    return f"--{split}"
+
+
+def check_split(split: str, location: str, layout: str = "webdataset", field: Naming = _field) -> Benchmark | None:
+    """Return the benchmark at the location of a split; None if a plugin provides it. ``field`` names it in messages.
 
     Raises:
         RecipeError: the location is not a benchmark folder of this layout.
@@ -104,13 +111,13 @@ def check_split(split: str, location: str, layout: str = "webdataset") -> Benchm
         return None
     if location.startswith(("http://", "https://")):
         raise RecipeError(
-            f"{_field(split)} is {location!r}, which is on a web server, where folders cannot be listed: copy "
+            f"{field(split)} is {location!r}, which is on a web server, where folders cannot be listed: copy "
             "it to a disk or a bucket"
         )
     try:
         return open_benchmark(location, layout)
     except ClipzooError as error:
-        raise RecipeError(f"{_field(split)} is {location!r}, which is not a benchmark folder: {error}") from error
+        raise RecipeError(f"{field(split)} is {location!r}, which is not a benchmark folder: {error}") from error
 
 
 def check_splits(recipe: Recipe) -> None:
@@ -146,18 +153,21 @@ def _data(recipe: Recipe) -> dict[str, str]:
 
 
 def check_locations(
-    places: Mapping[str, str], layout: str = "webdataset", data: Mapping[str, str] | None = None
+    places: Mapping[str, str],
+    layout: str = "webdataset",
+    data: Mapping[str, str] | None = None,
+    field: Naming = _field,
 ) -> None:
     """Check split -> location of benchmarks, and field -> location of training data, as `check_splits` does."""
-    benchmarks = {split: check_split(split, place, layout) for split, place in places.items()}
+    benchmarks = {split: check_split(split, place, layout, field) for split, place in places.items()}
     pictures = {split: _of_benchmark(benchmark) for split, benchmark in benchmarks.items()}
-    trained = {field: _of_dataset(location) for field, location in (data or {}).items()} if places else {}
-    for field, one in trained.items():
-        _check_apart({field: (data or {})[field], **places}, {field: one, **pictures})
+    trained = {name: _of_dataset(location) for name, location in (data or {}).items()} if places else {}
+    for name, one in trained.items():
+        _check_apart({name: (data or {})[name], **places}, {name: one, **pictures}, field)
     if not trained:
-        _check_apart(places, pictures)
+        _check_apart(places, pictures, field)
     meanings = {
-        _field(split): locations.conventions(places[split]) if benchmark is None else benchmark.conventions
+        field(split): locations.conventions(places[split]) if benchmark is None else benchmark.conventions
         for split, benchmark in benchmarks.items()
     }
     try:
@@ -166,14 +176,14 @@ def check_locations(
         raise RecipeError(str(error)) from error
 
 
-def _check_apart(places: Mapping[str, str], pictures: Mapping[str, Pictures | None]) -> None:
+def _check_apart(places: Mapping[str, str], pictures: Mapping[str, Pictures | None], field: Naming) -> None:
     """Raise `RecipeError` if two of ``data`` and the splits have pictures in common."""
     for one, other in combinations(places, 2):
         mine, theirs = pictures[one], pictures[other]
         shared = mine.overlap(theirs) if mine and theirs else locations.share_pictures(places[one], places[other])
         if shared:
             raise RecipeError(
-                f"{_field(other)} is {places[other]!r}, whose images are those of {_field(one)}, {places[one]!r}. "
+                f"{field(other)} is {places[other]!r}, whose images are those of {field(one)}, {places[one]!r}. "
                 "Scores on pictures that a student or probe was trained or chosen on mean nothing: give each its own "
                 "pictures"
             )
@@ -225,5 +235,7 @@ def _places(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "student.model", recipe.student.model.removeprefix("local-dir:")
     for number, column in enumerate(recipe.columns):
         path = (column.expert or "").partition(":")[2].partition("?")[0]
+        if (file := path.rpartition(":")[0]).endswith(".py"):  # python:PATH/file.py:Class
+            path = file
         if "/" in path or "." in path:
             yield f"columns.{number}.expert", path
