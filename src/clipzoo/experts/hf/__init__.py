@@ -1,4 +1,4 @@
-"""Depth, segmentation and detection of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
+"""Depth, segmentation, detection and features of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
 
 The model's own processor prepares images and resizes outputs to the image, so a label is the result of its
 post-processing. It always covers the whole image: no image is cropped, and padding is removed. ``FAMILIES`` states what
@@ -21,6 +21,7 @@ from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
 from clipzoo.experts.hf.boxes import BoxesPostprocessor
 from clipzoo.experts.hf.depth import DepthPostprocessor
 from clipzoo.experts.hf.families import FAMILIES, Form, family_of
+from clipzoo.experts.hf.features import FeaturesPostprocessor
 from clipzoo.experts.hf.frame import disable_center_crop, frame_of
 from clipzoo.experts.hf.masks import MasksPostprocessor, SemanticPostprocessor
 from clipzoo.experts.hf.options import choice, count
@@ -45,6 +46,7 @@ POSTPROCESSORS: Mapping[Form, type[Postprocessor]] = {
     "boxes": BoxesPostprocessor,
     "owl": OwlPostprocessor,
     "grounding": GroundingPostprocessor,
+    "features": FeaturesPostprocessor,
 }
 """Form of a family's outputs -> its postprocessor."""
 

@@ -15,7 +15,7 @@ from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Family
 from clipzoo.tasks.depth import Kind
 
-Form = Literal["depth", "semantic", "masks", "boxes", "owl", "grounding"]
+Form = Literal["depth", "semantic", "masks", "boxes", "owl", "grounding", "features"]
 Mode = Literal["semantic", "instance", "panoptic"]
 
 
@@ -67,7 +67,8 @@ def family_of(architecture: str, name: str, values: Mapping[str, object]) -> HfF
             return family
     endings = sorted({pattern for family in FAMILIES for pattern in family.architectures if pattern[0] == "*"})
     raise ExpertError(
-        f"{name} is a {architecture}, which predicts neither depth nor classes of pixels nor boxes: use a model of "
+        f"{name} is a {architecture}, which predicts neither depth nor classes of pixels nor boxes, and whose "
+        f"features clipzoo does not read: use a model of "
         f"{', '.join(endings)} or of an architecture that docs/experts.md lists"
     )
 
@@ -99,6 +100,11 @@ def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more:
 def _semantic(name: str, architectures: tuple[str, ...], source: str) -> HfFamily:
     gives = "the best class of id2label for every pixel; unknown if that class is called void, unlabeled, ignore or N/A"
     return HfFamily(name, "segmentation", gives, source, form="semantic", architectures=architectures)
+
+
+def _features(name: str, architectures: tuple[str, ...], source: str) -> HfFamily:
+    gives = "directions of the patch tokens of last_hidden_state, without class and register tokens; image squashed"
+    return HfFamily(name, "features", gives, source, form="features", architectures=architectures)
 
 
 def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Unpack[_More]) -> HfFamily:
@@ -249,6 +255,22 @@ FAMILIES: tuple[HfFamily, ...] = (
         "Grounding DINO", ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection"), "grounding", 0.25,
         "Liu et al., arXiv 2303.05499, section 3.5: a logit for each token of the text; tokens belong to classes as in "
         "github.com/IDEA-Research/GroundingDINO, demo/test_ap_on_coco.py, which takes their mean, not the largest",
+    ),
+    _features(
+        "DINOv2", ("Dinov2Model", "Dinov2WithRegistersModel"),
+        f"Oquab et al., arXiv 2304.07193; {LIBRARY}/dinov2/modeling_dinov2.py: a class token, registers, then patches",
+    ),
+    _features(
+        "DINOv3 ViT", ("DINOv3ViTModel",),
+        f"Siméoni et al., arXiv 2508.10104; {LIBRARY}/dinov3_vit/modeling_dinov3_vit.py",
+    ),
+    _features(
+        "SigLIP 1, and SigLIP 2 of fixed sizes", ("SiglipModel", "SiglipVisionModel"),
+        f"Tschannen et al., arXiv 2502.14786; {LIBRARY}/siglip/modeling_siglip.py: patches only",
+    ),
+    _features(
+        "CLIP", ("CLIPModel", "CLIPVisionModel"),
+        f"Radford et al., arXiv 2103.00020; {LIBRARY}/clip/modeling_clip.py: a class token, then patches",
     ),
     _boxes("any other …ForObjectDetection", ("*ForObjectDetection",), "the model's card"),
 )  # fmt: skip
