@@ -15,6 +15,7 @@ from clipzoo import tasks
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.features import Features
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import BoolArray, FloatArray, View
@@ -65,6 +66,7 @@ TOLERANCE: Mapping[str, tuple[float, str]] = {
     "detection": (0.02, "1 − mean overlap of boxes"),
     "depth": (0.005, "99th percentile of differences, as a share of the label's range"),
     "normals": (1.0, "degrees, 99th percentile"),
+    "features": (2.0, "degrees, 99th percentile"),
     "edges": (0.01, "99th percentile of differences in probability"),
 }
 """Task -> the largest difference that rounding may cause between batches, and its unit."""
@@ -125,8 +127,18 @@ def _cosine(a: Normals, b: Normals) -> float:
     return float((a.vectors * b.vectors).sum(0)[both].mean()) if both.any() else float("nan")
 
 
+def _centered_cosine(a: Features, b: Features) -> float:
+    """Return the mean cosine after subtraction of each label's mean vector, which all positions share."""
+    both = a.valid & b.valid
+    p, q = (label.vectors[:, both].astype(np.float64) for label in (a, b))
+    if p.shape[1] < 2:
+        return float("nan")
+    return correlation((p - p.mean(1, keepdims=True)).ravel(), (q - q.mean(1, keepdims=True)).ravel())
+
+
 _AGREE: Mapping[str, Callable[..., float]] = {
     "segmentation": _kappa, "detection": overlap, "depth": _values, "normals": _cosine, "edges": _values,
+    "features": _centered_cosine,
 }  # fmt: skip
 
 
@@ -162,7 +174,7 @@ def _values_differ(a: Depth | Edges, b: Depth | Edges, spread: float | None = No
     return float(np.percentile(np.abs(values - b.values[both]), 99)) / spread
 
 
-def _angles_differ(a: Normals, b: Normals) -> float:
+def _angles_differ(a: Normals | Features, b: Normals | Features) -> float:
     both = a.valid & b.valid
     if np.mean(a.valid != b.valid) > 0.01:
         return float("inf")
@@ -175,5 +187,6 @@ _DIFFER: Mapping[str, Callable[..., float]] = {
     "detection": _boxes_differ,
     "depth": _values_differ,
     "normals": _angles_differ,
+    "features": _angles_differ,
     "edges": lambda a, b: _values_differ(a, b, 1.0),
 }

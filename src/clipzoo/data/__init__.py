@@ -5,17 +5,20 @@ from clipzoo.data.captions import check_captions
 from clipzoo.data.filters import Where
 from clipzoo.data.kept_plan import kept_plan
 from clipzoo.data.mixture import check_mixture
+from clipzoo.data.online import OnlineColumn, check_online
 from clipzoo.data.plan import Plan, entry_of
 
 __all__ = [
     "Batch",
     "LabelColumn",
+    "OnlineColumn",
     "Plan",
     "TrainingSet",
     "Viewing",
     "Where",
     "check_captions",
     "check_mixture",
+    "check_online",
     "entry_of",
     "kept_plan",
     "loader",

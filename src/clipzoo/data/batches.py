@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,24 +18,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from clipzoo import files
 from clipzoo.data import _pixels
 from clipzoo.data.captions import draw_caption
-from clipzoo.data.mixture import Mixture
+from clipzoo.data.online import OnlineColumn, Picture
 from clipzoo.data.plan import Plan, entry_of
+from clipzoo.data.sampling import MixtureSampler, PlanSampler, Position
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
+from clipzoo.experts import ExpertInput
 from clipzoo.readers.base import Reader
 from clipzoo.store import TAR_MARK, Column
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
 from clipzoo.types import ImageArray, Size, View, decode_image
-
-Position = tuple[int, int] | tuple[int, int, int]
-"""(epoch, row of the plan), which determine a training sample with the seed; and the step, if batches have sizes."""
-
 
 SIZES = 1
 """Distinguishes the random numbers of sizes from those of views."""
@@ -56,6 +54,12 @@ class LabelColumn:
     def task(self) -> Task[Any]:
         """The column's task; `PluginError` if it is unknown."""
         return get_task(self.column.task)
+
+    @property
+    def remedy(self) -> str:
+        """Advice where labels cannot be read."""
+        store = self.column.path.parent.parent
+        return f"Run `clipzoo labels verify {store}`, which names them, and label these shards again"
 
     def collate(self, labels: Sequence[Any], size: tuple[int, int]) -> Target:
         """Return the target of a batch, with the ``weight`` of each pixel if pixels are weighted."""
@@ -91,8 +95,8 @@ class Viewing:
 class ViewedSample:
     """One sample with its view applied.
 
-    ``skipped`` is the reason if it could not be read, ``damaged`` maps columns to the reasons of unreadable labels, and
-    ``lost`` is an error that ends training.
+    ``skipped`` is the reason if it could not be read, ``damaged`` maps columns to the reasons of unreadable labels,
+    ``lost`` is an error that ends training, and ``picture`` the input of online experts, if there are any.
     """
 
     key: str
@@ -102,6 +106,7 @@ class ViewedSample:
     skipped: str | None = None
     damaged: dict[str, str] = field(default_factory=dict)
     lost: ClipzooError | None = None
+    picture: Picture | None = None
 
 
 @dataclass
@@ -117,6 +122,7 @@ class Batch:
         skipped: (key, reason) of unreadable samples, which are not among the B, and of unreadable labels.
         unreadable: column -> (unreadable labels, labels in the plan); the column "" counts samples.
         lost: the error that ends training, raised by `loader`.
+        pictures: the inputs of online experts, until these have labeled them.
     """
 
     images: Tensor
@@ -127,6 +133,7 @@ class Batch:
     unreadable: dict[str, tuple[int, int]] = field(default_factory=dict)
     lost: ClipzooError | None = None
     keys: list[str] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; called by the DataLoader."""
@@ -151,6 +158,7 @@ class TrainingSet(Dataset[ViewedSample]):
         seed: views are a pure function of (seed, epoch, row).
         mixture: dataset -> weight, for a plan of several datasets; empty for the order of the plan.
         captions: field -> weight in the draw of a sample's caption; the dataset was opened with these fields.
+        online: column name -> column whose labels are predicted for each batch, in the process that iterates.
 
     Raises:
         PlanError: the dataset was opened without fields of ``captions``.
@@ -165,6 +173,7 @@ class TrainingSet(Dataset[ViewedSample]):
         seed: int = 0,
         mixture: Mapping[str, float] | None = None,
         captions: Mapping[str, float] | None = None,
+        online: Mapping[str, OnlineColumn] | None = None,
     ) -> None:
         if missing := set(captions or {}) - set(reader.drawn):
             raise PlanError(
@@ -173,12 +182,21 @@ class TrainingSet(Dataset[ViewedSample]):
             )
         self.captions = dict(captions or {})
         self.plan, self.reader, self.labels, self.mixture = plan, reader, dict(labels), dict(mixture or {})
-        self.viewing, self.seed = viewing, seed
+        self.viewing, self.seed, self.online = viewing, seed, dict(online or {})
         self._watches = {name: _Watch(used.column, plan.tars.get(name, {})) for name, used in self.labels.items()}
         self.threads = max(reader.threads, *(files.threads(used.column.path) for used in labels.values()), 1)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return the state for a worker process, which needs only the names of online columns."""
+        return {**vars(self), "online": dict.fromkeys(self.online)}
+
     def __len__(self) -> int:
         return len(self.plan)
+
+    @property
+    def supervision(self) -> dict[str, LabelColumn | OnlineColumn]:
+        """All columns by name."""
+        return {**self.labels, **self.online}
 
     def __getitem__(self, position: Position | int) -> ViewedSample:
         """Return one sample.
@@ -211,12 +229,14 @@ class TrainingSet(Dataset[ViewedSample]):
         except ClipzooError as error:
             return ViewedSample(row["key"], skipped=str(error))
         rng = np.random.default_rng([self.seed, epoch, index])
-        v = self.viewing
+        v, whole = self.viewing, image
         size = v.size_of(self.seed, *step) if step else v.size
         view = View.draw(rng, image.shape[:2], size, v.scale, v.ratio, v.flip)
         view, pixels = _pixels.viewed(image, view, v.resampling)
         pixels = _pixels.jittered(pixels, rng, v.jitter)
         viewed = ViewedSample(row["key"], pixels, draw_caption(sample, rng, self.captions))
+        if self.online:
+            viewed.picture = Picture(ExpertInput(row["key"], whole, sample.caption), view)
         for name in self.labels:
             try:
                 viewed.labels[name] = self._label(name, row, view)
@@ -238,7 +258,7 @@ class TrainingSet(Dataset[ViewedSample]):
     def target_size(self, name: str, size: Size | None = None) -> Size:
         """Return (H, W) of a column's targets in pixels: the images' size divided by the stride, rounded down."""
         H, W = size or self.viewing.size
-        stride = self.labels[name].stride
+        stride = self.supervision[name].stride
         return H // stride, W // stride
 
     def collate(self, samples: Sequence[ViewedSample], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
@@ -251,10 +271,24 @@ class TrainingSet(Dataset[ViewedSample]):
         Raises:
             LostError, RemoteError: see `__getitem__`.
         """
-        batch = self._collate(samples, tokenize)
+        return self.finished(self._collate(samples, tokenize))
+
+    def finished(self, batch: Batch) -> Batch:
+        """Return the batch with the labels of online columns.
+
+        Raises:
+            LostError, RemoteError: see `__getitem__`.
+            ExpertError: an online expert cannot be loaded, or fails.
+        """
         if batch.lost:
             raise batch.lost
-        return batch
+        targets, skipped, unreadable = dict(batch.targets), list(batch.skipped), dict(batch.unreadable)
+        H, W = batch.images.shape[1:3]
+        for name, column in self.online.items():
+            targets[name], reasons = column.targets(batch.pictures, self.target_size(name, (H, W)))
+            skipped += [(key, f"{name}: {reason}") for key, reason in reasons.items()]
+            unreadable[name] = len(reasons), len(batch.pictures)
+        return replace(batch, targets=targets, skipped=skipped, unreadable=unreadable, pictures=[])
 
     def _collate(self, samples: Sequence[ViewedSample], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
         lost = next((s.lost for s in samples if s.lost), None)
@@ -273,7 +307,10 @@ class TrainingSet(Dataset[ViewedSample]):
             name: _unreadable(usable, name) for name in targets
         }
         keys = [s.key for s in usable]
-        return Batch(torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost, keys)
+        seen = [s.picture for s in usable if s.picture is not None]
+        return Batch(
+            torch.from_numpy(images), tokenize(captions), captions, targets, skipped, unreadable, lost, keys, seen
+        )
 
 
 class _Watch:
@@ -312,53 +349,14 @@ class _Watch:
             )
 
 
-class PlanSampler(Sampler[list[Position]]):
-    """Yields batches of positions from step ``start`` to ``stop``, independent of earlier runs."""
-
-    def __init__(
-        self, plan: Plan, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, ranks: int = 1
-    ) -> None:
-        self.plan, self.batch_size, self.seed, self.stepped = plan, batch_size, seed, False
-        self.start, self.stop, self.rank, self.ranks = start, stop, rank, ranks
-        self.steps_per_epoch = len(plan) // (batch_size * ranks)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[Position]]:
-        epoch, order = -1, self.plan.epoch(self.seed, 0)
-        for step in range(self.start, self.stop):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                order = self.plan.epoch(self.seed, epoch)
-            first = step % self.steps_per_epoch * self.batch_size
-            positions = self.rank + self.ranks * np.arange(first, first + self.batch_size)
-            yield self.at(step, [(epoch, index) for index in order.take(positions).tolist()])
-
-    def at(self, step: int, positions: list[tuple[int, int]]) -> list[Position]:
-        """Return the positions of a batch, with the step if the size of its images depends on it."""
-        return [(*position, step) for position in positions] if self.stepped else list(positions)
-
-
-class MixtureSampler(PlanSampler):
-    """Yields batches of positions of several datasets with weights; ranks take turns within the batch of all ranks."""
-
-    weights: Mapping[str, float]
-
-    def __iter__(self) -> Iterator[list[Position]]:
-        mixture, size = Mixture(self.plan, self.weights, self.seed), self.batch_size * self.ranks
-        for step in range(self.start, self.stop):
-            yield self.at(step, mixture.positions(range(step * size + self.rank, (step + 1) * size, self.ranks)))
-
-
 class _Loader(DataLoader[Any]):
-    """A DataLoader that raises `Batch.lost` in the training process."""
+    """A DataLoader that raises `Batch.lost`, and runs online experts, in the training process."""
+
+    dataset: TrainingSet
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
-            if batch.lost:
-                raise batch.lost
-            yield batch
+            yield self.dataset.finished(batch)
 
 
 def loader(

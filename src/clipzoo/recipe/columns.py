@@ -18,6 +18,8 @@ class ColumnRecipe(Part):
     """URI of the expert that makes the labels (docs/experts.md)."""
     column: str | None = None
     """``<task>/<slug>`` of existing labels in the store."""
+    online: bool = False
+    """The expert labels the pictures of each batch during training, and nothing is stored (docs/training.md)."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of this loss, relative to that of the contrastive loss (``training.contrastive_weight``, 1)."""
     head: str = "conv"
@@ -58,7 +60,7 @@ class ColumnRecipe(Part):
     def _one_source(self) -> ColumnRecipe:
         if (self.expert is None) == (self.column is None):
             raise ValueError("name either expert (a URI) or column (<task>/<slug> of the store)")
-        mistakes = []
+        mistakes = self._online_mistakes()
         for kind, folder, name in (("head", "heads", self.head), ("loss", "losses", self.loss)):
             known = plugins.names(folder)
             if name is not None and name not in known:
@@ -66,3 +68,16 @@ class ColumnRecipe(Part):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    def _online_mistakes(self) -> list[str]:
+        if not self.online:
+            return []
+        if self.expert is None:
+            return ["online needs an expert: labels of an existing column are read from the store. Remove online"]
+        stored = ("min_confidence", "where", "confidence_weight")
+        return [
+            f"{name} needs stored labels, whose confidence and statistics are known before training. Remove {name}, or "
+            "online"
+            for name in stored
+            if getattr(self, name) is not None
+        ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipzoo import experts, files, locations
 from clipzoo.benchmarks import Benchmark, open_benchmark
-from clipzoo.data import Plan, Where, check_captions, kept_plan
+from clipzoo.data import OnlineColumn, Plan, Where, check_captions, check_online, kept_plan
 from clipzoo.errors import RecipeError
 from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.experts import Expert
@@ -21,7 +21,7 @@ from clipzoo.readers import Reader, open_dataset
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.before.preflight import REPORTED, SPLITS
 from clipzoo.runs.folder import Folder
-from clipzoo.store import Column, Store
+from clipzoo.store import Column, Manifest, Store
 
 
 class Inputs:
@@ -90,8 +90,29 @@ class Inputs:
     def experts(self) -> dict[str, Expert]:
         """URI -> expert of the recipe, not loaded; `ExpertError` if one cannot be created."""
         created = {c.expert: experts.create(c.expert) for c in self.recipe.columns if c.expert}
-        stages(list(created.values()), self.store)
+        for column in self.recipe.columns:
+            if column.expert and column.online:
+                check_online(created[column.expert])
+        stages([expert for uri, expert in created.items() if uri not in self._online], self.store)
         return created
+
+    @property
+    def _online(self) -> set[str]:
+        """URIs of the experts that label during training."""
+        return {column.expert for column in self.recipe.columns if column.expert and column.online}
+
+    @property
+    def labelers(self) -> list[Expert]:
+        """The experts of the recipe whose labels are stored, not loaded."""
+        return [expert for uri, expert in self.experts.items() if uri not in self._online]
+
+    def online(self, device: str) -> dict[str, OnlineColumn]:
+        """Return column name -> a column whose expert labels during training on ``device``."""
+        return {
+            name: OnlineColumn(self.experts[column.expert], device, column.stride)
+            for name, (column, _) in self.specs.items()
+            if column.expert and column.online
+        }
 
     def unload_experts(self) -> None:
         """Release the experts and their weights; they are created again when they are needed."""
@@ -142,8 +163,17 @@ class Inputs:
 
     @cached_property
     def columns(self) -> dict[str, tuple[ColumnRecipe, Column]]:
-        """Column name -> its recipe and its labels."""
-        return {name: (column, self._stored(name)) for name, (column, _) in self.specs.items()}
+        """Column name -> its recipe and its labels, without online columns."""
+        return {name: (column, self._stored(name)) for name, (column, _) in self.specs.items() if not column.online}
+
+    def manifests(self) -> dict[str, Manifest]:
+        """Return column name -> its manifest; that of an online column has no counts."""
+        return {
+            name: Manifest.of(self.experts[str(column.expert)].card, {})
+            if column.online
+            else self._stored(name).manifest
+            for name, (column, _) in self.specs.items()
+        }
 
     def _stored(self, name: str) -> Column:
         task, _, slug = name.partition("/")
@@ -153,7 +183,8 @@ class Inputs:
         """Return the names of the columns for which an expert has shards to label."""
         shards = set(self.shards() or self.reader.shards)
         complete = {column.name for column in self.store.columns() if shards <= column.committed()}
-        return [name for name, (column, _) in self.specs.items() if column.expert and name not in complete]
+        made = [name for name, (column, _) in self.specs.items() if column.expert and not column.online]
+        return [name for name in made if name not in complete]
 
     @cached_property
     def plan(self) -> Plan:

@@ -100,8 +100,8 @@ def cost(run: Run) -> dict[str, dict[str, float | None]]:
     """Return column -> cost of the labels in use; seconds spent on shards that were dropped are listed apart."""
     stored = {column.name: column for column in run.inputs.store.columns()}
     costs: dict[str, dict[str, float | None]] = {}
-    for name in run.specs:
-        if name not in stored:
+    for name, (column, _) in run.specs.items():
+        if column.online or name not in stored:
             continue
         manifest, seconds = stored[name].manifest, stored[name].seconds_in_use()
         images = max(manifest.counts.labels + manifest.counts.failures, 1)

@@ -176,8 +176,9 @@ class Trainings:
             for name, (column, labels) in columns.items()
         }
         used = labels if arm == "clipzoo" else {}
+        online = self.inputs.online(self.device) if arm == "clipzoo" else {}
         dataset = TrainingSet(
-            self.plan, self.inputs.reader, used, viewing, seed, self.recipe.mixture, settings.captions
+            self.plan, self.inputs.reader, used, viewing, seed, self.recipe.mixture, settings.captions, online
         )
 
         def on_step(step: int, values: Mapping[str, float]) -> None:
@@ -187,7 +188,7 @@ class Trainings:
         def say(text: str) -> None:
             self.progress.stage(f"{arm}, seed {seed}: {text}")
 
-        weights = {name: column.weight for name, (column, _) in columns.items()}
+        weights = {name: column.weight for name, (column, _) in self.inputs.specs.items()}
         job = Job(settings, rate, steps, out, weights, seed, self.device)
         return Training(job, student, dataset, self._validate, on_step, say, self._guard[0])
 

@@ -63,13 +63,13 @@ def _locked(verb: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run,
 def label(run: Run) -> Store:
     """Let the recipe's experts label its dataset; existing labels are kept. Returns the store."""
     inputs, settings = run.inputs, run.recipe.labeling
-    if not inputs.experts:
+    if not inputs.labelers:
         return inputs.store
     if unlabeled := inputs.unlabeled():
         run.progress.stage(f"labeling {run.recipe.location}: {', '.join(unlabeled)}")
     label_dataset(
         inputs.dataset,
-        list(inputs.experts.values()),
+        inputs.labelers,
         str(inputs.store.root),
         device=run.device,
         batch_size=settings.batch_size,
@@ -256,9 +256,7 @@ def push(
 def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
     """Return a student with the samples and the README of its export."""
     images, captions = _first_samples(run)
-    manifests = (
-        {name: column.manifest for name, (_, column) in run.columns.items()} if arm.startswith("clipzoo") else {}
-    )
+    manifests = run.inputs.manifests() if arm.startswith("clipzoo") else {}
     results = run.folder.results
     numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     student, version = _trained(run, arm, seed), software().get("clipzoo", "(source)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from clipzoo import files
-from clipzoo.data import Batch, LabelColumn, Plan
+from clipzoo.data import Batch, LabelColumn, OnlineColumn, Plan
 from clipzoo.errors import ClipzooError, DatasetError, StoreError
 from clipzoo.training.records import SKIPPED, lines
 
@@ -28,7 +28,7 @@ class Health:
         labels: columns by name.
     """
 
-    def __init__(self, allowed: float, labels: Mapping[str, LabelColumn]) -> None:
+    def __init__(self, allowed: float, labels: Mapping[str, LabelColumn | OnlineColumn]) -> None:
         self.allowed, self.labels = allowed, labels
         self._steps: dict[str, deque[tuple[int, int]]] = {}  # column -> (failed, wanted) of each step in the window
         self._sums: dict[str, list[int]] = {}
@@ -55,10 +55,9 @@ class Health:
     def _error(self, step: int, name: str, failed: int, wanted: int) -> ClipzooError:
         kind: type[ClipzooError] = StoreError if name else DatasetError
         unit = f"labels of {name}" if name else "samples"
-        store = self.labels[name].column.path.parent.parent if name else None
         fix = "Restore the dataset"
         if name:
-            fix = f"Run `clipzoo labels verify {store}`, which names them, and label these shards again"
+            fix = self.labels[name].remedy
         return kind(
             f"training stopped at step {step}: {failed:,} of the last {wanted:,} {unit} cannot be read "
             f"({failed / wanted:.1%}), more than training.max_failures={self.allowed:g} allows. The last one is "
@@ -88,10 +87,10 @@ class Supervision(TypedDict):
     columns: dict[str, Supervised]
 
 
-def supervision(plan: Plan, labels: Mapping[str, LabelColumn], out: Path) -> Supervision:
+def supervision(plan: Plan, labels: Mapping[str, LabelColumn | OnlineColumn], out: Path) -> Supervision:
     """Return counts of samples, labels and failed reads of a training: plain JSON values."""
     skips = Counter(column_of(line["reason"], labels) for line in lines(out / SKIPPED))
-    labeled = plan.labeled()
+    labeled = dict.fromkeys(labels, len(plan)) | plan.labeled()  # online experts label every sample
     columns: dict[str, Supervised] = {}
     for name in labels:
         columns[name] = {"labels": labeled[name], "unreadable": skips[name]}

@@ -83,7 +83,7 @@ def _run(
     if watch:
         watch.begin(start, records)
         updater.rate_factor = watch.factor
-    health = Health(settings.max_failures, training.dataset.labels)
+    health = Health(settings.max_failures, training.dataset.supervision)
     student.train()
     for step in range(start, job.steps):
         began = time.perf_counter()

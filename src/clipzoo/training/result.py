@@ -26,7 +26,7 @@ def write(training: Training, student: Student) -> None:
     if not ranks.is_main():
         return
     out, dataset = training.job.out, training.dataset
-    supervision = health.supervision(dataset.plan, dataset.labels, out)
+    supervision = health.supervision(dataset.plan, dataset.supervision, out)
     health.write_supervision(out, supervision)
     if unreadable := health.describe_unreadable(supervision):
         training.say(unreadable)

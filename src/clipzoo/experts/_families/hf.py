@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from clipzoo.tasks.depth import Kind  # with PyTorch
 
 Form = Literal[
-    "depth", "normals", "semantic", "masks", "boxes", "instances", "owl", "grounding", "omdet", "concepts", "boundaries"
-]
+    "depth", "normals", "semantic", "masks", "boxes", "instances", "owl", "grounding", "omdet", "concepts",
+    "boundaries", "features",
+]  # fmt: skip
 Mode = Literal["semantic", "instance", "panoptic"]
 
 
@@ -71,8 +72,9 @@ def family_of(architecture: str, name: str, values: Mapping[str, object]) -> HfF
             return family
     endings = sorted({pattern for family in FAMILIES for pattern in family.architectures if pattern[0] == "*"})
     raise ExpertError(
-        f"{name} is a {architecture}, which predicts neither depth, normals, classes of pixels, boxes nor masks: use "
-        f"a model of {', '.join(endings)} or of an architecture that docs/experts.md lists"
+        f"{name} is a {architecture}, which predicts neither depth, normals, classes of pixels, boxes nor masks, and "
+        f"whose features clipzoo does not read: use a model of {', '.join(endings)} or of an architecture that "
+        "docs/experts.md lists"
     )
 
 
@@ -121,6 +123,11 @@ def _depth(name: str, architecture: str, kind: Kind | None, source: str, **more:
 def _semantic(name: str, architectures: tuple[str, ...], source: str) -> HfFamily:
     gives = "the best class of id2label for every pixel; unknown if that class is called void, unlabeled, ignore or N/A"
     return HfFamily(name, "segmentation", gives, source, form="semantic", architectures=architectures)
+
+
+def _features(name: str, architectures: tuple[str, ...], source: str) -> HfFamily:
+    gives = "directions of the patch tokens of last_hidden_state, without class and register tokens; image squashed"
+    return HfFamily(name, "features", gives, source, form="features", architectures=architectures)
 
 
 def _masks(name: str, architectures: tuple[str, ...], source: str, **more: Unpack[_More]) -> HfFamily:
@@ -344,6 +351,22 @@ FAMILIES: tuple[HfFamily, ...] = (
     _boundaries(
         "SAM 3, masks of points", ("Sam3TrackerModel",),
         f"Carion et al., arXiv 2511.16719; {LIBRARY}/sam3/image_processing_sam3.py",
+    ),
+    _features(
+        "DINOv2", ("Dinov2Model", "Dinov2WithRegistersModel"),
+        f"Oquab et al., arXiv 2304.07193; {LIBRARY}/dinov2/modeling_dinov2.py: a class token, registers, then patches",
+    ),
+    _features(
+        "DINOv3 ViT", ("DINOv3ViTModel",),
+        f"Siméoni et al., arXiv 2508.10104; {LIBRARY}/dinov3_vit/modeling_dinov3_vit.py",
+    ),
+    _features(
+        "SigLIP 1, and SigLIP 2 of fixed sizes", ("SiglipModel", "SiglipVisionModel"),
+        f"Tschannen et al., arXiv 2502.14786; {LIBRARY}/siglip/modeling_siglip.py: patches only",
+    ),
+    _features(
+        "CLIP", ("CLIPModel", "CLIPVisionModel"),
+        f"Radford et al., arXiv 2103.00020; {LIBRARY}/clip/modeling_clip.py: a class token, then patches",
     ),
     _boxes("any other …ForObjectDetection", ("*ForObjectDetection",), "the model's card"),
 )  # fmt: skip

@@ -23,6 +23,7 @@ from clipzoo.experts.hf.boundaries import BoundariesPostprocessor
 from clipzoo.experts.hf.boxes import BoxesPostprocessor
 from clipzoo.experts.hf.concepts import ConceptsPostprocessor
 from clipzoo.experts.hf.depth import DepthPostprocessor
+from clipzoo.experts.hf.features import FeaturesPostprocessor
 from clipzoo.experts.hf.frame import disable_center_crop
 from clipzoo.experts.hf.instances import InstancesPostprocessor
 from clipzoo.experts.hf.masks import MasksPostprocessor, SemanticPostprocessor
@@ -58,6 +59,7 @@ POSTPROCESSORS: Mapping[Form, type[Postprocessor]] = {
     "omdet": OmDetPostprocessor,
     "concepts": ConceptsPostprocessor,
     "boundaries": BoundariesPostprocessor,
+    "features": FeaturesPostprocessor,
 }
 """Form of a family's outputs -> its postprocessor."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.options import parse_names
+from clipzoo.types import Size
 
 Options = Mapping[str, str]
 
@@ -25,6 +26,14 @@ def count(options: Options, name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise ExpertError(f"?{name}={text}: the value must be a whole number, at least 1")
     return int(text)
+
+
+def sides(options: Options, name: str) -> Size:
+    """Return the value of an option that is a size, ``224``, or ``224x336`` (H×W)."""
+    texts = options[name].lower().split("x")
+    if len(texts) > 2 or not all(text.isascii() and text.isdigit() and 1 <= int(text) <= 8192 for text in texts):
+        raise ExpertError(f"?{name}={options[name]}: write the size of the input, such as 224, or 224x336 (H×W)")
+    return int(texts[0]), int(texts[-1])
 
 
 def share(options: Options, name: str, default: float) -> float:

@@ -63,7 +63,7 @@ class Preview:
         done: (arm, seed) of a training -> its finished steps.
         trials: trials of learning rates, over all arms. finished_trials: those that have ended.
         memory: of the arm with most terms, on each process.
-        processes: that share each batch.
+        processes: that share each batch. online: columns whose experts label during training.
         epoch_bytes: of pictures, captions and labels, read once; None for rows of tables, whose index has no sizes, and
             for pictures that have not been rendered yet.
         splits: split -> its pictures; empty if single arms are trained, which measures nothing.
@@ -86,6 +86,7 @@ class Preview:
     splits: Mapping[str, Split]
     compared_experts: Sequence[str]
     processes: int = 1
+    online: Sequence[str] = ()
 
     @property
     def epochs(self) -> float:
@@ -100,6 +101,7 @@ class Preview:
             ("folder", f"{self.folder}{'' if self.folder.exists() else ' (new)'}"),
             ("samples", f"{self.samples:,} usable{reasons}"),
             *((f"labels {name}", _share(share)) for name, share in self.coverage.items()),
+            *((f"labels {name}", "predicted during training, not stored") for name in self.online),
             ("each training", f"{self.steps:,} steps of {batch} samples = {self.epochs:.3g} epochs"),
             ("learning rates", self._rates()),
             ("trainings", self._trainings()),
@@ -237,6 +239,7 @@ def preview(
             epoch_bytes=size,
             splits=splits,
             compared_experts=_compared_experts(run, splits),
+            online=[name for name, (column, _) in run.specs.items() if column.online],
         )
 
 
@@ -266,8 +269,9 @@ def _compared_experts(run: Run, splits: Mapping[str, Split]) -> list[str]:
 def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], int | None]:
     """Return usable samples, reasons of those left out, coverage by column and bytes of an epoch."""
     stored = {column.name: column for column in run.inputs.store.columns()}
-    labeled = {name: stored[name] for name in run.specs if name in stored and stored[name].committed()}
-    coverage: dict[str, float | None] = dict.fromkeys(run.specs)
+    wanted = [name for name, (column, _) in run.specs.items() if not column.online]
+    labeled = {name: stored[name] for name in wanted if name in stored and stored[name].committed()}
+    coverage: dict[str, float | None] = dict.fromkeys(wanted)
     pictures = locations.pictures_to_render(run.recipe.location)
     if pictures is not None:
         samples = min(pictures, run.recipe.max_samples or pictures)

@@ -1,0 +1,131 @@
+"""Labels of online columns: a frozen expert labels the pictures of each batch, instead of a store.
+
+The expert sees the whole picture, as in labeling, and its label gets the view of the sample, as stored labels do. So a
+stored and an online label of one sample differ only by the quantization of the store.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clipzoo.errors import ClipzooError, ExpertError
+from clipzoo.experts import Expert, ExpertInput
+from clipzoo.tasks import Task
+from clipzoo.tasks import get as get_task
+from clipzoo.tasks.base import Target
+from clipzoo.types import Size, View
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A sample as its expert sees it, and the view that its labels get."""
+
+    sample: ExpertInput
+    view: View
+
+
+class OnlineColumn:
+    """The expert of a column, loaded in the training process when it is first needed.
+
+    Args:
+        expert: not loaded; it reads no other columns.
+        device: on which it runs, in PyTorch's notation.
+        stride: image pixels per target pixel.
+    """
+
+    def __init__(self, expert: Expert, device: str = "cpu", stride: int = 2) -> None:
+        check_online(expert)
+        self.expert, self.device, self.stride = expert, device, stride
+        self.remedy = f"Run `clipzoo experts check {expert.card.uri}`, which tests the expert"
+        self._loaded = False
+
+    @property
+    def task(self) -> Task[object]:
+        """The task of the labels; `PluginError` if it is unknown."""
+        return get_task(self.expert.card.task)
+
+    def targets(self, pictures: Sequence[Picture], size: Size) -> tuple[Target, dict[str, str]]:
+        """Return the target of a batch at ``size`` (H, W), and key -> reason of each picture without a label.
+
+        The random state does not change.
+
+        Raises:
+            ExpertError: the expert cannot be loaded, or fails for another reason than a picture.
+        """
+        cuda = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(cuda), torch.no_grad():
+            self._load()
+            labels, reasons = self._labels([picture.sample for picture in pictures])
+        pairs = zip(labels, pictures, strict=True)
+        task = self.task
+        viewed = [None if label is None else task.view(task.taught(label), p.view.at(size)) for label, p in pairs]
+        return task.collate(viewed, size), reasons
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        try:
+            self.expert.load(self.device)
+        except ClipzooError:
+            raise
+        except Exception as error:  # an expert is third-party code
+            raise _failed(self.expert, f"cannot be loaded on {self.device}", error) from error
+        self._loaded = True
+
+    def _labels(self, samples: Sequence[ExpertInput]) -> tuple[list[object], dict[str, str]]:
+        """Return a label per sample, None where there is a reason (by key) that it has none."""
+        labels: list[object] = [None] * len(samples)
+        reasons: dict[str, str] = {}
+        by_size = defaultdict[tuple[int, ...], list[int]](list)
+        for row, sample in enumerate(samples):
+            by_size[sample.image.shape].append(row)
+        for rows in by_size.values():
+            for start in range(0, len(rows), self.expert.batch_size):
+                chunk = rows[start : start + self.expert.batch_size]
+                for row, label in zip(chunk, self._predicted([samples[row] for row in chunk]), strict=True):
+                    if isinstance(label, ClipzooError):
+                        reasons[samples[row].key] = str(label)
+                    else:
+                        labels[row] = label
+        return labels, reasons
+
+    def _predicted(self, samples: Sequence[ExpertInput]) -> list[object]:
+        """Return a sound label or an error per sample; samples of a batch that fails are labeled one by one."""
+        card = self.expert.card
+        try:
+            found = list(self.expert.predict_inputs(samples))
+            if len(found) != len(samples):
+                raise ExpertError(f"{card.uri} gave {len(found)} labels for {len(samples)} pictures")
+            for label in found:
+                self.task.check(label, card.convention)
+        except ClipzooError as error:
+            if len(samples) == 1:
+                return [error]
+            return [one for sample in samples for one in self._predicted([sample])]
+        except Exception as error:
+            raise _failed(self.expert, "failed while labeling a batch of training", error) from error
+        return found
+
+
+def check_online(expert: Expert) -> None:
+    """Raise `ExpertError` if an expert cannot label during training."""
+    uri = expert.card.uri
+    fix = "Remove online: true from its column, so that its labels are stored before training"
+    if expert.reads:
+        raise ExpertError(
+            f"{uri} cannot label online: it reads the labels of {', '.join(expert.reads)}, and only stored ones can be "
+            f"read. {fix}"
+        )
+    if expert.imports:
+        raise ExpertError(f"{uri} cannot label online: it reads existing labels, and predicts none. {fix}")
+
+
+def _failed(expert: Expert, what: str, error: Exception) -> ExpertError:
+    return ExpertError(
+        f"{expert.card.uri} {what}: {type(error).__name__}: {error}. Run `clipzoo experts check {expert.card.uri}`, which "
+        "shows where, or lower its batch_size if memory ran out"
+    )
