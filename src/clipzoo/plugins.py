@@ -26,10 +26,11 @@ LISTED = 20
 """Longer lists of names are reduced to the most similar ones."""
 
 SHARED = frozenset({
-    "arrays", "base", "boxes", "decode", "frames", "layers", "levels", "maps", "masked", "options", "palettes", "png",
-    "rle",
+    "arrays", "base", "boxes", "decode", "frames", "layers", "levels", "maps", "masked", "options", "palettes", "rle",
+    "tasks.png",
 })  # fmt: skip
-"""Public modules of plugin folders that are shared by plugins and are not plugins themselves."""
+"""Public modules of plugin folders that are shared by plugins and are not plugins themselves. A name with a folder
+stands for the module of this folder alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ def names(folder: str) -> tuple[str, ...]:
     """Return the names of all plugins of a folder, sorted; not even the folder is imported."""
     modules = pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder.split(".")))])
     built_in = {module.name for module in modules if not module.name.startswith("_")}
-    return tuple(sorted(built_in - SHARED | {*installed(folder)}))
+    plugins = {name for name in built_in if not {name, f"{folder}.{name}"} & SHARED}
+    return tuple(sorted(plugins | {*installed(folder)}))
 
 
 @cache

@@ -184,20 +184,24 @@ def export(
         str, typer.Option("--to", help=f"The format: {', '.join(plugins.names('labeling.exports'))} (docs/labels.md).")
     ],
     data: Annotated[str, typer.Option("--data", help="The labeled dataset.")],
-    out: Annotated[str, typer.Option("--out", help="The file to write; an existing file is replaced.")],
+    out: Annotated[str, typer.Option("--out", help="The new folder, or the file of coco, which is replaced.")],
     column: Annotated[
-        str, typer.Option("--column", help="The column <task>/<slug>; required if several fit the format.")
-    ] = "",
+        list[str] | None,
+        typer.Option("--column", help="The column <task>/<slug>. png, hf and webdataset hold several: repeatable."),
+    ] = None,
 ) -> None:
-    """Export a column in a format of other tools, in pixels of each image."""
+    """Export columns in a format of other tools, in pixels of each image, with a README on their conventions."""
     from clipzoo import locations
-    from clipzoo.cli._console import plain
+    from clipzoo.cli._console import bars, plain
     from clipzoo.labeling import export_labels
 
-    with locations.resolved(data, store) as place:
-        result = export_labels(store, place, to, out, column)
+    with locations.resolved(data, store) as place, bars() as progress:
+        result = export_labels(store, place, to, out, column or (), progress)
     skipped = f", {result.left_out:,} samples without a label were skipped" if result.left_out else ""
-    plain(f"{result.column}: {result.pictures:,} images in {result.path}{skipped}")
+    changed = f", {result.changed:,} labels were changed" if result.changed else ""
+    plain(f"{result.column}: {result.pictures:,} images in {result.path}{skipped}{changed}")
+    if result.listed:
+        plain(f"the reasons are in {result.listed}")
 
 
 @app.command("colors")

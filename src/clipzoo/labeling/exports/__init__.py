@@ -1,101 +1,163 @@
-"""Export of a column's labels in other formats, one file per format.
+"""Export of labels in other formats, one file per format.
 
-A file has ``TASKS``, the tasks that the format supports, and ``write``, a `base.Write`.
+A file has ``TASKS``, the tasks that the format supports, and ``write``, a `base.Write`; for the rest see
+`base.LabelFormatPlugin`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO
 
-from clipzoo import files, tasks
+from clipzoo import files
 from clipzoo.errors import StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.labeling.exports.base import Labeled, LabelFormatPlugin
+from clipzoo.labeling.exports import _listing
+from clipzoo.labeling.exports.base import Labeled, LabelFormatPlugin, Labels
 from clipzoo.plugins import Registry
-from clipzoo.readers import ROW, Entry, Reader, fingerprint, open_dataset, prefetched
+from clipzoo.progress import Progress, Silent
+from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.store import Column, Store
-from clipzoo.types import View, image_size
 
-__all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labeled", "export_labels"]
+__all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labeled", "Labels", "export_labels"]
 
 PLUGINS: Registry[LabelFormatPlugin] = Registry("labeling.exports", ("TASKS", "write"))
+
+README, LISTED = "README.md", "failures.tsv"
+"""Files next to the labels; of a single file their names follow its own. The second one exists only if it has lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An export: its column and path, the number of images with a label, and of samples left out for lack of one."""
+    """An export: its columns and path, and the number of images with a label.
+
+    ``left_out`` counts the samples without a written label, ``changed`` the labels that the format could not hold
+    unchanged; ``listed`` is the file with the reasons, None if both are 0.
+    """
 
     column: str
     path: Place
     pictures: int
     left_out: int
+    changed: int = 0
+    listed: Place | None = None
 
 
-def export_labels(store: AnyPath, data: AnyPath, to: str, out: AnyPath, column: str = "") -> Exported:
-    """Write a column of a store in another format, in pixels of the dataset's images.
+def export_labels(
+    store: AnyPath,
+    data: AnyPath,
+    to: str,
+    out: AnyPath,
+    column: str | Sequence[str] = "",
+    progress: Progress | None = None,
+) -> Exported:
+    """Write columns of a store in another format, in pixels of the dataset's images.
 
     Args:
         store: the store.
         data: the labeled dataset.
         to: the format, the name of a file in this folder.
-        out: the output file; replaced if it exists.
-        column: ``<task>/<slug>``; optional if only one column is of a task that the format supports.
+        out: the output: a file, which is replaced if it exists, or a new folder.
+        column: ``<task>/<slug>``, or several for formats that hold several. By default all columns that fit such a
+            format; other formats need no name if only one column fits.
+        progress: receiver of the number of exported shards.
 
     Raises:
         PluginError: the format is unknown.
-        StoreError: no column or several fit, or the column is of another dataset.
+        StoreError: no column or several fit, a column is of another dataset, or the output folder is not empty.
         DatasetError: the dataset cannot be read.
     """
     plugin = PLUGINS.load(to)
-    chosen = _chosen(Store(store), column, plugin.TASKS, to)
+    names = [column] if isinstance(column, str) else list(column)
+    chosen = _chosen(Store(store), [name for name in names if name], plugin, to)
     reader = open_dataset(os.fspath(data))
-    chosen.manifest.belongs(fingerprint(reader), chosen.path)
-    walk = _Walk(chosen, reader)
-    plugin.write(walk, chosen, files.place(out))
-    return Exported(chosen.name, files.place(out), walk.pictures, walk.left_out)
+    for one in chosen:
+        one.manifest.belongs(fingerprint(reader), one.path)
+    target = files.place(out)
+    with _listing.waiting() as lines:
+        walk = _listing.Walk(chosen, reader, progress or Silent(), lines)
+        if getattr(plugin, "FOLDER", False):
+            with _new_folder(target) as folder:
+                plugin.write(walk, chosen[0], folder)
+                listed = _beside(plugin, chosen, folder, target, lines)
+        else:
+            plugin.write(walk, chosen[0], target)
+            listed = _beside(plugin, chosen, target, target, lines)
+    where = target / LISTED if listed and getattr(plugin, "FOLDER", False) else listed
+    name = ", ".join(one.name for one in chosen)
+    return Exported(name, target, walk.pictures, walk.left_out, walk.changed, where)
 
 
-def _chosen(store: Store, name: str, supported: tuple[str, ...], to: str) -> Column:
-    """Return the named column, or the only one that fits."""
-    fitting = {one.name: one for one in store.columns(needed=True) if one.task in supported}
-    if name in fitting:
-        return fitting[name]
-    if name or len(fitting) != 1:
-        have = ", ".join(fitting) or "none"
-        fix = f"--column {name} is not one of them" if name else "choose one with --column"
+def _chosen(store: Store, names: Sequence[str], plugin: LabelFormatPlugin, to: str) -> list[Column]:
+    """Return the named columns, or those that fit."""
+    several = bool(getattr(plugin, "SEVERAL", False))
+    fitting = {one.name: one for one in store.columns(needed=True) if one.task in plugin.TASKS}
+    wrong = [name for name in names if name not in fitting]
+    chosen = [fitting[name] for name in names if name in fitting] if names else list(fitting.values())
+    if chosen and not wrong and (several or len(chosen) == 1):
+        return chosen
+    have = ", ".join(fitting) or "none"
+    fix = f"--column {wrong[0]} is not one of them" if wrong else "choose one with --column"
+    raise StoreError(
+        f"the format {to} supports {', '.join(plugin.TASKS)}. {store.root} has these columns of it: {have}; {fix}"
+    )
+
+
+@contextmanager
+def _new_folder(target: Place) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``target`` at the end of the block; a killed export leaves only itself."""
+    if not isinstance(target, Path):
         raise StoreError(
-            f"the format {to} supports {', '.join(supported)}. {store.root} has these columns of it: {have}; {fix}"
+            f"{target} is a remote address, but this format is a folder, which is written on a disk. Export to a "
+            "folder and copy it"
         )
-    return next(iter(fitting.values()))
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise StoreError(
+            f"{target} exists and is not an empty folder. An export writes a new folder, so that it contains no files "
+            "of another one. Remove it, or give another --out"
+        )
+    partial = target.with_name(f".{target.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with files.locked(partial, StoreError, "two exports would write the same folder"):
+        _clear(partial)
+        (partial / "content").mkdir()
+        try:
+            yield partial / "content"
+            (partial / "content").replace(target)
+        finally:
+            shutil.rmtree(partial)
 
 
-class _Walk:
-    """Iterates over the labels of a column in the dataset's order, and counts them."""
+def _clear(folder: Path) -> None:
+    """Remove what an interrupted export has left in its folder."""
+    shutil.rmtree(folder / "content", ignore_errors=True)
 
-    def __init__(self, column: Column, reader: Reader) -> None:
-        self.column, self.reader, self.task = column, reader, tasks.get(column.task)
-        self.pictures = self.left_out = 0
 
-    def __iter__(self) -> Iterator[Labeled]:
-        committed = self.column.committed()
-        with prefetched(self.reader, [shard for shard in self.reader.shards if shard in committed]) as turns:
-            for shard in turns:
-                rows = {row["key"]: row for row in self.column.rows(shard).to_pylist()}
-                for entry in self.reader.index(shard):
-                    row = rows.get(entry.key)
-                    if row is None or row["error"] is not None or entry.error is not None:
-                        self.left_out += 1
-                    else:
-                        self.pictures += 1
-                        yield self._labeled(entry, self.column.label(shard, row))
-
-    def _labeled(self, entry: Entry, label: Any) -> Labeled:
-        """Return a label in pixels of its image."""
-        size, extension = image_size(self.reader.read(entry).image)
-        if label.valid.shape != size:
-            label = self.task.crop_resize(label, View.whole(size))
-        extension = extension if entry.image == ROW else entry.image
-        return Labeled(entry.key, f"{entry.key}.{extension}", size, label)
+def _beside(
+    plugin: LabelFormatPlugin, columns: Sequence[Column], where: Place, target: Place, lines: IO[str]
+) -> Place | None:
+    """Write the README and the list of changes next to an export, and return the path of the list, if there is one."""
+    folder = isinstance(where, Path) and where.is_dir()
+    readme, listed = (where / name if folder else where.with_name(f"{where.name}.{name}") for name in (README, LISTED))
+    text = getattr(plugin, "readme", None)
+    if text is not None:
+        files.write(readme, text(columns, str(target)).encode())
+    lines.seek(0)
+    if not lines.readline():
+        listed.unlink(missing_ok=True)  # of an earlier export
+        return None
+    lines.seek(0)
+    partial = files.PartialFile(listed)
+    try:
+        with partial.path.open("w", encoding="utf-8") as file:
+            file.write(_listing.HEADER)
+            shutil.copyfileobj(lines, file)
+        partial.commit()
+    finally:
+        partial.discard()
+    return listed

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 from clipzoo.files import PartialFile, Place
+from clipzoo.labeling.exports import _readme
 from clipzoo.labeling.exports.base import Labeled
 from clipzoo.store import Column
 from clipzoo.tasks import rle
@@ -46,6 +47,17 @@ def write(labels: Iterable[Labeled], column: Column, out: Place) -> None:
         partial.commit()
     finally:
         partial.discard()
+
+
+def readme(columns: Sequence[Column], out: str) -> str:
+    """See `clipzoo.labeling.exports.base.LabelFormatPlugin`."""
+    meaning = (
+        "Boxes are x, y, width, height in pixels of each picture; ids of images, annotations and categories count from "
+        "1. Masks are compressed run lengths. Ignored objects are `iscrowd`. If a label lists the searched classes, "
+        "images have LVIS's `neg_category_ids` and `not_exhaustive_category_ids`. Every object has a `score`."
+    )
+    read = _readme.command(out, "coco", {"classes": "all", "masks": "yes", "scores": "yes"})
+    return _readme.text("Labels in COCO's format", columns, [meaning, read])
 
 
 def _put(file: IO[str], record: dict[str, object], number: int) -> None:
