@@ -63,8 +63,8 @@ def _options(
 
 
 for verb in (
-    new, check, split, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks,
-    doctor,
+    new, check, split, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo,
+    tasks, doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(experts.app)
