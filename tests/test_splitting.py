@@ -220,6 +220,20 @@ def test_tables_and_folders_keep_captions_and_fields(tmp_path: Path) -> None:
     assert len(benchmark.captions(entry, benchmark.reader.read(entry))) == 2
 
 
+def test_a_folder_keeps_its_json_files(tmp_path: Path) -> None:
+    for i in range(12):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{i}.png").write_bytes(encoded(image(i)))
+        (tmp_path / "data" / f"{i}.txt").write_text(f"picture {i}")
+        (tmp_path / "data" / f"{i}.json").write_text(json.dumps({"id": i}))
+    split(str(tmp_path / "data"), tmp_path / "out", Options(probe="0", validation="0", test="6"))
+    for part in members(tmp_path / "out").values():
+        assert sorted(json.loads(part[name])["id"] for name in part if name.endswith("json")) == sorted(
+            int(part[name].split()[1]) for name in part if name.endswith("txt")
+        )
+        assert len(part) == 18
+
+
 def test_further_members_of_a_tar_are_kept(tmp_path: Path) -> None:
     listed = [
         (f"{i:02d}",

@@ -47,7 +47,7 @@ def test_the_tutorial_runs_block_by_block(tmp_path: Path) -> None:
         assert (work / name).is_file(), name
     split = json.loads((work / "parts" / "split.json").read_text())
     assert {name: part["samples"] for name, part in split["parts"].items()} == {
-        "train": 150, "probe": 40, "validation": 40, "test": 40,
+        "train": 102, "probe": 24, "validation": 24, "test": 30,
     }  # fmt: skip
     assert json.loads((work / "other" / "results.json").read_text())
     assert json.loads((work / "runs" / "tutorial" / "results.json").read_text())

@@ -182,7 +182,7 @@ class Findings:
         self.repeated = self._duplicates(shared, everyone)
 
     def hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
-        """Return the digests of all usable pictures, the difference hashes of those that have one, and their indices."""
+        """Return the digests of usable pictures, and the difference hashes with the indices of their pictures."""
         return (
             np.array(self._digests, np.uint64),
             np.array(self._dhashes, np.uint64),

@@ -28,8 +28,8 @@ Scanned = tuple[int, ScannedSample]
 class Kept:
     """The kept results of a dataset in a folder.
 
-    A shard has changed if the size or the time of modification of its files has changed, or the options of the location.
-    For tables, the pictures in other files are not compared.
+    A shard has changed if the size or the time of modification of its files has changed, or the options of the
+    location. For tables, the pictures in other files are not compared.
     """
 
     def __init__(self, folder: Path, reader: Reader) -> None:

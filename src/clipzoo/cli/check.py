@@ -22,8 +22,8 @@ def command(
         typer.Option(
             "--resume",
             metavar="FOLDER",
-            help="Keep the results of finished shards in FOLDER and skip unchanged shards that it has; write the groups "
-            "of near-duplicates there, for `clipzoo split --check FOLDER`.",
+            help="Keep the results of finished shards in FOLDER and skip unchanged shards that it has; write the "
+            "groups of near-duplicates there, for `clipzoo split --check FOLDER`.",
         ),
     ] = None,
 ) -> None:

@@ -62,4 +62,4 @@ def command(
     console.print(terminal_table(report))
     for note in notes(report):
         plain(note)
-    console.print(f"every sample with its part and reason: {bold(out / 'samples.parquet')}")
+    console.print(f"parts: {bold(out)}; every sample with its part and reason: {bold(out / 'samples.parquet')}")

@@ -113,6 +113,11 @@ class Folder(Reader):
         found = [ext for ext in (*TEXTS, fields.JSON) if self._has_text(entry.key, ext)]
         return fields.of_members(self._texts(entry, found))
 
+    def others(self, entry: Entry) -> Mapping[str, bytes]:
+        """See `Reader.others`; only files of texts are part of a sample."""
+        names = (ext for ext in (*TEXTS, fields.JSON) if ext == fields.JSON or ext != entry.caption.lower())
+        return self._texts(entry, [ext for ext in names if self._has_text(entry.key, ext)])
+
     def _texts(self, entry: Entry, extensions: Iterable[str]) -> dict[str, bytes]:
         """Return extension in lower case -> bytes of the readable files of a sample."""
         data = {}

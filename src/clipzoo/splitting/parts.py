@@ -1,7 +1,7 @@
 """Sizes of parts, and the part of each sample.
 
 Groups of several samples are assigned first, the largest ones first, then single samples, both ordered by class. Each
-goes to the part that lacks most of its share, so that parts have their sizes and the same shares of all classes.
+goes to the part with the largest deficit, so that parts have their sizes and the same shares of all classes.
 """
 
 from __future__ import annotations
@@ -148,14 +148,14 @@ class _Filling:
         self.put_in, self.total = [0] * len(self.left), 0
 
     def put(self, size: int) -> int:
-        """Return the part for a group: the one with room that lacks most of its share, else the one with most room.
+        """Return the part for a group: the one with room and the largest deficit, else the one with most room.
 
         A group that fits in no part makes that part larger than its size.
         """
         self.total += size
-        lacking = [share * self.total - count for share, count in zip(self.shares, self.put_in, strict=True)]
+        deficit = [share * self.total - count for share, count in zip(self.shares, self.put_in, strict=True)]
         roomy = [part for part, left in enumerate(self.left) if left >= size]
-        part = max(roomy, key=lacking.__getitem__) if roomy else max(range(len(self.left)), key=self.left.__getitem__)
+        part = max(roomy, key=deficit.__getitem__) if roomy else max(range(len(self.left)), key=self.left.__getitem__)
         self.left[part] -= size
         self.put_in[part] += size
         return part

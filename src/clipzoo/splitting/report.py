@@ -13,7 +13,6 @@ from rich.table import Table
 from clipzoo import files
 from clipzoo.splitting import plan
 from clipzoo.splitting.parts import HELDOUT, PARTS, Options
-from clipzoo.splitting.writing import folder_of
 
 REPORT = "split.json"
 
@@ -22,10 +21,10 @@ LEFT_OUT = "left out"
 
 @dataclass
 class PartReport:
-    """A part: its numbers of samples, of wanted samples, of shards, of groups, of samples without caption; its classes.
+    """A part: its numbers of samples, of wanted samples, of shards and of groups; its classes.
 
-    ``wanted`` is None for ``heldout``. ``groups`` counts groups of two samples or more, ``largest`` is the size of the
-    largest one.
+    ``wanted`` is None for ``heldout``. ``groups`` counts groups of two or more, ``grouped`` their samples, ``largest``
+    the samples of the largest one.
     """
 
     samples: int = 0
@@ -101,17 +100,20 @@ def summary(
 def terminal_table(report: SplitReport) -> Table:
     """Return the report as a table for the terminal."""
     table = Table(title=escape(f"{report.data}: {report.samples:,} samples"), title_justify="left")
-    for name in ("part", "samples", "share", "wanted", "classes", "groups", "folder"):
-        table.add_column(name, justify="left" if name in ("part", "folder") else "right", overflow="fold")
+    for name in ("part", "samples", "share", "wanted", "classes", "groups"):
+        table.add_column(name, justify="left" if name == "part" else "right", overflow="fold")
     for name, part in report.parts.items():
         groups = f"{part.groups:,} ({part.grouped:,} samples, largest {part.largest:,})" if part.groups else "0"
         table.add_row(
-            name, f"{part.samples:,}", f"{part.samples / report.samples:.1%}",
-            "–" if part.wanted is None else f"{part.wanted:,}", f"{len(part.classes):,}" if part.classes else "–",
-            groups, escape(str(folder_of(report.out, name) if name == "train" else report.out / name)),
-        )  # fmt: skip
+            name,
+            f"{part.samples:,}",
+            f"{part.samples / report.samples:.1%}",
+            "–" if part.wanted is None else f"{part.wanted:,}",
+            f"{len(part.classes):,}" if part.classes else "–",
+            groups,
+        )
     for code, count in report.left_out.items():
-        table.add_row(LEFT_OUT, f"{count:,}", f"{count / report.samples:.1%}", "–", "–", "–", escape(code))
+        table.add_row(f"{LEFT_OUT}: {escape(code)}", f"{count:,}", f"{count / report.samples:.1%}", "–", "–", "–")
     return table
 
 
