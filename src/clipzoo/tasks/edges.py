@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.tasks import levels, maps, png
-from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Statistics, Target, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Metric, Statistics, Target, require
 from clipzoo.tasks.maps import S
 from clipzoo.types import BoolArray, FloatArray, ImageArray, View
 
@@ -51,6 +51,21 @@ class Edges:
         object.__setattr__(self, "values", maps.zero_unknown(self.values, self.valid))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedEdges(Edges):
+    """Edges of several annotators, ``annotators`` bool [A,H,W], whose mean is ``values``.
+
+    Only `metrics` use the annotators: a view or a file of such a label has the mean alone.
+    """
+
+    annotators: BoolArray
+
+    @classmethod
+    def of(cls, annotators: BoolArray) -> AnnotatedEdges:
+        """Return the label of maps [A,H,W]."""
+        return cls(annotators.mean(0, dtype=np.float32), np.ones(annotators.shape[1:], np.bool_), annotators)
+
+
 class EdgesMetric(Additive):
     """Precision and recall of thinned edges over the whole set, at `THRESHOLDS` (the protocol of BSDS500).
 
@@ -62,7 +77,7 @@ class EdgesMetric(Additive):
 
     Matching is by dilation. BSDS500's code matches pixels one to one, so that only one line of a double line matches;
     here both do. Scores are never lower than with that code (5 to 11 points higher on maps of 40×50 in our tests, in
-    the same order) and are comparable only with each other.
+    the same order) and are comparable only with each other. `metrics` has that code's protocol.
 
     NaN if the truth has no edge. Pixels with unknown truth are excluded; a pixel without a prediction has no edge.
     """
@@ -177,6 +192,12 @@ class EdgesTask(MapTask[Edges]):
     def metric(self, convention: Convention) -> EdgesMetric:
         """Return the metric of average precision and best F-measure of thinned edges."""
         return EdgesMetric()
+
+    def metrics(self, convention: Convention) -> Mapping[str, Metric]:
+        """Return ``bsds``, the metric of BSDS500 with several annotators and pixels matched one to one."""
+        from clipzoo.tasks._metrics.contours import BsdsMetric
+
+        return {"bsds": BsdsMetric()}
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
         """Return logits between -`CERTAIN` and `CERTAIN`, [B,1,H,W]; 0 where invalid.
