@@ -64,7 +64,7 @@ def test_a_real_gain_below_untrained_features_is_told(results: dict) -> None:  #
     changed["baselines"]["pixels_position"]["normals/mean_angle"]["mean"] = 1.0
     told = takeaways.notices(changed)
     assert len(told) == 2
-    assert re.match(r"The gain of depth is real, but both arms \(.*\) lie below random student \(90\.0.%\)\.", told[0])
+    assert re.match(r"The gain of depth is real, but both arms \(.*\) are worse than random student \(90\.0.%\)\.", told[0])
     assert told[1].startswith("The gain of surface normals is real, but both arms")
 
 
