@@ -16,7 +16,7 @@ from clipzoo import experts
 from clipzoo.errors import ExpertError
 from clipzoo.experts import hf
 from clipzoo.experts.base import ExpertInput
-from clipzoo.experts._families.hf import family_of
+from clipzoo.experts.families.hf import family_of
 from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.prompts import GroundingPostprocessor
 from clipzoo.tasks.detection import Detection

@@ -196,7 +196,9 @@ def test_docs_run_md_lists_every_file_field_and_part(finished: Path) -> None:
     ):
         told = described(section)
         assert [name for name in there if not any(fits(one, name) for one in told)] == []
-        optional = [one for one in told if one.startswith(("guard", "interpolation", "named_arms", "weight/", "gradient_"))]
+        optional = [
+            one for one in told if one.startswith(("guard", "interpolation", "named_arms", "weight/", "gradient_"))
+        ]
         absent = [one for one in told if not any(fits(one, name) for name in there)]
         assert [one for one in absent if one not in optional] == list(later)
 

@@ -26,8 +26,8 @@ LISTED = 20
 """Longer lists of names are reduced to the most similar ones."""
 
 SHARED = frozenset({
-    "arrays", "base", "boxes", "decode", "frames", "layers", "levels", "maps", "masked", "options", "palettes", "png",
-    "rle",
+    "arrays", "base", "boxes", "decode", "families", "frames", "layers", "levels", "maps", "masked", "options",
+    "palettes", "png", "rle",
 })  # fmt: skip
 """Public modules of plugin folders that are shared by plugins and are not plugins themselves."""
 

@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._families.hf import FAMILIES, Form, family_of
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
+from clipzoo.experts.families.hf import FAMILIES, Form, family_of
 from clipzoo.experts.hf.boxes import BoxesPostprocessor
 from clipzoo.experts.hf.depth import DepthPostprocessor
 from clipzoo.experts.hf.frame import disable_center_crop, frame_of
