@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(places: Path, tiny_clip
             lambda s=student: preview(made(student=s), "run"),
             lambda s=student: runs.Run(made(student=s), "run"),
         ):
-            with pytest.raises(CheckpointError, match="architecture|does not fit|do not fit"):
+            with pytest.raises(CheckpointError, match=r"architecture|does not fit|do not fit"):
                 run()
     assert not Path("run").exists()
 
@@ -136,9 +136,9 @@ def test_a_bare_folder_of_another_layout_comes_with_its_name(places: Path) -> No
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save("VOC2012/JPEGImages/a.jpg")
     Image.fromarray(np.zeros((6, 8), np.uint8)).save("VOC2012/SegmentationClass/a.png")
     Path("VOC2012/ImageSets/Segmentation/val.txt").write_text("a\n")
-    with pytest.raises(DatasetError, match="The folder has the layout voc: write voc:VOC2012$"):
+    with pytest.raises(DatasetError, match=r"The folder has the layout voc: write voc:VOC2012$"):
         open_benchmark("VOC2012")
-    with pytest.raises(RecipeError, match="evaluation.test is 'VOC2012'.*write voc:VOC2012"):
+    with pytest.raises(RecipeError, match=r"evaluation\.test is 'VOC2012'.*write voc:VOC2012"):
         preview(made(evaluation={"test": "VOC2012"}), "run")
     Path("empty").mkdir()
     with pytest.raises(DatasetError) as raised:

@@ -15,8 +15,8 @@ import hf_models as zoo
 from clipzoo import experts
 from clipzoo.errors import ExpertError
 from clipzoo.experts import hf
-from clipzoo.experts._families.hf import family_of
 from clipzoo.experts.base import ExpertInput
+from clipzoo.experts.families.hf import family_of
 from clipzoo.experts.hf.frame import Frame
 from clipzoo.experts.hf.prompts import GroundingPostprocessor
 from clipzoo.tasks.detection import Detection

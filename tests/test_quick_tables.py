@@ -35,8 +35,8 @@ def test_a_table_imports_no_deep_learning_library(verb: str, labels: Path) -> No
 
 def test_families_listed_without_their_zoo_are_those_of_the_zoo() -> None:
     for scheme in experts.schemes():
-        assert experts.families(scheme) == tuple(getattr(experts.module_of(scheme), "FAMILIES", ()))
-    assert {scheme for scheme in experts.schemes() if experts.families(scheme)} >= {"hf", "torchhub", "torchvision"}
+        assert experts.families_of(scheme) == tuple(getattr(experts.module_of(scheme), "FAMILIES", ()))
+    assert {scheme for scheme in experts.schemes() if experts.families_of(scheme)} >= {"hf", "torchhub", "torchvision"}
 
 
 def test_a_description_is_the_docstring_of_the_module() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Context
 from typer.core import TyperCommand
 
 from clipzoo.cli._options import Device, Out, Set, Trust
+
+if TYPE_CHECKING:
+    from typer._click.core import Context  # of the types of Typer 0.29
 
 VOCABULARY, DEFAULT = "--open-vocabulary", "maskclip"
 RecipePath = Annotated[Path | None, typer.Argument(help="The recipe (YAML).", show_default=False)]

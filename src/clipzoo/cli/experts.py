@@ -43,7 +43,7 @@ def ls(
     rows = [
         (name, family)
         for name in ([zoo] if zoo else experts.schemes())
-        for family in experts.families(name)
+        for family in experts.families_of(name)
         if task in (None, family.task) and (word or "").lower() in f"{family.name} {family.gives}".lower()
     ]
     if not rows:

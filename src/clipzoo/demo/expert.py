@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from clipzoo import plugins, tasks
 from clipzoo.errors import ExpertError
-from clipzoo.experts._families.demo import FAMILIES
 from clipzoo.experts.base import Expert, ExpertCard
+from clipzoo.experts.families.demo import FAMILIES
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import ImageArray

@@ -23,7 +23,7 @@ __all__ = [
     "Family",
     "SampleExpert",
     "create",
-    "families",
+    "families_of",
     "module_of",
     "runs_code",
     "schemes",
@@ -88,10 +88,10 @@ def runs_code(uri: str) -> bool:
     return decide is not None and bool(decide(rest))
 
 
-def families(scheme: str) -> tuple[Family, ...]:
+def families_of(scheme: str) -> tuple[Family, ...]:
     """Return the families of the models of a zoo.
 
-    Built-in zoos have them in ``experts/_families``, or else in their own module, which is slow to import.
+    Built-in zoos have them in ``experts/families``, or else in their own module, which is slow to import.
 
     Raises:
         PluginError: as of `module_of`.
@@ -99,7 +99,7 @@ def families(scheme: str) -> tuple[Family, ...]:
     registry = next((registry for registry in REGISTRIES if scheme in registry.names()), None)
     if registry is None or scheme in registry.installed():
         return tuple(getattr(module_of(scheme), "FAMILIES", ()))
-    light = f"{__name__}._families.{scheme}"
+    light = f"{__name__}.families.{scheme}"
     if registry.folder == "experts" and find_spec(light):
         return tuple(import_module(light).FAMILIES)
     return tuple(getattr(module_of(scheme), "FAMILIES", ())) if registry.mentions(scheme, "FAMILIES") else ()

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._families.torchhub import FAMILIES
 from clipzoo.experts.base import Expert, ExpertCard, fetching, sha256
+from clipzoo.experts.families.torchhub import FAMILIES
 from clipzoo.experts.onnx import check_output, label, prepare
 from clipzoo.experts.onnx.card import BaseCard, Input, Output, read_yaml
 from clipzoo.experts.options import split, validated

@@ -19,8 +19,8 @@ from pydantic import Field
 from clipzoo import plugins
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import boxes
-from clipzoo.experts._families.torchvision import FAMILIES
 from clipzoo.experts.base import Expert, ExpertCard, fetching, sha256
+from clipzoo.experts.families.torchvision import FAMILIES
 from clipzoo.experts.options import ClassNames, ExistingFile, Options, Share, license_option, parse, split
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention

@@ -34,7 +34,7 @@ ORDER = (
 SHORT = {"more_labels": "more labels", "majority": "majority class"}
 LONGEST = 17
 """Characters of the name of a row."""
-WIDTH, LEFT, RIGHT, ROW, CAPTION = 370, 116, 60, 25, 90
+WIDTH, LEFT, RIGHT, ROW, CAPTION = 370, 116, 60, 25, 106
 
 
 def rows_of(results: Comparison, metric: str) -> list[tuple[str, Cell]]:

@@ -77,7 +77,7 @@ def _below_baselines(results: Results) -> list[str]:
                 unit = verdict.cell["unit"]
                 sentences.append(
                     f"The gain of {words.group_name(metric)} is real, but both arms ({words.value(theirs, unit)} and "
-                    f"{words.value(ours, unit)}) lie below {words.ROWS[row]} ({words.value(level, unit)})."
+                    f"{words.value(ours, unit)}) are worse than {words.ROWS[row]} ({words.value(level, unit)})."
                 )
     return sentences
 

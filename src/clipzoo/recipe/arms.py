@@ -30,8 +30,8 @@ def named(values: object) -> object:
         if isinstance(arm, Mapping):
             if set(arm) != {"name", "columns"}:
                 raise ValueError(
-                    f"arms has {_written(arm)}: an arm of a subset of the columns is {{name: NAME, columns: [COLUMN, …]}}, "
-                    "with these two fields"
+                    f"arms has {_written(arm)}: an arm of a subset of the columns is {{name: NAME, columns: "
+                    "[COLUMN, …]}, with these two fields"
                 )
             name = str(arm["name"])
             if variants.setdefault(name, arm["columns"]) != arm["columns"]:

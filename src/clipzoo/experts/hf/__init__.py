@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._families.hf import FAMILIES, HEADS, Form, family_of
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
+from clipzoo.experts.families.hf import FAMILIES, HEADS, Form, family_of
 from clipzoo.experts.hf.boundaries import BoundariesPostprocessor
 from clipzoo.experts.hf.boxes import BoxesPostprocessor
 from clipzoo.experts.hf.concepts import ConceptsPostprocessor

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, cast, get_args
 import numpy as np
 
 from clipzoo.errors import ExpertError
-from clipzoo.experts._families.hf import ANY_SEMANTIC, EOMT, Mode
 from clipzoo.experts.boxes import around, objects
+from clipzoo.experts.families.hf import ANY_SEMANTIC, EOMT, Mode
 from clipzoo.experts.hf.frame import Frame, image_processor_of, padding
 from clipzoo.experts.hf.options import choice, ids, share
 from clipzoo.experts.hf.postprocessor import Model, OnePassPostprocessor, Query, post_process

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from clipzoo.errors import ExpertError, SampleError
-from clipzoo.experts._families.hf import HfFamily
+from clipzoo.experts.families.hf import HfFamily
 from clipzoo.experts.hf.frame import Frame, frame_of, image_processor_of
 from clipzoo.experts.hf.source import Source
 from clipzoo.tasks.base import Convention
