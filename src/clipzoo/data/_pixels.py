@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,19 @@ from clipzoo.types import ImageArray, View
 
 Resampling = Literal["pillow", "torch"]
 """``pillow`` cuts pixels at the border of a crop, ``torch`` moves the border to whole pixels; bicubic, antialiased."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewing:
+    """Parameters of training views: ``size`` (H, W), bounds of area and aspect, flip probability, color jitter."""
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.0
+    """Largest relative change of brightness and contrast; labels are not affected."""
+    resampling: Resampling = "pillow"
 
 
 def viewed(image: ImageArray, view: View, resampling: Resampling) -> tuple[View, ImageArray]:

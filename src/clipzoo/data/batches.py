@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipzoo import files
 from clipzoo.data import _pixels
+from clipzoo.data._pixels import Viewing
 from clipzoo.data.captions import draw_caption
 from clipzoo.data.online import OnlineColumn, Picture
 from clipzoo.data.plan import Plan, entry_of
@@ -65,19 +66,6 @@ class LabelColumn:
             return target
         sure = self.task.confidences(labels, size)
         return target if sure is None else {**target, "weight": sure.pow(self.confidence_weight)}
-
-
-@dataclass(frozen=True, slots=True)
-class Viewing:
-    """Parameters of training views: ``size`` (H, W), bounds of area and aspect, flip probability, color jitter."""
-
-    size: tuple[int, int]
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: float = 0.0
-    """Largest relative change of brightness and contrast; labels are not affected."""
-    resampling: _pixels.Resampling = "pillow"
 
 
 @dataclass
