@@ -3,10 +3,10 @@
     python benchmarks/features.py --work /tmp/features          # as long as 9 trainings of the demo
     python benchmarks/features.py --quick --out /tmp/features   # minutes; its figures prove nothing
 
-Arms, each from each seed: captions alone; captions and the features of the network of `demo:segmentation` (its deepest map,
-64 channels or as many as it has), predicted online; captions and the demo's labels of segmentation. The criterion is that
-which selects learning rates: zero-shot top-1 plus the mean of the dense headlines of probes. Nothing is measured on
-test. Trainings in the folder of --work are resumed or reused. Writes results.json and results.md.
+Three variants, each from each seed: captions alone; captions and features of the network of `demo:segmentation` (the
+deepest map of its encoder, 128 channels at stride 16), predicted online; captions and the labels of that expert. The
+criterion is that which selects learning rates: zero-shot top-1 plus the mean of the dense headlines of probes. Nothing
+is measured on test. Trainings in the folder of --work are resumed or reused. Writes results.json and results.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipzoo import experts, recipe, runs
 from clipzoo.evaluation.criterion import criterion
@@ -40,7 +40,8 @@ ARMS = {
     "captions": ("clip-ft", '[{expert: "demo:segmentation"}]'),
     "features": (
         "clipzoo",
-        '[{expert: "python:features:RoomFeatures", head: linear, head_options: {upscale: 1}, stride: 8, online: true}]',
+        '[{expert: "python:features:RoomFeatures", head: linear, head_options: {upscale: 1}, stride: 16, '
+        "online: true}]",
     ),
     "segmentation": ("clipzoo", '[{expert: "demo:segmentation"}]'),
 }
@@ -55,7 +56,7 @@ QUICK = ("training.steps=2", "training.batch_size=8", "training.workers=0", "eva
 
 
 class RoomFeatures(Expert):
-    """The deepest map of the network of `demo:segmentation`: unit vectors, seen from the input of its `up` stages."""
+    """The deepest map of the encoder of `demo:segmentation`."""
 
     batch_size = 64
 
@@ -86,13 +87,8 @@ class RoomFeatures(Expert):
         self.maps.clear()
         self.expert.predict(images)
         (maps,) = self.maps
-        centered = nn.functional.layer_norm(maps, maps.shape[1:2], None, None) if maps.ndim == 2 else _normed(maps)
+        centered = maps - maps.mean(1, keepdim=True)  # after ReLU all vectors would point into one orthant
         return [unit(one, np.ones(one.shape[1:], np.bool_)) for one in centered.float().cpu().numpy()]
-
-
-def _normed(maps: Tensor) -> Tensor:
-    """Subtract the mean of the channels at each position, as a layer norm does."""
-    return maps - maps.mean(1, keepdim=True)
 
 
 def run_of(name: str, seed: int, args: argparse.Namespace) -> Run:
@@ -136,11 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="folder of runs and labels; default a temporary one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "features")
-    parser.add_argument("--recipe", default=str(resources.files("clipzoo.demo").joinpath("demo.yaml")))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--recipe", type=Path, default=Path(str(resources.files("clipzoo.demo") / "recipe.yaml")))
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--set", action="append", default=[], help="a field of the recipe, as in `clipzoo run`")
+    parser.add_argument("--device", default="cpu", help="in the notation of PyTorch")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="a field of the recipe")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     args.data = QUICK_DATA if args.quick else DATA

@@ -1,4 +1,4 @@
-"""Online columns: the expert labels during training as it would have labeled before, and what it cannot do is refused."""
+"""Online columns: the expert labels during training as it would have labeled before; other uses are refused."""
 
 from __future__ import annotations
 

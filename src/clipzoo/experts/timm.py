@@ -1,8 +1,8 @@
 """Features of timm models: ``timm:<name>[?size=518][&layer=-1][&batch_size=16]``.
 
 All models with ``forward_intermediates``: DINOv2 and DINOv3, SAM's image encoder (``samvit_…``), SigLIP 2, RADIO and
-others, by name, ``hf-hub:ORG/NAME`` or ``local-dir:PATH``. Images are resized to one size without keeping their aspect, so that
-the map covers the whole image. Maps are taken after the final norm where a model has one.
+others, by name, ``hf-hub:ORG/NAME`` or ``local-dir:PATH``. Images are resized to one size without keeping their aspect,
+so that the map covers the whole image. Maps are taken after the final norm where a model has one.
 """
 
 from __future__ import annotations
