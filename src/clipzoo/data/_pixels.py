@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipzoo.types import ImageArray, View
+from clipzoo.types import ImageArray, Size, View
 
 Resampling = Literal["pillow", "torch"]
 """``pillow`` cuts pixels at the border of a crop, ``torch`` moves the border to whole pixels; bicubic, antialiased."""
+
+SIZES = 1
+"""Distinguishes the random numbers of sizes from those of views."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewing:
+    """Parameters of training views: ``size`` (H, W), bounds of area and aspect, flip probability, color jitter."""
+
+    size: Size
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.0
+    """Largest relative change of brightness and contrast; labels are not affected."""
+    resampling: Resampling = "pillow"
+    sizes: tuple[Size, ...] = ()
+    """Sizes (H, W) of which each batch has one, instead of ``size``."""
+
+    def size_of(self, seed: int, step: int) -> Size:
+        """Return the size of a batch, a pure function of seed and step, so that it is equal on all ranks."""
+        if not self.sizes:
+            return self.size
+        return self.sizes[np.random.default_rng([seed, step, SIZES]).integers(len(self.sizes))]
 
 
 def viewed(image: ImageArray, view: View, resampling: Resampling) -> tuple[View, ImageArray]:

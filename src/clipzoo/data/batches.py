@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipzoo import files
 from clipzoo.data import _pixels
+from clipzoo.data._pixels import Viewing
 from clipzoo.data.captions import draw_caption
 from clipzoo.data.online import OnlineColumn, Picture
 from clipzoo.data.plan import Plan, entry_of
@@ -34,9 +35,6 @@ from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
 from clipzoo.types import ImageArray, Size, View, decode_image
-
-SIZES = 1
-"""Distinguishes the random numbers of sizes from those of views."""
 
 CHECK = 60.0
 """Seconds after which a process checks again that the labels of a shard are those of the plan."""
@@ -68,27 +66,6 @@ class LabelColumn:
             return target
         sure = self.task.confidences(labels, size)
         return target if sure is None else {**target, "weight": sure.pow(self.confidence_weight)}
-
-
-@dataclass(frozen=True, slots=True)
-class Viewing:
-    """Parameters of training views: ``size`` (H, W), bounds of area and aspect, flip probability, color jitter."""
-
-    size: Size
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: float = 0.0
-    """Largest relative change of brightness and contrast; labels are not affected."""
-    resampling: _pixels.Resampling = "pillow"
-    sizes: tuple[Size, ...] = ()
-    """Sizes (H, W) of which each batch has one, instead of ``size``."""
-
-    def size_of(self, seed: int, step: int) -> Size:
-        """Return the size of a batch, a pure function of seed and step, so that it is equal on all ranks."""
-        if not self.sizes:
-            return self.size
-        return self.sizes[np.random.default_rng([seed, step, SIZES]).integers(len(self.sizes))]
 
 
 @dataclass

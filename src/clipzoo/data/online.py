@@ -126,6 +126,6 @@ def check_online(expert: Expert) -> None:
 
 def _failed(expert: Expert, what: str, error: Exception) -> ExpertError:
     return ExpertError(
-        f"{expert.card.uri} {what}: {type(error).__name__}: {error}. Run `clipzoo experts check {expert.card.uri}`, which "
-        "shows where, or lower its batch_size if memory ran out"
+        f"{expert.card.uri} {what}: {type(error).__name__}: {error}. Run "
+        f"`clipzoo experts check {expert.card.uri}`, which shows where, or lower its batch_size if memory ran out"
     )

@@ -1,8 +1,8 @@
 """Features of timm models: ``timm:<name>[?size=518][&layer=-1][&batch_size=16]``.
 
-Any model with ``forward_intermediates``: DINOv2 and DINOv3, SAM's image encoder (``samvit_…``), SigLIP 2, RADIO and others,
-by name, ``hf-hub:ORG/NAME`` or ``local-dir:PATH``. Images are resized to one size without keeping their aspect, so that
-the map covers the whole image. Maps are taken after the final norm where a model has one.
+All models with ``forward_intermediates``: DINOv2 and DINOv3, SAM's image encoder (``samvit_…``), SigLIP 2, RADIO and
+others, by name, ``hf-hub:ORG/NAME`` or ``local-dir:PATH``. Images are resized to one size without keeping their aspect,
+so that the map covers the whole image. Maps are taken after the final norm where a model has one.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class TimmExpert(Expert):
         patch = getattr(getattr(plain, "patch_embed", None), "patch_size", (1, 1))
         if self.size[0] % patch[0] or self.size[1] % patch[1]:
             raise ExpertError(
-                f"{uri}: a size of {self.size[0]}×{self.size[1]} pixels is no multiple of the patch of {patch[0]} pixels, "
-                "so that a border of the image would have no features: change ?size="
+                f"{uri}: a size of {self.size[0]}×{self.size[1]} pixels is no multiple of the patch of {patch[0]} "
+                "pixels, so that a border of the image would have no features: change ?size="
             )
         facts = described.pretrained_cfg
         self.card = ExpertCard(

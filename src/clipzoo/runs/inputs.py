@@ -168,12 +168,8 @@ class Inputs:
 
     def manifests(self) -> dict[str, Manifest]:
         """Return column name -> its manifest; that of an online column has no counts."""
-        return {
-            name: Manifest.of(self.experts[str(column.expert)].card, {})
-            if column.online
-            else self._stored(name).manifest
-            for name, (column, _) in self.specs.items()
-        }
+        unstored = {name: Manifest.of(one.expert.card, {}) for name, one in self.online("cpu").items()}
+        return {name: unstored.get(name) or self._stored(name).manifest for name in self.specs}
 
     def _stored(self, name: str) -> Column:
         task, _, slug = name.partition("/")

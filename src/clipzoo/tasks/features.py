@@ -1,7 +1,7 @@
 """Features: direction of an encoder's feature vector at each position of a map.
 
-Convention: unit vectors of ``Convention.channels`` numbers in the space of one encoder, at the resolution of its tokens or
-coarser maps; position (0, 0) is the top left part of the image. Lengths are not kept. Views move positions and keep
+Convention: unit vectors of ``Convention.channels`` numbers in the space of one encoder, at the resolution of its tokens
+or coarser maps; position (0, 0) is the top left part of the image. Lengths are not kept. Views move positions and keep
 vectors; mirroring changes no vector. Unknown positions are ``valid == False``, never a zero vector.
 """
 
@@ -121,8 +121,8 @@ class FeaturesTask(MapTask[Features]):
         known = -(-H * W // 8) if facts["holes"] else 0
         require(
             len(data) == start + 4 * C + C * H * W + known,
-            f"the label of features is damaged: it has {len(data)} bytes, but its header states {C} channels of {H}×{W}; "
-            "label the image again",
+            f"the label of features is damaged: it has {len(data)} bytes, but its header states {C} channels of "
+            f"{H}×{W}; label the image again",
         )
         scales = np.frombuffer(data, "<f4", C, start)
         codes = np.frombuffer(data, np.int8, C * H * W, start + 4 * C).reshape(C, H, W)
@@ -221,8 +221,8 @@ def _facts(data: bytes) -> tuple[_Facts, int]:
         facts = None
     if not isinstance(facts, dict) or not {"channels", "height", "width", "holes"} <= facts.keys():
         raise LabelError(
-            f"cannot read the features ({len(data)} bytes, beginning {data[:8]!r}): the file has no header of a store's "
-            "features; label the image again"
+            f"cannot read the features ({len(data)} bytes, beginning {data[:8]!r}): the file has no header of a "
+            "store's features; label the image again"
         )
     sides = [facts["channels"], facts["height"], facts["width"]]
     require(

@@ -1,4 +1,4 @@
-"""Labels of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
+"""Labels and features of Hugging Face transformers: ``hf:<folder or hub id>[@revision][?options]``.
 
 The model's own processor prepares images and resizes outputs to the image, so a label is the result of its
 post-processing. It always covers the whole image: no image is cropped, and padding is removed. ``FAMILIES`` states what

@@ -1,7 +1,7 @@
 """Features of Hugging Face encoders: the patch tokens of the last layer, as a map.
 
-The image is resized to one size, without keeping its aspect, so that the map covers it whole: processors of encoders crop
-its center, and a size that is no multiple of the patch would lose a border.
+The image is resized to one size, without keeping its aspect, so that the map covers it whole: processors of encoders
+crop its center, and a size that is no multiple of the patch would lose a border.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class FeaturesPostprocessor(Postprocessor):
             chosen = sides(model.options, "size")
             if model.architecture in FIXED and chosen != self.size:
                 raise ExpertError(
-                    f"{model.name}: ?size={model.options['size']}: transformers runs a {model.architecture} only at its "
-                    f"own size, {self.size[0]}×{self.size[1]}: remove the option"
+                    f"{model.name}: ?size={model.options['size']}: transformers runs a {model.architecture} only at "
+                    f"its own size, {self.size[0]}×{self.size[1]}: remove the option"
                 )
             self.size = chosen
         if self.size[0] % self.patch or self.size[1] % self.patch:
@@ -80,8 +80,8 @@ def _whole(config: Mapping[str, object], name: str, model: Model) -> int:
     value = config.get(name)
     if not isinstance(value, int) or value < 1:
         raise ExpertError(
-            f"{model.name}: config.json has {name}={value!r}, and features need a whole number: use a model whose config "
-            "states it"
+            f"{model.name}: config.json has {name}={value!r}, and features need a whole number: use a model whose "
+            "config states it"
         )
     return value
 
