@@ -26,6 +26,7 @@ from clipzoo.export._tokenizer import standalone, tokenizer_of
 from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import Convention
 from clipzoo.types import ImageArray
+from parity_records import record
 
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 64, "layers": [3, 4, 6, 3], "width": 8, "head_width": 64}
@@ -92,12 +93,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "preprocess": {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
     },
 }  # fmt: skip
+PACKAGES = {"hf": "transformers", "timm": "timm", "onnx": "onnxruntime", "open_clip": "open_clip_torch"}
 EXPORTED = [
+    *((family, "open_clip") for family in ("vit", "vit-openai", "resnet", "timm-vit", "timm-convnext", "wide")),
     ("vit", "hf"), ("vit", "timm"), ("vit", "onnx"), ("vit-openai", "hf"), ("vit-openai", "timm"),
     ("vit-openai", "onnx"), ("resnet", "hf"), ("resnet", "timm"), ("resnet", "onnx"), ("timm-vit", "hf"),
     ("timm-vit", "timm"), ("timm-convnext", "hf"), ("timm-convnext", "timm"), ("timm-convnext", "onnx"),
     ("wide", "timm"), ("wide", "onnx"),
-    *(pytest.param("siglip", target, marks=pytest.mark.slow) for target in ("hf", "timm", "onnx")),
+    *(pytest.param("siglip", target, marks=pytest.mark.slow) for target in ("hf", "timm", "onnx", "open_clip")),
 ]  # fmt: skip
 
 
@@ -116,6 +119,9 @@ def test_the_other_librarys_embeddings_are_the_students(
         assert parity["other_tokens"] == 0
     if target == "timm" and family != "siglip":
         assert parity["feature_maps"] < 1e-5
+    names = {"images": "image_embeddings", "transform": "transform_embeddings", "texts": "text_embeddings"}
+    differences = {name: parity[key] for name, key in names.items() if key in parity}
+    record("Exported embeddings", f"{family} to {target}", PACKAGES[target], differences, limit)
     assert json.loads((tmp_path / "out" / "parity.json").read_text()) == parity
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"at most {parity['image_embeddings']:.1e} (images)" in card
@@ -284,6 +290,8 @@ def test_graphs_of_heads_give_the_tasks_values_for_any_batch(
     parity = export_student("onnx", source, tmp_path / "out")
     assert list(parity["heads"]) == list(HEADS)
     assert max(value for each in parity["heads"].values() for value in each.values()) <= 1e-4
+    for column, differences in parity["heads"].items():
+        record("Heads as ONNX graphs", column, "onnxruntime", {"output": max(differences.values())}, 1e-4)
     described = json.loads((tmp_path / "out" / "preprocess.json").read_text())
     views = torch.from_numpy(np.stack(source.views))
     with torch.no_grad():

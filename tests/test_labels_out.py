@@ -158,7 +158,7 @@ def test_all_columns_are_one_sample_of_a_shard_or_table(tmp_path):
 
 
 def test_features_of_the_table_are_those_of_datasets(tmp_path):
-    """Compared with the JSON that datasets 5.0.1 writes, apart from the name "Sequence", which 2.x reads as well."""
+    """datasets 5.2.0 loads such a file; it also reads "Sequence", the name of "List" before datasets 4."""
     data = labeled(tmp_path, Made("detection"), Made("edges"))
     export_labels(tmp_path / "labels", data, "hf", tmp_path / "out")
     metadata = pq.read_schema(next((tmp_path / "out" / "data").iterdir())).metadata
