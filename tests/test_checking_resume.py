@@ -97,7 +97,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("sent", [15, 9])
+@pytest.mark.parametrize("sent", [15, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_stopped_check_resumes_after_its_finished_shards(tmp_path: Path, sent: int, scanned: list[str]) -> None:
     data = make_dataset(tmp_path / "data", shards=3, count=30)
     command = [sys.executable, "-c", STOPPED, str(data), str(tmp_path / "kept"), str(sent)]
