@@ -117,3 +117,17 @@ def test_dpt_learns_what_no_level_knows_alone() -> None:
         loss.backward()
         adam.step()
     assert loss < 0.1 * truth.var()
+
+
+def test_pyramid_pooling_equals_adaptive_pooling() -> None:
+    from clipzoo.heads.psp import GRIDS, _means
+
+    x = torch.randn(2, 3, 7, 10)
+    for cells in GRIDS:
+        torch.testing.assert_close(_means(x, cells), torch.nn.functional.adaptive_avg_pool2d(x, cells))
+
+
+def test_outputs_of_deeplab_depend_on_no_other_image_and_not_on_chance() -> None:
+    head, maps = heads.create("deeplabv3", [c for c, _, _ in VIT], 6).train(), drawn(VIT)
+    torch.testing.assert_close(head(maps), head(maps), rtol=0, atol=0)
+    torch.testing.assert_close(head([m[:1] for m in maps]), head(maps)[:1])

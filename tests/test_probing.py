@@ -98,6 +98,15 @@ def test_the_gradient_loss_ignores_a_constant_factor_and_unknown_pixels():
     assert _training.gradient_loss(2 * target, target, valid).item() > 0.1
 
 
+@pytest.mark.parametrize("name", ["paper-voc-psp", "voc-deeplabv3"])
+def test_presets_of_voc_train_their_heads(name, bench, models, tmp_path):  # noqa: F811
+    preset = replace(probing.get(name), crop=(32, 32), short_side=(24, 48), batch=2, steps=2, warmup=1)
+    options = {"width": 16} if preset.head == "psp" else {}
+    job = ProbeJob(replace(preset, head_options=options), model(models), "x", tmp_path)
+    module = probing.train(job, open_benchmark(bench / "probe"))
+    assert type(module.head).__module__ == f"clipzoo.heads.{preset.head}"
+
+
 def test_layers_and_sizes():
     four = replace(TINY, layers="four")
     assert layers_of(four, 12) == (2, 5, 8, 11)

@@ -1,0 +1,54 @@
+"""Places365 in small pictures: ``places365:PATH``.
+
+``val_256/*.jpg`` with ``places365_val.txt`` (lines such as ``Places365_val_00000001.jpg 165``) and
+``categories_places365.txt`` (lines such as ``/a/airfield 0``). Class names are those paths without the letter:
+``/c/church/indoor`` is "church indoor". The training pictures are folders: ``imagefolder:data_256``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from clipzoo.benchmarks._published.pictures import Picture, Root, benchmark
+from clipzoo.benchmarks.base import Benchmark, Layout
+from clipzoo.errors import DatasetError
+from clipzoo.files import Place
+
+LIST, NAMES, FOLDER = "places365_val.txt", "categories_places365.txt", "val_256"
+SHAPE = f"{FOLDER}/*.jpg, {LIST} and {NAMES}"
+TEMPLATES = ("a photo of a {c}.",)
+
+
+class Places365:
+    """The layout; see the module."""
+
+    def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
+        """Open the folder of the lists; see `Layout.open`."""
+        root = Root("places365", folder, options, {}, [FOLDER, LIST, NAMES], SHAPE)
+        classes = {number: name for name, number in _numbered(root / NAMES)}
+        if sorted(classes) != [*range(len(classes))] or not classes:
+            raise DatasetError(f"places365: {root / NAMES} must number its classes from 0 on, without gaps")
+        targets = dict(_numbered(root / LIST))
+        if wrong := [name for name, number in targets.items() if number not in classes]:
+            raise DatasetError(
+                f"places365: {root / LIST} gives {wrong[0]} the class {targets[wrong[0]]}, but {root / NAMES} has "
+                f"{len(classes)} classes. Give both files of one release"
+            )
+        pictures = {Path(name).stem: Picture(root / FOLDER / name, target=n) for name, n in targets.items()}
+        names = [" ".join(classes[i].strip("/").split("/")[1:]).replace("_", " ") for i in range(len(classes))]
+        return benchmark(root.some(pictures, FOLDER), {}, names, templates=TEMPLATES)
+
+
+LAYOUT: Layout = Places365()
+
+
+def _numbered(path: Path) -> list[tuple[str, int]]:
+    """Return the name and number of each line; `DatasetError` for other lines."""
+    pairs = []
+    for line in filter(str.strip, path.read_text("utf-8").splitlines()):
+        name, _, number = line.strip().rpartition(" ")
+        if not name or not number.isdecimal():
+            raise DatasetError(f"places365: {path} has the line {line!r}; each line is a name, a space and a number")
+        pairs.append((name, int(number)))
+    return pairs
