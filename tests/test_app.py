@@ -66,7 +66,7 @@ def test_depth_along_rays_is_a_sphere() -> None:
 def test_depth_without_a_scale_lies_between_one_and_three(kind: str, nearer: int) -> None:
     values = np.linspace(-5, 7, 600).reshape(20, 30)
     points, _ = mesh.positions(depth(values, kind, None), 60)
-    found = -points[..., 2].reshape(-1)[:: -nearer]
+    found = -points[..., 2].reshape(-1)[::-nearer]
     np.testing.assert_allclose([found[0], found[-1]], [1, 3], atol=1e-6)
     assert (np.diff(found) >= 0).all()
 
