@@ -14,7 +14,6 @@ import clipzoo
 from chromium import chromium, opened, overflow
 from clipzoo.models import HeadSpec, Student
 from clipzoo.pages.gallery import inspect
-from clipzoo.recipe import Recipe
 from clipzoo.runs.comparing import compare_runs
 from clipzoo.tasks import Convention
 from test_compare_runs import three  # noqa: F401
@@ -137,8 +136,7 @@ def test_predictions_list_failures(browser: Any, predictions: str) -> None:
 @pytest.mark.slow
 def test_a_phone_shows_verdicts_of_a_comparison(
     browser: Any,
-    three: list[Path],
-    world: Recipe,
+    three: list[Path],  # noqa: F811
     tmp_path: Path,
 ) -> None:
     address = compare_runs(three[:2], tmp_path).as_uri()

@@ -29,8 +29,8 @@ SCALE = (
     "1 to 3; gaps are jumps in depth."
 )
 
-KEPT = (300, 1800)
-"""Every 5 minutes, files older than 30 minutes are deleted."""
+SURFACES = 50
+"""Most files of surfaces that are kept for browsers."""
 
 
 class Upload(TypedDict):
@@ -92,6 +92,8 @@ class Page:
             if (one.model, one.column) == wanted and isinstance(one.label, Depth) and predicted is not None:
                 file = self.folder / f"{uuid.uuid4().hex}.glb"
                 file.write_bytes(mesh.glb(predicted.image, one.label, float(degrees)))
+                for old in sorted(self.folder.glob("*.glb"), key=lambda one: one.stat().st_mtime)[:-SURFACES]:
+                    old.unlink(missing_ok=True)
                 return str(file)
         return None
 
@@ -109,7 +111,7 @@ def build(models: Mapping[str, Loaded], notes: Sequence[str], source: str, folde
     about = [*notes, *(f"{one}: no heat maps of prompts" for one, model in models.items() if not locates(model))]
     heads_of = sum(bool(model.columns) for model in models.values())
     several = ["pairs" if count > 1 else "" for count in (heads_of, len(models))]
-    with gr.Blocks(title="clipzoo app", analytics_enabled=False, delete_cache=KEPT) as blocks:
+    with gr.Blocks(title="clipzoo app", analytics_enabled=False) as blocks:
         gr.HTML(_header(source, list(models), about), elem_id="about", padding=False)
         state = gr.State(None)
         with gr.Row():
