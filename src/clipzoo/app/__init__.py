@@ -22,6 +22,10 @@ QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """Gradio reads its variable when it is imported."""
 
 
+def _forever() -> None:
+    threading.Event().wait()
+
+
 def serve(
     student: Loaded | AnyPath,
     start: Loaded | AnyPath | None = None,
@@ -34,7 +38,7 @@ def serve(
     port: int | None = None,
     share: bool = False,
     opened: Callable[[str], None] = lambda address: None,
-    wait: Callable[[], object] = threading.Event().wait,
+    wait: Callable[[], object] = _forever,
 ) -> None:
     """Serve the page until ``wait`` returns or Ctrl+C is pressed; uploaded pictures are deleted at the end.
 

@@ -1,4 +1,4 @@
-"""The page of ``clipzoo app``: inputs, tabs and the functions behind them. The drawings are those of `clipzoo.show`."""
+"""The page of ``clipzoo app``: inputs, tabs and their functions. The drawings are those of `clipzoo.show`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SCALE = (
     "1 to 3; gaps are jumps in depth."
 )
 
-KEPT = (300, 1800)
-"""Every 5 minutes, files older than 30 minutes are deleted."""
+SURFACES = 50
+"""Most files of surfaces that are kept for browsers."""
 
 
 class Upload(TypedDict):
@@ -74,7 +74,13 @@ class Page:
         except ClipzooError as error:
             return _sentence(str(error)), EMPTY, EMPTY, None, None
         except OSError as error:
-            return _sentence(f"the picture is no longer there ({error.strerror}). Drop it again"), EMPTY, EMPTY, None, None
+            return (
+                _sentence(f"the picture is no longer there ({error.strerror}). Drop it again"),
+                EMPTY,
+                EMPTY,
+                None,
+                None,
+            )
         names = list(self.models)
         found = prompts_html(predicted, names, independent(self.models)) if prompts else NO_PROMPTS
         return "", heads_html(predicted, names), found, file, predicted
@@ -86,6 +92,8 @@ class Page:
             if (one.model, one.column) == wanted and isinstance(one.label, Depth) and predicted is not None:
                 file = self.folder / f"{uuid.uuid4().hex}.glb"
                 file.write_bytes(mesh.glb(predicted.image, one.label, float(degrees)))
+                for old in sorted(self.folder.glob("*.glb"), key=lambda one: one.stat().st_mtime)[:-SURFACES]:
+                    old.unlink(missing_ok=True)
                 return str(file)
         return None
 
@@ -101,23 +109,24 @@ def build(models: Mapping[str, Loaded], notes: Sequence[str], source: str, folde
     """Return the page of models (name -> model); files for the browser are written to ``folder``."""
     page = Page(models, folder)
     about = [*notes, *(f"{one}: no heat maps of prompts" for one, model in models.items() if not locates(model))]
-    pairs = sum(bool(model.columns) for model in models.values()) > 1
-    with gr.Blocks(title="clipzoo app", analytics_enabled=False, delete_cache=KEPT) as blocks:
+    heads_of = sum(bool(model.columns) for model in models.values())
+    several = ["pairs" if count > 1 else "" for count in (heads_of, len(models))]
+    with gr.Blocks(title="clipzoo app", analytics_enabled=False) as blocks:
         gr.HTML(_header(source, list(models), about), elem_id="about", padding=False)
         state = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                # preprocess=False below: Gradio 6.31 opens the file with Pillow before ours refuses what is too large
+                # preprocess=False below: Gradio 6.31 itself opens the file with Pillow and reports no reason
                 picture = gr.Image(label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"],
                                    height=280, elem_id="picture")  # fmt: skip
                 prompts = gr.Textbox(label="Prompts", placeholder="a chair, a lamp", elem_id="prompts")
                 button = gr.Button("Show predictions", variant="primary", elem_id="show")
                 message = gr.HTML(elem_id="message", padding=False)
             with gr.Column(scale=3, min_width=320), gr.Tabs():
-                with gr.Tab("Heads", visible=any(model.columns for model in models.values())):
-                    heads = gr.HTML(EMPTY, elem_id="heads", elem_classes="pairs" if pairs else "", padding=False)
+                with gr.Tab("Heads", visible=bool(heads_of)):
+                    heads = gr.HTML(EMPTY, elem_id="heads", elem_classes=several[0], padding=False)
                 with gr.Tab("Prompts"):
-                    prompted = gr.HTML(EMPTY, elem_id="prompted", elem_classes="pairs" if len(models) > 1 else "", padding=False)
+                    prompted = gr.HTML(EMPTY, elem_id="prompted", elem_classes=several[1], padding=False)
                 with gr.Tab("Depth in 3-D", visible=bool(page.surfaces)) as tab:
                     scene = gr.Model3D(label="Depth", elem_id="scene", height=460, interactive=False,
                                        camera_position=(90, 75, None))  # fmt: skip
@@ -126,7 +135,7 @@ def build(models: Mapping[str, Loaded], notes: Sequence[str], source: str, folde
                         names = list(page.surfaces)
                         surface = gr.Radio(names, value=names[-1] if names else None, label="Depth map",
                                            visible=len(names) > 1)  # fmt: skip
-                        degrees = gr.Slider(mesh.NARROW, mesh.WIDE, mesh.USUAL, step=1, label="Angle of view in degrees",
+                        degrees = gr.Slider(mesh.NARROW, mesh.WIDE, mesh.USUAL, step=1, label="Angle of view, degrees",
                                             elem_id="degrees")  # fmt: skip
         inputs, outputs = [picture, prompts, surface, degrees], [message, heads, prompted, scene, state]
         gr.on([picture.upload, picture.clear, prompts.submit, button.click], page.show, inputs, outputs,
