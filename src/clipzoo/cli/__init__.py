@@ -30,6 +30,7 @@ from clipzoo.cli import (
     run,
     tasks,
     train,
+    view,
 )
 from clipzoo.errors import ClipzooError, visible
 from clipzoo.stopping import Interrupted
@@ -62,7 +63,7 @@ def _options(
 
 
 for verb in (
-    new, check, label, inspect, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks,
+    new, check, label, inspect, view, train, interpolate, eval, ablate, report, run, predict, export, push, demo, tasks,
     doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
