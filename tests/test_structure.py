@@ -42,7 +42,7 @@ ORDER = (
     "errors", "jpeg", "types", "plugins", "progress", "stopping", "files", "losses", "heads", "tasks", "readers",
     "locations", "experts", "importers", "derived", "conformance", "store", "labeling", "data", "model_schemes",
     "models", "benchmarks", "trust", "recipe", "training", "evaluation", "encoders", "probing", "export", "checking",
-    "splitting", "pages", "demo", "runs", "app", "cli", "__main__",
+    "splitting", "pages", "demo", "viewer", "runs", "app", "cli", "__main__",
 )  # fmt: skip
 SEPARATE = {("labeling", "training"), ("training", "labeling"), ("pages", "training")}
 

@@ -33,6 +33,7 @@ from clipzoo.cli import (
     split,
     tasks,
     train,
+    view,
 )
 from clipzoo.errors import ClipzooError, visible
 from clipzoo.stopping import Interrupted
@@ -65,8 +66,8 @@ def _options(
 
 
 for verb in (
-    new, check, split, label, inspect, train, interpolate, eval, ablate, advise, report, run, predict, export, push,
-    demo, tasks, doctor,
+    new, check, split, label, inspect, view, train, interpolate, eval, ablate, advise, report, run, predict, export,
+    push, demo, tasks, doctor,
 ):  # fmt: skip
     app.command(name=verb.__name__.rpartition(".")[2], cls=getattr(verb, "Command", None))(verb.command)
 app.command(name="app")(live.command)  # a module of this name would be replaced by the variable above
