@@ -14,7 +14,7 @@ import numpy as np
 from clipzoo.errors import ExpertError
 from clipzoo.experts.hf.frame import Frame, image_processor_of
 from clipzoo.experts.hf.options import sides
-from clipzoo.experts.hf.postprocessor import Model, Postprocessor, Query
+from clipzoo.experts.hf.postprocessor import Model, OnePassPostprocessor, Query
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.features import Features, unit
 from clipzoo.types import Size
@@ -31,7 +31,7 @@ FIXED = ("SiglipModel", "SiglipVisionModel", "CLIPModel", "CLIPVisionModel")
 """Architectures that transformers 5.24 runs at their own size only, unless a call interpolates their positions."""
 
 
-class FeaturesPostprocessor(Postprocessor):
+class FeaturesPostprocessor(OnePassPostprocessor):
     """Patch tokens [1,prefix+h·w,C]; class and register tokens are the prefix."""
 
     auto = "AutoModel"
