@@ -1,6 +1,7 @@
 """Training data: images and labels joined into a plan, read in batches by a PyTorch DataLoader."""
 
-from clipzoo.data.batches import Batch, LabelColumn, TrainingSet, Viewing, loader
+from clipzoo.data._pixels import Viewing
+from clipzoo.data.batches import Batch, LabelColumn, TrainingSet, loader
 from clipzoo.data.captions import check_captions
 from clipzoo.data.filters import Where
 from clipzoo.data.kept_plan import kept_plan
