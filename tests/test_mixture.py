@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clipzoo.data import Plan, TrainingSet, Viewing, loader
-from clipzoo.data.batches import MixtureSampler
+from clipzoo.data.sampling import MixtureSampler
 from clipzoo.data.mixture import CYCLE, Mixture, _apportioned
 from clipzoo.errors import PlanError, RecipeError
 from clipzoo.models import Student

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from clipzoo.cli import app
 from clipzoo.data import Plan, planfile
-from clipzoo.data.batches import PlanSampler
+from clipzoo.data.sampling import PlanSampler
 from clipzoo.data.mixture import Mixture
 from clipzoo.data.order import EpochOrder
 from clipzoo.errors import CheckpointError
