@@ -100,7 +100,7 @@ def run_of(name: str, seed: int, args: argparse.Namespace) -> Run:
         f"store={args.work / 'labels'}", f"seeds=[{seed}]",
         *(QUICK if args.quick else (f"training.steps={args.steps}",)), *args.set,
     ]  # fmt: skip
-    return Run(recipe.load(args.recipe, overrides), args.work / f"{name}-{seed}", device=args.device)
+    return Run(recipe.load(args.recipe, overrides, trust=True), args.work / f"{name}-{seed}", device=args.device)
 
 
 def trained(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:

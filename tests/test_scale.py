@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from clipzoo.cli import app
 from clipzoo.data import Plan, planfile
-from clipzoo.data.batches import PlanSampler
 from clipzoo.data.mixture import Mixture
 from clipzoo.data.order import EpochOrder
+from clipzoo.data.sampling import PlanSampler
 from clipzoo.errors import CheckpointError
 from clipzoo.labeling import label
 from clipzoo.readers import open_dataset
