@@ -132,4 +132,5 @@ def test_the_scores_of_a_probe_equal_an_independent_computation(bench, models, t
         parts = [Image.fromarray(x.astype(np.float32)) for x in (disparity, disparity > 0)]
         total, known = (np.asarray(x.resize((80, 80), Image.Resampling.BILINEAR)) for x in parts)
         assert truth.valid.any()
-        np.testing.assert_allclose(truth.values[truth.valid], (total / known)[truth.valid], atol=0.02)
+        means = total[truth.valid] / known[truth.valid]
+        np.testing.assert_allclose(truth.values[truth.valid], means, atol=0.02)
