@@ -1,6 +1,6 @@
 """The rows of a store as arrays: one row per sample, from the tables of all columns, without decoding a label.
 
-Memory is constant per row: the key, 4 bytes for the shard, and 28 bytes for each column.
+Memory is constant per row: the key and 4 bytes, and 29 bytes for each column.
 """
 
 from __future__ import annotations
