@@ -26,27 +26,27 @@ def test_the_viewer_is_used_by_keyboard_and_mouse(made: tuple[Path, Path]) -> No
         assert opened.locator(".card").count() < 60  # a virtual list
         opened.keyboard.press("/")
         opened.keyboard.type("onerror")
-        opened.wait_for_function("document.querySelector('#count').textContent.startsWith('1 of')")
+        opened.wait_for_selector("#count:has-text('1 of 200 samples')")
         assert opened.inner_text(".card h3") == EVIL
         assert opened.title().endswith("clipzoo view")
         opened.keyboard.press("Escape")
-        opened.wait_for_function("document.querySelector('#count').textContent.startsWith('200 of')")
+        opened.wait_for_selector("#count:has-text('200 of 200 samples')")
         opened.keyboard.press("ArrowRight")
         opened.keyboard.press("Enter")
         assert opened.inner_text("dialog .head b") == "000001"
         opened.wait_for_selector(".legend li")
         opened.keyboard.press("ArrowRight")
-        opened.wait_for_function("document.querySelector('dialog .head b').textContent === '000002'")
+        opened.wait_for_selector("dialog .head b:has-text('000002')")
         opened.keyboard.press("Escape")
         assert not opened.is_visible("dialog")
         opened.select_option("#failed", "any")
-        opened.wait_for_function("document.querySelector('#count').textContent.startsWith('1 of')")
+        opened.wait_for_selector("#count:has-text('1 of 200 samples')")
         assert opened.inner_text(".card .why") == "no <i>luck</i>"
         opened.click("#reset")
-        opened.wait_for_function("document.querySelector('#count').textContent.startsWith('200 of')")
+        opened.wait_for_selector("#count:has-text('200 of 200 samples')")
         opened.select_option("#space-of", "1")
         opened.click("#bars button >> text=<b>sofa</b>")
-        opened.wait_for_function("document.querySelector('#count').textContent.startsWith('198 of')")
+        opened.wait_for_selector("#count:has-text('198 of 200 samples')")
         opened.select_option("#sort", "disagreement:0")
         opened.select_option("#order", "desc")
         opened.wait_for_function(
@@ -54,7 +54,7 @@ def test_the_viewer_is_used_by_keyboard_and_mouse(made: tuple[Path, Path]) -> No
         )
         opened.keyboard.press("Escape")
         opened.keyboard.press("End")
-        opened.wait_for_function("[...document.querySelectorAll('.card.on .note')].length > 0")
+        opened.wait_for_selector(".card.on .note")
         assert opened.evaluate("document.querySelector('#list').scrollTop") > 500
 
 
@@ -68,7 +68,7 @@ def test_the_viewer_fits_a_phone(made: tuple[Path, Path]) -> None:
         opened.fill("#min", "0.9")
         opened.select_option("#field", "confidence:0")
         opened.click("#open")
-        opened.wait_for_function("document.querySelector('#count').textContent.startsWith('20 of')")
+        opened.wait_for_selector("#count:has-text('20 of 200 samples')")
         opened.click(".card")
         opened.wait_for_selector("dialog img")
         assert opened.evaluate("document.querySelector('dialog').scrollWidth") <= PHONE[0]
