@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 def page(size: tuple[int, int] = DESKTOP, *, dark: bool = False) -> Iterator[Any]:
     """Yield a page of playwright; errors of its scripts fail the test. Skipped without playwright or Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if not os.path.exists(CHROMIUM):
+    if not Path(CHROMIUM).exists():
         pytest.skip(f"no Chromium at {CHROMIUM}; set CHROMIUM to its path")
     with sync_api.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

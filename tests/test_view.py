@@ -133,7 +133,8 @@ def test_samples_are_sorted_and_those_without_a_value_are_last(viewer: Viewer) -
 def test_wrong_requests_are_refused_in_a_sentence(viewer: Viewer) -> None:
     wrong = [
         {"sort": "color:0"}, {"sort": "valid:9"}, {"field": "valid:-1"}, {"field": "valid:0", "min": "few"},
-        {"class": "0"}, {"class": "7:0"}, {"failed": "9"}, {"order": "up"}, {"offset": "-1"}, {"limit": "1e9"}, {"a": "b"},
+        {"class": "0"}, {"class": "7:0"}, {"failed": "9"}, {"order": "up"}, {"offset": "-1"}, {"limit": "1e9"},
+        {"a": "b"},
     ]  # fmt: skip
     for given in wrong:
         status, body = ask(viewer, "/rows", **given)
@@ -184,8 +185,8 @@ def test_a_dataset_whose_samples_have_moved_is_told(tmp_path: Path) -> None:
     with open_viewer(store, str(data)) as viewer:
         assert viewer.scan.wait(60)
         rows = [(f"{i:06d}", {"png": encoded(image(i, (9, 9))), "txt": b"x"}) for i in range(6)]
-        with pytest.raises(StoreError, match="other dataset|another dataset"):
-            write_shard(data / "00000.tar", rows[:3])
+        write_shard(data / "00000.tar", rows[:3])
+        with pytest.raises(StoreError, match="another dataset"):
             open_viewer(store, str(data))
         status, body = ask(viewer, "/picture", row=0)
         assert status == 404
@@ -234,7 +235,7 @@ def test_the_command_prints_its_address_and_ctrl_c_stops_it(made: tuple[Path, Pa
     line = process.stdout.readline()
     assert line.startswith("12 samples: open http://127.0.0.1:")
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (0, "")
 
 
@@ -263,13 +264,14 @@ class StandIn:
     def __init__(self) -> None:
         self.samples: list[dict[str, object]] = []
         self.launched: dict[str, object] = {}
+        self.Sample, self.Dataset = self.sample, self.made
         for kind in ("Segmentation", "Heatmap", "Detection", "Detections"):
             setattr(self, kind, lambda kind=kind, **values: SimpleNamespace(kind=kind, **values))
 
-    def Sample(self, filepath: str, **fields: object) -> dict[str, object]:
+    def sample(self, filepath: str, **fields: object) -> dict[str, object]:
         return {"filepath": filepath, **fields}
 
-    def Dataset(self) -> SimpleNamespace:
+    def made(self) -> SimpleNamespace:
         self.dataset = SimpleNamespace(add_samples=self.samples.extend, save=lambda: None)
         return self.dataset
 
@@ -310,16 +312,19 @@ def test_fiftyone_receives_maps(tmp_path: Path, monkeypatch) -> None:
 # Scale -----------------------------------------------------------------------------------------------------
 
 OPENED = """
-import resource, sys, time
+import sys, time
 import clipzoo.viewer.server
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+before = held()
 start = time.perf_counter()
 viewer = clipzoo.viewer.open_viewer(*sys.argv[1:])
 first = viewer.rows({})
 seconds = time.perf_counter() - start
 sorted_at = time.perf_counter()
 viewer.rows({"sort": ["confidence:0"], "order": ["desc"], "q": ["99"], "offset": ["100"]})
-print(seconds, time.perf_counter() - sorted_at, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(seconds, time.perf_counter() - sorted_at, held() - before)
 """
 
 

@@ -53,7 +53,8 @@ class Query:
             raise StoreError(f"order={order!r} is not asc or desc")
         return cls(
             values.get("q", "").strip(), column, number, values.get("failed", ""), values.get("reason", ""),
-            values.get("field", ""), _number(values.get("min", ""), -math.inf), _number(values.get("max", ""), math.inf),
+            values.get("field", ""), _number(values.get("min", ""), -math.inf),
+            _number(values.get("max", ""), math.inf),
             values.get("sort", ""), order == "desc",
         )  # fmt: skip
 

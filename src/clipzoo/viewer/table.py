@@ -1,12 +1,13 @@
 """The rows of a store as arrays: one row per sample, from the tables of all columns, without decoding a label.
 
-Memory is constant per row: the key, 4 bytes for the shard, and 28 bytes for each column.
+Memory is constant per row: the key and 4 bytes, and 29 bytes for each column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from clipzoo.errors import StoreError
 from clipzoo.store import Column
 from clipzoo.store.rows import Row
+
+D = TypeVar("D", bound=np.generic)
 
 NO_ROW, LABELED, FAILED = 0, 1, 2
 """The state of a sample in a column."""
@@ -121,20 +124,21 @@ def _aligned(table: pa.Table | None, keys: pa.Array) -> pa.Table:
 
 
 def _cells(parts: Sequence[pa.Table]) -> Cells:
-    table = pa.concat_tables([part.cast(pa.schema([pa.field(f.name, f.type) for f in part.schema])) for part in parts])
-    there, failed = _array(table["key"].is_valid()), _array(table["size"].is_null())
+    table = pa.concat_tables(parts)
+    there, failed = _array(table["key"].is_valid(), np.bool_), _array(table["size"].is_null(), np.bool_)
     state = np.where(~there, NO_ROW, np.where(failed, FAILED, LABELED)).astype(np.uint8)
     errors = pc.if_else(pa.array(state == FAILED), pc.fill_null(table["error"], "no reason is stored"), None)
     coded = errors.combine_chunks().dictionary_encode()
     return Cells(
-        _array(pc.fill_null(table["offset"], -1)), _array(pc.fill_null(table["size"], -1)),
-        _array(pc.fill_null(table["valid_share"], 0.0)), _array(pc.fill_null(table["confidence"], float("nan"))),
-        _array(pc.fill_null(coded.indices, -1)).astype(np.int32), coded.dictionary.to_pylist(), state,
-    )  # fmt: skip
+        offset=_array(pc.fill_null(table["offset"], -1), np.int64),
+        size=_array(pc.fill_null(table["size"], -1), np.int64),
+        valid=_array(pc.fill_null(table["valid_share"], 0.0), np.float32),
+        confidence=_array(pc.fill_null(table["confidence"], float("nan")), np.float32),
+        reason=_array(pc.fill_null(coded.indices, -1), np.int32),
+        reasons=coded.dictionary.to_pylist(),
+        state=state,
+    )
 
 
-def _array(values: pa.ChunkedArray | pa.Array) -> NDArray[np.generic]:
-    found: NDArray[np.generic] = values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else (
-        values.to_numpy()
-    )  # fmt: skip
-    return found
+def _array(values: pa.ChunkedArray | pa.Array, kind: type[D]) -> NDArray[D]:
+    return np.asarray(values, dtype=kind)
