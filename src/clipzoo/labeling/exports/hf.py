@@ -116,7 +116,8 @@ def _features(classes: Sequence[str]) -> dict[str, object]:
     number: dict[str, object] = {"dtype": "float32", "_type": "Value"}
     label = {"names": list(classes), "_type": "ClassLabel"}
     whole, text = {"dtype": "int64", "_type": "Value"}, {"dtype": "string", "_type": "Value"}
-    items = {"bbox": _list(number), "category": label, "score": number, "iscrowd": whole, "segmentation": text}
+    items: dict[str, Mapping[str, object]] = {"bbox": _list(number), "category": label, "score": number}
+    items |= {"iscrowd": whole, "segmentation": text}
     return {name: _list(item) for name, item in items.items()}
 
 
