@@ -49,9 +49,7 @@ def test_the_viewer_is_used_by_keyboard_and_mouse(made: tuple[Path, Path]) -> No
         opened.wait_for_selector("#count:has-text('198 of 200 samples')")
         opened.select_option("#sort", "disagreement:0")
         opened.select_option("#order", "desc")
-        opened.wait_for_function(
-            "document.querySelector('.card .note:last-child').textContent.includes('disagreement')"
-        )
+        opened.wait_for_selector(".card > .note:has-text('disagreement')")
         opened.keyboard.press("Escape")
         opened.keyboard.press("End")
         opened.wait_for_selector(".card.on .note")

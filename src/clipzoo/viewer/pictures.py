@@ -99,7 +99,7 @@ class Pictures:
             small = Image.fromarray(image)
             small.thumbnail((side, side))
             return _encoded(Image.fromarray(rendered).resize(small.size, Image.Resampling.NEAREST))
-        return _jpeg(overlay(image, rendered, side=side), side)
+        return _jpeg(overlay(image, rendered, side=side, clear=opened.task == "detection"), side)
 
     def _pixels(self, row: int) -> ImageArray:
         entry = self.entries.of(row)

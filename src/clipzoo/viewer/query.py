@@ -94,8 +94,8 @@ def values(table: Table, scan: Scan, field: str) -> NDArray[np.float64]:
         known = [rows for rows, _ in scan.classes.get(number, ())]
         counts = np.bincount(np.concatenate([np.zeros(0, np.int32), *known]), minlength=len(table))
         return np.where(counts > 0, counts, np.nan).astype(np.float64)
-    found = {"confidence": cells.confidence, "valid": cells.valid, "bytes": cells.size}[name].astype(np.float64)
-    return np.where(cells.state == LABELED, found, np.nan)
+    found = cells.size if name == "bytes" else cells.valid if name == "valid" else cells.confidence
+    return np.where(cells.state == LABELED, found.astype(np.float64), np.nan)
 
 
 def rows(table: Table, scan: Scan, query: Query) -> NDArray[np.int32]:
@@ -149,7 +149,7 @@ def _sorted(table: Table, scan: Scan, query: Query, found: NDArray[np.int32]) ->
     if not query.sort:
         return found[::-1] if query.descending else found
     if query.sort == "key":
-        order = pc.sort_indices(table.keys.take(pa.array(found))).to_numpy()
+        order = np.asarray(pc.sort_indices(table.keys.take(pa.array(found))), np.int64)
         return found[order[::-1] if query.descending else order]
     by = values(table, scan, query.sort)[found]
     return found[np.argsort(-by if query.descending else by, kind="stable")]
