@@ -118,7 +118,7 @@ def rows(table: Table, scan: Scan, query: Query) -> NDArray[np.int32]:
     keep &= _failed(table, query)
     if query.field:
         found = values(table, scan, query.field)
-        keep &= (found >= query.least) & (found <= query.most)
+        keep &= (found >= np.float32(query.least)) & (found <= np.float32(query.most))  # 0.9 finds a stored 0.9
     return _sorted(table, scan, query, np.flatnonzero(keep).astype(np.int32))
 
 
