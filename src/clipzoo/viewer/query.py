@@ -21,7 +21,7 @@ NAMES = {"q", "class", "failed", "reason", "field", "min", "max", "sort", "order
 
 @dataclass(frozen=True)
 class Query:
-    """What to show. ``field`` and ``sort`` are ``<field>:<column or pair>``, or "" (``sort`` also "key")."""
+    """A request of rows. ``field`` and ``sort`` are ``<field>:<column or pair>``, or "" (``sort`` also "key")."""
 
     text: str = ""
     column: int = -1

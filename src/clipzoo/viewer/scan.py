@@ -1,7 +1,7 @@
-"""What the tables of a store do not have, read once in the background: captions, classes and disagreement.
+"""Captions, classes and disagreement, which the tables of a store do not have: read once in the background.
 
 Results are kept in memory for the life of the viewer, 6 bytes for each class of a label and 4 bytes for each pair of
-columns and sample, besides the captions.
+columns and sample, in addition to the captions.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class Viewer:
         return {"done": scan.done, "total": scan.total, "problem": scan.problem, "histograms": histograms}
 
     def rows(self, given: Given) -> dict[str, object]:
-        """Return a page of rows: ``offset`` and ``limit`` beside the parameters of `query.Query`."""
+        """Return a page of rows: ``offset`` and ``limit`` in addition to the parameters of `query.Query`."""
         offset, limit = (_whole(given, name, default) for name, default in (("offset", 0), ("limit", 50)))
         asked = query.Query.parse({k: v for k, v in given.items() if k not in ("offset", "limit")})
         found = self._rows(asked)
