@@ -130,12 +130,13 @@ def test_estimated_memory_matches_a_larger_batch(tiny_clip: str) -> None:
     """Two small passes, extrapolated, match a large one up to the terms that grow with the square of the batch size."""
     spec = HeadSpec("depth", Convention(kind="metric", along="z"))
     student = Student.create(tiny_clip, specs={"depth/x": spec})
+    settings = recipe.TrainingRecipe(steps=1)
     few, many = (
         estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1, batch_size=count)).activations
         for count in (2, 12)
     )
-    assert few == kept_bytes(lambda: _forward(student, {"depth/x": 4}, "fp32", 2), student.parameters())
-    measured = kept_bytes(lambda: _forward(student, {"depth/x": 4}, "fp32", 12), student.parameters())
+    assert few == kept_bytes(lambda: _forward(student, {"depth/x": 4}, settings, 2), student.parameters())
+    measured = kept_bytes(lambda: _forward(student, {"depth/x": 4}, settings, 12), student.parameters())
     assert many == pytest.approx(measured, rel=0.01)
     weights = sum(p.numel() for p in student.parameters())
     assert estimate(student, {"depth/x": 4}, recipe.TrainingRecipe(steps=1)).state == 16 * weights

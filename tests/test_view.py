@@ -230,7 +230,9 @@ def test_the_command_prints_its_address_and_ctrl_c_stops_it(made: tuple[Path, Pa
 
     code = "import sys; from clipzoo.cli import main; sys.argv[0] = 'clipzoo'; main()"
     command = [sys.executable, "-u", "-c", code, "view", str(made[0]), "--data", str(made[1])]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
     assert process.stdout
     line = process.stdout.readline()
     assert line.startswith("12 samples: open http://127.0.0.1:")

@@ -19,6 +19,7 @@ from clipzoo.tasks._objects import STEPS
 from clipzoo.tasks.depth import Depth
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.edges import Edges
+from clipzoo.tasks.features import unit
 from clipzoo.tasks.normals import Normals
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import View
@@ -41,6 +42,8 @@ def random_label(case: Case, size: tuple[int, int], seed: int) -> Any:
     if case.task == "normals":
         vectors = rng.normal(size=(3, *size))
         return Normals((vectors / np.linalg.norm(vectors, axis=0)).astype(np.float32), valid)
+    if case.task == "features":
+        return unit(rng.normal(size=(case.convention.channels, *size)).astype(np.float32), valid)
     if case.task == "edges":
         return Edges(rng.random(size, np.float32), valid)
     kind, along = case.convention.kind, case.convention.along

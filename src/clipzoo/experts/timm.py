@@ -18,21 +18,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipzoo.errors import ExpertError, brief
-from clipzoo.experts.base import Expert, ExpertCard, Family, sha256
+from clipzoo.experts.base import Expert, ExpertCard, sha256
+from clipzoo.experts.families.timm import FAMILIES
 from clipzoo.experts.hf.options import count, sides
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.features import unit
 from clipzoo.types import ImageArray, Size
 
-OPTIONS = ("size", "layer", "batch_size")
+__all__ = ["FAMILIES", "create"]
 
-FAMILIES = (
-    Family(
-        "timm models with forward_intermediates", "features",
-        "directions of a layer's map, by default the last, after the final norm; image squashed",
-        "github.com/huggingface/pytorch-image-models, timm/models/_features.py",
-    ),
-)  # fmt: skip
+OPTIONS = ("size", "layer", "batch_size")
 
 
 class _Config(TypedDict):

@@ -96,7 +96,7 @@ def _license(recipe: Recipe, experts: Mapping[str, Manifest]) -> str:
     stated = (
         f"This student is published under {_text(recipe.license)}."
         if recipe.license
-        else "No license is stated for this student (field `license` of the recipe): it grants no permission to use it."
+        else "No license is stated for this student (field license of the recipe): it grants no permission to use it."
     )
     return (
         f"## License\n\n{stated} It derives from {', '.join(sources[:-1])} and {sources[-1]}, whose licenses apply, "
