@@ -104,6 +104,27 @@ def test_the_warning_of_slurm_saves_first(
     assert checkpoint.step(tmp_path / checkpoint.NAME) == 4
 
 
+def test_a_process_that_alone_is_told_ends_with_its_workers(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    """`kill PID` reaches the main process only, and the error lives until the interpreter ends."""
+    program = (
+        "import os, signal, sys; from dataclasses import replace; from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from test_training import job, train\n"
+        "made = job(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], Path(sys.argv[5]), workers=1)\n"
+        "def stop(step, values):\n"
+        "    if step == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "try: train(replace(made, on_step=stop))\n"
+        "except KeyboardInterrupt as error: kept = error; print(error)\n"
+    )
+    arguments = [str(Path(__file__).parent), str(dataset), str(labels), tiny_clip, str(tmp_path)]
+    command = [sys.executable, "-c", program, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert ended.stdout.startswith("stopped by SIGTERM after step 3"), ended.stderr
+    assert ended.returncode == 0
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_the_command_line_exits_with_the_code_of_the_signal(sent: signal.Signals, code: int) -> None:
     program = (

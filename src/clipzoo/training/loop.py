@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import closing, nullcontext
+from typing import cast
 
 import torch
 
@@ -55,7 +56,8 @@ def train(training: Training) -> Student:
     records = Records(job, step, watch.events if watch else ())
     while step < job.steps:  # again after a rollback of the guard
         batches = _batches(training, step)  # starts workers, which must not inherit the handlers of signals
-        with signals() as stop, exact.arithmetic(job.settings.deterministic):
+        # workers ignore the SIGTERM of an interpreter that ends, which would wait for them forever
+        with closing(batches), signals() as stop, exact.arithmetic(job.settings.deterministic):
             step = _run(training, updater, batches, step, checkpoints, records, watch, stop)
         if watch and watch.events:  # they are added to the log
             records.close()
@@ -130,19 +132,18 @@ def _run(
     return job.steps
 
 
-def _batches(training: Training, start: int) -> Iterator[Batch]:
+def _batches(training: Training, start: int) -> Generator[Batch]:
+    """Return the batches of the remaining steps; `Generator.close` ends the workers."""
     job, settings = training.job, training.job.settings
-    batches: Iterator[Batch] = iter(
-        loader(
-            training.dataset,
-            settings.batch_size // ranks.world_size(),
-            training.student.tokenize,
-            start=start,
-            rank=ranks.rank(),
-            ranks=ranks.world_size(),
-            steps=job.steps,
-            workers=settings.workers,
-            pin_memory=torch.device(job.device).type == "cuda",
-        )
+    batches = loader(
+        training.dataset,
+        settings.batch_size // ranks.world_size(),
+        training.student.tokenize,
+        start=start,
+        rank=ranks.rank(),
+        ranks=ranks.world_size(),
+        steps=job.steps,
+        workers=settings.workers,
+        pin_memory=torch.device(job.device).type == "cuda",
     )
-    return batches
+    return cast("Generator[Batch]", iter(batches))
