@@ -278,7 +278,12 @@ def test_reasons_of_one_kind_are_counted_together() -> None:
     assert {reason: kind_of(reason) for reason in reasons} == reasons
 
 
-@pytest.mark.parametrize("form", [*hostile.DATASETS, "tars"])
+LONG = ("table", "parquet")
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(one, marks=[pytest.mark.slow] * (one in LONG)) for one in [*hostile.DATASETS, "tars"]]
+)
 def test_the_hostile_corpus_is_counted_to_the_last_sample(form: str, tmp_path: Path) -> None:
     if form == "tars":
         for one in hostile.tars():
@@ -356,7 +361,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_it_tells_what_it_has_seen(tmp_path: Path, sent: signal.Signals) -> None:
     make_dataset(tmp_path, shards=2, count=300)
     command = [sys.executable, "-c", STOPPED, str(tmp_path), str(int(sent))]
@@ -380,6 +385,7 @@ print((peak() - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     data = make_dataset(tmp_path, shards=1, count=300)
     for i in range(1, 20):
