@@ -53,8 +53,6 @@ def command(
     draft.check_out(out, force)
     device = pick_device(device)
     found = _dataset(store, several.combined(data) if data else None, yes)
-    skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
-    plain(f"   {found.samples:,} usable samples{skipped}")
     place = store or draft.find_store(found)
     labels = draft.check_store(place, found)
     existing = draft.proposed_columns(labels)
@@ -81,7 +79,8 @@ def command(
 
 
 def _dataset(store: str | None, data: str | None, yes: bool) -> Data:
-    """Return the dataset of the recipe; that of an existing store is not guessed."""
+    """Return the dataset of the recipe, and print its samples; that of an existing store is not guessed."""
+    from clipzoo.cli._console import plain
     from clipzoo.errors import RecipeError
 
     if store and yes and data is None:
@@ -89,7 +88,10 @@ def _dataset(store: str | None, data: str | None, yes: bool) -> Data:
             "--store is given with --yes, but the dataset of its labels is missing: add --data LOCATION, or leave out "
             "--yes to be asked"
         )
-    return _ask("1. Dataset (docs/data.md)", data, None if store else "demo:captioned", _check_data, yes)
+    found = _ask("1. Dataset (docs/data.md)", data, None if store else "demo:captioned", _check_data, yes)
+    skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
+    plain(f"   {found.samples:,} usable samples{skipped}")
+    return found
 
 
 def _check_data(location: str) -> Data:

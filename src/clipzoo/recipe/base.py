@@ -8,6 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+ImageSize = Count | tuple[Count, Count]
+"""One number of pixels, or (height, width)."""
+
+
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """Return an image size as (height, width)."""
+    return (size, size) if isinstance(size, int) else size
 
 
 class Part(BaseModel):

@@ -12,7 +12,7 @@ from clipzoo import plugins
 from clipzoo.errors import MAX_FAILURES, CheckpointError
 from clipzoo.files import several
 from clipzoo.recipe import arms as arms_of_columns
-from clipzoo.recipe.base import Count, Part
+from clipzoo.recipe.base import Count, ImageSize, Part, height_width
 from clipzoo.recipe.columns import ColumnRecipe
 from clipzoo.recipe.data import Datasets, check_datasets
 from clipzoo.recipe.protection import InterpolationRecipe
@@ -36,14 +36,14 @@ class StudentRecipe(Part):
     """Allow the tokenizer to run Python code that comes with the model (docs/security.md)."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers of the vision tower whose feature maps the heads receive; negative numbers count from the end."""
-    size: Count | tuple[Count, Count] | None = None
+    size: ImageSize | None = None
     """Image size in pixels, one number or (height, width), to which the position embeddings of the vision tower are
     interpolated; null keeps the size of the model (docs/students.md)."""
 
     @property
     def height_width(self) -> tuple[int, int] | None:
         """``size`` as (height, width)."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
+        return None if self.size is None else height_width(self.size)
 
     @model_validator(mode="after")
     def _weights_are_given(self) -> StudentRecipe:

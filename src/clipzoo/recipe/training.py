@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from clipzoo import plugins
 from clipzoo.errors import MAX_FAILURES
 from clipzoo.recipe.balancing import BalancingRecipe
-from clipzoo.recipe.base import Count, Part, Positive
+from clipzoo.recipe.base import Count, ImageSize, Part, Positive, height_width
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe
 
 
@@ -80,7 +80,7 @@ class TrainingRecipe(Part):
     captions: dict[str, Positive] = Field(default_factory=dict)
     """Caption field -> how often it is drawn, relative to the others that a sample has, such as
     ``{caption: 0.5, recaption: 0.5}``; by default the captions of ``data`` (docs/training.md)."""
-    sizes: tuple[Count | tuple[Count, Count], ...] = ()
+    sizes: tuple[ImageSize, ...] = ()
     """Image sizes, each one number or (height, width), of which every batch has one, drawn at random; by default all
     have that of the student (docs/training.md)."""
     scale: tuple[Positive, Positive] = (0.5, 1.0)
@@ -136,7 +136,7 @@ class TrainingRecipe(Part):
     @property
     def height_widths(self) -> tuple[tuple[int, int], ...]:
         """``sizes`` as (height, width)."""
-        return tuple((one, one) if isinstance(one, int) else one for one in self.sizes)
+        return tuple(map(height_width, self.sizes))
 
     @field_validator("tracking")
     @classmethod

@@ -220,8 +220,6 @@ def preview(
         done = {training: steps if ended(folder) else reached(folder) for training, folder in folders.items()}
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
         splits = {} if arms else _splits(run)
-        strides = {name: column.stride for name, (column, _) in run.specs.items()}
-        student = run.start("clipzoo" if "clipzoo" in trained else "clip", random=True)
         return Preview(
             recipe=recipe,
             folder=run.out,
@@ -234,13 +232,18 @@ def preview(
             done=done,
             trials=len(grid) * len(searched),
             finished_trials=sum(f"{rate:g}" in run.trainings.trials(arm) for arm in searched for rate in grid),
-            memory=estimate(student, strides, settings, processes),
+            memory=_memory(run, "clipzoo" if "clipzoo" in trained else "clip", processes),
             processes=processes,
             epoch_bytes=size,
             splits=splits,
             compared_experts=_compared_experts(run, splits),
             online=[name for name, (column, _) in run.specs.items() if column.online],
         )
+
+
+def _memory(run: Run, arm: str, processes: int) -> Memory:
+    strides = {name: column.stride for name, (column, _) in run.specs.items()}
+    return estimate(run.start(arm, random=True), strides, run.recipe.training, processes)
 
 
 def _splits(run: Run) -> dict[str, Split]:
