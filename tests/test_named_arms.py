@@ -126,6 +126,7 @@ def test_the_dry_run_counts_such_arms(asked: recipe.Recipe, tmp_path: Path) -> N
         ),
         (["clipzoo", {"name": "x"}], r"arms has {name: x}.*with these two fields"),
         (["clipzoo", {"name": "a_b", "columns": ["segmentation"]}], "arms has a_b, which cannot be a row"),
+        (["clipzoo", {"name": "none", "columns": []}], "columns is a list of at least one column"),
         (["clipzoo", {"name": "expert", "columns": ["segmentation"]}], "arms has expert, which cannot be a row"),
         (["clipzoo", {"name": "x-best", "columns": ["segmentation"]}], "do not end in -best"),
         (["clip", {"name": "some", "columns": ["segmentation"]}], "add clipzoo to arms"),

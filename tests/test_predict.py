@@ -183,3 +183,10 @@ def test_a_notebook_shows_the_page_in_a_frame(student: Path, pictures: Path) -> 
     text = clipzoo.show(student, pictures / "wide.png")._repr_html_()
     assert text.startswith('<iframe sandbox srcdoc="&lt;!doctype html&gt;')
     assert text.count("<") == 2
+
+
+def test_a_missing_file_is_named_whatever_the_count(student: Path, pictures: Path) -> None:
+    given = [pictures / "wide.png", pictures / "tall.jpg", pictures / "no.jpg"]
+    shown = clipzoo.show(student, given, count=1)
+    assert len(shown.pictures) == 1
+    assert [Path(name).name for name, _ in shown.failures] == ["no.jpg"]

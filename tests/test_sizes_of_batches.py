@@ -132,3 +132,11 @@ def test_a_run_trains_on_batches_of_several_sizes(dataset: Path, labels: Path, t
     values["training"]["sizes"] = [36]
     with pytest.raises(RecipeError, match=r"training\.sizes"):
         Run(parse(values), tmp_path / "other")
+
+
+@pytest.mark.parametrize("size", [0, "abc", [32], [32, 0], [1, 2, 3]])
+def test_a_wrong_size_is_one_mistake(size: object) -> None:
+    values = {"name": "x", "data": "d", "arms": ["clip"], "student": {"model": "demo:clip"}}
+    with pytest.raises(RecipeError, match=r"1 mistake:\n  training\.sizes\.1: .* is no image size") as raised:
+        parse({**values, "training": {"steps": 1, "sizes": [32, size]}})
+    assert "constrained" not in str(raised.value)

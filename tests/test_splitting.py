@@ -438,6 +438,10 @@ def test_groups_of_other_data_are_refused(tmp_path: Path) -> None:
         split(str(data), tmp_path / "out", check=tmp_path / "check")
     with pytest.raises(DatasetError, match="is not a folder"):
         split(str(data), tmp_path / "out", check=tmp_path / "nowhere")
+    (tmp_path / "other" / "shards").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="is not a folder of `clipzoo check DATA --resume FOLDER`"):
+        split(str(data), tmp_path / "out", check=tmp_path / "other")
+    assert not list((tmp_path / "other" / "shards").iterdir())
 
 
 def test_the_command_prints_where_samples_went(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def test_wrong_requests_are_refused_in_a_sentence(viewer: Viewer) -> None:
         status, body = ask(viewer, "/rows", **given)
         assert (status, b"Traceback" in body) == (400, False), given
         assert body
+    status, body = ask(viewer, "/rows", **{f"a{number}": "" for number in range(60)})
+    assert (status, body) == (400, b"the address has more than 50 parameters")
     for path, given in (
         ("/picture", {"row": 99}),
         ("/picture", {"row": "../x"}),

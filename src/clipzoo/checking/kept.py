@@ -21,8 +21,16 @@ from clipzoo.types import MAX_PIXELS, Failure
 FORMAT = 1
 """Raised when the results of a sample change their meaning."""
 
+ENDING = ".jsonl.gz"
+"""Ending of the file of a shard."""
+
 Scanned = tuple[int, ScannedSample]
 """The number of an entry in its shard, and its result."""
+
+
+def holds_results(folder: Path) -> bool:
+    """Return True if a folder is one of kept results."""
+    return any((folder / "shards").rglob(f"*{ENDING}"))
 
 
 class Kept:
@@ -68,7 +76,7 @@ class Kept:
             files.write(self._path(shard), gzip.compress(header + b"".join(lines), 5, mtime=0))
 
     def _path(self, shard: str) -> Path:
-        return self.folder / f"{hash64(shard.encode('utf-8', 'surrogateescape')):016x}.jsonl.gz"
+        return self.folder / f"{hash64(shard.encode('utf-8', 'surrogateescape')):016x}{ENDING}"
 
     def _header(self, shard: str) -> bytes:
         """Return the first line of a shard's file; empty if changes of the shard cannot be detected.

@@ -33,6 +33,8 @@ def named(values: object) -> object:
                     f"arms has {_written(arm)}: an arm of a subset of the columns is {{name: NAME, columns: "
                     "[COLUMN, …]}, with these two fields"
                 )
+            if not isinstance(arm["columns"], list | tuple) or not arm["columns"]:
+                raise ValueError(f"arms has {_written(arm)}: columns is a list of at least one column, as [depth]")
             name = str(arm["name"])
             if variants.setdefault(name, arm["columns"]) != arm["columns"]:
                 raise ValueError(f"arms and variants give {name} different columns: give them once")
@@ -47,7 +49,7 @@ def _written(arm: Mapping[object, object]) -> str:
 def known(arm: str, info: ValidationInfo) -> str:
     """Return the name of an arm; raise pydantic's error unless it is one of `ARMS` or of ``variants``."""
     names = [*ARMS, *info.data.get("variants", ())]
-    if arm not in names:
+    if arm not in names and "variants" in info.data:  # else variants have a mistake, which is reported
         expected = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
         raise PydanticCustomError("literal_error", "no such arm", {"expected": expected})
     return arm

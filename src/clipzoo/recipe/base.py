@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
-ImageSize = Count | tuple[Count, Count]
+
+
+def _size(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Report one mistake where pydantic reports one for each form of a size."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(f"{value!r} is no image size; give a number of pixels, or [height, width]") from None
+
+
+ImageSize = Annotated[Count | tuple[Count, Count], WrapValidator(_size)]
 """One number of pixels, or (height, width)."""
 
 

@@ -68,7 +68,9 @@ def show(
     """
     if count < 1:
         raise ImageError(f"{count} is not a valid number of pictures. Give 1 or more")
-    found = list(spread(_expanded(pictures), count))
+    given = _expanded(pictures)
+    there = [one for one in given if not _is_missing(one)]
+    found = [*spread(there, count), *filter(_is_missing, given)]
     texts = prompts_of(prompts)
     models, notes = models_of(student, start, arm, seed, device, trust_remote_code)
     if texts:
@@ -173,6 +175,11 @@ def _paths(path: Path) -> Iterator[Path]:
         yield from sorted(Path(path.anchor).glob(path.relative_to(path.anchor).as_posix())) or [path]
     else:
         yield path
+
+
+def _is_missing(picture: Given) -> bool:
+    """Return True for the path of a file that does not exist; it is named as a failure, whatever ``count`` is."""
+    return isinstance(picture, (str, Path)) and not Path(picture).exists()
 
 
 def _pixels(picture: Given) -> ImageArray:

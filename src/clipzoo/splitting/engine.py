@@ -16,6 +16,7 @@ import numpy as np
 
 from clipzoo import files
 from clipzoo.checking import Findings, groups, scan
+from clipzoo.checking.kept import holds_results
 from clipzoo.errors import DatasetError
 from clipzoo.files import AnyPath, several
 from clipzoo.progress import Progress, Silent
@@ -68,8 +69,11 @@ def split(
     files.make_folder(partial)
     with files.locked(partial, DatasetError, "two splits must not write into one folder"):
         kept = files.local(check, "the folder of --check") if check is not None else partial / _CHECK
-        if check is not None and not kept.is_dir():
-            raise DatasetError(f"--check {kept} is not a folder; write it with `clipzoo check DATA --resume {kept}`")
+        if check is not None and not holds_results(kept):
+            raise DatasetError(
+                f"--check {kept} is not a folder of `clipzoo check DATA --resume FOLDER`: give such a folder, or leave "
+                "out --check, and the dataset is checked first"
+            )
         findings = _scanned(reader, kept, progress is not None)
         report = _planned(findings, reader, partial, kept, options)
         _write_parts(report, reader, partial, show)

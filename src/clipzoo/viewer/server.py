@@ -196,6 +196,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
 
+FIELDS = 50
+"""Parameters that an address may have."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
@@ -203,7 +207,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         viewer, parts = self.server.viewer, urlsplit(self.path)
-        given = parse_qs(parts.query, keep_blank_values=True, max_num_fields=50)
+        try:
+            given = parse_qs(parts.query, keep_blank_values=True, max_num_fields=FIELDS)
+        except ValueError:
+            return self._text(400, f"the address has more than {FIELDS} parameters")
         if not viewer.allows(self.headers.get("Host", "")):
             return self._text(403, "this host name is not the viewer's: open the address that clipzoo view printed")
         if parts.path == "/" and _equal(given.get("token", [""])[-1], viewer.token):
