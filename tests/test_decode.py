@@ -121,6 +121,25 @@ def test_threads_leave_the_warning_filters_as_they_were():
     assert set(shapes) == {"too large", (12, 16, 3)}
 
 
+def test_filters_of_others_survive_a_decode(monkeypatch):
+    # A package that is imported in one thread ignores one of its warnings for good, while another thread decodes.
+    class Ours(UserWarning):
+        pass
+
+    opened = Image.open
+
+    def meanwhile(*args, **kwargs):
+        warnings.simplefilter("ignore", Ours)
+        return opened(*args, **kwargs)
+
+    with warnings.catch_warnings():
+        monkeypatch.setattr(Image, "open", meanwhile)
+        before = list(warnings.filters)
+        decode_image(encoded(image(0)))
+        assert warnings.filters == [("ignore", None, Ours, None, 0), *before]
+        warnings.warn("nothing is raised", Ours, stacklevel=1)
+
+
 def _header_only(data: bytes) -> object:
     try:
         return decode_image(data, max_pixels=90_000_000).shape

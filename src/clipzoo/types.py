@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,26 +235,26 @@ class Room:
 class _Quiet:
     """A context without Pillow's warnings about image size and EXIF: `decode_image` has its own limits.
 
-    Warning filters are global: the first thread that enters sets them, and the last one that leaves restores them.
+    Warning filters are global: the first thread that enters adds one, and the last one that leaves removes it. Filters
+    that other threads add or remove meanwhile stay as they are.
     """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._saved = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.filterwarnings("ignore", module=r"PIL\.(?#clipzoo)")
+                self._filter: tuple[object, ...] = warnings.filters[0]
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0:
-                self._saved.__exit__(None, None, None)
+            filters = cast(list[tuple[object, ...]], warnings.filters)
+            if self._inside == 0 and self._filter in filters:
+                filters.remove(self._filter)
 
 
 _quiet, _decoding = _Quiet(), Room(IN_FLIGHT)
