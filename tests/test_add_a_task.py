@@ -39,6 +39,7 @@ def place(tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     assert "elevation" not in plugins.names("tasks")
 
 
+@pytest.mark.slow
 def test_the_page_goes_all_the_way(place: Path) -> None:
     runpy.run_path("elevation_truth.py")
     for arguments in commands(PAGE):

@@ -278,7 +278,7 @@ def test_reasons_of_one_kind_are_counted_together() -> None:
     assert {reason: kind_of(reason) for reason in reasons} == reasons
 
 
-LONG = ("table", "parquet")
+LONG = ("table", "parquet", "folder", "tars")
 
 
 @pytest.mark.parametrize(

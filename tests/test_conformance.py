@@ -22,7 +22,10 @@ from clipzoo.types import ImageArray, View
 from oracles import Oracle, checked, pictures, thumb
 
 
-@pytest.mark.parametrize("task", ["depth", "normals", "edges", "segmentation", "detection"])
+@pytest.mark.parametrize(
+    "task",
+    ["depth", *(pytest.param(t, marks=pytest.mark.slow) for t in ("normals", "edges", "segmentation", "detection"))],
+)
 def test_the_truth_passes_every_line(task: str) -> None:
     report = checked(Oracle(task))
     assert {v.line: str(v) for v in report.lines if v.status != "pass"} == {}

@@ -116,6 +116,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(locations.resolve("demo:test", tmp_path_factory.mktemp("cache"))).parent
 
 
+@pytest.mark.slow
 def test_the_package_is_small_and_complete(unpacked: Path) -> None:
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     assert size <= 25 * 2**20

@@ -103,6 +103,7 @@ def test_the_pyramid_of_dpt_has_the_sizes_of_the_paper(
     )
 
 
+@pytest.mark.slow
 def test_dpt_learns_what_no_level_knows_alone() -> None:
     """A map of which half is said by a shallow layer and half by a deep one."""
     torch.manual_seed(0)

@@ -141,7 +141,7 @@ except ClipzooError as error:
 """
 
 
-@pytest.mark.parametrize("room", [100, 12_000])
+@pytest.mark.parametrize("room", [100, pytest.param(12_000, marks=pytest.mark.slow)])
 def test_a_full_disk_ends_in_a_clear_line_and_nothing_committed_is_lost(tmp_path: Path, room: int) -> None:
     data = make_dataset(tmp_path / "data", shards=3)
     write_shard(data / "00001.tar", samples(40, 6, (64, 64)))

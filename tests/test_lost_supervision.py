@@ -109,7 +109,7 @@ def meanwhile(made: Training, act: Callable[[], object], at: int = 2) -> Trainin
 # Labels that are gone, or cannot be read --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_store_that_disappears_in_mid_training_ends_it_and_it_resumes_when_the_store_is_back(
     data: Path, store: Path, tiny_clip: str, tmp_path: Path, workers: int
 ) -> None:

@@ -36,6 +36,7 @@ def limited(limit: str, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_the_message_names_a_setting_that_works(monkeypatch):
     small = "decode_image(encoded(image(0)))"
     refused = limited("100", f"print({small})")

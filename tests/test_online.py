@@ -137,7 +137,7 @@ def test_an_online_column_cannot_be_read_by_another_expert(dataset: Path, tiny_c
 # A training --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stopped_training_resumes_to_the_same_bits(
     workers: int, dataset: Path, tiny_clip: str, tmp_path: Path
 ) -> None:

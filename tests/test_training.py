@@ -78,7 +78,7 @@ def test_the_result_is_an_openclip_folder(uninterrupted: Path, tiny_clip: str) -
         assert torch.equal(model.encode_text(tokens, normalize=True), student.encode_text(texts))
 
 
-@pytest.mark.parametrize("killed_after", [1, 5])
+@pytest.mark.parametrize("killed_after", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_and_resumed_it_ends_in_the_same_bits(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path, killed_after: int
 ) -> None:
