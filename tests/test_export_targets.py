@@ -16,9 +16,11 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.models import _registry
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoProcessor, CLIPModel, SiglipModel
 
+import test_students
 from clipzoo import tasks
 from clipzoo.errors import CheckpointError
 from clipzoo.export import PLUGINS, Source, export_student
@@ -93,22 +95,44 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "preprocess": {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
     },
 }  # fmt: skip
+SMALL = {
+    "siglip-small": "SigLIP", "siglip2-small": "SigLIP 2", "mobileclip-s1-small": "MobileCLIP S",
+    "mobileclip2-s3-small": "MobileCLIP 2 S", "pe-core-small": "PE-Core", "eva02-small": "EVA-02",
+    "swin-small": "Swin",
+}  # fmt: skip
+"""Towers of timm with fewer and narrower layers -> families of test_students.py, which have the arguments."""
 PACKAGES = {"hf": "transformers", "timm": "timm", "onnx": "onnxruntime", "open_clip": "open_clip_torch"}
 EXPORTED = [
     *((family, "open_clip") for family in ("vit", "vit-openai", "resnet", "timm-vit", "timm-convnext", "wide")),
     ("vit", "hf"), ("vit", "timm"), ("vit", "onnx"), ("vit-openai", "hf"), ("vit-openai", "timm"),
     ("vit-openai", "onnx"), ("resnet", "hf"), ("resnet", "timm"), ("resnet", "onnx"), ("timm-vit", "hf"),
-    ("timm-vit", "timm"), ("timm-convnext", "hf"), ("timm-convnext", "timm"), ("timm-convnext", "onnx"),
-    ("wide", "timm"), ("wide", "onnx"),
+    ("timm-vit", "timm"), ("timm-vit", "onnx"), ("timm-convnext", "hf"), ("timm-convnext", "timm"),
+    ("timm-convnext", "onnx"), ("wide", "timm"), ("wide", "onnx"),
+    *(
+        (family, target) for family in SMALL for target in ("open_clip", "hf", "timm", "onnx")
+        if not (target == "hf" and family.startswith("mobileclip"))
+    ),
     *(pytest.param("siglip", target, marks=pytest.mark.slow) for target in ("hf", "timm", "onnx", "open_clip")),
 ]  # fmt: skip
 
 
+def narrowed(family: str, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options of `student` for a family of `SMALL`; timm makes its tower narrow until the patch is undone."""
+    small = test_students.FAMILIES[SMALL[family]]
+    name = str(small.vision["timm_model_name"])
+    made = timm.models.model_entrypoint(name)
+    patch.setitem(_registry._model_entrypoints, name, lambda **options: made(**{**small.timm, **options}))
+    text = {key: value for key, value in small.text.items() if key not in test_students.TEXT}
+    width = {"embed_dim": 32} if small.vision["timm_proj"] == "none" else {}
+    return {"vision": small.vision, "text": text, "preprocess": {"resize_mode": "squash"}, **width, **small.more}
+
+
 @pytest.mark.parametrize(("family", "target"), EXPORTED)
 def test_the_other_librarys_embeddings_are_the_students(
-    family: str, target: str, tiny_clip: str, pictures: list[ImageArray], tmp_path: Path
-) -> None:
-    made = student(tiny_clip, tmp_path / "student", **FAMILIES[family])
+    family: str, target: str, tiny_clip: str, pictures: list[ImageArray], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = student(tiny_clip, tmp_path / "student", **(FAMILIES.get(family) or narrowed(family, monkeypatch)))
     parity = export_student(target, Source(made, pictures, CAPTIONS), tmp_path / "out")
     limit = 1e-4 if target == "onnx" else 1e-5
     assert parity["image_embeddings"] <= limit
@@ -117,7 +141,7 @@ def test_the_other_librarys_embeddings_are_the_students(
     if target != "timm":
         assert parity["text_embeddings"] <= limit
         assert parity["other_tokens"] == 0
-    if target == "timm" and family != "siglip":
+    if target == "timm" and family not in ("siglip", "swin-small"):
         assert parity["feature_maps"] < 1e-5
     names = {"images": "image_embeddings", "transform": "transform_embeddings", "texts": "text_embeddings"}
     differences = {name: parity[key] for name, key in names.items() if key in parity}
@@ -207,13 +231,25 @@ def test_logits_of_transformers_are_those_of_open_clip(
         torch.testing.assert_close(model(**inputs).logits_per_image, own, atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow
-def test_siglip_becomes_siglip_model_with_its_bias(tiny_clip: str, pictures: list[ImageArray], tmp_path: Path) -> None:
-    made = student(tiny_clip, tmp_path / "student", **FAMILIES["siglip"])
+def test_siglip_becomes_siglip_model_with_its_bias(
+    tiny_clip: str, pictures: list[ImageArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = student(tiny_clip, tmp_path / "student", **narrowed("siglip-small", monkeypatch))
     export_student("hf", Source(made, pictures, CAPTIONS), tmp_path / "out")
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert isinstance(model, SiglipModel)
     assert model.logit_bias.item() == -10
+
+
+def test_a_siglip_that_reads_the_padding_of_openais_tokenizer_is_refused(
+    tiny_clip: str, pictures: list[ImageArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = narrowed("siglip-small", monkeypatch)
+    text = {**options["text"], **OPENAI, "tokenizer_kwargs": {}}
+    made = student(tiny_clip, tmp_path / "student", **{**options, "text": text})
+    with pytest.raises(CheckpointError, match="--to hf cannot express this student: its text tower reads padding"):
+        export_student("hf", Source(made, pictures, CAPTIONS), tmp_path / "out")
+    export_student("onnx", Source(made, pictures, CAPTIONS), tmp_path / "out")
 
 
 def test_the_difference_of_transformers_default_backend_is_stated(
