@@ -315,6 +315,7 @@ HEADS = {
     "normals/a": HeadSpec("normals", Convention(), "linear", loss="angmf"),
     "edges/a.b": HeadSpec("edges", Convention(), "linear"),
     "detection/a": HeadSpec("detection", Convention(classes=("chair", "lamp")), "fcos", {"width": 8}),
+    "features/a": HeadSpec("features", Convention(channels=5), "linear"),
 }
 
 
@@ -343,7 +344,9 @@ def test_graphs_of_heads_give_the_tasks_values_for_any_batch(
         resized = torch.nn.functional.interpolate(raw[column].float(), size, mode="bilinear", antialias=True)
         labels = task.predict(resized[:, : task.channels(spec.convention)], spec.convention)
         for label, values in zip(labels, first, strict=True):
-            expected = {"depth": "values", "edges": "values", "segmentation": "ids", "normals": "vectors"}
+            expected = {
+                "depth": "values", "edges": "values", "segmentation": "ids", "normals": "vectors", "features": "vectors",
+            }  # fmt: skip
             if spec.task == "detection":
                 assert values.shape == (size[0] * size[1], 4)
                 corners = label.boxes[:, None], values[None]
