@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.models import _registry
+from timm.models.vitamin import VitCfg, VitConvCfg
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoProcessor, CLIPModel, SiglipModel
 
-import test_students
 from clipzoo import tasks
 from clipzoo.errors import CheckpointError
 from clipzoo.export import PLUGINS, Source, export_student
@@ -29,6 +29,8 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import Convention
 from clipzoo.types import ImageArray
 from parity_records import record
+from test_students import FAMILIES as TINY
+from test_students import TEXT, Family, tower
 
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 64, "layers": [3, 4, 6, 3], "width": 8, "head_width": 64}
@@ -86,6 +88,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "timm-vit": {"vision": TIMM},
     "timm-convnext": {"vision": CONVNEXT, "custom_text": True},
     "wide": {"vision": {**VIT, "image_size": [32, 48]}},
+    "coca": {
+        "vision": {**VIT, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        "text": {"embed_cls": True, "output_tokens": True}, "custom_text": True,
+        "multimodal_cfg": {
+            "context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1, "attn_pooler_heads": 2
+        },
+    },
     "siglip": {
         "vision": {
             "image_size": 224, "timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map",
@@ -95,22 +104,37 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "preprocess": {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
     },
 }  # fmt: skip
+CUSTOM: dict[str, object] = {"custom_text": True}
+STEM = VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6)
 SMALL = {
-    "siglip-small": "SigLIP", "siglip2-small": "SigLIP 2", "mobileclip-s1-small": "MobileCLIP S",
-    "mobileclip2-s3-small": "MobileCLIP 2 S", "pe-core-small": "PE-Core", "eva02-small": "EVA-02",
-    "swin-small": "Swin",
+    "siglip-small": TINY["SigLIP"],
+    "siglip2-small": TINY["SigLIP 2"],
+    "mobileclip-s1-small": TINY["MobileCLIP S"],
+    "mobileclip-b-small": Family(tower("vit_base_mci_224", "token", None), {"depth": 1, "img_size": 32}, more=CUSTOM),
+    "mobileclip2-s3-small": TINY["MobileCLIP 2 S"],
+    "pe-core-small": TINY["PE-Core"],
+    "eva02-small": TINY["EVA-02"],
+    "vitamin-small": Family(
+        tower("vitamin_small_224", "", "linear"),
+        {
+            "img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2,
+            "embed_cfg": VitCfg((8, 16, 32), (1, 1, 2), 8, STEM, "1d"),
+        },
+        more=CUSTOM,
+    ),
+    "swin-small": TINY["Swin"],
 }  # fmt: skip
-"""Towers of timm with fewer and narrower layers -> families of test_students.py, which have the arguments."""
+"""Families of which timm makes the towers with fewer and narrower layers."""
 PACKAGES = {"hf": "transformers", "timm": "timm", "onnx": "onnxruntime", "open_clip": "open_clip_torch"}
 EXPORTED = [
     *((family, "open_clip") for family in ("vit", "vit-openai", "resnet", "timm-vit", "timm-convnext", "wide")),
     ("vit", "hf"), ("vit", "timm"), ("vit", "onnx"), ("vit-openai", "hf"), ("vit-openai", "timm"),
     ("vit-openai", "onnx"), ("resnet", "hf"), ("resnet", "timm"), ("resnet", "onnx"), ("timm-vit", "hf"),
     ("timm-vit", "timm"), ("timm-vit", "onnx"), ("timm-convnext", "hf"), ("timm-convnext", "timm"),
-    ("timm-convnext", "onnx"), ("wide", "timm"), ("wide", "onnx"),
+    ("timm-convnext", "onnx"), ("wide", "timm"), ("wide", "onnx"), ("coca", "open_clip"), ("coca", "onnx"),
     *(
         (family, target) for family in SMALL for target in ("open_clip", "hf", "timm", "onnx")
-        if not (target == "hf" and family.startswith("mobileclip"))
+        if not (target == "hf" and family in ("mobileclip-s1-small", "mobileclip2-s3-small"))
     ),
     *(pytest.param("siglip", target, marks=pytest.mark.slow) for target in ("hf", "timm", "onnx", "open_clip")),
 ]  # fmt: skip
@@ -118,11 +142,11 @@ EXPORTED = [
 
 def narrowed(family: str, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Options of `student` for a family of `SMALL`; timm makes its tower narrow until the patch is undone."""
-    small = test_students.FAMILIES[SMALL[family]]
+    small = SMALL[family]
     name = str(small.vision["timm_model_name"])
     made = timm.models.model_entrypoint(name)
     patch.setitem(_registry._model_entrypoints, name, lambda **options: made(**{**small.timm, **options}))
-    text = {key: value for key, value in small.text.items() if key not in test_students.TEXT}
+    text = {key: value for key, value in small.text.items() if key not in TEXT}
     width = {"embed_dim": 32} if small.vision["timm_proj"] == "none" else {}
     return {"vision": small.vision, "text": text, "preprocess": {"resize_mode": "squash"}, **width, **small.more}
 
@@ -166,6 +190,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("hf", {"vision": VIT, "text": {"pool_type": "last"}, "custom_text": True}, "it pools with 'last'"),
     ("hf", {"vision": VIT, "text": {"ls_init_value": 0.1}, "custom_text": True}, "its blocks have layer scale"),
     ("hf", {"vision": VIT, "preprocess": {"resize_mode": "longest"}}, "it pads images to its size"),
+    ("hf", FAMILIES["coca"], "its image tower is not OpenAI's ViT: it pools by attention"),
+    ("timm", FAMILIES["coca"], "its image tower is not OpenAI's ViT: it pools by attention"),
     ("timm", {"vision": {**VIT, "pool_type": "avg"}}, "it pools with 'avg' instead of the class token"),
     ("timm", {"vision": {**VIT, "no_ln_pre": True}}, "it has no norm before the transformer"),
     ("timm", {"vision": {**RESNET, "layers": [1, 1, 2, 1]}}, "a ResNet of 1-1-2-1 blocks, and timm has only 3-4-6-3"),
@@ -345,7 +371,8 @@ def test_graphs_of_heads_give_the_tasks_values_for_any_batch(
         labels = task.predict(resized[:, : task.channels(spec.convention)], spec.convention)
         for label, values in zip(labels, first, strict=True):
             expected = {
-                "depth": "values", "edges": "values", "segmentation": "ids", "normals": "vectors", "features": "vectors",
+                "depth": "values", "edges": "values", "segmentation": "ids", "normals": "vectors",
+                "features": "vectors",
             }  # fmt: skip
             if spec.task == "detection":
                 assert values.shape == (size[0] * size[1], 4)
