@@ -27,7 +27,7 @@ def clipzoo(*words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def run(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose student learns features of a DINOv2 and segmentation."""
     root = tmp_path_factory.mktemp("features")
     values = world.model_dump(mode="json")
@@ -39,14 +39,14 @@ def run(world: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-def test_a_run_has_a_report(run: Path, world: recipe.Recipe) -> None:  # noqa: F811
+def test_a_run_has_a_report(run: Path, world: recipe.Recipe) -> None:
     page = (run / "page.html").read_text()
     assert "features/" in page
     results = json.loads((run / "results.json").read_text())
     assert any(name.startswith("features/") for name in results["cost"])
 
 
-def test_the_gallery_shows_features(run: Path, world: recipe.Recipe, tmp_path: Path) -> None:  # noqa: F811
+def test_the_gallery_shows_features(run: Path, world: recipe.Recipe, tmp_path: Path) -> None:
     shown = clipzoo("inspect", run / "labels", "--data", world.location, "--out", tmp_path / "page.html", "--count", 2)
     assert "features/" in shown
     page = (tmp_path / "page.html").read_text()

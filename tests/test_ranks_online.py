@@ -137,7 +137,7 @@ def test_the_command_trains_on_two_processes(dataset: Path, tiny_clip: str, tmp_
     written = values(dataset, tiny_clip, [{"expert": "demo:depth", "online": True}])
     (tmp_path / "recipe.yaml").write_text(recipe.parse(written).to_yaml())
     for count in ("1", "2"):
-        command = (sys.executable, "-m", "clipzoo", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / count))
-        done = ran(*clipzoo(*command, *(("--gpus", count) if count == "2" else ())))
+        options = ("--out", str(tmp_path / count), *(("--gpus", count) if count == "2" else ()))
+        done = ran(*clipzoo(sys.executable, "-m", "clipzoo", "train", str(tmp_path / "recipe.yaml"), *options))
         assert done.returncode == 0, done.stderr
     assert_equal_trainings(*(tmp_path / count / "arms" / "clipzoo" / "0" for count in ("2", "1")), steps=3)
