@@ -21,4 +21,5 @@ export PYTHONPATH=$PWD/src OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 print("open_clip_torch", version("open_clip_torch"), "in", open_clip.__path__[0])'
 "$venv/bin/python" -m pytest -p no:cacheprovider -q -m "not slow" tests/test_student.py tests/test_students.py \
   tests/test_open_vocabulary.py tests/test_recognition.py tests/test_interpolation.py tests/test_export.py \
-  tests/test_export_examples.py tests/test_export_targets.py tests/test_encoders.py tests/test_predict.py "$@"
+  tests/test_export_examples.py tests/test_export_targets.py tests/test_encoders.py tests/test_predict.py \
+  tests/test_foreign_weights.py tests/test_training.py "$@"

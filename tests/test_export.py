@@ -254,7 +254,10 @@ def test_heads_that_are_not_there_and_folders_that_are_no_students_are_told(expo
         clipzoo.load(tmp_path)
 
 
-def test_the_documented_example_runs(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_example_runs(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # it saves a picture
     block = re.findall(r"```python\n(.*?)```", (DOCS / "api.md").read_text(), re.DOTALL)[1]
     Image.fromarray(image(0, (60, 100))).save(tmp_path / "a.png")
     exec(block, {"folder": exported, "path": tmp_path / "a.png"})

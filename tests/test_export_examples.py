@@ -20,7 +20,7 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import Convention
 from clipzoo.types import View
 from making import image
-from test_export_targets import VIT, student
+from test_export_targets import VIT, narrowed, student
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "export"
 TEXTS = ["red square", "a photo of a green square"]
@@ -59,8 +59,10 @@ def scores(made: Student, picture: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_transformers(tiny_clip: str, picture: Path) -> None:
-    made = student(tiny_clip, picture.with_name("student"), VIT, preprocess=SQUASH)
+@pytest.mark.parametrize("family", ["vit", "siglip-small"])
+def test_transformers(family: str, tiny_clip: str, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"vision": VIT, "preprocess": SQUASH} if family == "vit" else narrowed(family, monkeypatch)
+    made = student(tiny_clip, picture.with_name("student"), **options)
     lines = printed("with_transformers.py", export(made, "hf", picture), picture, *TEXTS)
     assert [float(line.split()[0]) for line in lines] == pytest.approx(scores(made, picture), abs=1e-5)
 

@@ -16,6 +16,8 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.models import _registry
+from timm.models.vitamin import VitCfg, VitConvCfg
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoProcessor, CLIPModel, SiglipModel
 
@@ -27,6 +29,8 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import Convention
 from clipzoo.types import ImageArray
 from parity_records import record
+from test_students import FAMILIES as TINY
+from test_students import TEXT, Family, tower
 
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 64, "layers": [3, 4, 6, 3], "width": 8, "head_width": 64}
@@ -84,6 +88,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "timm-vit": {"vision": TIMM},
     "timm-convnext": {"vision": CONVNEXT, "custom_text": True},
     "wide": {"vision": {**VIT, "image_size": [32, 48]}},
+    "coca": {
+        "vision": {**VIT, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        "text": {"embed_cls": True, "output_tokens": True}, "custom_text": True,
+        "multimodal_cfg": {
+            "context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1, "attn_pooler_heads": 2
+        },
+    },
     "siglip": {
         "vision": {
             "image_size": 224, "timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map",
@@ -93,22 +104,59 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "preprocess": {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
     },
 }  # fmt: skip
+CUSTOM: dict[str, object] = {"custom_text": True}
+STEM = VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6)
+SMALL = {
+    "siglip-small": TINY["SigLIP"],
+    "siglip2-small": TINY["SigLIP 2"],
+    "mobileclip-s1-small": TINY["MobileCLIP S"],
+    "mobileclip-b-small": Family(tower("vit_base_mci_224", "token", None), {"depth": 1, "img_size": 32}, more=CUSTOM),
+    "mobileclip2-s3-small": TINY["MobileCLIP 2 S"],
+    "pe-core-small": TINY["PE-Core"],
+    "eva02-small": TINY["EVA-02"],
+    "vitamin-small": Family(
+        tower("vitamin_small_224", "", "linear"),
+        {
+            "img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2,
+            "embed_cfg": VitCfg((8, 16, 32), (1, 1, 2), 8, STEM, "1d"),
+        },
+        more=CUSTOM,
+    ),
+    "swin-small": TINY["Swin"],
+}  # fmt: skip
+"""Families of which timm makes the towers with fewer and narrower layers."""
 PACKAGES = {"hf": "transformers", "timm": "timm", "onnx": "onnxruntime", "open_clip": "open_clip_torch"}
 EXPORTED = [
     *((family, "open_clip") for family in ("vit", "vit-openai", "resnet", "timm-vit", "timm-convnext", "wide")),
     ("vit", "hf"), ("vit", "timm"), ("vit", "onnx"), ("vit-openai", "hf"), ("vit-openai", "timm"),
     ("vit-openai", "onnx"), ("resnet", "hf"), ("resnet", "timm"), ("resnet", "onnx"), ("timm-vit", "hf"),
-    ("timm-vit", "timm"), ("timm-convnext", "hf"), ("timm-convnext", "timm"), ("timm-convnext", "onnx"),
-    ("wide", "timm"), ("wide", "onnx"),
+    ("timm-vit", "timm"), ("timm-vit", "onnx"), ("timm-convnext", "hf"), ("timm-convnext", "timm"),
+    ("timm-convnext", "onnx"), ("wide", "timm"), ("wide", "onnx"), ("coca", "open_clip"), ("coca", "onnx"),
+    *(
+        (family, target) for family in SMALL for target in ("open_clip", "hf", "timm", "onnx")
+        if not (target == "hf" and family in ("mobileclip-s1-small", "mobileclip2-s3-small"))
+    ),
     *(pytest.param("siglip", target, marks=pytest.mark.slow) for target in ("hf", "timm", "onnx", "open_clip")),
 ]  # fmt: skip
 
 
+def narrowed(family: str, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options of `student` for a family of `SMALL`; timm makes its tower narrow until the patch is undone."""
+    small = SMALL[family]
+    name = str(small.vision["timm_model_name"])
+    made = timm.models.model_entrypoint(name)
+    patch.setitem(_registry._model_entrypoints, name, lambda **options: made(**{**small.timm, **options}))
+    text = {key: value for key, value in small.text.items() if key not in TEXT}
+    width = {"embed_dim": 32} if small.vision["timm_proj"] == "none" else {}
+    return {"vision": small.vision, "text": text, "preprocess": {"resize_mode": "squash"}, **width, **small.more}
+
+
 @pytest.mark.parametrize(("family", "target"), EXPORTED)
 def test_the_other_librarys_embeddings_are_the_students(
-    family: str, target: str, tiny_clip: str, pictures: list[ImageArray], tmp_path: Path
-) -> None:
-    made = student(tiny_clip, tmp_path / "student", **FAMILIES[family])
+    family: str, target: str, tiny_clip: str, pictures: list[ImageArray], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = student(tiny_clip, tmp_path / "student", **(FAMILIES.get(family) or narrowed(family, monkeypatch)))
     parity = export_student(target, Source(made, pictures, CAPTIONS), tmp_path / "out")
     limit = 1e-4 if target == "onnx" else 1e-5
     assert parity["image_embeddings"] <= limit
@@ -117,7 +165,7 @@ def test_the_other_librarys_embeddings_are_the_students(
     if target != "timm":
         assert parity["text_embeddings"] <= limit
         assert parity["other_tokens"] == 0
-    if target == "timm" and family != "siglip":
+    if target == "timm" and family not in ("siglip", "swin-small"):
         assert parity["feature_maps"] < 1e-5
     names = {"images": "image_embeddings", "transform": "transform_embeddings", "texts": "text_embeddings"}
     differences = {name: parity[key] for name, key in names.items() if key in parity}
@@ -142,6 +190,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("hf", {"vision": VIT, "text": {"pool_type": "last"}, "custom_text": True}, "it pools with 'last'"),
     ("hf", {"vision": VIT, "text": {"ls_init_value": 0.1}, "custom_text": True}, "its blocks have layer scale"),
     ("hf", {"vision": VIT, "preprocess": {"resize_mode": "longest"}}, "it pads images to its size"),
+    ("hf", FAMILIES["coca"], "its image tower is not OpenAI's ViT: it pools by attention"),
+    ("timm", FAMILIES["coca"], "its image tower is not OpenAI's ViT: it pools by attention"),
     ("timm", {"vision": {**VIT, "pool_type": "avg"}}, "it pools with 'avg' instead of the class token"),
     ("timm", {"vision": {**VIT, "no_ln_pre": True}}, "it has no norm before the transformer"),
     ("timm", {"vision": {**RESNET, "layers": [1, 1, 2, 1]}}, "a ResNet of 1-1-2-1 blocks, and timm has only 3-4-6-3"),
@@ -207,13 +257,25 @@ def test_logits_of_transformers_are_those_of_open_clip(
         torch.testing.assert_close(model(**inputs).logits_per_image, own, atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow
-def test_siglip_becomes_siglip_model_with_its_bias(tiny_clip: str, pictures: list[ImageArray], tmp_path: Path) -> None:
-    made = student(tiny_clip, tmp_path / "student", **FAMILIES["siglip"])
+def test_siglip_becomes_siglip_model_with_its_bias(
+    tiny_clip: str, pictures: list[ImageArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = student(tiny_clip, tmp_path / "student", **narrowed("siglip-small", monkeypatch))
     export_student("hf", Source(made, pictures, CAPTIONS), tmp_path / "out")
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert isinstance(model, SiglipModel)
     assert model.logit_bias.item() == -10
+
+
+def test_a_siglip_that_reads_the_padding_of_openais_tokenizer_is_refused(
+    tiny_clip: str, pictures: list[ImageArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = narrowed("siglip-small", monkeypatch)
+    text = {**options["text"], **OPENAI, "tokenizer_kwargs": {}}
+    made = student(tiny_clip, tmp_path / "student", **{**options, "text": text})
+    with pytest.raises(CheckpointError, match="--to hf cannot express this student: its text tower reads padding"):
+        export_student("hf", Source(made, pictures, CAPTIONS), tmp_path / "out")
+    export_student("onnx", Source(made, pictures, CAPTIONS), tmp_path / "out")
 
 
 def test_the_difference_of_transformers_default_backend_is_stated(
@@ -279,6 +341,7 @@ HEADS = {
     "normals/a": HeadSpec("normals", Convention(), "linear", loss="angmf"),
     "edges/a.b": HeadSpec("edges", Convention(), "linear"),
     "detection/a": HeadSpec("detection", Convention(classes=("chair", "lamp")), "fcos", {"width": 8}),
+    "features/a": HeadSpec("features", Convention(channels=5), "linear"),
 }
 
 
@@ -307,7 +370,10 @@ def test_graphs_of_heads_give_the_tasks_values_for_any_batch(
         resized = torch.nn.functional.interpolate(raw[column].float(), size, mode="bilinear", antialias=True)
         labels = task.predict(resized[:, : task.channels(spec.convention)], spec.convention)
         for label, values in zip(labels, first, strict=True):
-            expected = {"depth": "values", "edges": "values", "segmentation": "ids", "normals": "vectors"}
+            expected = {
+                "depth": "values", "edges": "values", "segmentation": "ids", "normals": "vectors",
+                "features": "vectors",
+            }  # fmt: skip
             if spec.task == "detection":
                 assert values.shape == (size[0] * size[1], 4)
                 corners = label.boxes[:, None], values[None]

@@ -31,7 +31,7 @@ from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import open_dataset
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.store import Store
-from clipzoo.tasks import Convention
+from clipzoo.tasks import Convention, features
 from clipzoo.tasks.features import TASK, Features, unit
 from clipzoo.training import Job, Training, read_log, train
 from clipzoo.training.objectives import build, terms
@@ -168,6 +168,16 @@ def test_colors_are_the_same_for_the_same_features() -> None:
     assert once.shape == (6, 6, 3)
     assert once.min() == 0
     assert once.max() == 255
+
+
+def test_colors_of_a_large_map_are_those_of_all_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    label = random_features(6, 128, outlier=3.0)
+    some = TASK.render(label, Convention(channels=6)).astype(float)
+    monkeypatch.setattr(features, "ANALYZED", label.valid.size)
+    every = TASK.render(label, Convention(channels=6)).astype(float)
+    assert 0 < np.abs(some - every)[..., 0].mean() < 5
+    colors = [mark.color for mark in TASK.legend(label, Convention(channels=6))]
+    assert colors == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def test_the_cosine_of_a_perfect_prediction_is_1() -> None:

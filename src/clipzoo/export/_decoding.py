@@ -36,8 +36,13 @@ def normals(raw: Tensor, convention: Convention) -> dict[str, Tensor]:
 
 
 def features(raw: Tensor, convention: Convention) -> dict[str, Tensor]:
-    """Return unit vectors ``features`` [B,C,H,W] in the space of the expert's encoder."""
-    return {"features": raw / raw.norm(dim=1, keepdim=True).clamp(min=1e-6)}
+    """Return unit vectors ``features`` [B,C,H,W] in the space of the expert's encoder.
+
+    Those without a direction have only a first component.
+    """
+    length = raw.norm(dim=1, keepdim=True)
+    first = torch.eye(convention.channels)[0].view(1, -1, 1, 1)
+    return {"features": torch.where(length > 1e-6, raw / length.clamp(min=1e-6), first)}
 
 
 def edges(raw: Tensor, convention: Convention) -> dict[str, Tensor]:

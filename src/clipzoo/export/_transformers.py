@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from open_clip import CLIP
 from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer, VisionTransformer
 from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
@@ -228,6 +229,12 @@ def _is_plain(pool: object) -> bool:
 def _siglip(student: Student, tokens: dict[str, int | None]) -> PreTrainedModel:
     trunk, text = student.clip.visual.trunk, text_tower(student)
     check_blocks(text.transformer, "hf")
+    if isinstance(student.tokenizer, SimpleTokenizer):
+        raise refused(
+            "hf",
+            "its text tower reads padding, which OpenAI's tokenizer writes as token 0 in OpenCLIP and as another token "
+            "in transformers",
+        )
     block, layer = text.transformer.resblocks[0], trunk.blocks[0]
     text_config = {
         "vocab_size": text.token_embedding.num_embeddings,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -95,6 +95,8 @@ def write(source: Source, folder: Path) -> str:
     with no_bars():
         if model is not None:
             kind = SiglipProcessor if isinstance(model, SiglipModel) else CLIPProcessor
+            if kind is SiglipProcessor:  # the model would mask padding, which SigLIP reads
+                tokenizer.model_input_names = ["input_ids"]
             model.save_pretrained(folder)
             kind(_image_processor(student), tokenizer).save_pretrained(folder)
             return WHOLE
@@ -134,13 +136,17 @@ def compare(source: Source, folder: Path) -> dict[str, object]:
         encode_image, encode_text = _whole(folder) if whole else _towers(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder if whole else folder / "text")
 
+    inputs: dict[str, Tensor] = {}
+
     def tokenize(texts: Sequence[str]) -> Tensor:
-        ids: Tensor = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return ids
+        inputs.update(tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt"))
+        return inputs["input_ids"]
 
     packages = ("transformers",) if whole else ("transformers", "timm")
     image = folder if whole else folder / "image"
-    parity = compared(source, _preprocess(image, whole), encode_image, tokenize, encode_text, packages)
+    parity = compared(
+        source, _preprocess(image, whole), encode_image, tokenize, lambda ids: encode_text(inputs), packages
+    )
     if not whole:
         return parity
     default = compare_images(source, _preprocess(image, False), encode_image)
@@ -170,18 +176,18 @@ def _preprocess(folder: Path, pil: bool) -> Callable[[Sequence[ImageArray]], Ten
     return preprocess
 
 
-def _whole(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def _whole(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Mapping[str, Tensor]], Tensor]]:
     model = AutoModel.from_pretrained(folder).eval()
     return (
         lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
-        lambda ids: model.get_text_features(input_ids=ids).pooler_output,
+        lambda inputs: model.get_text_features(**inputs).pooler_output,
     )
 
 
-def _towers(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def _towers(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Mapping[str, Tensor]], Tensor]]:
     text = CLIPTextModelWithProjection.from_pretrained(folder / "text").eval()
     if '"num_classes": 0' in (folder / "image" / "config.json").read_text(encoding="utf-8"):
         pooled = AutoModel.from_pretrained(folder / "image").eval()
-        return lambda pixels: pooled(pixels).pooler_output, lambda ids: text(input_ids=ids).text_embeds
+        return lambda pixels: pooled(pixels).pooler_output, lambda inputs: text(**inputs).text_embeds
     image = AutoModelForImageClassification.from_pretrained(folder / "image").eval()
-    return lambda pixels: image(pixels).logits, lambda ids: text(input_ids=ids).text_embeds
+    return lambda pixels: image(pixels).logits, lambda inputs: text(**inputs).text_embeds

@@ -189,6 +189,8 @@ class Student(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return unit-length embeddings [B,D] of texts, on the student's device."""
+        if not texts:  # the attention of open_clip_torch 4.2.0.dev0 needs at least one
+            return self.mean.new_zeros(0, self.config["embed_dim"])
         out: Tensor = self.clip.encode_text(self.tokenize(texts).to(self.mean.device), normalize=True)
         return out
 

@@ -1,7 +1,8 @@
 """Surface normals of Hugging Face models, resized to the image by their processors' post-processing.
 
 Neither transformers 5.24 nor the authors' code states where the axes of Sapiens2 and TIPSv2 point, so the URI does:
-``?frame=``. ``clipzoo experts check`` compares it with the 47 others on rendered scenes and names wrong axes.
+``?frame=``. Pictures of TIPSv2's authors show x left, y up, z toward the viewer (docs/experts.md). ``clipzoo experts
+check`` compares a frame with the 47 others on rendered scenes and names wrong axes.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class NormalsPostprocessor(OnePassPostprocessor):
         if not self.frame:
             raise ExpertError(
                 f"the files of {model.name} do not say where the axes of its normals point. Add "
-                "?frame=x-right,y-up,z-toward to the URI and run `clipzoo experts check URI`, which names the axes "
-                "that are wrong on rendered scenes"
+                "?frame=x-right,y-up,z-toward to the URI (for TIPSv2 ?frame=x-left,y-up,z-toward) and run `clipzoo "
+                "experts check URI`, which names the axes that are wrong on rendered scenes"
             )
         try:
             parse_frame(self.frame)

@@ -1,10 +1,14 @@
-"""Dense embeddings of OpenCLIP's vision transformers (open_clip_torch 3.3.0)."""
+"""Dense embeddings of OpenCLIP's vision transformers.
+
+The attention of a block is ``nn.MultiheadAttention`` in open_clip_torch 3.3.0, and OpenCLIP's own ``Attention`` with
+parameters of the same names and shapes in 4.2.0.dev0.
+"""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipzoo.models.dense.base import Variant, grid_of, heads_of, mixed, refused
 from clipzoo.types import Size
@@ -15,7 +19,7 @@ def check(visual: VisionTransformer, variant: Variant) -> None:
     last = visual.transformer.resblocks[-1]
     if visual.attn_pool is not None:
         raise refused(variant, "a ViT with CoCa's attentional pooler", "Use a model without it")
-    if not (isinstance(last, ResidualAttentionBlock) and isinstance(last.attn, nn.MultiheadAttention)):
+    if not isinstance(last, ResidualAttentionBlock):
         raise refused(variant, f"the blocks {type(last).__name__} of this ViT", "Use a model with standard blocks")
 
 
