@@ -2,8 +2,8 @@
 
 ``val_256/*.jpg`` with ``places365_val.txt`` (lines such as ``Places365_val_00000001.jpg 165``) and
 ``categories_places365.txt`` (lines such as ``/a/airfield 0``). Class names are those paths without the letter:
-``/c/church/indoor`` is "church indoor". ``split=train``: ``data_256/`` with ``places365_train_standard.txt`` (lines such
-as ``/a/airfield/00000001.jpg 0``). Of the archive ``places365standard_easyformat``, use ``imagefolder:``.
+``/c/church/indoor`` is "church indoor". ``split=train``: ``data_256/`` with ``places365_train_standard.txt`` (lines
+such as ``/a/airfield/00000001.jpg 0``). Of the archive ``places365standard_easyformat``, use ``imagefolder:``.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Places365:
         targets = dict(_numbered(root / pictures_list))
         if wrong := [name for name, number in targets.items() if number not in classes]:
             raise DatasetError(
-                f"places365: {root / pictures_list} gives {wrong[0]} the class {targets[wrong[0]]}, but {root / NAMES} has "
-                f"{len(classes)} classes. Give both files of one release"
+                f"places365: {root / pictures_list} gives {wrong[0]} the class {targets[wrong[0]]}, but {root / NAMES} "
+                f"has {len(classes)} classes. Give both files of one release"
             )
         paths = {name: root / pictures_folder / name.lstrip("/") for name in targets}
         pictures = {

@@ -24,7 +24,7 @@ NEIGHBORS = (20, 10, 100, 200)
 """Numbers of neighbors that are reported, the headline first; at most the number of training images."""
 TEMPERATURE = 0.07
 QUERIES = 512
-"""Images that are compared at once with a part of the training images."""
+"""Images that are compared together with a part of the training images."""
 
 
 class KnnMetric(Additive):

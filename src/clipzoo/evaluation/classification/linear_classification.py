@@ -34,7 +34,7 @@ FITS = 15
 TOLERANCE = 1e-6
 """Largest entry of the gradient of the mean loss at which a fit ends."""
 ROWS = 1024
-"""Images whose logits are computed at once."""
+"""Images whose logits are computed together."""
 
 
 @dataclass(frozen=True)
