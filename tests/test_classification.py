@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +174,37 @@ def test_other_weights_are_encoded_again(tmp_path):
     with torch.no_grad():
         layer.weight[0, 0] += 1e-6
     assert cache.weights_of(layer) != before
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np, torch
+from clipzoo.evaluation import classification
+from clipzoo.evaluation.classification import cache, knn, linear_classification
+parts, folder, rng = int(sys.argv[1]), Path(sys.argv[2]), np.random.default_rng(0)
+for i in range(parts):
+    np.save(folder / f"{i:05d}.npy", rng.normal(size=(cache.PART, 128)).astype(np.float16))
+targets = tuple((np.arange(parts * cache.PART) % 7).tolist())
+features = cache.Features(tuple(sorted(folder.glob("*.npy"))), targets, torch.device("cpu"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+next(iter(knn.PRESET.fit(features, None, 7, print)(torch.randn(64, 128))))
+linear_classification.regression([features], 7, 1.0, 1)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_features_beyond_a_few_parts_are_not_in_memory(tmp_path):
+    """10 and 60 parts are 20 and 120 MB of features."""
+    peaks = []
+    for parts in (10, 60):
+        (tmp_path / str(parts)).mkdir()
+        command = [sys.executable, "-c", MEMORY, str(parts), str(tmp_path / str(parts))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 30, f"MB for 10 and 60 parts: {peaks}"
 
 
 def colored(folder: Path, count: int, seed: int, names: tuple[str, ...] = ("blue", "green", "red")) -> Path:

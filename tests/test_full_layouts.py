@@ -39,59 +39,96 @@ def check_vectors(label, tolerance: float = 1e-6) -> None:
 
 # NYU Depth v2 -----------------------------------------------------------------------------------------------
 
+ROWS, COLUMNS = 96, 128
+
+
+def room() -> tuple[np.ndarray, np.ndarray]:
+    """Return depth [H,W] of a room with a left wall, a floor and a wall, and its normals: x right, y down, z toward."""
+    fx, fy, cx, cy = (np.array([518.86, 519.47, 325.58, 253.74]) / 5).tolist()
+    columns, rows = np.meshgrid(np.arange(COLUMNS) + 0.5, np.arange(ROWS) + 0.5)
+    places = np.stack([fx / np.maximum(cx - columns, 1e-3), 0.8 * fy / np.maximum(rows - cy, 1e-3), 0 * rows + 3])
+    surface = places.argmin(0)
+    directions = np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]], np.float32)
+    return places.min(0).astype(np.float32), directions[surface]
+
+
+DEPTH, TRUE = room()
+
 
 @pytest.fixture
 def nyu(tmp_path: Path) -> Path:
     path = tmp_path / "nyu_depth_v2_labeled.mat"
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 3, W, H), np.uint8)
-    raw = np.full((3, W, H), 2, np.float32)
-    raw[:, :, 1] = 0  # the second row of each picture: the file's axes are reversed
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 3, COLUMNS, ROWS), np.uint8)
+    depth = np.stack([DEPTH.T] * 3)  # the file's axes are reversed
+    raw = depth.copy()
+    raw[:, :, 1] = 0
     with h5py.File(path, "w") as file:
-        file["images"], file["depths"], file["rawDepths"] = pictures, np.full((3, W, H), 2, np.float32), raw
+        file["images"], file["depths"], file["rawDepths"] = pictures, depth, raw
     savemat(tmp_path / "splits.mat", {"testNdxs": [[1], [3]], "trainNdxs": [[2]]})
     return path
 
 
+def check_room(label, tolerance: float, first: int) -> None:
+    assert label.valid[first:].all(), "there is no crop by default"
+    assert not label.valid[:first].any()
+    assert label.vectors[:, first:].transpose(1, 2, 0) == pytest.approx((TRUE * [1, -1, 1])[first:], abs=tolerance)
+
+
+def unknown_top(maps: np.ndarray, rows: int) -> np.ndarray:
+    return np.where(np.arange(ROWS)[:, None, None] < rows, 0, maps)
+
+
 def test_ladickys_normals_of_nyu_are_pictures_counted_from_1_and_known_where_kinect_measured(nyu):
-    for i in (1, 3):
-        png(nyu.parent / f"nyu_normals_gt/test/{i:05d}.png", colors(normal_maps()))
-    png(nyu.parent / "nyu_normals_gt/train/00002.png", colors(normal_maps()))
+    maps = colors(unknown_top(TRUE, 1))
+    for name in ("test/00001", "test/00003", "train/00002"):
+        png(nyu.parent / f"nyu_normals_gt/{name}.png", maps)
     opened = open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}")
-    first, third = labels(opened, "normals")
-    assert not first.valid[1].any(), "rawDepths is 0 there"
-    assert first.valid[2:].all(), "there is no crop by default"
-    for one in (first, third):
-        assert one.vectors[:, 2:].transpose(1, 2, 0) == pytest.approx((normal_maps() * [1, -1, 1])[2:], abs=0.01)
-        assert not one.valid[0].any(), "gray is no direction"
+    for label in labels(opened, "normals"):
+        check_room(label, 0.01, 2)  # row 0 is gray, and rawDepths is 0 in row 1
     assert streamed(opened, "normals").valid.any()
     assert len(labels(open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}&split=train"), "normals")) == 1
-    cut = labels(open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}&crop=eigen"), "normals")[0]
-    assert not cut.valid[:, 0].any()
-    other = open_benchmark(f"nyu:{nyu}?task=normals&frame=x-right,y-up,z-toward")
-    assert labels(other, "normals")[0].vectors[1, 5, 15] == pytest.approx(1, abs=0.01)
-    assert other.labels["normals"].identity() != opened.labels["normals"].identity()
+    cut = open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}&crop=eigen")
+    assert not labels(cut, "normals")[0].valid[:, 0].any()
+    assert cut.labels["normals"].identity() != opened.labels["normals"].identity()
+
+
+@pytest.mark.parametrize("frame", ["x-right,y-up,z-toward", "x-left,y-down,z-toward", "x-right,y-down,z-forward"])
+def test_a_frame_that_disagrees_with_the_depth_is_refused_with_the_right_one(frame, nyu):
+    for name in ("test/00001", "test/00003"):
+        png(nyu.parent / f"nyu_normals_gt/{name}.png", colors(TRUE))
+    with pytest.raises(DatasetError, match=r"mean cosine is .* Write frame=x-right,y-down,z-toward$"):
+        open_benchmark(f"nyu:{nyu}?task=normals&frame={frame}")
+
+
+def test_channels_in_another_order_are_found_by_the_depth(nyu):
+    for name in ("test/00001", "test/00003"):
+        png(nyu.parent / f"nyu_normals_gt/{name}.png", colors(-TRUE[..., [2, 0, 1]]))
+    with pytest.raises(DatasetError, match=r"and 1\.00 with another frame\. Write frame=x-forward,y-left,z-up$"):
+        open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}")
+    right = open_benchmark(f"nyu:{nyu}?task=normals&frame=x-forward,y-left,z-up")
+    vectors = labels(right, "normals")[0].vectors
+    assert vectors[:, 2:].transpose(1, 2, 0) == pytest.approx((TRUE * [1, -1, 1])[2:], abs=0.01)
 
 
 def test_eigens_normals_of_nyu_are_counted_from_0_and_have_masks(nyu, tmp_path):
     for row in (0, 2):
-        png(tmp_path / f"normals_gt/normals/{row:04d}.png", colors(normal_maps(False)))
-        mask = np.full((H, W), 255, np.uint8)
+        png(tmp_path / f"normals_gt/normals/{row:04d}.png", colors(TRUE))
+        mask = np.full((ROWS, COLUMNS), 255, np.uint8)
         mask[0] = 0
         png(tmp_path / f"normals_gt/masks/{row:04d}.png", mask)
-    first, _ = labels(open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}"), "normals")
-    check_vectors(first, 0.01)
-    assert first.valid[1:].all()
+    for label in labels(open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}"), "normals"):
+        check_room(label, 0.01, 1)
 
 
 def test_normals_of_marr_revisited_are_matlab_files(nyu, tmp_path):
-    valid = np.ones((H, W))
+    valid = np.ones((ROWS, COLUMNS))
     valid[0] = 0
+    (tmp_path / "other").mkdir()
     for number in (1, 3):
-        nx, ny, nz = normal_maps(False).transpose(2, 0, 1)
-        (tmp_path / "other").mkdir(exist_ok=True)
+        nx, ny, nz = TRUE.transpose(2, 0, 1)
         savemat(tmp_path / f"other/nm_{number:06d}.mat", {"nx": nx, "ny": ny, "nz": nz, "depthValid": valid})
     first, _ = labels(open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}&normals={tmp_path / 'other'}"), "normals")
-    check_vectors(first)
+    check_room(first, 1e-6, 1)
 
 
 def test_missing_normals_and_frames_of_nyu_are_explained(nyu):
@@ -101,9 +138,12 @@ def test_missing_normals_and_frames_of_nyu_are_explained(nyu):
         open_benchmark(f"nyu:{nyu}?task=normals&frame=x-right,y-right,z-toward")
     with pytest.raises(DatasetError, match=r"no normals of picture 1 in .*nyu_normals_gt.*normals=PATH"):
         open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}")
-    png(nyu.parent / "nyu_normals_gt/test/00001.png", np.zeros((H, W), np.uint8))
+    png(nyu.parent / "nyu_normals_gt/test/00001.png", np.zeros((ROWS, COLUMNS), np.uint8))
     with pytest.raises(SampleError, match="normals are stored as RGB"):
-        labels(open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}"), "normals")
+        open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}")
+    png(nyu.parent / "nyu_normals_gt/test/00001.png", colors(TRUE))
+    with pytest.raises(SampleError, match=r"cannot read the label .*00003\.png"):
+        open_benchmark(f"nyu:{nyu}?task=normals&{FRAME}")
 
 
 # DIODE ------------------------------------------------------------------------------------------------------

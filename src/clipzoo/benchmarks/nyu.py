@@ -9,7 +9,8 @@ Depth is in meters along the optical axis; beyond 10 m it is unknown. ``crop=eig
 columns 41 to 600 of 480×640 only.
 
 ``task=normals`` of the labeled file, from a folder next to it or ``normals=PATH``; see `KINDS`. Their axes differ
-between publications and are not documented: ``frame`` must be given. There is no crop by default.
+between publications and are not documented: ``frame`` must be given, and one that disagrees with the depth is refused.
+There is no crop by default.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from PIL import Image
 
 from clipzoo.benchmarks._published.depth import convention, cropped, inside, metric
 from clipzoo.benchmarks._published.matlab import hdf5, matlab
-from clipzoo.benchmarks._published.normals import frame_of, picture_vectors, vectors
+from clipzoo.benchmarks._published.normals import check_frame, frame_of, picture_vectors, vectors
 from clipzoo.benchmarks._published.pictures import SHARD, LabelFiles, Picture, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout, Loader
 from clipzoo.errors import DatasetError
@@ -34,8 +35,8 @@ from clipzoo.files import Place
 from clipzoo.readers import Entry, Reader
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
-from clipzoo.tasks.normals import Normals
-from clipzoo.types import Sample
+from clipzoo.tasks.normals import Normals, normals_from_depth
+from clipzoo.types import Camera, Sample
 
 FARTHEST = 10.0
 OPTIONS = {
@@ -58,6 +59,10 @@ KINDS = {
 - Eigen and Fergus (ICCV 2015): the same, with ``masks/`` of the same names, 0 where unknown.
 - Bansal et al. (Marr Revisited, CVPR 2016): ``nx``, ``ny`` and ``nz``, with ``depthValid``, 0 where unknown.
 """
+CAMERA = Camera(518.8579 / 640, 519.4696 / 480, 325.5824 / 640, 253.7362 / 480)
+"""The color camera of the labeled pictures (camera_params.m of the dataset's toolbox)."""
+CHECKED = 5
+"""Pictures whose normals are compared with those of their depth, to refuse a wrong frame."""
 INDICES = {"test": "testNdxs", "train": "trainNdxs"}
 SHAPE = "nyu_depth_v2_labeled.mat with splits.mat, or folders of rgb_<n>.jpg with sync_depth_<n>.png"
 
@@ -142,7 +147,16 @@ def _normals(root: Root, reader: LabeledPictures) -> LabelFiles[Normals]:
         known = numbers(mask) if kind == KINDS["normals_gt"] else reader.array("rawDepths", key)
         return vectors(path, picture_vectors(path), frame, known > 0)
 
-    return LabelFiles(Convention(), files, read, lambda label: _cropped(label, _crop(root)), f"{frame} {_crop(root)}")
+    truth = LabelFiles(Convention(), files, read, lambda label: _cropped(label, _crop(root)), f"{frame} {_crop(root)}")
+    some = [*files][:: max(len(files) // CHECKED, 1)][:CHECKED]
+    check_frame("nyu", frame, ((truth.label(key), _measured(reader, key)) for key in some))
+    return truth
+
+
+def _measured(reader: LabeledPictures, key: str) -> Normals:
+    """Return the normals of the depth of a picture."""
+    values = reader.array("depths", key)
+    return normals_from_depth(metric(values, reader.array("rawDepths", key) > 0, "z", FARTHEST), CAMERA)
 
 
 def _cropped(label: Normals, crop: str) -> Normals:

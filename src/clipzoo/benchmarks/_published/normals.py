@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ from clipzoo.tasks.normals import Normals
 
 LENGTHS = (0.5, 1.5)
 """Lengths of vectors in 8-bit pictures that are normals; gray borders are shorter, black ones longer."""
+MARGIN = 0.1
+"""Difference of mean cosines with the normals of the depth above which another frame is the right one."""
+FRAMES = tuple(
+    ",".join(f"{letter}-{word}" for letter, word in zip("xyz", words, strict=True))
+    for axes in permutations((("right", "left"), ("up", "down"), ("toward", "forward")))
+    for words in product(*axes)
+)
+"""All frames, in the form of `parse_frame`."""
 
 
 def frame_of(layout: str, options: Mapping[str, str]) -> str:
@@ -31,6 +40,32 @@ def frame_of(layout: str, options: Mapping[str, str]) -> str:
     except ValueError as error:
         raise DatasetError(f"{layout}: {error}") from error
     return frame
+
+
+def check_frame(layout: str, frame: str, pairs: Iterable[tuple[Normals, Normals]]) -> None:
+    """Raise `DatasetError` if another frame agrees better with the depth of the same pictures.
+
+    Args:
+        layout: for messages.
+        frame: of the location.
+        pairs: normals in this frame, and those of the depth.
+    """
+    products, count = np.zeros((3, 3)), 0
+    for label, measured in pairs:
+        known = label.valid & measured.valid
+        channels = parse_frame(frame).T @ label.vectors[:, known].astype(np.float64)  # as in the file
+        products += measured.vectors[:, known] @ channels.T
+        count += int(known.sum())
+    if not count:
+        return
+    cosines = {name: float((parse_frame(name) * products).sum()) / count for name in FRAMES}
+    given = float((parse_frame(frame) * products).sum()) / count
+    best = max(cosines, key=lambda name: cosines[name])
+    if cosines[best] - given > MARGIN:
+        raise DatasetError(
+            f"{layout}: with frame={frame}, the normals disagree with the depth of the same pictures: the mean cosine "
+            f"is {given:.2f}, and {cosines[best]:.2f} with another frame. Write frame={best}"
+        )
 
 
 def vectors(path: Path, values: NDArray[np.number], frame: str, known: NDArray[np.bool_] | None = None) -> Normals:

@@ -132,9 +132,10 @@ class LabelFiles(Generic[L]):
 
     def loaders(self, entries: Sequence[Entry]) -> list[Loader | None]:
         """Return a function for each entry that reads its label; None for entries without one."""
-        return [partial(self._label, entry.key) if entry.key in self.files else None for entry in entries]
+        return [partial(self.label, entry.key) if entry.key in self.files else None for entry in entries]
 
-    def _label(self, key: str) -> L:
+    def label(self, key: str) -> L:
+        """Return the label of a key; `SampleError` if its file cannot be read."""
         path = self.files[key]
         try:
             return self.edit(self.read(key, path))
