@@ -22,6 +22,7 @@ TESTS = (
     "tests/contracts/test_tasks.py::test_miou_is_that_of_torchmetrics",
     "tests/contracts/test_boxes.py::test_average_precision_is_that_of_coco",
     "tests/test_parity.py",
+    "tests/test_classification.py",
     "tests/test_export_targets.py::test_the_other_librarys_embeddings_are_the_students",
     "tests/test_export_targets.py::test_graphs_of_heads_give_the_tasks_values_for_any_batch",
 )

@@ -20,9 +20,10 @@ from clipzoo.benchmarks import open_benchmark
 from clipzoo.cli import app
 from clipzoo.errors import ClipzooError, LabelError
 from clipzoo.evaluation.measure import Scored, metric_of
-from clipzoo.probing import Preset, ProbeJob, _training
-from clipzoo.probing._detector import DetectorModule, Pyramid
-from clipzoo.probing._pictures import augmented
+from clipzoo.probing import Preset, ProbeJob
+from clipzoo.probing._engine import training
+from clipzoo.probing._engine.detector import DetectorModule, Pyramid
+from clipzoo.probing._engine.pictures import augmented
 from clipzoo.probing.base import Detector
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
@@ -308,7 +309,7 @@ def test_a_detector_resumes_bit_for_bit(detector, steps, coco, models, tmp_path,
         if done == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training, "EVERY_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         probing.train(replace(job(preset, models, tmp_path / "stopped"), step=stop), benchmark)
     resumed = probing.train(job(preset, models, tmp_path / "stopped"), benchmark)
@@ -365,4 +366,4 @@ def test_a_preset_of_detection_runs_from_the_command_line(name, groups, voc, coc
 def test_digests_of_other_presets_have_not_changed():
     """Checkpoints that were written before there were detectors are resumed."""
     wanted = ProbeJob(probing.get("dinov3-ade-linear"), None, "x", Path("out"))  # type: ignore[arg-type]
-    assert _training._digest(wanted, 0) == "ee92901fa6e3a54b49346da884ec02b238c91e9c92f3a2b26bdead56ff939e1a"
+    assert training._digest(wanted, 0) == "ee92901fa6e3a54b49346da884ec02b238c91e9c92f3a2b26bdead56ff939e1a"

@@ -27,6 +27,17 @@ def test_places365_has_classes_by_list(places):
     assert read_split(opened, (12, 16)).targets == (2, 0)
 
 
+def test_places365_trains_on_the_pictures_of_its_list(places):
+    text(places / "places365_train_standard.txt", "/a/airfield/00000001.jpg 0\n/c/church/indoor/00000007.jpg 1\n")
+    picture(places / "data_256/a/airfield/00000001.jpg", 1)
+    picture(places / "data_256/c/church/indoor/00000007.jpg", 2)
+    opened = open_benchmark(f"places365:{places}?split=train")
+    split = read_split(opened, (12, 16))
+    assert split.keys == ("a/airfield/00000001", "c/church/indoor/00000007")
+    assert split.targets == (0, 1)
+    assert opened.classnames == open_benchmark(f"places365:{places}").classnames
+
+
 def test_other_files_of_places365_are_explained(places):
     text(places / "places365_val.txt", "Places365_val_00000001.jpg 9\n")
     with pytest.raises(DatasetError, match=r"the class 9, but .* has 3 classes\. Give both files of one release"):

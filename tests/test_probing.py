@@ -19,9 +19,10 @@ from clipzoo import encoders, probing, tasks
 from clipzoo.benchmarks import open_benchmark
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, PluginError, RecipeError
-from clipzoo.probing import Bins, Preset, ProbeJob, _testing, _training
-from clipzoo.probing._module import ProbeModule, layers_of
-from clipzoo.probing._pictures import Pictures, augmented
+from clipzoo.probing import Bins, Preset, ProbeJob
+from clipzoo.probing._engine import testing, training
+from clipzoo.probing._engine.module import ProbeModule, layers_of
+from clipzoo.probing._engine.pictures import Pictures, augmented
 from clipzoo.probing.base import fitted
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.segmentation import Segmentation
@@ -74,12 +75,12 @@ def test_batches_depend_on_seed_and_step_alone(bench):
 
 def test_windows_cover_the_picture():
     covered = np.zeros((512, 700), int)
-    tops = [*_testing._windows((512, 700), (512, 512), (341, 341))]
+    tops = [*testing._windows((512, 700), (512, 512), (341, 341))]
     for top, left in tops:
         covered[top : top + 512, left : left + 512] += 1
     assert tops == [(0, 0), (0, 188)]
     assert (covered > 0).all()
-    assert [*_testing._windows((512, 512), (512, 512), (341, 341))] == [(0, 0)]
+    assert [*testing._windows((512, 512), (512, 512), (341, 341))] == [(0, 0)]
 
 
 def test_bins_are_a_mean_depth():
@@ -94,8 +95,8 @@ def test_the_gradient_loss_ignores_a_constant_factor_and_unknown_pixels():
     target = torch.rand(2, 1, 16, 16)
     valid = torch.rand(2, 16, 16) > 0.2
     shifted = torch.where(valid[:, None], target + 3, torch.nan)
-    assert _training.gradient_loss(shifted, target, valid).item() == pytest.approx(0, abs=1e-5)
-    assert _training.gradient_loss(2 * target, target, valid).item() > 0.1
+    assert training.gradient_loss(shifted, target, valid).item() == pytest.approx(0, abs=1e-5)
+    assert training.gradient_loss(2 * target, target, valid).item() > 0.1
 
 
 @pytest.mark.parametrize("name", ["paper-voc-psp", "voc-deeplabv3"])
@@ -125,7 +126,7 @@ def test_a_probe_learns_and_resumes_bit_for_bit(bench, models, tmp_path, monkeyp
         if done == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training, "EVERY_SECONDS", 0.0)
     again = ProbeJob(TINY, encoder, "x", tmp_path / "stopped", step=stop)
     with pytest.raises(KeyboardInterrupt):
         probing.train(again, benchmark)
@@ -213,15 +214,16 @@ KILLED = """
 import os, signal, sys
 from dataclasses import replace
 from clipzoo.cli import app
-from clipzoo.probing import _training, probe3d_nyu_depth
+from clipzoo.probing import probe3d_nyu_depth
+from clipzoo.probing._engine import training
 probe3d_nyu_depth.PRESET = replace(probe3d_nyu_depth.PRESET, head_options={"width": 16}, batch=2)
-limit, saved, save = int(sys.argv[1]), [], _training._save
+limit, saved, save = int(sys.argv[1]), [], training._save
 def saving(*values):
     save(*values)
     saved.append(values)
     if len(saved) == limit:
         os.kill(os.getpid(), signal.SIGKILL)
-_training.EVERY_SECONDS, _training._save = 0.0, saving
+training.EVERY_SECONDS, training._save = 0.0, saving
 app(sys.argv[2:])
 """
 

@@ -7,6 +7,10 @@
 
 Depth is in meters along the optical axis; beyond 10 m it is unknown. ``crop=eigen`` (default) scores rows 45 to 470 and
 columns 41 to 600 of 480×640 only.
+
+``task=normals`` of the labeled file, from a folder next to it or ``normals=PATH``; see `KINDS`. Their axes differ
+between publications and are not documented: ``frame`` must be given, and one that disagrees with the depth is refused.
+There is no crop by default.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipzoo.benchmarks._published.depth import convention, cropped, metric
+from clipzoo.benchmarks._published.depth import convention, cropped, inside, metric
 from clipzoo.benchmarks._published.matlab import hdf5, matlab
+from clipzoo.benchmarks._published.normals import check_frame, frame_of, picture_vectors, vectors
 from clipzoo.benchmarks._published.pictures import SHARD, LabelFiles, Picture, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout, Loader
 from clipzoo.errors import DatasetError
@@ -30,10 +35,34 @@ from clipzoo.files import Place
 from clipzoo.readers import Entry, Reader
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
-from clipzoo.types import Sample
+from clipzoo.tasks.normals import Normals, normals_from_depth
+from clipzoo.types import Camera, Sample
 
 FARTHEST = 10.0
-OPTIONS = {"split": ("test", "train"), "crop": ("eigen", "none"), "depth": ("filled", "raw"), "splits": ()}
+OPTIONS = {
+    "task": ("depth", "normals"),
+    "frame": (),
+    "normals": (),
+    "split": ("test", "train"),
+    "crop": ("eigen", "none"),
+    "depth": ("filled", "raw"),
+    "splits": (),
+}
+KINDS = {
+    "nyu_normals_gt": "{split}/{number:05d}.png",
+    "normals_gt": "normals/{row:04d}.png",
+    "marr": "nm_{number:06d}.mat",
+}
+"""Usual folder -> file of the normals of a picture, counted from 1 (number) or 0 (row).
+
+- Ladický et al. (ECCV 2014): pictures of value / 127.5 - 1. Unknown: gray, and where the file's ``rawDepths`` are 0.
+- Eigen and Fergus (ICCV 2015): the same, with ``masks/`` of the same names, 0 where unknown.
+- Bansal et al. (Marr Revisited, CVPR 2016): ``nx``, ``ny`` and ``nz``, with ``depthValid``, 0 where unknown.
+"""
+CAMERA = Camera(518.8579 / 640, 519.4696 / 480, 325.5824 / 640, 253.7362 / 480)
+"""The color camera of the labeled pictures (camera_params.m of the dataset's toolbox)."""
+CHECKED = 5
+"""Pictures whose normals are compared with those of their depth, to refuse a wrong frame."""
 INDICES = {"test": "testNdxs", "train": "trainNdxs"}
 SHAPE = "nyu_depth_v2_labeled.mat with splits.mat, or folders of rgb_<n>.jpg with sync_depth_<n>.png"
 
@@ -44,7 +73,8 @@ class Nyu:
     def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open the labeled file, or a folder of pairs; see `Layout.open`."""
         if isinstance(folder, Path) and folder.suffix == ".mat":
-            root = Root("nyu", folder.parent, options, OPTIONS, [folder.name], SHAPE)
+            crop = {"crop": "none"} if options.get("task") == "normals" else {}
+            root = Root("nyu", folder.parent, {**crop, **options}, OPTIONS, [folder.name], SHAPE)
             return _labeled(root, folder)
         return _pairs(Root("nyu", folder, options, {"crop": OPTIONS["crop"]}, [], SHAPE))
 
@@ -83,8 +113,54 @@ def _labeled(root: Root, path: Path) -> Benchmark:
     indices = np.asarray(matlab(splits, "nyu", [name])[name]).ravel()
     keys = root.part(f"{int(index):04d}" for index in indices)
     reader = LabeledPictures(path, [int(key) - 1 for key in keys])
+    if root.options["task"] == "normals":
+        return Benchmark(reader, reader.shards, {"normals": _normals(root, reader)})
     field = "depths" if root.options["depth"] == "filled" else "rawDepths"
     return Benchmark(reader, reader.shards, {"depth": LabeledDepth(reader, field, _crop(root))})
+
+
+def _normals(root: Root, reader: LabeledPictures) -> LabelFiles[Normals]:
+    frame = frame_of("nyu", root.options)
+    places = [Path(root.options["normals"])] if root.options["normals"] else [root / name for name in KINDS]
+    row, split = next(iter(reader.rows.values())), root.options["split"]
+    found = [
+        (place, kind)
+        for place in places
+        for kind in KINDS.values()
+        if (place / kind.format(split=split, number=row + 1, row=row)).is_file()
+    ]
+    if not found:
+        raise DatasetError(
+            f"nyu: there are no normals of picture {row + 1} in {', '.join(map(str, places))}. Files are "
+            f"{', '.join(f'{name}/{kind}' for name, kind in KINDS.items())}. Unpack one of these publications next to "
+            f"{reader.path.name}, or name its folder: nyu:{reader.path}?task=normals&frame={frame}&normals=PATH"
+        )
+    place, kind = found[0]
+    files = {key: place / kind.format(split=split, number=row + 1, row=row) for key, row in reader.rows.items()}
+
+    def read(key: str, path: Path) -> Normals:
+        if path.suffix == ".mat":
+            fields = matlab(path, "nyu", ["nx", "ny", "nz", "depthValid"])
+            channels = [np.asarray(fields[name]) for name in ("nx", "ny", "nz")]
+            return vectors(path, np.stack(channels, 2), frame, np.asarray(fields["depthValid"]) > 0)
+        mask = path.parent.with_name("masks") / path.name
+        known = numbers(mask) if kind == KINDS["normals_gt"] else reader.array("rawDepths", key)
+        return vectors(path, picture_vectors(path), frame, known > 0)
+
+    truth = LabelFiles(Convention(), files, read, lambda label: _cropped(label, _crop(root)), f"{frame} {_crop(root)}")
+    some = [*files][:: max(len(files) // CHECKED, 1)][:CHECKED]
+    check_frame("nyu", frame, ((truth.label(key), _measured(reader, key)) for key in some))
+    return truth
+
+
+def _measured(reader: LabeledPictures, key: str) -> Normals:
+    """Return the normals of the depth of a picture."""
+    values = reader.array("depths", key)
+    return normals_from_depth(metric(values, reader.array("rawDepths", key) > 0, "z", FARTHEST), CAMERA)
+
+
+def _cropped(label: Normals, crop: str) -> Normals:
+    return Normals(label.vectors, label.valid & inside(crop, label.valid.shape))
 
 
 class LabeledPictures(Reader):

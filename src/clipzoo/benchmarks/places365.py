@@ -2,7 +2,8 @@
 
 ``val_256/*.jpg`` with ``places365_val.txt`` (lines such as ``Places365_val_00000001.jpg 165``) and
 ``categories_places365.txt`` (lines such as ``/a/airfield 0``). Class names are those paths without the letter:
-``/c/church/indoor`` is "church indoor". The training pictures are folders: ``imagefolder:data_256``.
+``/c/church/indoor`` is "church indoor". ``split=train``: ``data_256/`` with ``places365_train_standard.txt`` (lines
+such as ``/a/airfield/00000001.jpg 0``). Of the archive ``places365standard_easyformat``, use ``imagefolder:``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place
 
-LIST, NAMES, FOLDER = "places365_val.txt", "categories_places365.txt", "val_256"
-SHAPE = f"{FOLDER}/*.jpg, {LIST} and {NAMES}"
+NAMES = "categories_places365.txt"
+SPLITS = {"val": ("val_256", "places365_val.txt"), "train": ("data_256", "places365_train_standard.txt")}
+"""Split -> folder of the pictures, and their list."""
+SHAPE = f"val_256/*.jpg, places365_val.txt and {NAMES}; of training: data_256/ and places365_train_standard.txt"
 TEMPLATES = ("a photo of a {c}.",)
 
 
@@ -25,19 +28,25 @@ class Places365:
 
     def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open the folder of the lists; see `Layout.open`."""
-        root = Root("places365", folder, options, {}, [FOLDER, LIST, NAMES], SHAPE)
+        root = Root("places365", folder, options, {"split": tuple(SPLITS)}, [NAMES], SHAPE)
+        pictures_folder, pictures_list = SPLITS[root.options["split"]]
+        root.require(pictures_folder, pictures_list)
         classes = {number: name for name, number in _numbered(root / NAMES)}
         if sorted(classes) != [*range(len(classes))] or not classes:
             raise DatasetError(f"places365: {root / NAMES} must number its classes from 0 on, without gaps")
-        targets = dict(_numbered(root / LIST))
+        targets = dict(_numbered(root / pictures_list))
         if wrong := [name for name, number in targets.items() if number not in classes]:
             raise DatasetError(
-                f"places365: {root / LIST} gives {wrong[0]} the class {targets[wrong[0]]}, but {root / NAMES} has "
-                f"{len(classes)} classes. Give both files of one release"
+                f"places365: {root / pictures_list} gives {wrong[0]} the class {targets[wrong[0]]}, but {root / NAMES} "
+                f"has {len(classes)} classes. Give both files of one release"
             )
-        pictures = {Path(name).stem: Picture(root / FOLDER / name, target=n) for name, n in targets.items()}
+        paths = {name: root / pictures_folder / name.lstrip("/") for name in targets}
+        pictures = {
+            Path(name.lstrip("/")).with_suffix("").as_posix(): Picture(paths[name], target=n)
+            for name, n in targets.items()
+        }
         names = [" ".join(classes[i].strip("/").split("/")[1:]).replace("_", " ") for i in range(len(classes))]
-        return benchmark(root.some(pictures, FOLDER), {}, names, templates=TEMPLATES)
+        return benchmark(root.some(pictures, pictures_folder), {}, names, templates=TEMPLATES)
 
 
 LAYOUT: Layout = Places365()

@@ -56,7 +56,8 @@ def command(
     heldout: Benchmark = None,
     layers: Annotated[str, typer.Option(help="With --model: layers that probes read, such as -1 or 5,11.")] = "-1",
     preset: Annotated[
-        str, typer.Option(help="With --model: quick, or trained probes of a published protocol (docs/evaluation.md).")
+        str,
+        typer.Option(help="With --model: quick, knn, linear-classification, or trained probes (docs/evaluation.md)."),
     ] = "quick",
     steps: Annotated[
         int | None, typer.Option(min=1, help="With --preset: steps of the probe instead of the preset's.")

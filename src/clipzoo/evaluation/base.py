@@ -130,6 +130,12 @@ def embed_images(student: Encoder, split: Split, batch: int = BATCH) -> Tensor:
     return _finite(gathered(spread.encoded(student, _pictures(split, None, batch)), len(split)), "images")
 
 
+def embedding_batches(student: Encoder, split: Split, batch: int = BATCH) -> Iterator[Tensor]:
+    """Yield the embeddings of the images of a split in batches, as `embed_images` returns them."""
+    for encoded in spread.encoded(student, _pictures(split, None, batch)):
+        yield _finite(encoded, "images")
+
+
 def embed_texts(student: Encoder, texts: Sequence[str], batch: int = 4 * BATCH) -> Tensor:
     """Return the embeddings of texts, unit vectors, float32 [N,D] on the CPU."""
     return _finite(torch.cat(list(spread.encoded(student, _Texts(tuple(texts), batch)))), "texts")

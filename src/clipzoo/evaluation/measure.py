@@ -28,8 +28,11 @@ RECOGNITION = ("zero_shot", "retrieval")
 OPEN_VOCABULARY = "open_vocabulary"
 """The group of segmentation by class names, which has the metric of that task."""
 
-NOT_PROBED = (*RECOGNITION, OPEN_VOCABULARY)
-"""The groups that are not measured by probes, so that they have no effect on choices by dense tasks."""
+CLASSIFICATION = ("knn", "linear_classification")
+"""The groups of classifiers on frozen embeddings; each is a module of `clipzoo.evaluation.classification`."""
+
+NOT_PROBED = (*RECOGNITION, OPEN_VOCABULARY, *CLASSIFICATION)
+"""The groups that are not measured by probes of dense tasks, so that they have no effect on choices by dense tasks."""
 
 ALIGNED = "_aligned"
 """Suffix of groups of depth that is fitted to the truth in scale and shift before it is measured."""
@@ -110,12 +113,13 @@ class Scored:
 
 
 def metric_of(group: str, convention: Convention) -> Metric:
-    """Return the metric of a task, of "zero_shot", of "retrieval" or of "open_vocabulary".
+    """Return the metric of a task, or of a group without one, such as "zero_shot" or "knn".
 
     A further metric of a task has a group such as "detection_voc" (`Task.metrics`).
     """
-    if group in RECOGNITION:
-        metric: Metric = importlib.import_module(f"clipzoo.evaluation.{group}").METRIC
+    if group in (*RECOGNITION, *CLASSIFICATION):
+        folder = "evaluation.classification" if group in CLASSIFICATION else "evaluation"
+        metric: Metric = importlib.import_module(f"clipzoo.{folder}.{group}").METRIC
     else:
         task, name = task_of("segmentation" if group == OPEN_VOCABULARY else group)
         metric = tasks.get(task).metrics(convention)[name] if name else tasks.get(task).metric(convention)

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from clipzoo.errors import PluginError
 from clipzoo.plugins import Registry, hint
-from clipzoo.probing._testing import score, size_of
-from clipzoo.probing._training import ProbeJob, train
+from clipzoo.probing._engine.testing import score, size_of
+from clipzoo.probing._engine.training import ProbeJob, train
 from clipzoo.probing.base import Bins, Preset
 
 __all__ = ["PLUGINS", "Bins", "Preset", "PresetPlugin", "ProbeJob", "get", "names", "score", "size_of", "train"]

@@ -6,20 +6,21 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from clipzoo import encoders, files, locations, probing
-from clipzoo.benchmarks import Benchmark, Crop, open_benchmark
+from clipzoo.benchmarks import Benchmark, Crop, Split, open_benchmark, read_split
 from clipzoo.errors import RecipeError
-from clipzoo.evaluation import Encoder, baselines, compare, open_vocabulary
+from clipzoo.evaluation import Encoder, baselines, classification, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.measure import OPEN_VOCABULARY
 from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
+from clipzoo.plugins import hint
 from clipzoo.probing.base import fitted, patch_of
 from clipzoo.progress import Progress
 from clipzoo.runs.before.preflight import SPLITS, check_locations, option
@@ -42,7 +43,7 @@ class Comparison:
         layers: of the vision towers that probes read.
         label_size: (H, W) of the labels that are compared, the same for all models.
         device: device in PyTorch's notation.
-        preset: of trained probes; ``quick`` fits probes in closed form.
+        preset: of trained probes, or of `classification`; ``quick`` fits probes in closed form.
         steps: of trained probes instead of the preset's.
         seed: of trained probes.
         open_vocabulary: variant of dense embeddings for open-vocabulary segmentation; None skips it.
@@ -71,17 +72,7 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
         raise RecipeError(f"--model {repeated[0]} is given twice; give each model once")
     if "test" not in wanted.locations:
         raise RecipeError("--test is missing: models are compared on a test benchmark (docs/benchmarks.md)")
-    if wanted.preset == QUICK and {"probe", "validation"} & set(wanted.locations) == {"probe"}:
-        raise RecipeError("--probe needs --validation, which selects the strength of the probes")
-    if wanted.preset != QUICK and "probe" not in wanted.locations:
-        raise RecipeError(f"--probe is missing: the preset {wanted.preset} trains its probe on this benchmark")
-    if wanted.preset == QUICK and wanted.steps:
-        raise RecipeError(f"--steps needs --preset: the probes of {QUICK} are fitted in closed form, without steps")
-    if wanted.open_vocabulary and wanted.preset != QUICK:
-        raise RecipeError(
-            f"--open-vocabulary has no trained probe: remove --preset {wanted.preset}, or measure both "
-            "in two commands with two --out"
-        )
+    _check_options(wanted)
     for uri in wanted.models:
         encoders.check(uri)
     check_locations(wanted.locations, field=option)
@@ -89,6 +80,8 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
     reported = [split for split in ("test", "heldout") if split in benchmarks]
     _check_measurable(wanted, benchmarks, reported)
     scored = _scores if wanted.preset == QUICK else _trained_scores
+    if wanted.preset in classification.PRESETS:
+        scored = _classified
     scores = {uri: scored(wanted, uri, benchmarks, reported, progress) for uri in wanted.models}
     if empty := [uri for uri, of in scores.items() if not of.get("test")]:
         raise RecipeError(
@@ -110,6 +103,27 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
     return results
 
 
+def _check_options(wanted: Comparison) -> None:
+    """Raise `RecipeError` if the benchmarks or options do not fit the preset."""
+    if wanted.preset == QUICK and {"probe", "validation"} & set(wanted.locations) == {"probe"}:
+        raise RecipeError("--probe needs --validation, which selects the strength of the probes")
+    if wanted.preset not in (QUICK, *classification.PRESETS, *probing.names()):
+        known = [QUICK, *classification.PRESETS, *probing.names()]
+        raise RecipeError(f"there is no preset {wanted.preset!r}; {hint(wanted.preset, known)}")
+    if wanted.preset != QUICK and "probe" not in wanted.locations:
+        raise RecipeError(f"--probe is missing: the preset {wanted.preset} trains its probe on this benchmark")
+    if wanted.preset in (QUICK, *classification.PRESETS) and wanted.steps:
+        raise RecipeError(f"--steps needs --preset with trained probes: {wanted.preset} has no steps. Remove --steps")
+    if wanted.preset != QUICK and wanted.open_vocabulary:
+        raise RecipeError(
+            f"--open-vocabulary has no trained probe: remove --preset {wanted.preset}, or measure both "
+            "in two commands with two --out"
+        )
+    classifier = classification.PRESETS.get(wanted.preset)
+    if classifier and not classifier.validated and "validation" in wanted.locations:
+        raise RecipeError(f"the preset {wanted.preset} has no setting that validation chooses. Remove --validation")
+
+
 def _opened(wanted: Comparison, split: str, progress: Progress) -> Benchmark:
     location = wanted.locations[split]
     if locations.provided(location):
@@ -119,6 +133,10 @@ def _opened(wanted: Comparison, split: str, progress: Progress) -> Benchmark:
 
 def _check_measurable(wanted: Comparison, benchmarks: Mapping[str, Benchmark], reported: Sequence[str]) -> None:
     """Raise `RecipeError` if a benchmark lacks what the measurements need, before any model is loaded."""
+    if wanted.preset in classification.PRESETS:
+        used = {name: one.classnames for name, one in benchmarks.items() if name in ("probe", "validation", *reported)}
+        classification.check_classes(used)
+        return
     if wanted.preset != QUICK:
         task = probing.get(wanted.preset).task
         for split in ("probe", *reported):
@@ -207,6 +225,32 @@ def _trained_scores(
     return dict(kept_scores(folder / "scores", measured, _request(wanted) | identities, progress.stage))
 
 
+def _classified(
+    wanted: Comparison, uri: str, benchmarks: Mapping[str, Benchmark], reported: Sequence[str], progress: Progress
+) -> dict[str, RowScores]:
+    """Return split -> scores of a classifier on the embeddings of one model; existing features are used."""
+    preset = classification.PRESETS[wanted.preset]
+    progress.stage(f"measuring {wanted.preset} of {uri}")
+    model = encoders.create(uri)
+    _note_random(model, uri, progress)
+    if isinstance(model, nn.Module):
+        model.to(wanted.device)
+    crop: Crop = getattr(model, "crop", "whole")
+    splits: dict[str, Split] = {
+        name: replace(read_split(replace(one, labels={}), model.image_size), crop=crop)
+        for name, one in benchmarks.items()
+        if name in ("probe", *reported) or (name == "validation" and preset.validated)
+    }
+    identity = _request(wanted) | {name: split.identity for name, split in splits.items()}
+    folder = wanted.out / "features" / _folder_name(uri)
+
+    def measured() -> dict[str, RowScores]:
+        return dict(classification.evaluate(preset, model, splits, folder, progress.step))
+
+    place = wanted.out / "scores" / wanted.preset / _folder_name(uri)
+    return dict(kept_scores(place, measured, identity, progress.stage))
+
+
 def _encoder(wanted: Comparison, uri: str, preset: probing.Preset, size: Size) -> Encoder:
     options = f"size={size[0]}x{size[1]}&norm={'yes' if preset.norm else 'no'}"
     model = encoders.create(f"{uri}{'&' if '?' in uri else '?'}{options}")
@@ -248,6 +292,8 @@ def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str, 
 def _protocol(wanted: Comparison) -> dict[str, object]:
     """Return how the numbers are measured."""
     H, W = wanted.label_size
+    if wanted.preset in classification.PRESETS:
+        return {"preset": _preset(wanted), **classification.protocol(classification.PRESETS[wanted.preset])}
     if wanted.preset != QUICK:
         preset = probing.get(wanted.preset)
         settings = {name: value for name, value in asdict(preset).items() if value not in (None, (), {})}
@@ -267,6 +313,8 @@ def _request(wanted: Comparison) -> dict[str, str]:
 
 
 def _preset(wanted: Comparison) -> str:
+    if wanted.preset in classification.PRESETS:
+        return f"{wanted.preset}, version {classification.PRESETS[wanted.preset].version}"
     version = PRESETS[QUICK] if wanted.preset == QUICK else probing.get(wanted.preset).version
     changed = f", {wanted.steps} steps instead of its own" if wanted.steps else ""
     return f"{wanted.preset}, version {version}{changed}"

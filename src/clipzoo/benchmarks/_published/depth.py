@@ -38,12 +38,15 @@ def cropped(name: str) -> Callable[[Depth], Depth]:
     """Return a function that makes depth outside of a crop of `CROPS` unknown; ``none`` changes nothing."""
     if name == "none":
         return lambda depth: depth
+    return lambda depth: Depth(depth.values, depth.valid & inside(name, depth.valid.shape), depth.kind, depth.along)
+
+
+def inside(name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return True inside of a crop of `CROPS`, [H,W]; ``none`` is everywhere."""
+    H, W = shape
+    if name == "none":
+        return np.ones((H, W), np.bool_)
     top, bottom, left, right = CROPS[name]
-
-    def edit(depth: Depth) -> Depth:
-        H, W = depth.valid.shape
-        inside = np.zeros((H, W), np.bool_)
-        inside[round(top * H) : round(bottom * H), round(left * W) : round(right * W)] = True
-        return Depth(depth.values, depth.valid & inside, depth.kind, depth.along)
-
-    return edit
+    mask = np.zeros((H, W), np.bool_)
+    mask[round(top * H) : round(bottom * H), round(left * W) : round(right * W)] = True
+    return mask

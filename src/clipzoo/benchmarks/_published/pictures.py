@@ -121,18 +121,21 @@ class LabelFiles(Generic[L]):
         files: key -> label file; several keys may share one.
         read: returns the label of a key and its file.
         edit: applied to each label, for example to remove what an evaluation crop excludes.
+        named: options on which the labels depend, for `identity`.
     """
 
     convention: Convention
     files: Mapping[str, Path]
     read: Callable[[str, Path], L]
     edit: Callable[[L], L] = field(default=lambda label: label)
+    named: str = ""
 
     def loaders(self, entries: Sequence[Entry]) -> list[Loader | None]:
         """Return a function for each entry that reads its label; None for entries without one."""
-        return [partial(self._label, entry.key) if entry.key in self.files else None for entry in entries]
+        return [partial(self.label, entry.key) if entry.key in self.files else None for entry in entries]
 
-    def _label(self, key: str) -> L:
+    def label(self, key: str) -> L:
+        """Return the label of a key; `SampleError` if its file cannot be read."""
         path = self.files[key]
         try:
             return self.edit(self.read(key, path))
@@ -149,7 +152,7 @@ class LabelFiles(Generic[L]):
 
     @cached_property
     def _identity(self) -> str:
-        digest = hashlib.sha256(repr(self.convention).encode())
+        digest = hashlib.sha256(f"{self.convention!r}{self.named}".encode())
         hashes = {path: sha256(path) if path.is_file() else "missing" for path in {*self.files.values()}}
         for key, path in sorted(self.files.items()):
             digest.update(f"\n{key} {hashes[path]}".encode("utf-8", "surrogateescape"))

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from clipzoo.errors import CheckpointError, LabelError
 from clipzoo.evaluation.base import Encoder, frozen
 from clipzoo.heads import resize
-from clipzoo.probing._module import layers_of
-from clipzoo.probing._pictures import padded
+from clipzoo.probing._engine.module import layers_of
+from clipzoo.probing._engine.pictures import padded
 from clipzoo.probing.base import Preset, depth_of, fitted, patch_of
 from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention, Task

@@ -18,9 +18,9 @@ from clipzoo.benchmarks import Benchmark
 from clipzoo.errors import CheckpointError, DivergedError
 from clipzoo.evaluation.base import Encoder, frozen
 from clipzoo.losses.masked import batch_mean
-from clipzoo.probing._detector import DetectorModule
-from clipzoo.probing._module import ProbeModule, layers_of
-from clipzoo.probing._pictures import Pair, Pictures
+from clipzoo.probing._engine.detector import DetectorModule
+from clipzoo.probing._engine.module import ProbeModule, layers_of
+from clipzoo.probing._engine.pictures import Pair, Pictures
 from clipzoo.probing.base import Preset, depth_of, fitted, patch_of
 from clipzoo.stopping import Interrupted, signals
 from clipzoo.tasks.detection import Detection

@@ -13,9 +13,9 @@ from clipzoo.errors import PlanError
 from clipzoo.evaluation.base import Encoder, frozen
 from clipzoo.evaluation.measure import ALIGNED, Scored
 from clipzoo.heads import resize
-from clipzoo.probing._detector import DetectorModule
-from clipzoo.probing._module import ProbeModule, layers_of
-from clipzoo.probing._pictures import Label, MapLabel, Pictures, padded
+from clipzoo.probing._engine.detector import DetectorModule
+from clipzoo.probing._engine.module import ProbeModule, layers_of
+from clipzoo.probing._engine.pictures import Label, MapLabel, Pictures, padded
 from clipzoo.probing.base import Preset, depth_of, fitted, patch_of
 from clipzoo.tasks.base import Statistics
 from clipzoo.tasks.depth import Depth

@@ -1,0 +1,284 @@
+"""Nearest neighbors and logistic regression on frozen embeddings: equality with scikit-learn, and the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from typer.testing import CliRunner
+
+from clipzoo.benchmarks import Split
+from clipzoo.cli import app
+from clipzoo.evaluation import classification
+from clipzoo.evaluation.classification import cache, knn, linear_classification
+from clipzoo.evaluation.measure import Scored
+from parity_records import record
+from test_encoders import models  # noqa: F401
+
+NAMES = tuple("abcde")
+rng = np.random.default_rng(0)
+CENTERS = rng.normal(size=(5, 12))
+
+
+class Given:
+    """An encoder whose embedding of an image is given by its first two bytes."""
+
+    image_size = (4, 4)
+
+    def __init__(self, embeddings: np.ndarray) -> None:
+        self.embeddings, self.images = embeddings, 0
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        self.images += len(images)
+        rows = images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()
+        return torch.from_numpy(self.embeddings[rows.numpy()]).float()
+
+
+def drawn(count: int, first: int, identity: str) -> tuple[Split, np.ndarray]:
+    targets = rng.integers(0, 5, count)
+    values = CENTERS[targets] + rng.normal(0, 2.0, (count, 12))
+    images = np.zeros((count, 4, 4, 3), np.uint8)
+    images[..., 0], images[..., 1] = (
+        (np.arange(count) + first)[:, None, None] // 256,
+        (np.arange(count) + first)[:, None, None] % 256,
+    )
+    keys = tuple(map(str, range(first, first + count)))
+    split = Split(images, keys, (4, 4), targets=tuple(targets.tolist()), classnames=NAMES, identity=identity)
+    return split, values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[dict[str, Split], dict[str, np.ndarray], Given]:
+    splits, values, first = {}, {}, 0
+    for name, count in (("probe", 330), ("validation", 90), ("test", 200)):
+        splits[name], values[name] = drawn(count, first, name)
+        first += count
+    return splits, values, Given(np.concatenate([*values.values()]))
+
+
+def targets(split: Split) -> np.ndarray:
+    return np.array(split.targets)
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "PART", 64)
+
+
+def neighbors(k: int, values: dict[str, np.ndarray], splits: dict[str, Split]) -> float:
+    """Return top-1 of scikit-learn's weighted neighbors."""
+    one = KNeighborsClassifier(k, metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.07))
+    return one.fit(values["probe"], targets(splits["probe"])).score(values["test"], targets(splits["test"]))
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_weighted_neighbors_are_those_of_scikit_learn(world, tmp_path):
+    splits, values, model = world
+    wanted = {name: splits[name] for name in ("probe", "test")}
+    scored = classification.evaluate(classification.PRESETS["knn"], model, wanted, tmp_path)["test"]["knn"].compute()
+    stored = {name: values[name].astype(np.float32).astype(np.float16).astype(np.float64) for name in values}
+    counts = {"top1": 20, "top1_k10": 10, "top1_k100": 100, "top1_k200": 200}
+    differences = {name: abs(neighbors(k, stored, splits) - scored[f"knn/{name}"]) for name, k in counts.items()}
+    record("Nearest neighbors", "200 images, 330 neighbors, 5 classes", "scikit-learn", differences, 1e-9)
+    for name, k in counts.items():
+        exact = neighbors(k, values, splits)
+        assert exact == pytest.approx(scored[f"knn/{name}"], abs=0.011), "float16 changes two of 200 images at most"
+    assert len({*scored.values()}) > 1
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0, 30.0])
+@pytest.mark.usefixtures("in_parts")
+def test_logistic_regression_is_that_of_scikit_learn(world, tmp_path, strength):
+    splits, _, model = world
+    probe, test = (cache.cached(model, splits[name], tmp_path / name) for name in ("probe", "test"))
+    ours = linear_classification.regression([probe], 5, strength, 1000)
+    theirs = LogisticRegression(C=1 / strength, max_iter=10000, tol=1e-10)
+    x, y = (torch.cat(parts).numpy().astype(np.float64) for parts in zip(*probe.parts(), strict=True))
+    theirs.fit(x, y.astype(int))
+    unseen = torch.cat([features for features, _ in test.parts()])
+    chances = ours.logits(unseen).softmax(1).numpy()
+    largest = float(np.abs(chances - theirs.predict_proba(unseen.double().numpy())).max())
+    record("Logistic regression", f"strength {strength}", "scikit-learn", {"probabilities": largest}, 1e-3)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_the_strength_is_chosen_on_validation_and_the_last_fit_has_both_splits(world, tmp_path):
+    splits, values, model = world
+    preset, stages = classification.PRESETS["linear-classification"], []
+    scored = classification.evaluate(preset, model, splits, tmp_path, lambda name, done, total: stages.append(name))
+    strength = float(next(one for one in stages if one.startswith("fitting")).split()[-1])
+    x = {name: one.astype(np.float32).astype(np.float16).astype(np.float64) for name, one in values.items()}
+    y = {name: targets(split) for name, split in splits.items()}
+
+    def fitted(c: float, *names: str) -> LogisticRegression:
+        one = LogisticRegression(C=c, max_iter=10000, tol=1e-8)
+        return one.fit(np.concatenate([x[name] for name in names]), np.concatenate([y[name] for name in names]))
+
+    coarse = max(fitted(10.0**-power, "probe").score(x["validation"], y["validation"]) for power in range(-6, 7, 2))
+    assert fitted(1 / strength, "probe").score(x["validation"], y["validation"]) >= coarse - 1e-9
+    final = fitted(1 / strength, "probe", "validation")
+    ours = scored["test"]["linear_classification"].compute()["linear_classification/top1"]
+    record(
+        "Linear classification", "200 images, strength chosen on 90", "scikit-learn",
+        {"top1": abs(final.score(x["test"], y["test"]) - ours)}, 1e-9,
+    )  # fmt: skip
+    assert sum(one == "choosing the strength" for one in stages) <= linear_classification.FITS
+
+
+def test_the_search_halves_its_interval_around_the_best():
+    asked = []
+
+    def accuracy(place: int) -> float:
+        asked.append(place)
+        return -abs(place - 13)
+
+    assert linear_classification.search(accuracy) == 13
+    assert len(asked) == len({*asked}) == linear_classification.FITS
+    assert asked[:7] == [-48, -32, -16, 0, 16, 32, 48]
+    assert linear_classification.search(lambda place: 0.5) == 48, "the strongest of equal ones"
+    assert linear_classification.search(lambda place: -place) == -48
+
+
+def test_a_tie_counts_as_a_miss():
+    votes = np.array([[0.5, 0.5], [0.6, 0.4], [0.0, 0.0], [0.4, 0.6]])
+    assert knn.METRIC.statistics(votes, 0).tolist() == [1, 0, 1, 0, 0]
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_features_are_encoded_once_and_again_for_other_images_and_resume(world, tmp_path):
+    splits, values, _ = world
+    model = Given(np.concatenate([*values.values()]))
+    cache.cached(model, splits["probe"], tmp_path)
+    assert model.images == 330
+    (tmp_path / "00002.npy").unlink()
+    again = cache.cached(model, splits["probe"], tmp_path)
+    assert model.images == 330 + 64, "only the missing part"
+    assert torch.cat([x for x, _ in again.parts()]).numpy() == pytest.approx(values["probe"], abs=5e-4)
+    assert len(again.where(lambda row: row % 10 == 0)) == 33
+    assert sum(len(x) for x, _ in again.where(lambda row: row % 10 == 0).parts()) == 33
+    cache.cached(model, splits["test"], tmp_path)
+    assert model.images == 330 + 64 + 200
+
+
+def test_other_weights_are_encoded_again(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    before = cache.weights_of(layer)
+    with torch.no_grad():
+        layer.weight[0, 0] += 1e-6
+    assert cache.weights_of(layer) != before
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np, torch
+from clipzoo.evaluation import classification
+from clipzoo.evaluation.classification import cache, knn, linear_classification
+parts, folder, rng = int(sys.argv[1]), Path(sys.argv[2]), np.random.default_rng(0)
+for i in range(parts):
+    np.save(folder / f"{i:05d}.npy", rng.normal(size=(cache.PART, 128)).astype(np.float16))
+targets = tuple((np.arange(parts * cache.PART) % 7).tolist())
+features = cache.Features(tuple(sorted(folder.glob("*.npy"))), targets, torch.device("cpu"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+next(iter(knn.PRESET.fit(features, None, 7, print)(torch.randn(64, 128))))
+linear_classification.regression([features], 7, 1.0, 1)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_features_beyond_a_few_parts_are_not_in_memory(tmp_path):
+    """10 and 60 parts are 20 and 120 MB of features."""
+    peaks = []
+    for parts in (10, 60):
+        (tmp_path / str(parts)).mkdir()
+        command = [sys.executable, "-c", MEMORY, str(parts), str(tmp_path / str(parts))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 30, f"MB for 10 and 60 parts: {peaks}"
+
+
+def colored(folder: Path, count: int, seed: int, names: tuple[str, ...] = ("blue", "green", "red")) -> Path:
+    colors, random = {"red": 0, "green": 1, "blue": 2}, np.random.default_rng(seed)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = random.integers(0, 100, (40, 48, 3))
+            pixels[..., colors[name]] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{seed}_{i}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("colored")
+    return {name: f"imagefolder:{colored(root / name, 12, i)}" for i, name in enumerate(("probe", "test"))}
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["eval", *arguments], env={"COLUMNS": "500"})
+    return done.exit_code, f"{done.output} {done.exception}"
+
+
+@pytest.mark.parametrize("preset", ["knn", "linear-classification"])
+def test_the_command_measures_models_without_text_and_keeps_their_features(preset, folders, models, tmp_path):  # noqa: F811
+    given = [f"timm:local-dir:{models / 'timm'}", f"hf:{models / 'dinov2'}"]
+    arguments = [*(f"--model={one}" for one in given), f"--probe={folders['probe']}", f"--test={folders['test']}"]
+    code, output = command(*arguments, f"--preset={preset}", f"--out={tmp_path}")
+    assert code == 0, output
+    results = json.loads((tmp_path / "results.json").read_text())
+    group = preset.replace("-", "_")
+    for uri in given:
+        cell = results["arms"][uri][f"{group}/top1"]
+        assert cell["mean"] > 0.5, "colors are easy, even with random weights"
+        assert cell["ci"]
+    assert "arXiv" in results["protocol"]["source"]
+    assert results["protocol"]["preset"].startswith(f"{preset}, version 1")
+    saved = next((tmp_path / "scores" / preset).rglob("*.npz"))
+    assert Scored.load(saved).group == group
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
+    assert len(written) == 4
+    for path in (tmp_path / "scores").rglob("done"):
+        path.unlink()
+    assert command(*arguments, f"--preset={preset}", f"--out={tmp_path}")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"--preset": "knm"}, "there is no preset 'knm'"),
+        ({"--steps": "3"}, "knn has no steps"),
+        ({"--validation": "TEST"}, "has no setting that validation chooses"),
+        ({"--probe": None}, "--probe is missing"),
+        ({"--test": "FEWER"}, "--probe has 3 classes and --test has 2; class 0 is blue and green"),
+        ({"--test": "CAPTIONS"}, "the images of --test have no classes"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(changes, text, folders, models, tmp_path):  # noqa: F811
+    fewer = colored(tmp_path / "fewer", 2, 9, ("green", "red"))
+    captions = {"images": [{"filename": "1.jpg", "split": "test", "sentences": [{"raw": "a"}]}]}
+    Image.new("RGB", (40, 40)).save(tmp_path / "1.jpg")
+    (tmp_path / "dataset_x.json").write_text(json.dumps(captions))
+    places = {
+        "TEST": folders["test"], "FEWER": f"imagefolder:{fewer}",
+        "CAPTIONS": f"karpathy:{tmp_path / 'dataset_x.json'}?images={tmp_path}",
+    }  # fmt: skip
+    options = {
+        "--model": f"timm:local-dir:{models / 'timm'}", "--preset": "knn", "--probe": folders["probe"],
+        "--test": folders["test"], "--out": str(tmp_path / "out"), **changes,
+    }  # fmt: skip
+    arguments = [f"{name}={places.get(value, value)}" for name, value in options.items() if value is not None]
+    code, output = command(*arguments)
+    assert code != 0
+    assert text in " ".join(output.split())
+    assert "Traceback" not in output
