@@ -171,7 +171,7 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     out = tmp_path / "a.json"
     with pytest.raises(StoreError, match=r"the format coco supports detection.* has these columns of it: none"):
         export_labels(tmp_path / "labels", data, "coco", out)
-    with pytest.raises(PluginError, match="has no 'cocoo'; did you mean coco"):
+    with pytest.raises(PluginError, match=r"no label format 'cocoo' .--to.; did you mean coco"):
         export_labels(tmp_path / "labels", data, "cocoo", out)
     label(data, [Boxes()], tmp_path / "labels", check=False, progress=False)
     with pytest.raises(StoreError, match="--column detection/x is not one of them"):

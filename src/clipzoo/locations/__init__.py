@@ -63,7 +63,9 @@ class LocationPlugin(Protocol):
         """Return task -> convention of the true labels; empty if there are none."""
 
 
-PLUGINS: Registry[LocationPlugin] = Registry("locations", ("check", "resolve", "pictures", "shares", "conventions"))
+PLUGINS: Registry[LocationPlugin] = Registry(
+    "locations", ("check", "resolve", "pictures", "shares", "conventions"), noun="scheme of locations"
+)
 
 
 def _plugin(location: str) -> LocationPlugin | None:

@@ -198,7 +198,7 @@ class Folder:
 
         Labels are kept: a store records itself which dataset and expert they are of.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.path)
         if not self.trained:
             for name in ("plan.arrow", "plan.parquet"):
                 (self.path / name).unlink(missing_ok=True)

@@ -68,8 +68,9 @@ def check_out(path: AnyPath, force: bool = False) -> None:
         if force:
             return
         raise RecipeError(f"{path} exists; give another --out, or --force to overwrite it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    files.make_folder(path.parent)
+    with files.named(path):
+        path.touch()
     path.unlink()
 
 
