@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import clipzoo
-from clipzoo import plugins, recipe
-from clipzoo.cli import main
-from clipzoo.errors import CheckpointError, RecipeError, counted
+from clipzoo import locations, plugins, recipe, runs
+from clipzoo.cli import app, main
+from clipzoo.errors import CheckpointError, ClipzooError, DatasetError, RecipeError, counted
 from clipzoo.experts.base import ExpertCard
+from clipzoo.files import several
 from clipzoo.models import HeadSpec, Student
+from clipzoo.pages import words
 from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.runs.new_recipe import dataset_of
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
 from clipzoo.tasks.detection import Detection
@@ -218,3 +223,80 @@ def test_an_export_names_the_output_that_was_given(
 def test_counts_have_the_right_noun() -> None:
     assert [counted(n, "sample") for n in (0, 1, 2000)] == ["0 samples", "1 sample", "2,000 samples"]
     assert counted(1, "class", "classes") == "1 class"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("columns.1", {"expert": "dmo:depth"}, "did you mean demo?"),
+        ("columns.1", {"expert": "demo:dept"}, "did you mean depth?"),
+        ("columns.1", {"column": "depht/x"}, "has no column depht/x"),
+        ("training.batch_size", 3, "holds arms that were trained with another recipe"),
+    ],
+)
+def test_a_misspelt_name_in_the_recipe_of_a_run_is_called_so(run: Path, field: str, value: object, says: str) -> None:
+    changed = recipe.load(run / "recipe.yaml", [f"{field}={json.dumps(value)}"], trust=True)
+    with pytest.raises(ClipzooError) as error:
+        runs.Run(changed, run)
+    assert says in str(error.value)
+
+
+def test_no_sizes_is_the_recipe_without_sizes(run: Path) -> None:
+    first, second = (recipe.load(run / "recipe.yaml", text, trust=True) for text in ((), ["training.sizes=[]"]))
+    assert first == second
+    assert first.differences(second) == {}
+    with pytest.raises(RecipeError, match="sizes is null; give a list"):
+        recipe.load(run / "recipe.yaml", ["training.sizes=null"], trust=True)
+
+
+def test_a_view_leaves_no_data_in_a_store(tmp_path: Path) -> None:
+    kept = tmp_path / "labels" / ".data" / "rooms-test-3"
+    with locations.resolved("rooms:test?count=3", str(tmp_path / "labels")):
+        assert not kept.exists()
+    locations.resolve_into_store("rooms:test?count=3", str(tmp_path / "labels"))
+    shard = kept / "images" / "00000.tar"
+    before = shard.stat().st_mtime_ns
+    with locations.resolved("rooms:test?count=3", str(tmp_path / "labels")) as found:
+        assert Path(found).resolve() == kept / "images"
+    with locations.resolved("rooms:test?count=2", str(tmp_path / "labels")) as found:
+        assert len(open_dataset(found).index(open_dataset(found).shards[0])) == 2
+    assert shard.stat().st_mtime_ns == before
+    assert [path.name for path in kept.parent.iterdir()] == ["rooms-test-3"]
+
+
+def test_packaged_and_rendered_data_is_opened_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locations, "_HOME", tmp_path)
+    reader = clipzoo.open_dataset("rooms:test?count=2")
+    assert len(reader.index(reader.shards[0])) == 2
+    with pytest.raises(DatasetError, match="is not of the form rooms:<split>"):
+        clipzoo.open_dataset("rooms:nothere")
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("data: photos/*.tar", "photos/*.tar"),
+        ("data: [a, {data: b/x, name: web}]", several.combine({"a": "a", "web": "b/x"})),
+        ("data:", None), ("[1]", None), ("a: [", None),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_is_overwritten_keeps_its_dataset(tmp_path: Path, text: str, data: str | None) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert dataset_of(tmp_path / "recipe.yaml") == data
+
+
+def test_new_with_force_does_not_fall_back_to_the_demo(dataset: Path, tiny_clip: str, answer: Answer) -> None:
+    common = ["--yes", "--model", tiny_clip, "--expert", "demo:depth", "--bench", "none", "--device", "cpu"]
+    given = ["new", "--force", *common]
+    Path("recipe.yaml").write_text(f"data: {dataset}\n")
+    result = CliRunner().invoke(app, given, catch_exceptions=False)
+    assert f"the dataset stays that of recipe.yaml: {dataset}" in " ".join(result.output.split())
+    assert recipe.load("recipe.yaml", trust=True).location == str(dataset)
+    Path("recipe.yaml").write_text("no recipe")
+    assert "recipe.yaml exists and is no recipe, so its dataset is unknown: add --data" in answer(*given)
+    assert Path("recipe.yaml").read_text() == "no recipe"
+
+
+def test_times_have_their_usual_unit() -> None:
+    told = [words.duration(seconds) for seconds in (0.3, 12, 400, 9000, 3.6e6)]
+    assert told == ["less than 1 s", "12 s", "7 min", "2.5 hours", "1,000.0 hours"]

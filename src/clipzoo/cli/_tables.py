@@ -41,10 +41,12 @@ def advice(results: AdviceResults) -> Table:
     from clipzoo.pages import words
     from clipzoo.runs.ablation.advise import ranked
 
-    table = _wide("expert alone", "gain in points", "improves", "harms", "hours of labeling")
+    table = _wide("expert alone", "gain in points", "improves", "harms", "time of labeling")
     for name, one in ranked(results["advice"]):
         changes = (", ".join(map(words.group_name, one[kind])) or "–" for kind in ("better", "worse"))
-        table.add_row(name, f"{100 * one['gain']:+.1f}", *changes, f"{one['hours']:,.2g}" if one["hours"] else "–")
+        table.add_row(
+            name, f"{100 * one['gain']:+.1f}", *changes, words.duration(3600 * one["hours"]) if one["hours"] else "–"
+        )
     return table
 
 

@@ -74,6 +74,20 @@ def check_out(path: AnyPath, force: bool = False) -> None:
     path.unlink()
 
 
+def dataset_of(path: AnyPath) -> str | None:
+    """Return the dataset of a recipe, also of one with mistakes; None if the file is not a recipe with a dataset."""
+    try:
+        values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    data = values.get("data") if isinstance(values, dict) else None
+    if isinstance(data, list):
+        parts = [one if isinstance(one, dict) else {"data": one} for one in data]
+        named = {str(one.get("name") or several.name_of(str(one.get("data")))): str(one.get("data")) for one in parts}
+        return several.combine(named) if named else None
+    return data if isinstance(data, str) else None
+
+
 def check_data(location: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Data:
     """Open a dataset and count its samples.
 
