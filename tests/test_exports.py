@@ -145,7 +145,7 @@ def test_samples_without_a_label_are_left_out_and_counted(tmp_path):
     words = ["export", tmp_path / "out", "--to", "coco", "--data", data, "--out", tmp_path / "b.json"]
     told = CliRunner().invoke(app, ["labels", *map(str, words)], catch_exceptions=False).output
     assert "detection/coco-boxes: 10 images in" in told
-    assert "2 samples without a label were skipped" in told
+    assert "2 samples without a label skipped" in told
     found = json.loads((tmp_path / "b.json").read_text())
     assert (len(found["images"]), found["annotations"]) == (10, [])
     assert found["info"]["license"] == "unknown"

@@ -84,7 +84,7 @@ def _dataset(store: str | None, data: str | None, yes: bool, out: Path) -> Data:
     That of an existing store is not guessed; the default is that of the recipe which is overwritten, if there is one.
     """
     from clipzoo.cli._console import plain
-    from clipzoo.errors import RecipeError
+    from clipzoo.errors import RecipeError, counted
     from clipzoo.runs.new_recipe import dataset_of
 
     if store and yes and data is None:
@@ -99,7 +99,7 @@ def _dataset(store: str | None, data: str | None, yes: bool, out: Path) -> Data:
         plain(f"   the dataset stays that of {out}: {usual}")
     found = _ask("1. Dataset (docs/data.md)", data, None if store else usual, _check_data, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
-    plain(f"   {found.samples:,} usable samples{skipped}")
+    plain(f"   {counted(found.samples, 'usable sample')}{skipped}")
     return found
 
 

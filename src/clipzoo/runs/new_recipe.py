@@ -16,7 +16,7 @@ import yaml
 
 from clipzoo import experts, files, locations, model_schemes
 from clipzoo import recipe as recipes
-from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError
+from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError, counted
 from clipzoo.experts import ExpertCard
 from clipzoo.files import AnyPath, several
 from clipzoo.labeling.inputs import stages
@@ -330,13 +330,13 @@ def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> 
     before = "" if labeled else "; labeling comes first"
     return (
         f"# clipzoo {verb} {path}     (add --dry-run to see what it would do)\n"
-        f"# {who} {images:,} images in total{lasts}{before}. Expected: {expected}"
+        f"# {who} {counted(images, 'image')} in total{lasts}{before}. Expected: {expected}"
     )
 
 
 def _data(data: Data) -> str:
     """Return the field ``data``: a location, or a list of datasets."""
-    note = f"  # {data.samples:,} usable samples; the dataset is never changed"
+    note = f"  # {counted(data.samples, 'usable sample')}; the dataset is never changed"
     named = several.separate(data.location)
     if named is None:
         return f"data: {json.dumps(data.location)}{note}"

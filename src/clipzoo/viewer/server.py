@@ -214,7 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True  # the body of the request is not read
         other = code == 501
         text = "the viewer answers GET and HEAD only" if other else message or "the request is malformed"
-        self._send(405 if other else code, TEXT, text.encode("utf-8", "replace"), {"Allow": "GET, HEAD"} if other else {})
+        self._send(
+            405 if other else code, TEXT, text.encode("utf-8", "replace"), {"Allow": "GET, HEAD"} if other else {}
+        )
 
     def do_GET(self) -> None:
         viewer, parts = self.server.viewer, urlsplit(self.path)
