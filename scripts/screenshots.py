@@ -68,8 +68,10 @@ def shots(run: str, other: str | None, work: Path) -> Iterator[Shot]:
     if other is not None:
         yield Shot("comparison", ("report", run, other, "--out", "comparison"), compared)
         yield Shot("comparison-differences", ("report", run, other, "--out", "comparison"), compared, last_gain)
-    if importlib.util.find_spec("clipzoo.cli.view"):
-        yield Shot("view", ("view", store, "--data", DATA))
+    view = ("view", store, "--data", DATA)
+    yield Shot("view", view, prepare=browsed)
+    yield Shot("view-class", view, prepare=partial(browsed, of_class=True))
+    yield Shot("view-sample", view, prepare=partial(browsed, opened=True))
     if importlib.util.find_spec("gradio"):
         for name, tab in (("app", "Heads"), ("app-prompts", "Prompts"), ("app-depth", "Depth in 3-D")):
             yield Shot(name, ("app", run, "--device", "cpu"), prepare=partial(app, tab=tab))
@@ -86,6 +88,27 @@ def to(page: Page, selector: str) -> None:
 def last_gain(page: Page) -> None:
     """Scroll to the differences of the arm clipzoo."""
     page.locator("#differences h3").last.evaluate("title => title.scrollIntoView({behavior: 'instant'})")
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait until JavaScript is true (Playwright 1.5x's wait_for_function needs eval, which the viewer forbids)."""
+    while not page.evaluate(condition):
+        page.wait_for_timeout(200)
+
+
+def browsed(page: Page, of_class: bool = False, opened: bool = False) -> None:
+    """Wait until the viewer has read all labels; select the second class of the histogram, or open a sample."""
+    until(page, "about && about.done >= about.total")
+    narrow = page.locator("#open").is_visible()
+    if of_class and narrow:
+        page.click("#open")
+    if of_class:
+        page.locator("#bars button").nth(1).click()
+        page.locator("#bars button").nth(1).evaluate("one => one.scrollIntoView({block: 'center'})")
+    if opened:
+        page.locator(".card").first.click()
+        page.wait_for_selector("dialog .legend li")
+    until(page, "[...document.images].every(one => one.complete)")
 
 
 def dropped(page: Page, picture: Path, tab: str = "Heads") -> None:

@@ -184,4 +184,4 @@ def test_the_advice_command_prints_a_row_per_expert(advised: Path) -> None:
     )
     assert ended.exit_code == 0, ended.output
     assert ended.output.count("segmentation/") >= 2
-    assert "hours of labeling" in " ".join(ended.output.split())
+    assert "time of labeling" in " ".join(ended.output.split())

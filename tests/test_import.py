@@ -471,7 +471,7 @@ def test_nothing_matches_or_two_match_one(tmp_path):
         (folder / name / "000000.txt").write_text("a picture")
     with pytest.raises(ExpertError, match="'a/000000' and 'b/000000' would both get the label '000000'"):
         import_labels(str(folder), str(path), "coco", answers | {"match": "stem"}, tmp_path / "out", progress=False)
-    with pytest.raises(ExpertError, match="Use one of coco, files"):
+    with pytest.raises(ExpertError, match="there are: coco, files"):
         import_labels(str(data), str(path), "demo", {}, tmp_path / "out")
 
 

@@ -222,7 +222,7 @@ def test_depth_beyond_16_bits_is_unknown_and_listed(tmp_path):
     data = labeled(tmp_path, Made("depth", far=200))
     words = ["export", tmp_path / "labels", "--to", "png", "--data", data, "--out", tmp_path / "out"]
     told = CliRunner().invoke(app, ["labels", *map(str, words)], catch_exceptions=False).output
-    assert "12 labels were changed" in told
+    assert "12 labels changed" in told
     lines = (tmp_path / "out" / "failures.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["shard", "key", "column", "change", "reason"]
     assert len(lines) == 13

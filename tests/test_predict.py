@@ -148,7 +148,7 @@ def test_unknown_and_untrained_arms_are_refused(run: Path, student: Path, pictur
         clipzoo.show(run, pictures, arm="clipzo")
     with pytest.raises(CheckpointError, match="the arm 'clip-ft' with seed 3; it has clipzoo"):
         clipzoo.show(run, pictures, arm="clip-ft")
-    with pytest.raises(CheckpointError, match="any arm with seed 0; it has none"):
+    with pytest.raises(CheckpointError, match=r"any arm with seed 0; it has clipzoo \(seed 3\)"):
         clipzoo.show(run, pictures, seed=0)
     with pytest.raises(CheckpointError, match="not a run folder"):
         clipzoo.show(student, pictures, arm="clipzoo")
@@ -159,7 +159,7 @@ def test_patterns_and_counts_choose_the_pictures(student: Path, pictures: Path) 
     assert [Path(one.name).name for one in found.pictures] == ["tall.jpg"]
     assert [Path(name).name for name, _ in found.failures] == ["no*.gif", "gone.png"]
     assert len(clipzoo.show(student, [np.zeros((9, 9, 3), np.uint8)] * 9, count=2).pictures) == 2
-    with pytest.raises(ImageError, match="none of 1 pictures can be read"):
+    with pytest.raises(ImageError, match=r"no picture can be read: .*broken.png: cannot"):
         clipzoo.show(student, pictures / "broken.png")
     with pytest.raises(ImageError, match="contain no pictures"):
         clipzoo.show(student, [])

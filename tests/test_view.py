@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,6 +212,38 @@ def test_only_the_holder_of_the_address_is_answered(viewer: Viewer) -> None:
     assert ask(viewer, "/", cookie="", token=viewer.token)[0] == 200
     assert ask(viewer, "/about", host=f"localhost:{viewer.port}")[0] == 200
     assert viewer.address == f"http://127.0.0.1:{viewer.port}/?token={viewer.token}"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "NOTHERE"])
+def test_other_methods_are_refused_in_a_line_of_text(viewer: Viewer, method: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", viewer.port, timeout=30)
+    connection.request(method, "/rows", body=b"x" * 100)
+    reply = connection.getresponse()
+    assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
+    assert reply.headers["Content-Type"].startswith("text/plain")
+    assert reply.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert reply.read() == b"the viewer answers GET and HEAD only"
+    connection.close()
+    assert ask(viewer, "/about")[0] == 200
+
+
+def test_head_has_the_headers_of_get_and_no_body(viewer: Viewer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", viewer.port, timeout=30)
+    for path, status in ((f"/?token={viewer.token}", 200), ("/about", 403)):
+        connection.request("HEAD", path)
+        reply = connection.getresponse()
+        assert (reply.status, reply.read()) == (status, b"")
+        assert int(reply.headers["Content-Length"]) > 20
+    connection.close()
+
+
+def test_a_malformed_request_is_answered_in_a_line_of_text(viewer: Viewer) -> None:
+    with socket.create_connection(("127.0.0.1", viewer.port), timeout=30) as connection:
+        connection.sendall(b"GET / what HTTP/1.1\r\n\r\n")
+        reply = connection.makefile("rb").read()
+    assert b" 400 " in reply.splitlines()[0]
+    assert b"text/plain" in reply
+    assert b"<" not in reply
 
 
 def test_the_title_is_escaped(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ def test_the_viewer_fits_a_phone(made: tuple[Path, Path]) -> None:
         assert viewer.scan.wait(60)
         page.wait_for_selector(".card img")
         assert overflow(page) <= 0
+        page.wait_for_selector(".card > .note:has-text('sofa')")
+        cut = "notes => notes.filter(n => n.scrollWidth > n.clientWidth || n.scrollHeight > n.clientHeight + 1).length"
+        assert page.locator(".card > .note").evaluate_all(cut) == 0
+        low = "cards => cards.filter(c => c.scrollHeight > c.clientHeight).length"
+        assert page.locator(".card").evaluate_all(low) == 0
         page.click("#open")
         page.fill("#min", "0.9")
         page.select_option("#field", "confidence:0")

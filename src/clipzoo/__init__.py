@@ -29,7 +29,7 @@ _WHERE = {
     "load": "clipzoo.models",
     "load_recipe": "clipzoo.recipe",
     "merge": "clipzoo.store",
-    "open_dataset": "clipzoo.readers",
+    "open_dataset": "clipzoo.locations",
     "report": "clipzoo.runs",
     "run": "clipzoo.runs",
     "show": "clipzoo.runs.showing",

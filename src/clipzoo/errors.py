@@ -93,6 +93,11 @@ def brief(error: BaseException, most: int = 160) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: "1 sample", "2,000 samples"; ``plural`` if it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def visible(text: str) -> str:
     """Return text that is safe for a terminal: control characters and direction marks are escaped.
 

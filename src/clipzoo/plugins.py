@@ -41,11 +41,15 @@ class Registry(Generic[P]):
         folder: the folder's name below ``clipzoo/``, and of the entry-point group: "tasks", "heads", …
         exports: names that a module must have, as its Protocol ``P`` declares them.
         required_of_installed: further names that a module of another package must have.
+        noun: of one plugin, as users know it; default: that of the folder.
+        option: of the command line or field of a recipe that takes its name, if there is one.
     """
 
     folder: str
     exports: tuple[str, ...]
     required_of_installed: tuple[str, ...] = ()
+    noun: str = ""
+    option: str = ""
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all plugins, sorted; none is imported."""
@@ -102,7 +106,8 @@ def installed(folder: str) -> Mapping[str, EntryPoint]:
 def _load(registry: Registry[P], name: str) -> ModuleType:
     known = registry.names()
     if name not in known:
-        raise PluginError(f"clipzoo/{registry.folder} has no {name!r}; {hint(name, known)}")
+        noun, place = registry.noun or f"{registry.folder} plugin", f" ({registry.option})" if registry.option else ""
+        raise PluginError(f"there is no {noun} {name!r}{place}; {hint(name, known)}")
     point = registry.installed().get(name)
     return _import(registry, point) if point else importlib.import_module(f"clipzoo.{registry.folder}.{name}")
 

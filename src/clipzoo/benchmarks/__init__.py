@@ -32,7 +32,9 @@ class LayoutPlugin(Protocol):
     LAYOUT: Layout
 
 
-PLUGINS: Registry[LayoutPlugin] = Registry("benchmarks", ("LAYOUT",))
+PLUGINS: Registry[LayoutPlugin] = Registry(
+    "benchmarks", ("LAYOUT",), noun="benchmark layout", option="evaluation.layout"
+)
 
 
 def layout_of(location: str) -> str | None:

@@ -260,7 +260,8 @@ def check_run_folder(folder: Path) -> None:
     if not folder.is_file() and not (folder / "recipe.yaml").is_file():
         runs = sorted(str(path.parent) for path in Path("runs").glob("*/recipe.yaml"))
         fix = hint(str(folder), runs) if runs else "create one with `clipzoo run RECIPE`"
-        raise CheckpointError(f"{folder} is not a run folder: it has no recipe.yaml; {fix}")
+        why = "is not a run folder: it has no recipe.yaml" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {why}; {fix}")
 
 
 def print_preview(

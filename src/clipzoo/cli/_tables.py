@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, get_args, get_type_hints
 from rich.markup import escape
 from rich.table import Table
 
+from clipzoo.errors import counted
+
 if TYPE_CHECKING:
     from clipzoo.conformance import ConformanceReport
     from clipzoo.errors import StoreError
@@ -41,10 +43,12 @@ def advice(results: AdviceResults) -> Table:
     from clipzoo.pages import words
     from clipzoo.runs.ablation.advise import ranked
 
-    table = _wide("expert alone", "gain in points", "improves", "harms", "hours of labeling")
+    table = _wide("expert alone", "gain in points", "improves", "harms", "time of labeling")
     for name, one in ranked(results["advice"]):
         changes = (", ".join(map(words.group_name, one[kind])) or "–" for kind in ("better", "worse"))
-        table.add_row(name, f"{100 * one['gain']:+.1f}", *changes, f"{one['hours']:,.2g}" if one["hours"] else "–")
+        table.add_row(
+            name, f"{100 * one['gain']:+.1f}", *changes, words.duration(3600 * one["hours"]) if one["hours"] else "–"
+        )
     return table
 
 
@@ -121,10 +125,12 @@ def estimated(guess: Estimate) -> Table:
 
 def estimated_total(guess: Estimate, price: float | None) -> str:
     """Return the estimated cost of labeling in total; ``price`` is that of an hour."""
-    total = f"{guess.samples:,} samples: {timedelta(seconds=round(guess.seconds))}, {guess.bytes / 1e6:,.1f} MB"
+    total = (
+        f"{counted(guess.samples, 'sample')}: {timedelta(seconds=round(guess.seconds))}, {guess.bytes / 1e6:,.1f} MB"
+    )
     if price is not None:
         total += f", {guess.price(price):,.2f} at {price:g} per hour"
-    return f"{total}; measured on {guess.measured:,} samples, whose labels were discarded"
+    return f"{total}; measured on {counted(guess.measured, 'sample')}, whose labels were discarded"
 
 
 # Experts ---------------------------------------------------------------------------------------------------
@@ -295,7 +301,7 @@ def tradeoff(found: Tradeoff, title: str) -> Table:
     """Return the trade-off of interpolated students on validation; the chosen row is bold."""
     from clipzoo.evaluation.measure import rounded
 
-    table = Table(title=f"{escape(title)}: {found.measure} on {found.images:,} images of validation")
+    table = Table(title=f"{escape(title)}: {found.measure} on {counted(found.images, 'image')} of validation")
     for name in ("α", "zero-shot", "loss", "95 % interval", f"loss ≤ {found.max_loss:g}", "dense mean", "gain kept"):
         table.add_column(name)
     for point in found.points:

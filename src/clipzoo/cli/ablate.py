@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipzoo.cli._options import Device, Out, RecipePath, Set, Trust
+from clipzoo.errors import counted
 
 if TYPE_CHECKING:
     from clipzoo.runs.ablation import Ablation
@@ -51,10 +52,12 @@ def _preview(recipe: Path, out: Path | None, overrides: list[str] | None, wanted
 
     loaded, folder = load_recipe(recipe, out, overrides, trust)
     check(loaded)
-    length = f"{wanted.steps} steps" if wanted.steps else loaded.training.length
+    length = counted(wanted.steps, "step") if wanted.steps else loaded.training.length
     with TemporaryDirectory() as scratch:
         trainings = planned(Run(loaded, folder, scratch=Path(scratch)), wanted)
     rows = [(f"{name}/{seed}", "trained" if done else length) for name, seed, done in trainings]
     remaining = sum(not done for _, _, done in trainings)
-    console.print(two_columns([*rows, ("remaining", f"{remaining} trainings of {length}")], "training", "work"))
+    console.print(
+        two_columns([*rows, ("remaining", f"{counted(remaining, 'training')} of {length}")], "training", "work")
+    )
     console.print("dry run: nothing was started or written")

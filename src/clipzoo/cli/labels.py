@@ -9,7 +9,7 @@ import typer
 
 from clipzoo import plugins
 from clipzoo.cli._options import as_share
-from clipzoo.errors import MAX_FAILURES
+from clipzoo.errors import MAX_FAILURES, counted
 
 app = typer.Typer(name="labels", help="Manage label stores, and import and export labels.", no_args_is_help=True)
 
@@ -83,7 +83,7 @@ def rm(
     opened, parts = Store(store), _parts(store, name)
     if not yes:
         column = opened.column(*parts)
-        typer.confirm(f"Delete {column.manifest.counts.labels:,} labels in {column.path}?", abort=True)
+        typer.confirm(f"Delete {counted(column.manifest.counts.labels, 'label')} in {column.path}?", abort=True)
     opened.remove(*parts)
     console.print(f"deleted {'/'.join(parts)}")
 
@@ -102,7 +102,8 @@ def merge(
         columns = merged([Store(path) for path in stores], Store(out), progress.step)
     for column in columns:
         counts = column.manifest.counts
-        console.print(f"{column.name}: {counts.shards} shards, {counts.labels:,} labels, {counts.failures:,} failures")
+        each = (counted(counts.shards, "shard"), counted(counts.labels, "label"), counted(counts.failures, "failure"))
+        console.print(f"{column.name}: {', '.join(each)}")
 
 
 @app.command("verify")
@@ -127,8 +128,10 @@ def verify(
         found = verification(Store(store), reader, progress.step, deep=deep, resume=log)
     for problem in found.problems:
         plain(str(problem))
-    count = f"{len(found.problems)} problems" if found.problems else "no problems"
-    console.print(f"{count} in {found.labels:,} labels of {len(columns)} columns: {found.describe()}")
+    count = counted(len(found.problems), "problem") if found.problems else "no problems"
+    console.print(
+        f"{count} in {counted(found.labels, 'label')} of {counted(len(columns), 'column')}: {found.describe()}"
+    )
     if found.problems:
         raise typer.Exit(1)
 
@@ -172,7 +175,9 @@ def import_(
     column, unmatched = result.column, result.samples - result.matched
     print_reports([column])
     without = f", {unmatched:,} without a label" if unmatched else ""
-    console.print(f"{result.samples:,} samples{without}: {column.labels:,} labeled, {column.failures:,} failed")
+    console.print(
+        f"{counted(result.samples, 'sample')}{without}: {column.labels:,} labeled, {column.failures:,} failed"
+    )
     for note, count in result.notes.items():
         plain(f"{count:,} × {note}")
 
@@ -197,9 +202,9 @@ def export(
 
     with locations.resolved(data, store) as place, bars() as progress:
         result = export_labels(store, place, to, out, column or (), progress)
-    skipped = f", {result.left_out:,} samples without a label were skipped" if result.left_out else ""
-    changed = f", {result.changed:,} labels were changed" if result.changed else ""
-    plain(f"{result.column}: {result.pictures:,} images in {result.path}{skipped}{changed}")
+    skipped = f", {counted(result.left_out, 'sample')} without a label skipped" if result.left_out else ""
+    changed = f", {counted(result.changed, 'label')} changed" if result.changed else ""
+    plain(f"{result.column}: {counted(result.pictures, 'image')} in {result.path}{skipped}{changed}")
     if result.listed:
         plain(f"the reasons are in {result.listed}")
 

@@ -52,7 +52,7 @@ def command(
 
     draft.check_out(out, force)
     device = pick_device(device)
-    found = _dataset(store, several.combined(data) if data else None, yes)
+    found = _dataset(store, several.combined(data) if data else None, yes, out)
     place = store or draft.find_store(found)
     labels = draft.check_store(place, found)
     existing = draft.proposed_columns(labels)
@@ -78,19 +78,28 @@ def command(
     console.print(f"recipe: {bold(out)}; next: clipzoo {verb} {escape(str(out))} --dry-run")
 
 
-def _dataset(store: str | None, data: str | None, yes: bool) -> Data:
-    """Return the dataset of the recipe, and print its samples; that of an existing store is not guessed."""
+def _dataset(store: str | None, data: str | None, yes: bool, out: Path) -> Data:
+    """Return the dataset of the recipe, and print its samples.
+
+    That of an existing store is not guessed; the default is that of the recipe which is overwritten, if there is one.
+    """
     from clipzoo.cli._console import plain
-    from clipzoo.errors import RecipeError
+    from clipzoo.errors import RecipeError, counted
+    from clipzoo.runs.new_recipe import dataset_of
 
     if store and yes and data is None:
         raise RecipeError(
             "--store is given with --yes, but the dataset of its labels is missing: add --data LOCATION, or leave out "
             "--yes to be asked"
         )
-    found = _ask("1. Dataset (docs/data.md)", data, None if store else "demo:captioned", _check_data, yes)
+    usual = dataset_of(out) if out.exists() and data is None else "demo:captioned"
+    if usual is None and yes and not store:
+        raise RecipeError(f"{out} exists and is no recipe, so its dataset is unknown: add --data LOCATION")
+    if yes and data is None and out.exists():
+        plain(f"   the dataset stays that of {out}: {usual}")
+    found = _ask("1. Dataset (docs/data.md)", data, None if store else usual, _check_data, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
-    plain(f"   {found.samples:,} usable samples{skipped}")
+    plain(f"   {counted(found.samples, 'usable sample')}{skipped}")
     return found
 
 

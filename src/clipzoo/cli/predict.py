@@ -34,6 +34,7 @@ def command(
 ) -> None:
     """Show the predictions of a student on pictures: all heads, and probabilities of prompts."""
     from clipzoo.cli._console import bars, bold, console, plain
+    from clipzoo.errors import counted
     from clipzoo.pages.predictions import check_ending
     from clipzoo.runs.before.preflight import pick_device
     from clipzoo.runs.showing import show
@@ -46,5 +47,5 @@ def command(
         )  # fmt: skip
     for name, reason in shown.failures:
         plain(f"{name}: {reason}")
-    count = len(shown.pictures)
-    console.print(f"{count} picture{'s' if count != 1 else ''}, {len(shown.failures)} failed: {bold(shown.save(out))}")
+    shown_count = counted(len(shown.pictures), "picture")
+    console.print(f"{shown_count}, {len(shown.failures)} failed: {bold(shown.save(out))}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipzoo.cli._options import Trust
+from clipzoo.errors import counted
 
 
 def command(
@@ -33,7 +34,7 @@ def command(
 
     with existing_run(folder, trust) as run:
         pushed = pipeline.push(run, repository, to, arm, seed, heads, private, dry_run)
-    rows = [(name, f"{size:,} bytes") for name, size in pushed.files.items()]
+    rows = [(name, counted(size, "byte")) for name, size in pushed.files.items()]
     console.print(two_columns(rows, "file", "size"))
     if dry_run:
         plain(pushed.card)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipzoo.cli._options import Device, DryRun, Gpus, Out, RecipePath, Set, Trust
+from clipzoo.errors import counted
 
 
 def command(
@@ -40,6 +41,8 @@ def command(
     ) as run:
         trained = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
-    console.print(f"{arm}, seed {seed}: " + ("was already trained" if trained else f"trained for {run.steps()} steps"))
+    console.print(
+        f"{arm}, seed {seed}: " + ("was already trained" if trained else f"trained for {counted(run.steps(), 'step')}")
+    )
     loads = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
     console.print(f"student: {bold(folder)}; load it with {escape(loads)}", soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipzoo.errors import counted
+
 
 def command(
     labels: Annotated[str, typer.Argument(help="A label store.", show_default=False)],
@@ -37,5 +39,5 @@ def command(
         from clipzoo.viewer.server import open_viewer
 
         viewer = open_viewer(labels, located, host, port)
-        text = f"{len(viewer.table):,} samples: open {viewer.address} (Ctrl-C stops the viewer)"
+        text = f"{counted(len(viewer.table), 'sample')}: open {viewer.address} (Ctrl-C stops the viewer)"
         viewer.serve(lambda: plain(text))

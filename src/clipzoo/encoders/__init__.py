@@ -6,9 +6,11 @@ A file exports ``create(name, options)``, which returns an `Encoder` for a URI `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qsl
 
+from clipzoo import files
 from clipzoo.encoders.base import TextlessEncoder
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
@@ -24,7 +26,7 @@ class EncoderPlugin(Protocol):
         """Return the encoder of a name; raise `CheckpointError` if there is none or an option is unknown."""
 
 
-PLUGINS: Registry[EncoderPlugin] = Registry("encoders", ("create",))
+PLUGINS: Registry[EncoderPlugin] = Registry("encoders", ("create",), noun="library of models", option="--model")
 
 
 def check(uri: str) -> None:
@@ -51,6 +53,13 @@ def create(uri: str) -> Encoder:
 def _parse(uri: str) -> tuple[str, str, dict[str, str]]:
     """Return library, name and options of a URI."""
     scheme, colon, rest = uri.partition(":")
+    if not colon and Path(uri).expanduser().is_dir():
+        raise CheckpointError(f"{uri!r} is a folder, and a model is <library>:<name>. Write open_clip:{uri}")
+    if not colon and "/" in uri:
+        raise CheckpointError(
+            f"{files.missing(Path(uri))}, and it is no <library>:<name>. Write open_clip:FOLDER for the folder of a "
+            "student, or a name such as open_clip:ViT-B-16/openai"
+        )
     if not colon or scheme not in PLUGINS.names():
         raise CheckpointError(
             f"{uri!r} is not a model: write <library>:<name>, such as open_clip:ViT-B-16/openai; "

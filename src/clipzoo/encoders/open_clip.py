@@ -18,6 +18,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from clipzoo import files
 from clipzoo.encoders.base import ImageEncoder, Options
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
@@ -74,7 +75,12 @@ def check(name: str, options: Mapping[str, str]) -> None:
     Options.parse(options, f"open_clip:{name}")
     if ":" not in name and not Path(name).expanduser().is_dir():
         model, _, tag = name.partition("/")
-        check_model(model, tag or None)
+        if "/" in tag or model in ("", ".", ".."):
+            raise CheckpointError(f"{files.missing(Path(name))}. Give the folder of a student, or NAME/TAG of OpenCLIP")
+        try:
+            check_model(model, tag or None)
+        except CheckpointError as error:
+            raise CheckpointError(f"there is no folder {name!r}, and {error}") from error
 
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:

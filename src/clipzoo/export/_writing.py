@@ -15,7 +15,9 @@ from clipzoo.export.base import PARITY, ExportPlugin, Source, sentence
 from clipzoo.models import disk_errors
 from clipzoo.plugins import Registry
 
-PLUGINS: Registry[ExportPlugin] = Registry("export", ("LIBRARY", "LIMIT", "check", "write", "compare"))
+PLUGINS: Registry[ExportPlugin] = Registry(
+    "export", ("LIBRARY", "LIMIT", "check", "write", "compare"), noun="export target", option="--to"
+)
 
 
 def export_student(to: str, source: Source, folder: Path) -> dict[str, object]:
@@ -73,7 +75,8 @@ def _staged(folder: Path) -> Iterator[Path]:
     if partial.is_symlink():
         partial.unlink()
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with files.named(folder, partial):
+        files.make_folder(partial)
     try:
         yield partial
         if folder.exists():

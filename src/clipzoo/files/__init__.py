@@ -8,6 +8,7 @@ from clipzoo.files._writing import (
     equal,
     link_or_copy,
     make_folder,
+    named,
     remove_folder,
     remove_partial,
     sync_folder,
@@ -26,6 +27,7 @@ from clipzoo.files.places import (
     local,
     map_ahead,
     matching,
+    missing,
     nested,
     open_file,
     open_for_arrow,
@@ -43,7 +45,8 @@ from clipzoo.files.places import (
 
 __all__ = [
     "AnyPath", "PartialFile", "Place", "append", "atomic", "below", "cached", "check_inside", "equal", "join",
-    "keep_cached", "leads_out", "link_or_copy", "local", "locked", "make_folder", "map_ahead", "matching", "nested",
-    "open_file", "open_for_arrow", "open_raw", "open_regular", "place", "read", "read_at", "read_spans", "remote",
-    "remove_folder", "remove_partial", "size", "state", "sync_folder", "threads", "unlocked", "write", "write_output",
+    "keep_cached", "leads_out", "link_or_copy", "local", "locked", "make_folder", "map_ahead", "matching", "missing",
+    "named", "nested", "open_file", "open_for_arrow", "open_raw", "open_regular", "place", "read", "read_at",
+    "read_spans", "remote", "remove_folder", "remove_partial", "size", "state", "sync_folder", "threads", "unlocked",
+    "write", "write_output",
 ]  # fmt: skip

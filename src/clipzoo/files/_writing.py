@@ -26,6 +26,22 @@ from clipzoo.files.places import Place, below, cached, leads_out, local_copy, re
 PARTIAL = ".tmp"
 
 
+@contextmanager
+def named(target: Path, partial: Path | None = None) -> Iterator[None]:
+    """Raise errors of the disk with the name of ``target`` instead of that of the partial file or folder.
+
+    Where folders exist and nothing can be created in them, as in /proc, Linux says "No such file or directory".
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise PermissionError(errno.EACCES, "nothing can be created there", str(target)) from error
+        if str(error.filename) in (str(partial), str(partial or target)) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
+
+
 class PartialFile:
     """A file that is being written, at ``path`` on this machine; it starts empty.
 
@@ -43,7 +59,8 @@ class PartialFile:
             return
         make_folder(target.parent)
         self.path = target.with_name(f"{target.name}.{uuid4().hex[:8]}{PARTIAL}")
-        os.close(_local.unlinked(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        with named(target, self.path):
+            os.close(_local.unlinked(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
 
     def commit(self) -> None:
         """Publish the file at its target."""
@@ -53,7 +70,8 @@ class PartialFile:
             return
         if self.sync:
             _sync(self.path)
-        self.path.replace(self.target)
+        with named(self.target, self.path):
+            self.path.replace(self.target)
         if self.sync:
             _sync(self.target.parent)
 
@@ -74,7 +92,8 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    with named(folder):
+        folder.mkdir(exist_ok=True)
     _sync(folder.parent)
 
 
@@ -149,7 +168,10 @@ def append(path: Place, line: bytes) -> None:
     if isinstance(path, Remote):
         path.write((path.read_bytes() if path.is_file() else b"") + line + b"\n")
         return
-    with os.fdopen(_local.unlinked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+") as file:
+    make_folder(path.parent)
+    with named(path):
+        number = _local.unlinked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    with os.fdopen(number, "ab+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line

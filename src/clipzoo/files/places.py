@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
+from clipzoo import plugins
 from clipzoo.errors import RemoteError
 from clipzoo.files import _copies, _local
 from clipzoo.files._remote import Remote, RemoteFile
@@ -61,6 +62,14 @@ def local(given: AnyPath, what: str) -> Path:
             "of its object store"
         )
     return path.expanduser()
+
+
+def missing(path: Path) -> str:
+    """Return a sentence that a path does not exist, with similar names next to it, or the part that is missing."""
+    near = plugins.nearest(path.name, [one.name for one in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    there = next(one for one in path.absolute().parents if one.is_dir())
+    why = "" if path.parent.is_dir() else f"; of its path, only {there} exists"
+    return f"{path} does not exist{f'; {near}' if near else why}"
 
 
 def join(folder: Place, name: str) -> Place:

@@ -23,7 +23,7 @@ class HeadPlugin(Protocol):
     Head: Callable[..., nn.Module]
 
 
-PLUGINS: Registry[HeadPlugin] = Registry("heads", ("Head",))
+PLUGINS: Registry[HeadPlugin] = Registry("heads", ("Head",), noun="head", option="head of a column")
 
 
 def create(name: str, in_channels: Sequence[int], out_channels: int, **options: object) -> nn.Module:

@@ -19,7 +19,7 @@ class ImporterPlugin(Protocol):
     """Create the importer of the part of a URI after the scheme: the source and its options."""
 
 
-PLUGINS: Registry[ImporterPlugin] = Registry("importers", ("create",))
+PLUGINS: Registry[ImporterPlugin] = Registry("importers", ("create",), noun="import format", option="--format")
 
 
 def create(format: str, source: str) -> Importer:

@@ -13,6 +13,7 @@ from clipzoo.errors import MAX_FAILURES, ExpertError, SampleError
 from clipzoo.files import AnyPath, Place
 from clipzoo.importers import Importer
 from clipzoo.labeling.engine import ColumnReport, label
+from clipzoo.plugins import hint
 from clipzoo.readers import open_dataset
 
 
@@ -62,7 +63,8 @@ def import_labels(
     formats = importers.PLUGINS.names()
     if format not in formats:
         raise ExpertError(
-            f"format {format!r} is unknown. Use one of {', '.join(formats)}; for predictions use clipzoo label"
+            f"there is no import format {format!r} (--format; for predictions use clipzoo label); "
+            f"{hint(format, formats)}"
         )
     query = "&".join(f"{name}={quote(value, safe='/,@#:. ')}" for name, value in answers.items())
     expert = importers.create(format, source + (f"?{query}" if query else ""))

@@ -6,27 +6,30 @@ an entry point in the group ``clipzoo.locations``. All other locations are retur
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypedDict, cast
+from typing import Literal, Protocol, TypedDict, cast
 
-from clipzoo import files
+from clipzoo import files, readers
 from clipzoo.errors import DatasetError
-from clipzoo.files import several
+from clipzoo.files import AnyPath, several
 from clipzoo.plugins import Registry
+from clipzoo.readers import Reader
 from clipzoo.tasks.base import Convention
 
 __all__ = [
-    "PLUGINS", "LocationPlugin", "Proposals", "conventions", "pictures_to_render", "proposals", "provided", "resolve",
-    "resolve_data", "resolve_into_store", "resolved", "share_pictures",
+    "PLUGINS", "LocationPlugin", "Proposals", "conventions", "open_dataset", "pictures_to_render", "proposals",
+    "provided", "resolve", "resolve_data", "resolve_into_store", "resolved", "share_pictures",
 ]  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
 
+_HOME = Path.home() / ".cache" / "clipzoo"
 _FOLDER = re.compile(r"(?!\w+://).+|(?!https?://)[^*?\[{]+", re.DOTALL)
 """A location that may be a folder with subfolders: a path, or a remote address without a pattern."""
 
@@ -63,7 +66,9 @@ class LocationPlugin(Protocol):
         """Return task -> convention of the true labels; empty if there are none."""
 
 
-PLUGINS: Registry[LocationPlugin] = Registry("locations", ("check", "resolve", "pictures", "shares", "conventions"))
+PLUGINS: Registry[LocationPlugin] = Registry(
+    "locations", ("check", "resolve", "pictures", "shares", "conventions"), noun="scheme of locations"
+)
 
 
 def _plugin(location: str) -> LocationPlugin | None:
@@ -151,11 +156,37 @@ def resolve_into_store(location: str, store: str) -> str:
 
 @contextmanager
 def resolved(location: str, store: str) -> Iterator[str]:
-    """Yield the location as `resolve_into_store` returns it, but create data for the length of the block only."""
+    """Yield the location as `resolve_into_store` returns it, but create data for the length of the block only.
+
+    Data that the folder of the store has is used.
+    """
     with TemporaryDirectory(prefix="clipzoo-look-") as scratch:
         cache = _cache(store)
-        yield resolve_data(location, cache if cache.is_dir() else Path(scratch))
+        for known in cache.iterdir() if cache.is_dir() else ():
+            Path(scratch, known.name).symlink_to(known.resolve())
+        yield resolve_data(location, Path(scratch))
+
+
+def open_dataset(
+    location: AnyPath, captions: Literal["required", "optional"] = "required", fields: Sequence[str] = ()
+) -> Reader:
+    """Open the dataset at ``location``: a folder, file, list, or glob or brace pattern, with options after ``?``.
+
+    docs/data.md describes the formats and their options. Data of ``demo:`` and ``rooms:`` is created in
+    ``~/.cache/clipzoo`` on first use.
+
+    Args:
+        location: of the dataset.
+        captions: if they are optional, an image without a readable caption is a usable sample whose caption is "".
+        fields: caption fields that samples carry in `Sample.fields`: columns, members and fields of ``.json``.
+
+    Raises:
+        DatasetError: there is no data, or its format is unknown or ambiguous.
+        RemoteError: its address cannot be reached.
+    """
+    place = os.fspath(location)
+    return readers.open_dataset(resolve_data(place, _HOME) if provided(place) else place, captions, fields)
 
 
 def _cache(store: str) -> Path:
-    return Path.home() / ".cache" / "clipzoo" if "://" in store else Path(store, ".data")
+    return _HOME if "://" in store else Path(store, ".data")

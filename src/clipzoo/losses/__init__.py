@@ -34,7 +34,7 @@ class InstalledLoss(LossPlugin, Protocol):
     """(task, convention) -> True if the loss is for such labels."""
 
 
-PLUGINS: Registry[LossPlugin] = Registry("losses", ("loss",), ("learns",))
+PLUGINS: Registry[LossPlugin] = Registry("losses", ("loss",), ("learns",), noun="loss", option="loss of a column")
 
 
 def evaluate(

@@ -24,7 +24,7 @@ class ModelScheme(Protocol):
         """Return the model as OpenCLIP names it, such as ``local-dir:PATH``; `CheckpointError` if there is none."""
 
 
-PLUGINS: Registry[ModelScheme] = Registry("model_schemes", ("resolve",))
+PLUGINS: Registry[ModelScheme] = Registry("model_schemes", ("resolve",), noun="scheme of models")
 
 
 def _plugin(model: str) -> ModelScheme | None:

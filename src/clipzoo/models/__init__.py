@@ -1,6 +1,6 @@
 """The student: an OpenCLIP model with heads, for training and for use."""
 
-from clipzoo.models._folder import disk_errors
+from clipzoo.models._folder import disk_errors, read_heads
 from clipzoo.models._open_clip import ModelConfig, check_model, weights_are_local
 from clipzoo.models.head_spec import HeadSpec
 from clipzoo.models.interpolation import interpolated
@@ -10,5 +10,5 @@ from clipzoo.models.student import Outputs, Student, check_layers
 
 __all__ = [
     "HeadSpec", "Loaded", "ModelConfig", "Outputs", "Segments", "Student", "check_layers", "check_model", "disk_errors",
-    "interpolated", "load", "segment", "weights_are_local",
+    "interpolated", "load", "read_heads", "segment", "weights_are_local",
 ]  # fmt: skip

@@ -139,6 +139,8 @@ def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) ->
         CheckpointError: the folder holds no student, a damaged one, or one that would run code that is not trusted.
     """
     folder = files.local(path, "a student")
+    if not folder.exists():
+        raise CheckpointError(f"{files.missing(folder)}. Give the folder of a student or run")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{folder} holds no {CONFIG}, so it is not the folder of a student. Give a folder such as "

@@ -16,7 +16,7 @@ from clipzoo import files
 from clipzoo.checking import Findings, groups, scan
 from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Duplicates, Place, side_of
-from clipzoo.errors import MAX_FAILURES, ClipzooError, Code
+from clipzoo.errors import MAX_FAILURES, ClipzooError, Code, counted
 from clipzoo.files import AnyPath
 from clipzoo.pages import _html
 from clipzoo.pages.pictures import data_uri
@@ -93,7 +93,7 @@ def rows(findings: Findings) -> list[tuple[str, str, str]]:
     unscanned = "" if findings.of_all else "a part of the dataset; duplicates in the other part are not found"
     languages = _counted(findings.languages, total) if findings.languages or not total else UNDETECTED
     return [
-        ("samples", f"{findings.seen:,}", unscanned or f"in {_many(findings.shards, 'shard')}"),
+        ("samples", f"{findings.seen:,}", unscanned or f"in {counted(findings.shards, 'shard')}"),
         ("usable", f"{total:,}", _share(total, findings.seen) + _consequence(findings)),
         *_broken_rows(findings),
         ("formats", "", _counted(findings.formats, total)),
@@ -164,7 +164,7 @@ def _caption_rows(findings: Findings) -> list[tuple[str, str, str]]:
 
 def _duplicate_rows(findings: Findings) -> list[tuple[str, str, str]]:
     return [
-        (name, f"{again.samples:,}", f"{_many(again.samples, 'duplicate')} in {_many(again.of, 'group')}")
+        (name, f"{again.samples:,}", f"{counted(again.samples, 'duplicate')} in {counted(again.of, 'group')}")
         for name, again in _duplicates(findings)
         if again.of
     ]
@@ -243,10 +243,6 @@ def _counted(counts: Counter[str], total: int, order: Sequence[str] | None = Non
     if rest:
         parts.append(f"others: {_share(rest, total)}")
     return ", ".join(parts) or "–"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
 def _share(count: int, total: int) -> str:

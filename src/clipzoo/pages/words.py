@@ -57,6 +57,15 @@ def abouts(results: Comparison) -> dict[str, str]:
     return {arm: about for arm, about in ARMS.items() if arm in results.get("arms", {})} | named
 
 
+def duration(seconds: float) -> str:
+    """Return a time in its usual unit: "less than 1 s", "12 s", "4 min", "2.5 hours"."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:,.1f} hours"
+
+
 def group_name(metric: str) -> str:
     """Return the display name of a group, or of the group of ``<group>/<measure>``; the title if it is a task."""
     group = metric.split("/")[0]

@@ -22,7 +22,7 @@ class PresetPlugin(Protocol):
     PRESET: Preset
 
 
-PLUGINS: Registry[PresetPlugin] = Registry("probing", ("PRESET",))
+PLUGINS: Registry[PresetPlugin] = Registry("probing", ("PRESET",), noun="preset", option="--preset")
 
 
 def names() -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class ReaderPlugin(Protocol):
     READER: ReaderClass
 
 
-PLUGINS: Registry[ReaderPlugin] = Registry("readers", ("READER",))
+PLUGINS: Registry[ReaderPlugin] = Registry("readers", ("READER",), noun="dataset format")
 
 
 def open_location(location: Location) -> Reader:

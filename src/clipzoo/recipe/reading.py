@@ -56,6 +56,9 @@ def parse(values: Mapping[str, object], source: str = "recipe") -> Recipe:
 def _read(path: AnyPath, overrides: Sequence[str]) -> Recipe:
     try:
         values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        text = files.missing(files.local(path, "a recipe"))
+        raise RecipeError(f"{text}. Give a recipe, or the folder of a run") from error
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -172,8 +172,9 @@ class TrainingRecipe(Part):
 
     @property
     def length(self) -> str:
-        """``<n> steps`` or ``<n> epochs``."""
-        return f"{self.epochs:g} epochs" if self.steps is None else f"{self.steps} steps"
+        """``<n> steps`` or ``<n> epochs``, or ``1 step``."""
+        text = f"{self.epochs:g} epochs" if self.steps is None else f"{self.steps} steps"
+        return text.removesuffix("s") if text.startswith("1 ") else text
 
     def updates(self, samples: int) -> int:
         """Return the steps of a training on this number of samples; epochs count whole batches."""

@@ -68,8 +68,8 @@ class Run:
         self.folder = Folder(out, scratch)
         if self.folder.base:
             self.folder.base.check(recipe, self.folder.path)
-        changed = self.folder.differences(recipe)
         self.inputs = Inputs(recipe, self.folder, self.progress)
+        changed = self.folder.differences(recipe, self.inputs.check_names)
         self.trainings = Trainings(self.inputs, device)
         if changed is None or changed:
             self._preflight()

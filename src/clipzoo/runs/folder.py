@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,8 +175,14 @@ class Folder:
             finally:
                 self._locked = False
 
-    def differences(self, recipe: Recipe) -> Mapping[str, str] | None:
+    def differences(
+        self, recipe: Recipe, check: Callable[[Sequence[str]], None] = lambda fields: None
+    ) -> Mapping[str, str] | None:
         """Return field -> difference between the recipe of the folder and another one; None if the folder has none.
+
+        Args:
+            recipe: the other one.
+            check: raises if a value of these fields is a mistake, which is then the reason for the difference.
 
         Raises:
             CheckpointError: a trained arm depends on one of the fields.
@@ -186,6 +192,7 @@ class Folder:
         changed = recipes.load(self.recipe, trust=True).differences(recipe)
         binding = [name for name in changed if binds(name, recipe)] if self.trained else []
         if binding:
+            check(binding)
             lines = "\n".join(f"  {name}: {changed[name]}" for name in binding)
             raise CheckpointError(
                 f"{self.path} holds arms that were trained with another recipe. It has\n{lines}\n"
@@ -198,7 +205,7 @@ class Folder:
 
         Labels are kept: a store records itself which dataset and expert they are of.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.path)
         if not self.trained:
             for name in ("plan.arrow", "plan.parquet"):
                 (self.path / name).unlink(missing_ok=True)

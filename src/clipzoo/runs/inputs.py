@@ -96,6 +96,19 @@ class Inputs:
         stages([expert for uri, expert in created.items() if uri not in self._online], self.store)
         return created
 
+    def check_names(self, fields: Sequence[str]) -> None:
+        """Raise the error of an expert or column that does not exist, of these fields of the recipe."""
+        for field in fields:
+            _, _, rest = field.partition("columns.")
+            number, _, name = rest.partition(".")
+            if not number.isdecimal() or int(number) >= len(self.recipe.columns):
+                continue
+            column = self.recipe.columns[int(number)]
+            if name == "expert" and column.expert:
+                experts.create(column.expert)
+            elif name == "column" and column.column:
+                self._stored(column.column)
+
     @property
     def _online(self) -> set[str]:
         """URIs of the experts that label during training."""

@@ -16,7 +16,7 @@ import yaml
 
 from clipzoo import experts, files, locations, model_schemes
 from clipzoo import recipe as recipes
-from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError
+from clipzoo.errors import MAX_FAILURES, ClipzooError, DatasetError, RecipeError, StoreError, counted
 from clipzoo.experts import ExpertCard
 from clipzoo.files import AnyPath, several
 from clipzoo.labeling.inputs import stages
@@ -68,9 +68,24 @@ def check_out(path: AnyPath, force: bool = False) -> None:
         if force:
             return
         raise RecipeError(f"{path} exists; give another --out, or --force to overwrite it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    files.make_folder(path.parent)
+    with files.named(path):
+        path.touch()
     path.unlink()
+
+
+def dataset_of(path: AnyPath) -> str | None:
+    """Return the dataset of a recipe, also of one with mistakes; None if the file is not a recipe with a dataset."""
+    try:
+        values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    data = values.get("data") if isinstance(values, dict) else None
+    if isinstance(data, list):
+        parts = [one if isinstance(one, dict) else {"data": one} for one in data]
+        named = {str(one.get("name") or several.name_of(str(one.get("data")))): str(one.get("data")) for one in parts}
+        return several.combine(named) if named else None
+    return data if isinstance(data, str) else None
 
 
 def check_data(location: str, progress: Callable[[int, int], None] = lambda done, total: None) -> Data:
@@ -315,13 +330,13 @@ def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> 
     before = "" if labeled else "; labeling comes first"
     return (
         f"# clipzoo {verb} {path}     (add --dry-run to see what it would do)\n"
-        f"# {who} {images:,} images in total{lasts}{before}. Expected: {expected}"
+        f"# {who} {counted(images, 'image')} in total{lasts}{before}. Expected: {expected}"
     )
 
 
 def _data(data: Data) -> str:
     """Return the field ``data``: a location, or a list of datasets."""
-    note = f"  # {data.samples:,} usable samples; the dataset is never changed"
+    note = f"  # {counted(data.samples, 'usable sample')}; the dataset is never changed"
     named = several.separate(data.location)
     if named is None:
         return f"data: {json.dumps(data.location)}{note}"

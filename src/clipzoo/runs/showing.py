@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,19 @@ from clipzoo import files, model_schemes
 from clipzoo import recipe as recipes
 from clipzoo.errors import CheckpointError, ImageError, SampleError
 from clipzoo.files import AnyPath
-from clipzoo.models import Loaded, Student, load
+from clipzoo.models import Loaded, Student, load, read_heads
 from clipzoo.models.loaded import Picture
-from clipzoo.pages.predictions import Predictions, locates, predict
+from clipzoo.pages.predictions import Predicted, Predictions, locates, predict
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import spread
-from clipzoo.recipe import StudentRecipe
+from clipzoo.recipe import ColumnRecipe, Recipe, StudentRecipe
 from clipzoo.runs.before.preflight import TRAINED, check_arm
 from clipzoo.runs.folder import Folder
+from clipzoo.runs.interpolation import BEST
 from clipzoo.types import ImageArray, decode_image, to_rgb
 
-BEST = "-best"
 SHOWN = ("clipzoo", "clip-ft", *(f"{arm}{BEST}" for arm in TRAINED))
-"""Arms of a run that can be shown; the first that is trained is the default."""
+"""Arms of a run that can be shown, before its named arms; the first that is trained is the default."""
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".jfif", ".avif")
 """Endings of the pictures of a folder."""
@@ -69,25 +69,39 @@ def show(
     if count < 1:
         raise ImageError(f"{count} is not a valid number of pictures. Give 1 or more")
     given = _expanded(pictures)
-    there = [one for one in given if not _is_missing(one)]
-    found = [*spread(there, count), *filter(_is_missing, given)]
     texts = prompts_of(prompts)
     models, notes = models_of(student, start, arm, seed, device, trust_remote_code)
     if texts:
         notes += [f"{one}: its vision tower has no heat maps of prompts" for one in models if not locates(models[one])]
-    shown, failures = [], []
-    for number, one in enumerate(found):
-        name = str(one) if isinstance(one, (str, Path)) else f"picture {number + 1}"
-        try:
-            shown.append(predict(name, _pixels(one), models, texts))
-        except SampleError as error:
-            failures.append((name, str(error)))
-        (progress or Silent()).step("pictures", number + 1, len(found))
+    shown, failures = _predicted(given, models, texts, count, progress or Silent())
     if not shown:
         name, reason = failures[0] if failures else ("the given folders", "they contain no pictures")
-        raise ImageError(f"none of {len(found)} pictures can be read: {name}: {reason}. Give pictures in other files")
+        raise ImageError(f"no picture can be read: {name}: {reason}. Give pictures in other files")
     source = "a loaded student" if isinstance(student, Loaded) else str(student)
     return Predictions(source, list(models), shown, failures, notes, independent(models))
+
+
+def _predicted(
+    given: Sequence[Given], models: Mapping[str, Loaded], texts: Sequence[str], count: int, progress: Progress
+) -> tuple[list[Predicted], list[tuple[str, str]]]:
+    """Return ``count`` pictures at equal distances with predictions, and (name, reason) of those that failed.
+
+    Pictures that cannot be read are replaced by others. Missing files are failures, whatever ``count`` is.
+    """
+    there = [number for number, one in enumerate(given) if not _is_missing(one)]
+    chosen = spread(there, count)
+    shown: dict[int, Predicted] = {}
+    failures: dict[int, tuple[str, str]] = {}
+    for number in [*chosen, *sorted({*range(len(given))} - {*chosen})]:
+        if len(shown) == count and number in there:
+            continue
+        name = str(given[number]) if isinstance(given[number], (str, Path)) else f"picture {number + 1}"
+        try:
+            shown[number] = predict(name, _pixels(given[number]), models, texts)
+        except SampleError as error:
+            failures[number] = name, str(error)
+        progress.step("pictures", len(shown), min(count, len(there)))
+    return [shown[number] for number in sorted(shown)], [failures[number] for number in sorted(failures)]
 
 
 def prompts_of(given: Sequence[str] | str | None) -> list[str]:
@@ -133,23 +147,74 @@ def _of_run(
     """Return arm, student, the recipe of its start, and the seed."""
     recipe, folder = recipes.load(path / "recipe.yaml", trust=True), Folder(path)  # nothing of the recipe is run
     number = recipe.seeds[0] if seed is None else seed
-    trained = {name: _place(folder, name, number) for name in SHOWN}
-    trained = {name: place for name, place in trained.items() if (place / "open_clip_config.json").is_file()}
+    trained = _trained(folder, recipe)
+    known = [*SHOWN, *recipe.named_arms]
     if arm is not None:
-        check_arm(arm, "show", SHOWN)
-    chosen = arm or next(iter(trained), None)
-    if chosen not in trained:
-        has = f"it has {', '.join(trained)}" if trained else "it has none"
+        check_arm(arm, "show", known, [name for name in known if any(name == one for one, _ in trained)])
+    chosen = arm or next((name for name, its in trained if its == number), None)
+    if chosen is None or (chosen, number) not in trained:
         raise CheckpointError(
-            f"{path} has no trained student of {f'the arm {arm!r}' if arm else 'any arm'} with seed {number}; {has}. "
-            f"Run `clipzoo {'interpolate' if (arm or '').endswith(BEST) else 'run'} {path}` first, or choose another "
-            "--arm or --seed"
+            f"{path} has no trained student of {f'the arm {arm!r}' if arm else 'any arm'} with seed {number}; "
+            f"{_listed(trained)}. Run `clipzoo {'interpolate' if (arm or '').endswith(BEST) else 'run'} {path}` first, "
+            "or choose another --arm or --seed"
         )
-    return chosen, load(trained[chosen], device, trust), recipe.student, number
+    return chosen, load(trained[chosen, number], device, trust), recipe.student, number
 
 
-def _place(folder: Folder, arm: str, seed: int) -> Path:
-    return folder.best(arm.removesuffix(BEST), seed) if arm.endswith(BEST) else folder.training(arm, seed) / "student"
+def _listed(trained: Iterable[tuple[str, int]]) -> str:
+    """Return the arms with trained students and the seeds of each, as text."""
+    seeds: dict[str, list[str]] = {}
+    for arm, seed in trained:
+        seeds.setdefault(arm, []).append(str(seed))
+    several = [f"{arm} (seed{'s'[: len(each) > 1]} {', '.join(each)})" for arm, each in seeds.items()]
+    return f"it has {', '.join(several)}" if several else "no arm of it is trained yet"
+
+
+def _trained(folder: Folder, recipe: Recipe) -> dict[tuple[str, int], Path]:
+    """Return (arm, seed) -> the folder of the student, for all that are trained; named arms are last."""
+    found = {}
+    for arm in SHOWN:
+        for seed, training in _seeds(folder.arm(arm.removesuffix(BEST))):
+            found[arm, seed] = training / ("best" if arm.endswith(BEST) else "student")
+    for arm in recipe.named_arms:
+        for seed, training in _seeds(_of_variant(folder, recipe, recipe.variants[arm])):
+            found[arm, seed] = training / "student"
+    return {one: place for one, place in found.items() if (place / "open_clip_config.json").is_file()}
+
+
+def _seeds(arm: Path | None) -> Iterator[tuple[int, Path]]:
+    """Yield the seeds and folders of an arm's trainings, by seed."""
+    names = [path.name for path in arm.iterdir() if path.name.isdecimal()] if arm and arm.is_dir() else []
+    for seed in sorted(map(int, names)):
+        if arm is not None:
+            yield seed, arm / str(seed)
+
+
+def _of_variant(folder: Folder, recipe: Recipe, sources: Sequence[str]) -> Path | None:
+    """Return the arm ``clipzoo`` of a subset of the columns, if it exists.
+
+    ``sources`` are names of columns, tasks or URIs of experts. The names of the columns of experts are read from heads
+    that are trained, since an expert may be code or weights to download.
+    """
+    runs = {path.parent: recipes.load(path, trust=True) for path in folder.path.glob("ablations/*/recipe.yaml")}
+    names: dict[str, str] = {}
+    for path, one in {folder.path: recipe, **runs}.items():
+        heads = next(path.glob("arms/clipzoo/*/student/clipzoo_heads.json"), None)
+        if heads is not None:
+            names |= dict(zip(map(_source, one.columns), read_heads(heads)[1], strict=False))
+    keys = {
+        one: {one, names.get(one, ""), names.get(one, one).partition("/")[0]} for one in map(_source, recipe.columns)
+    }
+    chosen = {one for one, its in keys.items() if its & {*sources}}
+    for path, one in {folder.path: recipe, **runs}.items():
+        if {*map(_source, one.columns)} == chosen:
+            return path / "arms" / "clipzoo"
+    return None
+
+
+def _source(column: ColumnRecipe) -> str:
+    """Return the expert or the name of a column of a recipe."""
+    return column.expert or str(column.column)
 
 
 def _started(wanted: StudentRecipe, seed: int, trust: bool) -> Student:

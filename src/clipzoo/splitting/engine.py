@@ -66,7 +66,8 @@ def split(
     reader = open_dataset(data)
     _check_output(target, reader, force)
     partial = target.with_name(f".{target.name}.partial")
-    files.make_folder(partial)
+    with files.named(target, partial):
+        files.make_folder(partial)
     with files.locked(partial, DatasetError, "two splits must not write into one folder"):
         kept = files.local(check, "the folder of --check") if check is not None else partial / _CHECK
         if check is not None and not holds_results(kept):

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipzoo import files
+from clipzoo.errors import counted
 from clipzoo.splitting import plan
 from clipzoo.splitting.parts import HELDOUT, PARTS, Options
 
@@ -99,11 +100,13 @@ def summary(
 
 def terminal_table(report: SplitReport) -> Table:
     """Return the report as a table for the terminal."""
-    table = Table(title=escape(f"{report.data}: {report.samples:,} samples"), title_justify="left")
+    table = Table(title=escape(f"{report.data}: {counted(report.samples, 'sample')}"), title_justify="left")
     for name in ("part", "samples", "share", "wanted", "classes", "groups"):
         table.add_column(name, justify="left" if name == "part" else "right", overflow="fold")
     for name, part in report.parts.items():
-        groups = f"{part.groups:,} ({part.grouped:,} samples, largest {part.largest:,})" if part.groups else "0"
+        groups = (
+            f"{part.groups:,} ({counted(part.grouped, 'sample')}, largest {part.largest:,})" if part.groups else "0"
+        )
         table.add_row(
             name,
             f"{part.samples:,}",
@@ -124,13 +127,13 @@ def notes(report: SplitReport) -> list[str]:
         if part.wanted is not None and part.samples != part.wanted:
             largest = max(one.largest for one in report.parts.values())
             found.append(
-                f"{name} has {part.samples:,} samples instead of {part.wanted:,}: groups stay together, and the "
-                f"largest one has {largest:,} samples"
+                f"{name} has {counted(part.samples, 'sample')} instead of {part.wanted:,}: groups stay together, "
+                f"and the largest one has {counted(largest, 'sample')}"
             )
     absent = sorted(
         {one for name in report.parts if name != HELDOUT for one in report.parts[name].classes}
         - set(report.parts["train"].classes if "train" in report.parts else ())
     )
     if absent:
-        found.append(f"{len(absent)} classes have no training sample: {', '.join(absent[:10])}")
+        found.append(f"{counted(len(absent), 'class', 'classes')} without a training sample: {', '.join(absent[:10])}")
     return found

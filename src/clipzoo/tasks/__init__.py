@@ -16,7 +16,7 @@ class TaskPlugin(Protocol):
     TASK: Task[Any]
 
 
-PLUGINS: Registry[TaskPlugin] = Registry("tasks", ("TASK",))
+PLUGINS: Registry[TaskPlugin] = Registry("tasks", ("TASK",), noun="task")
 
 
 def get(name: str) -> Task[Any]:

@@ -196,6 +196,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
 
+TEXT = "text/plain; charset=utf-8"
 FIELDS = 50
 """Parameters that an address may have."""
 
@@ -204,6 +205,18 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     timeout = 60
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer a request that is malformed, or of another method (501 in http.server), in a line of text."""
+        self.close_connection = True  # the body of the request is not read
+        other = code == 501
+        text = "the viewer answers GET and HEAD only" if other else message or "the request is malformed"
+        self._send(
+            405 if other else code, TEXT, text.encode("utf-8", "replace"), {"Allow": "GET, HEAD"} if other else {}
+        )
 
     def do_GET(self) -> None:
         viewer, parts = self.server.viewer, urlsplit(self.path)
@@ -253,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, "application/json", json.dumps(value).encode())
 
     def _text(self, status: int, text: str) -> None:
-        self._send(status, "text/plain; charset=utf-8", text.encode("utf-8", "replace"))
+        self._send(status, TEXT, text.encode("utf-8", "replace"))
 
     def _send(
         self, status: int, kind: str, body: bytes, headers: Mapping[str, str] | None = None, cookie: bool = False
@@ -267,9 +280,12 @@ class _Handler(BaseHTTPRequestHandler):
             )
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         try:
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
         except ConnectionError:  # the browser scrolled on
             self.close_connection = True
 

@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from clipzoo import files
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
 from clipzoo.readers import Entry, Reader, open_dataset
@@ -53,7 +54,7 @@ def to_fiftyone(store: AnyPath | Place, data: AnyPath, images: Path) -> object:
     identity = fingerprint(reader)
     for column in columns:
         column.manifest.belongs(identity, column.path)
-    images.mkdir(parents=True, exist_ok=True)
+    files.make_folder(images)
     dataset = fo.Dataset()
     dataset.mask_targets = {
         field_name(column): {i + 1: name for i, name in enumerate(column.convention.classes)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
-from clipzoo.errors import PlanError
+from clipzoo.errors import PlanError, counted
 from clipzoo.tasks.base import Convention
 
 
@@ -53,4 +53,4 @@ def _kind(convention: Convention) -> str:
 
 def _names(convention: Convention, most: int = 5) -> str:
     shown = ", ".join(convention.classes[:most]) + ", …" * (len(convention.classes) > most)
-    return f"{len(convention.classes)} classes ({shown})"
+    return f"{counted(len(convention.classes), 'class', 'classes')} ({shown})"

@@ -26,7 +26,9 @@ from clipzoo.store import Column, Store
 
 __all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labeled", "Labels", "export_labels"]
 
-PLUGINS: Registry[LabelFormatPlugin] = Registry("labeling.exports", ("TASKS", "write"))
+PLUGINS: Registry[LabelFormatPlugin] = Registry(
+    "labeling.exports", ("TASKS", "write"), noun="label format", option="--to"
+)
 
 README, LISTED = "README.md", "failures.tsv"
 """Files next to the labels; of a single file their names follow its own. The second one exists only if it has lines."""
@@ -122,7 +124,8 @@ def _new_folder(target: Place) -> Iterator[Path]:
             "of another one. Remove it, or give another --out"
         )
     partial = target.with_name(f".{target.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    with files.named(target, partial):
+        files.make_folder(partial)
     with files.locked(partial, StoreError, "two exports would write the same folder"):
         _clear(partial)
         (partial / "content").mkdir()

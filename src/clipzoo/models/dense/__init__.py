@@ -34,7 +34,9 @@ class VariantPlugin(Protocol):
     VARIANT: Variant
 
 
-PLUGINS: Registry[VariantPlugin] = Registry("models.dense", ("VARIANT",))
+PLUGINS: Registry[VariantPlugin] = Registry(
+    "models.dense", ("VARIANT",), noun="variant of open vocabulary", option="--open-vocabulary"
+)
 
 
 def check(visual: nn.Module, name: str) -> None:

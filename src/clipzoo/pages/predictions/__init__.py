@@ -124,7 +124,6 @@ class Predictions:
             OSError: the disk refuses it.
         """
         out = check_ending(path)
-        out.parent.mkdir(parents=True, exist_ok=True)
         files.write_output(out, _sheet.png(self) if out.suffix.lower() == ".png" else self.html())
         return out
 

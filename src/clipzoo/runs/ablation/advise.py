@@ -173,7 +173,7 @@ def summary(results: AdviceResults) -> str:
             for verb, metrics in (("improves", one["better"]), ("harms", one["worse"]))
             if metrics
         ]
-        cost = f" for {one['hours']:,.2g} hours of labeling" if one["hours"] else ""
+        cost = f" for {words.duration(3600 * one['hours'])} of labeling" if one["hours"] else ""
         sentences.append(f"{name} {' and '.join(changes) or 'changes nothing clearly'}{cost}.")
     return " ".join([*sentences, "Measured on validation after a short training; effects of a full one may differ."])
 

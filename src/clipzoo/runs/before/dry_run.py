@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from clipzoo import locations
 from clipzoo.data import Plan
-from clipzoo.errors import PlanError
+from clipzoo.errors import PlanError, counted
 from clipzoo.files import AnyPath
 from clipzoo.progress import Progress
 from clipzoo.recipe import Recipe
@@ -45,7 +45,7 @@ class Split:
     def __str__(self) -> str:
         tasks = ", ".join(self.truth or {}) or "none"
         labels = "rendered by the run" if self.truth is None else f"true labels: {tasks}"
-        return f"{self.pictures:,} pictures of {self.location}; {labels}"
+        return f"{counted(self.pictures, 'picture')} of {self.location}; {labels}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Preview:
             ("samples", f"{self.samples:,} usable{reasons}"),
             *((f"labels {name}", _share(share)) for name, share in self.coverage.items()),
             *((f"labels {name}", "predicted during training, not stored") for name in self.online),
-            ("each training", f"{self.steps:,} steps of {batch} samples = {self.epochs:.3g} epochs"),
+            ("each training", f"{counted(self.steps, 'step')} of {batch} samples = {self.epochs:.3g} epochs"),
             ("learning rates", self._rates()),
             ("trainings", self._trainings()),
         ]
@@ -138,8 +138,8 @@ class Preview:
     def _trainings(self) -> str:
         if not self.trainings:
             return "none"
-        trials = f" + {self.trials} trials × {self.trial_steps:,}" if self.trials else ""
-        total = f"{len(self.trainings)} × {self.steps:,}{trials} = {self._total:,} steps"
+        trials = f" + {counted(self.trials, 'trial')} × {self.trial_steps:,}" if self.trials else ""
+        total = f"{len(self.trainings)} × {self.steps:,}{trials} = {counted(self._total, 'step')}"
         return f"{describe(self.trainings)}\n{total}"
 
     def _finished(self) -> str:
@@ -154,7 +154,7 @@ class Preview:
         if (self.folder / "results.json").exists():
             lines.append("measured: results.json")
         remaining = self._total - sum(self.done.values()) - self.finished_trials * self.trial_steps
-        return "\n".join([*lines, f"{remaining:,} steps remaining"])
+        return "\n".join([*lines, f"{counted(remaining, 'step')} remaining"])
 
     def _memory(self) -> str:
         memory, settings = self.memory, self.recipe.training
@@ -168,7 +168,9 @@ class Preview:
         others = "".join(f",\n{_size(size)} for {part}" for part, size in parts.items() if size)
         of = f" on each of {self.processes} processes ({settings.sharding})" if several else ""
         images = (
-            f"batch size {settings.batch_size}" if not several else f"{settings.batch_size // self.processes} images"
+            f"batch size {settings.batch_size}"
+            if not several
+            else counted(settings.batch_size // self.processes, "image")
         )
         return (
             f"about {_size(memory.total)}{of}: {_size(memory.state)} for {memory.parameters / 1e6:,.1f} M weights, "
@@ -209,7 +211,8 @@ def preview(
         check_shares(settings, processes)
         if samples < settings.batch_size:
             raise PlanError(
-                f"{recipe.location} has {samples} usable samples, fewer than one batch of {settings.batch_size}: lower "
+                f"{recipe.location} has {counted(samples, 'usable sample')}, fewer than one batch of "
+                f"{settings.batch_size}: lower "
                 f"training.batch_size to at most {samples}"
             )
         trained = list(arms or (arm for arm in recipe.arms if arm != "clip"))

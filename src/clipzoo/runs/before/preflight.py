@@ -74,10 +74,13 @@ def pick_device(wanted: str = "auto") -> str:
     return wanted
 
 
-def check_arm(arm: str, verb: str, known: Sequence[str] = TRAINED) -> None:
-    """Raise `RecipeError` unless an arm is one of ``known``, those that can be trained, exported, …"""
+def check_arm(arm: str, verb: str, known: Sequence[str] = TRAINED, there: Sequence[str] = ()) -> None:
+    """Raise `RecipeError` unless an arm is one of ``known``, those that can be trained, exported, …
+
+    The error names the arms that the run has: ``there``, by default all that are known.
+    """
     if arm not in known:
-        raise RecipeError(f"there is no arm {arm!r} to {verb}; {hint(arm, known)}")
+        raise RecipeError(f"there is no arm {arm!r} to {verb}; {hint(arm, there or known)}")
 
 
 def check_measurable(recipe: Recipe) -> None:

@@ -71,6 +71,8 @@ def interpolate_pair(
 
 
 def _check_student(folder: Path) -> None:
+    if not folder.exists():
+        raise CheckpointError(f"{files.missing(folder)}. Give the folder of a student")
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(
             f"{folder} is not the folder of a student: it has no {WEIGHTS}. Give a student of a run, such as "

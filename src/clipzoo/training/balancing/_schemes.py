@@ -12,7 +12,9 @@ from clipzoo.plugins import Registry
 from clipzoo.recipe import BalancingRecipe
 from clipzoo.training.balancing.base import Balancing, BalancingPlugin, Columns
 
-PLUGINS: Registry[BalancingPlugin] = Registry("training.balancing", ("create",))
+PLUGINS: Registry[BalancingPlugin] = Registry(
+    "training.balancing", ("create",), noun="balancing scheme", option="training.balancing"
+)
 
 
 def create(recipe: BalancingRecipe, columns: Columns) -> Balancing:

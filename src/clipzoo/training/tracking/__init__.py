@@ -13,7 +13,9 @@ from clipzoo.training.tracking.base import TrackedRun, Tracker, TrackerPlugin
 
 __all__ = ["PLUGINS", "TrackedRun", "Tracker", "TrackerPlugin", "check"]
 
-PLUGINS: Registry[TrackerPlugin] = Registry("training.tracking", ("REQUIRES", "open"))
+PLUGINS: Registry[TrackerPlugin] = Registry(
+    "training.tracking", ("REQUIRES", "open"), noun="tracker", option="training.tracking"
+)
 
 
 def check(name: str) -> None:
