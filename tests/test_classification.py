@@ -115,7 +115,9 @@ def test_the_strength_is_chosen_on_validation_and_the_last_fit_has_both_splits(w
     splits, values, model = world
     preset, stages = classification.PRESETS["linear-classification"], []
     scored = classification.evaluate(preset, model, splits, tmp_path, lambda name, done, total: stages.append(name))
-    strength = float(next(one for one in stages if one.startswith("fitting")).split()[-1])
+    chosen = json.loads((tmp_path / "linear_classification.json").read_text())
+    strength, tried = chosen["strength"], chosen["validation_top1"]
+    assert tried[f"{strength:.3g}"] == max(tried.values())
     x = {name: one.astype(np.float32).astype(np.float16).astype(np.float64) for name, one in values.items()}
     y = {name: targets(split) for name, split in splits.items()}
 
@@ -163,8 +165,8 @@ def test_features_are_encoded_once_and_again_for_other_images_and_resume(world, 
     again = cache.cached(model, splits["probe"], tmp_path)
     assert model.images == 330 + 64, "only the missing part"
     assert torch.cat([x for x, _ in again.parts()]).numpy() == pytest.approx(values["probe"], abs=5e-4)
-    assert len(again.where(lambda row: row % 10 == 0)) == 33
-    assert sum(len(x) for x, _ in again.where(lambda row: row % 10 == 0).parts()) == 33
+    assert len(again.where(lambda rows: rows % 10 == 0)) == 33
+    assert sum(len(x) for x, _ in again.where(lambda rows: rows % 10 == 0).parts()) == 33
     cache.cached(model, splits["test"], tmp_path)
     assert model.images == 330 + 64 + 200
 
@@ -189,7 +191,7 @@ for i in range(parts):
 targets = tuple((np.arange(parts * cache.PART) % 7).tolist())
 features = cache.Features(tuple(sorted(folder.glob("*.npy"))), targets, torch.device("cpu"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-next(iter(knn.PRESET.fit(features, None, 7, print)(torch.randn(64, 128))))
+next(iter(knn.PRESET.fit(features, None, 7, print).predict(torch.randn(64, 128))))
 linear_classification.regression([features], 7, 1.0, 1)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
