@@ -22,6 +22,7 @@ from clipzoo.evaluation.classification import cache, knn, linear_classification
 from clipzoo.evaluation.measure import Scored
 from parity_records import record
 from test_encoders import models  # noqa: F401
+from test_pipeline import write_benchmark
 
 NAMES = tuple("abcde")
 rng = np.random.default_rng(0)
@@ -114,7 +115,9 @@ def test_the_strength_is_chosen_on_validation_and_the_last_fit_has_both_splits(w
     splits, values, model = world
     preset, stages = classification.PRESETS["linear-classification"], []
     scored = classification.evaluate(preset, model, splits, tmp_path, lambda name, done, total: stages.append(name))
-    strength = float(next(one for one in stages if one.startswith("fitting")).split()[-1])
+    chosen = json.loads((tmp_path / "linear_classification.json").read_text())
+    strength, tried = chosen["strength"], chosen["validation_top1"]
+    assert tried[f"{strength:.3g}"] == max(tried.values())
     x = {name: one.astype(np.float32).astype(np.float16).astype(np.float64) for name, one in values.items()}
     y = {name: targets(split) for name, split in splits.items()}
 
@@ -162,8 +165,8 @@ def test_features_are_encoded_once_and_again_for_other_images_and_resume(world, 
     again = cache.cached(model, splits["probe"], tmp_path)
     assert model.images == 330 + 64, "only the missing part"
     assert torch.cat([x for x, _ in again.parts()]).numpy() == pytest.approx(values["probe"], abs=5e-4)
-    assert len(again.where(lambda row: row % 10 == 0)) == 33
-    assert sum(len(x) for x, _ in again.where(lambda row: row % 10 == 0).parts()) == 33
+    assert len(again.where(lambda rows: rows % 10 == 0)) == 33
+    assert sum(len(x) for x, _ in again.where(lambda rows: rows % 10 == 0).parts()) == 33
     cache.cached(model, splits["test"], tmp_path)
     assert model.images == 330 + 64 + 200
 
@@ -188,7 +191,7 @@ for i in range(parts):
 targets = tuple((np.arange(parts * cache.PART) % 7).tolist())
 features = cache.Features(tuple(sorted(folder.glob("*.npy"))), targets, torch.device("cpu"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-next(iter(knn.PRESET.fit(features, None, 7, print)(torch.randn(64, 128))))
+next(iter(knn.PRESET.fit(features, None, 7, print).predict(torch.randn(64, 128))))
 linear_classification.regression([features], 7, 1.0, 1)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
@@ -251,6 +254,41 @@ def test_the_command_measures_models_without_text_and_keeps_their_features(prese
         path.unlink()
     assert command(*arguments, f"--preset={preset}", f"--out={tmp_path}")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == written
+
+
+def test_the_folder_of_a_student_is_measured_on_shards_and_lists_with_classes(tiny_clip, tmp_path):
+    places = {}
+    for seed, split in enumerate(("probe", "validation", "test", "heldout")):
+        write_benchmark(tmp_path / split, 24, seed)
+        places[split] = f"--{split}={tmp_path / split}"
+    student = f"open_clip:{tiny_clip.removeprefix('local-dir:')}"
+    out = tmp_path / "out"
+    code, output = command(f"--model={student}", "--preset=linear-classification", f"--out={out}", *places.values())
+    assert code == 0, output
+    results = json.loads((out / "results.json").read_text())
+    assert results["arms"][student]["linear_classification/top1"]["mean"] > 0.5, "squares of three colors"
+    assert "linear_classification/top5" in results["subsets"]["heldout"]["arms"][student]
+    assert len([*out.rglob("*.npy")]) == 4
+    names = {"train": ("data_256", "places365_train_standard.txt"), "val": ("val_256", "places365_val.txt")}
+    (tmp_path / "categories_places365.txt").write_text("/r/red 0\n/g/green 1\n")
+    for split, (folder, listed) in names.items():
+        lines = []
+        for i in range(8):
+            name = f"/{'rg'[i % 2]}/{i}.jpg" if split == "train" else f"{i}.jpg"
+            path = tmp_path / folder / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), [(200 + i, 0, 0), (0, 200 + i, 0)][i % 2]).save(path)
+            lines.append(f"{name} {i % 2}\n")
+        (tmp_path / listed).write_text("".join(lines))
+    given = [
+        f"--probe=places365:{tmp_path}?split=train",
+        f"--test=places365:{tmp_path}",
+        f"--out={tmp_path / 'places'}",
+    ]
+    code, output = command(f"--model={student}", "--preset=knn", *given)
+    assert code == 0, output
+    cells = json.loads((tmp_path / "places/results.json").read_text())["arms"][student]
+    assert cells["knn/top1"]["mean"] == 1
 
 
 @pytest.mark.parametrize(

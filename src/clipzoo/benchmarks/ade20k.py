@@ -24,7 +24,7 @@ from clipzoo.tasks.base import Convention
 from clipzoo.tasks.segmentation import Segmentation
 
 CLASSES = 150
-SHAPE = "images/<split>/*.jpg, annotations/<split>/*.png and objectInfo150.txt"
+SHAPE = "images/<split>/*.jpg, annotations/<split>/*.png and objectInfo150.txt, or images/ADE/ and index_ade20k.mat"
 INDEX, PICKLE, SEGMENTS = "index_ade20k.mat", "index_ade20k.pkl", "_seg.png"
 FULL = f"images/ADE/<split>/*/*/<name>.jpg with <name>{SEGMENTS}, and {INDEX}"
 

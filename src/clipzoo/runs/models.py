@@ -107,9 +107,6 @@ def _check_options(wanted: Comparison) -> None:
     """Raise `RecipeError` if the benchmarks or options do not fit the preset."""
     if wanted.preset == QUICK and {"probe", "validation"} & set(wanted.locations) == {"probe"}:
         raise RecipeError("--probe needs --validation, which selects the strength of the probes")
-    if wanted.preset not in (QUICK, *classification.PRESETS, *probing.names()):
-        known = [QUICK, *classification.PRESETS, *probing.names()]
-        raise RecipeError(f"there is no preset {wanted.preset!r}; {hint(wanted.preset, known)}")
     if wanted.preset != QUICK and "probe" not in wanted.locations:
         raise RecipeError(f"--probe is missing: the preset {wanted.preset} trains its probe on this benchmark")
     if wanted.preset in (QUICK, *classification.PRESETS) and wanted.steps:
@@ -119,6 +116,9 @@ def _check_options(wanted: Comparison) -> None:
             f"--open-vocabulary has no trained probe: remove --preset {wanted.preset}, or measure both "
             "in two commands with two --out"
         )
+    known = [QUICK, *classification.PRESETS, *probing.names()]
+    if wanted.preset not in known:
+        raise RecipeError(f"there is no preset {wanted.preset!r}; {hint(wanted.preset, known)}")
     classifier = classification.PRESETS.get(wanted.preset)
     if classifier and not classifier.validated and "validation" in wanted.locations:
         raise RecipeError(f"the preset {wanted.preset} has no setting that validation chooses. Remove --validation")

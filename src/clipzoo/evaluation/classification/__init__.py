@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from clipzoo import files
 from clipzoo.benchmarks import Split
 from clipzoo.errors import RecipeError
 from clipzoo.evaluation.base import Encoder
 from clipzoo.evaluation.classification import knn, linear_classification
-from clipzoo.evaluation.classification.base import Classification, Predictions
+from clipzoo.evaluation.classification.base import Classification, Fitted
 from clipzoo.evaluation.classification.cache import Features, cached
 from clipzoo.evaluation.measure import Scored, rows
 
@@ -33,7 +35,7 @@ def evaluate(
         preset: one of `PRESETS`.
         model: the encoder; stays frozen.
         splits: with classes; ``probe`` fits, and ``validation``, if there is one, chooses the strength.
-        folder: of the features on disk, which a later call uses again.
+        folder: of the features on disk, which a later call uses again, and of the chosen settings, ``<group>.json``.
         step: called with a name, and the done and total number of images or fits.
 
     Raises:
@@ -46,6 +48,8 @@ def evaluate(
             raise _unclassified(name)
     features = {name: cached(model, split, folder / name, step) for name, split in splits.items()}
     fitted = preset.fit(features["probe"], features.get("validation"), len(splits["probe"].classnames), step)
+    if fitted.chosen:
+        files.write(folder / f"{preset.group}.json", json.dumps(fitted.chosen, indent=1).encode())
     reported = [name for name in splits if name not in ("probe", "validation")]
     return {name: {preset.group: _scored(preset, fitted, splits[name], features[name])} for name in reported}
 
@@ -55,10 +59,10 @@ def protocol(preset: Classification) -> dict[str, object]:
     return {name: value for name, value in asdict(preset).items() if value not in ((), "")}
 
 
-def _scored(preset: Classification, fitted: Predictions, split: Split, features: Features) -> Scored:
+def _scored(preset: Classification, fitted: Fitted, split: Split, features: Features) -> Scored:
     def each() -> Iterator[object]:
         for part, _ in features.parts():
-            yield from fitted(part)
+            yield from fitted.predict(part)
 
     return Scored(preset.group, split.keys, rows(preset.metric, each(), split.targets), preset.metric)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -15,8 +15,19 @@ from clipzoo.tasks.base import Metric
 
 Step = Callable[[str, int, int], None]
 """Called with a name, and the done and total number of steps."""
-Predictions = Callable[[Tensor], Iterable[NDArray[np.float64]]]
-"""Features [N,D] -> the prediction of each image, of the kind that the preset's metric compares with its class."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted classifier.
+
+    Attributes:
+        predict: features [N,D] -> the prediction of each image, as the preset's metric compares it with the class.
+        chosen: what validation has chosen, for the record; empty if nothing was chosen.
+    """
+
+    predict: Callable[[Tensor], Iterable[NDArray[np.float64]]]
+    chosen: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,6 @@ class Classification:
     features: str = "embeddings of the image, at unit length, in float16"
     deviations: tuple[str, ...] = ()
 
-    def fit(self, probe: Features, validation: Features | None, classes: int, step: Step) -> Predictions:
-        """Return the predictions of a classifier of ``probe``."""
+    def fit(self, probe: Features, validation: Features | None, classes: int, step: Step) -> Fitted:
+        """Return the classifier of ``probe``."""
         raise NotImplementedError

@@ -23,6 +23,9 @@ PART = 8192
 HELD = 8
 """Parts that stay in memory, since each step of a fit reads all of them."""
 
+Chosen = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Rows [N] -> True for those that are used."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -32,16 +35,16 @@ class Features:
         paths: the parts in order.
         targets: class index of each image.
         device: of the tensors.
-        chosen: returns True for the rows of images that are used; None for all.
+        chosen: says which rows are used; None for all.
     """
 
     paths: tuple[Path, ...]
     targets: tuple[int, ...]
     device: torch.device
-    chosen: Callable[[int], bool] | None = None
+    chosen: Chosen | None = None
 
     def __len__(self) -> int:
-        return len(self.targets) if self.chosen is None else sum(map(self.chosen, range(len(self.targets))))
+        return len(self.targets) if self.chosen is None else int(self.chosen(np.arange(len(self.targets))).sum())
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the parts: features float32 [n,D] and class indices int64 [n]."""
@@ -49,12 +52,12 @@ class Features:
             first = number * PART
             values, targets = _loaded(path, path.stat().st_mtime_ns), torch.tensor(self.targets[first : first + PART])
             if self.chosen is not None:
-                rows = [row for row in range(len(targets)) if self.chosen(first + row)]
-                values, targets = values[rows], targets[rows]
+                mask = self.chosen(np.arange(first, first + len(targets)))
+                values, targets = values[mask], targets[torch.from_numpy(mask)]
             yield torch.from_numpy(values).to(self.device).float(), targets.to(self.device)
 
-    def where(self, chosen: Callable[[int], bool]) -> Features:
-        """Return the images of which ``chosen`` of their row is true."""
+    def where(self, chosen: Chosen) -> Features:
+        """Return the images for whose rows ``chosen`` is true."""
         return Features(self.paths, self.targets, self.device, chosen)
 
 

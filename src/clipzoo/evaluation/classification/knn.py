@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipzoo.evaluation.classification.base import Classification, Predictions, Step
+from clipzoo.evaluation.classification.base import Classification, Fitted, Step
 from clipzoo.evaluation.classification.cache import Features
 from clipzoo.tasks.base import Additive, Measure, Statistics
 
@@ -58,7 +58,7 @@ class Knn(Classification):
     neighbors: tuple[int, ...] = NEIGHBORS
     temperature: float = TEMPERATURE
 
-    def fit(self, probe: Features, validation: Features | None, classes: int, step: Step) -> Predictions:
+    def fit(self, probe: Features, validation: Features | None, classes: int, step: Step) -> Fitted:
         """Return the votes [4,K] of each image's neighbors in ``probe``."""
 
         def predictions(features: Tensor) -> Iterator[NDArray[np.float64]]:
@@ -66,7 +66,7 @@ class Knn(Classification):
                 votes = self._votes(*nearest(queries, probe, max(self.neighbors)), classes)
                 yield from votes.cpu().numpy()
 
-        return predictions
+        return Fitted(predictions)
 
     def _votes(self, similarities: Tensor, targets: Tensor, classes: int) -> Tensor:
         """Return votes float64 [N,4,K] of neighbors [N,k] in falling order."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipzoo.errors import RecipeError
-from clipzoo.evaluation.classification.base import Classification, Predictions, Step
+from clipzoo.evaluation.classification.base import Classification, Fitted, Step
 from clipzoo.evaluation.classification.cache import Features
 from clipzoo.evaluation.zero_shot import ZeroShotMetric
 
@@ -49,26 +49,27 @@ class LinearClassification(Classification):
     iterations: int = 1000
     strengths: str = "1e-6 to 1e6, 8 per decade"
 
-    def fit(self, probe: Features, validation: Features | None, classes: int, step: Step) -> Predictions:
+    def fit(self, probe: Features, validation: Features | None, classes: int, step: Step) -> Fitted:
         """Return the logits of the classifier whose strength validation chooses."""
         part, chosen = probe, validation
         if chosen is None:
-            part = probe.where(lambda row: row % HELD_OUT != 0)
-            chosen = probe.where(lambda row: row % HELD_OUT == 0)
+            part = probe.where(lambda rows: rows % HELD_OUT != 0)
+            chosen = probe.where(lambda rows: rows % HELD_OUT == 0)
         if not len(part):
             raise RecipeError(f"--probe has {len(probe)} images, too few to fit and to choose by. Give more images")
-        held, fits = chosen, 0
+        held, found = chosen, dict[str, float]()
 
         def accuracy(place: int) -> float:
-            nonlocal fits
-            fits += 1
-            step("choosing the strength", fits, FITS)
-            return top1(regression([part], classes, strength_of(place), self.iterations), held)
+            step("choosing the strength", len(found) + 1, FITS)
+            line = regression([part], classes, strength_of(place), self.iterations)
+            found[f"{strength_of(place):.3g}"] = top1(line, held)
+            return found[f"{strength_of(place):.3g}"]
 
         strength = strength_of(search(accuracy))
         step(f"fitting with the strength {strength:.3g}", FITS, FITS)
         whole = [probe] if validation is None else [probe, validation]
-        return regression(whole, classes, strength, self.iterations).predictions
+        line = regression(whole, classes, strength, self.iterations)
+        return Fitted(line.predictions, {"strength": strength, "validation_top1": found})
 
 
 def strength_of(place: int) -> float:
