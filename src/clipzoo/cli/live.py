@@ -16,7 +16,8 @@ def command(
         Path | None, typer.Option("--start", help="A student to show next to it; default: the start of a run.")
     ] = None,
     arm: Annotated[
-        str | None, typer.Option(help="The arm of a run; default: clipzoo, or clip-ft if it is not trained.")
+        str | None,
+        typer.Option(help="The arm of a run, such as clipzoo-best or a named one; default: clipzoo, or else clip-ft."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of a run; default: the recipe's first.")] = None,
     host: Annotated[

@@ -37,7 +37,9 @@ def command(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="The number of epochs.")] = None,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the recipe file if it exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the recipe file if it exists; its dataset is the default.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: use options and defaults.")] = False,
 ) -> None:
     """Write a commented recipe from five answers, which may be given as options."""

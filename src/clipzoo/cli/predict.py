@@ -25,10 +25,13 @@ def command(
         Path | None, typer.Option("--start", help="A student to show next to it; default: the start of a run.")
     ] = None,
     arm: Annotated[
-        str | None, typer.Option(help="The arm of a run; default: clipzoo, or clip-ft if it is not trained.")
+        str | None,
+        typer.Option(help="The arm of a run, such as clipzoo-best or a named one; default: clipzoo, or else clip-ft."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of a run; default: the recipe's first.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="The largest number of pictures.")] = 24,
+    count: Annotated[
+        int, typer.Option(min=1, help="The largest number of pictures; those that cannot be read do not count.")
+    ] = 24,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:

@@ -6,12 +6,15 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from clipzoo.evaluation.measure import Scored
 from clipzoo.types import ImageArray
+
+if TYPE_CHECKING:
+    from clipzoo.evaluation.measure import Scored  # with PyTorch
 
 CASES = {
     "best": "the largest gain of clipzoo over clip-ft",
