@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
@@ -289,6 +291,25 @@ def test_the_folder_of_a_student_is_measured_on_shards_and_lists_with_classes(ti
     assert code == 0, output
     cells = json.loads((tmp_path / "places/results.json").read_text())["arms"][student]
     assert cells["knn/top1"]["mean"] == 1
+
+
+@pytest.mark.parametrize("preset", ["quick", "knn"])
+def test_a_student_with_other_weights_is_measured_again(tiny_clip, tmp_path, preset):
+    places = [f"--{split}={tmp_path / split}" for split in ("probe", "test")][preset == "quick" :]
+    for seed, split in enumerate(("probe", "test")):
+        write_benchmark(tmp_path / split, 24, seed)
+    student = tmp_path / "student"
+    shutil.copytree(tiny_clip.removeprefix("local-dir:"), student)
+    given = (f"--model=open_clip:{student}", f"--preset={preset}", f"--out={tmp_path / 'out'}", *places)
+    assert command(*given)[0] == 0
+    code, output = command(*given)
+    assert code == 0
+    assert "measured again" not in output
+    (weights,) = student.glob("*.safetensors")
+    save_file({name: value * 1.1 for name, value in load_file(weights).items()}, weights)
+    code, output = command(*given)
+    assert code == 0
+    assert "weights has changed" in " ".join(output.split())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A model is in evaluation mode and without gradients while it is used here; its m
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,3 +164,14 @@ def frozen(student: Encoder) -> Iterator[None]:
     finally:
         if isinstance(student, nn.Module):
             student.train(training)
+
+
+def weights_of(model: Encoder) -> str:
+    """Return the SHA-256 of the weights of a model; "" if it is not a module of PyTorch."""
+    if not isinstance(model, nn.Module):
+        return ""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ from clipzoo.benchmarks import Benchmark, Crop, Split, open_benchmark, read_spli
 from clipzoo.errors import RecipeError
 from clipzoo.evaluation import Encoder, baselines, classification, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.base import weights_of
 from clipzoo.evaluation.measure import OPEN_VOCABULARY
 from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.scores import kept_scores
@@ -167,7 +168,7 @@ def _scores(
         model.to(wanted.device)
     crop: Crop = getattr(model, "crop", "whole")
     suite = Suite.of(benchmarks, model.image_size, layers=wanted.layers, crop=crop, label_size=wanted.label_size)
-    identity = _request(wanted) | dict(suite.identities)
+    identity = _request(wanted) | dict(suite.identities) | {"weights": weights_of(model)}
     folder = wanted.out / "scores" / _folder_name(uri)
     measured = kept_scores(folder, lambda: suite.measure(model, reported), identity, progress.stage)
     return _prompted(wanted, uri, model, suite, measured, identity, progress)
@@ -206,6 +207,7 @@ def _trained_scores(
     """Return split -> scores of a probe that is trained on one model; existing scores and checkpoints are used."""
     preset = probing.get(wanted.preset)
     identities = {split: _identity(benchmarks[split], preset.task) for split in ("probe", *reported)}
+    identities["weights"] = weights_of(encoders.create(uri))
     folder = wanted.out / "probes" / f"{wanted.preset}-{_folder_name(uri)}"
 
     def measured() -> dict[str, RowScores]:
@@ -213,7 +215,7 @@ def _trained_scores(
         model = _encoder(wanted, uri, preset, fitted(preset.crop, _patch(uri)))
         _note_random(model, uri, progress)
         job = probing.ProbeJob(
-            preset, model, f"{uri} {identities['probe']}", folder, wanted.seed, wanted.steps,
+            preset, model, f"{uri} {identities['weights']} {identities['probe']}", folder, wanted.seed, wanted.steps,
             lambda done, total, loss: progress.step(wanted.preset, done, total, f"loss {loss:.4f}"),
         )  # fmt: skip
         module = probing.train(job, benchmarks["probe"])
@@ -242,6 +244,7 @@ def _classified(
         if name in ("probe", *reported) or (name == "validation" and preset.validated)
     }
     identity = _request(wanted) | {name: split.identity for name, split in splits.items()}
+    identity["weights"] = weights_of(model)
     folder = wanted.out / "features" / _folder_name(uri)
 
     def measured() -> dict[str, RowScores]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from clipzoo import files
 from clipzoo.benchmarks import Split
-from clipzoo.evaluation.base import Encoder, embedding_batches
+from clipzoo.evaluation.base import Encoder, embedding_batches, weights_of
 
 PART = 8192
 """Images of a part."""
@@ -96,14 +95,3 @@ def _loaded(path: Path, changed: int) -> NDArray[np.float16]:
     with path.open("rb") as file:
         part: NDArray[np.float16] = np.load(file, allow_pickle=False)
     return part
-
-
-def weights_of(model: Encoder) -> str:
-    """Return the SHA-256 of the weights of a model; "" if it is not a module of PyTorch."""
-    if not isinstance(model, nn.Module):
-        return ""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
