@@ -142,7 +142,7 @@ def test_what_is_no_recipe(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_a_missing_recipe_is_named() -> None:
-    with pytest.raises(RecipeError, match=r"cannot read the recipe nowhere\.yaml"):
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml does not exist"):
         recipe.load("nowhere.yaml")
 
 
