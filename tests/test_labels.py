@@ -288,7 +288,7 @@ def test_rm_asks(tmp_path, parts):
 
 
 def test_merge_and_verify(tmp_path, data, parts):
-    assert "segmentation/test-bright: 4 shards, 23 labels, 1 failures" in run(
+    assert "segmentation/test-bright: 4 shards, 23 labels, 1 failure" in run(
         "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out"
     )
     assert "no problems" in run("verify", tmp_path / "out", "--data", data)

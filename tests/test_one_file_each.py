@@ -128,7 +128,7 @@ def test_an_importer_is_one_module(package: Path, dataset: Path, tmp_path: Path)
     assert column.card.preprocessing == {"meters": "2"}
     with pytest.raises(ExpertError, match=r"flat:PATH\?meters=…(.|\n)*--set meters=…(.|\n)*meters is missing: the"):
         clipzoo.import_labels(str(dataset), "wall", "flat", {}, out)
-    with pytest.raises(ExpertError, match="Use one of coco, files, flat, panoptic"):
+    with pytest.raises(ExpertError, match="did you mean flat"):
         clipzoo.import_labels(str(dataset), "wall", "flut", {}, out)
 
 

@@ -344,7 +344,7 @@ def test_the_command_says_what_was_decoded(labeled: Path, tmp_path: Path) -> Non
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0
         said = " ".join(done.output.split())
-        assert "no problems in 24 labels of 1 columns: all 24 labels were decoded" in said
+        assert "no problems in 24 labels of 1 column: all 24 labels were decoded" in said
     assert len((tmp_path / "log").read_text().splitlines()) == 2
 
 

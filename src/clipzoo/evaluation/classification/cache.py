@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,8 +84,9 @@ def cached(
         for batch in embedding_batches(model, split.select(rows)):
             parts.append(batch.half())
             step("encoding", rows[0] + sum(map(len, parts)), len(split))
-        with files.atomic(path, exclusive=True) as partial, partial.open("wb") as file:
-            np.save(file, torch.cat(parts).numpy())
+        contents = io.BytesIO()
+        np.save(contents, torch.cat(parts).numpy())
+        files.write(path, contents.getvalue(), exclusive=True)
     weights = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return Features(paths, split.targets, torch.device("cpu") if weights is None else weights.device)
 
