@@ -48,6 +48,7 @@ def embeddings(folder: Path) -> torch.Tensor:
         return Student.load(folder / "student").eval().encode_image(images)
 
 
+@pytest.mark.slow
 def test_an_anchored_training_stays_nearer_and_resumes_to_the_same_bits(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
 ) -> None:

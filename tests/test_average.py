@@ -50,6 +50,7 @@ def test_the_saved_student_is_the_average_and_training_is_not_changed(
     assert not torch.equal(saved["visual.proj"], last["visual.proj"])
 
 
+@pytest.mark.slow
 def test_a_resumed_training_has_the_same_average(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
     train(job(dataset, labels, tiny_clip, tmp_path / "whole", ema=DECAY))
     interrupted(dataset, labels, tiny_clip, tmp_path / "resumed", ema=DECAY)

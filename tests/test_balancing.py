@@ -214,6 +214,7 @@ def test_columns_of_weight_0_and_arms_without_columns_are_not_balanced(
     assert not update.balancing
 
 
+@pytest.mark.slow
 def test_a_rollback_of_the_guard_restores_the_balancing(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
 ) -> None:

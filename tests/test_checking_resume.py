@@ -34,11 +34,8 @@ def comparable(found: Findings) -> dict[str, object]:
     return {name: value for name, value in vars(found).items() if name not in ("seconds", "reused", "_draw")}
 
 
-SLOW = {"parquet", "table"}
-
-
 @pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=[pytest.mark.slow] * (form in SLOW)) for form in hostile.DATASETS]
+    "form", [pytest.param(form, marks=[pytest.mark.slow] * (form != "shards")) for form in hostile.DATASETS]
 )
 def test_kept_results_are_those_of_a_new_check(tmp_path: Path, form: str, scanned: list[str]) -> None:
     where = hostile.DATASETS[form](tmp_path / "data") + "?format=folder" * (form == "folder")

@@ -104,6 +104,7 @@ def test_the_warning_of_slurm_saves_first(
     assert checkpoint.step(tmp_path / checkpoint.NAME) == 4
 
 
+@pytest.mark.slow
 def test_a_process_that_alone_is_told_ends_with_its_workers(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_rendering_a_split_resumes_and_verifies(tmp_path: Path) -> None:
         assert [boxes.convention.classes[i] for i in found.ids] == [classes()[i] for i in scene.box_classes]
 
 
+@pytest.mark.slow
 def test_a_training_split_has_no_truth(tmp_path: Path) -> None:
     render_split("captioned", 2, tmp_path, workers=1)
     (entry, _) = open_dataset(str(tmp_path / "images")).index("00000")

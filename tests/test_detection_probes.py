@@ -317,6 +317,7 @@ def test_a_detector_resumes_bit_for_bit(detector, steps, coco, models, tmp_path,
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_detector_learns_squares(voc, models, tmp_path):  # noqa: F811
     preset = replace(TINY, steps=40, batch=4, rate=5e-3, long_side=(60, 70), detector=Detector("fcos", 64, tuned=True))
     losses: list[float] = []
