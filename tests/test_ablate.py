@@ -156,7 +156,7 @@ def test_advice_measures_no_test_and_leaves_the_run_to_be_trained(advised: Path,
 def test_rank_correlation_is_that_of_scipy(tmp_path: Path, full: tuple[float, ...], expected: float) -> None:
     def cells(value: float) -> dict[str, object]:
         return {
-            "zero_shot/top1": {"mean": value / 10, "direction": "higher", "unit": ""},
+            "zero_shot/top1": {"mean": 1 - value / 10, "direction": "higher", "unit": ""},
             "depth/delta1": {"mean": value / 10, "direction": "higher", "unit": ""},
             "normals/mean_angle": {"mean": 90 - 9 * value, "direction": "lower", "unit": "°"},
             "retrieval/r1": {"mean": 0.9, "direction": "higher", "unit": ""},

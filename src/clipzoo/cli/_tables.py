@@ -43,7 +43,7 @@ def advice(results: AdviceResults) -> Table:
     from clipzoo.pages import words
     from clipzoo.runs.ablation.advise import ranked
 
-    table = _wide("expert alone", "gain in points", "improves", "harms", "time of labeling")
+    table = _wide("expert alone", "dense gain in points", "improves", "harms", "time of labeling")
     for name, one in ranked(results["advice"]):
         changes = (", ".join(map(words.group_name, one[kind])) or "–" for kind in ("better", "worse"))
         table.add_row(
