@@ -425,17 +425,19 @@ def test_thirty_kills_of_ranks_change_no_bit(
     monkeypatch.setattr(watch, "GRACE", 5.0)
     make = partial(job, dataset, labels, tiny_clip, steps=240, checkpoint_every=2, deterministic=True)
     on_ranks(2, lambda: train(make(out=tmp_path / "whole")) and None)
-    chance, kills, resumed = random.Random(0), 0, 0
+    chance, kills, resumed, pace = random.Random(0), 0, 0, 1.0
     while kills < KILLS or not (tmp_path / "halved" / "student" / "done").exists():
         processes = started(2, lambda: train(make(out=tmp_path / "halved")))
         if kills < KILLS:
-            time.sleep(chance.uniform(0.3, 1.0))
+            time.sleep(pace * chance.uniform(0.3, 1.0))
             os.kill(chance.choice(processes).pid or 0, signal.SIGKILL)
             kills += 1
         for process in processes:
             process.join(30)
             assert process.exitcode is not None, "a rank outlives the other one by 30 s"
-        resumed += (tmp_path / "halved" / "checkpoint.pt").exists()
+        saved = (tmp_path / "halved" / "checkpoint.pt").exists()
+        resumed += saved
+        pace *= 1 if saved else 1.3  # a busy machine needs longer to its first checkpoint
         assert kills < KILLS or resumed >= 10
         assert kills == KILLS or not (tmp_path / "halved" / "student" / "done").exists(), "more steps are needed"
     assert same_student(tmp_path / "halved", tmp_path / "whole")
