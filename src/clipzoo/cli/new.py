@@ -76,8 +76,7 @@ def command(
     text = draft.recipe_text(out, found, start, cards, splits, length, device, store=place if labels else None)
     files.write_output(out, text.encode())
     trust.remember(recipes.load(out, trust=True).code, out)  # the user named its experts in this command
-    verb = "run" if splits else "train"
-    console.print(f"recipe: {bold(out)}; next: clipzoo {verb} {escape(str(out))} --dry-run")
+    console.print(f"recipe: {bold(out)}; next: clipzoo {'run' if splits else 'train'} {escape(str(out))} --dry-run")
 
 
 def _dataset(store: str | None, data: str | None, yes: bool, out: Path) -> Data:

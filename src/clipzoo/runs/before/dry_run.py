@@ -209,12 +209,7 @@ def preview(
         run = Run(recipe, out, progress, scratch=Path(scratch))
         (samples, left_out, coverage, size), settings = _data(run), recipe.training
         check_shares(settings, processes)
-        if samples < settings.batch_size:
-            raise PlanError(
-                f"{recipe.location} has {counted(samples, 'usable sample')}, fewer than one batch of "
-                f"{settings.batch_size}: lower "
-                f"training.batch_size to at most {samples}"
-            )
+        _check_batch(recipe, samples)
         trained = list(arms or (arm for arm in recipe.arms if arm != "clip"))
         searched = [arm for arm in trained if arm in TRAINED]  # named arms have the learning rate of clipzoo
         trainings = [(arm, seed) for arm in trained for seed in seeds or recipe.seeds]
@@ -241,6 +236,16 @@ def preview(
             splits=splits,
             compared_experts=_compared_experts(run, splits),
             online=[name for name, (column, _) in run.specs.items() if column.online],
+        )
+
+
+def _check_batch(recipe: Recipe, samples: int) -> None:
+    """Raise `PlanError` unless the samples fill a batch."""
+    size = recipe.training.batch_size
+    if samples < size:
+        raise PlanError(
+            f"{recipe.location} has {counted(samples, 'usable sample')}, fewer than one batch of {size}: lower "
+            f"training.batch_size to at most {samples}"
         )
 
 
