@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from pycocotools import mask as coco_masks
 from scipy.io import savemat
 
 from clipzoo.benchmarks import open_benchmark, read_split
@@ -236,6 +238,11 @@ def test_other_files_of_ade20k_are_explained(ade):
 # COCO-Stuff -------------------------------------------------------------------------------------------------
 
 
+def run_lengths(mask: np.ndarray) -> dict[str, object]:
+    encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+
+
 @pytest.mark.parametrize("folder", ["stuffthingmaps/val2017", "annotations/val2017"])
 def test_coco_stuff_counts_from_0_without_the_classes_that_have_no_pixels(folder, tmp_path):
     picture(tmp_path / "val2017/000000000139.jpg")
@@ -255,8 +262,38 @@ def test_coco_stuff_counts_from_0_without_the_classes_that_have_no_pixels(folder
     assert streamed(opened, "segmentation").valid.any()
 
 
+def test_coco_stuff_only_has_all_things_as_one_class(tmp_path):
+    picture(tmp_path / "val2017/000000000139.jpg")
+    picture(tmp_path / "val2017/000000000285.jpg")
+    top, right = np.zeros((H, W), bool), np.zeros((H, W), bool)
+    top[:4], right[4:, -6:] = True, True
+    masks = [{"image_id": 139, "id": n, "category_id": number, "segmentation": run_lengths(mask)}
+             for n, (number, mask) in enumerate([(157, top), (183, right)])]  # fmt: skip
+    images = [{"id": n, "file_name": f"{n:012d}.jpg", "height": H, "width": W} for n in (139, 285)]
+    categories = [{"id": 183, "name": "other"}, {"id": 92, "name": "banner"}, {"id": 157, "name": "sky-other"}]
+    values = {"images": images, "categories": categories, "annotations": masks}
+    text(tmp_path / "annotations/stuff_val2017.json", json.dumps(values))
+    opened = open_benchmark(f"coco:{tmp_path}?task=stuff-only")
+    assert opened.labels["segmentation"].convention.classes == ("banner", "sky-other", "other")
+    first, second = labels(opened, "segmentation")
+    assert np.array_equal(first.valid, top | right)
+    assert {*first.ids[top].tolist()} == {1}
+    assert {*first.ids[right].tolist()} == {2}
+    assert not second.valid.any(), "a picture without masks is unknown"
+
+
+def test_coco_stuff_only_refuses_masks_of_another_size(tmp_path):
+    picture(tmp_path / "val2017/000000000139.jpg")
+    mask = {"image_id": 139, "id": 1, "category_id": 92, "segmentation": run_lengths(np.ones((H + 1, W), bool))}
+    values = {"images": [{"id": 139, "file_name": "000000000139.jpg", "height": H, "width": W}],
+              "categories": [{"id": 92, "name": "banner"}], "annotations": [mask]}  # fmt: skip
+    text(tmp_path / "annotations/stuff_val2017.json", json.dumps(values))
+    with pytest.raises(SampleError, match="without a mask of the image's size"):
+        labels(open_benchmark(f"coco:{tmp_path}?task=stuff-only"), "segmentation")
+
+
 def test_coco_stuff_without_its_maps_is_explained(tmp_path):
     picture(tmp_path / "val2017/000000000139.jpg")
     text(tmp_path / "annotations/stuff_val2017.json", "{}")
-    with pytest.raises(DatasetError, match=r"has none of stuffthingmaps/val2017, .*Unpack stuffthingmaps_trainval2017"):
+    with pytest.raises(DatasetError, match=r"has none of stuffthingmaps/val2017, .*or use task=stuff-only"):
         open_benchmark(f"coco:{tmp_path}?task=stuff")

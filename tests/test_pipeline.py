@@ -115,6 +115,39 @@ def test_a_run_with_imported_labels_has_results(world: recipe.Recipe, tmp_path: 
     assert "segmentation/miou" in results["baselines"]["more_labels"]
 
 
+def test_a_preset_measures_the_start_and_the_students_of_a_run(finished: Path) -> None:
+    done = CliRunner().invoke(app, ["eval", str(finished), "--preset", "knn", "--trust"])
+    assert done.exit_code == 0, done.output
+    results = json.loads((finished / "presets/knn/results.json").read_text())
+    start, *students = results["arms"]
+    assert start.startswith("open_clip:/")
+    assert students == [
+        f"open_clip:{finished}/arms/{arm}/{seed}/student" for arm in ("clip-ft", "clipzoo") for seed in (0, 1)
+    ]
+    assert all(0 <= cells["knn/top1"]["mean"] <= 1 for cells in results["arms"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--test", "elsewhere"], "need --model or --preset"),
+        (["--steps", "3"], "need --model or --preset"),
+        (["--model", "timm:x"], "not both"),
+    ],
+)
+def test_options_of_models_are_refused_for_a_recipe(finished: Path, options: list[str], words: str) -> None:
+    done = CliRunner().invoke(app, ["eval", str(finished), "--trust", *options], env={"COLUMNS": "400"})
+    assert done.exit_code == 2
+    assert words in done.output
+
+
+def test_a_preset_of_a_run_without_students_says_so(world: recipe.Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(world.to_yaml())
+    done = CliRunner().invoke(app, ["eval", str(tmp_path), "--preset", "knn", "--trust"])
+    assert isinstance(done.exception, CheckpointError)
+    assert f"run `clipzoo train {tmp_path}` first" in str(done.exception)
+
+
 def test_results_contain_every_arm_baseline_and_measure(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text(), parse_constant=pytest.fail)
     assert {"recipe", "seeds", "arms", "baselines", "cost", "differences"} <= set(results)

@@ -414,22 +414,48 @@ def test_a_rank_that_ends_ends_all_with_the_cause(
     assert shown.count("All processes of the training were ended") == 1
 
 
+def test_a_rank_that_ends_before_it_connects_ends_the_main_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "ARRIVAL", 2.0)
+    monkeypatch.setattr(watch, "Client", lambda *where, **key: os._exit(1))
+    began = time.monotonic()
+    assert ended(2, lambda: None) == [2, 1]
+    assert time.monotonic() - began < 30
+    assert "rank 1 ended without a message" in capfd.readouterr().err
+
+
 KILLS = 30
+
+
+def joined_and_trained(training: Any, folder: Path) -> None:
+    (folder / f"joined-{os.getpid()}").touch()
+    train(training)
+
+
+def wait_for_both(processes: list[Any], folder: Path) -> None:
+    while not all((folder / f"joined-{process.pid}").exists() for process in processes):
+        assert all(process.exitcode is None for process in processes)
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
 def test_thirty_kills_of_ranks_change_no_bit(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of two ranks gets SIGKILL at a random time; the other one ends by itself, and both start again."""
+    """One of two ranks gets SIGKILL at a random time; the other one ends by itself, and both start again.
+
+    The time counts from when both have joined: before that, launchers end the other one, and there is none here.
+    """
     monkeypatch.setattr(watch, "GRACE", 5.0)
     make = partial(job, dataset, labels, tiny_clip, steps=240, checkpoint_every=2, deterministic=True)
     on_ranks(2, lambda: train(make(out=tmp_path / "whole")) and None)
     chance, kills, resumed, pace = random.Random(0), 0, 0, 1.0
     while kills < KILLS or not (tmp_path / "halved" / "student" / "done").exists():
-        processes = started(2, lambda: train(make(out=tmp_path / "halved")))
+        processes = started(2, lambda: joined_and_trained(make(out=tmp_path / "halved"), tmp_path))
         if kills < KILLS:
-            time.sleep(pace * chance.uniform(0.3, 1.0))
+            wait_for_both(processes, tmp_path)
+            time.sleep(pace * chance.uniform(0.0, 0.7))
             os.kill(chance.choice(processes).pid or 0, signal.SIGKILL)
             kills += 1
         for process in processes:

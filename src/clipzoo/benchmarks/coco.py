@@ -2,27 +2,32 @@
 
 Pictures are in ``<split>/`` or ``images/<split>/``. ``task`` is ``detection`` (boxes and masks of
 ``annotations/instances_<split>.json``; crowds are ignored) or ``panoptic`` (the classes of things and stuff, of
-``annotations/panoptic_<split>.json`` and the folder of its maps) or ``stuff`` (`clipzoo.benchmarks._published.stuff`:
-the PNGs of ``stuffthingmaps_trainval2017``). ``annotations/captions_<split>.json``, if it exists,
-gives the captions for retrieval.
+``annotations/panoptic_<split>.json`` and the folder of its maps), ``stuff`` (`clipzoo.benchmarks._published.stuff`:
+the PNGs of ``stuffthingmaps_trainval2017``) or ``stuff-only`` (the 91 classes of stuff, and ``other`` for all things, of
+``annotations/stuff_<split>.json``). ``annotations/captions_<split>.json``, if it exists, gives the captions for
+retrieval.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
+
+import numpy as np
 
 from clipzoo.benchmarks._published import stuff
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, class_map
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place
-from clipzoo.importers import coco, panoptic
+from clipzoo.importers import _coco, coco, panoptic
 from clipzoo.importers.coco import Coco
 from clipzoo.importers.panoptic import Panoptic
+from clipzoo.tasks import rle
 from clipzoo.tasks.base import Convention
+from clipzoo.tasks.segmentation import Segmentation
 
 SHAPE = "<split>/*.jpg and annotations/instances_<split>.json"
 
@@ -32,11 +37,11 @@ class CocoFolder:
 
     def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open the folder of a release; see `Layout.open`."""
-        known = {"split": (), "task": ("detection", "panoptic", "stuff")}
+        known = {"split": (), "task": ("detection", "panoptic", "stuff", "stuff-only")}
         root = Root("coco", folder, {"split": "val2017", **options}, known, ["annotations"], SHAPE)
         split, task = root.options["split"], root.options["task"]
-        if task == "stuff":
-            return _stuff(root)
+        if task.startswith("stuff"):
+            return _stuff(root, *(_maps(root) if task == "stuff" else _masks(root)))
         name = f"annotations/{'instances' if task == 'detection' else 'panoptic'}_{split}.json"
         root.require(name)
         pictures = f"images/{split}" if (root / f"images/{split}").is_dir() else split
@@ -59,25 +64,53 @@ class CocoFolder:
 LAYOUT: Layout = CocoFolder()
 
 
-def _stuff(root: Root) -> Benchmark:
+Read = Callable[[str, Path], Segmentation]
+
+
+def _stuff(root: Root, classes: Sequence[str], file: Callable[[str], Path], read: Read) -> Benchmark:
+    """Return the benchmark of segmentation whose label files ``file`` names by key, and ``read`` reads."""
     split = root.options["split"]
     pictures = f"images/{split}" if (root / f"images/{split}").is_dir() else split
     root.require(pictures)
-    folders = [name.format(split=split) for name in stuff.FOLDERS]
-    maps = next((root / name for name in folders if (root / name).is_dir()), None)
-    if maps is None:
-        raise DatasetError(
-            f"coco: {root.path} has none of {', '.join(folders)}, which have "
-            "the PNGs of COCO-Stuff. Unpack stuffthingmaps_trainval2017.zip into the folder stuffthingmaps/ there. The "
-            "JSON of stuff_trainval2017.zip is not read"
-        )
     captions = _captions(root / f"annotations/captions_{split}.json")
     paths = {path.stem: path for path in (root / pictures).glob("*.jpg")}
     listed = {key: Picture(path, captions.get(path.name, ())) for key, path in paths.items()}
     reader = root.some(listed, pictures)
-    files = {key: maps / f"{key}.png" for key in paths}
-    truth = LabelFiles(Convention(stuff.CLASSES), files, lambda key, path: class_map(path, stuff.CODES))
+    truth = LabelFiles(Convention(tuple(classes)), {key: file(key) for key in paths}, read)
     return benchmark(reader, {"segmentation": truth})
+
+
+def _maps(root: Root) -> tuple[Sequence[str], Callable[[str], Path], Read]:
+    """Return the arguments of `_stuff` for the PNGs, which have things and stuff."""
+    folders = [name.format(split=root.options["split"]) for name in stuff.FOLDERS]
+    maps = next((root / name for name in folders if (root / name).is_dir()), None)
+    if maps is None:
+        raise DatasetError(
+            f"coco: {root.path} has none of {', '.join(folders)}, which have "
+            "the PNGs of COCO-Stuff. Unpack stuffthingmaps_trainval2017.zip into the folder stuffthingmaps/ there, or "
+            "use task=stuff-only for the JSON of stuff_trainval2017.zip, in which all things are one class"
+        )
+    return stuff.CLASSES, lambda key: maps / f"{key}.png", lambda key, path: class_map(path, stuff.CODES)
+
+
+def _masks(root: Root) -> tuple[Sequence[str], Callable[[str], Path], Read]:
+    """Return the arguments of `_stuff` for the JSON, which has one mask for each class of a picture."""
+    name = f"annotations/stuff_{root.options['split']}.json"
+    root.require(name)
+    file = _coco.read(root / name, "stem", {}, None)
+    classes = tuple(file.categories.values())
+
+    def read(key: str, path: Path) -> Segmentation:
+        picture = file.picture(key)
+        ids, valid = np.zeros(picture.size, np.uint16), np.zeros(picture.size, np.bool_)
+        for annotation in file.annotations.get(picture.id, ()):
+            mask = coco.mask_of(annotation, picture.size)
+            if mask is not None:
+                pixels = rle.decode(mask, picture.size)
+                ids[pixels], valid = classes.index(file.category(annotation)), valid | pixels
+        return Segmentation(ids, valid)
+
+    return classes, lambda key: root / name, read
 
 
 def _captions(path: Path) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,7 @@ Models = Annotated[
         "Repeatable.",
     ),
 ]
-Benchmark = Annotated[str | None, typer.Option(help="With --model: this benchmark (docs/benchmarks.md).")]
+Benchmark = Annotated[str | None, typer.Option(help="With --model or --preset: this benchmark (docs/benchmarks.md).")]
 
 
 class Command(TyperCommand):
@@ -57,7 +57,10 @@ def command(
     layers: Annotated[str, typer.Option(help="With --model: layers that probes read, such as -1 or 5,11.")] = "-1",
     preset: Annotated[
         str,
-        typer.Option(help="With --model: quick, knn, linear-classification, or trained probes (docs/evaluation.md)."),
+        typer.Option(
+            help="quick, knn, linear-classification, or trained probes (docs/evaluation.md), of models or of a recipe's "
+            "students."
+        ),
     ] = "quick",
     steps: Annotated[
         int | None, typer.Option(min=1, help="With --preset: steps of the probe instead of the preset's.")
@@ -73,34 +76,53 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Evaluate all arms of a recipe with baselines, training missing arms first, or any models with --model."""
-    if models is None:
-        if recipe is None:
-            raise typer.BadParameter("give a recipe, or models with --model URI --test BENCHMARK")
+    """Evaluate all arms of a recipe with baselines, training missing arms first, or any models with --model.
+
+    With --preset, the start and the trained students of a recipe are measured by that preset.
+    """
+    places = {"test": test, "probe": probe, "validation": validation, "heldout": heldout}
+    given = {split: place for split, place in places.items() if place is not None}
+    if (recipe is None) == (models is None):
+        raise typer.BadParameter("give a recipe, or models with --model URI --test BENCHMARK; not both")
+    if recipe is not None and preset == "quick":
+        if given or steps or seed:
+            raise typer.BadParameter(
+                "--test, --probe, --validation, --heldout, --steps and --seed need --model or --preset; for a recipe's "
+                "own benchmarks, use --set evaluation.test=…"
+            )
         prompts = [f"evaluation.open_vocabulary={open_vocabulary}"] if open_vocabulary else []
         _arms(recipe, out, [*(overrides or []), *prompts], device, trust)
         return
-    if recipe is not None:
-        raise typer.BadParameter("give a recipe or --model, not both")
     try:
         chosen = tuple(int(layer) for layer in layers.split(","))
     except ValueError as error:
         raise typer.BadParameter(f"--layers {layers}: give whole numbers with commas, such as 5,11") from error
-    places = {"test": test, "probe": probe, "validation": validation, "heldout": heldout}
-    given = {split: place for split, place in places.items() if place is not None}
-    size = (label_size, label_size)
+    if recipe is not None:
+        models, given, out = _students(recipe, out, overrides, trust, preset, given)
     _models(
-        models,
+        models or [],
         given,
         out or Path("eval"),
         device,
         layers=chosen,
-        label_size=size,
+        label_size=(label_size, label_size),
         preset=preset,
         steps=steps,
         seed=seed,
         open_vocabulary=open_vocabulary,
     )
+
+
+def _students(
+    recipe: Path, out: Path | None, overrides: list[str] | None, trust: bool, preset: str, given: dict[str, str]
+) -> tuple[list[str], dict[str, str], Path]:
+    """Return the models of a run, the benchmarks of a preset, and the folder of its results."""
+    from clipzoo.cli._console import load_recipe
+    from clipzoo.runs.folder import Folder
+    from clipzoo.runs.models import benchmarks_of, students
+
+    loaded, folder = load_recipe(recipe, out, overrides, trust)
+    return students(loaded, Folder(folder)), benchmarks_of(loaded, preset) | given, folder / "presets" / preset
 
 
 def _arms(recipe: Path, out: Path | None, overrides: list[str] | None, device: str, trust: bool) -> None:

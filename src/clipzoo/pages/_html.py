@@ -8,6 +8,8 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from clipzoo.errors import counted
+
 
 def render(template: str, **values: object) -> bytes:
     """Return a page as UTF-8.
@@ -39,5 +41,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["style"] = asset("style.css")
+    environment.globals |= {"style": asset("style.css"), "counted": counted}
     return environment

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from torch import nn
 
-from clipzoo import encoders, files, locations, probing
+from clipzoo import encoders, files, locations, model_schemes, probing
 from clipzoo.benchmarks import Benchmark, Crop, Split, open_benchmark, read_split
-from clipzoo.errors import RecipeError
+from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation import Encoder, baselines, classification, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.base import weights_of
@@ -24,8 +24,11 @@ from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.plugins import hint
 from clipzoo.probing.base import fitted, patch_of
 from clipzoo.progress import Progress
+from clipzoo.recipe import Recipe
 from clipzoo.runs.before.preflight import SPLITS, check_locations, option
+from clipzoo.runs.folder import Folder
 from clipzoo.store import software
+from clipzoo.training import ended
 from clipzoo.types import Size
 
 QUICK = "quick"
@@ -102,6 +105,44 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
     )
     files.write(wanted.out / "results.json", json.dumps(results, indent=1, allow_nan=False).encode())
     return results
+
+
+def students(recipe: Recipe, folder: Folder) -> list[str]:
+    """Return the URIs of the pretrained model and of the students of a run, in the order of its arms.
+
+    Left out: a start that has no URI (random weights, or a file of weights), and arms with a subset of the columns.
+
+    Raises:
+        CheckpointError: no arm is trained.
+    """
+    every = [(arm, seed) for arm in recipe.arms for seed in recipe.seeds if ended(folder.training(arm, seed))]
+    if not every:
+        raise CheckpointError(f"{folder.path} has no trained student: run `clipzoo train {folder.path}` first")
+    places = [place for one in every for place in (folder.training(*one) / "student", folder.best(*one))]
+    found = [f"open_clip:{place}" for place in places if (place / "done").exists()]
+    start = _start(recipe) if "clip" in recipe.arms else None
+    return [start, *found] if start else found
+
+
+def _start(recipe: Recipe) -> str | None:
+    """Return the URI of the pretrained model of a recipe; None if it has none."""
+    student = recipe.student
+    if student.random or (student.pretrained and Path(student.pretrained).exists()):
+        return None
+    size = "" if student.height_width is None else "?size={}x{}".format(*student.height_width)
+    if student.model.startswith("hf:"):
+        return f"{student.model}{size}"
+    name = model_schemes.resolve(student.model).removeprefix("local-dir:")
+    return f"open_clip:{name}{f'/{student.pretrained}' if student.pretrained else ''}{size}"
+
+
+def benchmarks_of(recipe: Recipe, preset: str) -> dict[str, str]:
+    """Return split -> location of the benchmarks of a recipe that a preset uses."""
+    classifier = classification.PRESETS.get(preset)
+    validated = classifier is not None and classifier.validated
+    splits = ("probe", "validation", "test") if validated else ("probe", "test")
+    named = {split: getattr(recipe.evaluation, split) for split in splits}
+    return {split: place for split, place in named.items() if place is not None}
 
 
 def _check_options(wanted: Comparison) -> None:

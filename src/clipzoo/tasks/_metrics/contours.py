@@ -37,8 +37,8 @@ class BsdsMetric(Additive):
     one. A truth without annotators is one annotator, with edges at probabilities of at least 0.5.
 
     The code of BSDS500 (CSA++) matches by minimum cost on a graph with random edges for pixels without a partner. Its
-    matchings are never larger than those here. It was not available for the tests, which compare with an exact
-    assignment of minimum cost: the scores differ by at most 0.01, since several annotators may get different partners.
+    matchings are never larger than those here, and the scores differ by at most 0.001 on photos of 321×481
+    (``scripts/check_bsds.py``, which compiles it). The tests compare with an exact assignment of minimum cost.
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {"ods": Measure(), "ois": Measure(), "ap": Measure()}

@@ -19,6 +19,9 @@ from typing import Any
 GRACE = 10.0
 """Seconds in which the main thread may end the process, before the whole process is ended."""
 
+ARRIVAL = 20.0
+"""Seconds in which the other processes, which are all there, connect with the main one."""
+
 KILLED = "ended without a message: it was killed, ran out of memory, or its machine failed"
 DONE = b"done"
 
@@ -102,12 +105,28 @@ def watching(rank: int, ranks: int, share: Callable[[Any], list[Any]]) -> Watch:
         connection = Client((os.environ.get("MASTER_ADDR", "localhost"), port), authkey=key)
         connection.send_bytes(str(rank).encode())
         return Watch({0: connection}, main=False)
-    connections = {}
-    for _ in range(ranks - 1):
+    connections: dict[int, Connection] = {}
+    timer = threading.Timer(ARRIVAL, _give_up, (connections, ranks))
+    timer.daemon = True
+    timer.start()
+    while len(connections) < ranks - 1:
         connection = listener.accept()
         connections[int(connection.recv_bytes())] = connection
+    timer.cancel()
     listener.close()
     return Watch(connections, main=True)
+
+
+def _give_up(connections: Mapping[int, Connection], ranks: int) -> None:
+    """End the main process, which waits for a process that ended before it could connect."""
+    missing = ", ".join(str(rank) for rank in range(1, ranks) if rank not in connections)
+    print(
+        f"error: rank {missing} {KILLED}\nIt had joined the training, but did not connect with rank 0 in {ARRIVAL:g} s. "
+        "Fix this and rerun the command, which resumes from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _probe(connection: Connection) -> None:

@@ -1,11 +1,11 @@
-"""Balancing of the losses on the embedded world: the criterion on validation, and the time of a step.
+"""Balancing, doubtful labels and anchors on the embedded world: validation after training, and the time of a step.
 
-    python benchmarks/balancing.py --work /tmp/balancing          # as long as 15 trainings of the demo
-    python benchmarks/balancing.py --quick --out /tmp/balancing   # minutes; its figures prove nothing
+    python benchmarks/objectives.py --work /tmp/objectives          # as long as 30 trainings of the demo
+    python benchmarks/objectives.py --quick --out /tmp/objectives   # minutes; its figures prove nothing
 
-Each scheme trains the demo's arm `clipzoo` with its default options from each seed. The criterion is that which selects
-learning rates: zero-shot top-1 plus the mean of the dense headlines of probes. Nothing is measured on test. Trainings
-in the folder of --work are resumed or reused. Writes results.json and results.md.
+Each variant trains the demo's arm `clipzoo` from each seed, with one change of the recipe. The criterion is that which
+selects learning rates: zero-shot top-1 plus the mean of the dense headlines of probes. Nothing is measured on test.
+Trainings in the folder of --work are resumed or reused. Writes results.json and results.md.
 """
 
 from __future__ import annotations
@@ -37,6 +37,17 @@ from clipzoo.training.updates import optimizer
 from clipzoo.training.updates.step import Updater
 
 SCHEMES = ("fixed", "uncertainty", "gradient_norm", "equal_scale", "expert_dropping")
+TRIMMED, SCORED = (0, 1, 2, 4), (0, 3)
+"""Columns of the demo whose labels can be trimmed: all but detection; and those whose labels have a confidence."""
+VARIANTS = {
+    **{scheme: [f"training.balancing={scheme}"] for scheme in SCHEMES},
+    "confidence_weight 1": [f"columns.{i}.confidence_weight=1" for i in SCORED],
+    "trim 0.1": [f"columns.{i}.trim=0.1" for i in TRIMMED],
+    "embedding anchor 1": ["training.anchors={embedding: 1.0}"],
+    "embedding anchor 5": ["training.anchors={embedding: 5.0}"],
+    "gram anchor 1": ["training.anchors={gram: 1.0}"],
+}
+"""Name -> changes of the demo's recipe."""
 DATA = {"data": "demo:captioned", "evaluation.probe": "demo:probe", "evaluation.validation": "demo:validation"}
 QUICK_DATA = {
     "data": "rooms:captioned?count=24", "evaluation.probe": "rooms:probe?count=16",
@@ -45,26 +56,28 @@ QUICK_DATA = {
 QUICK = ("training.steps=2", "training.batch_size=8", "training.workers=0", "evaluation.label_stride=12")
 
 
-def run_of(scheme: str, seed: int, args: argparse.Namespace) -> Run:
-    """The demo's run with one arm, seed and balancing; all runs share one label store."""
+def run_of(variant: str, seed: int, args: argparse.Namespace) -> Run:
+    """The demo's run with one arm, seed and change; all runs share one label store."""
     overrides = [
         "arms=[clipzoo]", "evaluation.test=null", "evaluation.heldout=null", "training.evaluate_every=null",
         *(f"{field}={folder}" for field, folder in args.data.items()),
-        f"store={args.work / 'labels'}", f"seeds=[{seed}]", f"training.balancing={scheme}",
+        f"store={args.work / 'labels'}", f"seeds=[{seed}]", *VARIANTS[variant],
         *(QUICK if args.quick else (f"training.steps={args.steps}",)), *args.set,
     ]  # fmt: skip
-    return Run(recipe.load(args.recipe, overrides), args.work / f"{scheme}-{seed}", device=args.device)
+    return Run(
+        recipe.load(args.recipe, overrides), args.work / f"{variant.replace(' ', '-')}-{seed}", device=args.device
+    )
 
 
-def trained(scheme: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
+def trained(variant: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Validation scores of a training, and its seconds, which are 0 if it is reused."""
-    run = run_of(scheme, seed, args)
+    run = run_of(variant, seed, args)
     began = time.perf_counter()
     runs.train(run, "clipzoo", seed)
     seconds = time.perf_counter() - began
     student = run.trainings.train("clipzoo", seed)
     scores = criterion(run.trainings.suite.measure(student, ["validation"])["validation"])
-    print(f"{scheme:16s} seed {seed}  criterion {scores['criterion']:.4f}  {seconds:.0f} s", flush=True)
+    print(f"{variant:20s} seed {seed}  criterion {scores['criterion']:.4f}  {seconds:.0f} s", flush=True)
     return {**scores, "seconds": seconds}
 
 
@@ -109,16 +122,16 @@ def page(found: dict[str, Any]) -> str:
     names = sorted({name for one in scored for name in one})
     names = ["criterion", *(name for name in names if name not in ("criterion", "seconds"))]
     lines = [
-        "# Balancing", "",
+        "# Balancing, doubtful labels and anchors", "",
         f"{settings['machine']}, {settings['cores']} cores, {settings['device']}, {settings['steps']} steps, seeds "
         f"{settings['seeds']}, validation" + (", **quick: these figures prove nothing**" if settings["quick"] else ""),
         "",
     ]  # fmt: skip
     if scored:
-        lines += [f"| balancing | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
-    for scheme, seeds in found["scores"].items():
+        lines += [f"| change | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+    for variant, seeds in found["scores"].items():
         cells = [spread([scores[name] for scores in seeds.values() if name in scores]) for name in names]
-        lines.append(f"| {scheme} | {' | '.join(cells)} |")
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
     lines += ["", "Means over seeds, and the range in parentheses.", ""] if scored else []
     if found["costs"]:
         lines += ["| step | seconds, median | relative to fixed |", "| --- | ---: | ---: |"]
@@ -148,7 +161,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     scores: dict[str, dict[str, dict[str, float]]] = {}
     if not args.costs_only:
-        scores = {s: {str(seed): trained(s, seed, args) for seed in args.seeds} for s in args.schemes}
+        every = {(one, seed): trained(one, seed, args) for seed in args.seeds for one in args.variants}
+        scores = {one: {str(seed): every[one, seed] for seed in args.seeds} for one in args.variants}
     else:
         runs.label(run_of("fixed", args.seeds[0], args))
     return {"settings": settings, "scores": scores, "costs": costs(args) if args.rounds else {}}
@@ -158,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
     parser.add_argument("--recipe", type=Path, default=Path(str(resources.files("clipzoo.demo") / "recipe.yaml")))
-    parser.add_argument("--schemes", nargs="+", default=list(SCHEMES))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=None, help="of which the time of a step is taken; 0 takes none")
@@ -166,11 +180,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="a.b=value of the recipe, as in clipzoo run --set")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path, help="folder of the trainings; default a temporary one")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/balancing")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/objectives")
     args = parser.parse_args()
     args.seeds = args.seeds or ([0] if args.quick else [0, 1, 2])
     args.rounds = (1 if args.quick else 10) if args.rounds is None else args.rounds
-    with TemporaryDirectory(prefix="balancing-") as folder:
+    with TemporaryDirectory(prefix="objectives-") as folder:
         args.work = (args.work or Path(folder)).absolute()
         found = measure(args)
     args.out.mkdir(parents=True, exist_ok=True)
