@@ -3,8 +3,8 @@
 Pictures are in ``<split>/`` or ``images/<split>/``. ``task`` is ``detection`` (boxes and masks of
 ``annotations/instances_<split>.json``; crowds are ignored) or ``panoptic`` (the classes of things and stuff, of
 ``annotations/panoptic_<split>.json`` and the folder of its maps), ``stuff`` (`clipzoo.benchmarks._published.stuff`:
-the PNGs of ``stuffthingmaps_trainval2017``) or ``stuff-only`` (the 91 classes of stuff, and ``other`` for all things, of
-``annotations/stuff_<split>.json``). ``annotations/captions_<split>.json``, if it exists, gives the captions for
+the PNGs of ``stuffthingmaps_trainval2017``) or ``stuff-only`` (the 91 classes of stuff, and ``other`` for all things,
+of ``annotations/stuff_<split>.json``). ``annotations/captions_<split>.json``, if it exists, gives the captions for
 retrieval.
 """
 

@@ -58,8 +58,8 @@ def command(
     preset: Annotated[
         str,
         typer.Option(
-            help="quick, knn, linear-classification, or trained probes (docs/evaluation.md), of models or of a recipe's "
-            "students."
+            help="quick, knn, linear-classification, or trained probes, of models or of a recipe's students "
+            "(docs/evaluation.md)."
         ),
     ] = "quick",
     steps: Annotated[

@@ -121,7 +121,7 @@ def _give_up(connections: Mapping[int, Connection], ranks: int) -> None:
     """End the main process, which waits for a process that ended before it could connect."""
     missing = ", ".join(str(rank) for rank in range(1, ranks) if rank not in connections)
     print(
-        f"error: rank {missing} {KILLED}\nIt had joined the training, but did not connect with rank 0 in {ARRIVAL:g} s. "
+        f"error: rank {missing} {KILLED}\nIt had joined, but did not connect with rank 0 in {ARRIVAL:g} s. "
         "Fix this and rerun the command, which resumes from the last checkpoint",
         file=sys.stderr,
         flush=True,
