@@ -33,7 +33,10 @@ difference is the largest absolute one over all cases of the row, rounded up to 
 the limit. Models have random weights; small ones are published architectures with fewer and narrower layers. Students
 that a target refuses have no row ([export.md](export.md#families)). Top-1 and top-5 are taken from the logits of
 clip-benchmark, because its own count (1.6.2) raises an error with this numpy. Edges have no row: they are
-compared with the code of BSDS500's authors by `scripts/check_bsds.py` ([evaluation.md](evaluation.md#averaging)). The run used Python {python}, torch {torch}, numpy {numpy}.
+compared with the code of BSDS500's authors by `scripts/check_bsds.py`
+([evaluation.md](evaluation.md#averaging)).
+
+The run used Python {python}, torch {torch}, numpy {numpy}.
 """
 
 
