@@ -325,6 +325,8 @@ def main() -> None:
     args.shards = (2_000,) if args.quick else (100_000, 1_000_000)
     args.plans = ((20_000, 9),) if args.quick else ((10_000_000, 9), (10_000_000, 220))
     args.steps, args.labels = (20, 320) if args.quick else (400, 10_000)
+    if args.scratch:
+        args.scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(dir=args.scratch))
     machine: dict[str, object] = {
         "cores": os.cpu_count(),
