@@ -212,8 +212,10 @@ def fits(pattern: str, name: str) -> bool:
 LATER = (
     "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/shards-<step>-<id>/", "arms/<arm>/<seed>/good.pt",
     "arms/<arm>/<seed>/guard.json", "arms/<arm>/<seed>/best/",
-    "arms/<arm>/<seed>/interpolation.json", "scores/interpolation/<arm>-<seed>-<alpha>/",
-    "ablation.json", "ablation.html", "ablations/<variant>/", "export/<format>/<arm>-<seed>/",
+    "arms/<arm>/<seed>/interpolation.json", "scores/open_vocabulary-<variant>/<arm>-<seed>/",
+    "scores/interpolation/<arm>-<seed>-<alpha>/",
+    "ablation.json", "ablation.html", "ablations/<variant>/", "advice/<budget>/", "presets/<preset>/",
+    "export/<format>/<arm>-<seed>/",
 )  # fmt: skip
 """Entries that a finished run on files of a disk does not have."""
 
