@@ -138,11 +138,7 @@ def test_more_labels_are_measured_once_clip_ft_is_an_arm(world: recipe.Recipe, t
 
 def test_another_number_of_pictures_keeps_all_scores(world: recipe.Recipe, tmp_path: Path) -> None:  # noqa: F811
     folder = Folder(tmp_path)
-    for field, kept in (
-        ("evaluation.pictures", True),
-        ("evaluation.open_vocabulary", True),
-        ("evaluation.test", False),
-    ):
+    for field, kept in (("pictures", True), ("open_vocabulary", True), ("test", False)):
         (tmp_path / "arms").mkdir(exist_ok=True)
         (tmp_path / "scores" / "clip").mkdir(parents=True, exist_ok=True)
         folder.adopt(world, {f"evaluation.{field}": "2, not 3"})
