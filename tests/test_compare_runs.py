@@ -72,3 +72,26 @@ def test_a_run_that_was_not_measured_is_refused(three: list[Path], tmp_path: Pat
 def test_one_run_has_no_output_folder(three: list[Path], tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(three[0]), "--out", str(tmp_path)])
     assert done.exit_code == 2
+
+
+def test_open_vocabulary_is_compared_where_both_runs_have_the_same_variant(three: list[Path], tmp_path: Path) -> None:
+    folders = []
+    for name, source, variant in (("a", three[0], "maskclip"), ("b", three[1], "maskclip"), ("c", three[0], "value")):
+        shutil.copytree(source, tmp_path / name)
+        values = recipe.load(tmp_path / name / "recipe.yaml", trust=True).model_dump(mode="json")
+        values["evaluation"]["open_vocabulary"] = variant
+        verbs.evaluate(runs.Run(recipe.parse(values), tmp_path / name))
+        folders.append(tmp_path / name)
+    compare_runs(folders, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    own = [json.loads((one / "results.json").read_text())["arms"]["clipzoo"] for one in folders[:2]]
+    difference = results["differences"]["B clipzoo-vs-A clipzoo"]["open_vocabulary/miou"]
+    means = [cell["open_vocabulary/miou"]["mean"] for cell in own]
+    assert difference["mean"] == pytest.approx(means[1] - means[0])
+    assert "open_vocabulary/miou" not in results["arms"]["C clipzoo"]
+    (reason,) = {
+        one["reason"]
+        for one in results["apart"]
+        if one["row"] == "C clipzoo" and one["measure"] == "open_vocabulary/miou"
+    }
+    assert "open_vocabulary is value" in reason

@@ -16,6 +16,7 @@ from PIL import Image
 import clipzoo
 from clipzoo import model_schemes
 from clipzoo.export import Source, export_student
+from clipzoo.export.base import transform_of
 from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import Convention
 from clipzoo.types import View
@@ -96,3 +97,27 @@ def test_scripts_are_short_and_do_not_import_clipzoo() -> None:
         code = [line for line in text.split('"""')[2].splitlines() if line.strip()]
         assert len(code) <= 15, path.name
         assert not re.search(r"^\s*(import|from) clipzoo", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_the_readme_of_onnx_resizes_as_the_student_does(
+    mode: str, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preprocess = {"resize_mode": mode, "interpolation": "bilinear", "fill_color": 90}
+    made = student(tiny_clip, tmp_path / "student", VIT, preprocess=preprocess)
+    rows, columns = np.mgrid[:480, :640]
+    pixels = np.stack([rows / 2, columns / 3, (rows + columns) / 5], 2).astype(np.uint8)
+    folder = export_student("onnx", Source(made, [pixels], TEXTS), tmp_path / "out") and tmp_path / "out"
+    Image.fromarray(pixels).save(folder / "picture.jpg", quality=95)
+    monkeypatch.chdir(folder)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    variables: dict[str, Any] = {}
+    exec(code, variables)
+    assert capsys.readouterr().out
+    with torch.no_grad():
+        picture = transform_of(made)(Image.open("picture.jpg"))[None]
+        expected = made.clip.encode_image(picture, normalize=True)
+    assert variables["pictures"][0] == pytest.approx(expected[0].numpy(), abs=0.01)
+    resized = np.asarray(variables["picture"]).astype(float)
+    shown = (picture[0] * made.std[0] + made.mean[0]).permute(1, 2, 0).numpy() * 255
+    assert np.abs(resized - shown).max() < 6

@@ -212,8 +212,10 @@ def fits(pattern: str, name: str) -> bool:
 LATER = (
     "data/", "arms/<arm>/<seed>/checkpoint.pt", "arms/<arm>/<seed>/shards-<step>-<id>/", "arms/<arm>/<seed>/good.pt",
     "arms/<arm>/<seed>/guard.json", "arms/<arm>/<seed>/best/",
-    "arms/<arm>/<seed>/interpolation.json", "scores/interpolation/<arm>-<seed>-<alpha>/",
-    "ablation.json", "ablation.html", "ablations/<variant>/", "export/<format>/<arm>-<seed>/",
+    "arms/<arm>/<seed>/interpolation.json", "scores/open_vocabulary-<variant>/<arm>-<seed>/",
+    "scores/interpolation/<arm>-<seed>-<alpha>/",
+    "ablation.json", "ablation.html", "ablations/<variant>/", "advice/<budget>/",
+    "export/<format>/<arm>-<seed>/",
 )  # fmt: skip
 """Entries that a finished run on files of a disk does not have."""
 
@@ -229,9 +231,8 @@ def test_docs_run_md_lists_every_file_field_and_part(finished: Path) -> None:
     ):
         told = described(section)
         assert [name for name in there if not any(fits(one, name) for one in told)] == []
-        optional = [
-            one for one in told if one.startswith(("guard", "interpolation", "named_arms", "weight/", "gradient_"))
-        ]
+        prefixes = ("guard", "interpolation", "named_arms", "weight/", "gradient_", "presets/")
+        optional = [one for one in told if one.startswith(prefixes)]
         absent = [one for one in told if not any(fits(one, name) for name in there)]
         assert [one for one in absent if one not in optional] == list(later)
 

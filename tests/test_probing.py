@@ -255,3 +255,17 @@ def test_a_depth_preset_trains_on_pairs_of_nyu_and_resumes_after_a_kill(models, 
     assert results[0]["arms"] == results[1]["arms"]
     (arm,) = results[0]["arms"].values()
     assert {"depth/rmse", "depth_aligned/rmse"} <= {*arm}
+
+
+def test_depth_of_a_picture_and_its_mirror_image_is_averaged_in_meters():
+    preset, calls = probing.get("dinov3-nyu-linear"), iter((2.0, 4.0))
+
+    class Encoder(torch.nn.Module):
+        depth = 1
+
+        def maps(self, images, layers):
+            return [torch.zeros(1, 1, 2, 2)]
+
+    predict = testing._predictor(preset, lambda maps, size: torch.full((1, 1, 2, 2), next(calls)).log(), Encoder())
+    depth = predict(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), (2, 2)).exp()
+    torch.testing.assert_close(depth, torch.full((1, 1, 2, 2), 3.0))

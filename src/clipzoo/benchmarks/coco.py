@@ -57,7 +57,10 @@ class CocoFolder:
         listed = {key: Picture(path, captions.get(path.name, ())) for key, path in paths.items()}
         reader = root.some(listed, pictures)
         files = {key: root / name if task == "detection" else maps / f"{key}.png" for key in paths}
-        labels = LabelFiles(expert.card.convention, files, lambda key, path: expert.look_up(key, reader.size(key)))
+        others = {} if task == "detection" else dict.fromkeys(paths, root / name)  # classes of the maps' segments
+        labels = LabelFiles(
+            expert.card.convention, files, lambda key, path: expert.look_up(key, reader.size(key)), others=others
+        )
         return benchmark(reader, {expert.card.task: labels})
 
 

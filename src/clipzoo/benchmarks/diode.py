@@ -51,7 +51,9 @@ class Diode:
         }
         reader = root.some(pictures, ".")
         files = {key: root / f"{key}_depth.npy" for key in pictures}
-        return benchmark(reader, {"depth": LabelFiles(convention(along), files, lambda key, path: _depth(path, along))})
+        masks = {key: _mask(path) for key, path in files.items()}
+        truth = LabelFiles(convention(along), files, lambda key, path: _depth(path, along), others=masks)
+        return benchmark(reader, {"depth": truth})
 
 
 LAYOUT: Layout = Diode()
@@ -81,8 +83,12 @@ def _vectors(path: Path, frame: str) -> Normals:
         raise SampleError(f"{path} is damaged: {error}") from error
 
 
+def _mask(path: Path) -> Path:
+    return path.with_name(path.name.replace("_depth.npy", "_depth_mask.npy"))
+
+
 def _depth(path: Path, along: Along) -> Depth:
-    mask = path.with_name(path.name.replace("_depth.npy", "_depth_mask.npy"))
+    mask = _mask(path)
     try:
         values, valid = (np.load(file, allow_pickle=False) for file in (path, mask))
     except ValueError as error:

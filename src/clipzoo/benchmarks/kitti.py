@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipzoo.benchmarks._published.depth import convention, cropped, metric
+from clipzoo.benchmarks._published.depth import convention, cropped, metric, named
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.files import Place
@@ -32,8 +32,8 @@ class Kitti:
             key: root / f"groundtruth_depth/{key.replace('_image_', '_groundtruth_depth_', 1)}.png" for key in pictures
         }
         crop = root.options["crop"]
-        edit = cropped(crop if crop == "none" else f"kitti-{crop}")
-        return benchmark(reader, {"depth": LabelFiles(convention("z"), files, _depth, edit)})
+        crop = crop if crop == "none" else f"kitti-{crop}"
+        return benchmark(reader, {"depth": LabelFiles(convention("z"), files, _depth, cropped(crop), named(crop))})
 
 
 LAYOUT: Layout = Kitti()

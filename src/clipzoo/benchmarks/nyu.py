@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipzoo.benchmarks._published.depth import convention, cropped, inside, metric
+from clipzoo.benchmarks._published.depth import convention, cropped, inside, metric, named
 from clipzoo.benchmarks._published.matlab import hdf5, matlab
 from clipzoo.benchmarks._published.normals import check_frame, frame_of, picture_vectors, vectors
 from clipzoo.benchmarks._published.pictures import SHARD, LabelFiles, Picture, Root, benchmark, numbers
@@ -99,7 +99,8 @@ def _pairs(root: Root) -> Benchmark:
         codes = numbers(path)
         return metric(codes / 1000, codes > 0, "z", FARTHEST)
 
-    return benchmark(reader, {"depth": LabelFiles(convention("z"), files, read, cropped(_crop(root)))})
+    crop = _crop(root)
+    return benchmark(reader, {"depth": LabelFiles(convention("z"), files, read, cropped(crop), named(crop))})
 
 
 def _labeled(root: Root, path: Path) -> Benchmark:
@@ -137,17 +138,22 @@ def _normals(root: Root, reader: LabeledPictures) -> LabelFiles[Normals]:
         )
     place, kind = found[0]
     files = {key: place / kind.format(split=split, number=row + 1, row=row) for key, row in reader.rows.items()}
+    masks = {  # none for Bansal et al., whose files have their own
+        key: path.parent.with_name("masks") / path.name if kind == KINDS["normals_gt"] else reader.path
+        for key, path in files.items()
+        if path.suffix != ".mat"
+    }
 
     def read(key: str, path: Path) -> Normals:
         if path.suffix == ".mat":
             fields = matlab(path, "nyu", ["nx", "ny", "nz", "depthValid"])
             channels = [np.asarray(fields[name]) for name in ("nx", "ny", "nz")]
             return vectors(path, np.stack(channels, 2), frame, np.asarray(fields["depthValid"]) > 0)
-        mask = path.parent.with_name("masks") / path.name
-        known = numbers(mask) if kind == KINDS["normals_gt"] else reader.array("rawDepths", key)
+        known = numbers(masks[key]) if kind == KINDS["normals_gt"] else reader.array("rawDepths", key)
         return vectors(path, picture_vectors(path), frame, known > 0)
 
-    truth = LabelFiles(Convention(), files, read, lambda label: _cropped(label, _crop(root)), f"{frame} {_crop(root)}")
+    crop = _crop(root)
+    truth = LabelFiles(Convention(), files, read, lambda label: _cropped(label, crop), f"{frame} {named(crop)}", masks)
     some = [*files][:: max(len(files) // CHECKED, 1)][:CHECKED]
     check_frame("nyu", frame, ((truth.label(key), _measured(reader, key)) for key in some))
     return truth
@@ -226,4 +232,4 @@ class LabeledDepth:
 
     def identity(self) -> str:
         """Return the SHA-256 of the file, with the field and the crop."""
-        return f"{sha256(self.reader.path)} {self.field} {self.crop}"
+        return f"{sha256(self.reader.path)} {self.field} {named(self.crop)}"

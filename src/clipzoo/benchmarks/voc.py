@@ -1,9 +1,9 @@
 """PASCAL VOC: ``voc:VOC2012?split=val``.
 
-Options: ``split`` is a file of ``ImageSets/``; ``task`` is ``segmentation`` (21 classes with background in palette
-PNGs of ``SegmentationClass/``; 255 is unknown), ``context`` (59 classes of PASCAL-Context in the PNGs of
-``SegmentationClassContext/``; 0 is unknown) or ``detection`` (boxes of ``Annotations/``; difficult objects are
-ignored, as in the official scores).
+Options: ``split`` is a list of the task's folder in ``ImageSets/``, such as ``val`` or ``trainaug``; ``task`` is
+``segmentation`` (21 classes with background in palette PNGs of ``SegmentationClass/``; 255 is unknown), ``context`` (59
+classes of PASCAL-Context in the PNGs of ``SegmentationClassContext/``; 0 is unknown) or ``detection`` (boxes of
+``Annotations/``; difficult objects are ignored, as in the official scores).
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Mapping
 
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, class_map
 from clipzoo.benchmarks.base import Benchmark, Layout
+from clipzoo.errors import DatasetError
 from clipzoo.files import Place
 from clipzoo.importers.voc import create
+from clipzoo.plugins import hint
 from clipzoo.tasks.base import Convention
 
 OBJECTS = (
@@ -41,11 +43,11 @@ class Voc:
 
     def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open a year's folder; see `Layout.open`."""
-        known = {"split": ("val", "train", "trainval", "test"), "task": tuple(FOLDERS)}
-        root = Root("voc", folder, options, known, ["JPEGImages"], SHAPE)
+        known = {"split": (), "task": tuple(FOLDERS)}
+        root = Root("voc", folder, {"split": "val", **options}, known, ["JPEGImages"], SHAPE)
         lists, labels = FOLDERS[root.options["task"]]
-        root.require(labels)
-        keys = root.lines(f"{lists}/{root.options['split']}.txt")
+        root.require(lists, labels)
+        keys = root.lines(f"{lists}/{_split(root, lists)}.txt")
         reader = root.some({key: Picture(root.named("JPEGImages", key)) for key in keys}, "JPEGImages")
         if root.options["task"] == "detection":
             boxes = create(f"{root / labels}?classes={','.join(OBJECTS)}&origin=1")
@@ -61,3 +63,11 @@ class Voc:
 
 
 LAYOUT: Layout = Voc()
+
+
+def _split(root: Root, lists: str) -> str:
+    """Return the split; `DatasetError` if there is no list of this name."""
+    split, splits = root.options["split"], sorted(path.stem for path in (root / lists).glob("*.txt"))
+    if split not in splits:
+        raise DatasetError(f"voc: split={split} is unknown: {root / lists} has no {split}.txt; {hint(split, splits)}")
+    return split

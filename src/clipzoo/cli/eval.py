@@ -39,8 +39,12 @@ class Command(TyperCommand):
 def _with_default(args: list[str]) -> Iterator[str]:
     for arg, following in zip_longest(args, args[1:]):
         yield arg
-        if arg == VOCABULARY and (following is None or following.startswith("-") or Path(following).suffix):
+        if arg == VOCABULARY and (following is None or following.startswith("-") or _is_path(following)):
             yield DEFAULT
+
+
+def _is_path(word: str) -> bool:
+    return "/" in word or bool(Path(word).suffix) or Path(word).exists()
 
 
 def command(
@@ -54,7 +58,12 @@ def command(
     probe: Benchmark = None,
     validation: Benchmark = None,
     heldout: Benchmark = None,
-    layers: Annotated[str, typer.Option(help="With --model: layers that probes read, such as -1 or 5,11.")] = "-1",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="With --model: layers that probes read, such as 5,11; default: -1, the last.", show_default=False
+        ),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -65,8 +74,13 @@ def command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="With --preset: steps of the probe instead of the preset's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="With --preset: seed of the probe.")] = 0,
-    label_size: Annotated[int, typer.Option(min=1, help="With --model: side of the compared labels in pixels.")] = 112,
+    seed: Annotated[int, typer.Option(min=0, help="With a trained probe: its seed.")] = 0,
+    label_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --model: side of the compared labels in pixels; default: 112.", show_default=False
+        ),
+    ] = None,
     open_vocabulary: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +98,13 @@ def command(
     given = {split: place for split, place in places.items() if place is not None}
     if (recipe is None) == (models is None):
         raise typer.BadParameter("give a recipe, or models with --model URI --test BENCHMARK; not both")
+    if recipe is None and (overrides or trust):
+        raise typer.BadParameter(
+            f"{'--set' if overrides else '--trust'} belongs to a recipe, and --model has none. Remove it; options of "
+            "models are part of their URIs, such as ?size=518"
+        )
+    if layers is not None or label_size is not None:
+        _check_probed(recipe, preset, "--label-size" if layers is None else "--layers")
     if recipe is not None and preset == "quick":
         if given or steps or seed:
             raise typer.BadParameter(
@@ -93,10 +114,8 @@ def command(
         prompts = [f"evaluation.open_vocabulary={open_vocabulary}"] if open_vocabulary else []
         _arms(recipe, out, [*(overrides or []), *prompts], device, trust)
         return
-    try:
-        chosen = tuple(int(layer) for layer in layers.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"--layers {layers}: give whole numbers with commas, such as 5,11") from error
+    chosen = _layers(layers or "-1")
+    side = label_size or 112
     if recipe is not None:
         models, given, out = _students(recipe, out, overrides, trust, preset, given)
     _models(
@@ -105,12 +124,28 @@ def command(
         out or Path("eval"),
         device,
         layers=chosen,
-        label_size=(label_size, label_size),
+        label_size=(side, side),
         preset=preset,
         steps=steps,
         seed=seed,
         open_vocabulary=open_vocabulary,
     )
+
+
+def _check_probed(recipe: Path | None, preset: str, option: str) -> None:
+    """Refuse an option of the preset ``quick`` with --model where it would not be used."""
+    if preset != "quick":
+        raise typer.BadParameter(f"{option} belongs to the preset quick: {preset} has its own. Remove {option}")
+    if recipe is not None:
+        field = "layers=[…]" if option == "--layers" else "label_stride=…"
+        raise typer.BadParameter(f"{option} needs --model. A recipe has its own: use --set evaluation.{field}")
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(layer) for layer in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"--layers {text}: give whole numbers with commas, such as 5,11") from error
 
 
 def _students(

@@ -54,12 +54,16 @@ class ImageEncoder(nn.Module):
     Attributes:
         image_size: (H, W) of the input images, in pixels.
         crop: part of an image that its own preprocessing keeps.
+        kept: share of the sides of that part that remains after a further center crop.
         depth: number of layers that `maps` accepts.
         patch: sides of its inputs are multiples of this number of pixels.
         has_text: False for a model without text tower; zero-shot and retrieval are not measured then.
+        masked: the padding of texts is masked.
     """
 
     has_text = True
+    kept = 1.0
+    masked = False
 
     def __init__(
         self, image_size: Size, mean: Sequence[float], std: Sequence[float], crop: Crop, depth: int, patch: int

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils import ModelOutput
 
+UNMASKED = ("clip", "metaclip_2", "siglip", "siglip2")
+"""Models whose texts need no mask: CLIP attends to earlier tokens only, and SigLIP was trained to see the padding."""
+
 
 class HuggingFace(ImageEncoder):
     """A model of transformers."""
@@ -34,15 +37,17 @@ class HuggingFace(ImageEncoder):
         norm: bool,
         processor: BaseImageProcessor,
     ) -> None:
-        crop: Crop = "center" if getattr(processor, "do_center_crop", False) else "whole"
         vision = getattr(model, "vision_model", model)
         stages = getattr(vision.config, "hidden_sizes", ())
         depth = len(stages) + 1 if stages else int(vision.config.num_hidden_layers)
         patch = 32 if stages else int(vision.config.patch_size)
+        crop, kept = _kept(processor)
         super().__init__(size, processor.image_mean, processor.image_std, crop, depth, patch)
+        self.kept = kept
         self.model, self.tokenizer, self.vision = model, tokenizer, vision
         self.norm = _final_norm(vision) if norm else nn.Identity()
         self.has_text = tokenizer is not None
+        self.masked = self.has_text and model.config.model_type not in UNMASKED
         self.native = size == _native(model, processor)
 
     def maps(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
@@ -65,9 +70,9 @@ class HuggingFace(ImageEncoder):
         assert self.tokenizer is not None, "`has_text` was checked"
         length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        # CLIP attends to earlier tokens only, and SigLIP was trained to attend to the padding: neither needs a mask.
-        ids = tokens["input_ids"].to(self.mean.device)
-        return F.normalize(_tensor(self.model.get_text_features(input_ids=ids)), dim=-1)
+        names = ["input_ids", "attention_mask"] if self.masked else ["input_ids"]
+        inputs = {name: tokens[name].to(self.mean.device) for name in names}
+        return F.normalize(_tensor(self.model.get_text_features(**inputs)), dim=-1)
 
     def _inputs(self, images: Tensor) -> dict[str, object]:
         values: dict[str, object] = {"pixel_values": self.normalize(images)}
@@ -79,12 +84,14 @@ class HuggingFace(ImageEncoder):
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:
     """Return the encoder; see `clipzoo.encoders.create`."""
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, __version__
 
     uri = f"hf:{name}"
     chosen = Options.parse(options, uri)
+    # transformers 5 loads weights of half precision as such otherwise; earlier versions always load float32.
+    precision = {"dtype": "float32"} if int(__version__.partition(".")[0]) >= 5 else {}
     try:
-        model = AutoModel.from_pretrained(name, trust_remote_code=False).eval()
+        model = AutoModel.from_pretrained(name, trust_remote_code=False, **precision).eval()
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         has_text = hasattr(model, "get_text_features")
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False) if has_text else None
@@ -104,6 +111,18 @@ def _final_norm(vision: PreTrainedModel) -> nn.Module:
             norm: nn.Module = getattr(vision, name)
             return norm
     return nn.Identity()
+
+
+def _kept(processor: BaseImageProcessor) -> tuple[Crop, float]:
+    """Return the part of an image that the preprocessing keeps, and the share of its sides after its center crop."""
+    size, crop = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
+    shortest = int(size.get("shortest_edge") or 0)
+    if getattr(processor, "do_center_crop", False):
+        before = shortest or max(int(size.get("height") or 0), int(size.get("width") or 0))
+        after = max(int(crop.get("height") or 0), int(crop.get("width") or 0))
+        return "center" if shortest else "whole", min(after / before, 1.0) if before and after else 1.0
+    share = getattr(processor, "crop_pct", None)  # of ConvNeXt: below 384 pixels, larger images are squashed
+    return ("center", float(share)) if share and 0 < shortest < 384 else ("whole", 1.0)
 
 
 def _native(model: PreTrainedModel, processor: BaseImageProcessor) -> Size:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
@@ -22,10 +21,13 @@ from clipzoo import files
 from clipzoo.encoders.base import ImageEncoder, Options
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
-from clipzoo.models import Student, check_model
+from clipzoo.models import Student, check_model, interpolate_positions
 from clipzoo.types import Size
 
 Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel
+
+STRIDE = 32
+"""Pixels of an image for each position of a ResNet's maps."""
 
 
 class OpenClip(ImageEncoder):
@@ -107,7 +109,7 @@ def _shape(visual: Tower) -> tuple[int, int]:
     if hasattr(visual, "trunk"):
         patch = getattr(getattr(visual.trunk, "patch_embed", None), "patch_size", (32, 32))
         return len(visual.trunk.feature_info), int(patch[0])
-    return 5, 32
+    return 5, STRIDE
 
 
 def _resize(visual: Tower, size: Size, uri: str) -> None:
@@ -118,11 +120,27 @@ def _resize(visual: Tower, size: Size, uri: str) -> None:
         except Exception as error:  # timm raises many kinds
             raise CheckpointError(f"{uri}: this tower cannot be set to size={size[0]}x{size[1]}: {error}") from error
     elif hasattr(visual, "transformer"):
-        h, w = (side // patch for side, patch in zip(size, visual.patch_size, strict=True))
-        first, places = visual.positional_embedding[:1], visual.positional_embedding[1:]
-        grid = places.T.reshape(1, -1, *visual.grid_size)
-        grid = F.interpolate(grid.float(), (h, w), mode="bicubic", antialias=True, align_corners=False)
-        whole = torch.cat([first, grid.flatten(2)[0].T.to(places.dtype)])
-        visual.positional_embedding = nn.Parameter(whole.detach(), requires_grad=False)
-        visual.grid_size = (h, w)
+        grid = size[0] // visual.patch_size[0], size[1] // visual.patch_size[1]
+        visual.positional_embedding = _positions(visual.positional_embedding, visual.grid_size, grid)
+        visual.grid_size = grid
+    else:
+        if size[0] % STRIDE or size[1] % STRIDE:
+            raise CheckpointError(
+                f"{uri}: size={size[0]}x{size[1]} does not fit this ResNet, whose maps have one position per {STRIDE} "
+                f"pixels. Give multiples of {STRIDE}, such as size={_multiple(size[0])}x{_multiple(size[1])}"
+            )
+        before, own = visual.image_size, visual.attnpool.positional_embedding
+        height, width = (before, before) if isinstance(before, int) else before
+        grids = [(h // STRIDE, w // STRIDE) for h, w in ((height, width), size)]
+        visual.attnpool.positional_embedding = _positions(own, *grids)
     visual.image_size = size
+
+
+def _positions(own: Tensor, before: Size, after: Size) -> nn.Parameter:
+    """Return position embeddings [1+h·w,C] of another grid; the first one is that of the class or mean token."""
+    whole = torch.cat([own[:1], interpolate_positions(own[1:], before, after)])
+    return nn.Parameter(whole.detach(), requires_grad=False)
+
+
+def _multiple(side: int) -> int:
+    return max(round(side / STRIDE), 1) * STRIDE

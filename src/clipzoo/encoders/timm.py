@@ -7,6 +7,7 @@ the input size. Maps are taken before the final norm, as those of students are; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor
 from typing import Protocol, TypedDict
 
 import torch.nn.functional as F
@@ -38,6 +39,7 @@ class _Config(TypedDict):
 
     input_size: tuple[int, int, int]
     crop_mode: str
+    crop_pct: float
     mean: Sequence[float]
     std: Sequence[float]
 
@@ -50,6 +52,8 @@ class Timm(TextlessEncoder):
         crop: Crop = "whole" if config["crop_mode"] == "squash" else "center"
         super().__init__(size, config["mean"], config["std"], crop, len(model.feature_info), int(patch[0]))
         self.model, self.norm = model, norm
+        side = config["input_size"][1]
+        self.kept = side / floor(side / config["crop_pct"])  # timm 1.0.31, transforms_imagenet_eval
 
     def maps(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
         """Return feature maps [B,C,h,w]; see `Encoder.maps`."""

@@ -35,9 +35,10 @@ def kept_scores(
         return scores
     if reason:
         say(f"the scores in {folder} are measured again: {reason}")
+    measured = measure()  # may fail, or be interrupted: the old scores remain until then
     shutil.rmtree(folder, ignore_errors=True)
     names = []
-    for row, groups in measure().items():
+    for row, groups in measured.items():
         for group, scored in groups.items():
             scored.save(folder / row / f"{group}.npz")
             names.append(f"{row}/{group}")

@@ -70,6 +70,7 @@ class Suite:
         layers: Sequence[int] = (-1,),
         crop: Crop = "whole",
         label_size: tuple[int, int] | None = None,
+        kept: float = 1.0,
     ) -> Suite:
         """Read the benchmarks of the splits (``evaluation`` of a recipe); images are decoded in each pass.
 
@@ -80,6 +81,7 @@ class Suite:
             layers: of the vision tower that probes read.
             crop: of images for zero-shot and retrieval; dense tasks use the whole image, squashed.
             label_size: (H, W) of the labels that are compared, instead of ``label_stride``.
+            kept: share of the sides of that crop that preprocessing keeps; see `Split`.
 
         Raises:
             PlanError: the true labels of two splits differ in tasks or convention.
@@ -89,7 +91,7 @@ class Suite:
         check_meaning({split: one.conventions for split, one in benchmarks.items()})
         label_size = label_size or (size[0] // label_stride, size[1] // label_stride)
         splits = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
-        scored = {split: replace(one, crop=crop) for split, one in splits.items() if split in SCORED}
+        scored = {split: replace(one, crop=crop, kept=kept) for split, one in splits.items() if split in SCORED}
         captioned = {split: one.captioned() for split, one in scored.items()}
         return cls(
             dense={split: _labeled(split, one) for split, one in splits.items() if one.truth},

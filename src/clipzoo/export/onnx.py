@@ -39,12 +39,13 @@ IMAGE, TEXT, TOKENIZER, PREPROCESS = "image.onnx", "text.onnx", "tokenizer.json"
 USAGE = """```python
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import {imported}
 from tokenizers import Tokenizer
 
 {{folder}}
 image, text = (onnxruntime.InferenceSession(folder + name) for name in ("/image.onnx", "/text.onnx"))
-picture = Image.open("picture.jpg").convert("RGB"){resized}
+picture = Image.open("picture.jpg").convert("RGB")
+picture = {resized}
 (pictures,) = image.run(None, {{"images": np.asarray(picture)[None]}})
 tokens = np.array([one.ids for one in Tokenizer.from_file(folder + "/tokenizer.json").encode_batch(["a chair"])])
 (texts,) = text.run(None, {{"tokens": tokens}})
@@ -187,16 +188,12 @@ def _exportable() -> Iterator[None]:
 
 
 def _usage(student: Student, length: int, heads: Mapping[str, _Graph]) -> str:
-    (height, width), mode = student.image_size, student.preprocess_cfg["resize_mode"]
-    squashed = mode == "squash"
+    height, width = student.image_size
+    imported, resized, about = _resizing(student)
     listed = [f"- `{one['file']}`: {', '.join(one['outputs'])} of {column}" for column, one in heads.items()]
-    about = (
-        "Images are resized to this size with Pillow, bicubic."
-        if squashed
-        else f"Images are resized and cropped as `{PREPROCESS}` describes (OpenCLIP's resize_mode: {mode})."
-    )
     return USAGE.format(
-        resized=f".resize(({width}, {height}), Image.Resampling.BICUBIC)" if squashed else "  # cropped and resized",
+        imported=imported,
+        resized=resized,
         height=height,
         width=width,
         length=length,
@@ -204,6 +201,21 @@ def _usage(student: Student, length: int, heads: Mapping[str, _Graph]) -> str:
         resize=about,
         heads="\nThe graphs of heads take `images`, too:\n\n" + "\n".join(listed) + "\n" if listed else "",
     )
+
+
+def _resizing(student: Student) -> tuple[str, str, str]:
+    """Return the names that the snippet imports from Pillow, its resizing, and a sentence on it."""
+    (height, width), config = student.image_size, student.preprocess_cfg
+    kind = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"  # OpenCLIP has no others
+    how, filled = f"({width}, {height}), Image.Resampling.{kind.upper()}", (config.get("fill_color", 0),) * 3
+    mode = config["resize_mode"]
+    if mode == "squash":
+        return "Image", f"picture.resize({how})", f"Images are resized to this size with Pillow, {kind}."
+    if mode == "longest":
+        about = f"Images are resized with Pillow, {kind}, until they fit into this size, and padded."
+        return "Image, ImageOps", f"ImageOps.pad(picture, {how}, {filled})", about
+    about = f"Images are cropped to their center in the aspect of this size, and resized with Pillow, {kind}."
+    return "Image, ImageOps", f"ImageOps.fit(picture, {how})", about
 
 
 def compare(source: Source, folder: Path) -> dict[str, object]:

@@ -49,8 +49,8 @@ CHOOSING = (
 UNSHARED = ("name", "description", "license", "columns.", "arms.", "variants", "labeling.", "interpolation")
 """Fields in which a run may differ from the one whose trained arms and scores it shares."""
 
-APART = ("evaluation.open_vocabulary",)
-"""Fields of the evaluation whose scores are kept apart, so that a change invalidates no others."""
+APART = ("evaluation.open_vocabulary", "evaluation.pictures")
+"""Fields of the evaluation on which no other scores depend: their scores are kept apart, or they have none."""
 
 
 class Folder:

@@ -151,8 +151,12 @@ def _check_options(wanted: Comparison) -> None:
         raise RecipeError("--probe needs --validation, which selects the strength of the probes")
     if wanted.preset != QUICK and "probe" not in wanted.locations:
         raise RecipeError(f"--probe is missing: the preset {wanted.preset} trains its probe on this benchmark")
-    if wanted.preset in (QUICK, *classification.PRESETS) and wanted.steps:
-        raise RecipeError(f"--steps needs --preset with trained probes: {wanted.preset} has no steps. Remove --steps")
+    if wanted.preset in (QUICK, *classification.PRESETS):
+        for name, value in (("steps", wanted.steps), ("seed", wanted.seed)):
+            if value:
+                raise RecipeError(
+                    f"--{name} needs --preset with a trained probe: {wanted.preset} has no {name}. Remove --{name}"
+                )
     if wanted.preset != QUICK and wanted.open_vocabulary:
         raise RecipeError(
             f"--open-vocabulary has no trained probe: remove --preset {wanted.preset}, or measure both "
@@ -162,7 +166,8 @@ def _check_options(wanted: Comparison) -> None:
     if wanted.preset not in known:
         raise RecipeError(f"there is no preset {wanted.preset!r}; {hint(wanted.preset, known)}")
     classifier = classification.PRESETS.get(wanted.preset)
-    if classifier and not classifier.validated and "validation" in wanted.locations:
+    validated = wanted.preset == QUICK or (classifier is not None and classifier.validated)
+    if not validated and "validation" in wanted.locations:
         raise RecipeError(f"the preset {wanted.preset} has no setting that validation chooses. Remove --validation")
 
 
@@ -207,9 +212,12 @@ def _scores(
     _note_random(model, uri, progress)
     if isinstance(model, nn.Module):
         model.to(wanted.device)
-    crop: Crop = getattr(model, "crop", "whole")
-    suite = Suite.of(benchmarks, model.image_size, layers=wanted.layers, crop=crop, label_size=wanted.label_size)
+    crop, kept = _preprocessing(model)
+    size, layers = model.image_size, wanted.layers
+    suite = Suite.of(benchmarks, size, layers=layers, crop=crop, label_size=wanted.label_size, kept=kept)
     identity = _request(wanted) | dict(suite.identities) | {"weights": weights_of(model)}
+    if getattr(model, "has_text", True):  # dense tasks have the whole image
+        identity |= _kept(kept) | ({"texts": "masked"} if getattr(model, "masked", False) else {})
     folder = wanted.out / "scores" / _folder_name(uri)
     measured = kept_scores(folder, lambda: suite.measure(model, reported), identity, progress.stage)
     return _prompted(wanted, uri, model, suite, measured, identity, progress)
@@ -249,6 +257,8 @@ def _trained_scores(
     preset = probing.get(wanted.preset)
     identities = {split: _identity(benchmarks[split], preset.task) for split in ("probe", *reported)}
     identities["weights"] = weights_of(encoders.create(uri))
+    if preset.flip_average and preset.bins:
+        identities["flip_average"] = "of meters"  # earlier versions averaged logarithms
     folder = wanted.out / "probes" / f"{wanted.preset}-{_folder_name(uri)}"
 
     def measured() -> dict[str, RowScores]:
@@ -278,13 +288,13 @@ def _classified(
     _note_random(model, uri, progress)
     if isinstance(model, nn.Module):
         model.to(wanted.device)
-    crop: Crop = getattr(model, "crop", "whole")
+    crop, kept = _preprocessing(model)
     splits: dict[str, Split] = {
-        name: replace(read_split(replace(one, labels={}), model.image_size), crop=crop)
+        name: replace(read_split(replace(one, labels={}), model.image_size), crop=crop, kept=kept)
         for name, one in benchmarks.items()
         if name in ("probe", *reported) or (name == "validation" and preset.validated)
     }
-    identity = _request(wanted) | {name: split.identity for name, split in splits.items()}
+    identity = _request(wanted) | {name: split.identity for name, split in splits.items()} | _kept(kept)
     identity["weights"] = weights_of(model)
     folder = wanted.out / "features" / _folder_name(uri)
 
@@ -293,6 +303,16 @@ def _classified(
 
     place = wanted.out / "scores" / wanted.preset / _folder_name(uri)
     return dict(kept_scores(place, measured, identity, progress.stage))
+
+
+def _preprocessing(model: Encoder) -> tuple[Crop, float]:
+    """Return the part of an image that the preprocessing of a model keeps; see `ImageEncoder`."""
+    return getattr(model, "crop", "whole"), getattr(model, "kept", 1.0)
+
+
+def _kept(kept: float) -> dict[str, str]:
+    """Return the part of an identity that says so, if preprocessing keeps less than the whole crop."""
+    return {} if kept == 1 else {"kept": f"{kept:.6g}"}
 
 
 def _encoder(wanted: Comparison, uri: str, preset: probing.Preset, size: Size) -> Encoder:

@@ -123,7 +123,11 @@ class Scores:
             return self._measure_baselines(splits)
 
         def kept(split: str) -> dict[str, dict[str, Scored]]:
-            return self.kept(self.inputs.folder.scores("baselines", split), lambda: measure()[split], [split])
+            folder = self.inputs.folder.scores("baselines", split)
+            possible = "clip-ft" in self.inputs.recipe.arms and self.suite.probed and split in self.suite.dense
+            # measured before clip-ft was an arm: scores that have the row need no record of it
+            extra = {"more_labels": "of clip-ft"} if possible and not (folder / "more_labels").exists() else {}
+            return self.kept(folder, lambda: measure()[split], [split], extra)
 
         return {split: kept(split) for split in splits}
 

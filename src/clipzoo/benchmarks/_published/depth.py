@@ -16,10 +16,12 @@ Crop = tuple[float, float, float, float]
 CROPS: dict[str, Crop] = {
     # Eigen et al. 2014 for NYU: rows 45 to 470 and columns 41 to 600 of 480×640.
     "nyu-eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640),
-    # Garg et al. 2016 and Eigen et al. 2014 for KITTI, as public evaluation code has them.
+    # Garg et al. 2016 and Eigen et al. 2014 for KITTI, as monodepth2 and BTS have them; both truncate to whole pixels.
     "kitti-garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "kitti-eigen": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }
+VERSIONS = {"kitti-garg": 2, "kitti-eigen": 2}
+"""Crop -> its version, which is raised when its pixels change; 1 for all others."""
 
 
 def convention(along: Along) -> Convention:
@@ -48,5 +50,12 @@ def inside(name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         return np.ones((H, W), np.bool_)
     top, bottom, left, right = CROPS[name]
     mask = np.zeros((H, W), np.bool_)
-    mask[round(top * H) : round(bottom * H), round(left * W) : round(right * W)] = True
+    first, last, start, end = (int(edge + 1e-6) for edge in (top * H, bottom * H, left * W, right * W))
+    mask[first:last, start:end] = True
     return mask
+
+
+def named(crop: str) -> str:
+    """Return a text for `LabelFiles.named` that changes with a crop of `CROPS` and with its pixels."""
+    version = VERSIONS.get(crop, 1)
+    return crop if version == 1 else f"{crop}, version {version}"

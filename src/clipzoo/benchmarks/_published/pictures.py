@@ -122,6 +122,7 @@ class LabelFiles(Generic[L]):
         read: returns the label of a key and its file.
         edit: applied to each label, for example to remove what an evaluation crop excludes.
         named: options on which the labels depend, for `identity`.
+        others: key -> another file on which its label depends, such as a mask, for `identity`.
     """
 
     convention: Convention
@@ -129,6 +130,7 @@ class LabelFiles(Generic[L]):
     read: Callable[[str, Path], L]
     edit: Callable[[L], L] = field(default=lambda label: label)
     named: str = ""
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     def loaders(self, entries: Sequence[Entry]) -> list[Loader | None]:
         """Return a function for each entry that reads its label; None for entries without one."""
@@ -147,14 +149,15 @@ class LabelFiles(Generic[L]):
         return iter(())
 
     def identity(self) -> str:
-        """Return the SHA-256 of the convention, the keys and the contents of all label files."""
+        """Return the SHA-256 of the convention, the options, the keys and the contents of all label files."""
         return self._identity
 
     @cached_property
     def _identity(self) -> str:
         digest = hashlib.sha256(f"{self.convention!r}{self.named}".encode())
-        hashes = {path: sha256(path) if path.is_file() else "missing" for path in {*self.files.values()}}
-        for key, path in sorted(self.files.items()):
+        paths = {*self.files.values(), *self.others.values()}
+        hashes = {path: sha256(path) if path.is_file() else "missing" for path in paths}
+        for key, path in [*sorted(self.files.items()), *sorted(self.others.items())]:
             digest.update(f"\n{key} {hashes[path]}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 

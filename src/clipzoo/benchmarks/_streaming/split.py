@@ -35,9 +35,13 @@ DECODERS = 4
 """The number of threads that decode images in advance."""
 
 
-def view_of(image: ImageArray, size: tuple[int, int], crop: Crop) -> View:
-    """Return the deterministic view of an image at ``size`` (H, W)."""
-    return View.whole(size) if crop == "whole" else View.center(image.shape[:2], size)
+def view_of(image: ImageArray, size: tuple[int, int], crop: Crop, kept: float = 1.0) -> View:
+    """Return the deterministic view of an image at ``size`` (H, W); of its sides, only a centered share is kept."""
+    view = View.whole(size) if crop == "whole" else View.center(image.shape[:2], size)
+    if kept == 1:
+        return view
+    x0, y0, x1, y1 = (0.5 + kept * (edge - 0.5) for edge in view.crop)
+    return View((x0, y0, x1, y1), size)
 
 
 class Lazy(Sequence[T], Generic[T]):
@@ -90,6 +94,7 @@ class Split:
         classnames: names by class index.
         templates: prompts with ``{c}`` in the place of the class name.
         crop: of the images for students.
+        kept: share of the sides of that crop that preprocessing keeps.
         identity: a text that changes with any image, caption, class or label.
         left_out: reason -> number of unusable samples.
         threads: that decode in advance.
@@ -108,6 +113,7 @@ class Split:
     identity: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
     threads: int = 1
+    kept: float = 1.0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -120,7 +126,7 @@ class Split:
 
     def _view(self, index: int) -> ImageArray:
         image = self.images[index]
-        return view_of(image, self.size, self.crop).image(image)
+        return view_of(image, self.size, self.crop, self.kept).image(image)
 
     def select(self, indices: Sequence[int]) -> Split:
         """Return the images with these indices, in this order."""

@@ -69,7 +69,11 @@ def cached(
     Raises:
         CheckpointError: an embedding is not finite.
     """
-    identity = {"images": split.identity, "size": [*split.size], "crop": split.crop, "weights": weights_of(model)}
+    identity: dict[str, object] = {
+        "images": split.identity, "size": [*split.size], "crop": split.crop, "weights": weights_of(model)
+    }  # fmt: skip
+    if split.kept != 1:
+        identity["kept"] = split.kept
     record = json.dumps(identity, indent=1).encode()
     if not (folder / "identity.json").is_file() or (folder / "identity.json").read_bytes() != record:
         for path in sorted(folder.glob("*.npy")):

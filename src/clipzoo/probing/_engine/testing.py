@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -100,6 +101,8 @@ def _predictor(preset: Preset, module: ProbeModule | DetectorModule, model: Enco
             mirrored: Tensor = module([one.float() for one in model.maps(images.flip(2), layers)], size).flip(3)
             if preset.task == "normals":
                 mirrored = mirrored * mirrored.new_tensor([-1.0, 1, 1, 1][: mirrored.shape[1]]).view(1, -1, 1, 1)
+            if preset.bins:  # raw depth is logarithmic; DINOv2 and DINOv3 average meters
+                return torch.logaddexp(raw, mirrored) - math.log(2)
             return (raw + mirrored) / 2
 
     return predict

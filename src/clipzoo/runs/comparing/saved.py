@@ -11,7 +11,7 @@ from pathlib import Path
 from clipzoo import recipe as recipes
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.arms import RowScores
-from clipzoo.evaluation.measure import RECOGNITION, Scored
+from clipzoo.evaluation.measure import OPEN_VOCABULARY, RECOGNITION, Scored
 from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.scores import DONE
 from clipzoo.recipe import Recipe, flat
@@ -48,16 +48,21 @@ class Saved:
         rows: dict[str, dict[int, RowScores]] = {}
         for arm, cells in self.results["arms"].items():
             for seed in (0,) if arm == "clip" else self.results["seeds"]:
-                groups = _load(self._scores(arm, seed)).get(split, {}) if cells else {}
+                folders = self._scores(arm, seed) if cells else []
+                groups = {group: one for folder in folders for group, one in _load(folder).get(split, {}).items()}
                 if groups:
                     rows.setdefault(arm, {})[seed] = groups
         for row, groups in _load(self.folder.scores("baselines", split)).items():
             rows[row] = {0: groups}
         return rows
 
-    def _scores(self, arm: str, seed: int) -> Path:
+    def _scores(self, arm: str, seed: int) -> list[Path]:
+        """Return the folders of the scores of an arm: its own, and that of open vocabulary if it is measured."""
         named = self.results.get("named_arms", {}).get(arm)
-        return Folder(self.path / named["folder"]).scores("clipzoo", seed) if named else self.folder.scores(arm, seed)
+        folder, row = (Folder(self.path / named["folder"]), "clipzoo") if named else (self.folder, arm)
+        variant = self.recipe.evaluation.open_vocabulary
+        prompted = [folder.scores(f"{OPEN_VOCABULARY}-{variant}", f"{row}-{seed}")] if variant else []
+        return [folder.scores(row, seed), *prompted]
 
     def protocol(self, group: str, split: str) -> dict[str, str]:
         """Return the settings on which the scores of a group of measures depend, in words."""
@@ -65,6 +70,8 @@ class Saved:
         known = {"preset": identity.get("preset", "not recorded"), split: identity.get(split, "not recorded")}
         if group in RECOGNITION:
             return known
+        if group == OPEN_VOCABULARY:
+            return known | {name: str(self.results["protocol"].get(name)) for name in (OPEN_VOCABULARY, "resolution")}
         protocol = {name: str(self.results["protocol"].get(name)) for name in ("resolution", "mask", "alignment")}
         fitted = {name: identity.get(name, "not recorded") for name in ("probe", "validation")}
         return known | fitted | {"layers": str(list(self.recipe.evaluation.layers))} | protocol

@@ -142,20 +142,30 @@ class VocMetric(DetectionMetric):
         total, classes = np.zeros(len(weights)), (count > 0).sum(1)
         for kind in np.flatnonzero(truths.any(0)):
             of = kinds == kind + 1
-            total += _whole_area(weights[:, image[of]], right[of] > 0, excused[of] > 0, count[:, kind])
+            total += _whole_area(image[of], right[of] > 0, excused[of] > 0, weights, count[:, kind])
         return {"ap50": np.where(classes > 0, total / np.maximum(classes, 1), np.nan)}
 
 
 def _whole_area(
+    image: NDArray[np.int64],
+    right: BoolArray,
+    excused: BoolArray,
+    weights: NDArray[np.float64],
+    truths: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the area under precision, made monotonic, over the whole recall: [R]; the arguments are those of
+    `_average_precision.average_precision`, at one threshold.
+    """
+    step = max(1, _average_precision.CELLS // max(len(image), 1))
+    starts = range(0, max(len(weights), 1), step)
+    parts = ((np.take(weights[i : i + step], image, 1), truths[i : i + step]) for i in starts)
+    return np.concatenate([_area(times, right, excused, some) for times, some in parts])
+
+
+def _area(
     times: NDArray[np.float64], right: BoolArray, excused: BoolArray, truths: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the area under precision, made monotonic, over the whole recall: [R].
-
-    Args:
-        times: [R,D], the count of each detection, sorted by descending score, in each set.
-        right: [D]. excused: [D].
-        truths: [R], the number of true boxes in each set.
-    """
+    """Return the area of some sets, whose counts of each detection are ``times`` [R,D]."""
     hits, counted = np.cumsum(times * right, 1), np.cumsum(times * ~excused, 1)
     precision = hits / np.maximum(counted, 1)
     best = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
