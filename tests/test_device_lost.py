@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from clipzoo.errors import DeviceError, EngineError, ExpertError
-from clipzoo.labeling import label
+from clipzoo.labeling import Tuning, label
+from clipzoo.labeling._loading import load_expert
 from clipzoo.labeling._tuning import device_lost
+from clipzoo.labeling.local import Work
 from clipzoo.labeling.plan import Job
 from clipzoo.labeling.ray import driver
 from clipzoo.store import Store
@@ -66,8 +68,19 @@ def test_an_expert_that_fails_on_a_sound_gpu_fails_by_image(tmp_path, monkeypatc
 
 def test_a_process_without_cuda_does_not_start_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: pytest.fail("it would start CUDA"))
-    assert device_lost() == ""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: pytest.fail("it would start CUDA"))
+    assert device_lost("cuda") == ""
+
+
+def test_the_gpu_of_the_expert_is_asked(monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    assert [device_lost(device) for device in ("cuda:1", "cpu")] == ["", ""]
+    assert asked == ["cuda:1", None]
+    work = Work(Bright(), None, None, 1)
+    load_expert(work, "cuda:1", Tuning(), None)
+    assert work.device == "cuda:1"
 
 
 class Errors:

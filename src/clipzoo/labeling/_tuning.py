@@ -116,15 +116,16 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
 
 
-def device_lost() -> str:
+def device_lost(device: str) -> str:
     """Return why this process cannot use its GPU anymore; "" if it can, or if it uses none.
 
+    ``device`` is that of an expert; for one on the CPU, torch's current GPU is asked.
     After a failed assertion in a kernel or a memory error (ECC), CUDA fails in every later call of the process.
     """
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch 2.14
         return ""
     try:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device if device.startswith("cuda") else None)
     except RuntimeError as error:
         return brief(error)
     return ""

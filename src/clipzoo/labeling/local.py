@@ -60,6 +60,7 @@ class Work:
     column: Column
     budget: Budget
     batch_size: int
+    device: str = "cpu"
     limits: dict[int, int] = field(default_factory=dict)
     """Pixels of an image -> largest batch of such or larger images that fits in memory."""
     seconds: float = 0.0
@@ -79,7 +80,7 @@ class Work:
         return min([self.batch_size, *(size for known, size in self.limits.items() if pixels >= known)])
 
     def note(self, **values: object) -> None:
-        """Add a line to the column's ``runs.jsonl``: at once on a disk, else with others every `INTERVAL` seconds."""
+        """Add a line to the column's ``runs.jsonl``: immediately on a disk, else every `INTERVAL` seconds."""
         self.notes.append(run_line(**values))
         if not files.remote(self.column.path) or time.monotonic() - self.written >= INTERVAL:
             self.write_notes()
@@ -192,7 +193,7 @@ class Pass:
             except RemoteError:  # a network failure ends the run; it is not a failure of the sample
                 raise
             except Exception as error:  # foreign code may raise anything
-                if lost := device_lost():  # every later image would fail, whatever it shows
+                if lost := device_lost(self.work.device):  # every later image would fail, whatever it shows
                     raise DeviceError(_lost(lost)) from error
                 if size == 1:
                     return [error.with_traceback(None)]  # its frames would keep images and tensors alive
