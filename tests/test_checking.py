@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -406,3 +407,14 @@ def test_samples_are_looked_at_in_order(tmp_path: Path) -> None:
     first, second = (check(str(tmp_path), progress=False) for _ in range(2))
     assert first.drawn == second.drawn
     assert first._digests == second._digests
+
+
+def test_samples_without_a_duplicate_take_no_memory_each() -> None:
+    hashes = np.random.default_rng(0).permutation(np.arange(200_000, dtype=np.uint64))
+    hashes[:2] = 7
+    tracemalloc.start()
+    groups = duplicates.equal(hashes)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert {0, 1} <= set(max(groups, key=len).tolist())
+    assert most < 60 * len(hashes), "an array object alone takes more than 100 bytes"

@@ -428,3 +428,15 @@ def test_estimate_of_an_expert_that_reads_other_columns_is_refused(tmp_path):
     expert.reads = ("depth/x",)
     with pytest.raises(ExpertError, match="reads the column depth/x"):
         estimate(str(make_dataset(tmp_path / "data")), [expert], device="cpu")
+
+
+def test_an_estimate_of_shards_with_equal_keys(tmp_path):
+    for shard in range(3):
+        members = [(f"{i:06d}", {"png": encoded(image(9 * shard + i)), "txt": b"c"}) for i in range(4)]
+        write_shard(tmp_path / f"data/{shard}.tar", members)
+    expert = Bright(batch_size=1)
+    seen: list[bytes] = []
+    expert.one = lambda pixels: seen.append(pixels.tobytes()) or Bright.one(pixels)  # type: ignore[method-assign]
+    guess = estimate(str(tmp_path / "data"), [expert], device="cpu")
+    assert (guess.samples, guess.measured, guess.columns[0].failures) == (12, 12, 0)
+    assert set(seen) == {image(9 * shard + i).tobytes() for shard in range(3) for i in range(4)}

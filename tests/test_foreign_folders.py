@@ -13,7 +13,7 @@ from PIL import Image
 from clipzoo.errors import DatasetError
 from clipzoo.labeling import label
 from clipzoo.pages.check import check, rows
-from clipzoo.readers import Reader, fingerprint, open_dataset, shard_fingerprint
+from clipzoo.readers import Reader, fingerprint, folder, open_dataset, shard_fingerprint
 from clipzoo.types import decode_image
 from making import Bright, encoded, image
 
@@ -199,3 +199,25 @@ def test_a_status_changes_no_fingerprint(tmp_path, monkeypatch):
     before = open_dataset(location)
     assert before.index(before.shards[0])[-1].error is None
     assert shard_fingerprint(before, before.shards[0]) == now
+
+
+def test_the_names_of_a_flat_folder_are_not_read_again_for_every_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(60):
+        (tmp_path / f"{i:03d}.png").write_bytes(PICTURES[0])
+        (tmp_path / f"{i:03d}.txt").write_text(f"picture {i}")
+    monkeypatch.setattr(folder, "ROWS", 2)
+    folder._names.cache_clear()
+    read, stem = [0], folder._stem
+
+    def counted(name: str) -> str:
+        read[0] += 1
+        return stem(name)
+
+    monkeypatch.setattr(folder, "_stem", counted)
+    reader = open_dataset(str(tmp_path))
+    assert len(reader.shards) == 30
+    keys = [entry.key for shard in reader.shards for entry in reader.index(shard)]
+    assert keys == [f"{i:03d}" for i in range(60)]
+    assert read[0] <= 2 * 120 + 60

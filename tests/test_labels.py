@@ -165,10 +165,11 @@ def test_runs_are_added_at_once(tmp_path, parts, monkeypatch):
     assert len(asked[-2].splitlines()) > 4
 
 
-def test_a_manifest_cannot_lead_out_of_the_merged_store(tmp_path, parts):
+@pytest.mark.parametrize(("slug", "says"), [("../../../x", "not the name of a folder"), ("x", "Rename the folder to ")])
+def test_a_manifest_cannot_lead_out_of_the_merged_store(tmp_path, parts, slug, says):
     path = parts[0].columns()[0].path / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"slug": "../../../x"}))
-    with pytest.raises(StoreError, match="Rename the folder to "):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"slug": slug}))
+    with pytest.raises(StoreError, match=says):
         merge(parts, Store(tmp_path / "out"))
 
 

@@ -188,3 +188,19 @@ def test_a_layout_and_a_size_that_the_model_does_not_have_are_told(tmp_path: Pat
     for told, seen in (({}, "no size"), ({"size": 8}, r"size \[8, 8\]")):
         with pytest.raises(ExpertError, match=rf"its card says {seen}: set size: \[16, 16\]"):
             loaded(saved(tmp_path / f"size{len(told)}", convolution(), {**CARD, "input": told}))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_cuda_that_cannot_be_loaded_is_reported(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
+    import onnxruntime
+
+    path = saved(tmp_path / "m", convolution())
+    experts.create(f"onnx:{path}").load("cpu")
+    assert caplog.text == ""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    expert = experts.create(f"onnx:{path}")
+    expert.load("cuda")
+    assert "cannot load its CUDA provider: running on the CPU" in caplog.text
+    assert "onnxruntime-gpu[cuda,cudnn]" in caplog.text
+    assert len(expert.predict([image(0, (16, 16))])) == 1

@@ -21,6 +21,7 @@ from clipzoo.cli import app
 from clipzoo.errors import StoreError
 from clipzoo.files import _copies, lock
 from clipzoo.files._remote import Remote
+from clipzoo.labeling import local
 from clipzoo.readers import open_dataset
 from clipzoo.store import Store, verify
 from making import Bright, Near, make_dataset
@@ -174,6 +175,25 @@ def test_killed_in_the_middle_of_an_upload_it_goes_on(in_s3, data, tmp_path):
     run(data, out, Bright())
     assert contents(out) == contents(tmp_path / "labels")
     assert verify(Store(out), open_dataset(str(data))) == []
+
+
+def test_the_record_of_runs_is_not_rewritten_for_each_shard(memory, tmp_path, monkeypatch):
+    data, writes, write = make_dataset(tmp_path / "data", shards=8, count=2), [], Remote.write
+
+    def counted(self, data, new=False):
+        writes.append(self.name)
+        write(self, data, new)
+
+    monkeypatch.setattr(Remote, "write", counted)
+    run(data, f"{memory}/labels", Bright())
+    (column,) = Store(f"{memory}/labels").columns()
+    assert writes.count("runs.jsonl") <= 4
+    lines = files_lines(column.path)
+    assert [line["event"] for line in lines] == ["start", *["shard"] * 8, "end"]
+    assert column.manifest.seconds == pytest.approx(sum(line.get("seconds", 0) for line in lines), abs=1e-3)
+    monkeypatch.setattr(local, "INTERVAL", 0.0)
+    run(data, f"{memory}/each", Bright())
+    assert writes.count("runs.jsonl") >= 10, "after this time lines are written"
 
 
 # One writer ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ ClipzooError
 │   └── ImageError     its image cannot be decoded
 ├── LabelError         a label breaks the contract of its task
 ├── ExpertError        an expert cannot be loaded, or returned something else than a label
+│   └── DeviceError    the GPU of the process has failed; another process may be able to use it
 ├── EngineError        a cluster is missing, or cannot run the labeling
 ├── StoreError         a label store is damaged, of another dataset, or in use
 │   └── LostError      labels are missing or have changed during training
@@ -146,6 +147,10 @@ class LabelError(ClipzooError, ValueError):
 
 class ExpertError(ClipzooError, ValueError):
     """An expert cannot be loaded or used."""
+
+
+class DeviceError(ExpertError):
+    """The GPU of this process has failed, and every later call of it in this process fails too."""
 
 
 class EngineError(ClipzooError, RuntimeError):

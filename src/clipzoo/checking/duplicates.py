@@ -72,7 +72,10 @@ def near(hashes: Hashes) -> list[NDArray[np.int64]]:
 
 
 def _groups(order: NDArray[np.int64], cuts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    groups = [np.sort(group) for group in np.split(order, cuts) if len(group) > 1]
+    """Return the parts of ``order`` between ``cuts`` that have several items. Most have one, and are not made."""
+    starts, ends = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(order)]])
+    several = np.flatnonzero(ends - starts > 1)
+    groups = [np.sort(order[start:end]) for start, end in zip(starts[several], ends[several], strict=True)]
     return sorted(groups, key=lambda group: (-len(group), group[0]))
 
 

@@ -111,6 +111,8 @@ class Expert(ABC):
     needs_sample: bool = False
     reads: tuple[str, ...] = ()
     """Columns of the same store, ``<task>/<slug>``, whose labels are its input."""
+    calls: tuple[str, ...] = ("forward",)
+    """The methods of `module` that `predict` calls: labeling compiles them and sets their precision."""
     imports: bool = False
     """Existing labels are read, not predicted."""
 
@@ -134,7 +136,8 @@ class Expert(ABC):
         """The torch module that `predict` calls; each `load` creates a new one.
 
         An expert that overrides this lets labeling choose the memory layout and, for weights in float32, the precision.
-        Weights of other types would have neither precision in autocast.
+        Weights of other types would have neither precision in autocast. If `predict` calls the module by another method
+        than ``forward``, the expert also sets ``calls``.
         """
         return None
 

@@ -68,6 +68,8 @@ def create(name: str) -> TimmExpert:
 class TimmExpert(Expert):
     """A vision tower of timm."""
 
+    calls = ("forward_intermediates",)
+
     def __init__(self, name: str, options: Mapping[str, str], uri: str) -> None:
         from timm.data.config import resolve_model_data_config
 
@@ -111,7 +113,7 @@ class TimmExpert(Expert):
 
     @property
     def module(self) -> nn.Module | None:
-        """The model; None before `load`. Labeling calls its ``forward_intermediates``."""
+        """The model, to which labeling applies precision and memory layout; None before `load`."""
         return self._model
 
     def predict(self, images: Sequence[ImageArray]) -> list[object]:

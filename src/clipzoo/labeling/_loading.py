@@ -55,4 +55,5 @@ def load_expert(work: Work, device: str, tuning: Tuning, batch_size: int | None)
         raise
     except Exception as error:  # foreign code may raise anything
         raise ExpertError(f"{expert.card.uri} cannot be loaded on {device}: {type(error).__name__}: {error}") from error
+    work.device = device
     work.batch_size = batch_size or expert.batch_size  # loading may have set it to 1

@@ -14,7 +14,7 @@ from typing import Literal, ParamSpec, TypeVar, get_args
 import torch
 from torch.utils import _pytree as pytree
 
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, brief
 from clipzoo.experts.base import Expert, ExpertCard
 
 P = ParamSpec("P")
@@ -71,10 +71,13 @@ class Tuning:
         assert module is not None, "the expert is loaded"
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
-        if self.compile:
-            module.forward = torch.compile(module.forward)
-        if self.precision != "fp32":
-            module.forward = _cast(module.forward, torch.device(device).type, self.precision)
+        for name in expert.calls:
+            call = getattr(module, name)
+            if self.compile:
+                call = torch.compile(call)
+            if self.precision != "fp32":
+                call = _cast(call, torch.device(device).type, self.precision)
+            setattr(module, name, call)
 
     @contextmanager
     def fixed_threads(self) -> Iterator[int]:
@@ -111,6 +114,21 @@ def _cast(forward: Callable[P, R], device: str, precision: Precision) -> Callabl
 def out_of_memory(error: BaseException) -> bool:
     """Return True if an expert failed because the device or the machine is out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+def device_lost(device: str) -> str:
+    """Return why this process cannot use its GPU anymore; "" if it can, or if it uses none.
+
+    ``device`` is that of an expert; for one on the CPU, torch's current GPU is asked.
+    After a failed assertion in a kernel or a memory error (ECC), CUDA fails in every later call of the process.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch 2.14
+        return ""
+    try:
+        torch.cuda.synchronize(device if device.startswith("cuda") else None)
+    except RuntimeError as error:
+        return brief(error)
+    return ""
 
 
 def release() -> None:

@@ -231,6 +231,7 @@ def _run(
         raise Interrupted(_interrupted(jobs, works, str(error)), sent) from None
     finally:
         for work in active:
+            work.write_notes()
             work.column.finish(work.unnoted(), labeled=work.labeled)
 
 

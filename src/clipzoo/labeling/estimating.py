@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 
 from clipzoo.errors import ExpertError
@@ -17,6 +17,7 @@ from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, label_shards
 from clipzoo.labeling.plan import Job
 from clipzoo.readers import Entry, Reader, open_dataset, spread
+from clipzoo.readers.base import Keys
 from clipzoo.stopping import signals
 from clipzoo.store import Column, Store
 from clipzoo.types import Sample
@@ -65,17 +66,18 @@ class Estimate:
 
 
 class _Sampled(Reader):
-    """Some entries of another dataset, as a dataset."""
+    """Some entries of another dataset, as a dataset whose keys are unique: shards may have equal keys."""
 
-    def __init__(self, reader: Reader, entries: dict[str, Sequence[Entry]]) -> None:
-        self.reader, self.entries = reader, entries
-        self.location, self.shards, self.threads = reader.location, tuple(entries), reader.threads
+    def __init__(self, reader: Reader, shard: str, entries: Sequence[Entry]) -> None:
+        keys = Keys()
+        self.reader, self.entries = reader, {keys.take(entry.key)[0]: entry for entry in entries}
+        self.location, self.shards, self.threads = reader.location, (shard,), reader.threads
 
     def index(self, shard: str) -> list[Entry]:
-        return [*self.entries[shard]]
+        return [replace(entry, key=key) for key, entry in self.entries.items()]
 
     def read(self, entry: Entry) -> Sample:
-        return self.reader.read(entry)
+        return self.reader.read(self.entries[entry.key])
 
 
 def estimate(
@@ -148,7 +150,7 @@ def _measure(reader: Reader, shard: str, entries: Sequence[Entry], works: Sequen
     progress = Progress([work.column.name for work in works], 1)
     job = Job(shard, tuple(range(len(works))))
     with signals() as stop:
-        label_shards(_Sampled(reader, {shard: entries}), [job], works, stop, progress)
+        label_shards(_Sampled(reader, shard, entries), [job], works, stop, progress)
     return progress.total
 
 

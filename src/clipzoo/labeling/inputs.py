@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts.base import Expert, ExpertCard
-from clipzoo.store import Column, Store, marks_of
+from clipzoo.store import Column, Store
+from clipzoo.store.rows import Row
 
 
 def stages(experts: Sequence[Expert], store: Store) -> list[list[Expert]]:
@@ -74,13 +75,10 @@ class Shard:
     """
 
     def __init__(self, columns: Sequence[Column], shard: str, source: str) -> None:
-        self._shard, self._columns = shard, []
+        self._shard = shard
+        self._columns = list[tuple[Column, dict[str, Row]]]()
         for column in columns:
-            rows = column.rows(shard)
-            marks = marks_of(rows.schema)
-            column.check_meaning(shard, marks)
-            column.check_pictures(shard, marks, source)
-            self._columns.append((column, {row["key"]: row for row in rows.to_pylist()}))
+            self._columns.append((column, column.checked(shard, source)))
 
     def labels(self, key: str) -> dict[str, object]:
         """Return column name -> label of a sample, for the columns that have one."""

@@ -16,19 +16,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-from clipzoo.errors import LabelError, RemoteError, SampleError
+from clipzoo import files
+from clipzoo.errors import DeviceError, LabelError, RemoteError, SampleError
 from clipzoo.experts.base import Expert, ExpertInput
 from clipzoo.labeling import inputs
 from clipzoo.labeling._batches import Batch, Batcher, decoded
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
-from clipzoo.labeling._tuning import out_of_memory, release
+from clipzoo.labeling._tuning import device_lost, out_of_memory, release
 from clipzoo.labeling.plan import Job, source_state
 from clipzoo.readers import Entry, Reader, prefetched, shard_fingerprint
 from clipzoo.readers.decode import Decoded
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, ColumnWriter
-from clipzoo.store.manifest import append_run
+from clipzoo.store.manifest import append_lines, run_line
 from clipzoo.types import Failure
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
 
 OUT_OF_MEMORY = "out of memory"
 """The event in ``runs.jsonl`` of a run that halved its batches. Its labels may differ from those of other runs."""
+
+INTERVAL = 60.0
+"""Seconds between two writes of ``runs.jsonl`` in an object store, where each one writes the whole file. A run that is
+killed loses the lines of this time: the cost of its last shards, and the states of imported files, which are then read
+again."""
 
 UNSOUND = "its label cannot be used"
 
@@ -54,6 +60,7 @@ class Work:
     column: Column
     budget: Budget
     batch_size: int
+    device: str = "cpu"
     limits: dict[int, int] = field(default_factory=dict)
     """Pixels of an image -> largest batch of such or larger images that fits in memory."""
     seconds: float = 0.0
@@ -63,14 +70,25 @@ class Work:
     labeled: int = 0
     reads: Sequence[Column] = ()
     """Columns whose labels the expert gets as input."""
+    notes: list[str] = field(default_factory=list)
+    """Lines that are not yet in ``runs.jsonl``."""
+    written: float = -INTERVAL
+    """Time of `time.monotonic` at which lines were last written."""
 
     def most(self, pixels: int) -> int:
         """Return the largest batch of images with so many pixels that fits in memory, as far as known."""
         return min([self.batch_size, *(size for known, size in self.limits.items() if pixels >= known)])
 
     def note(self, **values: object) -> None:
-        """Add a line to the column's ``runs.jsonl``."""
-        append_run(self.column.path, **values)
+        """Add a line to the column's ``runs.jsonl``: immediately on a disk, else every `INTERVAL` seconds."""
+        self.notes.append(run_line(**values))
+        if not files.remote(self.column.path) or time.monotonic() - self.written >= INTERVAL:
+            self.write_notes()
+
+    def write_notes(self) -> None:
+        """Write the lines that are not yet in ``runs.jsonl``."""
+        append_lines(self.column.path, self.notes)
+        self.notes, self.written = [], time.monotonic()
 
     def unnoted(self) -> float:
         """Return the seconds since the last call."""
@@ -111,12 +129,13 @@ class Pass:
 
     def keep(self, previous: Column, shard: str) -> None:
         """Copy the labels of an earlier run. Failed samples are labeled again."""
-        for row in previous.rows(shard).to_pylist():
-            if row["size"] is not None:
-                data = previous.read(shard, row["offset"], row["size"])
-                self.writer.copy(row["key"], data, row["valid_share"], row["confidence"])
-                self.kept.add(row["key"])
-                self.work.budget.note()
+        with previous.cached(shard):
+            for row in previous.rows(shard).to_pylist():
+                if row["size"] is not None:
+                    data = previous.read(shard, row["offset"], row["size"])
+                    self.writer.copy(row["key"], data, row["valid_share"], row["confidence"])
+                    self.kept.add(row["key"])
+                    self.work.budget.note()
 
     def fail(self, key: str, failure: Failure, by_sample: bool = False) -> None:
         """Store that a sample has no label; raise if the budget is used up."""
@@ -162,6 +181,9 @@ class Pass:
         """Return the labels of a batch, with an exception for each label that could not be made.
 
         If memory runs out, the batch is halved. After any other error, images are labeled one by one.
+
+        Raises:
+            DeviceError: the GPU has failed.
         """
         pixels = batch[0].image.shape[0] * batch[0].image.shape[1]
         size = min(len(batch), self.work.most(pixels))
@@ -171,6 +193,8 @@ class Pass:
             except RemoteError:  # a network failure ends the run; it is not a failure of the sample
                 raise
             except Exception as error:  # foreign code may raise anything
+                if lost := device_lost(self.work.device):  # every later image would fail, whatever it shows
+                    raise DeviceError(_lost(lost)) from error
                 if size == 1:
                     return [error.with_traceback(None)]  # its frames would keep images and tensors alive
                 full = out_of_memory(error)
@@ -232,6 +256,13 @@ class Pass:
             self.work.budget.note()
 
 
+def _lost(why: str) -> str:
+    return (
+        f"the GPU of this process has failed ({why}), so that every later image would fail too. Rerun the command: "
+        "committed shards are kept, and this one is labeled again"
+    )
+
+
 def codecs(reader: Reader) -> ThreadPoolExecutor:
     """Return the threads that read, decode and encode."""
     return ThreadPoolExecutor(max(THREADS, reader.threads), thread_name_prefix="codec")
@@ -243,6 +274,7 @@ def label_shards(reader: Reader, jobs: Sequence[Job], works: Sequence[Work], sto
     Raises:
         Interrupted: after a signal; earlier shards are committed.
         DatasetError, ExpertError: too many samples failed.
+        DeviceError: the GPU has failed.
     """
     ends = {i: job for job in jobs for i in job.columns}
     fetched = prefetched(reader, [job.shard for job in jobs])
@@ -268,6 +300,8 @@ def labeled_shard(
         with meter.time(DATA):
             stack.enter_context(reader.cached(job.shard))
             entries = reader.index(job.shard)
+            for column in {column for i in job.columns if i not in job.again for column in works[i].reads}:
+                stack.enter_context(column.cached(job.shard))
         keys = [entry.key for entry in entries]
         source = shard_fingerprint(reader, job.shard, entries)
         writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys, source)) for i in job.columns]

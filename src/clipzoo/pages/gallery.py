@@ -12,7 +12,7 @@ from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
 from clipzoo.pages import _html
 from clipzoo.pages.pictures import data_uri, overlay
-from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, spread
+from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint, spread
 from clipzoo.readers.decode import read_image
 from clipzoo.store import Column, Store, create_file
 from clipzoo.store.summary import summary
@@ -64,7 +64,8 @@ def inspect(store_root: AnyPath | Place, data: AnyPath, out_html: AnyPath, count
     Samples are spread evenly over the committed shards. Failures are listed, up to 200 a column.
 
     Raises:
-        StoreError: the store has no column, ``count`` is below 1, or the page cannot be written.
+        StoreError: the store has no column or labels other samples, ``count`` is below 1, or the page cannot be
+            written.
         DatasetError: the dataset cannot be read.
     """
     if count < 1:
@@ -96,7 +97,12 @@ def _chosen(reader: Reader, columns: Sequence[Column], count: int) -> Sequence[E
     shards = spread([shard for shard in reader.shards if shard in committed], count)
     entries: list[Entry] = []
     for shard in shards:
-        entries += spread([entry for entry in reader.index(shard) if entry.error is None], count)
+        indexed = reader.index(shard)
+        source = shard_fingerprint(reader, shard, indexed)
+        for column in columns:
+            if column.has(shard):
+                column.check_pictures(shard, column.marks(shard), source)
+        entries += spread([entry for entry in indexed if entry.error is None], count)
     return spread(entries, count)
 
 

@@ -8,11 +8,12 @@ Hidden files and files with other extensions are ignored.
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, islice
+from itertools import pairwise
 from pathlib import Path
 
 from clipzoo import files
@@ -45,7 +46,7 @@ class Folder(Reader):
         self.texts = tuple(ext for ext in self.captions.members if ext in (*TEXTS, "json"))
         self.root = location.on_disk("a folder of images")
         self.images = ImageFolder(self.root, location.flag("outside"))
-        counts = [(folder, sum(1 for _ in _samples(self.root, folder))) for folder in self._folders()]
+        counts = [(folder, _count(self.root, folder)) for folder in self._folders()]
         self.slices = {f"{i:06d}": slices for i, slices in enumerate(_cut(counts))}
         self.shards = tuple(self.slices)
         self.identity = digest([counts, "upright"] if self.captions.upright else counts)
@@ -80,7 +81,7 @@ class Folder(Reader):
             return [
                 self._entry(shard, stem, names, keys)
                 for one in self.slices[shard]
-                for stem, names in islice(_samples(root, one.folder), one.start, one.stop)
+                for stem, names in _samples(root, one)
             ]
         except OSError as error:
             raise DatasetError(
@@ -140,11 +141,7 @@ class Folder(Reader):
 
     def stamp(self, shard: str) -> str:
         """Return a digest of the names, sizes and times of modification of all files of the shard."""
-        samples = (
-            names
-            for one in self.slices[shard]
-            for _, names in islice(_samples(self.root, one.folder), one.start, one.stop)
-        )
+        samples = (names for one in self.slices[shard] for _, names in _samples(self.root, one))
         return digest([(name, files.state(self.root / name)) for names in samples for name in names])
 
     def _folders(self) -> Iterator[str]:
@@ -208,18 +205,38 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _samples(root: Path, folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield (key, names of its files relative to the root) of every sample of one folder; nothing without images."""
+def _samples(root: Path, part: Slice) -> Iterator[tuple[str, list[str]]]:
+    """Yield (key, names of its files relative to the root) of the samples of a part of a folder."""
+    path, below = root / part.folder, "" if part.folder == "." else part.folder + "/"
+    names, bounds = _names(path, path.stat().st_mtime_ns)
+    for first, end in pairwise(bounds[part.start : part.stop + 1]):
+        yield below + _stem(names[first]), [below + name for name in names[first:end]]
+
+
+def _count(root: Path, folder: str) -> int:
+    """Return the number of samples of one folder; 0 without images."""
     path = root / folder
-    names = _names(path, path.stat().st_mtime_ns)
-    below = "" if folder == "." else folder + "/"
-    for stem, group in groupby(names, lambda name: name.rpartition(".")[0]):
-        yield below + stem, [below + name for name in group]
+    return len(_names(path, path.stat().st_mtime_ns)[1]) - 1
 
 
 @lru_cache(maxsize=2)  # the shards of one large folder follow each other
-def _names(folder: Path, changed: int) -> list[str]:
-    """Return the images and captions of a folder by stem; none without images. ``changed`` is its modification time."""
+def _names(folder: Path, changed: int) -> tuple[list[str], array[int]]:
+    """Return the images and captions of a folder by stem, and where each stem begins and the last one ends.
+
+    No names if there is no image. ``changed`` is the folder's modification time.
+    """
+    names = _listed(folder)
+    bounds = array("q", (i for i, name in enumerate(names) if i == 0 or _stem(name) != _stem(names[i - 1])))
+    bounds.append(len(names))
+    return names, bounds
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the images and captions of a folder by stem; none without images."""
     known = {*IMAGES, *TEXTS, "json"}
     names = [name for name in os.listdir(folder) if name[0] != "." and _extension(name) in known]  # noqa: PTH208
     if not any(_extension(name) in IMAGES for name in names):

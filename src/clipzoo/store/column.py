@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from tarfile import BLOCKSIZE
 from typing import Any, cast
@@ -30,7 +30,7 @@ from clipzoo.store.rows import (
     old_codes,
 )  # fmt: skip
 from clipzoo.tasks import levels, png
-from clipzoo.tasks.base import Convention
+from clipzoo.tasks.base import Convention, Task
 from clipzoo.types import Failure, View
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,13 @@ def _size(header: bytes) -> int:
         return int(header[124:135], 8)
     except ValueError:
         return -1
+
+
+def _lost(tar: Place, error: OSError) -> LostError:
+    rows = f"{tar.stem}.parquet"
+    return LostError(
+        f"cannot read {tar}: {error.strerror}. Mount or restore the store, or remove {rows} and label again"
+    )
 
 
 def _has_other_name(before: bytes, name: str) -> bool:
@@ -212,6 +219,14 @@ class Column(_Shards):
             )
         return SOURCE_MARK in marks
 
+    def checked(self, shard: str, source: str) -> dict[str, Row]:
+        """Return key -> row of a committed shard, after `check_meaning` and `check_pictures`."""
+        rows = self.rows(shard)
+        marks = marks_of(rows.schema)
+        self.check_meaning(shard, marks)
+        self.check_pictures(shard, marks, source)
+        return {row["key"]: cast(Row, row) for row in rows.to_pylist()}
+
     def warn_unmarked(self, shards: Sequence[str]) -> None:
         """Warn of shards for which `check_pictures` returned False."""
         if shards:
@@ -219,6 +234,21 @@ class Column(_Shards):
                 "%s: %d shards, the first is %s, were labeled by an older clipzoo, which stored no fingerprint of "
                 "their images. Changes of the dataset since then cannot be detected", self.name, len(shards), shards[0],
             )  # fmt: skip
+
+    @contextmanager
+    def cached(self, shard: str) -> Iterator[None]:
+        """Read labels from one download of a shard's tar during the block, if it is remote; for whole shards.
+
+        Raises:
+            LostError: the tar is missing.
+        """
+        path = self.file(shard, ".tar")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(files.cached(path))
+            except OSError as error:
+                raise _lost(path, error) from error
+            yield
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Return the bytes of one label. Safe in threads and forked workers.
@@ -231,10 +261,7 @@ class Column(_Shards):
         try:
             data = read_at(path, offset, size)
         except OSError as error:
-            raise LostError(
-                f"cannot read {path}: {error.strerror}. Mount or restore the store, or remove {shard}.parquet and "
-                "label again"
-            ) from error
+            raise _lost(path, error) from error
         if len(data) < size:
             raise StoreError(
                 f"{path} ends before byte {offset + size}: it is truncated. Remove {shard}.parquet and label again"
@@ -248,7 +275,8 @@ class Column(_Shards):
             LostError, StoreError, LabelError: see `member`, or the label cannot be decoded.
         """
         task = tasks.get(self.task)
-        if self.manifest.codec == png.LEVELS and task.extension == "png" and size > levels.HEAD:
+        partly = type(task).read is not Task.read  # `Task.read` decodes whole files
+        if self.manifest.codec == png.LEVELS and partly and task.extension == "png" and size > levels.HEAD:
             with suppress(levels.ShortError):
                 return task.read(self.member(shard, key, offset, size, levels.HEAD), view)
         return task.read(self.member(shard, key, offset, size), view)

@@ -89,7 +89,7 @@ class Manifest(BaseModel):
         """Read the manifest in a column's folder.
 
         Raises:
-            StoreError: it is missing, damaged, or of a later format.
+            StoreError: it is missing, damaged, of a later format, or names a folder out of the store.
         """
         path = folder / MANIFEST
         try:
@@ -103,6 +103,13 @@ class Manifest(BaseModel):
             ) from error
         if manifest.format > FORMAT:
             raise StoreError(f"{path} has format {manifest.format}, this clipzoo reads up to {FORMAT}: update clipzoo")
+        for field, name in (("task", manifest.task), ("slug", manifest.slug)):
+            if "/" in name or not safe_name(name):
+                raise StoreError(
+                    f"{path} has {field}={name!r}, which is not the name of a folder, so that files named by it could "
+                    "be written anywhere. In the manifest of an untrusted store this is an attack. If the store is "
+                    f"yours, set {field} to the name of the column's folder"
+                )
         return manifest
 
     def write(self, folder: Place) -> None:
@@ -170,12 +177,16 @@ def software() -> dict[str, str]:
 
 def append_run(folder: Place, **values: object) -> None:
     """Add a line to ``runs.jsonl`` with the time. A line that a crash left incomplete is ended first."""
-    line = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
-    append_lines(folder, [line])
+    append_lines(folder, [run_line(**values)])
+
+
+def run_line(**values: object) -> str:
+    """Return a line for ``runs.jsonl`` with the time."""
+    return json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}, sort_keys=True)
 
 
 def append_lines(folder: Place, lines: Sequence[str]) -> None:
-    """Add lines to ``runs.jsonl`` in one write."""
+    """Add lines to ``runs.jsonl`` in one write. An object store gets the whole file again."""
     if lines:
         with writing(folder):
             files.append(folder / RUNS, "\n".join(lines).encode())

@@ -27,6 +27,9 @@ from clipzoo.types import MAX_PIXELS, Size, View
 NAME = b"czLV"
 """Ancillary, private, not to be copied by programs that change pixels (PNG specification, section 5.4)."""
 
+HEADER = ">IIB"
+"""Height, width, and 1 for differences: the beginning of the chunk."""
+
 SHORTEST = 96
 """Shortest side of a level: enough for a target of 56×56 of a crop of half the area."""
 
@@ -71,7 +74,7 @@ def _chunks_of(codes: Codes) -> png.Chunks:
     rows = codes.reshape(len(codes), -1)
     plain, differences = _packed(rows), _packed(np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1])))
     different = len(differences) < 0.8 * len(plain)  # plain rows are read faster
-    header = struct.pack(">IIB", *codes.shape[:2], different)
+    header = struct.pack(HEADER, *codes.shape[:2], different)
     return [(NAME, header + (differences if different else plain))]
 
 
@@ -100,7 +103,11 @@ def read_level(data: bytes, task: str, view: View) -> Level | None:
     """Return codes and facts of the level in a file or its beginning; None if it has none, or the view needs more."""
     chunks = dict(_chunks(data))
     content, header, mark = chunks.get(NAME), chunks.get(b"IHDR", b""), chunks.get(b"tEXt", b"")
-    if content is None or len(header) < 10 or not _fits(view, content):
+    if content is None or len(header) < 10:
+        return None
+    if len(content) < struct.calcsize(HEADER):
+        raise _damaged(f"it has {len(content)} bytes")
+    if not _fits(view, content):
         return None
     facts = png.facts_of(mark.partition(b"\0")[2].decode("latin-1"), task)
     return _codes(content, header[8], 3 if header[9] == 2 else 1), facts
@@ -130,19 +137,24 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _codes(content: bytes, bits: int, channels: int) -> Codes:
     try:
-        height, width, different = struct.unpack_from(">IIB", content)
+        height, width, different = struct.unpack_from(HEADER, content)
         size = height * width * channels * bits // 8
         require(0 < size <= 6 * MAX_PIXELS, f"it has {height}×{width} pixels")
+        require(bits in (8, 16), f"it has {bits} bits")
         data = np.frombuffer(_zstd().decompress(content[9:], size, asbytes=True), np.uint8)
+        rows: Codes = data.reshape(height, -1)
+        if bits == 16:
+            low, high = data.reshape(height, 2, width).swapaxes(0, 1)
+            rows = low.astype(np.uint16) | (high.astype(np.uint16) << np.uint16(8))
     except (OSError, ValueError, LabelError) as error:
-        raise LabelError(f"the level of the label is damaged: {error}; label the image again") from error
-    rows: Codes = data.reshape(height, -1)
-    if bits == 16:
-        low, high = data.reshape(height, 2, width).swapaxes(0, 1)
-        rows = low.astype(np.uint16) | (high.astype(np.uint16) << np.uint16(8))
+        raise _damaged(error) from error
     if different:
         rows = np.add.accumulate(rows, axis=0, dtype=rows.dtype)
     return rows if channels == 1 else rows.reshape(height, width, channels)
+
+
+def _damaged(why: object) -> LabelError:
+    return LabelError(f"the level of the label is damaged: {why}; label the image again")
 
 
 @cache

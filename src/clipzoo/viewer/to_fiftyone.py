@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from clipzoo import files
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint
 from clipzoo.store import Column, Store
 from clipzoo.store.rows import Row
 from clipzoo.tasks.detection import Detection
@@ -43,11 +44,9 @@ def to_fiftyone(store: AnyPath | Place, data: AnyPath, images: Path) -> object:
     """Return a FiftyOne dataset of all samples of a store; their images are written to the folder ``images``.
 
     Raises:
-        StoreError: FiftyOne is not installed, the store has no column, or belongs to another dataset.
+        StoreError: FiftyOne is not installed, the store has no column, or labels another dataset or other samples.
         DatasetError: the dataset cannot be read.
     """
-    from clipzoo.readers import fingerprint
-
     fo = module()
     columns = Store(store).columns(needed=True)
     reader = open_dataset(data, captions="optional")
@@ -75,19 +74,20 @@ def _samples(fo: ModuleType, columns: list[Column], reader: Reader, images: Path
     shards = sorted(set[str]().union(*(column.committed() for column in columns)).intersection(reader.shards))
     number = 0
     for shard in shards:
-        tables = {
-            column: {row["key"]: cast(Row, row) for row in column.rows(shard).to_pylist()}
-            for column in columns
-            if column.has(shard)
-        }
-        for entry in reader.index(shard):
-            if any(entry.key in rows for rows in tables.values()):
-                number += 1
-                sample = _sample(fo, reader, entry, images / f"{number:08d}.jpg")
-                if sample is not None:
-                    for column, rows in tables.items():
-                        _add(fo, sample, column, shard, rows.get(entry.key))
-                    yield sample
+        entries = reader.index(shard)
+        source = shard_fingerprint(reader, shard, entries)
+        tables = {column: column.checked(shard, source) for column in columns if column.has(shard)}
+        with ExitStack() as stack:
+            for column in tables:
+                stack.enter_context(column.cached(shard))
+            for entry in entries:
+                if any(entry.key in rows for rows in tables.values()):
+                    number += 1
+                    sample = _sample(fo, reader, entry, images / f"{number:08d}.jpg")
+                    if sample is not None:
+                        for column, rows in tables.items():
+                            _add(fo, sample, column, shard, rows.get(entry.key))
+                        yield sample
 
 
 class _Fields:

@@ -99,6 +99,7 @@ class HfExpert(Expert):
         self.batch_size = count(options, "batch_size", 8)
         self.postprocessor = _postprocessor(source)
         self.needs_sample = self.postprocessor.needs_captions
+        self.calls = self.postprocessor.calls
         preprocessing = {
             **source.preprocessing,
             "do_center_crop": False,

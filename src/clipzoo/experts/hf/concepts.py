@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class ConceptsPostprocessor(PromptedPostprocessor):
 
     auto = "Sam3Model"
     auto_processor = "Sam3Processor"
+    calls: ClassVar[tuple[str, ...]] = ("forward", "get_vision_features")
 
     def check_length(self, processor: Processor, query: Query) -> None:
         """Raise `ExpertError` if a name is longer than a prompt."""

@@ -77,6 +77,8 @@ class Postprocessor(ABC):
     single_image = False
     """The processor splits an image into several and mixes up those of a batch, so images are processed one by one."""
     needs_captions = False
+    calls: ClassVar[tuple[str, ...]] = ("forward",)
+    """Methods of the model that `labels` calls: see `Expert.calls`."""
 
     def unpads(self, processor: Processor) -> bool:
         """Return true if the library's post-processing removes the padding."""

@@ -51,6 +51,8 @@ DTYPES: Mapping[str, type[np.number]] = {
 
 INTEGERS = (np.uint8, np.int32, np.int64)
 
+CUDA = "CUDAExecutionProvider"
+
 
 def create(name: str) -> OnnxExpert:
     """Return the expert of a card or model file, not loaded.
@@ -95,10 +97,12 @@ class OnnxExpert(Expert):
         options = ort.SessionOptions()
         options.intra_op_num_threads = _threads()
         options.log_severity_level = 3
+        providers = _providers(ort, device)
         try:
-            self._session = ort.InferenceSession(str(self.model), options, providers=_providers(ort, device))
+            self._session = ort.InferenceSession(str(self.model), options, providers=providers)
         except Exception as error:  # errors of ONNX Runtime have no common base class
             raise ExpertError(f"ONNX Runtime cannot load {self.model}: {error}. Export the model again") from error
+        _warn_of_cpu(self._session, providers)
         self._input = _pick("input", self._session.get_inputs(), self.spec.input.name, 0)
         self._output = _pick("output", self._session.get_outputs(), self.spec.output.name, self.spec.output.index)
         node = next(node for node in self._session.get_inputs() if node.name == self._input)
@@ -155,11 +159,21 @@ def _threads() -> int:
 
 def _providers(ort: ModuleType, device: str) -> list[object]:
     if device.startswith("cuda"):
-        if "CUDAExecutionProvider" in ort.get_available_providers():
+        if CUDA in ort.get_available_providers():
             number = int(device.partition(":")[2] or 0)
-            return [("CUDAExecutionProvider", {"device_id": number}), "CPUExecutionProvider"]
+            return [(CUDA, {"device_id": number}), "CPUExecutionProvider"]
         log.warning("onnxruntime has no CUDA provider: running on the CPU. For CUDA, pip install onnxruntime-gpu")
     return ["CPUExecutionProvider"]
+
+
+def _warn_of_cpu(session: InferenceSession, wanted: Sequence[object]) -> None:
+    """Warn if CUDA was asked for, and ONNX Runtime could not load it and uses the CPU instead."""
+    if len(wanted) > 1 and CUDA not in session.get_providers():
+        log.warning(
+            "onnxruntime cannot load its CUDA provider: running on the CPU. Usually CUDA or cuDNN is missing, or of "
+            "another version than this onnxruntime-gpu was built for. Install them with it: "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu"
+        )
 
 
 def _pick(what: str, nodes: Sequence[NodeArg], name: str | None, index: int) -> str:

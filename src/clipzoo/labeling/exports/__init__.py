@@ -71,7 +71,8 @@ def export_labels(
 
     Raises:
         PluginError: the format is unknown.
-        StoreError: no column or several fit, a column is of another dataset, or the output folder is not empty.
+        StoreError: no column or several fit, a column is of another dataset or of other samples, or the output folder
+            is not empty.
         DatasetError: the dataset cannot be read.
     """
     plugin = PLUGINS.load(to)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import IO, Protocol, cast
 
 from clipzoo import tasks
 from clipzoo.errors import SampleError
 from clipzoo.labeling.exports.base import Labeled
 from clipzoo.progress import Progress
-from clipzoo.readers import ROW, Entry, Reader, prefetched
+from clipzoo.readers import ROW, Entry, Reader, prefetched, shard_fingerprint
 from clipzoo.store import Column
 from clipzoo.store.rows import Row
 from clipzoo.types import BoolArray, View, image_size
@@ -44,18 +45,22 @@ class Walk:
         self.progress.step("export", len(self.reader.shards), len(self.reader.shards))
 
     def _of_shard(self, shard: str, committed: Sequence[bool]) -> Iterator[Labeled]:
-        """Yield the images of a shard that have a label."""
+        """Yield the images of a shard that have a label; `StoreError` if a column labels other samples there."""
         rows: dict[str, dict[str, Row]] = {}
-        for column, there in zip(self.columns, committed, strict=True):
-            found = cast(list[Row], column.rows(shard).to_pylist()) if there else []
-            rows[column.name] = {row["key"]: row for row in found}
-        for entry in self.reader.index(shard):
-            self._lost.clear()
-            one = self._labeled(entry, {name: of.get(entry.key) for name, of in rows.items()})
-            if one is not None:
-                self.pictures += 1
-                yield one
-                self._count(one)
+        entries = self.reader.index(shard)
+        source = shard_fingerprint(self.reader, shard, entries)
+        with ExitStack() as stack:
+            for column, there in zip(self.columns, committed, strict=True):
+                rows[column.name] = column.checked(shard, source) if there else {}
+                if there:
+                    stack.enter_context(column.cached(shard))
+            for entry in entries:
+                self._lost.clear()
+                one = self._labeled(entry, {name: of.get(entry.key) for name, of in rows.items()})
+                if one is not None:
+                    self.pictures += 1
+                    yield one
+                    self._count(one)
 
     def _count(self, one: Labeled) -> None:
         """Count an image as left out if the writer has left out all of its labels."""

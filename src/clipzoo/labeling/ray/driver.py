@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 from clipzoo import files
-from clipzoo.errors import ClipzooError, EngineError, StoreError
+from clipzoo.errors import ClipzooError, DeviceError, EngineError, StoreError
 from clipzoo.labeling._budget import EARLIEST, Budget
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import warn
@@ -299,6 +299,8 @@ class _Run:
         except errors.RayTaskError as error:
             if not worker.ready:
                 self._refuse(worker, str(error.cause))
+            elif isinstance(error.cause, DeviceError):  # a new process may be able to use the GPU
+                self._lost(worker, str(error.cause))
             elif isinstance(error.cause, ClipzooError):
                 raise error.cause from None
             else:
