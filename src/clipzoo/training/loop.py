@@ -139,7 +139,7 @@ def _left(reached: int, stop: Stop, records: Records) -> int:
 
 
 def _interrupt(signal: str, step: int, records: Records) -> None:
-    """Raise `Interrupted` after a signal, in all processes at once; the state of ``step`` is saved.
+    """Raise `Interrupted` after a signal, in all processes together; the state of ``step`` is saved.
 
     A process that ended before the main one has written the checkpoint would end that too (`watch.GRACE`).
     """
