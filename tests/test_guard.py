@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from clipzoo import recipe, runs
 from clipzoo.errors import RecipeError
 from clipzoo.models import Student
 from clipzoo.runs import verbs
-from clipzoo.training import Recognition, Training, read_log, train
+from clipzoo.stopping import Interrupted
+from clipzoo.training import Recognition, Training, checkpoint, read_log, train
 from clipzoo.training.updates import optimizer
 from test_pipeline import world  # noqa: F401
 from test_training import STEPS, job, same_student
@@ -151,3 +153,57 @@ def test_the_guard_does_not_measure_on_test_images(
         RecipeError, match=r"training\.guard\.benchmark is .* whose images are those of evaluation\.test"
     ):
         runs.Run(recipe.parse(values), tmp_path)
+
+
+def judged(made: Training, values: list[float], signals: dict[int, int] | None = None) -> Training:
+    """The training, whose measurements are these; after some of them a signal is sent."""
+    calls: list[Student] = []
+
+    def measure(student: Student) -> float:
+        calls.append(student)
+        if number := (signals or {}).get(len(calls)):
+            os.kill(os.getpid(), number)
+        return values[min(len(calls), len(values)) - 1]
+
+    return replace(made, recognition=Recognition("zero_shot/top1", 8, measure))
+
+
+def stopped_at(training: Training, last: int) -> None:
+    def stop(step: int, values: object) -> None:
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(replace(training, on_step=stop))
+
+
+def test_a_signal_during_the_measurement_of_a_loss_stops_after_the_rollback(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    made = judged(guarded(dataset, labels, tiny_clip, tmp_path), [1.0, 1.0, 0.0, 1.0], {3: signal.SIGTERM})
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 3;"):
+        train(made)
+    assert checkpoint.step(tmp_path / checkpoint.NAME) == 3
+    train(judged(guarded(dataset, labels, tiny_clip, tmp_path), [1.0]))
+    assert [line["guard/returned_to"] for line in read_log(tmp_path) if "guard/event" in line] == [3]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_training_that_was_returned_to_a_kept_checkpoint_rolls_back_to_it(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, kept: bool
+) -> None:
+    """The state within the limit is that of a later step, or missing."""
+
+    def make(values: list[float]) -> Training:
+        made = guarded(dataset, labels, tiny_clip, tmp_path)
+        settings = made.job.settings.model_copy(update={"keep_every": 4, "checkpoint_every": 4})
+        return judged(replace(made, job=replace(made.job, settings=settings)), values)
+
+    stopped_at(make([1.0]), 9)
+    assert checkpoint.step(tmp_path / "good.pt") == 9
+    shutil.copy(tmp_path / "checkpoint-000004.pt", tmp_path / checkpoint.NAME)
+    if not kept:
+        (tmp_path / "good.pt").unlink()
+    said: list[str] = []
+    train(replace(make([0.0, 1.0]), say=said.append))
+    assert any("Returned to step 4;" in line for line in said)

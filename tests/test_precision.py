@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clipzoo.data import Batch
 from clipzoo.errors import DivergedError
-from clipzoo.training import Training, checkpoint, objectives, read_log, train
+from clipzoo.training import Recognition, Training, checkpoint, objectives, read_log, train
 from clipzoo.training.updates import step
 from clipzoo.training.updates.nonfinite import Skips
 from test_checkpoints import interrupted
@@ -145,6 +145,17 @@ def test_a_loss_that_is_not_finite_ends_training_in_fp16_too(
     spoiled({3: float("nan")})
     with pytest.raises(DivergedError, match=r"step 3 .*Set training\.precision to bf16"):
         train(half(dataset, labels, tiny_clip, tmp_path))
+
+
+def test_fp16_continues_after_the_guard_returned_from_a_loss_that_is_not_finite(
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, spoiled: Any
+) -> None:
+    spoiled({5: float("nan")})
+    made = half(dataset, labels, tiny_clip, tmp_path, guard={"every": 3})
+    said: list[str] = []
+    train(replace(made, recognition=Recognition("zero_shot/top1", 8, lambda student: 1.0), say=said.append))
+    assert any("Returned to step 3;" in line for line in said)
+    assert read_log(tmp_path)[-1]["step"] == STEPS - 1
 
 
 def test_fp16_resumes_to_the_same_bits(

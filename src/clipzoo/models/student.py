@@ -86,6 +86,7 @@ class Student(nn.Module):
         self.clip, self.tokenizer, self.config = clip, tokenizer, config.copy()
         self.trust_remote_code = trust_remote_code
         self.tokenize = Tokenize(tokenizer)
+        self.fixed = {name for name, p in self.named_parameters() if not p.requires_grad}  # sin_cos_2d
         self.specs, self.layers = dict(specs or {}), tuple(layers)
         preprocess = self.preprocess_cfg
         for name in ("mean", "std"):
@@ -282,10 +283,12 @@ def _forward(clip: Clip, pixels: Tensor, tokens: Tensor | None, layers: Sequence
     """Return the outputs of a model for normalized images [B,3,H,W], with the maps of layers."""
     # OpenCLIP's ModifiedResNet stops at the deepest requested layer and pools it, so always request the last one.
     cut = isinstance(clip.visual, ModifiedResNet) and not {4, -1} & set(layers)
+    # OpenCLIP's towers of Hugging Face have no forward_intermediates (3.3.0).
+    apart = tokens is not None and not hasattr(getattr(clip, "text", clip), "forward_intermediates")
     with _sizes.seeing(clip, (pixels.shape[2], pixels.shape[3])):
         out: Outputs = clip.forward_intermediates(
             pixels,
-            tokens,
+            None if apart else tokens,
             image_indices=[*layers, -1] if cut else list(layers),
             text_indices=[-1],  # None would keep every layer's tokens alive
             image_output_fmt="NCHW",
@@ -293,6 +296,10 @@ def _forward(clip: Clip, pixels: Tensor, tokens: Tensor | None, layers: Sequence
         )
     if cut:
         out["image_intermediates"].pop()
+    if apart:
+        out["text_features"] = clip.encode_text(tokens, normalize=True)
+    if (bias := out.get("logit_bias")) is not None and bias.is_leaf:
+        out["logit_bias"] = bias.clone()  # DDP and FSDP2 expect outputs that are computed
     return out
 
 

@@ -234,6 +234,15 @@ class Recipe(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _every_arm_is_trained(self) -> Recipe:
+        if "clip-ft" in self.arms and self.training.text_factor == 0 and self.training.unlocked_image_layers == 0:
+            raise ValueError(
+                "training.text_factor and training.unlocked_image_layers are 0, which trains heads alone, but the arm "
+                "clip-ft has none: remove clip-ft from arms, or set one of both to another value"
+            )
+        return self
+
     @property
     def named_arms(self) -> tuple[str, ...]:
         """The arms with a subset of the columns, which ``variants`` names."""

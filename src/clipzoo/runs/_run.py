@@ -28,6 +28,7 @@ from clipzoo.store import Column, Store
 from clipzoo.training import check_joined, check_settings, ended
 from clipzoo.training.processes import ranks
 from clipzoo.training.processes.sharding import check_batch, check_student
+from clipzoo.training.updates import exact
 
 
 class Run:
@@ -60,6 +61,7 @@ class Run:
         scratch: Path | None = None,
     ) -> None:
         check_joined()
+        exact.prepare(recipe.training.deterministic)
         check_batch(recipe.training)
         if recipe.named_arms:
             check_alone(ranks.world_size())

@@ -14,6 +14,7 @@ from typing import Any
 from clipzoo import files
 from clipzoo.errors import DivergedError, RecipeError
 from clipzoo.recipe import GuardRecipe
+from clipzoo.training import checkpoint
 from clipzoo.training.checkpoint import Checkpoints
 from clipzoo.training.job import Recognition, Training
 from clipzoo.training.processes import ranks
@@ -82,10 +83,15 @@ class Guard:
         self.measured, self.events = list(state["measured"]), list(state["events"])
 
     def begin(self, step: int, records: Records) -> None:
-        """Measure the start before the first step; later calls only log it again where the log was cut."""
+        """Measure the start before the first step; later calls only log it again where the log was cut.
+
+        A resumed step has no good state if one returned to an earlier checkpoint, by hand: that state is then kept.
+        """
         if self.start is None:
             self.start = self._measure()
             self.checkpoints.write(0, self.good)
+        elif ranks.agreed(not self.good.exists() or checkpoint.step(self.good) > step):
+            self.checkpoints.write(step, self.good)
         if step == 0:
             records.write(0, {f"guard/{self.recognition.name}": self.start}, {})
 

@@ -39,6 +39,7 @@ def train(training: Training) -> Student:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved first. A second signal does not wait.
     """
     ranks.check_joined()
+    exact.prepare(training.job.settings.deterministic)
     job, student = training.job, training.student.to(training.job.device)
     sharding.check_batch(job.settings)
     sharding.check_student(job.settings, student)
@@ -103,7 +104,7 @@ def _run(
         except DivergedError as error:
             if watch is None:
                 raise
-            return watch.diverged(done, error)
+            return _left(watch.diverged(done, error), stop, records)
 
         if step % settings.log_every == 0 or last or update.measured:
             seconds = time.perf_counter() - began
@@ -122,14 +123,31 @@ def _run(
         if watch and watch.due(done):
             reached = watch.check(done, records)
             if reached != done:
-                return reached
+                return _left(reached, stop, records)
         signal, due = exchange.decisions(stop.signal, checkpoints.due(done))
         if signal or (due and not last):
             checkpoints.write(done)
-        if signal:
-            records.close()
-            raise Interrupted(f"stopped by {signal} after step {done}; rerun the command to resume", signal)
+        _interrupt(signal, done, records)
     return job.steps
+
+
+def _left(reached: int, stop: Stop, records: Records) -> int:
+    """Return the step that the guard has restored and saved, unless a signal came before."""
+    signal, _ = exchange.decisions(stop.signal, False)
+    _interrupt(signal, reached, records)
+    return reached
+
+
+def _interrupt(signal: str, step: int, records: Records) -> None:
+    """Raise `Interrupted` after a signal, in all processes together; the state of ``step`` is saved.
+
+    A process that ended before the main one has written the checkpoint would end that too (`watch.GRACE`).
+    """
+    if not signal:
+        return
+    records.close()
+    ranks.wait()
+    raise Interrupted(f"stopped by {signal} after step {step}; rerun the command to resume", signal)
 
 
 def _batches(training: Training, start: int) -> Generator[Batch]:

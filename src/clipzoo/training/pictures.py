@@ -24,15 +24,17 @@ UNKNOWN = 128
 def pictures(student: Student, batch: Batch) -> dict[str, ImageArray]:
     """Return column -> picture, uint8 RGB: one row per sample with a label: image, label, prediction.
 
-    Leaves the student in evaluation mode; no random number is drawn.
+    Leaves the student in evaluation mode; no random number is drawn. All processes call it: those without a label
+    predict a sample, too, since a forward pass of FSDP2 gathers the weights from all of them.
     """
     student.eval()
     found = {}
     for column, target in batch.targets.items():
         rows = target["valid"].flatten(1).any(1).nonzero().flatten()[:COUNT]
+        images = batch.images[rows] if len(rows) else batch.images[:1]
+        raw = student(images)["predictions"][column].float()
         if len(rows):
-            images, chosen = batch.images[rows], {name: values[rows] for name, values in target.items()}
-            raw = student(images)["predictions"][column].float()
+            chosen = {name: values[rows] for name, values in target.items()}
             found[column] = _compared(student.specs[column], images, chosen, raw)
     return found
 

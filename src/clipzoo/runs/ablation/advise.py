@@ -19,7 +19,7 @@ from clipzoo.evaluation.measure import NOT_PROBED
 from clipzoo.evaluation.results import AblationResults, Cell
 from clipzoo.pages import words
 from clipzoo.pages.ablation import write_ablation
-from clipzoo.recipe import Recipe
+from clipzoo.recipe import Recipe, parse
 from clipzoo.runs import verbs
 from clipzoo.runs._run import Run
 from clipzoo.runs.folder import Folder
@@ -109,7 +109,8 @@ def _small(run: Run, budget: Budget) -> Run:
     samples = max(budget.samples, run.recipe.training.batch_size)
     values["max_samples"] = min(samples, run.recipe.max_samples or samples)
     Folder(root).share(run.folder, ["clip"], rates=False)
-    return Run(Recipe.model_validate(values), root, run.progress, run.device)
+    recipe = parse(values, "the recipe for advice, with the arms clip-ft and clipzoo,")
+    return Run(recipe, root, run.progress, run.device)
 
 
 def _scores(small: Run, row: str, run: Run) -> RowScores:

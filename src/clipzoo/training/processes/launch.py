@@ -11,6 +11,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+PATIENCE = "100"
+"""Seconds from a signal to the end of processes that still write a checkpoint: 30 otherwise. An argument of
+`LaunchConfig` has the same effect, but earlier releases than torch 2.14 may not have it."""
+
 
 def launch(count: int, arguments: Sequence[str]) -> tuple[int, str]:
     """Run ``clipzoo`` on ``count`` processes of this machine; return 0, or the exit code of the first that failed.
@@ -24,6 +28,7 @@ def launch(count: int, arguments: Sequence[str]) -> tuple[int, str]:
         arguments: of the command line.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", PATIENCE)
     logging.disable(logging.CRITICAL)  # elastic repeats what the processes print
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=f"clipzoo-{os.getpid()}", rdzv_backend="c10d",

@@ -54,16 +54,16 @@ class Parts:
         """Add the gradients of the whole batch to the student's; return its unweighted terms, equal on all processes.
 
         Raises:
-            DatasetError: a process has fewer readable samples than chunks.
+            DatasetError: a process has no readable sample.
         """
-        chunks, counts = self.settings.accumulate, [count for (count,) in ranks.numbers([len(batch.captions)])]
-        if min(counts) < chunks:
-            raise DatasetError(_too_few(step, counts, chunks))
+        counts = [count for (count,) in ranks.numbers([len(batch.captions)])]
+        if not min(counts):
+            raise DatasetError(_none(step, counts))
         mean = sum(counts) / len(counts)
-        if chunks == 1:
+        if self.settings.accumulate == 1:
             values = self._chunk(batch, Weighing({}, counts[ranks.rank()] / mean), self.objectives, {})
         else:
-            values = self._chunks(split(batch, chunks), mean)
+            values = self._chunks(split(batch, min(self.settings.accumulate, *counts)), mean)
         return self._averaged(values)
 
     def _chunks(self, chunks: Sequence[Batch], mean: float) -> dict[str, Tensor]:
@@ -177,8 +177,8 @@ def _set_random(states: States, device: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def _too_few(step: int, counts: Sequence[int], chunks: int) -> str:
+def _none(step: int, counts: Sequence[int]) -> str:
     return (
-        f"step {step}: rank {counts.index(min(counts))} has {min(counts)} readable samples, and needs one for each of "
-        f"training.accumulate={chunks} chunks. Restore the dataset, or raise training.batch_size, and rerun the command"
+        f"step {step}: none of the samples of rank {counts.index(0)} can be read. Restore the dataset, or raise "
+        "training.batch_size, and rerun the command"
     )

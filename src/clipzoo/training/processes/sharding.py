@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from clipzoo.errors import RecipeError
@@ -23,6 +24,7 @@ from clipzoo.training.job import Job
 from clipzoo.training.objectives import Start
 from clipzoo.training.processes import ranks, shards, spread
 from clipzoo.training.processes.sync_norm import synchronize
+from clipzoo.training.updates import locking
 
 T = TypeVar("T")
 
@@ -133,7 +135,7 @@ class Sharding:
         self.student.load_state_dict({name: like(current.get(name), one) for name, one in state["student"].items()})
         parameters = [p for group in adam.param_groups for p in group["params"]]
         moments = {
-            index: {name: like(parameters[index], one) for name, one in values.items()}
+            index: {name: _laid_out(parameters[index], one) for name, one in values.items()}
             for index, values in state["optimizer"]["state"].items()
             if index < len(parameters)
         }
@@ -221,6 +223,20 @@ def like(reference: Any, value: Any) -> Any:
     return distribute_tensor(on_device, reference.device_mesh, reference.placements, src_data_rank=None)
 
 
+def _laid_out(reference: Tensor, value: Any) -> Any:
+    """Return a moment of the optimizer as `like`, and whole ones in the memory order of their parameter.
+
+    The moments of FSDP2 are contiguous; those of channels-last convolutions on one process must not be, since the fused
+    AdamW of CUDA compares strides (torch 2.14).
+    """
+    moment = like(reference, value)
+    if isinstance(moment, DTensor) or not torch.is_tensor(moment) or moment.shape != reference.shape:
+        return moment
+    if moment.stride() == reference.stride():
+        return moment
+    return torch.empty_like(reference, dtype=moment.dtype, device=moment.device).copy_(moment)
+
+
 def _unused(student: Student) -> list[nn.Parameter]:
     """Return trained parameters that no output depends on, for which DDP would wait."""
     training, trained = student.training, [p for p in student.parameters() if p.requires_grad]
@@ -260,6 +276,12 @@ def check_student(settings: TrainingRecipe, student: Student) -> None:
             "training.activation_checkpointing is true, but OpenCLIP has none for the student's ModifiedResNet. Set it "
             "to false. To save memory, lower training.batch_size"
         )
+    if settings.activation_checkpointing and _norms_twice(settings, student):
+        raise RecipeError(
+            "training.activation_checkpointing is true, but the student's image tower then computes batch norms twice "
+            "in a step, which would also move their statistics twice. Set it to false, or lock the tower with "
+            "training.unlocked_image_layers: 0. To save memory, lower training.batch_size"
+        )
     if settings.accumulate == 1:
         return
     chunks = f"training.accumulate is {settings.accumulate}"
@@ -269,8 +291,30 @@ def check_student(settings: TrainingRecipe, student: Student) -> None:
             f"{chunks}, and the loss berhu of {dependent[0]} depends on the largest error of the whole batch, which "
             "chunks do not know. Set training.accumulate to 1, or choose silog"
         )
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+    if any(isinstance(module, _BatchNorm) for module in student.modules()):
         raise RecipeError(
             f"{chunks}, and the student has batch norm, whose statistics would be those of a chunk instead of the "
             "batch. Set training.accumulate to 1, or choose a student without batch norm, such as a ViT"
         )
+
+
+def _norms_twice(settings: TrainingRecipe, student: Student) -> bool:
+    """Return True if a step computes a trained batch norm of the towers again, as a step of a copy shows.
+
+    It depends on the tower: timm (1.0.31) checkpoints the blocks of FastViT and ResNets, but not the stem of the ViT of
+    MobileCLIP-B.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in student.clip.modules()):
+        return False
+    copied = copy.deepcopy(student).cpu()
+    locking.lock(copied, "image", settings.unlocked_image_layers)
+    copied.clip.set_grad_checkpointing(True)
+    norms = [module for module in copied.train().clip.modules() if isinstance(module, _BatchNorm) and module.training]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    if not counts:
+        return False
+    torch._foreach_zero_(counts)
+    with torch.random.fork_rng(devices=[]):
+        images = torch.zeros(2, *copied.image_size, 3, dtype=torch.uint8)
+        copied(images)["image_features"].sum().backward()
+    return any(int(count) > 1 for count in counts)

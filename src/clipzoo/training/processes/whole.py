@@ -43,11 +43,11 @@ class Known(Processes):
     """Totals that are known before, in the order in which a loss asks for them; `own` collects what it gives."""
 
     totals: Sequence[Tensor] = ()
-    own: list[Tensor] = field(default_factory=list)
+    own: list[tuple[Tensor, bool]] = field(default_factory=list)
 
     def total(self, value: Tensor, largest: bool) -> Tensor:
         """Return the known total, or this part's own value if it is not known yet."""
-        self.own.append(value)
+        self.own.append((value, largest))
         self.asked += 1
         return self.totals[self.asked - 1] if self.asked <= len(self.totals) else value
 
@@ -89,14 +89,20 @@ def _column_totals(objective: ColumnObjective, chunks: Sequence[Batch]) -> list[
     known: list[Tensor] = []
     for _ in range(ROUNDS):
         asked = [_asked(objective, chunk, known) for chunk in chunks]
-        found = [ranks.summed(torch.stack(values).sum(0)) for values in zip(*asked, strict=True)]
+        found = [_total(parts) for parts in zip(*asked, strict=True)]
         if len(found) == len(known) and all(torch.equal(a, b) for a, b in zip(found, known, strict=True)):
             break
         known = found
     return known
 
 
-def _asked(objective: ColumnObjective, chunk: Batch, known: Sequence[Tensor]) -> list[Tensor]:
+def _total(parts: Sequence[tuple[Tensor, bool]]) -> Tensor:
+    """Return the sum or the largest of a total's parts in the chunks of all processes."""
+    values, largest = torch.stack([value for value, _ in parts]), parts[0][1]
+    return ranks.summed(values.amax(0) if largest else values.sum(0), largest)
+
+
+def _asked(objective: ColumnObjective, chunk: Batch, known: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
     """Return a chunk's own part of each total."""
     spec, valid = objective.spec, chunk.targets[objective.name]["valid"]
     channels = get_task(spec.task).raw_channels(spec.convention, spec.loss)

@@ -11,6 +11,12 @@ import torch
 from clipzoo.errors import RecipeError
 
 
+def prepare(deterministic: bool) -> None:
+    """Set what cuBLAS needs for deterministic sums, before the first matrix product: torch 2.14 reads it then."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 @contextmanager
 def arithmetic(deterministic: bool) -> Iterator[None]:
     """Fix the number of threads; if ``deterministic``, use one thread and only deterministic kernels.
@@ -25,7 +31,6 @@ def arithmetic(deterministic: bool) -> Iterator[None]:
     threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1 if deterministic else threads)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it; torch reads it
         torch.use_deterministic_algorithms(True)
     try:
         yield

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from clipzoo.errors import RecipeError
 from clipzoo.models import Student, layers
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training.job import Job
@@ -25,16 +26,22 @@ def freeze(student: Student, job: Job) -> None:
         job: a part of rate 0 is frozen.
 
     Raises:
-        RecipeError: layers are to be locked that the student does not have.
+        RecipeError: layers are to be locked that the student does not have, or nothing is left to be trained.
     """
     settings = job.settings
     for part, named in student.parameter_groups().items():
-        for _, parameter in named:
-            parameter.requires_grad_(job.rates[part] > 0)
+        for name, parameter in named:
+            parameter.requires_grad_(job.rates[part] > 0 and name not in student.fixed)
     locking.lock(student, "image", settings.unlocked_image_layers)
     locking.lock(student, "text", settings.unlocked_text_layers)
     if job.labels_alone:
         locking.lock_unused(student, [name for name in student.specs if job.loss_weights.get(name, 1.0) > 0])
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise RecipeError(
+            "nothing would be trained: the student has no heads that learn, and both of its towers and logit_scale are "
+            "locked. Set training.unlocked_image_layers to null or at least 1, set training.text_factor above 0, or "
+            "remove clip-ft from arms if it is trained"
+        )
 
 
 def build(student: Student, job: Job) -> torch.optim.AdamW:

@@ -18,7 +18,7 @@ from clipzoo.training.job import Training
 from clipzoo.training.objectives import ContrastiveObjective
 from clipzoo.training.processes import ranks
 from clipzoo.training.processes.parts import DTYPES, Parts
-from clipzoo.training.processes.sharding import Sharding
+from clipzoo.training.processes.sharding import Sharding, whole
 from clipzoo.training.updates import optimizer
 from clipzoo.training.updates.average import Average
 from clipzoo.training.updates.nonfinite import Skips
@@ -49,7 +49,14 @@ class Update:
 
 
 class Updater:
-    """Forward pass, objectives, backward pass and optimizer of a training."""
+    """Forward pass, objectives, backward pass and optimizer of a training.
+
+    It is made of the student before a checkpoint is loaded.
+
+    Attributes:
+        largest_scale: limit of a trained ``logit_scale``: ln 100 as for CLIP, or that of the start if it is larger, as
+            that of some SigLIP models is. A resumed training has the same limit.
+    """
 
     def __init__(self, training: Training, adam: torch.optim.Optimizer, sharding: Sharding) -> None:
         self.job, self.student, self.adam, self.sharding = training.job, training.student, adam, sharding
@@ -67,6 +74,8 @@ class Updater:
         self.parts = Parts(sharding, self.objectives, settings, self.balancer) if in_parts else None
         self.scaler = Scaler(self.job.device, enabled=settings.precision == "fp16")
         self.skips = Skips(self.job, self.student, self.scaler)
+        start = whole(self.student.clip.logit_scale.detach())
+        self.largest_scale = max(math.log(100), start.max().item())
         self.average = Average(self.student, settings.ema) if settings.ema else None
 
     @property
@@ -93,16 +102,24 @@ class Updater:
         terms, loss = self._gradients(batch, step)
         self.scaler.unscale_(self.adam)
         norm = self.sharding.clip(self.job.settings.clip_norm)
-        if not self.skips.skip(step, norm, terms, batch):
-            self.balancer.learn(terms)
-            self.scaler.step(self.adam)
-            with torch.no_grad():
-                self.student.clip.logit_scale.clamp_(0, math.log(100))
-            if self.average:
-                self.average.update()
-        self.scaler.update()
+        try:
+            if not self.skips.skip(step, norm, terms, batch):
+                self._learn(terms)
+        finally:  # also after a gradient that is not finite: the guard continues with the same scaler
+            self.scaler.update()
         values, due = self.balancer.values(), self.balancer.due
         return Update(terms, loss, norm, self.job.rate * factor, self.skips.values(), values, due)
+
+    def _learn(self, terms: Mapping[str, Tensor]) -> None:
+        """Move the weights by the gradients of a step."""
+        self.balancer.learn(terms)
+        self.scaler.step(self.adam)
+        scale = self.student.clip.logit_scale
+        if scale.requires_grad:
+            with torch.no_grad():
+                scale.clamp_(0, self.largest_scale)
+        if self.average:
+            self.average.update()
 
     def _gradients(self, batch: Batch, step: int) -> tuple[Mapping[str, Tensor], Tensor]:
         """Compute the scaled gradients of a batch; return its terms and their weighted sum."""
