@@ -71,11 +71,19 @@ def test_cublas_is_configured_before_the_student_is_computed(
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-@pytest.mark.parametrize(("start", "limit"), [(2.0, math.log(100)), (4.77, 4.77)])
-def test_the_scale_is_limited_to_100_or_to_that_of_the_start(tiny_clip: str, start: float, limit: float) -> None:
+@pytest.mark.parametrize(
+    ("start", "bias", "limit"),
+    [(2.0, None, math.log(100)), (4.77, None, math.log(100)), (4.77, torch.tensor(-12.9), 4.77)],
+)
+def test_the_scale_is_limited_to_100_or_to_the_start_of_a_siglip(
+    tiny_clip: str, start: float, bias: torch.Tensor | None, limit: float
+) -> None:
     updates = Updates(tiny_clip)
-    updates.student.clip.logit_scale.data.fill_(start)
+    clip = updates.student.clip
+    clip.logit_scale.data.fill_(start)
+    clip.logit_bias = bias
     updater = updates.updater
+    clip.logit_bias = None
     updates.student.clip.logit_scale.data.fill_(limit)
     updates.adam.register_step_post_hook(lambda *_: updates.student.clip.logit_scale.data.add_(1))
     updater.update(batch(updates.student, slice(0, SIZE)), 0)

@@ -54,8 +54,8 @@ class Updater:
     It is made of the student before a checkpoint is loaded.
 
     Attributes:
-        largest_scale: limit of a trained ``logit_scale``: ln 100 as for CLIP, or that of the start if it is larger, as
-            that of some SigLIP models is. A resumed training has the same limit.
+        largest_scale: limit of a trained ``logit_scale``: ln 100, or the start of a SigLIP if it is larger. A resumed
+            training has the same limit.
     """
 
     def __init__(self, training: Training, adam: torch.optim.Optimizer, sharding: Sharding) -> None:
@@ -74,8 +74,9 @@ class Updater:
         self.parts = Parts(sharding, self.objectives, settings, self.balancer) if in_parts else None
         self.scaler = Scaler(self.job.device, enabled=settings.precision == "fp16")
         self.skips = Skips(self.job, self.student, self.scaler)
-        start = whole(self.student.clip.logit_scale.detach())
-        self.largest_scale = max(math.log(100), start.max().item())
+        sigmoid = getattr(self.student.clip, "logit_bias", None) is not None
+        start = whole(self.student.clip.logit_scale.detach()).max().item()
+        self.largest_scale = max(math.log(100), start) if sigmoid else math.log(100)
         self.average = Average(self.student, settings.ema) if settings.ema else None
 
     @property
