@@ -22,7 +22,7 @@ from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, be
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError
 from clipzoo.files import Place
-from clipzoo.importers import _coco, coco, panoptic
+from clipzoo.importers import coco, panoptic
 from clipzoo.importers.coco import Coco
 from clipzoo.importers.panoptic import Panoptic
 from clipzoo.tasks import rle
@@ -100,8 +100,8 @@ def _masks(root: Root) -> tuple[Sequence[str], Callable[[str], Path], Read]:
     """Return the arguments of `_stuff` for the JSON, which has one mask for each class of a picture."""
     name = f"annotations/stuff_{root.options['split']}.json"
     root.require(name)
-    file = _coco.read(root / name, "stem", {}, None)
-    classes = tuple(file.categories.values())
+    expert = coco.create(f"{root / name}?classes=all&masks=yes&match=stem")
+    file, classes = expert.file, expert.card.convention.classes
 
     def read(key: str, path: Path) -> Segmentation:
         picture = file.picture(key)
