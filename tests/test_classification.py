@@ -148,7 +148,7 @@ def test_the_search_halves_its_interval_around_the_best():
     assert linear_classification.search(accuracy) == 13
     assert len(asked) == len({*asked}) == linear_classification.FITS
     assert asked[:7] == [-48, -32, -16, 0, 16, 32, 48]
-    assert linear_classification.search(lambda place: 0.5) == 48, "the strongest of equal ones"
+    assert abs(linear_classification.search(lambda place: 0.5)) <= 8, "the middle of equal ones"
     assert linear_classification.search(lambda place: -place) == -48
 
 
@@ -247,7 +247,7 @@ def test_the_command_measures_models_without_text_and_keeps_their_features(prese
         assert cell["mean"] > 0.5, "colors are easy, even with random weights"
         assert cell["ci"]
     assert "arXiv" in results["protocol"]["source"]
-    assert results["protocol"]["preset"].startswith(f"{preset}, version 1")
+    assert results["protocol"]["preset"].startswith(f"{preset}, version {1 if preset == 'knn' else 2}")
     saved = next((tmp_path / "scores" / preset).rglob("*.npz"))
     assert Scored.load(saved).group == group
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}

@@ -91,6 +91,12 @@ def test_voc_segmentation_has_background_and_void(voc):
     assert streamed(opened, "segmentation").ids.shape == (12, 16)
 
 
+def test_voc_lists_lead_to_no_other_folder(voc):
+    (voc / "ImageSets/Segmentation/bad.txt").write_text("../../secret\n")
+    with pytest.raises(DatasetError, match="leads out of the folder"):
+        open_benchmark(f"voc:{voc}?split=bad")
+
+
 def test_voc_context_numbers_its_59_classes_from_1(voc):
     (label,) = labels(open_benchmark(f"voc:{voc}?task=context"), "segmentation")
     classes = open_benchmark(f"voc:{voc}?task=context").labels["segmentation"].convention.classes

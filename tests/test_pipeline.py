@@ -127,6 +127,33 @@ def test_a_preset_measures_the_start_and_the_students_of_a_run(finished: Path) -
     assert all(0 <= cells["knn/top1"]["mean"] <= 1 for cells in results["arms"].values())
 
 
+def test_a_preset_is_not_measured_on_training_pictures(finished: Path, world: recipe.Recipe, tmp_path: Path) -> None:
+    words = ["eval", str(finished), "--preset", "knn", "--trust", "--out", str(tmp_path / "knn")]
+    copied = tmp_path / "copy"
+    shutil.copytree(str(world.data), copied)
+    done = CliRunner().invoke(app, [*words, "--test", str(copied)])
+    assert isinstance(done.exception, RecipeError)
+    assert "data" in str(done.exception)
+    assert not (tmp_path / "knn").exists()
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert (tmp_path / "knn/results.json").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_measuring(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["eval", str(finished), "--preset", "knn", "--trust", "--out", str(tmp_path / "file" / "x")]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, OSError)
+    assert "measuring" not in done.output
+
+
+def test_heads_of_an_arm_without_any_are_not_exported(finished: Path) -> None:
+    with pytest.raises(RecipeError, match="has no heads"):
+        pipeline.export(
+            workspace.Run(recipe.load(finished / "recipe.yaml", trust=True), finished), arm="clip", heads=True
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

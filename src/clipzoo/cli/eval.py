@@ -117,7 +117,8 @@ def command(
     chosen = _layers(layers or "-1")
     side = label_size or 112
     if recipe is not None:
-        models, given, out = _students(recipe, out, overrides, trust, preset, given)
+        changed = f"{f'-{steps}-steps' if steps else ''}{f'-seed-{seed}' if seed else ''}"
+        models, given, out = _students(recipe, out, overrides, trust, preset, changed, given)
     _models(
         models or [],
         given,
@@ -149,15 +150,28 @@ def _layers(text: str) -> tuple[int, ...]:
 
 
 def _students(
-    recipe: Path, out: Path | None, overrides: list[str] | None, trust: bool, preset: str, given: dict[str, str]
+    recipe: Path,
+    out: Path | None,
+    overrides: list[str] | None,
+    trust: bool,
+    preset: str,
+    changed: str,
+    given: dict[str, str],
 ) -> tuple[list[str], dict[str, str], Path]:
-    """Return the models of a run, the benchmarks of a preset, and the folder of its results."""
+    """Return the models of a run, the benchmarks of a preset, and the folder of its results.
+
+    ``out`` is that folder if ``recipe`` is a run, else the run's; ``changed`` is added to the name of the default.
+    """
     from clipzoo.cli._console import load_recipe
+    from clipzoo.runs.before.preflight import check_splits
     from clipzoo.runs.folder import Folder
     from clipzoo.runs.models import benchmarks_of, students
 
-    loaded, folder = load_recipe(recipe, out, overrides, trust)
-    return students(loaded, Folder(folder)), benchmarks_of(loaded, preset) | given, folder / "presets" / preset
+    loaded, folder = load_recipe(recipe, None if recipe.is_dir() else out, overrides, trust)
+    models, places = students(loaded, Folder(folder), str(recipe)), benchmarks_of(loaded, preset) | given
+    check_splits(loaded.model_copy(update={"evaluation": loaded.evaluation.model_copy(update=places)}))
+    default = folder / "presets" / f"{preset}{changed}"
+    return models, places, out or default if recipe.is_dir() else default
 
 
 def _arms(recipe: Path, out: Path | None, overrides: list[str] | None, device: str, trust: bool) -> None:

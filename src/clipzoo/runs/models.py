@@ -79,6 +79,7 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
     _check_options(wanted)
     for uri in wanted.models:
         encoders.check(uri)
+    files.make_folder(wanted.out)
     check_locations(wanted.locations, field=option)
     benchmarks = {split: _opened(wanted, split, progress) for split in SPLITS if split in wanted.locations}
     reported = [split for split in ("test", "heldout") if split in benchmarks]
@@ -107,8 +108,10 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
     return results
 
 
-def students(recipe: Recipe, folder: Folder) -> list[str]:
+def students(recipe: Recipe, folder: Folder, given: str) -> list[str]:
     """Return the URIs of the pretrained model and of the students of a run, in the order of its arms.
+
+    ``given`` is the run or recipe as the user named it, for the message.
 
     Left out: a start that has no URI (random weights, or a file of weights), and arms with a subset of the columns.
 
@@ -117,7 +120,7 @@ def students(recipe: Recipe, folder: Folder) -> list[str]:
     """
     every = [(arm, seed) for arm in recipe.arms for seed in recipe.seeds if ended(folder.training(arm, seed))]
     if not every:
-        raise CheckpointError(f"{folder.path} has no trained student: run `clipzoo train {folder.path}` first")
+        raise CheckpointError(f"{folder.path} has no trained student: run `clipzoo train {given}` first")
     places = [place for one in every for place in (folder.training(*one) / "student", folder.best(*one))]
     found = [f"open_clip:{place}" for place in places if (place / "done").exists()]
     start = _start(recipe) if "clip" in recipe.arms else None

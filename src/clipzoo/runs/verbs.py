@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Concatenate, ParamSpec, TypeVar
 
 from clipzoo import files
-from clipzoo.errors import CheckpointError, SampleError
+from clipzoo.errors import CheckpointError, RecipeError, SampleError
 from clipzoo.evaluation.tradeoff import Tradeoff
 from clipzoo.export import PLUGINS as TARGETS
 from clipzoo.export import (
@@ -260,6 +260,8 @@ def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
     results = run.folder.results
     numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     student, version = _trained(run, arm, seed), software().get("clipzoo", "(source)")
+    if heads and not student.specs:
+        raise RecipeError(f"--heads: the student of the arm {arm!r} has no heads. Omit --heads")
     card = model_card(run.recipe, arm, seed, manifests, numbers, version, _interpolation_note(run, arm, seed))
     return Source(student, images, captions, card, heads)
 

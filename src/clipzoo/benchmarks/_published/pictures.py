@@ -274,6 +274,11 @@ class Root:
         keys = [line.split()[0] for line in (self.path / name).read_text("utf-8").splitlines() if line.strip()]
         if not keys:
             raise DatasetError(f"{self.layout}: {self.path / name} is empty; it must list one key per line")
+        for key in keys:
+            if key.startswith("/") or ".." in key.split("/"):
+                raise DatasetError(
+                    f"{self.layout}: {self.path / name} has the key {key!r}, which leads out of the folder: fix it"
+                )
         return keys
 
     def some(self, pictures: Mapping[str, Picture], where: str) -> PictureFiles:

@@ -46,6 +46,7 @@ class LinearClassification(Classification):
     metric: ClassVar = METRIC
     validated: ClassVar = True
 
+    version: int = 2
     iterations: int = 1000
     strengths: str = "1e-6 to 1e6, 8 per decade"
 
@@ -78,11 +79,12 @@ def strength_of(place: int) -> float:
 
 
 def search(accuracy: Callable[[int], float]) -> int:
-    """Return the place of the best strength; the stronger one of equal ones."""
+    """Return the place of the best strength; of equal ones, the middle one: few validation images have many ties."""
     step, best = FIRST, 0
     found = {place: accuracy(place) for place in range(-RANGE, RANGE + 1, FIRST)}
     while True:
-        best = max(found, key=lambda place: (found[place], place))
+        tied = sorted(place for place in found if found[place] == max(found.values()))
+        best = tied[len(tied) // 2]
         step //= 2
         if not step:
             return best
