@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
 
-from clipzoo.benchmarks import Split
+from clipzoo.benchmarks import Split, open_benchmark, read_split
 from clipzoo.cli import app
 from clipzoo.evaluation import classification
 from clipzoo.evaluation.classification import cache, knn, linear_classification
@@ -341,3 +341,11 @@ def test_what_cannot_be_measured_is_refused(changes, text, folders, models, tmp_
     assert code != 0
     assert text in " ".join(output.split())
     assert "Traceback" not in output
+
+
+def test_classes_without_a_training_image_are_named(folders):
+    splits = {name: read_split(open_benchmark(place), (32, 32)) for name, place in folders.items()}
+    assert classification.unseen(splits, ["test"]) == []
+    few = splits | {"probe": splits["probe"].select([i for i, t in enumerate(splits["probe"].targets) if t != 1])}
+    (sentence,) = classification.unseen(few, ["test"])
+    assert sentence == f"1 class of --test without a training image, always missed: {splits['test'].classnames[1]}"

@@ -27,6 +27,7 @@ from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.splitting import Options, split, writing
 from clipzoo.splitting.parts import PARTS, assign
+from clipzoo.splitting.report import PartReport, SplitReport, notes
 from making import encoded, image, make_dataset, raw_tar, samples
 from test_checking import photo
 
@@ -454,3 +455,15 @@ def test_the_command_prints_where_samples_went(tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "out" / "split.json").read_text())
     assert saved["parts"]["test"]["samples"] == 6
     assert saved["options"]["seed"] == 4
+
+
+def test_notes_name_classes_without_probe_samples_and_classes_that_are_numbers() -> None:
+    def noted(parts: dict[str, dict[str, int]]) -> list[str]:
+        listed = {name: PartReport(sum(of.values()), sum(of.values()), classes=of) for name, of in parts.items()}
+        return notes(SplitReport(Path("out"), "data", parts=listed))
+
+    numbered = {"train": {"3": 9, "8": 2}, "probe": {"3": 1}, "test": {"3": 1, "8": 1}}
+    first, second = noted(numbered)
+    assert first == "1 class without a probe sample: 8"
+    assert "prompts need names" in second
+    assert len(noted({name: {f"a{key}": n for key, n in of.items()} for name, of in numbered.items()})) == 1

@@ -297,6 +297,8 @@ def _classified(
         for name, one in benchmarks.items()
         if name in ("probe", *reported) or (name == "validation" and preset.validated)
     }
+    for sentence in classification.unseen(splits, reported):
+        progress.stage(sentence)
     identity = _request(wanted) | {name: split.identity for name, split in splits.items()} | _kept(kept)
     identity["weights"] = weights_of(model)
     folder = wanted.out / "features" / _folder_name(uri)

@@ -121,7 +121,7 @@ def terminal_table(report: SplitReport) -> Table:
 
 
 def notes(report: SplitReport) -> list[str]:
-    """Return sentences on parts that differ from the request."""
+    """Return sentences on parts that differ from the request, and on classes that cannot be learned or prompted."""
     found = []
     for name, part in report.parts.items():
         if part.wanted is not None and part.samples != part.wanted:
@@ -130,10 +130,16 @@ def notes(report: SplitReport) -> list[str]:
                 f"{name} has {counted(part.samples, 'sample')} instead of {part.wanted:,}: groups stay together, "
                 f"and the largest one has {counted(largest, 'sample')}"
             )
-    absent = sorted(
-        {one for name in report.parts if name != HELDOUT for one in report.parts[name].classes}
-        - set(report.parts["train"].classes if "train" in report.parts else ())
-    )
-    if absent:
-        found.append(f"{counted(len(absent), 'class', 'classes')} without a training sample: {', '.join(absent[:10])}")
+    every = {one for name in report.parts if name != HELDOUT for one in report.parts[name].classes}
+    for name, what in (("train", "training"), ("probe", "probe")):
+        known = report.parts[name].classes if name in report.parts else {} if name == "train" else every
+        absent = sorted(every.difference(known))
+        if absent:
+            number = counted(len(absent), "class", "classes")
+            found.append(f"{number} without a {what} sample: {', '.join(absent[:10])}")
+    if every and all(one.isdecimal() for one in every):
+        found.append(
+            f"the classes are numbers, such as {min(every)}, and prompts need names: write one name per line, in the "
+            "same order, into classnames.txt of each part"
+        )
     return found

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from clipzoo import files
 from clipzoo.benchmarks import Split
-from clipzoo.errors import RecipeError
+from clipzoo.errors import RecipeError, counted
 from clipzoo.evaluation.base import Encoder
 from clipzoo.evaluation.classification import knn, linear_classification
 from clipzoo.evaluation.classification.base import Classification, Fitted
 from clipzoo.evaluation.classification.cache import Features, cached
 from clipzoo.evaluation.measure import Scored, rows
 
-__all__ = ["PRESETS", "Classification", "Features", "cached", "check_classes", "evaluate", "protocol"]
+__all__ = ["PRESETS", "Classification", "Features", "cached", "check_classes", "evaluate", "protocol", "unseen"]
 
 PRESETS = {one.PRESET.name: one.PRESET for one in (knn, linear_classification)}
 """Name on the command line -> preset."""
@@ -52,6 +52,18 @@ def evaluate(
         files.write(folder / f"{preset.group}.json", json.dumps(fitted.chosen, indent=1).encode())
     reported = [name for name in splits if name not in ("probe", "validation")]
     return {name: {preset.group: _scored(preset, fitted, splits[name], features[name])} for name in reported}
+
+
+def unseen(splits: Mapping[str, Split], reported: Sequence[str]) -> list[str]:
+    """Return sentences on classes of reported splits that a classifier cannot know, since no other split has images."""
+    seen = {target for name, split in splits.items() if name not in reported for target in split.targets}
+    sentences = []
+    for name in reported:
+        missed = sorted(splits[name].classnames[target] for target in {*splits[name].targets} - seen)
+        if missed:
+            number = counted(len(missed), "class", "classes")
+            sentences.append(f"{number} of --{name} without a training image, always missed: {', '.join(missed[:10])}")
+    return sentences
 
 
 def protocol(preset: Classification) -> dict[str, object]:
