@@ -26,6 +26,33 @@ Models = Annotated[
     ),
 ]
 Benchmark = Annotated[str | None, typer.Option(help="With --model or --preset: this benchmark (docs/benchmarks.md).")]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="With --model: layers that probes read, such as 5,11; default: -1, the last.", show_default=False
+    ),
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="quick, knn, linear-classification, or trained probes, of models or of a recipe's students "
+        "(docs/evaluation.md)."
+    ),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="With --preset: steps of the probe instead of the preset's.")]
+Seed = Annotated[int, typer.Option(min=0, help="With a trained probe: its seed.")]
+LabelSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --model: side of the compared labels in pixels; default: 112.", show_default=False),
+]
+Vocabulary = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure segmentation by prompts with class names, too: maskclip (default), sclip, naclip, value or "
+        "plain.",
+        show_default=False,
+    ),
+]
 
 
 class Command(TyperCommand):
@@ -58,37 +85,12 @@ def command(
     probe: Benchmark = None,
     validation: Benchmark = None,
     heldout: Benchmark = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="With --model: layers that probes read, such as 5,11; default: -1, the last.", show_default=False
-        ),
-    ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="quick, knn, linear-classification, or trained probes, of models or of a recipe's students "
-            "(docs/evaluation.md)."
-        ),
-    ] = "quick",
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="With --preset: steps of the probe instead of the preset's.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="With a trained probe: its seed.")] = 0,
-    label_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="With --model: side of the compared labels in pixels; default: 112.", show_default=False
-        ),
-    ] = None,
-    open_vocabulary: Annotated[
-        str | None,
-        typer.Option(
-            help="Measure segmentation by prompts with class names, too: maskclip (default), sclip, naclip, value or "
-            "plain.",
-            show_default=False,
-        ),
-    ] = None,
+    layers: Layers = None,
+    preset: Preset = "quick",
+    steps: Steps = None,
+    seed: Seed = 0,
+    label_size: LabelSize = None,
+    open_vocabulary: Vocabulary = None,
 ) -> None:
     """Evaluate all arms of a recipe with baselines, training missing arms first, or any models with --model.
 
@@ -96,13 +98,7 @@ def command(
     """
     places = {"test": test, "probe": probe, "validation": validation, "heldout": heldout}
     given = {split: place for split, place in places.items() if place is not None}
-    if (recipe is None) == (models is None):
-        raise typer.BadParameter("give a recipe, or models with --model URI --test BENCHMARK; not both")
-    if recipe is None and (overrides or trust):
-        raise typer.BadParameter(
-            f"{'--set' if overrides else '--trust'} belongs to a recipe, and --model has none. Remove it; options of "
-            "models are part of their URIs, such as ?size=518"
-        )
+    _check_source(recipe, models, bool(overrides), trust)
     if layers is not None or label_size is not None:
         _check_probed(recipe, preset, "--label-size" if layers is None else "--layers")
     if recipe is not None and preset == "quick":
@@ -131,6 +127,17 @@ def command(
         seed=seed,
         open_vocabulary=open_vocabulary,
     )
+
+
+def _check_source(recipe: Path | None, models: list[str] | None, overrides: bool, trust: bool) -> None:
+    """Refuse a command without a recipe and models, with both, or with options of a recipe for models."""
+    if (recipe is None) == (models is None):
+        raise typer.BadParameter("give a recipe, or models with --model URI --test BENCHMARK; not both")
+    if recipe is None and (overrides or trust):
+        raise typer.BadParameter(
+            f"{'--set' if overrides else '--trust'} belongs to a recipe, and --model has none. Remove it; options of "
+            "models are part of their URIs, such as ?size=518"
+        )
 
 
 def _check_probed(recipe: Path | None, preset: str, option: str) -> None:
