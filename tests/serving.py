@@ -48,7 +48,8 @@ class Web:
     """A folder on the web; what it does is set while it runs.
 
     ``ranges``: whether it answers range requests. ``index``: whether it shows folders. ``faults``: a status (or 0: hang
-    up) for each of the next requests. ``stall``: seconds before each answer. ``asked``: (method, path, bytes sent).
+    up) for each of the next requests. ``outage``: the end of a path whose first request begins an outage. ``stall``:
+    seconds before each answer. ``asked``: (method, path, bytes sent).
     """
 
     root: Path
@@ -56,6 +57,7 @@ class Web:
     ranges: bool = True
     index: bool = False
     faults: list[int] = field(default_factory=list)
+    outage: str = ""
     stall: float = 0.0
     asked: list[tuple[str, str, int]] = field(default_factory=list)
 
@@ -109,6 +111,8 @@ class Handler(SimpleHTTPRequestHandler):
 
     def faulty(self) -> bool:
         time.sleep(self.state.stall)
+        if self.state.outage and self.path.endswith(self.state.outage):
+            self.state.faults, self.state.outage = [503] * 1000, ""
         if not self.state.faults:
             return False
         status = self.state.faults.pop(0)

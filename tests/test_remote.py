@@ -383,13 +383,9 @@ def test_an_outage_is_no_failure_of_a_sample(site, tmp_path):
         (tmp_path / name).write_bytes(encoded(image(i)))
     (tmp_path / "all.csv").write_text("image,caption\n" + "".join(f"{name},a picture\n" for name in names))
 
-    class Outage(Bright):
-        def predict(self, images):
-            site.faults = [503] * 1000
-            return super().predict(images)
-
+    site.outage = "/30.png"
     with pytest.raises(RemoteError, match="503"):
-        run(f"{site.address}/all.csv", tmp_path / "labels", Outage(), max_failures=1)
+        run(f"{site.address}/all.csv", tmp_path / "labels", Bright(), max_failures=1)
     site.faults = [0] * 40 + [503] * 1000
     with pytest.raises(RemoteError):
         check(f"{site.address}/all.csv", progress=False)
