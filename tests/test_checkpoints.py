@@ -126,6 +126,20 @@ def test_a_process_that_alone_is_told_ends_with_its_workers(
     assert ended.returncode == 0
 
 
+def test_a_script_that_leaves_a_loader_in_the_middle_ends(dataset: Path) -> None:
+    """Workers ignore the one SIGTERM that multiprocessing sends when the interpreter ends."""
+    program = (
+        "import sys, torch\n"
+        "from clipzoo.data import Plan, TrainingSet, Viewing, loader\n"
+        "from clipzoo.readers import open_dataset\n"
+        "data = TrainingSet(Plan.build(reader := open_dataset(sys.argv[1]), {}), reader, {}, Viewing((16, 16)))\n"
+        "batches = iter(loader(data, 2, lambda texts: torch.zeros(len(texts), 4), steps=50, workers=1))\n"
+        "print(len(next(batches).keys))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(dataset)], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.returncode) == ("2\n", 0), ended.stderr
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_the_command_line_exits_with_the_code_of_the_signal(sent: signal.Signals, code: int) -> None:
     program = (

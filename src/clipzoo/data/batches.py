@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -332,8 +334,19 @@ class _Loader(DataLoader[Any]):
     dataset: TrainingSet
 
     def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            yield self.dataset.finished(batch)
+        batches = (self.dataset.finished(batch) for batch in super().__iter__())
+        _OPEN.add(batches)
+        return batches
+
+
+_OPEN: WeakSet[Generator[Batch]] = WeakSet()
+
+
+@atexit.register  # runs before multiprocessing's handler, which sends one SIGTERM and waits: workers ignore the first
+def _end_workers() -> None:
+    """Close iterators that are still open when the interpreter ends."""
+    for batches in list(_OPEN):
+        batches.close()
 
 
 def loader(
