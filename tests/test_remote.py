@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 
 from clipzoo import files
 from clipzoo.cli import app
-from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
-from clipzoo.data.batches import loader
+from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, loader
 from clipzoo.errors import DatasetError, RemoteError, SampleError, StoreError
 from clipzoo.files import _copies, _remote
 from clipzoo.files._remote import Remote

@@ -1,4 +1,4 @@
-"""Batches of a plan: images, tokens and targets, with one view per sample.
+"""Batches of a plan: images, tokens and targets, with one view per sample; `clipzoo.data.loading` reads them.
 
 >>> dataset = TrainingSet(plan, reader, labels, viewing)          # doctest: +SKIP
 >>> for batch in loader(dataset, batch_size=256, tokenize=student.tokenize):  # doctest: +SKIP
@@ -7,20 +7,16 @@
 
 from __future__ import annotations
 
-import atexit
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from clipzoo import files
 from clipzoo.data import _pixels
@@ -28,7 +24,7 @@ from clipzoo.data._pixels import Viewing
 from clipzoo.data.captions import draw_caption
 from clipzoo.data.online import OnlineColumn, Picture
 from clipzoo.data.plan import Plan, entry_of
-from clipzoo.data.sampling import MixtureSampler, PlanSampler, Position
+from clipzoo.data.sampling import Position
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
 from clipzoo.experts import ExpertInput
 from clipzoo.readers.base import Reader
@@ -100,7 +96,7 @@ class Batch:
         targets: column -> target of its task, with ``valid``, which is False everywhere for a missing label.
         skipped: (key, reason) of unreadable samples, which are not among the B, and of unreadable labels.
         unreadable: column -> (unreadable labels, labels in the plan); the column "" counts samples.
-        lost: the error that ends training, raised by `loader`.
+        lost: the error that ends training, raised by `clipzoo.data.loader`.
         pictures: the inputs of online experts, until these have labeled them.
     """
 
@@ -250,7 +246,7 @@ class TrainingSet(Dataset[ViewedSample]):
         Raises:
             LostError, RemoteError: see `__getitem__`.
         """
-        return self.finished(self._collate(samples, tokenize))
+        return self.finished(self.collated(samples, tokenize))
 
     def finished(self, batch: Batch) -> Batch:
         """Return the batch with the labels of online columns.
@@ -269,7 +265,8 @@ class TrainingSet(Dataset[ViewedSample]):
             unreadable[name] = len(reasons), len(batch.pictures)
         return replace(batch, targets=targets, skipped=skipped, unreadable=unreadable, pictures=[])
 
-    def _collate(self, samples: Sequence[ViewedSample], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
+    def collated(self, samples: Sequence[ViewedSample], tokenize: Callable[[Sequence[str]], Tensor]) -> Batch:
+        """Return the samples as a batch without the labels of online columns, and with `Batch.lost`."""
         lost = next((s.lost for s in samples if s.lost), None)
         usable = [s for s in samples if s.image is not None]
         pixels = [s.image for s in usable if s.image is not None]
@@ -326,80 +323,6 @@ class _Watch:
                 "was labeled or imported again during training. Restore the labels and rerun the command, or train on "
                 "the new labels with another --out"
             )
-
-
-class _Loader(DataLoader[Any]):
-    """A DataLoader that raises `Batch.lost`, and runs online experts, in the training process."""
-
-    dataset: TrainingSet
-
-    def __iter__(self) -> Any:
-        batches = (self.dataset.finished(batch) for batch in super().__iter__())
-        _OPEN.add(batches)
-        return batches
-
-
-_OPEN: WeakSet[Generator[Batch]] = WeakSet()
-
-
-@atexit.register  # runs before multiprocessing's handler, which sends one SIGTERM and waits: workers ignore the first
-def _end_workers() -> None:
-    """Close iterators that are still open when the interpreter ends."""
-    for batches in list(_OPEN):
-        batches.close()
-
-
-def loader(
-    dataset: TrainingSet,
-    batch_size: int,
-    tokenize: Callable[[Sequence[str]], Tensor],
-    *,
-    start: int = 0,
-    steps: int | None = None,
-    workers: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
-    pin_memory: bool = False,
-) -> DataLoader[Any]:
-    """Return a DataLoader of `Batch` from step ``start`` to ``steps`` (default: one epoch).
-
-    Raises:
-        PlanError: the plan has fewer samples than one batch of all ranks.
-        LostError, RemoteError: during iteration; see `TrainingSet`.
-    """
-    kind = MixtureSampler if dataset.mixture else PlanSampler
-    sampler = kind(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
-    sampler.stepped = bool(dataset.viewing.sizes)
-    if isinstance(sampler, MixtureSampler):
-        sampler.weights = dataset.mixture
-    if sampler.steps_per_epoch == 0:
-        raise PlanError(
-            f"the plan has {len(dataset)} samples, fewer than one batch of {batch_size} on {ranks} ranks. "
-            f"Lower training.batch_size to at most {len(dataset) // ranks}"
-        )
-    sampler.stop = sampler.steps_per_epoch if steps is None else steps
-    return _Loader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=partial(dataset._collate, tokenize=tokenize),
-        num_workers=workers,
-        persistent_workers=False,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # views have their own generators, and the default one is used by the student
-    )
-
-
-def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C, SIGUSR1 and the first SIGTERM, which reach every process: the trainer ends its workers.
-
-    A second SIGTERM ends a worker that hangs.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _unreadable(usable: Sequence[ViewedSample], name: str) -> tuple[int, int]:
