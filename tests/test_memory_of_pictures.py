@@ -156,6 +156,7 @@ def test_who_does_not_wait_is_told():
         room.take(1, wait=False)
 
 
+@pytest.mark.slow
 def test_a_fork_amid_decoding_has_all_its_room():
     code = (
         "import os; from clipzoo import types; from making import encoded, image\n"

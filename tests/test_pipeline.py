@@ -115,6 +115,7 @@ def test_a_run_with_imported_labels_has_results(world: recipe.Recipe, tmp_path: 
     assert "segmentation/miou" in results["baselines"]["more_labels"]
 
 
+@pytest.mark.slow
 def test_a_preset_measures_the_start_and_the_students_of_a_run(finished: Path) -> None:
     done = CliRunner().invoke(app, ["eval", str(finished), "--preset", "knn", "--trust"])
     assert done.exit_code == 0, done.output

@@ -249,6 +249,7 @@ def test_no_sizes_is_the_recipe_without_sizes(run: Path) -> None:
         recipe.load(run / "recipe.yaml", ["training.sizes=null"], trust=True)
 
 
+@pytest.mark.slow
 def test_a_view_leaves_no_data_in_a_store(tmp_path: Path) -> None:
     kept = tmp_path / "labels" / ".data" / "rooms-test-3"
     with locations.resolved("rooms:test?count=3", str(tmp_path / "labels")):
@@ -264,6 +265,7 @@ def test_a_view_leaves_no_data_in_a_store(tmp_path: Path) -> None:
     assert [path.name for path in kept.parent.iterdir()] == ["rooms-test-3"]
 
 
+@pytest.mark.slow
 def test_packaged_and_rendered_data_is_opened_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locations, "_HOME", tmp_path)
     reader = clipzoo.open_dataset("rooms:test?count=2")

@@ -147,6 +147,7 @@ def test_a_loss_that_is_not_finite_ends_training_in_fp16_too(
         train(half(dataset, labels, tiny_clip, tmp_path))
 
 
+@pytest.mark.slow
 def test_fp16_continues_after_the_guard_returned_from_a_loss_that_is_not_finite(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, spoiled: Any
 ) -> None:
@@ -158,6 +159,7 @@ def test_fp16_continues_after_the_guard_returned_from_a_loss_that_is_not_finite(
     assert read_log(tmp_path)[-1]["step"] == STEPS - 1
 
 
+@pytest.mark.slow
 def test_fp16_resumes_to_the_same_bits(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +196,7 @@ print(skips.nonfinite, skips.overflows)
 """
 
 
+@pytest.mark.slow
 def test_ranks_count_alike_and_the_keys_of_all_are_recorded(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RANK]

@@ -170,6 +170,7 @@ def test_presets_are_listed():
         probing.get("dinov3-ade-linaer")
 
 
+@pytest.mark.slow
 def test_a_preset_runs_from_the_command_line(bench, models, tmp_path):  # noqa: F811
     options = ["eval", "--model", f"timm:local-dir:{models / 'timm'}", "--preset", "dinov3-ade-linear", "--steps", "2"]
     options += ["--probe", str(bench / "probe"), "--test", str(bench / "test"), "--out", str(tmp_path / "out")]

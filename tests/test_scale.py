@@ -209,6 +209,7 @@ print((private() - before) / len(plan))
 """
 
 
+@pytest.mark.slow
 def test_private_memory_of_a_plan_is_small(tmp_path: Path) -> None:
     plan_of(tmp_path / "large", 300_000, 10_000)
     plan_of(tmp_path / "small", 10)

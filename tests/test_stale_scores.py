@@ -47,6 +47,7 @@ def world(tmp_path: Path, dataset: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_was_replaced_in_place_is_measured_anew(world: Path, tiny_clip: str) -> None:
     first, heard = measured(world, tiny_clip)
     assert heard.anew == []

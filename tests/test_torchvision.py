@@ -147,6 +147,7 @@ def test_labels_are_torchvisions_own(name, tmp_path):
     return judge_detection(loaded(name, path, "&floor=0.05"), randomized(name), name)
 
 
+@pytest.mark.slow
 def test_weights_of_a_name_are_used_as_torchvision_uses_them(tmp_path, monkeypatch):
     """Frozen normalization and its small number, which COCO_V1 were trained without, too."""
     name = "maskrcnn_resnet50_fpn"

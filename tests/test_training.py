@@ -103,6 +103,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(
     assert [line["loss"] for line in resumed] == [line["loss"] for line in whole]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_of_the_disk_and_leaves_nothing_behind(
     dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, uninterrupted: Path
 ) -> None:
