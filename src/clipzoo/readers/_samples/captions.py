@@ -28,7 +28,7 @@ class Captions:
     fields: tuple[str, ...] = FIELDS
     every: bool = False
     given: bool = False
-    """True if the option ``caption`` names the fields: files of `TEXTS` are then read only if named."""
+    """True if the option ``caption`` names the fields: members of `TEXTS` are then read only if named."""
 
     required: bool = True
     """If False, the caption of a sample without a valid one is ""."""
@@ -65,10 +65,13 @@ class Captions:
             return ("json",)
         if not self.given:
             return (*TEXTS, "json")
-        named = (
-            () if self.every else [one for name in self.fields for one in with_endings(name.lower(), (*TEXTS, "json"))]
-        )
+        named = [one for name in self.fields for one in with_endings(name.lower(), (*TEXTS, "json"))]
         return tuple(dict.fromkeys([*named, "json"]))
+
+    @property
+    def several(self) -> tuple[str, ...]:
+        """The fields if the option ``caption`` names more than one, which may be in several members; else none."""
+        return self.fields if self.given and len(self.fields) > 1 and not self.upright else ()
 
     def of_values(self, values: Mapping[str, object]) -> tuple[str, ...]:
         """Return the captions of a sample's fields, white space around them removed; at least one.

@@ -12,8 +12,8 @@ tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -59,6 +59,7 @@ class WebDataset(Reader):
         self.paths = dict(paths)
         self.shards = tuple(self.paths)
         self.captions = Captions.of(location)
+        self.reads_texts = bool(self.captions.several)
         self.requested = Layout.of(location, self.captions)
         self._parts: dict[tuple[str, ...], tuple[str, str]] = {}  # fields of a sample -> those of image and caption
         self.threads = max(map(files.threads, paths.values()))
@@ -76,7 +77,9 @@ class WebDataset(Reader):
             DatasetError: there are no shards, the shards are compressed, or an option has an invalid value.
         """
         paths = listing.find(location.allow("image", "caption", "key", "exif").path)
-        listing.refuse_compressed(next(iter(paths.values())))
+        first = next(iter(paths.values()))
+        with listing.readable(first):
+            listing.refuse_compressed(first)
         return cls(location, paths)
 
     @cached_property
@@ -84,7 +87,7 @@ class WebDataset(Reader):
         """The layout of the options, else one inferred from the first shards, which is logged."""
         candidates: list[Layout | None] = []
         for path in self.paths.values():
-            with _readable(path):
+            with listing.readable(path):
                 names = (member.name for member in members(path) if not member.fault)
                 layout, has_members = decide(self.requested, names)
             if layout == self.requested:  # nothing is inferred if the requested layout yields any sample
@@ -119,7 +122,7 @@ class WebDataset(Reader):
         """
         path = self._path(shard)
         keys, layout = Keys(), self.layout
-        with _readable(path):
+        with listing.readable(path):
             listing.refuse_compressed(path)
             groups = _grouped(members(path), layout, path.stem)
             if layout.metadata:
@@ -156,7 +159,7 @@ class WebDataset(Reader):
             return ("",)
         if metadata.is_row(entry.caption):
             return self._columns.of_values(metadata.values(data[entry.caption], entry.caption, self._named))
-        return self.captions.of_member(data[entry.caption], entry.caption)
+        return fields.captions_of(self.captions, data, entry.caption)
 
     def _fields(self, entry: Entry, data: Mapping[str, bytes], names: Sequence[str] | None = None) -> Fields:
         """Return the fields ``names`` that have text, by default all, of member -> bytes."""
@@ -222,6 +225,9 @@ class WebDataset(Reader):
                     detail = f"the metadata has a row for {file!r}, which is not in the shard"
                     group = _Group(key, fault=Failure("no-image", detail))
                     kept.append(group)
+                elif group.caption:  # the sample has a row: another one is a sample of the same key
+                    group = _Group(key, {ending: group.members[ending]})
+                    kept.append(group)
                 group.members[caption], group.caption = row, caption
         return kept
 
@@ -231,13 +237,15 @@ class WebDataset(Reader):
         if fields not in self._parts:
             self._parts[fields] = self.layout.first("images", fields), self.layout.first("captions", fields)
         image, caption = self._parts[fields]
-        caption = self._caption(group, group.caption or caption)
+        named = () if group.caption else _texts(self.captions.several, group.members)
+        caption = self._caption(group, next(iter(named), group.caption or caption))
         fault = group.fault or self._fault(group, image, caption)
         key, count = keys.take(group.key)
         if count > 1:
             detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
             fault = Failure("duplicate-key", detail if fault is None else f"{detail}; in addition, {fault}")
-        return Entry(key, shard, group.members, image, caption, fault, _texts(self.given.fields, group.members))
+        texts = (*_texts(self.given.fields, group.members), *(named if len(named) > 1 else ()))
+        return Entry(key, shard, group.members, image, caption, fault, tuple(dict.fromkeys(texts)))
 
     def _caption(self, group: _Group, name: str) -> str:
         """Return ``name`` if it is a caption, else "" where captions are optional, else a member that holds a field."""
@@ -296,14 +304,6 @@ def _may_hold_text(name: str, members: Mapping[str, Span]) -> bool:
 
 def _option_advice(part: str) -> str:
     return f"name another one by ?{part}=NAME after the location"
-
-
-@contextmanager
-def _readable(path: Place) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(f"cannot read the shard {path} ({error.strerror}); check that it is still there") from error
 
 
 def _grouped(tar_members: Iterable[Member], layout: Layout, shard: str) -> list[_Group]:
