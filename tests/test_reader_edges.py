@@ -334,6 +334,14 @@ def test_a_sample_without_text_under_any_name_says_so(tmp_path: Path) -> None:
     assert captions(f"{where}?caption=txt,title&captions=optional") == {"0": ("",)}
 
 
+@pytest.mark.parametrize("form", ["tar", "folder"])
+@pytest.mark.parametrize(("names", "member"), [("none,txt", "txt"), ("title,txt", "txt"), ("title|txt", "json")])
+def test_the_member_of_an_entry_is_the_same_as_ever(form: str, names: str, member: str, tmp_path: Path) -> None:
+    """Kept plans of runs are compared by it."""
+    where = f"{stored(tmp_path / form, form, TEXTS)}?caption={names}"
+    assert [entry.caption for entry in entries(where)] == [member]
+
+
 def test_names_of_captions_change_no_fingerprint(tmp_path: Path) -> None:
     where = stored(tmp_path, "tar", TEXTS)
     found = {fingerprint(open_dataset(f"{where}{end}"))["sha256"] for end in ("", "?caption=title,txt", "?caption=a|b")}

@@ -1,8 +1,8 @@
 """A folder of images with caption files: ``x.jpg`` with ``x.txt``, ``x.caption`` or ``x.json``, nested.
 
-A key is the path below the folder without the extension. Options: ``caption`` names fields of the ``.json`` files,
-``outside=yes`` allows links that lead out of the folder, ``exif=json`` applies the EXIF orientation of the ``.json``.
-Hidden files and files with other extensions are ignored.
+A key is the path below the folder without the extension. Options: ``caption`` names fields of the ``.json`` files, and
+``txt`` or ``caption`` for the files of these extensions; ``outside=yes`` allows links that lead out of the folder;
+``exif=json`` applies the EXIF orientation of the ``.json``. Hidden files and files with other extensions are ignored.
 """
 
 from __future__ import annotations
@@ -152,11 +152,12 @@ class Folder(Reader):
         images = [ext for ext in extensions if ext.lower() in IMAGES]
         caption = next((ext for wanted in self.texts for ext in extensions if ext.lower() == wanted), "")
         named = self._holding_fields(self.captions.several, stem, extensions)
-        caption = next(iter(named), caption)
+        if named and not (caption and self._has_text(stem, caption)):
+            caption = named[0]
         texts = self._holding_fields(self.drawn, stem, extensions)
         if texts and not (caption and self._has_text(stem, caption)):
             caption = texts[0]
-        texts = tuple(dict.fromkeys((*texts, *(named if len(named) > 1 else ()))))
+        texts = tuple(dict.fromkeys((*texts, *(named if named != (caption,) else ()))))
         if key != stem:
             return Entry(key, shard, failure=Failure("unsafe-name", "the name of the file is not UTF-8; rename it"))
         if len(images) != 1 or (not caption and self.captions.required):

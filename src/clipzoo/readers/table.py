@@ -1,7 +1,8 @@
 """CSV and TSV tables of image names and captions, with a header line.
 
-Options: ``image``, ``caption`` and ``key`` name columns, ``root`` the folder of the images (by default the table's),
-``outside=yes`` allows names that lead out of it, ``sep`` is the separator: tab, comma, semicolon, pipe, or a character.
+Options: ``image``, ``caption`` and ``key`` name columns, ``root`` the folder of the images (by default that of their
+table), ``outside=yes`` allows names that lead out of it, ``sep`` is the separator: tab, comma, semicolon, pipe, or a
+character.
 A broken row (its number of fields differs from the header's) is an entry with a reason.
 """
 
@@ -152,7 +153,7 @@ def header(file: BinaryIO, separator: str) -> list[str]:
 
 def _columns(names: Sequence[str], location: Location, path: Place) -> Columns:
     """Return the columns that are read, which must have names of their own; others may share one, or have none."""
-    columns = Columns.of([*dict.fromkeys(names)], location, path)
+    columns = Columns.of([name for name in dict.fromkeys(names) if name], location, path)
     for name, count in Counter(names).items():
         if count > 1 and name in columns.names:
             raise DatasetError(f"{path} has {count} columns named {name!r}; rename all but one in its first line")

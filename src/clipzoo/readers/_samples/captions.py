@@ -60,13 +60,13 @@ class Captions:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The extensions of members that may hold a caption, the preferred one first."""
+        """The extensions of members that may hold a caption, the one of an entry first (`Entry.caption`)."""
         if self.upright:
             return ("json",)
         if not self.given:
             return (*TEXTS, "json")
         named = [one for name in self.fields for one in with_endings(name.lower(), (*TEXTS, "json"))]
-        return tuple(dict.fromkeys([*named, "json"]))
+        return tuple(dict.fromkeys(["json", *named] if self.every else [*named, "json"]))
 
     @property
     def several(self) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def of_members(data: Mapping[str, bytes], names: Iterable[str] | None = None) ->
 
 
 def captions_of(captions: Captions, data: Mapping[str, bytes], member: str) -> tuple[str, ...]:
-    """Return the captions of a sample's members: name in lower case -> bytes; ``member`` is the preferred one.
+    """Return the captions of a sample's members: name in lower case -> bytes; ``member`` is that of the entry.
 
     Raises:
         SampleError: captions are required, and no member has text.

@@ -3,8 +3,9 @@
 The members of a key are one sample, at any position in the tar. A key is the path up to the first dot of its last
 part. The image is the first of `IMAGES` that the key has; the caption is ``.txt``, else the field "caption" or "text"
 of ``.json``, else a row of a ``metadata.jsonl`` or ``metadata.csv`` in the tar. Options: ``image`` and ``caption``
-name other fields, ``caption`` also fields of the ``.json``; ``key`` sets the end of a key; ``exif=json`` applies the
-EXIF orientation of the ``.json``. If no option is given and no sample results, the layout is inferred (see `layout`).
+name other fields, ``caption`` also fields of the ``.json``: the first with text is used; ``key`` sets the end of a key;
+``exif=json`` applies the EXIF orientation of the ``.json``. If no option is given and no sample results, the layout is
+inferred (see `layout`).
 Other members become entries with a reason: they raise no error and are not skipped silently. Other files next to the
 tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 """
@@ -238,21 +239,24 @@ class WebDataset(Reader):
             self._parts[fields] = self.layout.first("images", fields), self.layout.first("captions", fields)
         image, caption = self._parts[fields]
         named = () if group.caption else _texts(self.captions.several, group.members)
-        caption = self._caption(group, next(iter(named), group.caption or caption))
+        caption = self._caption(group, group.caption or caption, named)
         fault = group.fault or self._fault(group, image, caption)
         key, count = keys.take(group.key)
         if count > 1:
             detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
             fault = Failure("duplicate-key", detail if fault is None else f"{detail}; in addition, {fault}")
-        texts = (*_texts(self.given.fields, group.members), *(named if len(named) > 1 else ()))
+        texts = (*_texts(self.given.fields, group.members), *(named if named != (caption,) else ()))
         return Entry(key, shard, group.members, image, caption, fault, tuple(dict.fromkeys(texts)))
 
-    def _caption(self, group: _Group, name: str) -> str:
-        """Return ``name`` if it is a caption, else "" where captions are optional, else a member that holds a field."""
+    def _caption(self, group: _Group, name: str, named: Sequence[str]) -> str:
+        """Return ``name`` if it is a caption, else one of ``named``, else "" where captions are optional.
+
+        If they are required, return a member that holds a field instead of "".
+        """
         if name and 0 < group.members[name][1] <= CAPTION_BYTES:
             return name
-        if not self.captions.required:
-            return ""
+        if named or not self.captions.required:
+            return next(iter(named), "")
         return next(iter(_texts(self.given.fields, group.members)), name)
 
     def _fault(self, group: _Group, image: str, caption: str) -> Failure | None:
