@@ -340,6 +340,7 @@ def test_the_member_of_an_entry_is_the_same_as_ever(form: str, names: str, membe
     """Kept plans of runs are compared by it."""
     where = f"{stored(tmp_path / form, form, TEXTS)}?caption={names}"
     assert [entry.caption for entry in entries(where)] == [member]
+    assert len(entries(where)[0].members) == (3 if form == "tar" else 2)
 
 
 def test_names_of_captions_change_no_fingerprint(tmp_path: Path) -> None:

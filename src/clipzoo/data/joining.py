@@ -21,6 +21,9 @@ from clipzoo.readers import shard_fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import TAR_MARK, Column, marks_of
 
+NO_SPAN = (0, 0)
+"""The span of a text that is a file of its own, which a reader reads by its name."""
+
 
 @dataclass
 class ShardRows:
@@ -103,7 +106,8 @@ def _samples(entries: Sequence[Entry], with_texts: bool) -> pa.Table:
         fields[f"{part}:ext"] = pa.array(exts, TEXT)
         fields |= {f"{part}:{name}": pa.array(np.ascontiguousarray(values[:, i])) for i, name in enumerate(SPANS)}
     if with_texts:
-        texts = [json.dumps({name: e.members[name] for name in e.texts}) if e.texts else "" for e in entries]
+        named = ({name: e.members.get(name, NO_SPAN) for name in e.texts} for e in entries)
+        texts = [json.dumps(one) if one else "" for one in named]
         fields["texts"] = pa.array(texts, TEXT)
     return pa.table(fields)
 

@@ -30,7 +30,7 @@ class Entry:
     are the row. `Reader.read` needs only these two spans, the key and the shard. ``failure`` is the reason why the
     sample cannot be used, or None; the other fields may then be empty. ``texts`` are further members that hold caption
     fields, if the dataset was opened with fields or with several names of captions; `Reader.read` needs their spans,
-    too.
+    too, if they are in ``members``.
     """
 
     key: str

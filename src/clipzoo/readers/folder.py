@@ -157,7 +157,6 @@ class Folder(Reader):
         texts = self._holding_fields(self.drawn, stem, extensions)
         if texts and not (caption and self._has_text(stem, caption)):
             caption = texts[0]
-        texts = tuple(dict.fromkeys((*texts, *(named if named != (caption,) else ()))))
         if key != stem:
             return Entry(key, shard, failure=Failure("unsafe-name", "the name of the file is not UTF-8; rename it"))
         if len(images) != 1 or (not caption and self.captions.required):
@@ -170,6 +169,7 @@ class Folder(Reader):
         empty = next((f"{stem}.{ext}" for ext, (_, size) in spans.items() if size == 0), "")
         failure = Failure("empty", f"the file is empty: {empty}") if empty else None
         spans |= {ext: (0, _size(self.root / f"{stem}.{ext}")) for ext in texts}
+        texts = tuple(dict.fromkeys((*texts, *(named if named != (caption,) else ()))))
         return Entry(key, shard, spans, images[0], caption if caption in spans else "", failure, texts)
 
     def _holding_fields(self, names: Sequence[str], stem: str, extensions: Sequence[str]) -> tuple[str, ...]:
