@@ -21,6 +21,9 @@ from clipzoo.readers import shard_fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import TAR_MARK, Column, marks_of
 
+NO_SPAN = (0, 0)
+"""The span of a text that is a file of its own, which a reader reads by its name."""
+
 
 @dataclass
 class ShardRows:
@@ -54,7 +57,7 @@ def joined(
         usable = [entry for entry in entries if entry.failure is None]
         left_out = Counter(entry.failure.kind for entry in entries if entry.failure)
         made = ShardRows(
-            _samples(usable, bool(reader.drawn)), left_out, (reader.state(shard), places_of(reader, shard, entries))
+            _samples(usable, reader.reads_texts), left_out, (reader.state(shard), places_of(reader, shard, entries))
         )
         source = shard_fingerprint(reader, shard, entries) if columns else ""
         del entries, usable
@@ -93,8 +96,8 @@ def places_of(reader: Reader, shard: str, entries: Sequence[Entry]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _samples(entries: Sequence[Entry], drawn: bool) -> pa.Table:
-    """Return keys and spans; if captions are drawn among fields, also the members that hold fields."""
+def _samples(entries: Sequence[Entry], with_texts: bool) -> pa.Table:
+    """Return keys and spans; with texts, also the members that hold caption fields."""
     fields: dict[str, pa.Array] = {"key": pa.array([entry.key for entry in entries], TEXT)}
     for part in PARTS:
         exts = [entry.image for entry in entries] if part == "image" else [entry.caption for entry in entries]
@@ -102,8 +105,9 @@ def _samples(entries: Sequence[Entry], drawn: bool) -> pa.Table:
         values = np.fromiter(chain.from_iterable(spans), np.int64, 2 * len(spans)).reshape(-1, 2)
         fields[f"{part}:ext"] = pa.array(exts, TEXT)
         fields |= {f"{part}:{name}": pa.array(np.ascontiguousarray(values[:, i])) for i, name in enumerate(SPANS)}
-    if drawn:
-        texts = [json.dumps({name: e.members[name] for name in e.texts}) if e.texts else "" for e in entries]
+    if with_texts:
+        named = ({name: e.members.get(name, NO_SPAN) for name in e.texts} for e in entries)
+        texts = [json.dumps(one) if one else "" for one in named]
         fields["texts"] = pa.array(texts, TEXT)
     return pa.table(fields)
 

@@ -88,7 +88,7 @@ class Plan:
         )
 
         def written(sink: str | pa.NativeFile) -> None:
-            with planfile.PlanWriter(sink, reader.shards, list(columns), bool(reader.drawn)) as writer:
+            with planfile.PlanWriter(sink, reader.shards, list(columns), reader.reads_texts) as writer:
                 writer.finish(_written(writer, reader, columns, shards, max_samples))
 
         if path is None:

@@ -17,7 +17,7 @@ from pydantic import Field
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.experts.options import ClassNames, Options, split
-from clipzoo.files import state
+from clipzoo.files import Place, state
 from clipzoo.importers import _boxes, _meaning, base
 from clipzoo.importers._meaning import MapLabel, Meaning
 from clipzoo.importers.base import Importer, ImportOptions
@@ -119,11 +119,14 @@ class Rows(Importer):
 
     def value(self, key: str) -> object:
         """Return the value in the column of labels; `SampleError` if there is no row or no value."""
+        path = self.table(key)
+        return self.reader.values(path, self.entries[key].members[ROW])[self.reader.columns[path].image]
+
+    def table(self, key: str) -> Place:
+        """Return the file of the row; `SampleError` if there is no row."""
         if key not in self.entries:
             raise SampleError(f"no row: {self.reader.location} has none with the key {key!r}", "no-label")
-        entry = self.entries[key]
-        path = self.reader.parts[entry.shard].path
-        return self.reader.values(path, entry.members[ROW])[self.reader.columns[path].image]
+        return self.reader.parts[self.entries[key].shard].path
 
 
 class Pictures(Rows):
@@ -135,14 +138,15 @@ class Pictures(Rows):
 
     def state(self, key: str) -> str:
         """See `Rows.state`; for a CSV or TSV table, also the state of the picture that the row names."""
-        named = self.value(key) if key in self.entries and isinstance(self.reader, Table) else None
-        root = self.reader.images.root
-        return super().state(key) + (f" {state(root / str(named))}" if named and isinstance(root, Path) else "")
+        named = str(self.value(key) or "") if key in self.entries and isinstance(self.reader, Table) else ""
+        root = self.reader.images[self.table(key)].folder_of(named) if named else None
+        return super().state(key) + (f" {state(root / named)}" if isinstance(root, Path) else "")
 
     def look_up(self, key: str, size: Size) -> MapLabel:
         """See `Importer.look_up`."""
         where = Path(key)
-        data = self.reader.images.of_value(self.value(key))
+        value = self.value(key)
+        data = self.reader.images[self.table(key)].of_value(value)
         return _meaning.fitting(self.meaning.read(where, data), self.meaning, size, where, self.notes)
 
 

@@ -52,5 +52,6 @@ def open_location(location: Location) -> Reader:
     opened = PLUGINS.load(accepting[0]).READER.open(location)
     opened.folders += location.whole
     opened.drawn = location.fields
+    opened.reads_texts |= bool(location.fields)
     opened.captions_optional |= not location.captions
     return opened

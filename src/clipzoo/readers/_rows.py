@@ -118,11 +118,11 @@ class RowReader(Reader):
     """A dataset of rows; a subclass locates and parses them."""
 
     def __init__(self, location: Location, parts: Mapping[str, Part], columns: Mapping[Place, Columns]) -> None:
-        self.location = location.text
+        self.location, self.folder = location.text, location.folder
         self.parts, self.columns = dict(parts), dict(columns)
         self.shards = tuple(self.parts)
-        self.images = ImageFolder.of(location)
-        self.threads = files.threads(self.images.root)
+        self.images = {path: self.image_folder(location, path) for path in self.columns}
+        self.threads = max(files.threads(one.root) for one in self.images.values())
 
     @abstractmethod
     def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:
@@ -170,7 +170,7 @@ class RowReader(Reader):
         values = self.values(path, entry.members[ROW])
         found = fields.of_values(values, columns.drawn)
         caption, *others = fields.caption_or_field(lambda: columns.captions.of_values(values), found)
-        image = self.images.of_value(self.image_of(path, values[columns.image]))
+        image = self.images[path].of_value(self.image_of(path, values[columns.image]))
         return Sample(entry.key, entry.shard, image, caption, tuple(others), found)
 
     def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
@@ -187,6 +187,10 @@ class RowReader(Reader):
     def text_values(self, path: Place, span: Span) -> Mapping[str, object]:
         """Return the columns of a row that may hold text; others may be among them."""
         return self.values(path, span)
+
+    def image_folder(self, location: Location, path: Place) -> ImageFolder:
+        """Return the folder of the images that rows of the file ``path`` name."""
+        return ImageFolder.of(location, path)
 
     def key_of(self, path: Place, key: str) -> str:
         """Return the sample key for ``key``, the value in a row of the file ``path``."""

@@ -29,7 +29,8 @@ class Entry:
     ``members`` maps extension -> span. ``image`` and ``caption`` name the members that hold them; for a table, both
     are the row. `Reader.read` needs only these two spans, the key and the shard. ``failure`` is the reason why the
     sample cannot be used, or None; the other fields may then be empty. ``texts`` are further members that hold caption
-    fields, if the dataset was opened with fields; `Reader.read` needs their spans, too.
+    fields, if the dataset was opened with fields or with several names of captions; `Reader.read` needs their spans,
+    too, if they are in ``members``.
     """
 
     key: str
@@ -65,6 +66,9 @@ class Reader(ABC):
 
     drawn: tuple[str, ...] = ()
     """Caption fields that samples carry in `Sample.fields`; those that the dataset was opened with."""
+
+    reads_texts: bool = False
+    """True if entries may have `Entry.texts`."""
 
     captions_optional: bool = False
     """True if samples may have no caption."""

@@ -1,8 +1,8 @@
 """A folder of images with caption files: ``x.jpg`` with ``x.txt``, ``x.caption`` or ``x.json``, nested.
 
-A key is the path below the folder without the extension. Options: ``caption`` names fields of the ``.json`` files,
-``outside=yes`` allows links that lead out of the folder, ``exif=json`` applies the EXIF orientation of the ``.json``.
-Hidden files and files with other extensions are ignored.
+A key is the path below the folder without the extension. Options: ``caption`` names fields of the ``.json`` files, and
+``txt`` or ``caption`` for the files of these extensions; ``outside=yes`` allows links that lead out of the folder;
+``exif=json`` applies the EXIF orientation of the ``.json``. Hidden files and files with other extensions are ignored.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Folder(Reader):
         self.location = location.text
         self.drawn = location.fields
         self.captions = Captions.of(location)
+        self.reads_texts = bool(self.captions.several)
         self.texts = tuple(ext for ext in self.captions.members if ext in (*TEXTS, "json"))
         self.root = location.on_disk("a folder of images")
         self.images = ImageFolder(self.root, location.flag("outside"))
@@ -99,13 +100,10 @@ class Folder(Reader):
         if not entry.caption:
             return Sample(entry.key, entry.shard, image, "")
         text = self.images.read(f"{entry.key}.{entry.caption}", CAPTION_BYTES)
-        data = (
-            {entry.caption.lower(): text} | self._texts(entry, [ext for ext in entry.texts if ext != entry.caption])
-            if self.drawn
-            else {}
-        )
-        found = fields.of_members(data, self.drawn)
-        caption, *others = fields.caption_or_field(lambda: self.captions.of_member(text, entry.caption), found)
+        member = entry.caption.lower()
+        data = {member: text} | self._texts(entry, [ext for ext in entry.texts if ext != entry.caption])
+        found = fields.of_members(data, self.drawn) if self.drawn else {}
+        caption, *others = fields.caption_or_field(lambda: fields.captions_of(self.captions, data, member), found)
         image = exif.upright(image, text) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others), found)
 
@@ -153,7 +151,10 @@ class Folder(Reader):
         extensions = [name.removeprefix(stem + ".") for name in names]
         images = [ext for ext in extensions if ext.lower() in IMAGES]
         caption = next((ext for wanted in self.texts for ext in extensions if ext.lower() == wanted), "")
-        texts = self._holding_fields(stem, extensions) if self.drawn else ()
+        named = self._holding_fields(self.captions.several, stem, extensions)
+        if named and not (caption and self._has_text(stem, caption)):
+            caption = named[0]
+        texts = self._holding_fields(self.drawn, stem, extensions)
         if texts and not (caption and self._has_text(stem, caption)):
             caption = texts[0]
         if key != stem:
@@ -168,12 +169,15 @@ class Folder(Reader):
         empty = next((f"{stem}.{ext}" for ext, (_, size) in spans.items() if size == 0), "")
         failure = Failure("empty", f"the file is empty: {empty}") if empty else None
         spans |= {ext: (0, _size(self.root / f"{stem}.{ext}")) for ext in texts}
+        texts = tuple(dict.fromkeys((*texts, *(named if named != (caption,) else ()))))
         return Entry(key, shard, spans, images[0], caption if caption in spans else "", failure, texts)
 
-    def _holding_fields(self, stem: str, extensions: Sequence[str]) -> tuple[str, ...]:
-        """Return the extensions of files that hold the fields which the dataset was opened with."""
+    def _holding_fields(self, names: Sequence[str], stem: str, extensions: Sequence[str]) -> tuple[str, ...]:
+        """Return the extensions of files that hold the fields ``names``."""
+        if not names:
+            return ()
         by_name = {ext.lower(): ext for ext in extensions if fields.is_text(ext.lower()) and self._has_text(stem, ext)}
-        wanted = dict.fromkeys(fields.member_of(name, by_name) for name in self.drawn)
+        wanted = dict.fromkeys(fields.member_of(name, by_name) for name in names)
         return tuple(by_name[name] for name in wanted if name)
 
     def _needed(self, extension: str) -> bool:

@@ -21,6 +21,7 @@ from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at, size
 from clipzoo.readers._location import Location
 from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, columns_of_text, cut, digest, named
+from clipzoo.readers._samples.images import ImageFolder
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -63,6 +64,10 @@ class HuggingFace(NumberedReader):
     def row(self, path: Place, number: int, names: Sequence[str]) -> dict[str, object]:
         """See `NumberedReader.row`."""
         return _mapped(Path(str(path)), self.mark).row(number, names)
+
+    def image_folder(self, location: Location, path: Place) -> ImageFolder:
+        """Return the folder of the dataset, not of its files; see `RowReader.image_folder`."""
+        return ImageFolder.of(location)
 
     def contents(self, shard: str) -> str:
         """Return a digest of the size of the shard's file."""

@@ -15,8 +15,9 @@ from typing import BinaryIO
 from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
-from clipzoo.readers._location import Location
+from clipzoo.readers._location import Location, listing
 from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
+from clipzoo.readers._samples.images import ImageFolder
 from clipzoo.readers.base import Reader, Span
 from clipzoo.readers.table import LINE, Table
 from clipzoo.readers.webdataset.metadata import NAME
@@ -25,6 +26,10 @@ from clipzoo.types import Failure
 
 class _RelativeToTable(RowReader):
     """Rows whose images are relative to the folder of their table."""
+
+    def image_folder(self, location: Location, path: Place) -> ImageFolder:
+        """Return the folder of the dataset; names are extended by the table's folder. See `RowReader.image_folder`."""
+        return ImageFolder.of(location)
 
     def key_of(self, path: Place, key: str) -> str:
         """Return the name of the file without its extension; see `RowReader.key_of`."""
@@ -37,7 +42,9 @@ class _RelativeToTable(RowReader):
 
     def _below(self, path: Place, name: str) -> str:
         """Return the name, relative to the root, of a file that a table names."""
-        folder = path.parent.relative_to(self.images.root)  # type: ignore[arg-type]  # it is above all tables
+        root = self.images[path].root
+        above = root if root in path.parents else self.folder
+        folder = path.parent.relative_to(above)  # type: ignore[arg-type]  # both are on a disk, or on one network
         return posixpath.normpath(posixpath.join(folder.as_posix(), name))
 
 
@@ -45,9 +52,7 @@ class _Lines(RowReader):
     """JSON objects, one per line, read by the offsets of their lines."""
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
-        columns = {
-            path: replace(Columns.of(_fields(path), location, path), drawn=location.fields) for path in paths.values()
-        }
+        columns = {path: replace(_columns(path, location), drawn=location.fields) for path in paths.values()}
         parts = {name: part for file, path in paths.items() for name, part in named(file, _cut(path)).items()}
         super().__init__(location, parts, columns)
         self.identity = self.contents(next(iter(parts)))
@@ -60,7 +65,8 @@ class _Lines(RowReader):
             for (offset, line), _ in zip(_lines(file), range(part.rows), strict=False):
                 row = _row(line)
                 failure = None if row else Failure("invalid-text", "the row cannot be read: it is not a JSON object")
-                yield (offset, len(line)), str(row.get(key) or "") if row else "", failure
+                given = row.get(key) if row else None
+                yield (offset, len(line)), "" if given is None else str(given), failure
 
     def values(self, path: Place, span: Span) -> Mapping[str, object]:
         """See `RowReader.values`."""
@@ -107,7 +113,10 @@ class ImageFolders(Reader):
             DatasetError: there is no table, there are both kinds, or columns are missing.
         """
         location.allow(*OPTIONS, "sep")
-        paths = {path.relative_to(location.folder).as_posix(): path for path in location.metadata}  # type: ignore[arg-type]
+        metadata = location.metadata
+        if not all(location.folder in path.parents for path in metadata):  # they are listed, or match a pattern
+            location = replace(location, path=str(listing.files(location.path)[0]))
+        paths = {path.relative_to(location.folder).as_posix(): path for path in metadata}  # type: ignore[arg-type]
         kinds = {name.rpartition(".")[2] for name in paths}
         if len(kinds) != 1:
             raise DatasetError(
@@ -143,22 +152,26 @@ def _row(line: bytes) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _fields(path: Place) -> list[str]:
-    with files.open_file(path) as file:
-        first = next(_lines(file), (0, b""))[1]
-    fields = [*(_row(first) or {})]
-    if not fields:
-        raise DatasetError(
-            f"the first line of {path} is not a JSON object; write one per line, with {NAME} and a caption"
-        )
-    return fields
+def _columns(path: Place, location: Location) -> Columns:
+    """Return the columns by the fields of the first object; by those of all objects if some are missing there."""
+    with listing.readable(path), files.open_file(path) as file:
+        rows = filter(None, (_row(line) for _, line in _lines(file)))
+        fields = dict.fromkeys(next(rows, {}))
+        if not fields:
+            raise DatasetError(f"no line of {path} is a JSON object; write one per line, with {NAME} and a caption")
+        try:
+            return Columns.of([*fields], location, path)
+        except DatasetError:
+            for row in rows:
+                fields |= dict.fromkeys(row)
+            return Columns.of([*fields], location, path)
 
 
 def _cut(path: Place) -> list[Part]:
     """Return the file's shards, by one pass over its lines."""
     starts: list[int] = []
     total = 0
-    with files.open_file(path) as file:
+    with listing.readable(path), files.open_file(path) as file:
         for offset, _ in _lines(file):
             if total % ROWS == 0:
                 starts.append(offset)

@@ -35,6 +35,7 @@ class Joined(Reader):
         self.readers = dict(readers)
         self.shards = tuple(f"{name}/{shard}" for name, reader in self.readers.items() for shard in reader.shards)
         self.folders = tuple(folder for reader in self.readers.values() for folder in reader.folders)
+        self.reads_texts = any(reader.reads_texts for reader in self.readers.values())
         self.captions_optional = any(reader.captions_optional for reader in self.readers.values())
         self.threads = max(reader.threads for reader in self.readers.values())
 

@@ -6,7 +6,9 @@ import itertools
 import logging
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from clipzoo.errors import DatasetError
@@ -178,7 +180,18 @@ def refuse_compressed(path: Place) -> None:
 
 def _packed(path: Place, format: str) -> DatasetError:
     tool = "gunzip" if "g" in format else "bunzip2" if "b" in format else "unxz" if "x" in format else "unzstd"
+    name = shlex.quote(path.name)
+    command = f"{tool} {name}" if packing(path.name) else f"{tool} < {name} > new.tar && mv new.tar {name}"
     return DatasetError(
         f"{path} is compressed ({format}); members of a compressed tar cannot be read by offset, and images gain "
-        f"nothing from it: unpack it once, for example `{tool} {path.name}`"
+        f"nothing from it: unpack it once, for example `{command}`"
     )
+
+
+@contextmanager
+def readable(path: Place) -> Iterator[None]:
+    """Raise `DatasetError` in place of an `OSError` in the block, which reads the file ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(f"cannot read {path} ({error.strerror or error}); check that it is there") from error

@@ -28,7 +28,7 @@ class Captions:
     fields: tuple[str, ...] = FIELDS
     every: bool = False
     given: bool = False
-    """True if the option ``caption`` names the fields: files of `TEXTS` are then read only if named."""
+    """True if the option ``caption`` names the fields: members of `TEXTS` are then read only if named."""
 
     required: bool = True
     """If False, the caption of a sample without a valid one is ""."""
@@ -60,15 +60,18 @@ class Captions:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The extensions of members that may hold a caption, the preferred one first."""
+        """The extensions of members that may hold a caption, the one of an entry first (`Entry.caption`)."""
         if self.upright:
             return ("json",)
         if not self.given:
             return (*TEXTS, "json")
-        named = (
-            () if self.every else [one for name in self.fields for one in with_endings(name.lower(), (*TEXTS, "json"))]
-        )
-        return tuple(dict.fromkeys([*named, "json"]))
+        named = [one for name in self.fields for one in with_endings(name.lower(), (*TEXTS, "json"))]
+        return tuple(dict.fromkeys(["json", *named] if self.every else [*named, "json"]))
+
+    @property
+    def several(self) -> tuple[str, ...]:
+        """The fields if the option ``caption`` names more than one, which may be in several members; else none."""
+        return self.fields if self.given and len(self.fields) > 1 and not self.upright else ()
 
     def of_values(self, values: Mapping[str, object]) -> tuple[str, ...]:
         """Return the captions of a sample's fields, white space around them removed; at least one.

@@ -45,6 +45,19 @@ def of_members(data: Mapping[str, bytes], names: Iterable[str] | None = None) ->
     return found
 
 
+def captions_of(captions: Captions, data: Mapping[str, bytes], member: str) -> tuple[str, ...]:
+    """Return the captions of a sample's members: name in lower case -> bytes; ``member`` is that of the entry.
+
+    Raises:
+        SampleError: captions are required, and no member has text.
+    """
+    found = of_members(data, captions.several) if captions.several and len(data) > 1 else {}
+    if not found:
+        return captions.of_member(data[member], member)
+    texts = tuple(dict.fromkeys(text for texts in found.values() for text in texts))
+    return texts if captions.every else next(iter(found.values()))
+
+
 def is_text(member: str) -> bool:
     """Return True if a member, in lower case, may hold captions."""
     return member.rpartition(".")[2] in ENDINGS

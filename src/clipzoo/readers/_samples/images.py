@@ -19,16 +19,31 @@ class ImageFolder:
     Attributes:
         root: the folder that names are relative to.
         outside: True if absolute names, ``..`` and links may lead out of it.
+        second: the folder of names that are not in ``root``, if there is one.
     """
 
     root: Place
     outside: bool = False
+    second: Place | None = None
 
     @classmethod
-    def of(cls, location: Location) -> ImageFolder:
-        """Return the folder of the options ``root`` and ``outside``; a relative root starts at the table's folder."""
-        root = files.join(location.folder, location.options.get("root", ""))
-        return cls(root, location.flag("outside"))
+    def of(cls, location: Location, table: Place | None = None) -> ImageFolder:
+        """Return the folder of the options ``root`` and ``outside``.
+
+        A relative root starts at the folder of ``table``, and images that are not there at the location's folder.
+        """
+        name, outside = location.options.get("root", ""), location.flag("outside")
+        root = files.join(location.folder, name)
+        if table is None or name[:1] in ("/", "~") or "://" in name:
+            return cls(root, outside)
+        own = files.join(table.parent, name)
+        return cls(own, outside, None if own == root else root)
+
+    def folder_of(self, name: str) -> Place:
+        """Return the folder that a name is relative to."""
+        if self.second is None or _is_file(self.root, name) or not _is_file(self.second, name):
+            return self.root
+        return self.second
 
     def refuse(self, name: str) -> Failure | None:
         """Return the reason why a file may not be read, or None."""
@@ -45,19 +60,18 @@ class ImageFolder:
         Raises:
             SampleError: it leads out of the root, is missing, not a regular file, or larger than ``most`` bytes.
         """
-        if failure := self.refuse(name):
+        root = self.folder_of(name)
+        if failure := ImageFolder(root, self.outside).refuse(name):
             raise failure.error()
         try:
-            with files.open_regular(self.root / name) as (file, size):
+            with files.open_regular(root / name) as (file, size):
                 if size is None:
                     raise SampleError(f"only regular files are read: {name!r} is none", "unsafe-name")
                 if size > most:
                     raise too_large("file", size, most).error()
                 return file.read(most)
         except OSError as error:
-            raise SampleError(
-                f"cannot read the file: {error.strerror}: {name!r} in {self.root}", "cannot-read"
-            ) from error
+            raise SampleError(f"cannot read the file: {error.strerror}: {name!r} in {root}", "cannot-read") from error
 
     def of_value(self, value: object) -> bytes:
         """Return the bytes of an image field: bytes, a name, or a mapping with either (Hugging Face's Image).
@@ -79,3 +93,10 @@ class ImageFolder:
         if len(value) > IMAGE_BYTES:
             raise too_large("image", len(value), IMAGE_BYTES).error()
         return value
+
+
+def _is_file(folder: Place, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

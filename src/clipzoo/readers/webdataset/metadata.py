@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from clipzoo.errors import DatasetError
+from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
 from clipzoo.readers._location import METADATA
 from clipzoo.readers._samples.captions import parse_json
 from clipzoo.readers.base import Span
-from clipzoo.readers.table import records
+from clipzoo.readers.table import header, records
 
 FILES = METADATA
 NAME = "file_name"
@@ -51,12 +50,14 @@ def values(row: bytes, caption: str, names: Sequence[str]) -> Mapping[str, objec
     """Return the fields of a row; those of a CSV are among ``names``.
 
     Raises:
-        SampleError: the row is not valid JSON.
+        SampleError: the row is not valid JSON, or the tar has changed.
     """
     if not caption.startswith("metadata.csv"):
         return parse_json(row)
-    fields = next(csv.reader([row.decode("utf-8", "surrogateescape")], strict=True), [])
-    places = (place.split("=") for place in caption.partition("?")[2].split("&") if place)
+    fields = next(records(io.BytesIO(row), ",", None), (0, 0, [], ""))[2]
+    places = [place.split("=") for place in caption.partition("?")[2].split("&") if place]
+    if any(int(at) >= len(fields) for _, at in places):
+        raise SampleError("its row of metadata.csv has changed since it was indexed: index it again", "cannot-read")
     return {names[int(field)]: fields[int(at)] for field, at in places}
 
 
@@ -79,11 +80,11 @@ def _csv(data: bytes, where: str, names: Sequence[str]) -> Iterator[tuple[str, S
     ``names`` are the caption fields.
     """
     file = io.BytesIO(data)
-    head = next(records(file, ",", None), (0, 0, [], ""))[2]
-    columns = [column.strip().removeprefix("\ufeff") for column in head]
+    columns = header(file, ",")
     if NAME not in columns:
         raise DatasetError(f"{where} has no column {NAME}; its columns are {', '.join(columns)}: add one")
     places = [f"{i}={columns.index(field)}" for i, field in enumerate(names) if field in columns]
-    for offset, size, fields, fault in records(file, ",", len(columns)):
+    at = columns.index(NAME)
+    for offset, size, fields, fault in records(file, ",", len(columns), at):
         if not fault:
-            yield fields[columns.index(NAME)], (offset, size), "metadata.csv?" + "&".join(places)
+            yield fields[at], (offset, size), "metadata.csv?" + "&".join(places)

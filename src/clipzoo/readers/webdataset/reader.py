@@ -3,8 +3,9 @@
 The members of a key are one sample, at any position in the tar. A key is the path up to the first dot of its last
 part. The image is the first of `IMAGES` that the key has; the caption is ``.txt``, else the field "caption" or "text"
 of ``.json``, else a row of a ``metadata.jsonl`` or ``metadata.csv`` in the tar. Options: ``image`` and ``caption``
-name other fields, ``caption`` also fields of the ``.json``; ``key`` sets the end of a key; ``exif=json`` applies the
-EXIF orientation of the ``.json``. If no option is given and no sample results, the layout is inferred (see `layout`).
+name other fields, ``caption`` also fields of the ``.json``: the first with text is used; ``key`` sets the end of a key;
+``exif=json`` applies the EXIF orientation of the ``.json``. If no option is given and no sample results, the layout is
+inferred (see `layout`).
 Other members become entries with a reason: they raise no error and are not skipped silently. Other files next to the
 tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 """
@@ -12,8 +13,8 @@ tars (img2dataset's ``.parquet`` and ``_stats.json``) are ignored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -59,6 +60,7 @@ class WebDataset(Reader):
         self.paths = dict(paths)
         self.shards = tuple(self.paths)
         self.captions = Captions.of(location)
+        self.reads_texts = bool(self.captions.several)
         self.requested = Layout.of(location, self.captions)
         self._parts: dict[tuple[str, ...], tuple[str, str]] = {}  # fields of a sample -> those of image and caption
         self.threads = max(map(files.threads, paths.values()))
@@ -76,7 +78,9 @@ class WebDataset(Reader):
             DatasetError: there are no shards, the shards are compressed, or an option has an invalid value.
         """
         paths = listing.find(location.allow("image", "caption", "key", "exif").path)
-        listing.refuse_compressed(next(iter(paths.values())))
+        first = next(iter(paths.values()))
+        with listing.readable(first):
+            listing.refuse_compressed(first)
         return cls(location, paths)
 
     @cached_property
@@ -84,7 +88,7 @@ class WebDataset(Reader):
         """The layout of the options, else one inferred from the first shards, which is logged."""
         candidates: list[Layout | None] = []
         for path in self.paths.values():
-            with _readable(path):
+            with listing.readable(path):
                 names = (member.name for member in members(path) if not member.fault)
                 layout, has_members = decide(self.requested, names)
             if layout == self.requested:  # nothing is inferred if the requested layout yields any sample
@@ -119,7 +123,7 @@ class WebDataset(Reader):
         """
         path = self._path(shard)
         keys, layout = Keys(), self.layout
-        with _readable(path):
+        with listing.readable(path):
             listing.refuse_compressed(path)
             groups = _grouped(members(path), layout, path.stem)
             if layout.metadata:
@@ -156,7 +160,7 @@ class WebDataset(Reader):
             return ("",)
         if metadata.is_row(entry.caption):
             return self._columns.of_values(metadata.values(data[entry.caption], entry.caption, self._named))
-        return self.captions.of_member(data[entry.caption], entry.caption)
+        return fields.captions_of(self.captions, data, entry.caption)
 
     def _fields(self, entry: Entry, data: Mapping[str, bytes], names: Sequence[str] | None = None) -> Fields:
         """Return the fields ``names`` that have text, by default all, of member -> bytes."""
@@ -222,6 +226,9 @@ class WebDataset(Reader):
                     detail = f"the metadata has a row for {file!r}, which is not in the shard"
                     group = _Group(key, fault=Failure("no-image", detail))
                     kept.append(group)
+                elif group.caption:  # the sample has a row: another one is a sample of the same key
+                    group = _Group(key, {ending: group.members[ending]})
+                    kept.append(group)
                 group.members[caption], group.caption = row, caption
         return kept
 
@@ -231,20 +238,25 @@ class WebDataset(Reader):
         if fields not in self._parts:
             self._parts[fields] = self.layout.first("images", fields), self.layout.first("captions", fields)
         image, caption = self._parts[fields]
-        caption = self._caption(group, group.caption or caption)
+        named = () if group.caption else _texts(self.captions.several, group.members)
+        caption = self._caption(group, group.caption or caption, named)
         fault = group.fault or self._fault(group, image, caption)
         key, count = keys.take(group.key)
         if count > 1:
             detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
             fault = Failure("duplicate-key", detail if fault is None else f"{detail}; in addition, {fault}")
-        return Entry(key, shard, group.members, image, caption, fault, _texts(self.given.fields, group.members))
+        texts = (*_texts(self.given.fields, group.members), *(named if named != (caption,) else ()))
+        return Entry(key, shard, group.members, image, caption, fault, tuple(dict.fromkeys(texts)))
 
-    def _caption(self, group: _Group, name: str) -> str:
-        """Return ``name`` if it is a caption, else "" where captions are optional, else a member that holds a field."""
+    def _caption(self, group: _Group, name: str, named: Sequence[str]) -> str:
+        """Return ``name`` if it is a caption, else one of ``named``, else "" where captions are optional.
+
+        If they are required, return a member that holds a field instead of "".
+        """
         if name and 0 < group.members[name][1] <= CAPTION_BYTES:
             return name
-        if not self.captions.required:
-            return ""
+        if named or not self.captions.required:
+            return next(iter(named), "")
         return next(iter(_texts(self.given.fields, group.members)), name)
 
     def _fault(self, group: _Group, image: str, caption: str) -> Failure | None:
@@ -296,14 +308,6 @@ def _may_hold_text(name: str, members: Mapping[str, Span]) -> bool:
 
 def _option_advice(part: str) -> str:
     return f"name another one by ?{part}=NAME after the location"
-
-
-@contextmanager
-def _readable(path: Place) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(f"cannot read the shard {path} ({error.strerror}); check that it is still there") from error
 
 
 def _grouped(tar_members: Iterable[Member], layout: Layout, shard: str) -> list[_Group]:
