@@ -37,6 +37,12 @@ def test_linked_folders_are_listed_once_and_loops_end(tmp_path):
         list(below(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("location", ["imagefolder:{}", "diode:{}?along=z", "scannet:{}", "voc:{}"])
+def test_a_missing_folder_is_named(location, tmp_path):
+    with pytest.raises(DatasetError, match=r"there is no folder .*none; check the path"):
+        open_benchmark(location.format(tmp_path / "none"))
+
+
 def test_two_pictures_of_one_key_are_refused(tmp_path):
     picture(tmp_path / "c/a.JPEG")
     assert keys(open_benchmark(f"imagefolder:{tmp_path}")) == ["c/a"]

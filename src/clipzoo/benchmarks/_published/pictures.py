@@ -239,11 +239,11 @@ class Root:
 
     def require(self, *names: str) -> None:
         """Raise `DatasetError` unless all these files and folders exist below the root."""
+        if not self.path.is_dir():
+            raise DatasetError(f"{self.layout}: there is no folder {self.path}; check the path")
         missing = [name for name in names if not (self.path / name).exists()]
         if not missing:
             return
-        if not self.path.is_dir():
-            raise DatasetError(f"{self.layout}: there is no folder {self.path}")
         found = ", ".join(sorted(path.name for path in itertools.islice(self.path.iterdir(), 8))) or "nothing"
         raise DatasetError(
             f"{self.layout}: {self.path} has no {', '.join(missing)}; it has {found}. This layout is {self.shape}. "
