@@ -322,9 +322,11 @@ def image_size(data: bytes) -> tuple[tuple[int, int], str]:
     """
     try:
         with _quiet, Image.open(io.BytesIO(data), formats=_formats()) as opened:
-            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            size = opened.size if turned else opened.size[::-1]
-            return (size[0], size[1]), str(opened.format).lower()
+            exif, (width, height) = opened.getexif(), opened.size
+            if opened.format == "TIFF":  # newer versions of Pillow (11.0 and 13.0, not 10.1) have turned its size
+                width, height = exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength]
+            turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (width, height) if turned else (height, width), str(opened.format).lower()
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         raise ImageError(f"cannot read the size of the image ({_head(data)}): {type(error).__name__}") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipzoo.benchmarks._published.listing import below, inside, text_of
 from clipzoo.benchmarks._published.matlab import matlab
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, class_map, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout
@@ -40,7 +41,7 @@ class Ade20k:
         root = Root("ade20k", folder, options, known, ["images", "annotations", "objectInfo150.txt"], SHAPE)
         split = root.options["split"]
         root.require(f"images/{split}", f"annotations/{split}")
-        paths = {path.stem: path for path in (root / f"images/{split}").glob("*.jpg")}
+        paths = root.found(inside(root / f"images/{split}"))
         reader = root.some({key: Picture(path) for key, path in paths.items()}, f"images/{split}")
         files = {key: root / f"annotations/{split}/{key}.png" for key in paths}
         codes = {i + 1: i for i in range(CLASSES)}
@@ -54,7 +55,7 @@ LAYOUT: Layout = Ade20k()
 def _names(root: Root) -> tuple[str, ...]:
     """Return the names of the 150 classes."""
     path = root / "objectInfo150.txt"
-    rows = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.split("\t")[0].strip().isdigit()]
+    rows = [line.split("\t") for line in text_of(path).splitlines() if line.split("\t")[0].strip().isdigit()]
     if [int(row[0]) for row in rows] != list(range(1, CLASSES + 1)):
         raise DatasetError(f"ade20k: {path} must have a line for each class from 1 to {CLASSES}, tab-separated")
     return _distinct([row[-1].strip() for row in rows])
@@ -80,7 +81,7 @@ def _full(root: Root) -> Benchmark:
     folder = next(name for name in ("images/ADE", "images") if (root / name).is_dir())
     folder = f"{folder}/{root.options['split']}"
     root.require(folder)
-    paths = {path.stem: path for path in (root / folder).rglob("*.jpg")}
+    paths = root.found(below(root / folder), endings=(".jpg", ".jpeg"))
     files = {key: path.with_name(f"{key}{SEGMENTS}") for key, path in paths.items()}
     reader = root.some({key: Picture(path) for key, path in paths.items()}, folder)
     truth = LabelFiles(Convention(names), files, lambda key, path: _objects(path, len(names)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipzoo.benchmarks._published.listing import inside
 from clipzoo.benchmarks._published.matlab import matlab
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
@@ -31,7 +32,7 @@ class Bsds:
         root = Root("bsds", folder, options, {"split": ("test", "val", "train")}, ["images", FIELD], SHAPE)
         pictures, truth = f"images/{root.options['split']}", f"{FIELD}/{root.options['split']}"
         root.require(pictures, truth)
-        paths = {path.stem: path for path in (root / pictures).glob("*.jpg")}
+        paths = root.found(inside(root / pictures))
         reader = root.some({key: Picture(path) for key, path in paths.items()}, pictures)
         files = {key: root / f"{truth}/{key}.mat" for key in paths}
         return benchmark(reader, {"edges": LabelFiles(Convention(), files, _read)})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from clipzoo.benchmarks._published.listing import inside
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, class_map
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.files import Place
@@ -18,8 +19,8 @@ CLASSES = {
     28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
 """Number in the label files -> class; cityscapesScripts, helpers/labels.py (id and trainId)."""
-PICTURE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
-SHAPE = f"leftImg8bit/<split>/<city>/*{PICTURE} and gtFine/<split>/<city>/*{LABEL}"
+PICTURE, LABEL = "_leftImg8bit", "_gtFine_labelIds.png"
+SHAPE = f"leftImg8bit/<split>/<city>/*{PICTURE}.png and gtFine/<split>/<city>/*{LABEL}"
 
 
 class Cityscapes:
@@ -29,12 +30,14 @@ class Cityscapes:
         """Open the folder of both packages; see `Layout.open`."""
         root = Root("cityscapes", folder, options, {"split": ("val", "train")}, ["leftImg8bit", "gtFine"], SHAPE)
         split = root.options["split"]
-        paths = (root / f"leftImg8bit/{split}").glob(f"*/*{PICTURE}")
-        pictures = {f"{path.parent.name}/{path.name.removesuffix(PICTURE)}": Picture(path) for path in paths}
+        cities = [path for path in (root / f"leftImg8bit/{split}").glob("*") if path.is_dir()]
+        files = (path for city in cities for path in inside(city) if path.stem.endswith(PICTURE))
+        paths = root.found(files, lambda path: f"{path.parent.name}/{path.stem.removesuffix(PICTURE)}")
+        pictures = {key: Picture(path) for key, path in paths.items()}
         reader = root.some(pictures, f"leftImg8bit/{split}")
-        files = {key: root / f"gtFine/{split}/{key}{LABEL}" for key in pictures}
+        labels = {key: root / f"gtFine/{split}/{key}{LABEL}" for key in pictures}
         codes = {number: i for i, number in enumerate(CLASSES)}
-        truth = LabelFiles(Convention((*CLASSES.values(),)), files, lambda key, path: class_map(path, codes))
+        truth = LabelFiles(Convention((*CLASSES.values(),)), labels, lambda key, path: class_map(path, codes))
         return benchmark(reader, {"segmentation": truth})
 
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from clipzoo.benchmarks._published import stuff
+from clipzoo.benchmarks._published.listing import inside
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, class_map
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError
@@ -53,8 +54,8 @@ class CocoFolder:
         else:
             expert = panoptic.create(f"{root / name}?classes=all&match=stem&maps={quote(str(maps))}")
         captions = _captions(root / f"annotations/captions_{split}.json")
-        paths = {path.stem: path for path in (root / pictures).glob("*.jpg") if expert.place(path.stem)}
-        listed = {key: Picture(path, captions.get(path.name, ())) for key, path in paths.items()}
+        paths = root.found(path for path in inside(root / pictures) if expert.place(path.stem))
+        listed = {key: Picture(path, captions.get(key, ())) for key, path in paths.items()}
         reader = root.some(listed, pictures)
         files = {key: root / name if task == "detection" else maps / f"{key}.png" for key in paths}
         others = {} if task == "detection" else dict.fromkeys(paths, root / name)  # classes of the maps' segments
@@ -76,8 +77,8 @@ def _stuff(root: Root, classes: Sequence[str], file: Callable[[str], Path], read
     pictures = f"images/{split}" if (root / f"images/{split}").is_dir() else split
     root.require(pictures)
     captions = _captions(root / f"annotations/captions_{split}.json")
-    paths = {path.stem: path for path in (root / pictures).glob("*.jpg")}
-    listed = {key: Picture(path, captions.get(path.name, ())) for key, path in paths.items()}
+    paths = root.found(inside(root / pictures))
+    listed = {key: Picture(path, captions.get(key, ())) for key, path in paths.items()}
     reader = root.some(listed, pictures)
     truth = LabelFiles(Convention(tuple(classes)), {key: file(key) for key in paths}, read)
     return benchmark(reader, {"segmentation": truth})
@@ -117,12 +118,12 @@ def _masks(root: Root) -> tuple[Sequence[str], Callable[[str], Path], Read]:
 
 
 def _captions(path: Path) -> dict[str, tuple[str, ...]]:
-    """Return file name -> captions; empty if there is no such file."""
+    """Return key -> captions; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:
         values = json.loads(path.read_bytes())
-        names = {image["id"]: image["file_name"] for image in values["images"]}
+        names = {image["id"]: Path(image["file_name"]).stem for image in values["images"]}
         captions: dict[str, tuple[str, ...]] = {}
         for one in values["annotations"]:
             name = names[one["image_id"]]

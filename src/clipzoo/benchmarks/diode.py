@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 
 from clipzoo.benchmarks._published.depth import convention, metric
+from clipzoo.benchmarks._published.listing import below
 from clipzoo.benchmarks._published.normals import frame_of, vectors
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
@@ -44,11 +45,8 @@ class Diode:
             )
         root = Root("diode", folder, options, {"along": (), "task": ("depth",)}, [], SHAPE)
         along = cast(Along, root.options["along"])
-        pictures = {
-            path.relative_to(root.path).with_suffix("").as_posix(): Picture(path)
-            for path in root.path.rglob("*.png")
-            if path.with_name(f"{path.stem}_depth.npy").is_file()
-        }
+        paths = (path for path in below(root.path) if path.with_name(f"{path.stem}_depth.npy").is_file())
+        pictures = {key: Picture(path) for key, path in root.found(paths, root.stem, (".png",)).items()}
         reader = root.some(pictures, ".")
         files = {key: root / f"{key}_depth.npy" for key in pictures}
         masks = {key: _mask(path) for key, path in files.items()}
@@ -64,8 +62,10 @@ def _normals(folder: Place, options: Mapping[str, str]) -> Benchmark:
     root = Root("diode", folder, options, known, [], NORMALS)
     frame = frame_of("diode", root.options)
     files = Path(root.options["normals"] or root.path)
-    keys = [path.relative_to(files).as_posix().removesuffix(ENDING) for path in files.rglob(f"*{ENDING}")]
-    pictures = {key: Picture(root / f"{key}.png") for key in keys if (root / f"{key}.png").is_file()}
+    names = (path.relative_to(files).as_posix() for path in below(files))
+    keys = [name.removesuffix(ENDING) for name in names if name.endswith(ENDING)]
+    paths = root.found(below(root.path), root.stem, (".png",))
+    pictures = {key: Picture(paths[key]) for key in keys if key in paths}
     if keys and not pictures:
         raise DatasetError(
             f"diode: {files} has {keys[0]}{ENDING}, but {root.path} has no {keys[0]}.png. Give folders of the same "

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from clipzoo.benchmarks._published.depth import convention, metric
+from clipzoo.benchmarks._published.listing import below
 from clipzoo.benchmarks._published.matlab import hdf5
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
@@ -30,13 +31,16 @@ class Hypersim:
     def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open a folder, with all folders below it; see `Layout.open`."""
         root = Root("hypersim", folder, options, {}, [], SHAPE)
+        files = [path for path in below(root.path) if f"{PREVIEW}/frame." in root.stem(path)]
         paths: dict[str, Path] = {}
         for kind in reversed(KINDS):  # the first kind replaces the other
-            for path in root.path.rglob(f"*{PREVIEW}/frame.*{kind}"):
-                paths[path.relative_to(root.path).as_posix().removesuffix(kind)] = path
+            paths |= root.found(
+                (path for path in files if path.name.lower().endswith(kind)),
+                lambda path: root.stem(path.with_suffix("")),
+            )
         reader = root.some({key: Picture(path) for key, path in paths.items()}, ".")
-        files = {key: root / f"{key.replace(PREVIEW, GEOMETRY)}.depth_meters.hdf5" for key in paths}
-        return benchmark(reader, {"depth": LabelFiles(convention("ray"), files, _depth)})
+        labels = {key: root / f"{key.replace(PREVIEW, GEOMETRY)}.depth_meters.hdf5" for key in paths}
+        return benchmark(reader, {"depth": LabelFiles(convention("ray"), labels, _depth)})
 
 
 LAYOUT: Layout = Hypersim()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipzoo.benchmarks._published.depth import convention, cropped, metric, named
+from clipzoo.benchmarks._published.listing import inside
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.files import Place
@@ -26,7 +27,7 @@ class Kitti:
         """Open the selection's folder; see `Layout.open`."""
         known = {"crop": ("garg", "eigen", "none")}
         root = Root("kitti", folder, options, known, ["image", "groundtruth_depth"], SHAPE)
-        pictures = {path.stem: Picture(path) for path in (root / "image").glob("*.png")}
+        pictures = {key: Picture(path) for key, path in root.found(inside(root / "image")).items()}
         reader = root.some(pictures, "image")
         files = {
             key: root / f"groundtruth_depth/{key.replace('_image_', '_groundtruth_depth_', 1)}.png" for key in pictures

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipzoo.benchmarks._published.depth import convention, cropped, inside, metric, named
+from clipzoo.benchmarks._published.listing import below
 from clipzoo.benchmarks._published.matlab import hdf5, matlab
 from clipzoo.benchmarks._published.normals import check_frame, frame_of, picture_vectors, vectors
 from clipzoo.benchmarks._published.pictures import SHARD, LabelFiles, Picture, Root, benchmark, numbers
@@ -87,9 +88,8 @@ def _crop(root: Root) -> str:
 
 
 def _pairs(root: Root) -> Benchmark:
-    pictures = {
-        str(path.relative_to(root.path).with_suffix("")): Picture(path) for path in root.path.rglob("rgb_*.jpg")
-    }
+    paths = root.found((path for path in below(root.path) if path.name.startswith("rgb_")), root.stem)
+    pictures = {key: Picture(path) for key, path in paths.items()}
     reader = root.some(pictures, ".")
     files = {
         key: one.path.with_name(f"sync_depth_{one.path.stem.removeprefix('rgb_')}.png") for key, one in pictures.items()

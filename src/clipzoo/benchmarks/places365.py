@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from clipzoo.benchmarks._published.listing import lines_of
 from clipzoo.benchmarks._published.pictures import Picture, Root, benchmark
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError
@@ -55,8 +56,8 @@ LAYOUT: Layout = Places365()
 def _numbered(path: Path) -> list[tuple[str, int]]:
     """Return the name and number of each line; `DatasetError` for other lines."""
     pairs = []
-    for line in filter(str.strip, path.read_text("utf-8").splitlines()):
-        name, _, number = line.strip().rpartition(" ")
+    for line in lines_of(path):
+        name, _, number = line.rpartition(" ")
         if not name or not number.isdecimal():
             raise DatasetError(f"places365: {path} has the line {line!r}; each line is a name, a space and a number")
         pairs.append((name, int(number)))

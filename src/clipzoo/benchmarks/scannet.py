@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipzoo.benchmarks._published.depth import convention, metric
+from clipzoo.benchmarks._published.listing import inside, text_of
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout
 from clipzoo.errors import DatasetError, SampleError
@@ -26,13 +27,10 @@ class ScanNet:
     def open(self, folder: Place, options: Mapping[str, str]) -> Benchmark:
         """Open the folder of the scenes; see `Layout.open`."""
         root = Root("scannet", folder, options, {"scenes": ()}, [], SHAPE)
-        colors = sorted(root.path.glob("scene*/color/*.jpg"))
         wanted = _scenes(root)
-        listed = {
-            f"{path.parent.parent.name}/{path.stem}": path
-            for path in colors
-            if wanted is None or path.parent.parent.name in wanted
-        }
+        scenes = [path for path in root.path.glob("scene*/color") if wanted is None or path.parent.name in wanted]
+        colors = (path for scene in scenes for path in inside(scene))
+        listed = root.found(colors, lambda path: f"{path.parent.parent.name}/{path.stem}")
         reader = root.some({key: Picture(path) for key, path in listed.items()}, "scene*/color")
         files = {key: path.parent.parent / "depth" / f"{path.stem}.png" for key, path in listed.items()}
         return benchmark(reader, {"depth": LabelFiles(convention("z"), files, _depth)})
@@ -48,7 +46,7 @@ def _scenes(root: Root) -> frozenset[str] | None:
     path = Path(root.options["scenes"])
     if not path.is_file():
         raise DatasetError(f"scannet: there is no list of scenes {path}; give a file with one scene per line")
-    return frozenset(path.read_text("utf-8").split())
+    return frozenset(text_of(path).split())
 
 
 def _depth(key: str, path: Path) -> Depth:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from clipzoo.benchmarks._published.depth import convention, metric
+from clipzoo.benchmarks._published.listing import below, inside, text_of
 from clipzoo.benchmarks._published.matlab import matlab
 from clipzoo.benchmarks._published.pictures import LabelFiles, Picture, PictureFiles, Root, benchmark, numbers
 from clipzoo.benchmarks.base import Benchmark, Layout
@@ -34,10 +35,8 @@ class SunRgbd:
         """Open the dataset's folder; see `Layout.open`."""
         known = {"split": ("all", "test", "train"), "depth": ("bfx", "raw"), "splits": ()}
         root = Root("sunrgbd", folder, options, known, [], SHAPE)
-        paths = {
-            path.parent.parent.relative_to(root.path).as_posix(): path
-            for path in sorted(root.path.rglob("image/*.jpg"))
-        }
+        images = (path for path in below(root.path) if path.parent.name == "image" and path.parent != root.path)
+        paths = root.found(images, lambda path: path.parent.parent.relative_to(root.path).as_posix())
         chosen = _split(root, paths)
         scenes = {key: _scene(path) for key, path in chosen.items()}
         names = tuple(sorted({*scenes.values()} - {""}))
@@ -46,7 +45,7 @@ class SunRgbd:
             key: Picture(path, target=names.index(scenes[key]) if classified else None) for key, path in chosen.items()
         }
         reader: PictureFiles = root.some(pictures, ".")
-        depths = {key: next(_depth_folder(root, path).glob("*.png"), None) for key, path in chosen.items()}
+        depths = {key: _depth_file(root, path) for key, path in chosen.items()}
         labels = LabelFiles(convention("z"), {key: path for key, path in depths.items() if path}, _depth)
         shown = [name.replace("_", " ") for name in names] if classified else []
         return benchmark(reader, {"depth": labels}, shown)
@@ -55,8 +54,10 @@ class SunRgbd:
 LAYOUT: Layout = SunRgbd()
 
 
-def _depth_folder(root: Root, picture: Path) -> Path:
-    return picture.parent.parent / DEPTHS[root.options["depth"]]
+def _depth_file(root: Root, picture: Path) -> Path | None:
+    folder = picture.parent.parent / DEPTHS[root.options["depth"]]
+    files = inside(folder) if folder.is_dir() else []
+    return next((path for path in files if path.suffix.lower() == ".png"), None)
 
 
 def _depth(key: str, path: Path) -> Depth:
@@ -70,7 +71,7 @@ def _depth(key: str, path: Path) -> Depth:
 
 def _scene(picture: Path) -> str:
     file = picture.parent.parent / "scene.txt"
-    return file.read_text("utf-8").strip() if file.is_file() else ""
+    return text_of(file).strip() if file.is_file() else ""
 
 
 def _split(root: Root, paths: Mapping[str, Path]) -> dict[str, Path]:

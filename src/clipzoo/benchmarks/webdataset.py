@@ -11,8 +11,10 @@ line, and ``zeroshot_classification_templates.txt`` with one template per line, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from clipzoo import files
+from clipzoo.benchmarks._published import listing
 from clipzoo.benchmarks._streaming.columns import column_labels
 from clipzoo.benchmarks.base import PLAIN, Benchmark, Layout, every_caption
 from clipzoo.errors import DatasetError, SampleError
@@ -23,6 +25,7 @@ from clipzoo.types import Sample
 
 CLASS = "cls"
 LINES = "txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
 SPLIT = "test"
 """The folder in which CLIP_benchmark writes the tars."""
 
@@ -37,15 +40,15 @@ class Folder:
         images, truth = folder / "images", folder / "truth"
         if not images.is_dir():
             raise DatasetError(f"{folder} has no folder images/; docs/benchmarks.md describes the layout")
-        tars = files.below(images, ".tar")
-        if not tars:
+        names = map(str, listing.below(images)) if isinstance(images, Path) else iter(files.below(images))
+        if not any(name.lower().endswith(".tar") for name in names):
             raise DatasetError(
                 f"neither {images} nor a folder in it holds a .tar; write the images as shards (docs/benchmarks.md)"
             )
-        inner = any(name.startswith(f"{SPLIT}/") for name in tars)
         reader = open_dataset(f"{images}?format=webdataset", captions="optional")
         assert isinstance(reader, WebDataset)
         reader.location = str(images)
+        inner = any(shard.startswith(f"{SPLIT}/") for shard in reader.shards)
         shards = tuple(shard for shard in reader.shards if not inner or shard.startswith(f"{SPLIT}/"))
         tar_folder = images / SPLIT if inner else images
         return Benchmark(
@@ -53,7 +56,7 @@ class Folder:
             shards=shards,
             labels=column_labels(truth, reader) if truth.is_dir() else {},
             classnames=lines_of(tar_folder, "classnames.txt"),
-            templates=lines_of(tar_folder, "zeroshot_classification_templates.txt") or PLAIN,
+            templates=templates_of(tar_folder) or PLAIN,
             target=lambda entry: _target(reader, entry),
             captions=_captions,
             places=tuple(reader.paths[shard] for shard in shards),
@@ -83,7 +86,17 @@ def _target(reader: WebDataset, entry: Entry) -> int | None:
 
 def lines_of(folder: Place, name: str) -> tuple[str, ...]:
     """Return the lines of a file next to the shards or one folder above; empty if there is no such file."""
-    for path in (folder / name, folder.parent / name):
-        if path.is_file():
-            return tuple(line for line in path.read_bytes().decode("utf-8").splitlines() if line.strip())
-    return ()
+    path = next((path for path in (folder / name, folder.parent / name) if path.is_file()), None)
+    return tuple(listing.lines_of(path)) if path else ()
+
+
+def templates_of(folder: Place) -> tuple[str, ...]:
+    """Return the lines of `TEMPLATES`, as `lines_of`; `DatasetError` if the class name has no place in one."""
+    templates = lines_of(folder, TEMPLATES)
+    if wrong := [line for line in templates if "{c}" not in line]:
+        raise DatasetError(
+            f"{TEMPLATES} of {folder} has the template {wrong[0]!r} without {{c}}, which stands for the class name, so "
+            "every class would have the same text. Write templates as CLIP_benchmark does, such as 'a photo of a "
+            f"{{c}}.'. If they have {{}} instead: sed -i 's/{{}}/{{c}}/g' {TEMPLATES}"
+        )
+    return templates

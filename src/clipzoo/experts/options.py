@@ -203,7 +203,7 @@ def parse_classes(text: str) -> Classes:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).expanduser().read_text("utf-8").strip().splitlines()
+        return Path(path).expanduser().read_text("utf-8-sig").strip().splitlines()
     except OSError as error:
         raise ValueError(f"cannot read the file: {error}") from error
 

@@ -149,9 +149,12 @@ def inside(key: str) -> None:
 
 
 def same_aspect(label: Size, image: Size, where: str) -> None:
-    """Raise `SampleError` unless a label of one (H, W) can show the whole image of another (H, W)."""
+    """Raise `SampleError` unless a label of one (H, W) can show the whole image of another (H, W).
+
+    Either may be the other one, resized and rounded to whole pixels.
+    """
     (h, w), (H, W) = label, image
-    if abs(h * W - w * H) > max(H, W):  # more than a pixel off
+    if abs(h * W - w * H) > max(h, w, H, W):  # more than a pixel of the smaller one off
         raise SampleError(
             f"another aspect than that of the image: {w}×{h} for {W}×{H}, in {where}; labels show the "
             "whole image as it is displayed, rotated by its EXIF orientation"

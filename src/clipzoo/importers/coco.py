@@ -28,6 +28,9 @@ from clipzoo.tasks.base import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.types import Size
 
+CROWD = {"": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+"""``iscrowd`` as text -> its value."""
+
 
 class CategoryOptions(_boxes.BoxOptions):
     """Options of a JSON with categories."""
@@ -104,7 +107,7 @@ class Coco(Importer):
 
     def _add(self, objects: _boxes.Objects, name: str, annotation: Mapping[str, object], key: str) -> None:
         """Add an annotation to the objects of a sample."""
-        box, ignored = annotation.get("bbox"), bool(annotation.get("iscrowd", 0))
+        box, ignored = annotation.get("bbox"), _crowd(annotation)
         boxless = box is None or box == []
         mask = mask_of(annotation, objects.size) if self.masks or boxless else None
         if boxless:
@@ -133,6 +136,16 @@ class Coco(Importer):
         absent, partly = ({numbers[i] for i in ids if i in numbers} for ids in (picture.absent, picture.partly))
         found = set(label.ids[~label.ignored].tolist())
         return replace(label, asked=np.array(sorted((absent | found) - partly), np.uint16))
+
+
+def _crowd(annotation: Mapping[str, object]) -> bool:
+    """Return True for a crowd; some programs write numbers as text, and any text is true in Python."""
+    value = annotation.get("iscrowd")
+    if not isinstance(value, str):
+        return bool(value)
+    if (text := value.strip().lower()) not in CROWD:
+        raise SampleError(f"iscrowd is neither 0 nor 1: {value!r}; fix the file")
+    return CROWD[text]
 
 
 def mask_of(annotation: Mapping[str, object], size: Size) -> str | None:

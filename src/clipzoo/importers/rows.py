@@ -80,7 +80,7 @@ def create(name: str) -> Rows:
 def _reader(path: str, options: Mapping[str, str], label: str) -> RowReader:
     """Return the reader of the dataset, with the labels in place of the images."""
     query = "&".join(f"{name}={quote(value)}" for name, value in {**options, "image": label}.items())
-    reader = open_dataset(f"{path}?{query}")
+    reader = open_dataset(f"{path}?{query}", captions="optional")
     if not isinstance(reader, RowReader):
         raise ExpertError(
             f"rows: {path} is not a dataset of rows (Parquet, save_to_disk, CSV, TSV). Use files: or coco: for other "

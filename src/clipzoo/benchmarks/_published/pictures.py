@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipzoo.benchmarks._published.listing import PICTURES, lines_of
 from clipzoo.benchmarks.base import Benchmark, Labels, Loader
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.experts.base import sha256
@@ -34,9 +35,6 @@ SHARD = 1000
 
 PART = "part"
 """Option of all layouts: splits the pictures of one list, for example into those for probes and for validation."""
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
-"""Endings of picture files."""
 
 
 # Pictures --------------------------------------------------------------------------------------------------
@@ -241,11 +239,11 @@ class Root:
 
     def require(self, *names: str) -> None:
         """Raise `DatasetError` unless all these files and folders exist below the root."""
+        if not self.path.is_dir():
+            raise DatasetError(f"{self.layout}: there is no folder {self.path}; check the path")
         missing = [name for name in names if not (self.path / name).exists()]
         if not missing:
             return
-        if not self.path.is_dir():
-            raise DatasetError(f"{self.layout}: there is no folder {self.path}")
         found = ", ".join(sorted(path.name for path in itertools.islice(self.path.iterdir(), 8))) or "nothing"
         raise DatasetError(
             f"{self.layout}: {self.path} has no {', '.join(missing)}; it has {found}. This layout is {self.shape}. "
@@ -263,15 +261,35 @@ class Root:
 
     def named(self, folder: str, key: str) -> Path:
         """Return the picture file of a key in a folder, of any usual ending."""
-        for suffix in PICTURES:
+        for suffix in (*PICTURES, *map(str.upper, PICTURES)):
             if (path := self.path / folder / f"{key}{suffix}").is_file():
                 return path
         return self.path / folder / f"{key}{PICTURES[0]}"
 
+    def stem(self, path: Path) -> str:
+        """Return the path of a file below the root, without its ending."""
+        return path.relative_to(self.path).with_suffix("").as_posix()
+
+    def found(
+        self,
+        paths: Iterable[Path],
+        key: Callable[[Path], str] = lambda path: path.stem,
+        endings: Container[str] = PICTURES,
+    ) -> dict[str, Path]:
+        """Return key -> file of the pictures among files; `DatasetError` if two have the same key."""
+        pictures: dict[str, Path] = {}
+        for path in paths:
+            if path.suffix.lower() in endings and (other := pictures.setdefault(key(path), path)) is not path:
+                raise DatasetError(
+                    f"{self.layout}: {other} and {path} have the same key {key(path)!r}, and only one of them could be "
+                    "used. Rename or remove one"
+                )
+        return pictures
+
     def lines(self, name: str) -> list[str]:
         """Return the first word of each line of a list of keys; `DatasetError` if the file is missing or empty."""
         self.require(name)
-        keys = [line.split()[0] for line in (self.path / name).read_text("utf-8").splitlines() if line.strip()]
+        keys = [line.split()[0] for line in lines_of(self.path / name)]
         if not keys:
             raise DatasetError(f"{self.layout}: {self.path / name} is empty; it must list one key per line")
         for key in keys:
