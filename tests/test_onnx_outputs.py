@@ -24,12 +24,16 @@ def card(output: dict[str, object], **fields: object) -> BaseCard:
 @pytest.mark.parametrize(
     ("raw", "given", "says"),
     [
-        (RAW[..., :1], card({}, **DEPTH), r"4 channels \(\[4, 5, 1\]\), but depth has 1: set output.layout: NHWC"),
+        (
+            RAW[..., :1],
+            card({}, **DEPTH),
+            r"channels of the output \[4, 5, 1\] is 4, but depth has 1: set output.layout: NHWC",
+        ),
         (RAW[..., :1], card({"kind": "ids"}, **IDS), "class ids have 1: set output.layout: NHWC"),
-        (RAW, card({"frame": FRAME}, task="normals"), "4 channels.*normals have 3: set output.layout: NHWC"),
-        (RAW.transpose(2, 0, 1), card({}, **DEPTH), "3 channels.*another output.*or set output.channels: 1"),
+        (RAW, card({"frame": FRAME}, task="normals"), "is 4, but normals have 3: set output.layout: NHWC"),
+        (RAW.transpose(2, 0, 1), card({}, **DEPTH), "is 3, but.*another output.*or set output.channels: 1"),
         (RAW.transpose(2, 0, 1)[:1], card({"layout": "NHWC"}, **DEPTH), "set output.layout: NCHW"),
-        (RAW[..., 0], card({"frame": FRAME}, task="normals"), "1 channels.*choose another output with output.index$"),
+        (RAW[..., 0], card({"frame": FRAME}, task="normals"), "is 1, but.*choose another output with output.index$"),
     ],
 )
 def test_an_output_with_other_channels_than_its_label_is_refused(raw: np.ndarray, given: BaseCard, says: str) -> None:

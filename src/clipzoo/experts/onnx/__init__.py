@@ -311,7 +311,9 @@ def _maps(raw: NDArray[np.number], card: BaseCard) -> NDArray[np.number]:
         fix = f"set output.layout: {other[0]}"
     elif len(maps) > needed:
         fix += f", or set output.channels: {needed} to use the first of them"
-    raise ExpertError(f"the output has {len(maps)} channels ({list(raw.shape)}), but {what} {needed}: {fix}")
+    raise ExpertError(
+        f"the number of channels of the output {list(raw.shape)} is {len(maps)}, but {what} {needed}: {fix}"
+    )
 
 
 def _without_padding(maps: NDArray[np.number], card: BaseCard, size: tuple[int, int]) -> NDArray[np.number]:
