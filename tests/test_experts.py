@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -282,11 +285,15 @@ def test_an_expert_of_ones_own(tmp_path, monkeypatch):
     assert made.card.slug == "python-own_expert_a-Mine"
 
 
-def test_an_edited_expert_is_another_one(tmp_path, monkeypatch):
+def test_an_edited_expert_is_another_one_after_it_is_imported_again(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     revisions = []
     for comment in ("", "", "# edited"):
         (tmp_path / "own_expert_d.py").write_text(OWN + comment)
+        if comment:
+            with pytest.raises(ExpertError, match=r"has changed since this process imported it.*restart Python"):
+                experts.create("python:own_expert_d:Mine")
+            importlib.reload(sys.modules["own_expert_d"])
         revisions.append(experts.create("python:own_expert_d:Mine").card.revision)
     assert revisions[0] == revisions[1] != revisions[2]
     assert revisions[0].startswith("source ")

@@ -138,6 +138,37 @@ def test_a_timm_model_gives_its_map_after_the_norm(tmp_path: Path) -> None:
         experts.create(f"timm:local-dir:{tmp_path}?size=32&layer=7")
 
 
+TINY = {"img_size": 64, "embed_dim": 32, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "channels", "side", "norm"),
+    [
+        ("samvit_base_patch16", {**TINY, "depth": 2, "neck_chans": 16, "global_attn_indexes": (1,)}, 16, 4, True),
+        ("xcit_nano_12_p16_224", {**TINY, "depth": 2}, 32, 4, True),
+        ("hiera_tiny_224", {**TINY, "num_heads": 1, "stages": (1, 1), "q_pool": 1}, 64, 8, False),
+    ],
+)
+def test_timm_models_of_other_forms_give_the_channels_of_their_card(
+    name: str, made: dict[str, object], channels: int, side: int, norm: bool, tmp_path: Path
+) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0, **made).eval()
+    save_for_hf(model, tmp_path, model_args=made, safe_serialization=True)
+    expert = experts.create(f"timm:local-dir:{tmp_path}?size=64")
+    expert.load()
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (label,) = expert.predict([image])
+    tasks.get("features").check(label, expert.card.convention)
+    assert isinstance(label, Features)
+    assert label.vectors.shape == (channels, side, side)
+    assert expert.card.convention.channels == channels
+    assert expert.card.preprocessing.get("norm", True) is norm
+
+
 # The file ----------------------------------------------------------------------------------------------------
 
 

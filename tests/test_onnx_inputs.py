@@ -190,6 +190,15 @@ def test_a_layout_and_a_size_that_the_model_does_not_have_are_told(tmp_path: Pat
             loaded(saved(tmp_path / f"size{len(told)}", convolution(), {**CARD, "input": told}))
 
 
+def test_a_second_input_that_is_required_is_reported_at_loading(tmp_path: Path) -> None:
+    model = convolution()
+    model.graph.input.append(helper.make_tensor_value_info("focal", TensorProto.FLOAT, ["B", 1, 1, 1]))
+    model.graph.node[-1].output[0] = "plain"
+    model.graph.node.append(helper.make_node("Mul", ["plain", "focal"], ["map"]))
+    with pytest.raises(ExpertError, match=r"needs focal in addition to picture.*export it with these inputs"):
+        loaded(saved(tmp_path / "m", model))
+
+
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
 def test_cuda_that_cannot_be_loaded_is_reported(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
     import onnxruntime

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from clipzoo import experts, recipe
 from clipzoo.cli import app
 from clipzoo.errors import ExpertError, RecipeError
+from clipzoo.experts.base import sha256
 from clipzoo.runs.before.preflight import check_places
 
 CODE = """
@@ -59,6 +60,18 @@ def test_a_file_is_an_expert_with_a_revision_and_a_canonical_uri(file: Path) -> 
     made.load()
     (label,) = made.predict([np.zeros((4, 4, 3), np.uint8)])
     assert label.values[0, 0] == 2.5
+
+
+def test_an_edited_file_runs_its_new_code_in_the_same_process(file: Path) -> None:
+    values, revisions = [], []
+    for number in (2, 3):  # of one length: Python's cache tells versions apart by time and length
+        file.write_text(CODE.replace("helper_of_the_file.DEPTH", f"{number}.125"))
+        made = experts.create(f"python:{file}:Mine")
+        revisions.append(made.card.revision)
+        assert made.card.revision == f"source {sha256(file)[:16]}"
+        values.append(made.predict([np.zeros((4, 4, 3), np.uint8)])[0].values[0, 0])
+    assert values == [2.125, 3.125]
+    assert revisions[0] != revisions[1]
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,13 @@ def test_text_that_looks_like_a_number_is_text(repo):
     assert made.card.revision.startswith("2 ")
 
 
+def test_numbers_without_a_point_before_their_exponent_are_numbers(repo):
+    answers = ANSWERS.replace("mean=0.5&std=0.2,0.3,0.4", "mean=5e-1,0,1E-2&std=1e-1")
+    spec = experts.create(f"torchhub:{repo}#normals?{answers}&trust_repo=1&arguments.scale=1e-3").spec
+    assert spec.arguments == {"scale": 0.001}
+    assert (spec.input.mean, spec.input.std) == ((0.5, 0.0, 0.01), (0.1, 0.1, 0.1))
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [

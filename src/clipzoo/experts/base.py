@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NOT_FINITE = (
+    "{} are not finite: no label can be read from NaN or infinity. Check the weights, and use float32 or bfloat16 if "
+    "the model runs in float16"
+)
+"""The message of an error about outputs of a model."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertCard:

@@ -14,12 +14,16 @@ import dataclasses
 import hashlib
 import importlib
 import sys
+from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 from clipzoo.errors import ClipzooError, ExpertError
 from clipzoo.experts.base import Expert, ExpertCard, sha256
+
+_SOURCES: dict[str, tuple[ModuleSpec | None, str]] = {}
+"""Name of a module -> its specification, a new one after each import, and the hash of the file that was executed."""
 
 
 def runs_code(name: str) -> bool:
@@ -65,9 +69,25 @@ def _kind(value: object) -> str:
 
 
 def _source_hash(expert_class: type[Expert]) -> str:
-    """Return a hash of the file that defines the class; empty if there is no such file."""
-    file = getattr(sys.modules.get(expert_class.__module__), "__file__", None)
-    return f"source {sha256(Path(file))[:16]}" if file and Path(file).is_file() else ""
+    """Return a hash of the file that defines the class; empty if there is no such file.
+
+    Raises:
+        ExpertError: the file has changed since it was imported.
+    """
+    name = expert_class.__module__
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is None or not file or not Path(file).is_file():
+        return ""
+    digest, (spec, executed) = sha256(Path(file)), _SOURCES.get(name, (None, ""))
+    if not executed or spec is not module.__spec__:
+        _SOURCES[name] = module.__spec__, digest
+    elif executed != digest:
+        raise ExpertError(
+            f"{file} has changed since this process imported it, so {expert_class.__name__} would run the earlier "
+            "code: restart Python"
+        )
+    return f"source {digest[:16]}"
 
 
 def _class(module_name: str, class_name: str) -> type[Expert]:
@@ -83,24 +103,29 @@ def _class(module_name: str, class_name: str) -> type[Expert]:
 
 
 def _of_file(path: Path) -> ModuleType:
-    """Run a Python file, once in a process, and return its module."""
+    """Run a Python file, once in a process for each content, and return its module."""
     whole = path.resolve()
-    name = f"clipzoo_expert_{whole.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:12]}"
+    try:
+        source = whole.read_bytes()
+    except OSError as error:
+        problem = "cannot be read" if whole.is_file() else "does not exist"
+        raise ExpertError(
+            f"the file {path} {problem} in {Path.cwd()}: correct the path of python:{path}:<Class>, or run the "
+            "command in the folder to which it is relative"
+        ) from error
+    digest = hashlib.sha256(source).hexdigest()
+    name = f"clipzoo_expert_{whole.stem}_{hashlib.sha256(f'{whole} {digest}'.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    if not whole.is_file():
-        raise ExpertError(
-            f"the file {path} does not exist in {Path.cwd()}: correct the path of python:{path}:<Class>, or run the "
-            "command in the folder to which it is relative"
-        )
     if str(whole.parent) not in sys.path:
         sys.path.append(str(whole.parent))
     spec = spec_from_file_location(name, whole)
     assert spec  # its name ends in .py
-    assert spec.loader
     module = sys.modules[name] = module_from_spec(spec)
+    _SOURCES[name] = module.__spec__, digest
     try:
-        spec.loader.exec_module(module)
+        # not by the loader: its cache takes a file of the same second and length for the earlier one
+        exec(compile(source, whole, "exec", dont_inherit=True), vars(module))
     except Exception as error:  # the user's code
         del sys.modules[name]
         raise ExpertError(f"{path} raises {type(error).__name__}: {error}. Correct this file") from error

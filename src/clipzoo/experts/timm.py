@@ -2,7 +2,7 @@
 
 All models with ``forward_intermediates``: DINOv2 and DINOv3, SAM's image encoder (``samvit_…``), SigLIP 2, RADIO and
 others, by name, ``hf-hub:ORG/NAME`` or ``local-dir:PATH``. Images are resized to one size without keeping their aspect,
-so that the map covers the whole image. Maps are taken after the final norm where a model has one.
+so that the map covers the whole image. Maps are taken after the final norm where a model has one and gives such maps.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from clipzoo.types import ImageArray, Size
 __all__ = ["FAMILIES", "create"]
 
 OPTIONS = ("size", "layer", "batch_size")
+
+WITHOUT_NORM = ("Hiera", "HieraDet")
+"""Models whose maps cannot be taken after the final norm (timm 1.0.31, models/hiera.py and hieradet_sam2.py)."""
 
 
 class _Config(TypedDict):
@@ -72,6 +75,7 @@ class TimmExpert(Expert):
 
     def __init__(self, name: str, options: Mapping[str, str], uri: str) -> None:
         from timm.data.config import resolve_model_data_config
+        from timm.layers import to_2tuple
 
         self.name, self.batch_size = name, count(options, "batch_size", 16)
         with torch.device("meta"):
@@ -85,23 +89,25 @@ class TimmExpert(Expert):
         self.resized = self.size if self.size != own and getattr(plain, "patch_embed", None) is not None else None
         depth = len(described.feature_info)
         self.layer = _layer(options.get("layer", "-1"), depth, uri)
-        patch = getattr(getattr(plain, "patch_embed", None), "patch_size", (1, 1))
+        self.norm = type(plain).__name__ not in WITHOUT_NORM
+        patch = to_2tuple(getattr(getattr(plain, "patch_embed", None), "patch_size", 1))
         if self.size[0] % patch[0] or self.size[1] % patch[1]:
             raise ExpertError(
                 f"{uri}: a size of {self.size[0]}×{self.size[1]} pixels is no multiple of the patch of {patch[0]} "
                 "pixels, so that a border of the image would have no features: change ?size="
             )
-        facts = described.pretrained_cfg
+        facts, info = described.pretrained_cfg, described.feature_info[self.layer]
         self.card = ExpertCard(
             uri,
             "features",
-            Convention(channels=int(described.feature_info[self.layer]["num_chs"])),
+            Convention(channels=int(info.get("num_chs_norm", info["num_chs"]) if self.norm else info["num_chs"])),
             license=str(facts.get("license") or "unknown"),
             revision=str(facts.get("hf_hub_id") or facts.get("url") or ""),
             weights_sha256=_local_digest(name),
             preprocessing={
                 "size": list(self.size), "resize": "squash", "interpolation": self.config["interpolation"],
                 "mean": list(self.config["mean"]), "std": list(self.config["std"]), "layer": self.layer,
+                **({} if self.norm else {"norm": False}),
             },
         )  # fmt: skip
         self._model: nn.Module | None = None
@@ -126,7 +132,7 @@ class TimmExpert(Expert):
         with torch.inference_mode():
             batch = ((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(kind)
             (maps,) = cast(_Model, self._model).forward_intermediates(
-                batch, indices=[self.layer], norm=True, intermediates_only=True, output_fmt="NCHW"
+                batch, indices=[self.layer], norm=self.norm, intermediates_only=True, output_fmt="NCHW"
             )
             vectors = maps.float().cpu().numpy()
         return [unit(one, np.ones(one.shape[1:], np.bool_)) for one in vectors]

@@ -33,7 +33,7 @@ from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard, fetching, sha256
 from clipzoo.experts.families.torchhub import FAMILIES
 from clipzoo.experts.onnx import check_output, label, prepare
-from clipzoo.experts.onnx.card import BaseCard, Input, Output, read_yaml
+from clipzoo.experts.onnx.card import BaseCard, Input, Output, parse_yaml, read_yaml
 from clipzoo.experts.options import split, validated
 from clipzoo.types import ImageArray
 
@@ -231,7 +231,7 @@ def _parser(section: str, name: str) -> Callable[[str], object]:
 def _scalar(text: str) -> object:
     """Return a number, a boolean or None as YAML reads it, otherwise the text itself."""
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         return text
     return value if isinstance(value, bool | int | float) or value is None else text

@@ -19,7 +19,7 @@ from pydantic import Field
 from clipzoo import plugins
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts import boxes
-from clipzoo.experts.base import Expert, ExpertCard, fetching, sha256
+from clipzoo.experts.base import NOT_FINITE, Expert, ExpertCard, fetching, sha256
 from clipzoo.experts.families.torchvision import FAMILIES
 from clipzoo.experts.options import ClassNames, ExistingFile, Options, Share, license_option, parse, split
 from clipzoo.tasks import rle
@@ -73,6 +73,9 @@ BACKGROUND, UNUSED = "__background__", "N/A"
 
 MASK = 0.5
 """The probability from which a pixel is of an object (Mask R-CNN, He et al. 2017, section 3)."""
+
+HEADS = ("head", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor")
+"""Modules of detectors whose outputs are selected: scores and places that are not finite would be dropped silently."""
 
 MAX_ASPECT = 8
 """Segmentation brings the shorter side to a size, whatever becomes of the longer: of at most so many times it here."""
@@ -179,9 +182,16 @@ class Torchvision(Expert):
                 _Judge, getattr(model, "roi_heads", model)
             )  # less than the floor costs time and memory, and tells nothing
             judge.score_thresh = max(judge.score_thresh, self.options.floor)
+            for name, module in model.named_modules():
+                if name in HEADS:
+                    module.register_forward_hook(_check_head)
 
     def predict(self, images: Sequence[ImageArray]) -> list[object]:
-        """Return one label per image, of the image's size."""
+        """Return one label per image, of the image's size.
+
+        Raises:
+            SampleError: images are too long and thin, or outputs of the model are not finite.
+        """
         if self._model is None or self._prepare is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
         import torch
@@ -215,6 +225,18 @@ class Torchvision(Expert):
         )
 
 
+def _check_head(module: nn.Module, inputs: object, outputs: object) -> None:
+    """Raise `SampleError` if an output of a head, a tensor, sequence or mapping, is not finite."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        if not bool(outputs.isfinite().all()):
+            raise SampleError(NOT_FINITE.format(f"outputs of the model's {type(module).__name__}"))
+    elif isinstance(outputs, Mapping | list | tuple):
+        for part in outputs.values() if isinstance(outputs, Mapping) else outputs:
+            _check_head(module, inputs, part)
+
+
 def _best(logits: Tensor, size: tuple[int, int]) -> Segmentation:
     """The best class of logits [K,h,w], enlarged to ``size`` (H, W) class by class: K maps of it would fill the memory.
 
@@ -223,6 +245,8 @@ def _best(logits: Tensor, size: tuple[int, int]) -> Segmentation:
     import torch
     from torch.nn.functional import interpolate
 
+    if not bool(logits.isfinite().all()):
+        raise SampleError(NOT_FINITE.format("the model's logits"))
     best, ids = None, None
     for place, one in enumerate(logits):
         values = interpolate(one[None, None], size, mode="bilinear", align_corners=False)[0, 0]

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 from PIL import Image
 
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import Expert, ExpertCard, ExpertInput
 from clipzoo.experts.families.hf import FAMILIES, HEADS, Form, family_of
 from clipzoo.experts.hf.boundaries import BoundariesPostprocessor
@@ -68,6 +68,9 @@ OPTIONS = tuple(dict.fromkeys([*(name for kind in POSTPROCESSORS.values() for na
 """Options of all families, each once."""
 
 DTYPES = ("float32", "float16", "bfloat16")
+
+OF_SIZE = re.compile(r"\bsizes?\b", re.I)
+"""Part of torch's messages about maps that are too small for a padding or kernel, or that do not fit each other."""
 
 UNUSED = re.compile(r"fusion_stage\.layers\.0\.residual_layer1\.")
 """Weights of DPT that are never used; published checkpoints do not contain them."""
@@ -171,7 +174,7 @@ class HfExpert(Expert):
         """Return one label per sample; samples with the same query are processed as a batch.
 
         Raises:
-            SampleError: the model's processor cannot prepare images of this size.
+            SampleError: images of this size do not fit the model, or its outputs are not finite.
         """
         if self._model is None:
             raise ExpertError(f"{self.card.uri} is not loaded; call load() first")
@@ -196,8 +199,14 @@ class HfExpert(Expert):
             assert isinstance(postprocessor, PromptedPostprocessor)  # only prompts can be missing
             return [postprocessor.without_query((image.shape[0], image.shape[1])) for image in images]
         pictures = [Image.fromarray(image) for image in images]
-        with torch.inference_mode():
-            return postprocessor.labels(self._model, self._processor, pictures, query)
+        try:
+            with torch.inference_mode():
+                return postprocessor.labels(self._model, self._processor, pictures, query)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError or not OF_SIZE.search(str(error)):
+                raise  # subclasses are errors of the device and of memory
+            size = f"{pictures[0].width}×{pictures[0].height}"
+            raise SampleError(f"the model cannot process a picture of {size} pixels: {error}") from error
 
 
 def _postprocessor(source: Source) -> Postprocessor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from clipzoo.errors import ExpertError, SampleError
+from clipzoo.experts.base import NOT_FINITE
 from clipzoo.experts.families.hf import HfFamily
 from clipzoo.experts.hf.frame import Frame, frame_of, image_processor_of
 from clipzoo.experts.hf.source import Source
@@ -15,10 +16,17 @@ from clipzoo.tasks.base import Convention
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
     from transformers import BatchFeature, PreTrainedModel
     from transformers.utils import ModelOutput
 
     from clipzoo.experts.hf.frame import Processor
+
+PREDICTIONS = (
+    "logits", "pred_boxes", "pred_masks", "class_queries_logits", "masks_queries_logits", "decoder_class_logits",
+    "decoder_coord_logits", "pred_logits", "presence_logits",
+)  # fmt: skip
+"""Outputs with classes, boxes and masks (transformers 5.24); other outputs may contain infinities as marks."""
 
 Query = tuple[int, ...]
 """Ids of the classes that a detector searches an image for; empty for models without prompts."""
@@ -157,6 +165,9 @@ def one(outputs: ModelOutput, row: int, count: int) -> ModelOutput:
 
     The layout is image, channel, row, column: SegFormer gives batches with channels last, and PyTorch enlarges such
     maps at a third of the speed.
+
+    Raises:
+        SampleError: classes, boxes or masks are not finite. Post-processing makes "no object" or class 0 of them.
     """
     import torch
 
@@ -168,4 +179,13 @@ def one(outputs: ModelOutput, row: int, count: int) -> ModelOutput:
         others = {name: value for name, value in outputs.items() if name not in tensors}
     for name, value in tensors.items():
         tensors[name] = (value.float() if value.is_floating_point() else value).contiguous()
+        if name in PREDICTIONS and not _finite(name, tensors[name]):
+            raise SampleError(NOT_FINITE.format(f"the model's {name}"))
     return type(outputs)(**others, **tensors)
+
+
+def _finite(name: str, values: Tensor) -> bool:
+    """Return true if all values are finite; of logits the largest, since −∞ is a class that is excluded."""
+    if name == "logits":
+        values = values.amax(1 if values.ndim == 4 else -1)
+    return bool(values.isfinite().all())

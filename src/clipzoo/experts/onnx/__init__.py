@@ -106,6 +106,7 @@ class OnnxExpert(Expert):
         self._input = _pick("input", self._session.get_inputs(), self.spec.input.name, 0)
         self._output = _pick("output", self._session.get_outputs(), self.spec.output.name, self.spec.output.index)
         node = next(node for node in self._session.get_inputs() if node.name == self._input)
+        _check_others(self._session.get_inputs(), self._input, self.model)
         self._dtype = _dtype(node.type, self.spec.input, self.model)
         _check_shape(node.shape, self.spec.input, self.model)
         if node.shape and isinstance(node.shape[0], int):
@@ -186,6 +187,16 @@ def _pick(what: str, nodes: Sequence[NodeArg], name: str | None, index: int) -> 
         f"the model has no {what} {name if name is not None else index!r}: correct {what} in the card to one of "
         f"{', '.join(names)}"
     )
+
+
+def _check_others(nodes: Sequence[NodeArg], image: str, model: Path) -> None:
+    """Raise `ExpertError` if a model needs inputs in addition to the image."""
+    needed = [str(node.name) for node in nodes if node.name != image and not node.type.startswith("optional")]
+    if needed:
+        raise ExpertError(
+            f"{model} needs {', '.join(needed)} in addition to {image}, but clipzoo gives only an image: export it "
+            "with these inputs as constants"
+        )
 
 
 def _dtype(type_name: str, spec: Input, model: Path) -> type[np.number]:
@@ -277,17 +288,32 @@ def label(raw: NDArray[np.number], card: BaseCard, size: Size) -> Segmentation |
 
 
 def _maps(raw: NDArray[np.number], card: BaseCard) -> NDArray[np.number]:
-    """Convert an output [H,W], [C,H,W] or [H,W,C] to [C,H,W]."""
-    if raw.ndim == 2:
-        return raw[None]
-    if raw.ndim != 3:
+    """Convert an output [H,W], [C,H,W] or [H,W,C] to [C,H,W].
+
+    Raises:
+        ExpertError: it is no map, or it has not the channels of depth, normals or class ids.
+    """
+    if raw.ndim not in (2, 3):
         raise ExpertError(
             f"the output of one image has the shape {list(raw.shape)}, but labels need a map [C,H,W], [H,W,C] or "
             "[H,W]: choose another output with output.index or output.name"
         )
     layout = card.output.layout or card.input.layout
-    maps = raw.transpose(2, 0, 1) if layout == "NHWC" else raw
-    return maps[: card.output.channels]
+    maps = raw[None] if raw.ndim == 2 else raw.transpose(2, 0, 1) if layout == "NHWC" else raw
+    maps = maps[: card.output.channels]
+    needed = 3 if card.task == "normals" else 1 if card.task == "depth" or card.scores == "ids" else len(maps)
+    if len(maps) == needed:
+        return maps
+    what = "depth has" if card.task == "depth" else "normals have" if card.task == "normals" else "class ids have"
+    other = ("NHWC", raw.shape[-1]) if layout == "NCHW" else ("NCHW", raw.shape[0])
+    fix = "choose another output with output.index"
+    if raw.ndim == 3 and other[1] == needed:
+        fix = f"set output.layout: {other[0]}"
+    elif len(maps) > needed:
+        fix += f", or set output.channels: {needed} to use the first of them"
+    raise ExpertError(
+        f"the number of channels of the output {list(raw.shape)} is {len(maps)}, but {what} {needed}: {fix}"
+    )
 
 
 def _without_padding(maps: NDArray[np.number], card: BaseCard, size: tuple[int, int]) -> NDArray[np.number]:
@@ -313,8 +339,10 @@ def _activate(maps: FloatArray, card: BaseCard) -> FloatArray:
         powers = np.exp(maps - maps.max(0))
         return _float32(powers / powers.sum(0))
     if activation == "minmax":
-        low, high = maps.min(), maps.max()
-        return _float32((maps - low) / max(float(high - low), 1e-12))
+        finite = np.isfinite(maps)
+        known = maps[finite] if finite.any() else np.zeros(1, np.float32)
+        low, high = known.min(), known.max()
+        return _float32(np.where(finite, (maps - low) / max(float(high - low), 1e-12), np.nan))
     return maps
 
 
@@ -354,7 +382,7 @@ def _class_ids(maps: NDArray[np.number], card: BaseCard, size: tuple[int, int]) 
 
 
 def _depth(maps: FloatArray, card: BaseCard) -> Depth:
-    """Convert the first channel to depth; unknown where it is not finite, or metric and not positive."""
+    """Convert the only channel to depth; unknown where it is not finite, or metric and not positive."""
     assert card.kind is not None, "the card was validated"
     values = maps[0]
     valid = np.isfinite(values)
@@ -366,8 +394,4 @@ def _depth(maps: FloatArray, card: BaseCard) -> Depth:
 def _normals(maps: FloatArray, card: BaseCard) -> Normals:
     """Convert three channels to unit vectors in clipzoo's frame; unknown where a vector has no length."""
     assert card.output.frame is not None, "the card was validated"
-    if len(maps) != 3:
-        raise ExpertError(
-            f"the output has {len(maps)} channels, but normals have 3: choose another output with output.index"
-        )
     return unit_normals(maps, card.output.frame)

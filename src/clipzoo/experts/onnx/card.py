@@ -14,6 +14,7 @@ A card for depth has ``kind`` and ``along`` instead of classes, a card for norma
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -191,6 +192,20 @@ class OnnxCard(BaseCard):
     model: str | None = None
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 does; PyYAML follows YAML 1.1, in which it is text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
+)
+
+
+def parse_yaml(text: str) -> object:
+    """Return the value of a YAML text; `yaml.YAMLError` if it is none."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_yaml(path: Path) -> object:
     """Return the contents of a YAML file.
 
@@ -198,7 +213,7 @@ def read_yaml(path: Path) -> object:
         ExpertError: it cannot be read.
     """
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return parse_yaml(path.read_text("utf-8"))
     except OSError as error:
         raise ExpertError(f"cannot read the card {path} ({error.strerror}): correct the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
