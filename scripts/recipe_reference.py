@@ -51,6 +51,10 @@ training: {epochs: 1, batch_size: 256, learning_rates: [1.0e-5]}
 evaluation: {probe: bench/probe, validation: bench/validation, test: bench/test}
 ```
 
+Values are those of JSON: text, numbers, booleans, null, lists, and mappings whose names are text. A date is text. A
+field that is written twice is a mistake, and so is a number that is not finite. With aliases (`*name`) expanded, a
+recipe has at most 100,000 values in 50 levels. Without `--out`, `name` is a folder in `runs/`, so it has no slash.
+
 Paths in a recipe (`data`, `store`, the folders of `evaluation`, files of experts, `local-dir:`) are relative to the
 current directory, not to the recipe's folder. If a path exists only in the recipe's folder, the error names both.
 `data` and the splits of `evaluation` must not share images: equal paths, nested paths and copies are refused before

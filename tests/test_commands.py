@@ -49,7 +49,12 @@ def test_what_cannot_be_done_is_a_line_and_exit_code_2(
     assert says in told
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ENOSPC, 2), (errno.EPIPE, 1)])
+DISKS = (
+    "EACCES", "ENOSPC", "ELOOP", "EINVAL", "EIO", "EREMOTEIO", "ESTALE", "ENOTCONN", "EMFILE", "ENFILE",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "code"), [*((getattr(errno, name), 2) for name in DISKS), (errno.EPIPE, 1)])
 def test_what_a_disk_refuses_is_no_fault_of_the_program(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +70,15 @@ def test_what_a_disk_refuses_is_no_fault_of_the_program(
         main()
     assert end.value.code == code
     assert "error: /some/place: not for you; " in capsys.readouterr().err
+
+
+def test_an_invalid_argument_without_a_file_is_a_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed() -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("clipzoo.cli.app", failed)
+    with pytest.raises(OSError, match="Invalid argument"):
+        main()
 
 
 def test_families_are_counted_and_filtered() -> None:

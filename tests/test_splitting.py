@@ -253,6 +253,34 @@ def test_further_members_of_a_tar_are_kept(tmp_path: Path) -> None:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("data", [b'[1, "boxes"]', b'{"a": 1', b"\xff", b"7", b""])
+def test_a_json_file_that_is_no_object_is_kept_as_it_is(tmp_path: Path, data: bytes) -> None:
+    listed = [(f"{i:02d}", {"png": encoded(image(i)), "txt": b"words", "json": data}) for i in range(6)]
+    write_shard(tmp_path / "data" / "0.tar", listed)
+    split(str(tmp_path / "data"), tmp_path / "out", Options(probe="0", validation="0", test="2"))
+    kept = [part[name] for part in members(tmp_path / "out").values() for name in part if name.endswith(".source.json")]
+    assert kept == [data] * 6
+
+
+def test_escapes_in_a_json_file_are_kept(tmp_path: Path) -> None:
+    data = b'{"name": "a\\udcff"}'
+    listed = [(f"{i:02d}", {"png": encoded(image(i)), "txt": b"words", "json": data}) for i in range(6)]
+    write_shard(tmp_path / "data" / "0.tar", listed)
+    split(str(tmp_path / "data"), tmp_path / "out", Options(probe="0", validation="0", test="2"))
+    parts = members(tmp_path / "out").values()
+    assert [part[name] for part in parts for name in part if name.endswith(".json")] == [data] * 6
+
+
+@pytest.mark.parametrize("out", [".", "..", "../empty", "/", "sub/.."])
+def test_the_working_folder_is_not_replaced(tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_dataset(tmp_path / "data", shards=1, count=3)
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DatasetError, match=r"is the working folder or contains it, .*; give another --out"):
+        split(str(data), out)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["data", "empty"]
+
+
 def test_pictures_without_captions_can_be_split_by_their_folders(tmp_path: Path) -> None:
     for i in range(30):
         path = tmp_path / "data" / ("cat" if i % 3 else "dog") / f"{i}.png"

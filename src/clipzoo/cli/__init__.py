@@ -86,6 +86,16 @@ DISK_ERRORS = {
     errno.EEXIST: f"the path is a file: {ELSEWHERE}",
     errno.EISDIR: "the path is a folder: give a file",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: f"{ELSEWHERE}, or remove the link",
+    errno.EINVAL: ELSEWHERE,
+    **dict.fromkeys(
+        (errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ENOTCONN),
+        "the disk, or the connection to it, failed: check it, and rerun the command",
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE),
+        "too many files are open: raise ulimit -n, or close programs, and rerun the command",
+    ),
 }
 """Errors of disks, which are no faults of the program -> the fix."""
 
@@ -100,7 +110,7 @@ def main() -> None:
     except ClipzooError as error:
         _exit_with(str(error))
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRORS or (error.errno == errno.EINVAL and error.filename is None):
             raise
         _exit_with(f"{error.filename or 'the disk'}: {error.strerror}; {DISK_ERRORS[error.errno]}")
     except SystemExit as end:

@@ -149,12 +149,24 @@ def load_recipe(
         files.check_inside(recipe, ".", CheckpointError)
     file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
     loaded = recipes.load(file, overrides or (), trust=True)
-    folder = out or (recipe if recipe.is_dir() else Path("runs") / loaded.name)
+    folder = out or (recipe if recipe.is_dir() else _folder_of(loaded.name))
     if not trust:
         _confirm(loaded, file, overrides or (), folder)
     if not recipe.is_dir():
         check_places(loaded, recipe)
     return loaded, folder
+
+
+def _folder_of(name: str) -> Path:
+    """Return ``runs/<name>``; `RecipeError` for a name that leads elsewhere: a recipe may be from somebody else."""
+    from clipzoo.errors import RecipeError
+
+    if not name.strip() or name in (".", "..") or "/" in name or "\0" in name:
+        raise RecipeError(
+            f"name is {name!r}, which cannot be a folder in runs/: it is empty, `.` or `..`, or contains a slash or "
+            "NUL. Choose another name, as with --set name=mine, or give another place with --out"
+        )
+    return Path("runs") / name
 
 
 def interactive() -> bool:

@@ -40,7 +40,7 @@ Preset = Annotated[
     ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="With --preset: steps of the probe instead of the preset's.")]
-Seed = Annotated[int, typer.Option(min=0, help="With a trained probe: its seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="With a trained probe: its seed.")]
 LabelSize = Annotated[
     int | None,
     typer.Option(min=1, help="With --model: side of the compared labels in pixels; default: 112.", show_default=False),

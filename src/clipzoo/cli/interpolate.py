@@ -56,8 +56,14 @@ def _run(folder: Path, given: list[str], overrides: list[str] | None, device: st
     from clipzoo import recipe as recipes
     from clipzoo.cli import _tables
     from clipzoo.cli._console import bold, check_run_folder, console, open_run
+    from clipzoo.errors import CheckpointError
     from clipzoo.runs import verbs as pipeline
 
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file, but interpolate needs the folder of a run with trained students: give that folder, "
+            "such as runs/NAME"
+        )
     check_run_folder(folder)
     added = [] if recipes.load(folder / "recipe.yaml", trust=True).interpolation else ["interpolation={}"]
     with open_run(folder, None, [*added, *(overrides or []), *given], device, trust) as run:

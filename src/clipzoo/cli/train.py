@@ -16,7 +16,7 @@ def command(
     arm: Annotated[
         str, typer.Option(help="The arm: clipzoo (captions and pseudo-labels) or clip-ft (captions only).")
     ] = "clipzoo",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of views, sample order and initial heads.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of views, sample order and initial heads.")] = 0,
     overrides: Set = None,
     device: Device = "auto",
     gpus: Gpus = None,
@@ -44,5 +44,7 @@ def command(
     console.print(
         f"{arm}, seed {seed}: " + ("was already trained" if trained else f"trained for {counted(run.steps(), 'step')}")
     )
+    if arm == "clipzoo" and not run.recipe.columns:
+        console.print("the recipe has no columns: this student was trained on captions only, as clip-ft is")
     loads = f"open_clip.create_model_and_transforms('local-dir:{folder}')"
     console.print(f"student: {bold(folder)}; load it with {escape(loads)}", soft_wrap=True)

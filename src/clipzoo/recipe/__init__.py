@@ -7,6 +7,7 @@ from clipzoo.recipe.fields import TOKENIZER, EvaluationRecipe, LabelingRecipe, R
 from clipzoo.recipe.protection import AnchorsRecipe, GuardRecipe, InterpolationRecipe
 from clipzoo.recipe.reading import load, parse
 from clipzoo.recipe.training import TrainingRecipe
+from clipzoo.recipe.values import read_yaml
 
 __all__ = [
     "TOKENIZER",
@@ -24,4 +25,5 @@ __all__ = [
     "flat",
     "load",
     "parse",
+    "read_yaml",
 ]

@@ -24,7 +24,7 @@ def named(values: object) -> object:
     arms = values.get("arms") if isinstance(values, Mapping) else None
     if not isinstance(values, Mapping) or not isinstance(arms, Sequence) or isinstance(arms, str):
         return values
-    given = values.get("variants") or {}
+    given = values.get("variants")
     variants, names = dict(given) if isinstance(given, Mapping) else {}, []
     for arm in arms:
         if isinstance(arm, Mapping):
@@ -39,7 +39,9 @@ def named(values: object) -> object:
             if variants.setdefault(name, arm["columns"]) != arm["columns"]:
                 raise ValueError(f"arms and variants give {name} different columns: give them once")
         names.append(str(arm["name"]) if isinstance(arm, Mapping) else arm)
-    return {**values, "arms": names} | ({"variants": variants} if variants else {})
+    if given is None or isinstance(given, Mapping):  # else pydantic reports it
+        return {**values, "arms": names} | ({"variants": variants} if variants else {})
+    return {**values, "arms": names}
 
 
 def _written(arm: Mapping[object, object]) -> str:

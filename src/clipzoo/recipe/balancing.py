@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clipzoo import plugins
-from clipzoo.recipe.base import Part
+from clipzoo.recipe.base import Options, Part
 
 
 class BalancingRecipe(Part):
@@ -15,7 +15,7 @@ class BalancingRecipe(Part):
     name: str = "fixed"
     """`fixed`, `uncertainty`, `gradient_norm`, `equal_scale`, `expert_dropping` (docs/training.md), or a custom scheme
     (docs/extending.md)."""
-    options: dict[str, JsonValue] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
     """Options of the scheme."""
 
     @model_validator(mode="before")

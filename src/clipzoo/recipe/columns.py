@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clipzoo import plugins
 from clipzoo.errors import RecipeError
-from clipzoo.recipe.base import Count, Part
+from clipzoo.recipe.base import Count, Options, Part
 
 
 class ColumnRecipe(Part):
@@ -24,11 +24,11 @@ class ColumnRecipe(Part):
     """Weight of this loss, relative to that of the contrastive loss (``training.contrastive_weight``, 1)."""
     head: str = "conv"
     """Head that predicts the labels: a file of ``clipzoo/heads/``, or a custom head (docs/extending.md)."""
-    head_options: dict[str, object] = Field(default_factory=dict)
+    head_options: Options = Field(default_factory=dict)
     """Keyword arguments of the head."""
     loss: str | None = None
     """Loss of this column: one that ``clipzoo tasks TASK`` lists, or a custom loss; null selects the task's default."""
-    loss_options: dict[str, object] = Field(default_factory=dict)
+    loss_options: Options = Field(default_factory=dict)
     """Keyword arguments of the loss."""
     confidence_weight: Annotated[float, Field(gt=0)] | None = None
     """Exponent of confidence weights: the loss of a pixel is multiplied by the confidence of its label, or of its box,

@@ -17,6 +17,7 @@ from clipzoo.recipe.columns import ColumnRecipe
 from clipzoo.recipe.data import Datasets, check_datasets
 from clipzoo.recipe.protection import InterpolationRecipe
 from clipzoo.recipe.training import TrainingRecipe
+from clipzoo.recipe.values import WHOLE
 
 TOKENIZER = "the tokenizer of "
 """First words of an entry of `Recipe.code` that is the student's own code."""
@@ -163,7 +164,7 @@ class Recipe(Part):
     """Arms to compare: ``clip`` is not trained, ``clip-ft`` is trained on captions, ``clipzoo`` on captions and
     pseudo-labels. ``{name: depth-only, columns: [depth]}`` is an arm with a subset of the columns; it is a name of
     ``variants`` (docs/compare.md)."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=WHOLE)], ...], Field(min_length=1)] = (0,)
     """Random seeds of views, sample order and heads; each trained arm is trained once per seed."""
 
     @model_validator(mode="before")

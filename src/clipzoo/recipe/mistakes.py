@@ -28,6 +28,7 @@ GIVE = {
     "less_than": "a number below {lt:g}", "less_than_equal": "{le:g} or less",
     "too_short": "{min_length} or more in the list", "too_long": "{max_length} in the list, no more",
     "literal_error": "one of {expected}",
+    "invalid-json-value": "text, a number, true, false, null, a list, or names and values",
 }  # fmt: skip
 """Pydantic's type of error -> valid values."""
 SHOWN = 60
@@ -101,7 +102,7 @@ def _line(error: ErrorDetails) -> str:
         return f"  {place}: no such field; {plugins.hint(str(loc[-1]), _fields(Recipe, loc[:-1]))}"
     if kind == "missing":
         return f"  {place} is missing; give it, since it has no default"
-    shown = json.dumps(value, default=_plain, ensure_ascii=False)
+    shown = _shown(value)
     if len(shown) > SHOWN:
         shown = f"{shown[:SHOWN]}…"
     if kind not in GIVE:
@@ -110,6 +111,13 @@ def _line(error: ErrorDetails) -> str:
     line = f"  {place} is {shown}; give {valid}"
     similar = plugins.nearest(str(value), re.findall("'(.*?)'", valid), 1) if kind == "literal_error" else ""
     return f"{line}; {similar}" if similar else line
+
+
+def _shown(value: object) -> str:
+    try:
+        return json.dumps(value, default=_plain, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # names that are no text, or a value within itself
+        return _plain(value)
 
 
 def _plain(value: object) -> str:

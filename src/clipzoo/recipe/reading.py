@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from clipzoo import files
@@ -13,6 +12,7 @@ from clipzoo.errors import RecipeError
 from clipzoo.files import AnyPath
 from clipzoo.recipe.fields import Recipe
 from clipzoo.recipe.mistakes import mistakes
+from clipzoo.recipe.values import read_yaml
 from clipzoo.trust import listed
 
 
@@ -55,14 +55,15 @@ def parse(values: Mapping[str, object], source: str = "recipe") -> Recipe:
 
 def _read(path: AnyPath, overrides: Sequence[str]) -> Recipe:
     try:
-        values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
+        text = files.local(path, "a recipe").read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        text = files.missing(files.local(path, "a recipe"))
-        raise RecipeError(f"{text}. Give a recipe, or the folder of a run") from error
+        missing = files.missing(files.local(path, "a recipe"))
+        raise RecipeError(f"{missing}. Give a recipe, or the folder of a run") from error
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
+    values = read_yaml(text, str(path))
     if not isinstance(values, dict):
         raise RecipeError(
             f"{path} holds {type(values).__name__}, and a recipe is a mapping from fields to values. Write it as "
@@ -86,6 +87,7 @@ def _override(values: dict[str, object], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:
         raise RecipeError(f"--set takes a.b=value, not {override!r}")
+    value = read_yaml(text, f"--set {override}")
     *parents, last = path.strip().split(".")
     node: Any = values
     try:
@@ -93,6 +95,6 @@ def _override(values: dict[str, object], override: str) -> None:
             if isinstance(node, dict) and node.get(name) is None:
                 node[name] = {}  # a part that is null
             node = _item(node, int(name), parents[0]) if isinstance(node, list) else node[name]
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
-    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        node[int(last) if isinstance(node, list) else last] = value
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise RecipeError(f"--set {override}: {path} is not a field of the recipe ({error})") from error

@@ -25,7 +25,7 @@ class TrainingRecipe(Part):
 
     steps: Count | None = None
     """Number of updates of each arm. Give either ``steps`` or ``epochs``."""
-    epochs: Positive | None = None
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Number of passes over all usable samples, in whole batches; fractional epochs such as 0.5 are allowed."""
     batch_size: Count = 128
     """Images per step, on all processes together."""

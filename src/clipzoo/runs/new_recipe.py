@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from clipzoo.tasks import get as get_task
 MEASURED = 1300
 """Images per second of a ViT-B-16 with three heads in bf16 on an H100: benchmarks/results/training/vitb16-bf16.json."""
 COMPILE = "  # compile: true  # takes minutes at the start; then steps take about 30 % less time on an H100\n"
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 LABELS = "labels"
 """The folder in which a store is searched for: the first steps of the README create it there."""
 
@@ -77,8 +79,8 @@ def check_out(path: AnyPath, force: bool = False) -> None:
 def dataset_of(path: AnyPath) -> str | None:
     """Return the dataset of a recipe, also of one with mistakes; None if the file is not a recipe with a dataset."""
     try:
-        values = yaml.safe_load(files.local(path, "a recipe").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = recipes.read_yaml(files.local(path, "a recipe").read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, RecipeError):
         return None
     data = values.get("data") if isinstance(values, dict) else None
     if isinstance(data, list):
@@ -271,12 +273,12 @@ def recipe_text(
     gpu = device != "cpu"
     workers = min(8, cores or os.cpu_count() or 1) if gpu else 1
     text = f"""\
-name: {json.dumps(path.stem)}
+name: {_quoted(path.stem)}
 {_data(data)}
 # max_samples: 10000  # for a trial run, label and train on the first 10000 samples only
 {_store(store)}{_columns(cards)}
 student:
-  model: {json.dumps(start.model)}{_weights(start)}
+  model: {_quoted(start.model)}{_weights(start)}
   layers: {list(start.layers)}  # layers of the vision tower that the heads read
 training:
   epochs: {epochs:g}  # or steps
@@ -291,6 +293,11 @@ seeds: [0]  # [0, 1, 2] shows how much results depend on the seed
 """
     images = _images(recipes.parse(yaml.safe_load(text)).training, 2 if splits else 1, data.samples)
     return f"{_head(path, bool(splits), images, gpu, _labeled(cards, store, data.samples))}\n\n{text}"
+
+
+def _quoted(text: str) -> str:
+    """Return a text in quotes: JSON with characters as they are, but for those that YAML has only as escapes."""
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def _rates(start: Start, measured: bool) -> list[str]:
@@ -329,7 +336,7 @@ def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> 
     )
     before = "" if labeled else "; labeling comes first"
     return (
-        f"# clipzoo {verb} {path}     (add --dry-run to see what it would do)\n"
+        f"# clipzoo {verb} {_quoted(str(path))[1:-1]}     (add --dry-run to see what it would do)\n"
         f"# {who} {counted(images, 'image')} in total{lasts}{before}. Expected: {expected}"
     )
 
@@ -339,25 +346,25 @@ def _data(data: Data) -> str:
     note = f"  # {counted(data.samples, 'usable sample')}; the dataset is never changed"
     named = several.separate(data.location)
     if named is None:
-        return f"data: {json.dumps(data.location)}{note}"
-    lines = [f"  - {{data: {json.dumps(place)}, name: {json.dumps(name)}, weight: 1}}" for name, place in named.items()]
+        return f"data: {_quoted(data.location)}{note}"
+    lines = [f"  - {{data: {_quoted(place)}, name: {_quoted(name)}, weight: 1}}" for name, place in named.items()]
     return "\n".join([f"data:{note}", *lines, "  # a sample of weight 2 is seen twice as often as one of weight 1"])
 
 
 def _store(store: str | None) -> str:
-    return f"store: {json.dumps(store)}  # existing labels are used, missing ones are added\n" if store else ""
+    return f"store: {_quoted(store)}  # existing labels are used, missing ones are added\n" if store else ""
 
 
 def _weights(start: Start) -> str:
     if start.random:
         return "\n  random: true"
-    return f"\n  pretrained: {json.dumps(start.pretrained)}" if start.pretrained else ""
+    return f"\n  pretrained: {_quoted(start.pretrained)}" if start.pretrained else ""
 
 
 def _columns(cards: Mapping[str, ExpertCard]) -> str:
     head = "columns:  # weights are relative to the contrastive loss (weight 1): lower those that reduce zero-shot"
     lines = [
-        f"  - {{{'expert' if ':' in name else 'column'}: {json.dumps(name)}, weight: 1.0, "
+        f"  - {{{'expert' if ':' in name else 'column'}: {_quoted(name)}, weight: 1.0, "
         f"head: {get_task(card.task).head}, stride: 4}}  # {card.task}"
         for name, card in cards.items()
     ]
@@ -369,7 +376,7 @@ def _evaluation(splits: Mapping[str, str], layers: Sequence[int]) -> str:
         return (
             "# evaluation: {probe: bench/probe, validation: bench/validation, test: bench/test}  # docs/benchmarks.md"
         )
-    places = [f"  {split}: {json.dumps(place)}" for split, place in splits.items()]
+    places = [f"  {split}: {_quoted(place)}" for split, place in splits.items()]
     return "\n".join(["evaluation:", *places, f"  layers: {list(layers)}"])
 
 

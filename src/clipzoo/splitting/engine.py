@@ -63,6 +63,7 @@ def split(
     options, show = options or Options(), progress or Silent()
     options.check()
     target = files.local(out, "the output of a split")
+    target = target.resolve() if target.name in ("", "..") else target
     reader = open_dataset(data)
     _check_output(target, reader, force)
     partial = target.with_name(f".{target.name}.partial")
@@ -88,6 +89,11 @@ def split(
 
 
 def _check_output(target: Path, reader: Reader, force: bool) -> None:
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise DatasetError(
+            f"the output {target} is the working folder or contains it, but a split replaces its output by renaming; "
+            "give another --out, such as ./split"
+        )
     locations = [*(several.separate(reader.location) or {"": reader.location}).values()]
     for location in (Path(one.partition("?")[0]) for one in locations):
         if location.is_dir() and target.resolve().is_relative_to(location.resolve()):

@@ -61,7 +61,10 @@ def _members(reader: Reader, row: plan.Row, entry: Entry) -> Mapping[str, bytes]
             f"the sample {entry.key!r} of the shard {entry.shard!r} could be read before, but not now: {error}. Check "
             "the dataset, and rerun the command, which resumes"
         ) from error
-    values = _object(others.pop(JSON, b"")) or {
+    given = _object(others.get(JSON, b""))
+    if given is not None:  # else it stays one of the other members
+        del others[JSON]
+    values = given or {
         name: texts[0] if len(texts) == 1 else list(texts)
         for name, texts in fields.items()
         if name not in (CAPTION, "caption.txt")
@@ -75,15 +78,16 @@ def _members(reader: Reader, row: plan.Row, entry: Entry) -> Mapping[str, bytes]
     if row["class_index"] is not None:
         members[CLASS] = str(row["class_index"]).encode()
     if values:
-        members[JSON] = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
+        members[JSON] = json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace")
     for name, data in others.items():
         members[f"source.{name}" if name in _READ or name in members else name] = data
     return members
 
 
-def _object(data: bytes) -> dict[str, object]:
+def _object(data: bytes) -> dict[str, object] | None:
+    """Return an object of JSON; None if the data is another value, or is damaged."""
     try:
-        value = json.loads(data) if data else {}
+        value = json.loads(data)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return None
+    return value if isinstance(value, dict) else None
