@@ -137,15 +137,22 @@ def test_all_records_what_happened_to_a_target_that_fails(
 # Uploads -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["vit", "resnet"])
-def test_a_later_upload_deletes_every_file_of_an_export(family: str, tiny_clip: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "target", "some"),
+    [
+        ("vit", "all", {"refused.json", "open_clip/clipzoo_heads.json", "onnx/head-edges-a.onnx", "hf/config.json"}),
+        ("resnet", "hf", {"image/config.json", "text/tokenizer.json", "logits.json"}),
+    ],
+)
+def test_a_later_upload_deletes_every_file_of_an_export(
+    family: str, target: str, some: set[str], tiny_clip: str, tmp_path: Path
+) -> None:
     made = student(tiny_clip, tmp_path / "student", **FAMILIES[family], specs={"edges/a": HEADS["edges/a.b"]})
-    export_student("all", Source(made, [image(0, (32, 32))], TEXTS, heads=True), tmp_path / "out")
-    whole = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    single = {name.partition("/")[2] for name in whole if "/" in name}
-    assert {"open_clip/clipzoo_heads.json", "onnx/head-edges-a.onnx", "hf/config.json"} & whole
-    assert "refused.json" in whole
-    found = whole | single
+    whole = target == "all"
+    export_student(target, Source(made, [image(0, (32, 32))], TEXTS, heads=whole), tmp_path / "out")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert some <= found
+    found |= {name.partition("/")[2] for name in found if "/" in name} if whole else {f"hf/{name}" for name in found}
     assert found - set(filter_repo_objects(found, allow_patterns=STALE)) == {"README.md"}
 
 
