@@ -108,6 +108,10 @@ def test_errors_of_the_hub_name_the_fix(run: workspace.Run, server: Hub, monkeyp
         ("Apache-2.0", False), ("mit", False), ("BSD-3-Clause", False), ("cc-by-4.0", False),
         ("apache-2.0 and mit", False), ("cc-by-nc-4.0", True), ("unknown", True), ("other", True),
         ("apache-2.0 and cc-by-nc-sa-4.0", True), ("BSD-3-Clause; the terms of COCO's pictures may apply", True),
+        ("MIT non-commercial use only", True), ("cc-by-4.0 noncommercial", True), ("MIT or CC-BY-NC 4.0", True),
+        ("Apache-2.0 WITH Commons Clause", True), ("(MIT OR Apache-2.0)", False), ("CC0-1.0", False),
+        ("Apache License, Version 2.0", False), ("MIT License", False), ("bsd-3-clause-clear", False),
+        ("apache-2.0 AND CC-BY-NC-4.0", True),
     ],
 )  # fmt: skip
 def test_a_license_that_may_restrict_the_student_is_warned_of(

@@ -34,8 +34,11 @@ LIMITS = """## Limits
 - Embeddings and heads were compared with the trained student on a few samples, not on every input.
 
 """
-PERMISSIVE = re.compile(r"(apache[- ]2|mit\b|bsd|isc\b|cc0|cc[- ]by[- ]4\.0|unlicense|public domain)[\w.\- ]*$")
-"""Licenses, in lower case, that do not restrict the use of a model."""
+PERMISSIVE = re.compile(
+    r"(apache[- ](license,? )?(version )?2(\.0)?( with llvm-exception)?|mit(-0)?|bsd([- ][0-4][- ]clause(-clear)?)?|"
+    r"isc|cc0([- ]1\.0)?( universal)?|cc[- ]by[- ]4\.0( international)?|(the )?unlicense|public domain)( licen[cs]e)?"
+)
+"""Licenses as a whole, in lower case, that do not restrict the use of a model."""
 
 ARMS = {
     "clip": "The pretrained model {model}, unchanged.",
@@ -134,7 +137,9 @@ def _restrictions(experts: Mapping[str, Manifest]) -> str:
 
 
 def _is_permissive(text: str) -> bool:
-    return all(PERMISSIVE.match(part.strip().lower()) for part in text.split(" and "))
+    """Return True if every license of a text such as "MIT or Apache-2.0" is permissive."""
+    parts = re.split(r"\s(?:and|or)\s", text.lower())
+    return all(PERMISSIVE.fullmatch(part.strip("() \t\n")) for part in parts)
 
 
 def _cost(experts: Mapping[str, Manifest]) -> str:

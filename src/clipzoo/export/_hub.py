@@ -12,8 +12,35 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from clipzoo.errors import CheckpointError, RemoteError, brief
+from clipzoo.export._decoding import DECODERS as TASKS
+from clipzoo.export.base import PARITY
 
-STALE = ["*.safetensors", "*.onnx", "clipzoo_heads.json", "config.json", "open_clip_config.json", "parity.json"]
+MODEL = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+WRITTEN = {
+    "open_clip": (
+        "open_clip_config.json", "open_clip_model.safetensors", "clipzoo_heads.json", "clipzoo_heads.safetensors",
+        *TOKENIZER,
+    ),
+    "hf": (
+        *MODEL, "processor_config.json", "preprocessor_config.json", "logits.json", *TOKENIZER,
+        *(f"image/{name}" for name in MODEL), *(f"text/{name}" for name in (*MODEL, *TOKENIZER)),
+    ),
+    "timm": MODEL,
+    "onnx": (
+        "image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", *(f"head-{task}-*.onnx" for task in TASKS),
+    ),
+    "all": ("refused.json",),
+}  # fmt: skip
+"""Target -> patterns of the files that it writes, besides the README and the parity."""
+
+STALE = [
+    *dict.fromkeys((PARITY, *(name for names in WRITTEN.values() for name in names))),
+    *(f"{to}/{name}" for to, names in WRITTEN.items() if to != "all" for name in ("README.md", PARITY, *names)),
+]
 """Patterns of an export's files: those of an earlier export are deleted, so that no weights remain with a new card."""
 
 UNREACHABLE = HfHubHTTPError.__bases__

@@ -7,6 +7,7 @@ timm keep their names; a linear projection becomes the classifier.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ RESNETS = {
     (6, 8, 18, 8): "resnet50x16_clip", (3, 15, 36, 10): "resnet50x64_clip",
 }  # fmt: skip
 """Blocks per stage -> timm's name. Other depths cannot be written as arguments of timm's models."""
+
+NORMS: dict[float, dict[str, object]] = {1e-5: {}, 1e-6: {"norm_layer": "layernorm"}}
+"""``eps`` of the norms of a ViT -> arguments of timm, whose CLIPs have 1e-5 and whose ``layernorm`` has 1e-6."""
 
 CROPS = {"squash": "squash", "shortest": "center", "longest": "border"}
 """OpenCLIP's ``resize_mode`` -> timm's ``crop_mode``."""
@@ -89,9 +93,11 @@ def check_vit(visual: VisionTransformer, target: str) -> None:
 
 def _block_reasons(transformer: nn.Module) -> dict[str, bool]:
     block = cast(nn.ModuleList, transformer.resblocks)[0]
+    norm = cast(nn.LayerNorm, block.ln_1)
     return {
         f"its blocks are {type(block).__name__}": type(block).__name__ != "ResidualAttentionBlock",
         "its blocks have layer scale": not isinstance(getattr(block, "ls_1", nn.Identity()), nn.Identity),
+        "its norms have no weight or bias": norm.weight is None or norm.bias is None,
     }
 
 
@@ -111,6 +117,8 @@ def activation(block: nn.Module, names: tuple[str, str, str]) -> str:
 
 def _vit(student: Student, visual: VisionTransformer, target: str) -> Tower:
     check_vit(visual, target)
+    if (eps := visual.ln_post.eps) not in NORMS:
+        raise refused(target, f"the norms of its image tower have an eps of {eps:g}, and timm's 1e-05 or 1e-06")
     block = visual.transformer.resblocks[0]
     arguments = {
         "img_size": list(student.image_size),
@@ -118,10 +126,18 @@ def _vit(student: Student, visual: VisionTransformer, target: str) -> Tower:
         "embed_dim": visual.conv1.out_channels,
         "depth": len(visual.transformer.resblocks),
         "num_heads": block.attn.num_heads,
-        "mlp_ratio": block.mlp.c_fc.out_features / block.mlp.c_fc.in_features,
+        "mlp_ratio": _ratio(block.mlp.c_fc),
         "act_layer": activation(block, ("quick_gelu", "gelu", "gelu_tanh")),
+        **NORMS[eps],
     }
-    return _filled("vit_base_patch16_clip_224", arguments, visual, vision_transformer.checkpoint_filter_fn)
+    return _filled("vit_base_patch16_clip_224", arguments, visual, vision_transformer.checkpoint_filter_fn, target)
+
+
+def _ratio(layer: nn.Linear) -> float:
+    """Return the ``mlp_ratio`` that timm, which truncates, multiplies to the width of an MLP."""
+    width, hidden = layer.in_features, layer.out_features
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _resnet(student: Student, visual: ModifiedResNet, target: str) -> Tower:
@@ -137,14 +153,23 @@ def _resnet(student: Student, visual: ModifiedResNet, target: str) -> Tower:
     if pool.k_proj.in_features // pool.num_heads != 64:
         raise refused(target, f"its attention pool has {pool.num_heads} heads, and timm's have 64 channels each")
     arguments = {"img_size": list(student.image_size), "width_factor": width / stem}
-    return _filled(name, arguments, visual, byobnet.checkpoint_filter_fn)
+    return _filled(name, arguments, visual, byobnet.checkpoint_filter_fn, target)
 
 
-def _filled(name: str, arguments: dict[str, object], visual: nn.Module, convert: Convert) -> Tower:
+def _filled(name: str, arguments: dict[str, object], visual: nn.Module, convert: Convert, target: str) -> Tower:
     """Return a model with the weights of one of OpenCLIP's towers."""
     classes = visual.output_dim
     model = timm.create_model(name, num_classes=classes, **arguments)
     state = convert({f"visual.{key}": value for key, value in visual.state_dict().items()}, model)
+    return _loaded(model, state, name, arguments, target)
+
+
+def _loaded(
+    model: nn.Module, state: Mapping[str, Tensor], name: str, arguments: dict[str, object], target: str
+) -> Tower:
+    own = model.state_dict()
+    if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
+        raise refused(target, f"timm's {name} has other tensors than the tower that OpenCLIP made")
     model.load_state_dict(state)
     return Tower(model.eval(), name, arguments)
 
@@ -171,11 +196,7 @@ def _of_timm(student: Student, visual: TimmModel, target: str) -> Tower:
         classifier = model.pretrained_cfg["classifier"]
         bias = projection.bias if projection.bias is not None else torch.zeros(classes)
         state |= {f"{classifier}.weight": projection.weight, f"{classifier}.bias": bias}
-    own = model.state_dict()
-    if [key for key in own if key not in state or own[key].shape != state[key].shape] or len(own) != len(state):
-        raise refused(target, f"timm's {name} has other tensors than the tower that OpenCLIP made of it")
-    model.load_state_dict(state)
-    return Tower(model.eval(), name, arguments)
+    return _loaded(model, state, name, arguments, target)
 
 
 def _arguments(config: ModelConfig, trunk: nn.Module) -> dict[str, object]:

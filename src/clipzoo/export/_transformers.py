@@ -128,6 +128,9 @@ def _clip(student: Student, tokens: dict[str, int | None]) -> PreTrainedModel:
     height, width = student.image_size
     if height != width:
         raise refused("hf", f"its images are {height}×{width}, and CLIPModel has square ones", "Export with --to timm")
+    if len({*visual.patch_size}) > 1:
+        patch = "×".join(map(str, visual.patch_size))
+        raise refused("hf", f"its patches are {patch}, and CLIPModel has square ones", "Export with --to timm")
     block = visual.transformer.resblocks[0]
     vision = CLIPVisionConfig(
         hidden_size=visual.conv1.out_channels,
@@ -211,6 +214,7 @@ def _is_siglip(student: Student) -> bool:
         and text.attn_mask is None
         and isinstance(text.text_projection, nn.Linear)
         and student.image_size[0] == student.image_size[1]
+        and len({*trunk.patch_embed.patch_size}) == 1
     )
 
 

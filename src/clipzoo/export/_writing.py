@@ -1,4 +1,4 @@
-"""Writing an export: in a folder next to its place, renamed when the exported model equals the student."""
+"""Writing an export: in a partial folder, which takes its place when the exported model equals the student."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
+from uuid import uuid4
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError
@@ -26,18 +27,19 @@ def export_student(to: str, source: Source, folder: Path) -> dict[str, object]:
     Args:
         to: the target, a file of this folder.
         source: the student is moved to the CPU, in evaluation mode.
-        folder: must not exist, or be empty.
+        folder: must not exist, or be empty and not a link.
 
     Raises:
         PluginError: there is no such target.
-        CheckpointError: the target cannot express the student, the folder is not empty, or the exported model differs
-            from the student.
+        CheckpointError: the target cannot express the student, the folder is a link, a file or not empty, or the
+            exported model differs from the student.
         OSError: the folder cannot be written; no part of it remains.
     """
     plugin = PLUGINS.load(to)
+    target = _free(folder)
     source.student.cpu().eval()
     plugin.check(source)
-    with _staged(folder) as partial:
+    with _staged(target) as partial:
         with disk_errors(partial):
             usage = plugin.write(source, partial)
         parity = dict(plugin.compare(source, partial))
@@ -64,24 +66,56 @@ def _filled(card: str, texts: Mapping[str, str]) -> str:
     return card
 
 
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that gets the name of ``folder`` if the block succeeds, and is removed if it fails."""
-    if folder.exists() and any(folder.iterdir()):
+def _free(folder: Path) -> Path:
+    """Return the absolute path of a folder that does not exist or is empty.
+
+    Raises:
+        CheckpointError: it is a link, a file, or not empty.
+    """
+    if folder.is_symlink():
         raise CheckpointError(
-            f"{folder} is not empty. An export overwrites nothing. Give another --out, or delete the folder"
+            f"{folder} is a link to {folder.readlink()}. An export writes through no link. Give --out "
+            f"{folder.resolve()}, or remove the link"
         )
-    partial = folder.with_name(folder.name + ".partial")
-    if partial.is_symlink():
-        partial.unlink()
-    shutil.rmtree(partial, ignore_errors=True)
-    with files.named(folder, partial):
+    target = folder.resolve()
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{folder} is a file. An export is a folder. Give another --out, or remove the file")
+    if target.is_dir() and any(target.iterdir()):
+        raise _not_empty(target)
+    return target
+
+
+def _not_empty(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} is not empty. An export overwrites nothing. Give another --out, or delete the folder"
+    )
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """Yield an empty folder whose content is that of ``target`` if the block succeeds, and is removed if it fails.
+
+    An existing folder is filled, not replaced: it may be a mount point or the current folder of a shell.
+    """
+    filled = target.is_dir()
+    partial = (target if filled else target.parent) / f".{target.name}.{uuid4().hex[:8]}.partial"
+    with files.named(target, partial):
         files.make_folder(partial)
     try:
         yield partial
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
+        if filled:
+            _move_up(partial)
+        else:
+            partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _move_up(partial: Path) -> None:
+    """Move the content of a folder into its parent, which has nothing else."""
+    if [path for path in partial.parent.iterdir() if path != partial]:
+        raise _not_empty(partial.parent)
+    for path in list(partial.iterdir()):
+        path.rename(partial.parent / path.name)
+    partial.rmdir()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipzoo import files
-from clipzoo.errors import CheckpointError
+from clipzoo.errors import CheckpointError, brief
 from clipzoo.export._writing import PLUGINS, export_student
 from clipzoo.export.base import PARITY, Source
 
@@ -28,13 +28,24 @@ def write(source: Source, folder: Path) -> str:
     for name in targets():
         try:
             export_student(name, _for(name, source), folder / name)
-        except CheckpointError as error:
-            reasons[name] = str(error)
+        except OSError:  # the disk is full, also for the others
+            raise
+        except Exception as error:  # each library has its own kinds
+            reasons[name] = _reason(name, error)
             lines.append(f"- {name}: not exported, see `{REFUSED}`")
         else:
             lines.append(f"- [{name}]({name}/README.md)")
     files.write(folder / REFUSED, (json.dumps(reasons, indent=2) + "\n").encode())
     return "Each folder has its own README and parity.\n\n" + "\n".join(lines)
+
+
+def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, CheckpointError):
+        return str(error)
+    return (
+        f"--to {name} failed: {type(error).__name__}: {brief(error)}. This is an error of clipzoo or of the target's "
+        "library. Report this message with your recipe"
+    )
 
 
 def targets() -> tuple[str, ...]:

@@ -212,6 +212,29 @@ def sentence(parity: Mapping[str, object]) -> str:
     return " ".join([text, *cast(Sequence[str], parity.get("notes", ()))])
 
 
+def logits_of(student: Student) -> dict[str, float | None]:
+    """Return the numbers that make logits of cosines: ``logit_scale``, a factor, and ``logit_bias``, None without."""
+    scale, bias = student.clip.logit_scale, getattr(student.clip, "logit_bias", None)
+    return {"logit_scale": scale.exp().item(), "logit_bias": None if bias is None else bias.item()}
+
+
+def on_probabilities(student: Student, cosines: str, file: str) -> str:
+    """Return how probabilities follow from cosines, as Markdown.
+
+    Args:
+        student: whose numbers they need.
+        cosines: expression of the snippet, images × texts.
+        file: of the folder that has the numbers.
+    """
+    numbers = logits_of(student)
+    values = " and ".join(f"`{name}` = {value:.6g}" for name, value in numbers.items() if value is not None)
+    if numbers["logit_bias"] is None:
+        rule = f"The probabilities of the texts are the softmax of `logit_scale * {cosines}` over the texts"
+    else:
+        rule = f"The probability of a text is the sigmoid of `logit_scale * {cosines} + logit_bias`"
+    return f"{rule}, with {values} (`{file}`)."
+
+
 def library_of(*packages: str) -> str:
     """Return the versions of packages as text."""
     return ", ".join(f"{name} {version(name)}" for name in packages)

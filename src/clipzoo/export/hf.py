@@ -27,10 +27,11 @@ from transformers import (
     SiglipProcessor,
 )
 
+from clipzoo import files
 from clipzoo.export._timm_tower import tower_of, write_tower
 from clipzoo.export._tokenizer import tokenizer_of
 from clipzoo.export._transformers import text_model, whole_model
-from clipzoo.export.base import Source, compare_images, compared, refused
+from clipzoo.export.base import Source, compare_images, compared, logits_of, on_probabilities, refused
 from clipzoo.models import Student
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
@@ -38,6 +39,7 @@ from clipzoo.types import ImageArray
 LIBRARY = "transformers"
 LIMIT = 1e-5
 HEADS = False
+LOGITS = "logits.json"
 
 WHOLE = """```python
 import torch
@@ -51,7 +53,10 @@ with torch.no_grad():
 print(outputs.image_embeds @ outputs.text_embeds.T)
 ```
 
-`backend="pil"` resizes images as OpenCLIP does; transformers' default backend differs slightly (`parity.json`)."""
+`backend="pil"` resizes images as OpenCLIP does; transformers' default backend differs slightly (`parity.json`).
+
+{probabilities}"""
+OF_LOGITS = "Probabilities: `outputs.logits_per_image.{function}`."
 TOWERS = """transformers has no class for both towers: `image/` and `text/` are one model each. They return
 embeddings before normalization.
 
@@ -66,8 +71,11 @@ image, text = {auto}.from_pretrained(image), CLIPTextModelWithProjection.from_pr
 tokens = tokenizer(["a chair"], padding="max_length", truncation=True, return_tensors="pt")
 with torch.no_grad():
     pictures, texts = image(**processor(picture)).{output}, text(**tokens).text_embeds
-print(torch.cosine_similarity(pictures, texts))
-```"""
+cosines = torch.cosine_similarity(pictures[:, None], texts[None], dim=-1)
+print(cosines)
+```
+
+{probabilities}"""
 
 
 def check(source: Source) -> None:
@@ -99,14 +107,28 @@ def write(source: Source, folder: Path) -> str:
                 tokenizer.model_input_names = ["input_ids"]
             model.save_pretrained(folder)
             kind(_image_processor(student), tokenizer).save_pretrained(folder)
-            return WHOLE
+            return WHOLE.replace("{probabilities}", _probabilities(student, kind is SiglipProcessor, folder))
         tower = tower_of(student, "hf")
         write_tower(tower, student, folder / "image")
         text_model(student, _tokens(tokenizer)).save_pretrained(folder / "text")
         tokenizer.save_pretrained(folder / "text")
-    if tower.classes:
-        return TOWERS.format(auto="AutoModelForImageClassification", output="logits")
-    return TOWERS.format(auto="AutoModel", output="pooler_output")
+    auto, output = ("AutoModelForImageClassification", "logits") if tower.classes else ("AutoModel", "pooler_output")
+    return TOWERS.format(auto=auto, output=output, probabilities=_own_probabilities(student, "cosines", folder))
+
+
+def _probabilities(student: Student, siglip: bool, folder: Path) -> str:
+    """Return how probabilities follow from the outputs of a model with both towers."""
+    if student.clip.logit_bias is None:
+        return OF_LOGITS.format(function="softmax(-1)")
+    if siglip:
+        return OF_LOGITS.format(function="sigmoid()")
+    return _own_probabilities(student, "(outputs.image_embeds @ outputs.text_embeds.T)", folder)
+
+
+def _own_probabilities(student: Student, cosines: str, folder: Path) -> str:
+    """Write the numbers of logits, which no model of the folder has, and return how probabilities follow."""
+    files.write(folder / LOGITS, (json.dumps(logits_of(student), indent=2) + "\n").encode())
+    return on_probabilities(student, cosines, LOGITS)
 
 
 def _image_processor(student: Student) -> CLIPImageProcessor:
@@ -157,7 +179,7 @@ def compare(source: Source, folder: Path) -> dict[str, object]:
     )
     notes = [note]
     if source.student.clip.logit_bias is not None and _kind(folder) == "clip":
-        notes.append("The student's logit_bias is not part of CLIPModel: its logits are lower or higher by a constant.")
+        notes.append("The student's logit_bias is not part of CLIPModel: add it to the logits.")
     return {**parity, "default_backend": default, "notes": notes}
 
 

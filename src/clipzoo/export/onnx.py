@@ -23,7 +23,7 @@ from torchvision.transforms import Compose, Normalize
 from clipzoo import files
 from clipzoo.export._decoding import DECODERS
 from clipzoo.export._tokenizer import standalone
-from clipzoo.export.base import Source, compared, refused, transform_of
+from clipzoo.export.base import Source, compared, logits_of, on_probabilities, refused, transform_of
 from clipzoo.heads import Maps, layers, resize
 from clipzoo.models import HeadSpec, Student
 from clipzoo.tasks import get as get_task
@@ -54,6 +54,8 @@ print(pictures @ texts.T)
 
 `images` is uint8 [batch, {height}, {width}, 3], RGB; `tokens` is int64 [batch, {length}]. Both embeddings have unit
 length. The batch size is free. Opset {opset}. {resize}
+
+{probabilities}
 {heads}"""
 
 
@@ -74,7 +76,7 @@ def check(source: Source) -> None:
 
 
 def write(source: Source, folder: Path) -> str:
-    """Write a graph for each tower and head, the tokenizer, and the preprocessing in words."""
+    """Write a graph for each tower and head, the tokenizer, and the preprocessing and numbers of logits as JSON."""
     student = source.student
     height, width = student.image_size
     images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
@@ -91,7 +93,9 @@ def write(source: Source, folder: Path) -> str:
         heads[column] = {
             "file": file_of(column), "outputs": names, "convention": head.spec.convention.to_json()
         }  # fmt: skip
-    described = {**student.preprocess_cfg, "size": [height, width], "opset": OPSET, "heads": heads}
+    described = {
+        **student.preprocess_cfg, "size": [height, width], "opset": OPSET, **logits_of(student), "heads": heads,
+    }  # fmt: skip
     files.write(folder / PREPROCESS, (json.dumps(described, indent=2) + "\n").encode())
     return _usage(student, tokens.shape[1], heads)
 
@@ -199,6 +203,7 @@ def _usage(student: Student, length: int, heads: Mapping[str, _Graph]) -> str:
         length=length,
         opset=OPSET,
         resize=about,
+        probabilities=on_probabilities(student, "(pictures @ texts.T)", PREPROCESS),
         heads="\nThe graphs of heads take `images`, too:\n\n" + "\n".join(listed) + "\n" if listed else "",
     )
 

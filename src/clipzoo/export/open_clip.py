@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import open_clip
 import torch
+from open_clip.timm_model import TimmModel
 from PIL import Image
 from torch import Tensor
 
+from clipzoo.errors import CheckpointError
 from clipzoo.export.base import Source, compared, refused
+from clipzoo.models import Student
 from clipzoo.types import ImageArray
 
 LIBRARY = "open_clip"
 LIMIT = 1e-5
+OTHER_SIZE = re.compile(r"size mismatch for visual\.trunk|^Input .*match")
+"""Errors of a tower of another size, by loading its weights or, with as many patches, by its input (timm 1.0.31)."""
 
 USAGE = """```python
 import open_clip
@@ -37,18 +44,35 @@ def write(source: Source, folder: Path) -> str:
 
 def compare(source: Source, folder: Path) -> dict[str, object]:
     """Compare OpenCLIP's model of the folder with the student."""
-    student = source.student
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    except RuntimeError as error:
-        if "size mismatch for visual.trunk" not in str(error):
+        parity = _compared(source, folder)
+    except (AssertionError, RuntimeError) as error:
+        if not (_is_resized(source.student) and OTHER_SIZE.search(str(error))):
             raise
-        height, width = student.image_size
-        raise refused(
-            LIBRARY,
-            f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for its own size only",
-            "Use the trained folder with clipzoo.load, or train without student.size",
-        ) from error
+        raise _of_other_size(source.student) from error
+    if cast(float, parity["image_embeddings"]) > LIMIT and _is_resized(source.student):
+        raise _of_other_size(source.student)  # as many patches in another grid: the positions are interpolated
+    return parity
+
+
+def _is_resized(student: Student) -> bool:
+    """Return True for a tower of timm whose images have another size than its name."""
+    visual = student.clip.visual
+    return isinstance(visual, TimmModel) and tuple(visual.trunk.pretrained_cfg["input_size"][1:]) != student.image_size
+
+
+def _of_other_size(student: Student) -> CheckpointError:
+    height, width = student.image_size
+    return refused(
+        LIBRARY,
+        f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for its own size only",
+        "Use the trained folder with clipzoo.load, or train without student.size",
+    )
+
+
+def _compared(source: Source, folder: Path) -> dict[str, object]:
+    student = source.student
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     of_transformers = student.trust_remote_code and hasattr(student.tokenizer, "save_pretrained")
     options = {"trust_remote_code": True} if of_transformers else {}
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **options)
