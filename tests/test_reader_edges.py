@@ -347,3 +347,10 @@ def test_names_of_captions_change_no_fingerprint(tmp_path: Path) -> None:
     where = stored(tmp_path, "tar", TEXTS)
     found = {fingerprint(open_dataset(f"{where}{end}"))["sha256"] for end in ("", "?caption=title,txt", "?caption=a|b")}
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("text", ["datasets: {a: 2024-02-30}", 'datasets: {a: !!int "x"}', "datasets: [1, 2]"])
+def test_a_list_of_datasets_that_is_no_sound_yaml_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(text)
+    with pytest.raises(DatasetError, match="cannot read|names no datasets"):
+        open_dataset(str(tmp_path / "all.yaml"))

@@ -135,7 +135,7 @@ def _listed(location: Location) -> dict[str, str]:
     path = files.place(location.allow().path)
     try:
         named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
-    except (OSError, yaml.YAMLError, AttributeError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, RecursionError, ValueError) as error:
         raise DatasetError(f"cannot read {path}: {error}") from error
     if not isinstance(named, dict) or not named or not all(map(_is_valid, named.items())):
         raise DatasetError(
