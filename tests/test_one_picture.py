@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipzoo import tasks
+import test_pipeline
+from clipzoo import recipe, tasks
+from clipzoo import runs as workspace
 from clipzoo.benchmarks import Split
 from clipzoo.conformance import check, quick_check
 from clipzoo.data.online import OnlineColumn, Picture
@@ -20,6 +23,7 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.experts import Expert, ExpertCard, ExpertInput
 from clipzoo.pages import showcase
 from clipzoo.pages.takeaways import notices
+from clipzoo.runs import verbs
 from clipzoo.runs.results import expert_failures
 from clipzoo.tasks import Convention
 from clipzoo.tasks.detection import Detection
@@ -27,6 +31,9 @@ from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import ImageArray, View
 from test_evaluation import CLASSES, PARTS
+from test_pipeline import world
+
+__all__ = ["world"]
 
 Predict = Callable[[Sequence[ImageArray]], list[object]]
 SIDE = 20
@@ -165,6 +172,35 @@ def test_the_picture_is_shown_without_its_label(reason: str, predict: Predict) -
     panels = {row.key: row.expert is None for row in rows}
     assert panels[part.keys[2]], reason
     assert sum(panels.values()) == 1
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_although_its_expert_cannot_label_a_test_picture(
+    world: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = world.model_dump(mode="json")
+    values["training"] |= {"steps": 3, "learning_rates": [1e-3]}
+    values["evaluation"] |= {"pictures": 48}
+    run = workspace.Run(recipe.parse(values | {"seeds": [0]}), tmp_path / "run")
+    test = run.suite.dense["test"]
+    bad, known = test.images[5], test_pipeline.SquareExpert.predict
+
+    def predict(self: Expert, images: Sequence[ImageArray]) -> list[object]:
+        if any(np.array_equal(image, bad) for image in images):
+            raise SampleError("no mask here")
+        return list(known(self, images))
+
+    monkeypatch.setattr(test_pipeline.SquareExpert, "predict", predict)
+    page = verbs.run(run).read_text()
+    first = f"{test.keys[5]}: no mask here"
+    results = json.loads((run.out / "results.json").read_text())
+    assert results["expert_failures"] == {"test": {"segmentation": {"images": 1, "of": 48, "first": first}}}
+    assert results["baselines"]["expert"]["segmentation/accuracy"]["mean"] > 0.9
+    assert f"1 of 48 images of test. They count as unknown. The first: {first}" in page
+    assert f'"Test image {test.keys[5]}' in page
+    assert f"segmentation of {test.keys[5]}, clipzoo" in page
+    assert f"segmentation of {test.keys[5]}, expert" not in page
+    assert f"segmentation of {test.keys[4]}, expert" in page
 
 
 # Online training ---------------------------------------------------------------------------------------------

@@ -79,7 +79,10 @@ class OnlineColumn:
         except ClipzooError:
             raise
         except Exception as error:  # an expert is third-party code
-            raise _failed(self.expert, f"cannot be loaded on {self.device}", error) from error
+            raise ExpertError(
+                f"{self.expert.card.uri} cannot be loaded on {self.device}: {type(error).__name__}: {error}. "
+                f"{self.remedy}"
+            ) from error
         self._loaded = True
 
     def _labels(self, samples: Sequence[ExpertInput]) -> tuple[list[object], dict[str, str]]:
@@ -122,10 +125,3 @@ def check_online(expert: Expert) -> None:
         )
     if expert.imports:
         raise ExpertError(f"{uri} cannot label online: it reads existing labels, and predicts none. {fix}")
-
-
-def _failed(expert: Expert, what: str, error: Exception) -> ExpertError:
-    return ExpertError(
-        f"{expert.card.uri} {what}: {type(error).__name__}: {error}. Run "
-        f"`clipzoo experts check {expert.card.uri}`, which shows where, or lower its batch_size if memory ran out"
-    )
