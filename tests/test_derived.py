@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,27 @@ def test_connected_parts_of_things_become_boxes():
     assert made.scores == pytest.approx(0.8)
 
 
+def test_thin_unknown_lines_do_not_ignore_the_picture():
+    """Borders between regions, as `ensemble:` leaves them: all are connected, and their box is the whole picture."""
+    side = 256
+    ids, valid = np.zeros((side, side), np.uint16), np.ones((side, side), np.bool_)
+    ids[70:100, 70:110] = 1
+    valid[64::64], valid[:, 64::64] = False, False
+    valid[200:250, 200:250] = False  # a part that belongs to the web, and is not thin
+    valid[10:20, 10:30] = False  # a part of its own
+    made = column.components(Segmentation(ids, valid), (1,), least=0.001)
+    assert [tuple(box) for box in made.boxes[~made.ignored].tolist()] == [(70, 70, 110, 100)]
+    assert (10, 10, 30, 20) in {tuple(box) for box in made.boxes[made.ignored].tolist()}
+    assert not (made.valid & ~valid).any(), "every unknown pixel is ignored"
+    assert made.valid.mean() > valid.mean() - 0.09
+    again = column.components(Segmentation(ids, valid), (1,), least=0.001)
+    assert np.array_equal(made.boxes, again.boxes)
+    for size in ((1, 1), (3, 40), (17, 300)):
+        odd = np.random.default_rng(0).random(size) > 0.6
+        made = column.components(Segmentation(np.zeros(size, np.uint16), odd), (), least=0)
+        assert not (made.valid & ~odd).any()
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
@@ -315,6 +337,59 @@ def maps(*rows: str) -> list[Segmentation]:
     """A label a text: digits are ids, dots unknown."""
     values = [np.array([[9 if c == "." else int(c) for c in row]], np.uint16) for row in rows]
     return [Segmentation(ids, ids != 9) for ids in values]
+
+
+def one_by_one(pile: Detection, owner: np.ndarray, overlap: float) -> list[tuple[list[int], np.ndarray]]:
+    """Return rows and box of each cluster, of a search through all clusters for each box."""
+    clusters: list[tuple[list[int], np.ndarray]] = []
+    for row in np.argsort(-pile.scores, kind="stable").tolist():
+        if pile.ignored[row]:
+            continue
+        free = [
+            i for i, (rows, _) in enumerate(clusters)
+            if pile.ids[rows[0]] == pile.ids[row] and owner[row] not in owner[rows]
+        ]  # fmt: skip
+        near = _fusion._iou(pile.boxes[[row]], np.array([clusters[i][1] for i in free]).reshape(-1, 4))[0]
+        if near.max(initial=0) >= overlap:
+            place = free[int(near.argmax())]
+            rows = [*clusters[place][0], row]
+            weights = np.maximum(pile.scores[rows].astype(np.float64), 1e-6)
+            clusters[place] = rows, np.average(pile.boxes[rows], axis=0, weights=weights)
+        else:
+            clusters.append(([row], pile.boxes[row].astype(np.float64)))
+    return clusters
+
+
+@pytest.mark.parametrize("overlap", [0.01, 0.3, 0.55, 1.0])
+def test_clusters_of_boxes_are_those_of_a_search_one_by_one(overlap):
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        count = [0, 1, 40, 90, 90, 120][seed]
+        low = rng.integers(0, 40, (count, 2))
+        boxes = np.concatenate([low, low + rng.integers(1, 20, (count, 2))], 1).astype(np.float32)
+        scores = rng.choice([0.0, 0.25, 0.5, 0.9], count).astype(np.float32)
+        pile = Detection((64, 64), boxes, rng.integers(0, 3, count).astype(np.uint16), scores, rng.random(count) < 0.1)
+        owner = np.sort(rng.integers(0, 3, count))
+        found = _fusion._clusters(pile, owner, overlap)
+        expected = one_by_one(pile, owner, overlap)
+        assert [one.rows for one in found] == [rows for rows, _ in expected]
+        assert all(one.box.tobytes() == box.tobytes() for one, (_, box) in zip(found, expected, strict=True))
+
+
+def test_hundreds_of_boxes_are_fused_in_a_fraction_of_a_second():
+    rng = np.random.default_rng(0)
+    low = rng.random((150, 2)) * 900
+    boxes = np.concatenate([low, low + 20 + rng.random((150, 2)) * 80], 1).astype(np.float32)
+    ids, none = np.zeros(150, np.uint16), np.zeros(150, np.bool_)
+    scores = rng.random(150).astype(np.float32)
+    labels = [Detection((1000, 1000), boxes + shift, ids, scores, none) for shift in (0, 300, 600)]
+    pile, owner = _fusion.joined(labels), np.repeat(np.arange(3), 150)
+    began = time.process_time()
+    _fusion._clusters(pile, owner, 0.55)
+    fast = time.process_time() - began
+    began = time.process_time()
+    one_by_one(pile, owner, 0.55)
+    assert 4 * fast < time.process_time() - began
 
 
 def test_the_majority_has_the_pixel():

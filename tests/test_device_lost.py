@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from clipzoo.errors import DeviceError, EngineError, ExpertError
+from clipzoo.experts.calls import device_lost
 from clipzoo.labeling import Tuning, label
 from clipzoo.labeling._loading import load_expert
-from clipzoo.labeling._tuning import device_lost
 from clipzoo.labeling.local import Work
 from clipzoo.labeling.plan import Job
 from clipzoo.labeling.ray import driver

@@ -21,10 +21,10 @@ from clipzoo.cli import app
 from clipzoo.cli._options import as_share
 from clipzoo.errors import ExpertError, StoreError
 from clipzoo.experts import Expert, ExpertCard
+from clipzoo.experts.calls import out_of_memory
 from clipzoo.labeling import Tuning, engine, estimate, label
 from clipzoo.labeling import report as report_of
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Drift, Meter, Progress
-from clipzoo.labeling._tuning import out_of_memory
 from clipzoo.locations import resolve_data
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, runs

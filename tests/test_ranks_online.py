@@ -117,19 +117,24 @@ def test_a_rank_without_any_label_takes_part(dataset: Path, tiny_clip: str, tmp_
     assert all(np.isfinite(line["loss"]) and line["loss/depth/failing"] > 0 for line in logged(tmp_path / "two"))
 
 
-def test_an_expert_that_fails_on_one_rank_ends_all_with_the_cause(
-    dataset: Path, tiny_clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_gpu_that_fails_on_one_rank_ends_all_with_the_cause(
+    dataset: Path, tiny_clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fails(device: object = None) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
     class Broken(Bright):
         def predict(self, images: Sequence[ImageArray]) -> list[object]:
-            if ranks.rank():
-                raise ZeroDivisionError("division by zero")
-            return super().predict(images)
+            if not ranks.rank():
+                return super().predict(images)
+            monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # in a process of its own
+            monkeypatch.setattr(torch.cuda, "synchronize", fails)
+            raise RuntimeError("CUDA error: device-side assert triggered")
 
     codes = ended(2, lambda: train(job(dataset, tiny_clip, tmp_path, Broken())))
     assert all(codes)
     shown = capfd.readouterr().err
-    assert "rank 1 failed: python:test:Bright failed while labeling a batch of training: ZeroDivisionError" in shown
+    assert "rank 1 failed: the GPU of this process has failed (CUDA error: device-side assert triggered)" in shown
 
 
 @pytest.mark.slow

@@ -252,6 +252,39 @@ def test_the_title_is_escaped(tmp_path: Path) -> None:
     assert b"<script>alert" not in page("<script>alert(1)</script>")
 
 
+def test_a_title_that_is_not_utf_8_is_shown() -> None:
+    from clipzoo.viewer.server import page
+
+    assert b"caf?" in page("caf\udce9")
+
+
+def test_a_store_without_a_labeled_shard_is_told(tmp_path: Path) -> None:
+    data = str(make_dataset(tmp_path / "data", shards=1))
+    space = Convention(("wall",))
+    Store(tmp_path / "empty").create(ExpertCard("test:x", "segmentation", space), fingerprint(open_dataset(data)))
+    with pytest.raises(StoreError, match=r"no shard is labeled yet in .*segmentation/test-x.*rerun `clipzoo label`"):
+        open_viewer(tmp_path / "empty", data)
+
+
+def test_an_ipv6_address_is_served_in_brackets(made: tuple[Path, Path]) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return  # this machine has no IPv6
+    with open_viewer(made[0], str(made[1]), host="::1") as opened:
+        assert opened.address.startswith(f"http://[::1]:{opened.port}/?token=")
+        connection = http.client.HTTPConnection("::1", opened.port, timeout=30)
+        connection.request("GET", f"/?token={opened.token}")
+        reply = connection.getresponse()
+        assert (reply.status, b"<title>" in reply.read()) == (200, True)
+        connection.close()
+
+
+def test_a_host_that_cannot_be_used_is_told(made: tuple[Path, Path]) -> None:
+    with pytest.raises(StoreError, match=r"cannot listen on \[2001:db8::1\]:0.*--host of this machine"):
+        open_viewer(made[0], str(made[1]), host="2001:db8::1")
+
+
 def test_a_port_in_use_is_told(viewer: Viewer, made: tuple[Path, Path]) -> None:
     with pytest.raises(StoreError, match=f"cannot listen on 127.0.0.1:{viewer.port}.*--port"):
         open_viewer(made[0], str(made[1]), port=viewer.port)

@@ -26,8 +26,8 @@ LISTED = 20
 """Longer lists of names are reduced to the most similar ones."""
 
 SHARED = frozenset({
-    "arrays", "base", "boxes", "decode", "families", "frames", "layers", "levels", "maps", "masked", "options",
-    "palettes", "rle", "tasks.png",
+    "arrays", "base", "boxes", "decode", "experts.calls", "families", "frames", "layers", "levels", "maps", "masked",
+    "options", "palettes", "rle", "tasks.png",
 })  # fmt: skip
 """Public modules of plugin folders that are shared by plugins and are not plugins themselves. A name with a folder
 stands for the module of this folder alone."""

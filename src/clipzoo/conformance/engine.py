@@ -99,7 +99,7 @@ def _collect(lines: Iterator[Verdict]) -> list[Verdict]:
 
 def _quick(expert: Expert, images: Pictures) -> Iterator[Verdict]:
     inputs = to_one_size(images[:QUICK])
-    labels = running.predict(expert, inputs)
+    labels = running.answers(expert, inputs)
     verdict = spaces.sound(expert, inputs, labels)
     yield verdict
     if verdict.status != "fail":
@@ -112,7 +112,7 @@ def _quick(expert: Expert, images: Pictures) -> Iterator[Verdict]:
 def _all(expert: Expert, images: Pictures, own: bool, seconds: float, device: str) -> Iterator[Verdict]:
     """Yield all verdicts after the first two; ``own``: the pictures are the user's, not rendered scenes."""
     inputs = to_one_size(images[:MOST])
-    labels = running.predict(expert, inputs)
+    labels = running.answers(expert, inputs)
     verdict = spaces.sound(expert, inputs, labels)
     yield verdict
     if verdict.status == "fail":

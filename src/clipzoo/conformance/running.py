@@ -33,7 +33,20 @@ SINGLE = 3
 
 
 def predict(expert: Expert, inputs: Sequence[ExpertInput]) -> list[object]:
-    """Return a label for each of ``inputs``, whose images have one size, in batches of the expert's batch size.
+    """Return a sound label for each of ``inputs``, whose images have one size, in batches of the expert's batch size.
+
+    Raises:
+        ExpertError: as of `answers`, or a label breaks the contract of its task.
+    """
+    labels = answers(expert, inputs)
+    for label in labels:
+        if reason := violation(expert, label):
+            raise ExpertError(f"a label breaks the contract of {expert.card.task}: {reason}")
+    return labels
+
+
+def answers(expert: Expert, inputs: Sequence[ExpertInput]) -> list[object]:
+    """Return what an expert predicts for each of ``inputs``, without looking at it; see `predict`.
 
     Raises:
         ExpertError: the expert raised an error, or returned a wrong number of labels.
@@ -132,7 +145,7 @@ def sizes(expert: Expert, image: ImageArray, seconds: float) -> Verdict:
 def _trial(expert: Expert, shown: ExpertInput) -> str:
     """Return the reason why the expert has no valid label for a picture; "" if it has one."""
     try:
-        (label,) = predict(expert, [shown])
+        (label,) = answers(expert, [shown])
     except ExpertError as error:
         return str(error)[:200]
     return violation(expert, label)[:200]
@@ -203,12 +216,12 @@ def _available() -> float:
 def costs(expert: Expert, inputs: Sequence[ExpertInput], device: str, seconds: float) -> list[Verdict]:
     """Measure memory per image and images per second, at the expert's batch size or one that takes ``seconds``."""
     with Meter(1) as one:
-        predict(expert, inputs[:1])
+        answers(expert, inputs[:1])
     count = max(1, min(expert.batch_size, int(seconds / max(one.cost.seconds, 1e-6))))
     batch = [inputs[i % len(inputs)] for i in range(count)]
     H, W = inputs[0].image.shape[:2]
     with Meter(H * W * count, device) as meter:
-        predict(expert, batch)
+        answers(expert, batch)
     at = f"in a batch of {count} at {H}×{W} on {device}"
     if count < expert.batch_size:
         at += f" (its batch of {expert.batch_size} would take longer than {seconds:g} s)"

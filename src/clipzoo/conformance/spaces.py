@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clipzoo.conformance import geometry
 from clipzoo.conformance.pictures import mirrored
 from clipzoo.conformance.report import Verdict
-from clipzoo.conformance.running import predict, violation
+from clipzoo.conformance.running import answers, violation
 from clipzoo.errors import ExpertError
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.tasks.base import unknown
@@ -66,7 +66,7 @@ def _ids(label: object) -> NDArray[np.integer]:
 def _form(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object]) -> tuple[str, str] | None:
     """Return the fault of the form of boxes and its fix, as detected by mirroring; None if there is none."""
     try:
-        others = predict(expert, [mirrored(sample) for sample in inputs])
+        others = answers(expert, [mirrored(sample) for sample in inputs])
         faults, outcome = geometry.compare_box_forms(
             cast(Sequence[Detection], labels), cast(Sequence[Detection], others)
         )

@@ -6,6 +6,7 @@ stored and an online label of one sample differ only by the quantization of the 
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ import torch
 
 from clipzoo.errors import ClipzooError, ExpertError
 from clipzoo.experts import Expert, ExpertInput
+from clipzoo.experts.calls import check_label, one_each, reason
 from clipzoo.tasks import Task
 from clipzoo.tasks import get as get_task
 from clipzoo.tasks.base import Target
 from clipzoo.types import Size, View
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class OnlineColumn:
         self.expert, self.device, self.stride = expert, device, stride
         self.remedy = f"Run `clipzoo experts check {expert.card.uri}`, which tests the expert"
         self._loaded = False
+        self._most = expert.batch_size
 
     @property
     def task(self) -> Task[object]:
@@ -54,7 +59,8 @@ class OnlineColumn:
         The random state does not change.
 
         Raises:
-            ExpertError: the expert cannot be loaded, or fails for another reason than a picture.
+            ExpertError: the expert cannot be loaded.
+            DeviceError: the GPU has failed.
         """
         cuda = [torch.device(self.device)] if self.device.startswith("cuda") else []
         with torch.random.fork_rng(cuda), torch.no_grad():
@@ -73,7 +79,10 @@ class OnlineColumn:
         except ClipzooError:
             raise
         except Exception as error:  # an expert is third-party code
-            raise _failed(self.expert, f"cannot be loaded on {self.device}", error) from error
+            raise ExpertError(
+                f"{self.expert.card.uri} cannot be loaded on {self.device}: {type(error).__name__}: {error}. "
+                f"{self.remedy}"
+            ) from error
         self._loaded = True
 
     def _labels(self, samples: Sequence[ExpertInput]) -> tuple[list[object], dict[str, str]]:
@@ -84,31 +93,25 @@ class OnlineColumn:
         for row, sample in enumerate(samples):
             by_size[sample.image.shape].append(row)
         for rows in by_size.values():
-            for start in range(0, len(rows), self.expert.batch_size):
-                chunk = rows[start : start + self.expert.batch_size]
-                for row, label in zip(chunk, self._predicted([samples[row] for row in chunk]), strict=True):
-                    if isinstance(label, ClipzooError):
-                        reasons[samples[row].key] = str(label)
-                    else:
-                        labels[row] = label
+            inputs = [samples[row] for row in rows]
+            found = one_each(self._predicted, inputs, self.device, lambda: self._most, self._shrink)
+            for row, label in zip(rows, found, strict=True):
+                if isinstance(label, Exception):
+                    reasons[samples[row].key] = reason(label)
+                else:
+                    labels[row] = label
         return labels, reasons
 
     def _predicted(self, samples: Sequence[ExpertInput]) -> list[object]:
-        """Return a sound label or an error per sample; samples of a batch that fails are labeled one by one."""
-        card = self.expert.card
-        try:
-            found = list(self.expert.predict_inputs(samples))
-            if len(found) != len(samples):
-                raise ExpertError(f"{card.uri} gave {len(found)} labels for {len(samples)} pictures")
-            for label in found:
-                self.task.check(label, card.convention)
-        except ClipzooError as error:
-            if len(samples) == 1:
-                return [error]
-            return [one for sample in samples for one in self._predicted([sample])]
-        except Exception as error:
-            raise _failed(self.expert, "failed while labeling a batch of training", error) from error
+        """Return a label per sample; `LabelError` if one is not sound."""
+        found = list(self.expert.predict_inputs(samples))
+        for label in found:
+            check_label(self.task, label, self.expert.card.convention)
         return found
+
+    def _shrink(self, size: int) -> None:
+        self._most = size
+        log.warning("%s: out of memory. Its batches now have at most %d images", self.expert.card.uri, size)
 
 
 def check_online(expert: Expert) -> None:
@@ -122,10 +125,3 @@ def check_online(expert: Expert) -> None:
         )
     if expert.imports:
         raise ExpertError(f"{uri} cannot label online: it reads existing labels, and predicts none. {fix}")
-
-
-def _failed(expert: Expert, what: str, error: Exception) -> ExpertError:
-    return ExpertError(
-        f"{expert.card.uri} {what}: {type(error).__name__}: {error}. Run "
-        f"`clipzoo experts check {expert.card.uri}`, which shows where, or lower its batch_size if memory ran out"
-    )

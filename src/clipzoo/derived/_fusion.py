@@ -148,23 +148,27 @@ def joined(labels: Sequence[Detection]) -> Detection:
 
 def _clusters(pile: Detection, owner: NDArray[np.intp], overlap: float) -> list[Cluster]:
     """Return clusters of the boxes that are not ignored; ``owner`` [N] is the label of each box."""
-    clusters: list[Cluster] = []
+    N, members = len(owner), list[list[int]]()
+    boxes, ids = np.zeros((N, 4)), np.zeros(N, pile.ids.dtype)  # of each cluster
+    taken = np.zeros((N, int(owner.max(initial=0)) + 1), np.bool_)  # a cluster has a box of a label
     for row in np.argsort(-pile.scores, kind="stable").tolist():
         if pile.ignored[row]:
             continue
-        free = [
-            cluster for cluster in clusters
-            if pile.ids[cluster.rows[0]] == pile.ids[row] and owner[row] not in owner[cluster.rows]
-        ]  # fmt: skip
-        near = _iou(pile.boxes[[row]], np.array([cluster.box for cluster in free]).reshape(-1, 4))[0]
+        count = len(members)
+        free = np.flatnonzero((ids[:count] == pile.ids[row]) & ~taken[:count, owner[row]])
+        near = _iou(pile.boxes[[row]], boxes[free])[0]
         if near.max(initial=0) >= overlap:
-            cluster = free[int(near.argmax())]
-            cluster.rows.append(row)
-            weights = np.maximum(pile.scores[cluster.rows].astype(np.float64), 1e-6)
-            cluster.box = np.average(pile.boxes[cluster.rows], axis=0, weights=weights)
+            place = int(free[near.argmax()])
+            rows = members[place]
+            rows.append(row)
+            weights = np.maximum(pile.scores[rows].astype(np.float64), 1e-6)
+            boxes[place] = np.average(pile.boxes[rows], axis=0, weights=weights)
         else:
-            clusters.append(Cluster([row], pile.boxes[row].astype(np.float64)))
-    return clusters
+            place = count
+            members.append([row])
+            boxes[place], ids[place] = pile.boxes[row], pile.ids[row]
+        taken[place, owner[row]] = True
+    return [Cluster(rows, box) for rows, box in zip(members, boxes, strict=False)]
 
 
 def _fused_box(members: Detection, box: Doubles, count: int, experts: int) -> Detection:

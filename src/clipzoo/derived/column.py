@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, PlainValidator
 
 from clipzoo.derived.base import DerivedExpert, split_name
@@ -35,6 +37,12 @@ ALL = "all"
 
 LEAST = 0.001
 """Components that fill less than this share of the picture are ignored, by default."""
+
+FILLED, TILES = 0.5, 16
+"""Share of its box below which an unknown part is cut, and the number of tiles of a side of the picture."""
+
+Box = tuple[int, int, int, int]
+"""(x0, y0, x1, y1) in pixels."""
 
 UNSOUND = {
     ("depth", "segmentation"): "depth does not tell classes",
@@ -241,19 +249,20 @@ def components(label: Segmentation, numbers: Sequence[int], least: float) -> Det
     Args:
         label: the class map.
         numbers: ids of the classes that are objects; theirs in the boxes are places in this list.
-        least: parts that fill a smaller share of the map are ignored, as are all parts of unknown pixels.
+        least: parts that fill a smaller share of the map are ignored.
 
     Returns:
-        Boxes in the map's frame, with the map's confidence as their score (1 if it has none).
+        Boxes in the map's frame, with the map's confidence as their score (1 if it has none); unknown pixels are in
+        ignored boxes.
     """
     H, W = label.ids.shape
     boxes, ids, ignored = [], [], []
-    layers = [(place, label.valid & (label.ids == number), False) for place, number in enumerate(numbers)]
-    for place, pixels, unknown in [*layers, (0, ~label.valid, True)]:
-        for box, area in _parts(pixels):
-            boxes.append(box)
-            ids.append(place)
-            ignored.append(unknown or area < least * H * W)
+    layers = [(place, label.valid & (label.ids == number)) for place, number in enumerate(numbers)]
+    found = [(place, box, area < least * H * W) for place, pixels in layers for box, area in _parts(pixels)[1]]
+    for place, box, ignore in [*found, *((0, box, True) for box in _around_unknown(~label.valid))]:
+        boxes.append(box)
+        ids.append(place)
+        ignored.append(ignore)
     score = 1.0 if label.confidence is None else label.confidence
     return Detection(
         (H, W),
@@ -272,13 +281,31 @@ def _mask(label: Detection, i: int) -> BoolArray:
     return rle.decode(text, label.size)
 
 
-def _parts(pixels: BoolArray) -> Iterator[tuple[tuple[int, int, int, int], int]]:
-    """Yield (x0, y0, x1, y1) and the area of every connected part."""
+def _around_unknown(pixels: BoolArray) -> Iterator[Box]:
+    """Yield boxes around the connected parts of unknown pixels.
+
+    Parts that fill less than `FILLED` of their boxes, such as borders between regions, are cut by the `TILES`×`TILES`
+    tiles of the picture, each of which has a box.
+    """
+    (H, W), (numbered, parts) = pixels.shape, _parts(pixels)
+    thin = np.array([False, *(area < FILLED * (x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), area in parts)])
+    yield from (box for (box, _), cut in zip(parts, thin[1:], strict=True) if not cut)
+    left = thin[numbered]
+    for y0, y1 in pairwise(H * i // TILES for i in range(TILES + 1)):
+        for x0, x1 in pairwise(W * i // TILES for i in range(TILES + 1)):
+            if (tile := left[y0:y1, x0:x1]).any():
+                a, b, c, d = around(tile)
+                yield (x0 + a, y0 + b, x0 + c, y0 + d)
+
+
+def _parts(pixels: BoolArray) -> tuple[NDArray[np.int32], list[tuple[Box, int]]]:
+    """Return the number of each pixel's connected part, 0 for none, and (x0, y0, x1, y1) and the area of every part."""
     try:
         from scipy import ndimage
     except ImportError as error:
         raise ExpertError("column: connected parts need SciPy; pip install scipy") from error
     numbered, _ = ndimage.label(pixels, np.ones((3, 3)))
     areas = np.bincount(numbered.ravel())[1:].tolist()
-    for (rows, columns), area in zip(ndimage.find_objects(numbered), areas, strict=True):
-        yield (columns.start, rows.start, columns.stop, rows.stop), area
+    slices = ndimage.find_objects(numbered)
+    boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in slices]
+    return numbered, list(zip(boxes, areas, strict=True))

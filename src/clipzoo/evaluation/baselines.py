@@ -25,6 +25,7 @@ from clipzoo.evaluation.measure import Scored, rows
 from clipzoo.evaluation.probes.fitting import fit_all, targets
 from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.evaluation.probes.ridge import STRENGTHS
+from clipzoo.experts.calls import check_label, one_each, reason
 from clipzoo.tasks.base import Convention
 from clipzoo.types import ImageArray, View
 
@@ -94,8 +95,11 @@ def expert(
     test: Split,
     convention: Convention | None = None,
     batch: int = 16,
+    device: str = "cpu",
 ) -> Scored:
     """Score an expert on the images of a split, at their original size.
+
+    An image that it cannot label counts as unknown, and is listed in `Scored.failures`.
 
     Args:
         predict: images of one size, uint8 H×W×3 -> labels in the frame of each.
@@ -103,9 +107,11 @@ def expert(
         test: the split.
         convention: of the expert's labels; by default that of the truth.
         batch: the largest number of images in a call.
+        device: of the expert.
 
     Raises:
         PlanError: the classes of the expert are not those of the truth.
+        DeviceError: the GPU has failed.
         LabelError: its labels cannot be compared with this truth.
     """
     truth = test.truth[task]
@@ -115,9 +121,41 @@ def expert(
             f"{truth.convention.classes}. Class ids of two label spaces cannot be compared. Map the labels, or choose "
             "an expert with the classes of the truth"
         )
-    metric, whole = truth.task.metric(truth.convention), View.whole(truth.size)
-    labels = (truth.task.view(label, whole) for images in _batches(test, batch) for label in predict(images))
-    return Scored(task, test.keys, rows(metric, labels, truth.labels), metric, truth.convention)
+    metric, nothing = truth.task.metric(truth.convention), truth.task.unknown(truth.size, truth.convention)
+    failures: dict[str, str] = {}
+
+    def labels() -> Iterator[Any]:
+        batches = _batches(test, batch)
+        found = (label for images in batches for label in labeled(predict, truth, images, convention, device))
+        for key, label in zip(test.keys, found, strict=True):
+            if isinstance(label, Exception):
+                failures[key] = reason(label)
+            yield nothing if isinstance(label, Exception) else label
+
+    statistics = rows(metric, labels(), truth.labels)
+    return Scored(task, test.keys, statistics, metric, truth.convention, failures)
+
+
+def labeled(
+    predict: Predict,
+    truth: Truth,
+    images: Sequence[ImageArray],
+    convention: Convention | None = None,
+    device: str = "cpu",
+) -> list[object]:
+    """Return an expert's labels of images of one size, resampled to those of the truth.
+
+    An image that it cannot label has an exception instead. See `expert` for the arguments and errors.
+    """
+    whole = View.whole(truth.size)
+
+    def viewed(some: Sequence[ImageArray]) -> list[object]:
+        labels = predict(some)
+        for label in labels:
+            check_label(truth.task, label, convention or truth.convention)
+        return [truth.task.view(label, whole) for label in labels]
+
+    return one_each(viewed, images, device)
 
 
 def _batches(test: Split, batch: int) -> Iterator[list[ImageArray]]:

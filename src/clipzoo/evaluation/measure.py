@@ -9,7 +9,7 @@ import importlib
 import json
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -57,6 +57,7 @@ class Scored:
 
     ``group`` is the name of a task, "zero_shot", "retrieval" or "open_vocabulary". ``statistics`` is float64
     [N,S], with a row of zeros for an image without truth. ``keys`` holds the keys of the images in order.
+    ``failures`` holds the keys of images without a prediction, which count as unknown, and the reasons.
     """
 
     group: str
@@ -64,6 +65,7 @@ class Scored:
     statistics: Rows
     metric: Metric
     convention: Convention = field(default_factory=Convention)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.statistics.ndim == 2
@@ -86,11 +88,14 @@ class Scored:
         """Return the scores of the images with these keys, in the present order."""
         selected = set(keys)
         rows = [i for i, key in enumerate(self.keys) if key in selected]
-        return replace(self, keys=tuple(self.keys[i] for i in rows), statistics=self.statistics[rows])
+        failures = {key: reason for key, reason in self.failures.items() if key in selected}
+        keys = tuple(self.keys[i] for i in rows)
+        return replace(self, keys=keys, statistics=self.statistics[rows], failures=failures)
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` of plain arrays, atomically."""
-        about = json.dumps({"group": self.group, "convention": self.convention.to_json()})
+        failures = {"failures": dict(self.failures)} if self.failures else {}
+        about = json.dumps({"group": self.group, "convention": self.convention.to_json(), **failures})
         with files.atomic(path, exclusive=True) as partial, partial.open("wb") as file:
             np.savez_compressed(file, about=about, keys=np.array(self.keys, np.str_), statistics=self.statistics)
 
@@ -102,6 +107,7 @@ class Scored:
                 about: dict[str, Any] = json.loads(str(data["about"]))
                 keys, statistics = tuple(map(str, data["keys"])), data["statistics"].astype(np.float64)
             group, convention = str(about["group"]), Convention.from_json(about["convention"])
+            failures = dict(about.get("failures", {}))
             if statistics.ndim != 2 or len(keys) != len(statistics):
                 raise ValueError(f"{len(keys)} keys, statistics of shape {statistics.shape}")
         except DAMAGED as error:
@@ -109,7 +115,7 @@ class Scored:
                 f"{path} holds no scores ({error}). The file is damaged. Remove it and rerun `clipzoo eval`, which "
                 "measures again"
             ) from error
-        return cls(group, keys, statistics, metric_of(group, convention), convention)
+        return cls(group, keys, statistics, metric_of(group, convention), convention, failures)
 
 
 def metric_of(group: str, convention: Convention) -> Metric:

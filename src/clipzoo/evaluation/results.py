@@ -39,6 +39,14 @@ class GuardRecord(TypedDict):
     events: list[Event]
 
 
+class Unlabeled(TypedDict):
+    """Test images that the expert of a task cannot label, which count as unknown: their number and the first reason."""
+
+    images: int
+    of: int
+    first: str
+
+
 class NamedArm(TypedDict):
     """An arm of a subset of the columns: these columns, and the folder of its run in that of the whole run."""
 
@@ -116,6 +124,7 @@ class Results(Comparison, total=False):
     versions: Mapping[str, str]
     supervision: Mapping[str, object]
     trainings: Mapping[str, Mapping[str, TrainingRecord]]
+    expert_failures: Mapping[str, Mapping[str, Unlabeled]]
     guard: Mapping[str, Mapping[str, GuardRecord]]
     interpolation: Mapping[str, Mapping[str, Reported]]
 

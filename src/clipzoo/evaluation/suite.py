@@ -161,12 +161,12 @@ class Suite:
         return scored
 
     def baselines(
-        self, splits: Sequence[str], random_student: Encoder, experts: Mapping[str, Expert]
+        self, splits: Sequence[str], random_student: Encoder, experts: Mapping[str, Expert], device: str = "cpu"
     ) -> dict[str, dict[str, RowScores]]:
         """Fit each baseline once and return split -> baseline -> scores.
 
-        ``experts`` maps a task to its loaded expert. Experts with another convention than the truth, or with existing
-        labels of the training dataset only, have no row.
+        ``experts`` maps a task to its loaded expert, on ``device``. Experts with another convention than the truth, or
+        with existing labels of the training dataset only, have no row.
         """
         if not self.probed:
             return {split: {} for split in splits}
@@ -182,7 +182,7 @@ class Suite:
             scored = self.dense[split]
             scores[split] = {row: one.score(scored) for row, one in fitted.items()}
             scores[split]["expert"] = {
-                task: baselines.expert(expert.predict, task, scored, expert.card.convention, expert.batch_size)
+                task: baselines.expert(expert.predict, task, scored, expert.card.convention, expert.batch_size, device)
                 for task, expert in experts.items()
                 if self.comparable(task, expert.card.convention) and not expert.needs_sample
             }

@@ -1,11 +1,9 @@
-"""Options for running experts: precision, memory layout and threads; detection of out-of-memory errors."""
+"""Options for running experts: precision, memory layout and threads."""
 
 from __future__ import annotations
 
 import functools
-import gc
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +12,7 @@ from typing import Literal, ParamSpec, TypeVar, get_args
 import torch
 from torch.utils import _pytree as pytree
 
-from clipzoo.errors import ExpertError, brief
+from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert, ExpertCard
 
 P = ParamSpec("P")
@@ -23,9 +21,6 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|failed to allocate memory", re.IGNORECASE)
-"""Messages of torch's CPU allocator and ONNX Runtime, which have no exception class for this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +104,3 @@ def _cast(forward: Callable[P, R], device: str, precision: Precision) -> Callabl
         return singles
 
     return cast
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return True if an expert failed because the device or the machine is out of memory."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
-
-
-def device_lost(device: str) -> str:
-    """Return why this process cannot use its GPU anymore; "" if it can, or if it uses none.
-
-    ``device`` is that of an expert; for one on the CPU, torch's current GPU is asked.
-    After a failed assertion in a kernel or a memory error (ECC), CUDA fails in every later call of the process.
-    """
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch 2.14
-        return ""
-    try:
-        torch.cuda.synchronize(device if device.startswith("cuda") else None)
-    except RuntimeError as error:
-        return brief(error)
-    return ""
-
-
-def release() -> None:
-    """Free unused memory."""
-    gc.collect()
-    torch.cuda.empty_cache()  # does nothing without CUDA

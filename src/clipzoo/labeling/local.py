@@ -15,15 +15,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from clipzoo import files
-from clipzoo.errors import DeviceError, LabelError, RemoteError, SampleError
+from clipzoo.errors import LabelError, SampleError
 from clipzoo.experts.base import Expert, ExpertInput
+from clipzoo.experts.calls import one_each
 from clipzoo.labeling import inputs
 from clipzoo.labeling._batches import Batch, Batcher, decoded
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Meter, Progress
-from clipzoo.labeling._tuning import device_lost, out_of_memory, release
 from clipzoo.labeling.plan import Job, source_state
 from clipzoo.readers import Entry, Reader, prefetched, shard_fingerprint
 from clipzoo.readers.decode import Decoded
@@ -157,12 +158,18 @@ class Pass:
             self.batcher.add(ExpertInput(sample.key, sample.image, sample.caption, labels))
 
     def predict(self, batch: Batch) -> None:
-        """Label a batch. If it fails, label image by image, so that only the cause is a failure."""
+        """Label a batch. If it fails, label image by image, so that only the cause is a failure.
+
+        Raises:
+            DeviceError: the GPU has failed.
+        """
         self.stop.check()
         start = time.perf_counter()
+        pixels = batch[0].image.shape[0] * batch[0].image.shape[1]
+        most, shrink = partial(self.work.most, pixels), partial(self._shrink, pixels)
         try:
             with self.meter.time(self.work.column.name):
-                labels = self._call(batch)
+                labels = one_each(self.work.expert.predict_inputs, batch, self.work.device, most, shrink)
         finally:
             self.work.seconds += time.perf_counter() - start
         self.meter.labeled[self.work.column.name] += len(batch)
@@ -177,50 +184,14 @@ class Pass:
                 key, future = self.waiting.popleft()
                 self._write(key, future.result())
 
-    def _call(self, batch: Batch) -> list[object]:
-        """Return the labels of a batch, with an exception for each label that could not be made.
-
-        If memory runs out, the batch is halved. After any other error, images are labeled one by one.
-
-        Raises:
-            DeviceError: the GPU has failed.
-        """
-        pixels = batch[0].image.shape[0] * batch[0].image.shape[1]
-        size = min(len(batch), self.work.most(pixels))
-        if size == len(batch):
-            try:
-                return self._predicted(batch)
-            except RemoteError:  # a network failure ends the run; it is not a failure of the sample
-                raise
-            except Exception as error:  # foreign code may raise anything
-                if lost := device_lost(self.work.device):  # every later image would fail, whatever it shows
-                    raise DeviceError(_lost(lost)) from error
-                if size == 1:
-                    return [error.with_traceback(None)]  # its frames would keep images and tensors alive
-                full = out_of_memory(error)
-            size = self._shrunk(size // 2, pixels) if full else 1  # after the frames of the failed call are released
-        parts = [batch[i : i + size] for i in range(0, len(batch), size)]
-        return [label for part in parts for label in self._call(part)]
-
-    def _predicted(self, batch: Batch) -> list[object]:
-        labels = list(self.work.expert.predict_inputs(batch))
-        if len(labels) != len(batch):
-            raise ValueError(
-                f"predict returned {len(labels)} labels for {len(batch)} images; it must return one per image"
-            )
-        return labels
-
-    def _shrunk(self, size: int, pixels: int) -> int:
-        """Limit batches of images with ``pixels`` or more to ``size``, record it in ``runs.jsonl``, and return "
-        "``size``."""
-        release()
+    def _shrink(self, pixels: int, size: int) -> None:
+        """Limit batches of images with ``pixels`` or more to ``size``, and record it in ``runs.jsonl``."""
         self.work.limits[pixels] = size
         self.work.note(event=OUT_OF_MEMORY, shard=self.writer.shard, batch_size=size, pixels=pixels)
         log.warning(
             "%s: out of memory. Batches of images with %d pixels or more now have at most %d images",
             self.work.column.name, pixels, size,
         )  # fmt: skip
-        return size
 
     def _ready(self, label: object) -> Ready:
         start = time.perf_counter()
@@ -254,13 +225,6 @@ class Pass:
             self.writer.copy(key, *ready.label)
             self.work.labeled += 1
             self.work.budget.note()
-
-
-def _lost(why: str) -> str:
-    return (
-        f"the GPU of this process has failed ({why}), so that every later image would fail too. Rerun the command: "
-        "committed shards are kept, and this one is labeled again"
-    )
 
 
 def codecs(reader: Reader) -> ThreadPoolExecutor:

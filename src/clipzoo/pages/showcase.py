@@ -10,6 +10,7 @@ from PIL import Image
 
 from clipzoo.benchmarks import Split, Truth
 from clipzoo.evaluation.arms import RowScores
+from clipzoo.evaluation.baselines import labeled
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
 from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.experts import Expert
@@ -18,7 +19,7 @@ from clipzoo.models.segments import Segments
 from clipzoo.pages import words
 from clipzoo.pages.pictures import SIDE, PictureRow, cases, overlay
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.types import ImageArray, View
+from clipzoo.types import ImageArray
 
 
 def showcase(
@@ -154,8 +155,9 @@ def _row(
 
 
 def _prediction(expert: Expert, test: Split, index: int, truth: Truth) -> object:
-    """Return the expert's label of an image at its original size, resampled as for its score."""
-    return truth.task.view(expert.predict([test.images[index]])[0], View.whole(truth.size))
+    """Return the expert's label of an image at its original size, resampled as for its score; None if it fails."""
+    (label,) = labeled(expert.predict, truth, [test.images[index]], expert.card.convention)
+    return None if isinstance(label, Exception) else label
 
 
 def _headline(scored: Scored, index: int) -> str:

@@ -37,8 +37,10 @@ def takeaways(results: Results) -> list[Takeaway]:
 
 
 def notices(results: Results) -> list[str]:
-    """Return warnings to read before any number: arms below chance, gains below a baseline, tasks not measured."""
-    return [*_below_chance(results), *_below_baselines(results), *_unmeasured(results)]
+    """Return warnings to read before any number: arms below chance, gains below a baseline, tasks not measured, and
+    images that an expert cannot label.
+    """
+    return [*_below_chance(results), *_below_baselines(results), *_unmeasured(results), *_unlabeled(results)]
 
 
 def _below_chance(results: Results) -> list[str]:
@@ -95,6 +97,16 @@ def _unmeasured(results: Results) -> list[str]:
     return [
         f"Taught but not measured: {words.listed(missing)}. The effect of these labels on their own task is unknown: "
         "the benchmarks of evaluation have no true labels of it."
+    ]
+
+
+def _unlabeled(results: Results) -> list[str]:
+    """Return a sentence for each expert that cannot label some of the images on which it is scored."""
+    return [
+        f"The expert of {words.group_name(task)} has no label for {one['images']:,} of {one['of']:,} images of "
+        f"{split}. They count as unknown. The first: {one['first']}"
+        for split, tasks in results.get("expert_failures", {}).items()
+        for task, one in tasks.items()
     ]
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from clipzoo.benchmarks import Truth
 from clipzoo.evaluation import RowScores, TableScores, compare, open_vocabulary
+from clipzoo.evaluation.arms import CEILING
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
-from clipzoo.evaluation.results import GuardRecord, NamedArm, Results, TrainingRecord
+from clipzoo.evaluation.results import GuardRecord, NamedArm, Results, TrainingRecord, Unlabeled
 from clipzoo.evaluation.tradeoff import Reported
 from clipzoo.pages import PictureRow
 from clipzoo.pages.charts import Curves, Point
@@ -48,6 +49,8 @@ def compared(run: Run) -> Results:
     )
     results["supervision"] = supervised
     results["trainings"] = trainings_of(run)
+    if failures := expert_failures({split: rows.get(CEILING, {}) for split, (_, rows) in measured.items()}):
+        results["expert_failures"] = failures
     if named := named_arms_of(run):
         results["named_arms"] = named
     if guarded := guard_of(run):
@@ -55,6 +58,20 @@ def compared(run: Run) -> Results:
     if interpolated := interpolation_of(run):
         results["interpolation"] = interpolated
     return results
+
+
+def expert_failures(scores: Mapping[str, Mapping[int, RowScores]]) -> dict[str, dict[str, Unlabeled]]:
+    """Return split -> task -> the images that the expert cannot label, where there are any.
+
+    ``scores`` are split -> seed -> scores of the row "expert".
+    """
+    failures: dict[str, dict[str, Unlabeled]] = {}
+    for split, seeds in scores.items():
+        for task, scored in [pair for groups in seeds.values() for pair in groups.items() if pair[1].failures]:
+            key, reason = next(iter(scored.failures.items()))
+            one = Unlabeled(images=len(scored.failures), of=len(scored.keys), first=f"{key}: {reason}")
+            failures.setdefault(split, {})[task] = one
+    return failures
 
 
 def trained_arms(run: Run) -> list[str]:

@@ -134,9 +134,9 @@ class Scores:
     def _measure_baselines(self, splits: Sequence[str]) -> dict[str, dict[str, Groups]]:
         self.progress.stage("measuring the baselines")
         random_student = self.trainings.start(random=True).to(self.trainings.device).eval()
-        experts = self.loaded_experts()
+        experts, device = self.loaded_experts(), self.trainings.device
         rows = self.trainings.measured(
-            random_student, "random", lambda: self.suite.baselines(splits, random_student, experts)
+            random_student, "random", lambda: self.suite.baselines(splits, random_student, experts, device)
         )
         if any(rows.values()) and "clip-ft" in self.inputs.recipe.arms:
             self._add_more_labels(rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
@@ -19,6 +19,7 @@ from clipzoo.errors import LabelError, PluginError
 from clipzoo.types import ImageArray, View
 
 if TYPE_CHECKING:  # the table of a store needs no PyTorch, whose import takes seconds
+    from _typeshed import DataclassInstance
     from torch import Tensor
 
     from clipzoo.losses import InstalledLoss, LossPlugin
@@ -280,6 +281,12 @@ class Task(ABC, Generic[L]):
     @abstractmethod
     def predict(self, raw: Tensor, convention: Convention) -> list[L]:
         """Return the labels of a head's raw output [B,C,H,W], valid everywhere."""
+
+    def unknown(self, size: tuple[int, int], convention: Convention) -> L:
+        """Return a label of ``size`` (H, W) that is unknown everywhere; by default one with a field ``valid``."""
+        raw = self.oracle(self.collate([None], size), convention)
+        (label,) = self.predict(raw, convention)
+        return cast("L", replace(cast("DataclassInstance", label), valid=np.zeros(size, np.bool_)))
 
     # Judgment -----------------------------------------------------------------------------------------
 

@@ -209,6 +209,11 @@ class DetectionTask(Task[Detection]):
             found.append(label.take((label.boxes[:, 2:] > label.boxes[:, :2]).all(1)))
         return found
 
+    def unknown(self, size: tuple[int, int], convention: Convention) -> Detection:
+        """Return an ignored box around the whole frame."""
+        box = np.array([[0, 0, size[1], size[0]]], np.float32)
+        return Detection(size, box, np.zeros(1, np.uint16), np.ones(1, np.float32), np.ones(1, np.bool_))
+
     # Judgment -----------------------------------------------------------------------------------------
 
     def metric(self, convention: Convention) -> DetectionMetric:

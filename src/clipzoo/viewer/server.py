@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import json
 import secrets
+import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -64,14 +65,15 @@ class Viewer:
             self._server = _Server((host, port), self)
         except (OSError, OverflowError) as error:
             raise StoreError(
-                f"the viewer cannot listen on {host}:{port}: {error}. Give another --port, or 0 for any free one"
+                f"the viewer cannot listen on {_bracketed(host)}:{port}: {error}. Give another --port, or 0 for any "
+                "free one, or a --host of this machine"
             ) from error
         self.host, self.port = host, int(self._server.server_address[1])
 
     @property
     def address(self) -> str:
         """The address to open, with the token."""
-        return f"http://{self.host}:{self.port}/?token={self.token}"
+        return f"http://{_bracketed(self.host)}:{self.port}/?token={self.token}"
 
     def start(self) -> None:
         """Serve in a thread, and read captions and classes in another."""
@@ -107,7 +109,7 @@ class Viewer:
         """Return True if a request's ``Host`` names this server; any host if it does not listen on loopback only."""
         if not _is_loopback(self.host):
             return True
-        return host in {f"{name}:{self.port}" for name in (self.host, "127.0.0.1", "localhost", "[::1]")}
+        return host in {f"{name}:{self.port}" for name in (_bracketed(self.host), "127.0.0.1", "localhost", "[::1]")}
 
     # Answers -------------------------------------------------------------------------------------------------
 
@@ -193,6 +195,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], viewer: Viewer) -> None:
         self.viewer = viewer
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
 
@@ -300,7 +303,7 @@ def page(title: str) -> bytes:
     folder = Path(__file__).parent
     style = (folder.parent / "pages" / "style.css").read_text(encoding="utf-8")
     text = (folder / "page.html").read_text(encoding="utf-8")
-    return text.replace("/*style*/", style).replace("{{title}}", escape(title)).encode()
+    return text.replace("/*style*/", style).replace("{{title}}", escape(title)).encode("utf-8", "replace")
 
 
 def open_viewer(store: AnyPath | Place, data: AnyPath, host: str = "127.0.0.1", port: int = 0) -> Viewer:
@@ -311,6 +314,11 @@ def open_viewer(store: AnyPath | Place, data: AnyPath, host: str = "127.0.0.1", 
         DatasetError: the dataset cannot be read.
     """
     return Viewer(store, data, host, port)
+
+
+def _bracketed(host: str) -> str:
+    """Return a host as it is written in an address: an IPv6 address has brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

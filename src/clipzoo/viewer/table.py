@@ -87,9 +87,14 @@ class Table:
 
 
 def read_table(columns: Sequence[Column]) -> Table:
-    """Return the rows of all columns, joined by shard and key."""
+    """Return the rows of all columns, joined by shard and key; `StoreError` if no shard is labeled yet."""
     tables = [dict(column.tables()) for column in columns]
     shards = sorted(set[str]().union(*tables))
+    if not shards:
+        raise StoreError(
+            f"no shard is labeled yet in {', '.join(str(column.path) for column in columns)}, so there is nothing to "
+            "show. Shards are stored when they are complete: wait for the first one, or rerun `clipzoo label`"
+        )
     keys: list[pa.Array] = []
     parts: list[list[pa.Table]] = [[] for _ in columns]
     for shard in shards:
