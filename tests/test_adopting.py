@@ -72,8 +72,9 @@ def test_a_benchmark_that_cannot_be_read_removes_no_scores(short: Recipe, measur
     write_benchmark(tmp_path / "test", 8, 9)
     (tmp_path / "test" / "images" / "classnames.txt").write_text("one")
     before = state(measured)
+    run = Run(changed(short, arms=["clip"], evaluation={"test": str(tmp_path / "test")}), measured)
     with pytest.raises(ClipzooError):
-        verbs.evaluate(Run(changed(short, arms=["clip"], evaluation={"test": str(tmp_path / "test")}), measured))
+        verbs.evaluate(run)
     assert state(measured) == before
 
 
