@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipzoo import recipe, runs
+from clipzoo import files, recipe, runs
 from clipzoo.benchmarks import open_benchmark
 from clipzoo.benchmarks._published.depth import inside
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.scores import kept_scores
 from clipzoo.evaluation.zero_shot import METRIC
 from clipzoo.runs import verbs
-from clipzoo.runs.folder import Folder
+from clipzoo.runs.folder import Folder, SavedRecipe
 from test_full_layouts import COLUMNS, FRAME, ROWS, TRUE, colors, nyu  # noqa: F401
 from test_layouts import coco as coco  # a fixture
 from test_layouts import picture, png, text, voc  # noqa: F401
@@ -137,9 +137,11 @@ def test_more_labels_are_measured_once_clip_ft_is_an_arm(world: recipe.Recipe, t
 
 
 def test_another_number_of_pictures_keeps_all_scores(world: recipe.Recipe, tmp_path: Path) -> None:  # noqa: F811
-    folder = Folder(tmp_path)
-    for field, kept in (("pictures", True), ("open_vocabulary", True), ("test", False)):
-        (tmp_path / "arms").mkdir(exist_ok=True)
-        (tmp_path / "scores" / "clip").mkdir(parents=True, exist_ok=True)
-        folder.adopt(world, {f"evaluation.{field}": "2, not 3"})
-        assert (tmp_path / "scores" / "clip").exists() == kept
+    for value in ({"pictures": 3}, {"open_vocabulary": "sclip"}, {"test": None}):
+        scores = tmp_path / "scores" / "clip" / "0" / "done"
+        files.write(tmp_path / "arms" / "clip-ft" / "0" / "student" / "done", b"")
+        files.write(tmp_path / "recipe.yaml", world.to_yaml().encode())
+        files.write(scores, b"")
+        changed = world.model_copy(update={"evaluation": world.evaluation.model_copy(update=value)})
+        SavedRecipe(Folder(tmp_path), changed).adopt()
+        assert scores.exists() == ("test" not in value)

@@ -336,7 +336,7 @@ def changed(world: recipe.Recipe, **fields: Any) -> recipe.Recipe:
     """Return the recipe with changed fields."""
     values = world.model_dump(mode="json")
     for name, value in fields.items():
-        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+        values[name] = {**(values[name] or {}), **value} if isinstance(value, dict) else value
     return recipe.parse(values)
 
 
@@ -353,13 +353,13 @@ def test_fields_that_no_trained_arm_depends_on_may_change(finished: Path, world:
     shutil.copytree(finished, out)
     (out / ".lock").unlink(missing_ok=True)
     free = changed(world, seeds=[0, 1, 2], arms=["clip", "clipzoo"], training={"workers": 1, "checkpoint_every": 5})
-    workspace.Run(free, out)
+    workspace.Run(free, out).adopt()
     assert recipe.load(out / "recipe.yaml", trust=True) == free
     assert (out / "plan.arrow").exists()
     assert (out / "scores" / "clip" / "0" / "done").exists()
     write_benchmark(tmp_path / "heldout", 8, 9)
-    workspace.Run(changed(world, evaluation={"heldout": str(tmp_path / "heldout")}), out)
-    assert not (out / "scores").exists(), "they are of other measurements"
+    workspace.Run(changed(world, evaluation={"heldout": str(tmp_path / "heldout")}), out).adopt()
+    assert not [*(out / "scores").iterdir()], "they are of other measurements"
     for choosing in ({"evaluation": {"label_stride": 4}}, {"seeds": [1, 0]}):
         with pytest.raises(CheckpointError, match="another recipe"):
             workspace.Run(changed(world, **choosing), out)
@@ -464,7 +464,8 @@ def test_changed_labels_are_joined_again_until_an_arm_is_trained(world: recipe.R
     column.finish()
     with pytest.raises(ClipzooError, match="no label of"):
         _ = workspace.Run(world, tmp_path).plan
-    (tmp_path / "arms").mkdir()
+    (tmp_path / "arms" / "clipzoo").mkdir(parents=True)
+    (tmp_path / "arms" / "clipzoo" / "rates.json").write_text("{}")
     with pytest.raises(CheckpointError, match=f"{name} changed since"):
         _ = workspace.Run(world, tmp_path).plan
 

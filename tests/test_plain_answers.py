@@ -65,6 +65,7 @@ def run(tiny_clip: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "recipe.yaml").write_text(whole.to_yaml())
     for seed in (3, 7):
         Student.create(tiny_clip, specs=SPECS).save(root / "arms" / "clipzoo" / str(seed) / "student")
+        (root / "arms" / "clipzoo" / str(seed) / "student" / "done").touch()
     folder = root / "ablations" / "only-depth--x"
     Student.create(tiny_clip, specs={"depth/x": SPECS["depth/x"]}).save(folder / "arms" / "clipzoo" / "3" / "student")
     (folder / "recipe.yaml").write_text(part.to_yaml())

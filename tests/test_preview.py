@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from clipzoo import recipe
+from clipzoo import files, recipe
 from clipzoo.cli import app
 from clipzoo.data import TrainingSet, Viewing, loader
 from clipzoo.errors import CheckpointError, ClipzooError, PlanError
@@ -114,7 +114,7 @@ def test_a_folder_of_another_recipe_is_refused(values: dict[str, Any], tmp_path:
     parsed = recipe.parse(values)
     (tmp_path / "recipe.yaml").write_text(parsed.model_copy(update={"max_samples": 40}).to_yaml())
     preview(parsed, tmp_path)  # as long as nothing was trained by it
-    (tmp_path / "arms").mkdir()
+    files.write(tmp_path / "arms" / "clip-ft" / "0" / "student" / "done", b"")
     with pytest.raises(ClipzooError, match="another recipe"):
         preview(parsed, tmp_path)
 

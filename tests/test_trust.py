@@ -142,7 +142,7 @@ def test_a_run_that_began_before_code_was_asked_about_goes_on(dataset: Path, tin
     wanted = recipe.parse(values_of(dataset, tiny_clip))
     pipeline.train(workspace.Run(wanted, tmp_path), "clip-ft", 0)
     student = wanted.student.model_copy(update={"trust_remote_code": True})
-    workspace.Run(wanted.model_copy(update={"student": student}), tmp_path)
+    workspace.Run(wanted.model_copy(update={"student": student}), tmp_path).adopt()
 
 
 # A recipe's code ---------------------------------------------------------------------------------------------

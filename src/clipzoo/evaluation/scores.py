@@ -1,4 +1,4 @@
-"""Scores on disk, with the identity of their benchmarks; they are measured again if a benchmark has changed."""
+"""Scores on disk, with the identity of benchmarks and student; they are measured again if one of them has changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.measure import Scored
 
 DONE = "done"
-"""The file that is written last: the identity of the benchmarks, and the names of the scores."""
+"""The file that is written last: the identity of benchmarks and student, and the names of the scores."""
+STUDENT = "student"
+"""The name of the student's digest in an identity; scores of earlier versions, which have none, count as up to date."""
 
 
 def kept_scores(
@@ -27,7 +29,7 @@ def kept_scores(
     Args:
         folder: of one arm and seed, or of one split of the baselines.
         measure: returns row -> group -> scores.
-        identity: the preset, and split -> identity of its benchmark.
+        identity: the preset, `STUDENT`, and split -> identity of its benchmark.
         say: is called with the reason if existing scores are measured again.
     """
     scores, reason = _current(folder, identity)
@@ -56,6 +58,7 @@ def _current(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str, dict[
         measured, names = dict(record["identity"]), [str(name) for name in record["scores"]]
     except (ValueError, KeyError, TypeError):
         return None, "their benchmark is not recorded"
+    measured = {STUDENT: identity.get(STUDENT)} | measured
     changed = [name for name in identity if measured.get(name) != identity[name]]
     if changed:
         return None, f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed"

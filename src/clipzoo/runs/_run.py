@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader
 from clipzoo.recipe import ColumnRecipe, Recipe
 from clipzoo.runs.before.preflight import check_prompted, check_splits
-from clipzoo.runs.folder import Folder
+from clipzoo.runs.folder import Folder, SavedRecipe
 from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.interpolation import BEST, Interpolations
 from clipzoo.runs.scores import Scores
@@ -33,6 +33,8 @@ from clipzoo.training.updates import exact
 
 class Run:
     """A recipe and its folder. Everything is made at first use and reused by later calls and processes.
+
+    The folder gets the recipe, and loses what no longer belongs to it, under its lock, before the first other change.
 
     Args:
         recipe: complete.
@@ -71,12 +73,10 @@ class Run:
         if self.folder.base:
             self.folder.base.check(recipe, self.folder.path)
         self.inputs = Inputs(recipe, self.folder, self.progress)
-        changed = self.folder.differences(recipe, self.inputs.check_names)
+        self._saved = SavedRecipe(self.folder, recipe, self.inputs.check_names)
         self.trainings = Trainings(self.inputs, device)
-        if changed is None or changed:
+        if self._saved.outdated and ranks.is_main():
             self._preflight()
-            if scratch is None:
-                self.folder.adopt(recipe, changed or {})
 
     def _preflight(self) -> None:
         """Find mistakes of a new recipe before hours of labeling and training."""
@@ -119,6 +119,7 @@ class Run:
         """Return the run of a subset of the columns, which takes data, labels and the arms without labels from this."""
         if not variant.folder:
             return self
+        self.adopt()
         folder = self.variant_folder(variant)
         folder.share(self.folder, ["clip", "clip-ft"] if "clip-ft" in self.recipe.arms else ["clip"], rates=True)
         values = self.recipe.model_dump(mode="json")
@@ -138,9 +139,22 @@ class Run:
             self._named[arm] = self.variant(self._variant(arm))
         return self._named[arm]
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Hold the lock of the folder in a ``with`` block; `CheckpointError` if another process holds it."""
-        return self.folder.writing()
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock of the folder in a ``with`` block.
+
+        Raises:
+            CheckpointError: another process holds it, or has changed the recipe since this run was opened.
+        """
+        with self.folder.writing():
+            self._saved.check()
+            yield
+
+    def adopt(self) -> None:
+        """Write the recipe into the folder, unless it has it; errors as of `writing`. A dry run writes nothing."""
+        if self._saved.outdated and self.folder.scratch is None:
+            with self.writing():
+                self._saved.adopt()
 
     @property
     def reader(self) -> Reader:
@@ -170,6 +184,7 @@ class Run:
     @property
     def plan(self) -> Plan:
         """Images joined with labels; `CheckpointError` if these changed after arms were trained on them."""
+        self.adopt()
         return self.inputs.plan
 
     def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
@@ -178,6 +193,7 @@ class Run:
 
     def train(self, arm: str, seed: int) -> Student:
         """Return the trained student of an arm and seed; train it first if necessary."""
+        self.adopt()
         if run := self.named(arm):
             with run.writing():
                 return run.train("clipzoo", seed)
@@ -185,6 +201,7 @@ class Run:
 
     def rate(self, arm: str) -> float:
         """Return the learning rate of a trained arm; that of a named arm is that of ``clipzoo``."""
+        self.adopt()
         return self.trainings.rate("clipzoo" if arm in self.recipe.named_arms else arm)
 
     def remaining(self) -> list[tuple[str, int]]:
@@ -213,6 +230,7 @@ class Run:
 
     def scores(self, arm: str, seed: int) -> Mapping[str, Mapping[str, Scored]]:
         """Return split -> group -> scores of a trained arm, or of an interpolated one such as ``clipzoo-best``."""
+        self.adopt()
         if arm.endswith(BEST):
             return self.interpolations.scores(arm.removesuffix(BEST), seed)
         if run := self.named(arm):
@@ -222,4 +240,5 @@ class Run:
 
     def baselines(self, splits: Sequence[str]) -> dict[str, dict[str, dict[str, Scored]]]:
         """Return split -> baseline -> group -> scores."""
+        self.adopt()
         return self.measured.baselines(splits)

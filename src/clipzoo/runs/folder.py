@@ -30,6 +30,7 @@ from pathlib import Path
 from clipzoo import files
 from clipzoo import recipe as recipes
 from clipzoo.errors import CheckpointError
+from clipzoo.evaluation.scores import DONE
 from clipzoo.files import AnyPath, locked
 from clipzoo.recipe import Recipe, TrainingRecipe
 from clipzoo.training import ended
@@ -131,8 +132,9 @@ class Folder:
 
     @property
     def trained(self) -> bool:
-        """True if the training of an arm has started."""
-        return (self.path / "arms").exists()
+        """True if there is a student, the checkpoint of a training, or the trial of a learning rate."""
+        arms = self.path / "arms"
+        return any(any(arms.glob(f"*/{name}")) for name in ("*/student/done", "*/checkpoint.pt", "rates.json"))
 
     def arm(self, arm: str) -> Path:
         """Return the folder of an arm."""
@@ -160,7 +162,7 @@ class Folder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the lock of the folder; calls may be nested.
+        """Hold the lock of the folder, which is created if it is missing; calls may be nested.
 
         Raises:
             CheckpointError: another process holds it.
@@ -168,50 +170,13 @@ class Folder:
         if self._locked:
             yield
             return
+        files.make_folder(self.path)
         with locked(self.path, CheckpointError, "two runs in one folder would overwrite each other"):
             self._locked = True
             try:
                 yield
             finally:
                 self._locked = False
-
-    def differences(
-        self, recipe: Recipe, check: Callable[[Sequence[str]], None] = lambda fields: None
-    ) -> Mapping[str, str] | None:
-        """Return field -> difference between the recipe of the folder and another one; None if the folder has none.
-
-        Args:
-            recipe: the other one.
-            check: raises if a value of these fields is a mistake, which is then the reason for the difference.
-
-        Raises:
-            CheckpointError: a trained arm depends on one of the fields.
-        """
-        if not self.recipe.exists():
-            return None
-        changed = recipes.load(self.recipe, trust=True).differences(recipe)
-        binding = [name for name in changed if binds(name, recipe)] if self.trained else []
-        if binding:
-            check(binding)
-            lines = "\n".join(f"  {name}: {changed[name]}" for name in binding)
-            raise CheckpointError(
-                f"{self.path} holds arms that were trained with another recipe. It has\n{lines}\n"
-                "Give another --out, or delete the folder to start over"
-            )
-        return changed
-
-    def adopt(self, recipe: Recipe, changed: Mapping[str, str]) -> None:
-        """Write a recipe into the folder, and remove the plan and scores that no longer belong to it.
-
-        Labels are kept: a store records itself which dataset and expert they are of.
-        """
-        files.make_folder(self.path)
-        if not self.trained:
-            for name in ("plan.arrow", "plan.parquet"):
-                (self.path / name).unlink(missing_ok=True)
-        if not self.trained or any(name.startswith("evaluation.") and name not in APART for name in changed):
-            shutil.rmtree(self.path / "scores", ignore_errors=True)
-        files.write(self.recipe, recipe.to_yaml().encode())
 
 
 @dataclass(frozen=True)
@@ -233,7 +198,7 @@ class Base:
         if "clip-ft" not in self.arms:
             return
         changed = recipes.load(self.folder.recipe, trust=True).differences(recipe)
-        lines = "\n".join(f"  {name}: {text}" for name, text in changed.items() if not name.startswith(UNSHARED))
+        lines = _lines({name: text for name, text in changed.items() if not name.startswith(UNSHARED)})
         if lines:
             raise CheckpointError(
                 f"{path} takes {', '.join(self.arms)} from the run {self.folder.path}, whose recipe differs in more "
@@ -246,6 +211,90 @@ class Base:
                 f"{path} takes clip-ft from the run {self.folder.path}, which has not trained it with seed "
                 f"{untrained[0]}: run `clipzoo train {self.folder.path} --arm clip-ft --seed {untrained[0]}` first"
             )
+
+
+class SavedRecipe:
+    """The recipe in the folder of a run, compared with that with which the run was opened.
+
+    Nothing is written before `adopt`, so a command that is refused or fails its checks changes nothing.
+
+    Args:
+        folder: of the run.
+        recipe: of the run.
+        check: raises if a value of these fields is a mistake, which is then the reason for a difference.
+
+    Raises:
+        CheckpointError: a trained arm depends on a field in which the recipes differ.
+    """
+
+    def __init__(
+        self, folder: Folder, recipe: Recipe, check: Callable[[Sequence[str]], None] = lambda fields: None
+    ) -> None:
+        self._folder, self._recipe = folder, recipe
+        self._text = self._read()
+        self._changed = self._differences(check)
+
+    @property
+    def outdated(self) -> bool:
+        """True if the folder has another recipe, or none."""
+        return self._changed is None or bool(self._changed)
+
+    def check(self) -> None:
+        """Raise `CheckpointError` if the folder got another recipe since the run was opened; call it under the lock."""
+        text = self._read()
+        if text == self._text:
+            return
+        changed = self._differences()
+        if changed:
+            raise CheckpointError(
+                f"{self._folder.recipe} was changed by another command after this one had read it. It has\n"
+                f"{_lines(changed)}\nRerun the command, or in Python open the run again"
+            )
+        self._text, self._changed = text, changed
+
+    def adopt(self) -> None:
+        """Write the recipe into the folder, and remove the plan and scores that no longer belong to it; under the lock.
+
+        Labels are kept: a store records itself which dataset and expert they are of. A folder without a recipe was not
+        that of a run, so all of its files are kept.
+        """
+        if self._changed is not None:
+            self._remove(self._changed)
+        files.write(self._folder.recipe, self._recipe.to_yaml().encode())
+        self._text, self._changed = self._read(), {}
+
+    def _remove(self, changed: Mapping[str, str]) -> None:
+        path, trained = self._folder.path, self._folder.trained
+        if not trained:
+            for name in ("plan.arrow", "plan.parquet"):
+                (path / name).unlink(missing_ok=True)
+        if not trained or any(name.startswith("evaluation.") and name not in APART for name in changed):
+            for row in (path / "scores").glob("*"):
+                if any(row.rglob(DONE)):  # others were not written by a run
+                    shutil.rmtree(row, ignore_errors=True)
+
+    def _read(self) -> bytes | None:
+        return self._folder.recipe.read_bytes() if self._folder.recipe.exists() else None
+
+    def _differences(self, check: Callable[[Sequence[str]], None] = lambda fields: None) -> Mapping[str, str] | None:
+        """Return field -> difference between the recipe of the folder and that of the run; None if it has none."""
+        folder = self._folder
+        if not folder.recipe.exists():
+            return None
+        changed = recipes.load(folder.recipe, trust=True).differences(self._recipe)
+        binding = [name for name in changed if binds(name, self._recipe)] if folder.trained else []
+        if binding:
+            check(binding)
+            raise CheckpointError(
+                f"{folder.path} holds arms that were trained with another recipe. It has\n"
+                f"{_lines({name: changed[name] for name in binding})}\nGive another --out, or delete "
+                f"{folder.path / 'arms'} to train all arms again with this recipe; labels are kept"
+            )
+        return changed
+
+
+def _lines(changed: Mapping[str, str]) -> str:
+    return "\n".join(f"  {name}: {text}" for name, text in changed.items())
 
 
 def binds(field: str, recipe: Recipe) -> bool:

@@ -16,7 +16,7 @@ from clipzoo.data import entry_of
 from clipzoo.errors import ClipzooError
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
 from clipzoo.evaluation.probes.probe import Probes
-from clipzoo.evaluation.scores import kept_scores
+from clipzoo.evaluation.scores import STUDENT, kept_scores
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.models import Student
@@ -78,8 +78,13 @@ class Scores:
             student, probes = self._probed(arm, seed)
             return self._measured(student, arm, seed, lambda: self.suite.measure(student, splits, probes))
 
-        kept = self.kept(self.inputs.folder.scores(arm, seed), measure, splits)
-        return self.with_prompted(kept, arm, seed, lambda: self.trainings.train(arm, seed))
+        identity = self.identity(arm, seed)
+        kept = self.kept(self.inputs.folder.scores(arm, seed), measure, splits, identity)
+        return self.with_prompted(kept, arm, seed, lambda: self.trainings.train(arm, seed), identity)
+
+    def identity(self, arm: str, seed: int) -> dict[str, str]:
+        """Return the name and value that scores of a trained arm belong to; those of ``clip`` have none."""
+        return {STUDENT: self.trainings.digest(arm, seed)} if arm in TRAINED else {}
 
     def with_prompted(
         self,
@@ -127,6 +132,8 @@ class Scores:
             possible = "clip-ft" in self.inputs.recipe.arms and self.suite.probed and split in self.suite.dense
             # measured before clip-ft was an arm: scores that have the row need no record of it
             extra = {"more_labels": "of clip-ft"} if possible and not (folder / "more_labels").exists() else {}
+            if possible:
+                extra |= self.identity("clip-ft", self.inputs.recipe.seeds[0])
             return self.kept(folder, lambda: measure()[split], [split], extra)
 
         return {split: kept(split) for split in splits}
@@ -210,7 +217,7 @@ class Scores:
         splits: Sequence[str],
         extra: Mapping[str, str] | None = None,
     ) -> dict[str, dict[str, Scored]]:
-        """Return the scores in a folder; measure them again if they are of other benchmarks or another preset.
+        """Return the scores in a folder; measure them again if they are of other benchmarks, preset or student.
 
         Args:
             folder: of the scores.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from clipzoo.errors import DivergedError
 from clipzoo.evaluation import zero_shot
 from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.suite import Suite
+from clipzoo.experts.base import sha256
 from clipzoo.models import Student
 from clipzoo.recipe import Recipe
 from clipzoo.runs import guarding
@@ -27,6 +28,8 @@ from clipzoo.training import train as train_job
 from clipzoo.training.processes import ranks, spread
 
 T = TypeVar("T")
+WEIGHTS = "open_clip_model.safetensors"
+"""The file of the weights in the folder of a student."""
 
 DIVERGED = {"criterion": -1.0}
 """The scores of a trial that diverged: below any that is measured."""
@@ -111,6 +114,13 @@ class Trainings:
     def trained(self, arm: str, seed: int) -> Student | None:
         """Return the student of a finished training, else None; `CheckpointError` if it is damaged."""
         return finished(self.folder.training(arm, seed), self.device, self.recipe.student.trust_remote_code)
+
+    def digest(self, arm: str, seed: int) -> str:
+        """Return the SHA-256 of the weights of an arm and seed; train it first if necessary."""
+        folder = self.folder.training(arm, seed)
+        if not ended(folder) or not (folder / "student" / WEIGHTS).is_file():  # the error of a damaged student
+            self.train(arm, seed)
+        return digest(folder / "student")
 
     def remaining(self) -> list[tuple[str, int]]:
         """Return (arm, seed) of the recipe's trainings that are not finished."""
@@ -210,6 +220,18 @@ class Trainings:
             scored = zero_shot.evaluate(student, self.suite.zero_shot["validation"])
             for name, value in scored.compute().items():
                 yield f"validation/{name}", value
+
+
+@cache
+def _of_state(path: Path, size: int, time: int) -> str:
+    return sha256(path)
+
+
+def digest(student: Path) -> str:
+    """Return the SHA-256 of the weights in a student's folder, computed once for each state of the file."""
+    path = student / WEIGHTS
+    state = path.stat()
+    return _of_state(path, state.st_size, state.st_mtime_ns)
 
 
 def seeds_of(recipe: Recipe, arm: str) -> tuple[int, ...]:

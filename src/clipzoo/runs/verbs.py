@@ -1,6 +1,6 @@
 """The verbs of a run: label, train, interpolate, evaluate, report, run, export, push.
 
-Each resumes where an earlier call stopped.
+Each resumes where an earlier call stopped. The folder gets the recipe after the checks of a verb (`Run.adopt`).
 """
 
 from __future__ import annotations
@@ -63,13 +63,15 @@ def _locked(verb: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run,
 def label(run: Run) -> Store:
     """Let the recipe's experts label its dataset; existing labels are kept. Returns the store."""
     inputs, settings = run.inputs, run.recipe.labeling
-    if not inputs.labelers:
+    labelers = inputs.labelers
+    run.adopt()
+    if not labelers:
         return inputs.store
     if unlabeled := inputs.unlabeled():
         run.progress.stage(f"labeling {run.recipe.location}: {', '.join(unlabeled)}")
     label_dataset(
         inputs.dataset,
-        inputs.labelers,
+        labelers,
         str(inputs.store.root),
         device=run.device,
         batch_size=settings.batch_size,
@@ -88,6 +90,7 @@ def label(run: Run) -> Store:
 def train(run: Run, arm: str, seed: int) -> Path:
     """Label, then train one arm, unless it is trained already. Returns the folder of the student."""
     check_arm(arm, "train", (*TRAINED, *run.recipe.named_arms))
+    run.adopt()
     if named := run.named(arm):
         run.progress.stage(f"{arm}: captions and pseudo-labels of {', '.join(named.specs)}")
         return train(named, "clipzoo", seed)
@@ -112,6 +115,10 @@ def interpolate(run: Run) -> dict[str, dict[int, Tradeoff]]:
     sweeps = run.interpolations
     assert sweeps.settings
     sweeps.check()
+    for arm in sweeps.arms:
+        for seed in run.recipe.seeds:
+            sweeps.check_trained(arm, seed)
+    run.adopt()
     return {arm: {seed: sweeps.sweep(arm, seed) for seed in run.recipe.seeds} for arm in sweeps.arms}
 
 
@@ -125,6 +132,8 @@ def evaluate(run: Run) -> Path:
     check_measurable(run.recipe)
     if run.recipe.interpolation:
         run.interpolations.check()
+    _ = run.suite  # a benchmark that cannot be read is an error before scores of another one are removed
+    run.adopt()
     remaining = run.remaining()
     if remaining:
         run.progress.stage(f"training these arms before measuring: {describe(remaining)}")
@@ -143,6 +152,7 @@ def report(run: Run) -> Path:
     """
     if not run.folder.results.exists():
         raise CheckpointError(f"{run.out} has no results.json: run `clipzoo eval {run.out}` first")
+    run.adopt()
     run.progress.stage("writing the page")
     results = json.loads(run.folder.results.read_text(encoding="utf-8"))
     return write_page(
@@ -197,6 +207,7 @@ def export(
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
     source = replace(_source(run, arm, seed, heads), place=folder.as_posix())
+    run.adopt()
     return folder, sentence(export_student(to, source, folder))
 
 
@@ -241,6 +252,7 @@ def push(
         check_login()
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     source = replace(_source(run, arm, seed, heads), place=repository, hub=True)
+    run.adopt()
     with TemporaryDirectory(prefix=".push-", dir=run.out) as scratch:
         folder = Path(scratch, "student")
         export_student(to, source, folder)

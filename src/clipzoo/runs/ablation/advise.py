@@ -87,6 +87,7 @@ def advise(run: Run, budget: Budget | None = None) -> Path:
     budget = budget or Budget()
     with run.writing():
         small = _small(run, budget)
+        run.adopt()
         with small.writing():
             verbs.label(small)
             scores = {"clip-ft": _scores(small, "clip-ft", small)}
@@ -122,7 +123,9 @@ def _scores(small: Run, row: str, run: Run) -> RowScores:
         return small.suite.measure(run.train(arm, seed), [SPLIT])
 
     with run.writing():
-        return run.measured.kept(run.folder.path / "scores" / "advice" / arm, measure, [SPLIT])[SPLIT]
+        run.adopt()
+        folder, identity = run.folder.path / "scores" / "advice" / arm, run.measured.identity(arm, seed)
+        return run.measured.kept(folder, measure, [SPLIT], identity)[SPLIT]
 
 
 def _results(run: Run, small: Run, scores: Mapping[str, RowScores], alone: Sequence[Variant]) -> AdviceResults:

@@ -8,6 +8,7 @@ from functools import cache
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.probes.probe import Probes
+from clipzoo.evaluation.scores import STUDENT
 from clipzoo.evaluation.tradeoff import Tradeoff, tradeoff
 from clipzoo.models import Student
 from clipzoo.recipe import InterpolationRecipe
@@ -18,12 +19,12 @@ from clipzoo.runs.interpolation.sweep import (
     Splits,
     between,
     check_suite,
-    digest,
     sweep,
     write_best,
     write_record,
 )
 from clipzoo.runs.scores import Scores
+from clipzoo.runs.trainings import digest
 from clipzoo.training import ended
 
 
@@ -59,6 +60,14 @@ class Interpolations:
         """Raise `RecipeError` if validation cannot choose a student."""
         check_suite(self.suite, "evaluation.")
 
+    def check_trained(self, arm: str, seed: int) -> None:
+        """Raise `CheckpointError` unless the training of an arm and seed has ended."""
+        if not ended(self.folder.training(arm, seed)):
+            raise CheckpointError(
+                f"{self.folder.path} has no trained student of the arm {arm!r} with seed {seed}, so there is nothing "
+                f"to interpolate: run `clipzoo train {self.folder.path} --arm {arm} --seed {seed}` first"
+            )
+
     def student(self, arm: str, seed: int) -> Student:
         """Return the interpolated student that validation chose."""
         return self._between(arm, seed)(self.sweep(arm, seed).best.alpha)
@@ -87,12 +96,8 @@ class Interpolations:
 
     def _sweep(self, arm: str, seed: int) -> Tradeoff:
         """Measure every α on validation, and write the chosen student and the record."""
+        self.check_trained(arm, seed)
         folder = self.folder.training(arm, seed)
-        if not ended(folder):
-            raise CheckpointError(
-                f"{self.folder.path} has no trained student of the arm {arm!r} with seed {seed}, so there is nothing "
-                f"to interpolate: run `clipzoo train {self.folder.path} --arm {arm} --seed {seed}` first"
-            )
         student = self._between(arm, seed)
 
         def kept(alpha: float, measure: Callable[[], Splits]) -> Splits:
@@ -111,7 +116,7 @@ class Interpolations:
         return found
 
     def _identity(self, arm: str, seed: int, alpha: float) -> dict[str, str]:
-        return {"student": digest(self.folder.training(arm, seed) / "student"), "alpha": f"{alpha:g}"}
+        return {STUDENT: digest(self.folder.training(arm, seed) / "student"), "alpha": f"{alpha:g}"}
 
     def _between(self, arm: str, seed: int) -> Between:
         @cache

@@ -17,7 +17,8 @@ from clipzoo.models import Student
 from clipzoo.progress import Progress
 from clipzoo.recipe import InterpolationRecipe
 from clipzoo.runs.before.preflight import check_locations
-from clipzoo.runs.interpolation.sweep import RECORD, WEIGHTS, Splits, between, digest, sweep, write_best, write_record
+from clipzoo.runs.interpolation.sweep import RECORD, Splits, between, sweep, write_best, write_record
+from clipzoo.runs.trainings import WEIGHTS, digest
 
 
 def interpolate_pair(

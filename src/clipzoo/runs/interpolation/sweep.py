@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 
 from clipzoo import files
@@ -18,7 +17,6 @@ from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.evaluation.suite import Suite
 from clipzoo.evaluation.tradeoff import MEASURES, Tradeoff, tradeoff
-from clipzoo.experts.base import sha256
 from clipzoo.models import Student, interpolated
 from clipzoo.progress import Progress
 from clipzoo.recipe import InterpolationRecipe
@@ -26,7 +24,6 @@ from clipzoo.recipe import InterpolationRecipe
 BEST = "-best"
 """End of the name of an interpolated arm."""
 RECORD, DONE = "interpolation.json", "done"
-WEIGHTS = "open_clip_model.safetensors"
 
 Splits = Mapping[str, RowScores]
 """Split -> scores of a student."""
@@ -112,15 +109,3 @@ def write_best(folder: Path, found: Tradeoff, student: Between, identity: Mappin
 def write_record(path: Path, found: Tradeoff) -> None:
     """Write ``interpolation.json``."""
     files.write(path, json.dumps(found.to_json(), indent=1).encode())
-
-
-@cache
-def _of_state(path: Path, size: int, time: int) -> str:
-    return sha256(path)
-
-
-def digest(student: Path) -> str:
-    """Return the SHA-256 of the weights in a student's folder, computed once for each state of the file."""
-    path = student / WEIGHTS
-    state = path.stat()
-    return _of_state(path, state.st_size, state.st_mtime_ns)
