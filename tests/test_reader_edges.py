@@ -352,5 +352,5 @@ def test_names_of_captions_change_no_fingerprint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["datasets: {a: 2024-02-30}", 'datasets: {a: !!int "x"}', "datasets: [1, 2]"])
 def test_a_list_of_datasets_that_is_no_sound_yaml_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "all.yaml").write_text(text)
-    with pytest.raises(DatasetError, match="cannot read|names no datasets"):
+    with pytest.raises(DatasetError, match=r"cannot read|names no datasets"):
         open_dataset(str(tmp_path / "all.yaml"))
