@@ -279,7 +279,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state = load_file(start / "open_clip_model.safetensors")
     state["logit_scale"] = torch.tensor(float("nan"))
     save_file(state, start / "open_clip_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"not finite in 1 tensors \(logit_scale\)"):
+    with pytest.raises(CheckpointError, match=r"not finite in 1 tensor \(logit_scale\)"):
         Student.create(f"local-dir:{start}")
 
 

@@ -139,7 +139,7 @@ def _of_channels(value: object) -> list[float] | None:
 
 def _value(processor: BaseImageProcessor, name: str) -> object:
     value = getattr(processor, name, None)
-    if not hasattr(value, "items"):
+    if value is None or not hasattr(value, "items"):
         return value
     return {key: side for key, side in value.items() if side is not None}
 

@@ -168,7 +168,7 @@ def _check_tensors(folder: Path, expected: Mapping[str, Tensor], state: Mapping[
             if expected[name].shape != state[name].shape and expected[name].numel() + state[name].numel() > 2
         },
     }
-    found = [f"{len(names)} {kind} ({_several(names)})" for kind, names in different.items() if names]
+    found = [f"{len(names)} {how} ({_several(names)})" for how, names in different.items() if names]
     if found:
         raise CheckpointError(
             f"{folder} cannot be converted to OpenCLIP: its tensors are not those of its config.json: "

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipzoo.errors import CheckpointError, brief
+from clipzoo.errors import CheckpointError, brief, counted
 
 INSIDE = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which trainers save the weights, next to the optimizer and the step."""
@@ -71,7 +71,7 @@ def _check_finite(path: Path, state: Mapping[str, Tensor], model: nn.Module) -> 
     wrong = [name for name, _ in model.named_parameters() if not state[name].isfinite().all()]
     if wrong:
         raise CheckpointError(
-            f"{path} has values that are not finite in {_several(f'{len(wrong)} tensors', wrong)}: the training of "
+            f"{path} has values that are not finite in {_several(counted(len(wrong), 'tensor'), wrong)}: the training of "
             "these weights diverged, or the file is damaged. Give an earlier checkpoint, or copy the file again"
         )
 
