@@ -57,22 +57,23 @@ def fit(model: nn.Module, path: Path, name: str) -> None:
                 f"{path} has no weights of {name} in the format of big_vision ({brief(error)}). Give weights of this "
                 "model"
             ) from error
-        _check_finite(path, model.state_dict(), model)
+        _check_finite(path, name, model.state_dict(), model)
         return
     state = _renamed(model, read(path))
     if differences := _differences(model.state_dict(), state):
         raise CheckpointError(f"{path} does not fit {name}: {differences}")
-    _check_finite(path, state, model)
+    _check_finite(path, name, state, model)
     model.load_state_dict(state)
 
 
-def _check_finite(path: Path, state: Mapping[str, Tensor], model: nn.Module) -> None:
+def _check_finite(path: Path, name: str, state: Mapping[str, Tensor], model: nn.Module) -> None:
     """Raise `CheckpointError` if a parameter is not finite; masks among the buffers may be."""
-    wrong = [name for name, _ in model.named_parameters() if not state[name].isfinite().all()]
+    wrong = [key for key, _ in model.named_parameters() if not state[key].isfinite().all()]
     if wrong:
         raise CheckpointError(
-            f"{path} has values that are not finite in {_several(counted(len(wrong), 'tensor'), wrong)}: the training of "
-            "these weights diverged, or the file is damaged. Give an earlier checkpoint, or copy the file again"
+            f"the weights of {name} in {path} have values that are not finite in "
+            f"{_several(counted(len(wrong), 'tensor'), wrong)}: their training diverged, or the file is damaged. Give an "
+            "earlier checkpoint, or copy the file again"
         )
 
 
