@@ -72,8 +72,8 @@ def _check_finite(path: Path, name: str, state: Mapping[str, Tensor], model: nn.
     if wrong:
         raise CheckpointError(
             f"the weights of {name} in {path} have values that are not finite in "
-            f"{_several(counted(len(wrong), 'tensor'), wrong)}: their training diverged, or the file is damaged. Give an "
-            "earlier checkpoint, or copy the file again"
+            f"{_several(counted(len(wrong), 'tensor'), wrong)}: their training diverged, or the file is damaged. Give "
+            "an earlier checkpoint, or copy the file again"
         )
 
 
