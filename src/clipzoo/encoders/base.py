@@ -48,6 +48,16 @@ def _size(text: str | None, uri: str) -> Size | None:
     return int(sides[0]), int(sides[-1])
 
 
+def check_size(size: Size, patch: int, uri: str) -> None:
+    """Raise `CheckpointError` if the sides of an image are not multiples of the pixels of a position."""
+    if size[0] % patch or size[1] % patch:
+        near = "x".join(str(max(round(side / patch), 1) * patch) for side in size)
+        raise CheckpointError(
+            f"{uri}: size={size[0]}x{size[1]} does not fit this model, whose maps have one position per {patch} "
+            f"pixels. Give multiples of {patch}, such as size={near}"
+        )
+
+
 class ImageEncoder(nn.Module):
     """A vision tower with the mean and deviation of its preprocessing.
 

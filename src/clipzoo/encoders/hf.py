@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipzoo.encoders.base import Crop, ImageEncoder, Options, as_map
+from clipzoo.encoders.base import Crop, ImageEncoder, Options, as_map, check_size
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.evaluation.base import Encoder
+from clipzoo.model_schemes.hf import normalization, tokenizer_of
 from clipzoo.types import Size
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class HuggingFace(ImageEncoder):
         depth = len(stages) + 1 if stages else int(vision.config.num_hidden_layers)
         patch = 32 if stages else int(vision.config.patch_size)
         crop, kept = _kept(processor)
-        super().__init__(size, processor.image_mean, processor.image_std, crop, depth, patch)
+        mean, std = normalization(processor, f"hf:{model.name_or_path}")
+        super().__init__(size, mean, std, crop, depth, patch)
         self.kept = kept
         self.model, self.tokenizer, self.vision = model, tokenizer, vision
         self.norm = _final_norm(vision) if norm else nn.Identity()
@@ -84,7 +86,7 @@ class HuggingFace(ImageEncoder):
 
 def create(name: str, options: Mapping[str, str]) -> Encoder:
     """Return the encoder; see `clipzoo.encoders.create`."""
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, __version__
+    from transformers import AutoImageProcessor, AutoModel, __version__
 
     uri = f"hf:{name}"
     chosen = Options.parse(options, uri)
@@ -93,14 +95,15 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
     try:
         model = AutoModel.from_pretrained(name, trust_remote_code=False, **precision).eval()
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-        has_text = hasattr(model, "get_text_features")
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False) if has_text else None
     except Exception as error:  # transformers and huggingface_hub raise many kinds
         raise CheckpointError(f"{uri}: transformers cannot load this model: {brief(error)}") from error
     vision = getattr(model, "vision_model", model)
     if not hasattr(vision.config, "patch_size") and not hasattr(vision.config, "hidden_sizes"):
         raise CheckpointError(f"{uri}: {type(model).__name__} is not a vision model with patches or stages")
+    if chosen.size and not hasattr(vision.config, "hidden_sizes"):
+        check_size(chosen.size, int(vision.config.patch_size), uri)
     size = chosen.size or _native(model, processor)
+    tokenizer = tokenizer_of(name, uri) if hasattr(model, "get_text_features") else None
     return HuggingFace(model, tokenizer, size, chosen.norm, processor).eval()
 
 
@@ -127,7 +130,8 @@ def _kept(processor: BaseImageProcessor) -> tuple[Crop, float]:
 
 def _native(model: PreTrainedModel, processor: BaseImageProcessor) -> Size:
     """Return the (H, W) that the preprocessing makes: its crop, else its size, else that of the configuration."""
-    for size in (getattr(processor, "crop_size", None), processor.size):
+    cropped = getattr(processor, "do_center_crop", False)
+    for size in (getattr(processor, "crop_size", None) if cropped else None, processor.size):
         values = dict(size or {})
         if "height" in values:
             return int(values["height"]), int(values["width"])

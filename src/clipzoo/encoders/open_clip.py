@@ -18,7 +18,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clipzoo import files
-from clipzoo.encoders.base import ImageEncoder, Options
+from clipzoo.encoders.base import ImageEncoder, Options, check_size
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
 from clipzoo.models import Student, check_model, interpolate_positions
@@ -114,6 +114,8 @@ def _shape(visual: Tower) -> tuple[int, int]:
 
 def _resize(visual: Tower, size: Size, uri: str) -> None:
     """Set the input size of a vision tower; positions are interpolated, bicubic with antialiasing."""
+    if not hasattr(visual, "trunk") or hasattr(getattr(visual.trunk, "patch_embed", None), "patch_size"):
+        check_size(size, _shape(visual)[1], uri)
     if hasattr(visual, "trunk"):
         try:
             visual.set_input_size(size)
@@ -124,11 +126,6 @@ def _resize(visual: Tower, size: Size, uri: str) -> None:
         visual.positional_embedding = _positions(visual.positional_embedding, visual.grid_size, grid)
         visual.grid_size = grid
     else:
-        if size[0] % STRIDE or size[1] % STRIDE:
-            raise CheckpointError(
-                f"{uri}: size={size[0]}x{size[1]} does not fit this ResNet, whose maps have one position per {STRIDE} "
-                f"pixels. Give multiples of {STRIDE}, such as size={_multiple(size[0])}x{_multiple(size[1])}"
-            )
         before, own = visual.image_size, visual.attnpool.positional_embedding
         height, width = (before, before) if isinstance(before, int) else before
         grids = [(h // STRIDE, w // STRIDE) for h, w in ((height, width), size)]
@@ -140,7 +137,3 @@ def _positions(own: Tensor, before: Size, after: Size) -> nn.Parameter:
     """Return position embeddings [1+h·w,C] of another grid; the first one is that of the class or mean token."""
     whole = torch.cat([own[:1], interpolate_positions(own[1:], before, after)])
     return nn.Parameter(whole.detach(), requires_grad=False)
-
-
-def _multiple(side: int) -> int:
-    return max(round(side / STRIDE), 1) * STRIDE

@@ -11,7 +11,10 @@ from typing import Protocol
 
 from clipzoo.plugins import Registry
 
-__all__ = ["PLUGINS", "ModelScheme", "learning_rates", "resolve"]
+__all__ = ["PLUGINS", "SOURCE", "ModelScheme", "learning_rates", "resolve"]
+
+SOURCE = "converted_from"
+"""File of a folder that a scheme made, with the name of the model for messages."""
 
 
 class ModelScheme(Protocol):

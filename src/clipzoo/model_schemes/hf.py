@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,15 +12,26 @@ from typing import TYPE_CHECKING
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
+from clipzoo.model_schemes import SOURCE
+from clipzoo.model_schemes._transformers import normalization, preprocessing, tokenizer_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, SiglipConfig
+    from transformers import (
+        CLIPConfig,
+        CLIPTextConfig,
+        CLIPVisionConfig,
+        PreTrainedConfig,
+        PreTrainedModel,
+        SiglipConfig,
+    )
+
+__all__ = ["normalization", "resolve", "tokenizer_of"]
 
 Values = dict[str, object]
 
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
-"""Files of tokenizers."""
+SHOWN = 3
+"""Number of tensors that a message names."""
 
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 BLOCK = {
@@ -93,47 +103,82 @@ def resolve(model: str) -> str:
 def _converted(folder: Path, state: tuple[tuple[str, int], ...]) -> Path:
     """Return a new folder with the converted model; ``state`` has the times of its files."""
     from safetensors.torch import save_file
-    from transformers import CLIPConfig, SiglipConfig
+    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
     try:  # not by AutoConfig, which asks whether to run the code of other models
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         clip = CLIPConfig.from_pretrained(folder) if kind == "clip" else None
         siglip = SiglipConfig.from_pretrained(folder) if kind == "siglip" else None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{folder}/config.json cannot be read ({brief(error)}). Download it again") from error
     if clip:
-        model, names, mode = _clip(folder, clip), CLIP_NAMES, "shortest"
+        model, names = _clip(folder, clip), CLIP_NAMES
+        tensors = _read(folder, CLIPModel, clip)
     elif siglip:
-        model, names, mode = _siglip(folder, siglip), SIGLIP_NAMES, "squash"
+        model, names = _siglip(folder, siglip), SIGLIP_NAMES
+        tensors = _read(folder, SiglipModel, siglip)
     else:
         raise _refused(folder, f"its model_type is {kind!r}, not clip or siglip")
+    described = {"model_cfg": model, "preprocess_cfg": preprocessing(folder, kind)}
+    tokenizer = tokenizer_of(str(folder), f"hf:{folder}")
     _KEPT.append(TemporaryDirectory(prefix="clipzoo-hf-"))
     out = Path(_KEPT[-1].name)
-    tensors = dict(_renamed(_read(folder), names))
-    save_file({name: value.contiguous() for name, value in tensors.items()}, out / "open_clip_model.safetensors")
-    preprocess = _preprocessing(folder, mode)
-    text = json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}, indent=2)
-    files.write(out / "open_clip_config.json", text.encode())
-    for path in {path for pattern in TOKENIZER for path in folder.glob(pattern)}:
-        shutil.copyfile(path, out / path.name)
+    tokenizer.save_pretrained(out)
+    converted = {name: value.contiguous() for name, value in _renamed(tensors, names)}
+    save_file(converted, out / "open_clip_model.safetensors")
+    files.write(out / "open_clip_config.json", json.dumps(described, indent=2).encode())
+    files.write(out / SOURCE, f"hf:{folder}".encode())
     return out
 
 
-def _read(folder: Path) -> dict[str, Tensor]:
+def _read(folder: Path, kind: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, Tensor]:
+    """Return the tensors of a folder; raise `CheckpointError` unless they are those of its configuration."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     index = folder / "model.safetensors.index.json"
     try:
-        names = {"model.safetensors"}
+        parts = {"model.safetensors"}
         if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return {key: value for name in sorted(names) for key, value in load_file(folder / name).items()}
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        state = {key: value for part in sorted(parts) for key, value in load_file(folder / part).items()}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} has no readable model.safetensors ({brief(error)}). Download it again, or save the model with "
             "save_pretrained of transformers"
         ) from error
+    try:
+        with torch.device("meta"):
+            expected = kind(config).state_dict()
+    except (ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{folder}/config.json describes no model ({brief(error)}). Download it again") from error
+    state = {name: value for name, value in state.items() if not name.endswith("position_ids")}
+    _check_tensors(folder, expected, state)
+    return state
+
+
+def _check_tensors(folder: Path, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    different = {
+        "missing": expected.keys() - state.keys() - {name for name in expected if name.endswith("position_ids")},
+        "unknown": state.keys() - expected.keys(),
+        "of another shape": {
+            name
+            for name in expected.keys() & state.keys()
+            if expected[name].shape != state[name].shape and expected[name].numel() + state[name].numel() > 2
+        },
+    }
+    found = [f"{len(names)} {how} ({_several(names)})" for how, names in different.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{folder} cannot be converted to OpenCLIP: its tensors are not those of its config.json: "
+            f"{'; '.join(found)}. Save the whole model with save_pretrained of transformers, adapters merged into it"
+        )
+
+
+def _several(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:SHOWN]) + (f", and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
 
 
 # Configurations --------------------------------------------------------------------------------------------
@@ -196,18 +241,6 @@ def _transformer(config: CLIPTextConfig | CLIPVisionConfig) -> Values:
     }
 
 
-def _preprocessing(folder: Path, mode: str) -> Values:
-    """Return OpenCLIP's preprocessing; that of a folder without ``preprocessor_config.json`` is OpenCLIP's default."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return {"resize_mode": mode}
-    values = json.loads(path.read_text(encoding="utf-8"))
-    filters = {2: "bilinear", 3: "bicubic"}
-    known = {"mean": values.get("image_mean"), "std": values.get("image_std")}
-    known["interpolation"] = filters.get(values.get("resample"))
-    return {"resize_mode": mode, **{name: value for name, value in known.items() if value is not None}}
-
-
 # Tensors ---------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +261,7 @@ def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> Iterator[
             width = len(value) // 3
             yield f"visual.trunk.attn_pool.q.{match[1]}", value[:width]
             yield f"visual.trunk.attn_pool.kv.{match[1]}", value[width:]
-        elif not name.endswith("position_ids"):
+        else:
             known = next((start for start in names if name == start or name.startswith(f"{start}.")), None)
             new = name if known is None else names[known] + name.removeprefix(known)
             yield new, torch.unsqueeze(value, 0) if new == "visual.trunk.pos_embed" else value

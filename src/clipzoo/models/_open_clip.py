@@ -20,7 +20,8 @@ from transformers import dynamic_module_utils
 
 from clipzoo import plugins
 from clipzoo.errors import CheckpointError, brief
-from clipzoo.models import _sizes, _weights
+from clipzoo.model_schemes import SOURCE
+from clipzoo.models import _preprocessing, _sizes, _weights
 from clipzoo.progress import no_bars
 
 Clip: TypeAlias = CLIP | CustomTextCLIP
@@ -48,18 +49,6 @@ class ModelConfig(TypedDict, total=False):
     vision_cfg: VisionConfig
     text_cfg: TextConfig
     quick_gelu: bool
-
-
-class Preprocessing(TypedDict, total=False):
-    """OpenCLIP's preprocessing of a model, the fields of its ``PreprocessCfg``."""
-
-    size: int | tuple[int, int]
-    mode: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
-    resize_mode: str
-    fill_color: int
 
 
 CONFIG = "open_clip_config.json"
@@ -90,11 +79,14 @@ def make(
     """
     if ":" not in model:
         check_model(model, pretrained)
+    elif pretrained:
+        raise CheckpointError(ignored(model, pretrained))
+    name = shown(model)
     tag = (get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else None) or {}
     quick_gelu = bool(tag.get("quick_gelu"))  # weights of OpenAI and others were trained with it
     try:
         config = get_model_config(model)
-        options = _tokenizer_options(model, config, trust_remote_code)
+        options = _tokenizer_options(name, config, trust_remote_code)
         with _unwarned(), _unasked(), no_bars(), _unfetched(model) as place:
             clip = open_clip.create_model(
                 place,
@@ -103,20 +95,35 @@ def make(
                 force_quick_gelu=quick_gelu,
                 force_preprocess_cfg={name: value for name, value in tag.items() if name != "size"},
             )
+            _sizes.follow(clip)
+            clip.visual.preprocess_cfg = _preprocessing.checked(clip.visual.preprocess_cfg, name)
             tokenizer = open_clip.get_tokenizer(model, **options)
             weights = None if random else _weights_file(model, pretrained, tag)
     except CheckpointError:
         raise
     except _weights.FAILS as error:
-        raise CheckpointError(_unmade(model, pretrained, error)) from error
+        raise CheckpointError(_unmade(name, pretrained, error)) from error
     if weights:
-        _sizes.follow(clip)
-        _weights.fit(clip, weights, model)
+        _weights.fit(clip, weights, name)
     if size:
-        _sizes.resize(clip, size, model)
+        _sizes.resize(clip, size, name)
         config = {**config, "vision_cfg": {**config["vision_cfg"], "image_size": _compact(size)}}
-    _try(model, clip, tokenizer)
+    _try(name, clip, tokenizer)
     return clip, tokenizer, {**config, **({"quick_gelu": True} if quick_gelu else {})}
+
+
+def shown(model: str) -> str:
+    """Return the name of a model in messages: ``hf:FOLDER`` instead of the temporary folder of its conversion."""
+    source = Path(model.removeprefix(LOCAL), SOURCE)
+    return source.read_text(encoding="utf-8") if model.startswith(LOCAL) and source.is_file() else model
+
+
+def ignored(model: str, pretrained: str) -> str:
+    """Return the error of a model that has its own weights, and for which others are given."""
+    return (
+        f"pretrained is {pretrained!r}, but {shown(model)} comes with its own weights. Remove pretrained, or name the "
+        "architecture of these weights as OpenCLIP does, such as ViT-B-16"
+    )
 
 
 def _compact(size: tuple[int, int]) -> int | list[int]:

@@ -14,12 +14,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipzoo.errors import CheckpointError, brief
+from clipzoo.errors import CheckpointError, brief, counted
 
 INSIDE = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which trainers save the weights, next to the optimizer and the step."""
-WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^(?:module\.)+")
-"""Parts of names that torch.compile, FSDP, activation checkpointing and DistributedDataParallel insert."""
+WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^(?:module\.)+"
+    r"|(?:(?<=\bvisual\.)|(?<=\btext\.)|(?<=\btrunk\.)|(?<=\btransformer\.))(?:module\.)+"
+)
+"""Parts of names that torch.compile, FSDP, activation checkpointing and DistributedDataParallel insert.
+
+Layers deeper inside may be named ``module``, as in timm's IFormer.
+"""
 WHOLE = ("module.", "model.", "clip.")
 """Prefixes of all names if the CLIP model is an attribute of a trainer's module."""
 SIZES = ("input_resolution", "context_length", "vocab_size")
@@ -40,8 +46,8 @@ def fit(model: nn.Module, path: Path, name: str) -> None:
         name: name of the model in messages.
 
     Raises:
-        CheckpointError: the file is damaged, is not a checkpoint, or belongs to another architecture; the message lists
-            the differences.
+        CheckpointError: the file is damaged, is not a checkpoint, has values that are not finite, or belongs to another
+            architecture; the message lists the differences.
     """
     if path.suffix in (".npz", ".npy"):
         try:
@@ -51,11 +57,24 @@ def fit(model: nn.Module, path: Path, name: str) -> None:
                 f"{path} has no weights of {name} in the format of big_vision ({brief(error)}). Give weights of this "
                 "model"
             ) from error
+        _check_finite(path, name, model.state_dict(), model)
         return
     state = _renamed(model, read(path))
     if differences := _differences(model.state_dict(), state):
         raise CheckpointError(f"{path} does not fit {name}: {differences}")
+    _check_finite(path, name, state, model)
     model.load_state_dict(state)
+
+
+def _check_finite(path: Path, name: str, state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise `CheckpointError` if a parameter is not finite; masks among the buffers may be."""
+    wrong = [key for key, _ in model.named_parameters() if not state[key].isfinite().all()]
+    if wrong:
+        raise CheckpointError(
+            f"the weights of {name} in {path} have values that are not finite in "
+            f"{_several(counted(len(wrong), 'tensor'), wrong)}: their training diverged, or the file is damaged. Give "
+            "an earlier checkpoint, or copy the file again"
+        )
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -100,9 +119,10 @@ def _unreadable(path: Path, error: Exception) -> str:
         )
     if kind := re.search(r"GLOBAL (\S+) was not an allowed global", text):
         return (
-            f"{path} holds objects of {kind[1]}, and loading these can run any code. If you trust the file, save only "
-            f"its weights with torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], 'weights.pt') "
-            "and give that file"
+            f"{path} holds objects of {kind[1]}, and loading these can run any code. If you trust the file, load it "
+            f"with x = torch.load({str(path)!r}, weights_only=False), look at x for the state dict, save only this, "
+            "such as torch.save(x['model'], 'weights.pt') or torch.save(x.state_dict(), 'weights.pt'), and give that "
+            "file"
         )
     return f"{path} is damaged, or it is not a PyTorch checkpoint ({brief(error)}). Download or copy it again"
 

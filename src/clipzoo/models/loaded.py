@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipzoo import files
-from clipzoo.errors import CheckpointError, ImageError
+from clipzoo.errors import CheckpointError, ImageError, brief
 from clipzoo.files import AnyPath
 from clipzoo.heads import resize
 from clipzoo.models._open_clip import CONFIG
@@ -151,8 +151,7 @@ def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) ->
         return Loaded(student.to(device))
     except (RuntimeError, AssertionError) as error:  # torch built without a device asserts
         raise CheckpointError(
-            f"the student cannot be moved to {device!r}: {str(error).splitlines()[0]}. Choose another "
-            "device, such as cpu"
+            f"the student cannot be moved to {device!r}: {brief(error)}. Choose another device, such as cpu"
         ) from error
 
 

@@ -18,7 +18,8 @@ from clipzoo import files, heads
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.files import AnyPath
 from clipzoo.models import _folder, _layout, _open_clip, _sizes, dense, segments
-from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Preprocessing, Tokenizer
+from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Tokenizer
+from clipzoo.models._preprocessing import Preprocessing
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
 from clipzoo.models.segments import TEMPLATES, Segments
@@ -112,10 +113,11 @@ class Student(nn.Module):
             model: argument of ``open_clip.create_model``; a folder's heads are not loaded (see `load`).
             pretrained: pretrained tag or weights file for an OpenCLIP name; None starts from random weights. The file
                 may be a checkpoint of another trainer: prefixes such as ``module.``, another precision and an optimizer
-                in the same file are handled.
+                in the same file are handled. Refused for folders and hub models, which have their own weights.
             specs: column -> head to build.
             layers: tapped layers of the vision tower.
-            random: start from random weights; none are downloaded.
+            random: start from random weights; none are downloaded. Only activation and preprocessing are those of the
+                tag ``pretrained``.
             trust_remote_code: allow its tokenizer to run Python code that comes with the model.
             size: image size (H, W) of the vision tower, whose position embeddings are interpolated; None keeps its own.
 
@@ -132,8 +134,8 @@ class Student(nn.Module):
             raise
         except (AssertionError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{model} has no layers {list(layers)} ({error}). Correct student.layers: layers count from 0, and "
-                "negative numbers from the end"
+                f"{_open_clip.shown(model)} has no layers {list(layers)} ({error}). Correct student.layers: layers "
+                "count from 0, and negative numbers from the end"
             ) from error
 
     @property

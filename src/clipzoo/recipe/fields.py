@@ -30,7 +30,7 @@ class StudentRecipe(Part):
     """OpenCLIP name, ``local-dir:PATH``, ``hf-hub:ID``, ``hf:FOLDER`` (a CLIP or SigLIP of transformers), or
     ``demo:clip`` (docs/students.md)."""
     pretrained: str | None = None
-    """Pretrained tag or weights file, for an OpenCLIP name."""
+    """Pretrained tag or weights file, for an OpenCLIP name; other models have their own weights."""
     random: bool = False
     """Start from random weights; only the architecture of ``model`` is used."""
     trust_remote_code: bool = False
@@ -53,6 +53,16 @@ class StudentRecipe(Part):
             raise ValueError(
                 f"{self.model} comes without weights: set pretrained to a tag of open_clip.list_pretrained() or to a "
                 "file, or set random: true to start from random weights"
+            )
+        if self.pretrained is not None and ":" in self.model:
+            raise ValueError(
+                f"pretrained is {self.pretrained!r}, but {self.model} comes with its own weights: remove pretrained, "
+                "or name the architecture of these weights in model as OpenCLIP does, such as ViT-B-16"
+            )
+        if self.pretrained is not None and self.random:
+            raise ValueError(
+                f"pretrained is {self.pretrained!r}, but random is true, which starts from random weights: remove one "
+                "of both"
             )
         return self
 
