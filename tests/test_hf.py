@@ -22,6 +22,7 @@ from clipzoo.experts.base import sha256
 from clipzoo.experts.hf.frame import disable_center_crop
 from clipzoo.experts.hf.masks import contenders
 from clipzoo.experts.hf.postprocessor import one
+from clipzoo.experts.hf.source import Source
 from clipzoo.progress import no_bars
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
@@ -320,3 +321,21 @@ def test_only_what_can_win_between_four_neighbors_contends() -> None:
     assert contenders(logits).tolist() == [0, 1, 2]  # the third is best half-way, at no neighbor
     assert contenders(logits[:, :1]).tolist() == [0, 1, 2, 3]
     assert contenders(torch.full((2, 3, 3), torch.nan)).tolist() == [0, 1]
+
+
+def test_the_processor_is_that_of_transformers(tmp_path: Path) -> None:
+    """transformers 5.24 prefers the nested settings of ``processor_config.json``; both files may exist."""
+    for name, found in (
+        ("preprocessor_config.json", {"do_pad": True}),
+        ("processor_config.json", {"image_seq_length": 1}),
+    ):
+        (tmp_path / name).write_text(json.dumps(found))
+    assert Source("m", tmp_path, "", {}).preprocessing == {"do_pad": True}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {"do_pad": False}}))
+    assert Source("m", tmp_path, "", {}).preprocessing == {"do_pad": False}
+
+
+@pytest.mark.parametrize(("text", "license"), [("license: mit\ndate: 2024-02-30", "mit"), ("[" * 3000, "unknown")])
+def test_the_license_of_a_strangers_readme(text: str, license: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{text}\n---\n")
+    assert Source("m", tmp_path, "", {}).license == license

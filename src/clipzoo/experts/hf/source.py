@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 from urllib.parse import parse_qsl
 
 import yaml
@@ -46,12 +45,12 @@ class Source:
 
     @property
     def preprocessing(self) -> dict[str, object]:
-        """Settings of the image processor; empty if there is no file of them."""
-        for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-            if (self.folder / name).is_file():
-                values = read_json(self.folder / name)
-                return dict(cast(Mapping[str, object], values.get(key, {})) if key else values)
-        return {}
+        """Settings of the image processor, of the file that transformers 5.24 reads; empty if there is none."""
+        whole, own = self.folder / "processor_config.json", self.folder / "preprocessor_config.json"
+        nested = read_json(whole).get("image_processor") if whole.is_file() else None
+        if isinstance(nested, dict):
+            return dict(nested)
+        return dict(read_json(own)) if own.is_file() else {}
 
     @property
     def license(self) -> str:
@@ -59,8 +58,8 @@ class Source:
         path = self.folder / "README.md"
         head = re.match(r"---\n(.*?)\n---", _read(path), re.DOTALL) if path.is_file() else None
         try:
-            metadata = yaml.safe_load(head[1]) if head else None
-        except yaml.YAMLError:
+            metadata = yaml.load(head[1], yaml.BaseLoader) if head else None  # texts alone: it makes no dates
+        except (yaml.YAMLError, RecursionError):
             metadata = None
         value = metadata.get("license") if isinstance(metadata, dict) else None
         return str(value) if value else "unknown"
