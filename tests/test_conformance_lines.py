@@ -76,6 +76,8 @@ RUNS = [
     ("sound", "fail", "labels break the contract", lambda images, truth: [{"depth": d.values} for d in truth]),
     ("sound", "fail", "labels break the contract",
      lambda images, truth: [Depth(d.values.astype(np.float64), d.valid, "metric", "z") for d in truth]),
+    ("sound", "warn", "the outputs are not finite, or all are masked",
+     lambda images, truth: [replace(d, valid=np.zeros_like(d.valid)) for d in truth]),
     ("answers", "fail", "some pictures get no label", lambda images, truth: truth[1:]),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from clipzoo import tasks
 from clipzoo.conformance import geometry
 from clipzoo.conformance.pictures import mirrored
 from clipzoo.conformance.report import Verdict
@@ -32,6 +33,11 @@ def sound(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object
     reasons = [violation(expert, label) for label in labels]
     broken = [reason for reason in reasons if reason]
     if not broken:
+        task = tasks.get(expert.card.task)
+        if labels and not any(task.valid_share(label) for label in labels):
+            seen = f"all pixels of {len(labels)} labels are unknown"
+            fix = "look at the outputs for NaN: another dtype or precision, or undamaged weights"
+            return Verdict("sound", "warn", seen, "the outputs are not finite, or all are masked", fix)
         return Verdict("sound", "pass", f"{len(labels)} labels keep the contract of {expert.card.task}")
     cause, fix = _probable_fault(expert, inputs, labels)
     seen = f"{len(broken)} of {len(labels)} labels break the contract: {broken[0]}"
