@@ -238,15 +238,19 @@ class WebDataset(Reader):
         if fields not in self._parts:
             self._parts[fields] = self.layout.first("images", fields), self.layout.first("captions", fields)
         image, caption = self._parts[fields]
-        named = () if group.caption else _texts(self.captions.several, group.members)
+        several, drawn = self.captions.several, self.given.fields
+        named = _texts(several, group.members) if several and not group.caption else ()
         caption = self._caption(group, group.caption or caption, named)
         fault = group.fault or self._fault(group, image, caption)
         key, count = keys.take(group.key)
         if count > 1:
             detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
             fault = Failure("duplicate-key", detail if fault is None else f"{detail}; in addition, {fault}")
-        texts = (*_texts(self.given.fields, group.members), *(named if named != (caption,) else ()))
-        return Entry(key, shard, group.members, image, caption, fault, tuple(dict.fromkeys(texts)))
+        texts: tuple[str, ...] = ()
+        if drawn or named:
+            others = named if named != (caption,) else ()
+            texts = tuple(dict.fromkeys((*_texts(drawn, group.members), *others)))
+        return Entry(key, shard, group.members, image, caption, fault, texts)
 
     def _caption(self, group: _Group, name: str, named: Sequence[str]) -> str:
         """Return ``name`` if it is a caption, else one of ``named``, else "" where captions are optional.
@@ -298,7 +302,9 @@ def _described(location: Location, layout: Layout) -> str:
 
 def _texts(wanted: Sequence[str], members: Mapping[str, Span]) -> tuple[str, ...]:
     """Return the members that hold the fields which the dataset was opened with."""
-    usable = [name for name in members if _may_hold_text(name, members)] if wanted else []
+    if not wanted:
+        return ()
+    usable = [name for name in members if _may_hold_text(name, members)]
     return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in wanted))))
 
 
