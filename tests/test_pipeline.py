@@ -259,7 +259,7 @@ def test_docs_run_md_lists_every_file_field_and_part(finished: Path) -> None:
     ):
         told = described(section)
         assert [name for name in there if not any(fits(one, name) for one in told)] == []
-        prefixes = ("guard", "interpolation", "named_arms", "weight/", "gradient_", "presets/")
+        prefixes = ("guard", "interpolation", "named_arms", "expert_failures", "weight/", "gradient_", "presets/")
         optional = [one for one in told if one.startswith(prefixes)]
         absent = [one for one in told if not any(fits(one, name) for name in there)]
         assert [one for one in absent if one not in optional] == list(later)

@@ -238,6 +238,7 @@ def test_workers_make_their_own_experts_of_uris(tmp_path, monkeypatch):
     order = replace(order, columns=paths, active=[0], dataset=identity, folder=tmp_path, witness=tmp_path)
     Worker(order).setup()
     (tmp_path / "own.py").write_text("from making import Bright\nclass Own(Bright):\n    stale = True\n")
+    monkeypatch.delitem(sys.modules, "own")  # as in another process
     with pytest.raises(StoreError, match="was made with revision"):
         Worker(order).setup()
 
