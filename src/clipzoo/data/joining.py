@@ -86,6 +86,11 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
+def indexed(reader: Reader, shard: str) -> str:
+    """Index one shard and return `places_of` it."""
+    return places_of(reader, shard, reader.index(shard))
+
+
 def places_of(reader: Reader, shard: str, entries: Sequence[Entry]) -> str:
     """Return a digest of the places of a shard's samples, and of its contents."""
     samples = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -22,16 +23,15 @@ from numpy.typing import NDArray
 from clipzoo import files
 from clipzoo.data import planfile
 from clipzoo.data.filters import Where
-from clipzoo.data.joining import ShardRows, joined, places_of
+from clipzoo.data.joining import ShardRows, indexed, joined
 from clipzoo.data.order import GROUP, EpochOrder
+from clipzoo.data.spreading import THREADS, over_shards
 from clipzoo.errors import CheckpointError, PlanError, brief
 from clipzoo.files import AnyPath
+from clipzoo.progress import Progress, Silent
 from clipzoo.readers import fingerprint
 from clipzoo.readers.base import Entry, Reader
 from clipzoo.store import Column
-
-INDEXED = 8
-"""Number of shards that are indexed in parallel from a network."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Plan:
         where: Mapping[str, Where] | None = None,
         max_samples: int | None = None,
         path: AnyPath | None = None,
+        processes: int | None = None,
+        progress: Progress | None = None,
     ) -> Plan:
         """Join a dataset with columns.
 
@@ -73,6 +75,9 @@ class Plan:
             where: name -> condition on used labels.
             max_samples: largest number of samples in the plan.
             path: file to which the plan is written shard by shard; by default it is built in memory.
+            processes: the most processes that index shards, by default one for each core; more than one if
+                the dataset is of tar files on a local disk and takes longer than `spreading.PATIENCE`.
+            progress: receives the number of shards that are done.
 
         Raises:
             PlanError: no sample is usable, or no label of a column matches a sample.
@@ -83,13 +88,12 @@ class Plan:
         for column in columns.values():
             column.manifest.belongs(identity, column.path)
         floors, where = min_confidence or {}, where or {}
-        shards = files.map_ahead(
-            partial(joined, reader, columns, floors, where), reader.shards, min(reader.threads, INDEXED)
-        )
+        shards = over_shards(partial(joined, reader, columns, floors, where), reader, reader.shards, processes)
 
         def written(sink: str | pa.NativeFile) -> None:
-            with planfile.PlanWriter(sink, reader.shards, list(columns), reader.reads_texts) as writer:
-                writer.finish(_written(writer, reader, columns, shards, max_samples))
+            names = list(columns)
+            with closing(shards), planfile.PlanWriter(sink, reader.shards, names, reader.reads_texts) as writer:
+                writer.finish(_written(writer, reader, columns, shards, max_samples, progress or Silent()))
 
         if path is None:
             memory = pa.BufferOutputStream()
@@ -166,9 +170,9 @@ class Plan:
         Only shards whose files may have changed are indexed again.
         """
         shards = list(self.places)
-        states = dict(zip(shards, files.map_ahead(reader.state, shards, min(reader.threads, INDEXED)), strict=True))
+        states = dict(zip(shards, files.map_ahead(reader.state, shards, min(reader.threads, THREADS)), strict=True))
         stale = [shard for shard in shards if not states[shard] or states[shard] != self.places[shard][0]]
-        now = files.map_ahead(lambda s: places_of(reader, s, reader.index(s)), stale, min(reader.threads, INDEXED))
+        now = over_shards(partial(indexed, reader), reader, stale)
         current = {shard: (states[shard], digest) for shard, digest in zip(stale, now, strict=True)}
         changed = [shard for shard, (_, digest) in current.items() if digest != self.places[shard][1]]
         return changed, replace(self, places={**self.places, **current})
@@ -270,6 +274,7 @@ def _written(
     columns: Mapping[str, Column],
     shards: Iterator[ShardRows],
     max_samples: int | None,
+    progress: Progress,
 ) -> dict[str, str]:
     """Write the rows of all shards, and return the plan's other values."""
     left_out, total = Counter[str](), 0
@@ -286,7 +291,9 @@ def _written(
         rows = made.rows if max_samples is None else made.rows.slice(0, max_samples - total)
         writer.add(number, rows)
         total += len(rows)
+        progress.step("indexing", number + 1, len(reader.shards), f"{total:,} samples")
         if total == max_samples:
+            progress.step("indexing", len(reader.shards), len(reader.shards))
             break
     for name, names in unmarked.items():
         columns[name].warn_unmarked(names)

@@ -13,7 +13,7 @@ import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
@@ -136,18 +136,23 @@ def map_ahead(call: Callable[[In], Out], items: Iterable[In], workers: int) -> I
     if workers == 1:
         yield from map(call, items)
         return
-    waiting: deque[Future[Out]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(call, item))
-                if len(waiting) == workers:
-                    yield waiting.popleft().result()
-            while waiting:
+        yield from in_order(pool, call, items, workers)
+
+
+def in_order(pool: Executor, call: Callable[[In], Out], items: Iterable[In], window: int) -> Iterator[Out]:
+    """Yield ``call(item)`` for each item in order; ``window`` items are with the pool at a time."""
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) == window:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def open_raw(path: Place) -> io.RawIOBase:

@@ -76,6 +76,9 @@ class Reader(ABC):
     threads: int = 1
     """The number of threads that should read in parallel; more than 1 for data on a network."""
 
+    separable: bool = False
+    """True if other processes can index shards: a copy of the reader is small, and `index` reads the shard's file."""
+
     @abstractmethod
     def index(self, shard: str) -> list[Entry]:
         """Return every sample of a shard in a fixed order, unusable ones with their reason."""

@@ -37,6 +37,7 @@ class Joined(Reader):
         self.folders = tuple(folder for reader in self.readers.values() for folder in reader.folders)
         self.reads_texts = any(reader.reads_texts for reader in self.readers.values())
         self.captions_optional = any(reader.captions_optional for reader in self.readers.values())
+        self.separable = all(reader.separable for reader in self.readers.values())
         self.threads = max(reader.threads for reader in self.readers.values())
 
     @property

@@ -225,8 +225,15 @@ class Inputs:
             name: column.min_confidence for name, (column, _) in self.specs.items() if column.min_confidence is not None
         }
         where = {name: Where.parse(column.where) for name, (column, _) in self.specs.items() if column.where}
-        most = self.recipe.max_samples
-        return Plan.build(self.reader, columns, min_confidence=floors, where=where, max_samples=most, path=path)
+        return Plan.build(
+            self.reader,
+            columns,
+            min_confidence=floors,
+            where=where,
+            max_samples=self.recipe.max_samples,
+            path=path,
+            progress=self.progress,
+        )
 
 
 def open_suite(inputs: Inputs, student: Student) -> Suite:

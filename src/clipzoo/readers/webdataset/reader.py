@@ -54,6 +54,8 @@ class _Group:
 class WebDataset(Reader):
     """Uncompressed tar shards, read by offset."""
 
+    separable = True
+
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
         self.location = location.text
         self.given = location
