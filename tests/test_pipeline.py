@@ -493,6 +493,21 @@ def test_a_report_without_results_names_the_command(world: recipe.Recipe, tmp_pa
         pipeline.report(workspace.Run(world, tmp_path))
 
 
+def test_a_run_with_labels_only_trains_nothing(world: recipe.Recipe, dataset: Path, tmp_path: Path) -> None:
+    few = world.model_copy(update={"data": str(dataset), "max_samples": 20})
+    path, out = tmp_path / "r.yaml", tmp_path / "out"
+    path.write_text(few.to_yaml())
+    command = ["run", str(path), "--out", str(out), "--trust", "--labels-only"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "without --labels-only" in result.output
+    assert Store(out / "labels").columns()[0].committed() == {"00000", "00001"}
+    assert not (out / "arms").exists()
+    both = CliRunner().invoke(app, [*command, "--gpus", "2"])
+    assert both.exit_code == 2
+    assert "--gpus" in both.output
+
+
 def test_every_verb_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> None:
     """Each verb in this process, on one folder: label, inspect, train, eval, report."""
     once = world.model_copy(update={"seeds": (0,), "training": world.training.model_copy(update={"steps": 4})})

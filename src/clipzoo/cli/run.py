@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from clipzoo.cli._options import Device, DryRun, Gpus, Out, RecipePath, Set, Trust
 
 
@@ -11,6 +15,9 @@ def command(
     overrides: Set = None,
     device: Device = "auto",
     gpus: Gpus = None,
+    labels_only: Annotated[
+        bool, typer.Option("--labels-only", help="Label the dataset and stop; training may follow on another machine.")
+    ] = False,
     dry_run: DryRun = False,
     trust: Trust = False,
 ) -> None:
@@ -22,8 +29,14 @@ def command(
     if dry_run:
         print_preview(recipe, out, overrides, device, trust=trust, gpus=gpus)
         return
+    if labels_only and gpus:
+        raise typer.BadParameter("--gpus applies to training, and --labels-only does not train: remove one of them")
     if launched(gpus, recipe, out, overrides, device, trust):
         return
     with open_run(recipe, out, overrides, device, trust, check_measurable) as run:
+        if labels_only:
+            store = pipeline.label(run)
+            console.print(f"labels: {bold(store.root)}; rerun the command without --labels-only to train on them")
+            return
         page = pipeline.run(run)
     console.print(f"report: {bold(page)}, results: {bold(page.with_name('results.json'))}")

@@ -24,6 +24,9 @@ THREADS = 8
 PATIENCE = 5.0
 """Seconds of work after which other processes are started, which takes seconds, too."""
 
+MOST = 16
+"""The most processes by default: each takes about 150 MB, and reading headers needs no more."""
+
 IDLE = 10.0
 """Seconds without work after which a process ends; so it does not outlive the first one, if that one is killed."""
 
@@ -40,13 +43,13 @@ def over_shards(
         call: the work, which must be possible to pickle.
         reader: the dataset; it decides whether threads or processes can share the work.
         shards: names of shards.
-        processes: the most processes, by default one for each core that this process may use. They are started after
-            `PATIENCE` seconds if `Reader.separable`, and end with the last shard.
+        processes: the most processes, by default one for each core that this process may use, up to `MOST`. They are
+            started after `PATIENCE` seconds if `Reader.separable`, and end with the last shard.
     """
     if reader.threads > 1:
         yield from files.map_ahead(call, shards, min(reader.threads, THREADS))
         return
-    count = (processes or loky.cpu_count()) if reader.separable else 1
+    count = (processes or min(loky.cpu_count(), MOST)) if reader.separable else 1
     began, done = time.monotonic(), 0
     while done < len(shards) and (count == 1 or time.monotonic() - began < PATIENCE):
         yield call(shards[done])
