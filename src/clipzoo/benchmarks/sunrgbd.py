@@ -3,8 +3,7 @@
 Each picture's folder has ``image/*.jpg``, ``depth/*.png``, ``depth_bfx/*.png`` (holes filled) and ``scene.txt``. The
 16 bits of depth are rotated to the left by three; in millimeters, 0 is unknown, at most 10 m. ``depth`` is ``bfx``
 (default) or ``raw``. ``split=test`` or ``train`` needs ``allsplit.mat`` of the toolbox: ``splits=PATH``; the default,
-``all``, reads every picture. Scenes are the classes, those of
-``all`` in every split.
+``all``, reads every picture. Scenes are the classes, those of ``all`` in every split.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def _students(
 
     loaded, folder = load_recipe(recipe, None if recipe.is_dir() else out, overrides, trust)
     models, places = students(loaded, Folder(folder), str(recipe)), benchmarks_of(loaded, preset, given)
-    check_splits(loaded.model_copy(update={"evaluation": loaded.evaluation.model_copy(update=places)}))
+    check_splits(loaded.model_copy(update={"evaluation": loaded.evaluation.model_copy(update=places)}), places)
     default = folder / "presets" / f"{preset}{changed}"
     return models, places, out or default if recipe.is_dir() else default
 
