@@ -177,6 +177,18 @@ def test_advice_without_validation_is_refused(two: recipe.Recipe, tmp_path: Path
         advise(runs.Run(recipe.parse(values), tmp_path))
 
 
+def test_advice_on_a_single_expert_compares_it_with_captions(two: recipe.Recipe, tmp_path: Path) -> None:
+    single = two.model_copy(update={"columns": two.columns[:1], "variants": {}})
+    page = advise(runs.Run(single, tmp_path), Budget(64, 2))
+    results = json.loads(page.with_suffix(".json").read_text())
+    (column,) = results["columns"]
+    assert set(results["arms"]) == {"clip-ft", f"only {column}"}
+    assert list(results["advice"]) == [column]
+    none = two.model_copy(update={"columns": (), "variants": {}, "arms": ("clip-ft",)})
+    with pytest.raises(RecipeError, match="columns is empty"):
+        advise(runs.Run(none, tmp_path / "none"))
+
+
 def test_the_advice_command_prints_a_row_per_expert(advised: Path) -> None:
     root = advised.parents[2]
     ended = CliRunner().invoke(

@@ -25,6 +25,7 @@ MODEL = ["--model", "timm:vit_tiny_patch16_224", "--test", "a"]
         ([*MODEL, "--trust"], r"--trust belongs to a recipe.*Remove it"),
         ([*MODEL, "--seed", "3"], r"--seed needs --preset with a trained probe: quick has no seed\. Remove --seed"),
         ([*MODEL, "--probe", "b", "--preset", "knn", "--seed", "3"], r"knn has no seed\. Remove --seed"),
+        ([*MODEL, "--open-vocabulary", "sclp"], r"--open-vocabulary: there is no variant 'sclp'.*sclip"),
         (
             [*MODEL, "--probe", "b", "--preset", "linear-classification", "--seed", "3"],
             r"linear-classification has no seed",
@@ -47,3 +48,11 @@ def test_a_folder_after_open_vocabulary_is_no_variant(tmp_path: Path, monkeypatc
     for path in ("mine", "runs/mine", "recipe.yaml"):
         assert list(_with_default(["--open-vocabulary", path])) == ["--open-vocabulary", "maskclip", path]
     assert list(_with_default(["--open-vocabulary", "sclip", "mine"])) == ["--open-vocabulary", "sclip", "mine"]
+
+
+def test_a_variant_after_open_vocabulary_is_one_where_a_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sclip").mkdir()  # the --out of an earlier command
+    assert list(_with_default(["--open-vocabulary", "sclip"])) == ["--open-vocabulary", "sclip"]

@@ -13,7 +13,8 @@ from pycocotools import mask as coco_masks
 from scipy.io import savemat
 
 from clipzoo.benchmarks import open_benchmark, read_split
-from clipzoo.errors import DatasetError, SampleError
+from clipzoo.errors import DatasetError, RecipeError, SampleError
+from clipzoo.runs.before.preflight import check_locations
 from test_layouts import H, W, labels, picture, png, streamed, text
 
 FRAME = "frame=x-right,y-down,z-toward"
@@ -100,6 +101,13 @@ def test_a_frame_that_disagrees_with_the_depth_is_refused_with_the_right_one(fra
         png(nyu.parent / f"nyu_normals_gt/{name}.png", colors(TRUE))
     with pytest.raises(DatasetError, match=r"mean cosine is .* Write frame=x-right,y-down,z-toward$"):
         open_benchmark(f"nyu:{nyu}?task=normals&frame={frame}")
+
+
+def test_two_splits_of_the_labeled_file_share_no_pictures(nyu):
+    check_locations({"probe": f"nyu:{nyu}?split=train", "test": f"nyu:{nyu}"})
+    check_locations({"validation": f"nyu:{nyu}?part=0/2", "test": f"nyu:{nyu}?part=1/2"})
+    with pytest.raises(RecipeError, match="give each its own pictures"):
+        check_locations({"validation": f"nyu:{nyu}?part=0/2", "test": f"nyu:{nyu}"})
 
 
 def test_channels_in_another_order_are_found_by_the_depth(nyu):

@@ -23,6 +23,7 @@ from clipzoo.models import Student, interpolated
 from clipzoo.pages import write_page
 from clipzoo.runs import verbs
 from clipzoo.runs.before.dry_run import preview
+from clipzoo.runs.comparing import compare_runs
 from test_pipeline import world  # noqa: F401
 from test_report import scored_dense
 
@@ -286,6 +287,20 @@ def test_an_arm_that_is_not_trained_is_not_interpolated(world: recipe.Recipe, tm
         verbs.interpolate(runs.Run(recipe.parse(made), tmp_path))
     with pytest.raises(RecipeError, match=r"the recipe has no interpolation: run `clipzoo interpolate`"):
         verbs.interpolate(runs.Run(world, tmp_path / "other"))
+
+
+def test_a_chosen_end_is_compared_with_other_runs(plain: Path, values: dict[str, object], tmp_path: Path) -> None:
+    shutil.copytree(plain, tmp_path / "one")
+    only_ends = {"alphas": [1.0], "max_loss": 0.99, "arms": ["clipzoo"]}
+    verbs.run(runs.Run(recipe.parse(values | {"interpolation": only_ends}), tmp_path / "one"))
+    stale = tmp_path / "one" / "scores" / "clipzoo-best" / "0"  # of an earlier choice
+    shutil.copytree(tmp_path / "one" / "scores" / "clip-ft" / "0", stale)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    compare_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    own = json.loads((tmp_path / "one" / "results.json").read_text())["arms"]["clipzoo-best"]
+    assert results["arms"]["B clipzoo-best"]["segmentation/miou"]["mean"] == own["segmentation/miou"]["mean"]
+    assert "B clipzoo-best-vs-A clipzoo-best" in results["differences"]
 
 
 def test_the_best_student_is_exported(plain: Path, swept: Path, tmp_path: Path) -> None:

@@ -325,6 +325,8 @@ def test_sun_rgbd_unrotates_its_bits(tmp_path):
     scipy_io.savemat(tmp_path / "allsplit.mat", {"alltest": listed})
     part = open_benchmark(f"sunrgbd:{tmp_path}?split=test&splits={tmp_path / 'allsplit.mat'}")
     assert [entry.key for entry in part.reader.index("00000")] == ["xtion/a/b"]
+    assert part.classnames == opened.classnames, "classifiers compare splits by their classes"
+    assert read_split(part, (12, 16)).targets == (0,)
     with pytest.raises(DatasetError, match=r"needs the allsplit\.mat"):
         open_benchmark(f"sunrgbd:{tmp_path}?split=test")
 

@@ -29,6 +29,7 @@ from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.runs import verbs as pipeline
 from clipzoo.runs.before.preflight import pick_device
+from clipzoo.runs.models import benchmarks_of
 from clipzoo.runs.results import cost as cost_of
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks import Convention
@@ -126,6 +127,17 @@ def test_a_preset_measures_the_start_and_the_students_of_a_run(finished: Path) -
         f"open_clip:{finished}/arms/{arm}/{seed}/student" for arm in ("clip-ft", "clipzoo") for seed in (0, 1)
     ]
     assert all(0 <= cells["knn/top1"]["mean"] <= 1 for cells in results["arms"].values())
+
+
+def test_a_preset_reads_benchmarks_in_the_layout_of_the_recipe(world: recipe.Recipe) -> None:
+    values = world.model_dump(mode="json")
+    values["evaluation"] |= {"layout": "imagefolder", "probe": "a", "validation": "b", "test": "voc:c?split=val"}
+    places = benchmarks_of(recipe.parse(values), "knn", {})
+    assert places == {"probe": "imagefolder:a", "test": "voc:c?split=val"}
+    assert benchmarks_of(recipe.parse(values), "knn", {"test": "demo:test", "probe": "d"}) == {
+        "probe": "imagefolder:d", "test": "demo:test",
+    }  # fmt: skip
+    assert benchmarks_of(world, "knn", {})["test"] == world.evaluation.test
 
 
 def test_a_preset_is_not_measured_on_training_pictures(finished: Path, world: recipe.Recipe, tmp_path: Path) -> None:

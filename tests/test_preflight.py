@@ -12,8 +12,12 @@ from typer.testing import CliRunner
 from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.experts import ExpertCard
 from clipzoo.models._open_clip import check_model
+from clipzoo.readers import fingerprint, open_dataset
 from clipzoo.runs.before.preflight import check_places, check_splits
+from clipzoo.store import Store
+from clipzoo.tasks import Convention
 from making import make_dataset
 
 
@@ -41,6 +45,25 @@ def made(root: Path, **splits: str) -> recipe.Recipe:
 def test_disjoint_splits_are_accepted(places: Path) -> None:
     check_splits(made(places))
     check_splits(made(places, data="demo:captioned", probe="demo:probe", test="rooms:test?count=9"))
+
+
+def test_labels_that_are_not_used_may_differ(places: Path) -> None:
+    label(places / "bench" / "test", "a", "b")
+    label(places / "bench" / "probe", "a", "b")
+    label(places / "bench" / "validation", "c", "d")
+    with pytest.raises(RecipeError, match=r"the true labels of evaluation\.\w+ and evaluation\.\w+ differ"):
+        check_splits(made(places))
+    check_splits(made(places), {"probe", "test"})  # a preset of `clipzoo eval RUN` on other benchmarks
+    guarded = made(places).model_dump(mode="json")
+    guarded["training"]["guard"] = {"benchmark": guarded["evaluation"].pop("validation")}
+    del guarded["evaluation"]["probe"]
+    check_splits(recipe.parse(guarded))
+
+
+def label(folder: Path, *classes: str) -> None:
+    """Add true labels of segmentation with these classes to a benchmark; no image has one."""
+    card = ExpertCard("truth", "segmentation", Convention(classes))
+    Store(folder / "truth").create(card, fingerprint(open_dataset(str(folder / "images"))))
 
 
 def test_a_split_that_is_not_a_benchmark_is_refused(places: Path) -> None:

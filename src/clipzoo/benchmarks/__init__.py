@@ -22,7 +22,7 @@ from clipzoo.plugins import Registry
 __all__ = [
     "BATCH", "PLUGINS", "Benchmark", "Crop", "Labels", "Layout", "LayoutPlugin", "Lazy", "Loader", "Split", "Truth",
     "check_meaning", "column_labels", "layout_of", "open_benchmark", "read_split", "split_of", "truth_columns",
-    "view_of",
+    "view_of", "with_layout",
 ]  # fmt: skip
 
 
@@ -37,13 +37,22 @@ PLUGINS: Registry[LayoutPlugin] = Registry(
 )
 
 
+DEFAULT = "webdataset"
+"""The layout of a location that names none."""
+
+
 def layout_of(location: str) -> str | None:
     """Return the layout that a location such as ``voc:PATH?split=val`` names; None if it names none."""
     scheme, colon, _ = location.partition(":")
     return scheme if colon and scheme in PLUGINS.names() else None
 
 
-def open_benchmark(location: AnyPath | Place, layout: str = "webdataset") -> Benchmark:
+def with_layout(location: str, layout: str) -> str:
+    """Return a location that names its layout, ``layout`` if it names none; that of `open_benchmark` is not added."""
+    return location if layout == DEFAULT or layout_of(location) else f"{layout}:{location}"
+
+
+def open_benchmark(location: AnyPath | Place, layout: str = DEFAULT) -> Benchmark:
     """Open a benchmark.
 
     Args:

@@ -115,9 +115,10 @@ def _labeled(root: Root, path: Path) -> Benchmark:
     keys = root.part(f"{int(index):04d}" for index in indices)
     reader = LabeledPictures(path, [int(key) - 1 for key in keys])
     if root.options["task"] == "normals":
-        return Benchmark(reader, reader.shards, {"normals": _normals(root, reader)})
+        return Benchmark(reader, reader.shards, {"normals": _normals(root, reader)}, pictures=reader.pictures())
     field = "depths" if root.options["depth"] == "filled" else "rawDepths"
-    return Benchmark(reader, reader.shards, {"depth": LabeledDepth(reader, field, _crop(root))})
+    labels = LabeledDepth(reader, field, _crop(root))
+    return Benchmark(reader, reader.shards, {"depth": labels}, pictures=reader.pictures())
 
 
 def _normals(root: Root, reader: LabeledPictures) -> LabelFiles[Normals]:
@@ -200,6 +201,10 @@ class LabeledPictures(Reader):
         data = io.BytesIO()
         Image.fromarray(self.array("images", entry.key)).save(data, "PNG", compress_level=1)
         return Sample(entry.key, entry.shard, data.getvalue(), "")
+
+    def pictures(self) -> frozenset[Path]:
+        """Return a path for each picture, as if the file was a folder: two splits with a common one are refused."""
+        return frozenset(self.path.resolve() / key for key in self.rows)
 
     def array(self, field: str, key: str) -> NDArray[np.number]:
         """Return one row of a field as [H,W] or [H,W,C]: the file has its axes reversed."""

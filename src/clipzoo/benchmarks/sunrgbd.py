@@ -3,7 +3,7 @@
 Each picture's folder has ``image/*.jpg``, ``depth/*.png``, ``depth_bfx/*.png`` (holes filled) and ``scene.txt``. The
 16 bits of depth are rotated to the left by three; in millimeters, 0 is unknown, at most 10 m. ``depth`` is ``bfx``
 (default) or ``raw``. ``split=test`` or ``train`` needs ``allsplit.mat`` of the toolbox: ``splits=PATH``; the default,
-``all``, reads every picture. Scenes are the classes of zero-shot.
+``all``, reads every picture. Scenes are the classes, those of ``all`` in every split.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class SunRgbd:
         images = (path for path in below(root.path) if path.parent.name == "image" and path.parent != root.path)
         paths = root.found(images, lambda path: path.parent.parent.relative_to(root.path).as_posix())
         chosen = _split(root, paths)
-        scenes = {key: _scene(path) for key, path in chosen.items()}
-        names = tuple(sorted({*scenes.values()} - {""}))
-        classified = all(scenes.values())
+        scenes = {key: _scene(path) for key, path in paths.items()}
+        names = tuple(sorted({*scenes.values()} - {""}))  # of all splits, so that an index means the same in each
+        classified = all(scenes[key] for key in chosen)
         pictures = {
             key: Picture(path, target=names.index(scenes[key]) if classified else None) for key, path in chosen.items()
         }

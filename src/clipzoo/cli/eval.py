@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from clipzoo import plugins
 from clipzoo.cli._options import Device, Out, Set, Trust
 
 if TYPE_CHECKING:
@@ -66,8 +67,15 @@ class Command(TyperCommand):
 def _with_default(args: list[str]) -> Iterator[str]:
     for arg, following in zip_longest(args, args[1:]):
         yield arg
-        if arg == VOCABULARY and (following is None or following.startswith("-") or _is_path(following)):
+        if arg == VOCABULARY and not _is_variant(following):
             yield DEFAULT
+
+
+def _is_variant(word: str | None) -> bool:
+    """Return True for a variant, also where a folder has its name, and for a misspelled one, which is refused later."""
+    if word is None or word.startswith("-"):
+        return False
+    return word in plugins.names("models.dense") or not _is_path(word)
 
 
 def _is_path(word: str) -> bool:
@@ -110,6 +118,9 @@ def command(
         prompts = [f"evaluation.open_vocabulary={open_vocabulary}"] if open_vocabulary else []
         _arms(recipe, out, [*(overrides or []), *prompts], device, trust)
         return
+    if open_vocabulary is not None and open_vocabulary not in plugins.names("models.dense"):
+        known = plugins.hint(open_vocabulary, plugins.names("models.dense"))
+        raise typer.BadParameter(f"--open-vocabulary: there is no variant {open_vocabulary!r}; {known}")
     chosen = _layers(layers or "-1")
     side = label_size or 112
     if recipe is not None:
@@ -175,8 +186,8 @@ def _students(
     from clipzoo.runs.models import benchmarks_of, students
 
     loaded, folder = load_recipe(recipe, None if recipe.is_dir() else out, overrides, trust)
-    models, places = students(loaded, Folder(folder), str(recipe)), benchmarks_of(loaded, preset) | given
-    check_splits(loaded.model_copy(update={"evaluation": loaded.evaluation.model_copy(update=places)}))
+    models, places = students(loaded, Folder(folder), str(recipe)), benchmarks_of(loaded, preset, given)
+    check_splits(loaded.model_copy(update={"evaluation": loaded.evaluation.model_copy(update=places)}), places)
     default = folder / "presets" / f"{preset}{changed}"
     return models, places, out or default if recipe.is_dir() else default
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from clipzoo import encoders, files, locations, model_schemes, probing
-from clipzoo.benchmarks import Benchmark, Crop, Split, open_benchmark, read_split
+from clipzoo.benchmarks import Benchmark, Crop, Split, open_benchmark, read_split, with_layout
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.evaluation import Encoder, baselines, classification, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
@@ -139,13 +139,18 @@ def _start(recipe: Recipe) -> str | None:
     return f"open_clip:{name}{f'/{student.pretrained}' if student.pretrained else ''}{size}"
 
 
-def benchmarks_of(recipe: Recipe, preset: str) -> dict[str, str]:
-    """Return split -> location of the benchmarks of a recipe that a preset uses."""
+def benchmarks_of(recipe: Recipe, preset: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Return split -> location, with its layout, of the benchmarks of a recipe that a preset uses.
+
+    Those that are ``given`` replace the recipe's.
+    """
     classifier = classification.PRESETS.get(preset)
     validated = classifier is not None and classifier.validated
     splits = ("probe", "validation", "test") if validated else ("probe", "test")
-    named = {split: getattr(recipe.evaluation, split) for split in splits}
-    return {split: place for split, place in named.items() if place is not None}
+    named = {split: getattr(recipe.evaluation, split) for split in splits} | dict(given)
+    places = {split: place for split, place in named.items() if place is not None}
+    layout = recipe.evaluation.layout
+    return {split: one if locations.provided(one) else with_layout(one, layout) for split, one in places.items()}
 
 
 def _check_options(wanted: Comparison) -> None:

@@ -52,13 +52,18 @@ def variants(inputs: Inputs, without: Sequence[str] | None = None, only: Sequenc
     left_out = inputs.chosen(without or (), "--without") if chosen else every
     alone = inputs.chosen(only or (), "--only") if chosen else every
     named = {} if chosen else inputs.recipe.variants
-    found = [("without", name, name, tuple(one for one in every if one != name)) for name in left_out]
-    found += [("only", name, name, (name,)) for name in alone]
-    found += [("named", name, "", tuple(inputs.chosen(sources, name))) for name, sources in named.items()]
+    left = {name: tuple(one for one in every if one != name) for name in left_out}
     return [
-        Variant(name if kind == "named" else f"{kind} {name}", kind, column, kept, _folder(kept, every))
-        for kind, name, column, kept in found
+        *(Variant(f"without {name}", "without", name, kept, _folder(kept, every)) for name, kept in left.items()),
+        *(one for one in only_each(inputs) if one.column in alone),
+        *(variant_of(inputs, name, sources) for name, sources in named.items()),
     ]
+
+
+def only_each(inputs: Inputs) -> list[Variant]:
+    """Return the variants with a single column; that of a recipe with one column is the run itself."""
+    every = tuple(inputs.specs)
+    return [Variant(f"only {name}", "only", name, (name,), _folder((name,), every)) for name in every]
 
 
 def variant_of(inputs: Inputs, name: str, sources: Sequence[str]) -> Variant:

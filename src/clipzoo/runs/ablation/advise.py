@@ -24,7 +24,7 @@ from clipzoo.runs import verbs
 from clipzoo.runs._run import Run
 from clipzoo.runs.folder import Folder
 from clipzoo.runs.results import cost
-from clipzoo.runs.variants import Variant, variants
+from clipzoo.runs.variants import Variant, only_each
 from clipzoo.store.manifest import software
 from clipzoo.tasks.base import Measure
 from clipzoo.training.processes import ranks
@@ -73,6 +73,8 @@ def check(recipe: Recipe) -> None:
             "evaluation.validation is missing, on which experts are compared: add a benchmark folder that is neither "
             "probe nor test"
         )
+    if not recipe.columns:
+        raise RecipeError("columns is empty, so there is no expert to compare with captions alone: add a column")
     if ranks.world_size() > 1:
         raise RecipeError("advice is computed in one process. Run it without torchrun")
 
@@ -91,7 +93,7 @@ def advise(run: Run, budget: Budget | None = None) -> Path:
         with small.writing():
             verbs.label(small)
             scores = {"clip-ft": _scores(small, "clip-ft", small)}
-            alone = variants(small.inputs, only=tuple(small.specs), without=())
+            alone = only_each(small.inputs)
             for variant in alone:
                 scores[variant.name] = _scores(small, variant.name, small.variant(variant))
             results = _results(run, small, scores, alone)

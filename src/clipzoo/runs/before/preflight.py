@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -123,8 +123,11 @@ def check_split(split: str, location: str, layout: str = "webdataset", field: Na
         raise RecipeError(f"{field(split)} is {location!r}, which is not a benchmark folder: {error}") from error
 
 
-def check_splits(recipe: Recipe) -> None:
+def check_splits(recipe: Recipe, measured: Collection[str] = SPLITS) -> None:
     """Check that every split exists, shares no pictures with another or with ``data``, and has comparable labels.
+
+    The true labels of splits that are not ``measured``, and those of the guard's benchmark, are not used, so they may
+    differ.
 
     Raises:
         RecipeError: one of these is not so.
@@ -133,7 +136,7 @@ def check_splits(recipe: Recipe) -> None:
     places = {split: getattr(evaluation, split) for split in SPLITS if getattr(evaluation, split)}
     if recipe.training.guard and recipe.training.guard.benchmark:
         places["guard"] = recipe.training.guard.benchmark
-    check_locations(places, evaluation.layout, _data(recipe))
+    check_locations(places, evaluation.layout, _data(recipe), measured=measured)
 
 
 def check_prompted(recipe: Recipe) -> None:
@@ -160,6 +163,7 @@ def check_locations(
     layout: str = "webdataset",
     data: Mapping[str, str] | None = None,
     field: Naming = _field,
+    measured: Collection[str] = SPLITS,
 ) -> None:
     """Check split -> location of benchmarks, and field -> location of training data, as `check_splits` does."""
     benchmarks = {split: check_split(split, place, layout, field) for split, place in places.items()}
@@ -172,6 +176,7 @@ def check_locations(
     meanings = {
         field(split): locations.conventions(places[split]) if benchmark is None else benchmark.conventions
         for split, benchmark in benchmarks.items()
+        if split in measured
     }
     try:
         check_meaning(meanings)

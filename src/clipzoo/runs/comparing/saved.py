@@ -16,6 +16,7 @@ from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.scores import DONE
 from clipzoo.recipe import Recipe, flat
 from clipzoo.runs.folder import Folder
+from clipzoo.runs.interpolation import BEST
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,16 @@ class Saved:
         """Return the folders of the scores of an arm: its own, and that of open vocabulary if it is measured."""
         named = self.results.get("named_arms", {}).get(arm)
         folder, row = (Folder(self.path / named["folder"]), "clipzoo") if named else (self.folder, arm)
+        if arm.endswith(BEST):
+            row, seed = self._measured_as(arm.removesuffix(BEST), seed)
         variant = self.recipe.evaluation.open_vocabulary
         prompted = [folder.scores(f"{OPEN_VOCABULARY}-{variant}", f"{row}-{seed}")] if variant else []
         return [folder.scores(row, seed), *prompted]
+
+    def _measured_as(self, arm: str, seed: int) -> tuple[str, int]:
+        """Return the row and seed whose scores an interpolated arm has; α = 0 and 1 have those of start and end."""
+        alpha = self.results["interpolation"][arm][str(seed)]["best"]
+        return {0: ("clip", 0), 1: (arm, seed)}.get(alpha, (f"{arm}{BEST}", seed))
 
     def protocol(self, group: str, split: str) -> dict[str, str]:
         """Return the settings on which the scores of a group of measures depend, in words."""
