@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import loky
 
@@ -30,7 +30,7 @@ MOST = 16
 IDLE = 10.0
 """Seconds without work after which a process ends; so it does not outlive the first one, if that one is killed."""
 
-_CALL: list[Callable[[str], Any]] = []
+_CALL: list[Callable[[str], object]] = []
 """The work of a process started here."""
 
 
@@ -74,15 +74,16 @@ def _elsewhere(call: Callable[[str], Out], shards: Sequence[str], processes: int
         processes, initializer=_prepare, initargs=(call,), env={"OMP_NUM_THREADS": "1"}, timeout=IDLE
     )
     try:
-        yield from files.in_order(pool, _work, shards, 2 * processes)
+        for made in files.in_order(pool, _work, shards, 2 * processes):
+            yield cast(Out, made)
     finally:
         pool.shutdown(kill_workers=True)
 
 
-def _prepare(call: Callable[[str], Any]) -> None:
+def _prepare(call: Callable[[str], object]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one ends them
     _CALL[:] = [call]
 
 
-def _work(shard: str) -> Any:
+def _work(shard: str) -> object:
     return _CALL[0](shard)
