@@ -48,6 +48,28 @@ def tars(folder: Path) -> str:
     return str(folder)
 
 
+def test_members_without_a_known_ending_are_captions_if_they_are_named(tmp_path: Path) -> None:
+    members = [
+        ("0.png", PNG),
+        ("0.cap", b"one"),
+        ("0.Alt", b"two"),
+        ("1.png", PNG),
+        ("1.cap", b" "),
+        ("1.alt", b"only"),
+    ]
+    data = raw_tar(tmp_path / "0.tar", members)
+
+    def captions(location: str, names: tuple[str, ...] = ()) -> list[Any]:
+        reader = open_dataset(location, fields=names)
+        found = [reader.read(entry) for entry in reader.index("0")]
+        return [one.fields if names else (one.caption, *one.others) for one in found]
+
+    assert captions(f"{data}?caption=cap|alt") == [("one", "two"), ("only",)]
+    assert captions(f"{data}?caption=cap,alt") == [("one",), ("only",)]
+    drawn = captions(f"{data}?caption=cap,alt", ("cap", "alt"))
+    assert drawn == [{"cap": ("one",), "alt": ("two",)}, {"alt": ("only",)}]
+
+
 def folder_of_files(folder: Path) -> str:
     for i, one in enumerate(TEXTS):
         (folder / f"{i}.png").write_bytes(PNG)

@@ -73,7 +73,9 @@ def command(
     tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
     if estimate:
         with locations.resolved(several.combined(data), out) as found:
-            guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
+            guess = labeling.estimate(
+                found, expert, device=device, batch_size=batch_size, tuning=tuning, shards=shards, codec=codec
+            )
         console.print(estimated(guess), estimated_total(guess, price), sep="\n")
         return
     reports = labeling.label(

@@ -146,7 +146,7 @@ class WebDataset(Reader):
             return Sample(entry.key, entry.shard, image, "")
         found = self._fields(entry, data, self.given.fields) if self.given.fields else {}
         caption, *others = fields.caption_or_field(lambda: self._captions(entry, data), found)
-        image = exif.upright(image, data[entry.caption]) if self.captions.upright else image
+        image = exif.upright(image, data.get(entry.caption, b"")) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others), found)
 
     def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
@@ -178,7 +178,8 @@ class WebDataset(Reader):
         """See `Reader.others`; rows of the tar's metadata are not members."""
         used = {entry.image, entry.caption} - {fields.JSON}
         names = [name for name in entry.members if name not in used and not metadata.is_row(name)]
-        return dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
+        data = dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
+        return exif.with_note_applied(data) if self.captions.upright else data
 
     def cached(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.cached`."""
@@ -306,7 +307,12 @@ def _texts(wanted: Sequence[str], members: Mapping[str, Span]) -> tuple[str, ...
     """Return the members that hold the fields which the dataset was opened with."""
     if not wanted:
         return ()
-    usable = [name for name in members if _may_hold_text(name, members)]
+    bare = {name.lower() for name in wanted}  # of members without a known ending
+    usable = [
+        name
+        for name, (_, size) in members.items()
+        if (fields.is_text(name) or name in bare) and 0 < size <= CAPTION_BYTES
+    ]
     return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in wanted))))
 
 
