@@ -54,7 +54,8 @@ def command(
     estimate: Annotated[
         bool,
         typer.Option(
-            "--estimate", help="Label a sample, discard the labels, and estimate the cost of the whole dataset."
+            "--estimate",
+            help="Label a sample, discard the labels, and estimate the cost of the dataset, or of --shards.",
         ),
     ] = False,
     price: Annotated[float | None, typer.Option(help="Price of an hour of this machine, for --estimate.")] = None,
