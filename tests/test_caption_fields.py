@@ -18,7 +18,7 @@ import torch
 
 from clipzoo.checking import scan
 from clipzoo.data import Plan, TrainingSet, Viewing, entry_of, kept_plan, loader
-from clipzoo.data.captions import draw_caption
+from clipzoo.data.captions import check_captions, draw_caption
 from clipzoo.errors import PlanError, RecipeError, SampleError
 from clipzoo.models import Student
 from clipzoo.pages.check import rows
@@ -68,6 +68,7 @@ def test_members_without_a_known_ending_are_captions_if_they_are_named(tmp_path:
     assert captions(f"{data}?caption=cap,alt") == [("one",), ("only",)]
     drawn = captions(f"{data}?caption=cap,alt", ("cap", "alt"))
     assert drawn == [{"cap": ("one",), "alt": ("two",)}, {"alt": ("only",)}]
+    check_captions({"cap": 1, "alt": 1}, open_dataset(data, fields=("cap", "alt")))
 
 
 def folder_of_files(folder: Path) -> str:

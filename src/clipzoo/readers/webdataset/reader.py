@@ -151,7 +151,8 @@ class WebDataset(Reader):
 
     def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
         """See `Reader.fields`."""
-        names = [name for name in entry.members if _may_hold_text(name, entry.members)]
+        wanted = (*self.captions.several, *self.given.fields)
+        names = [name for name in entry.members if _may_hold_text(name, entry.members, wanted)]
         names += [entry.caption] if metadata.is_row(entry.caption) else []
         data = dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
         return self._fields(entry, data)
@@ -307,17 +308,14 @@ def _texts(wanted: Sequence[str], members: Mapping[str, Span]) -> tuple[str, ...
     """Return the members that hold the fields which the dataset was opened with."""
     if not wanted:
         return ()
-    bare = {name.lower() for name in wanted}  # of members without a known ending
-    usable = [
-        name
-        for name, (_, size) in members.items()
-        if (fields.is_text(name) or name in bare) and 0 < size <= CAPTION_BYTES
-    ]
+    usable = [name for name in members if _may_hold_text(name, members, wanted)]
     return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in wanted))))
 
 
-def _may_hold_text(name: str, members: Mapping[str, Span]) -> bool:
-    return fields.is_text(name) and 0 < members[name][1] <= CAPTION_BYTES
+def _may_hold_text(name: str, members: Mapping[str, Span], wanted: Sequence[str]) -> bool:
+    """Return True for a member with an ending of texts, or with the name of one of the ``wanted`` fields."""
+    known = fields.is_text(name) or any(name == one.lower() for one in wanted)
+    return known and 0 < members[name][1] <= CAPTION_BYTES
 
 
 def _option_advice(part: str) -> str:
