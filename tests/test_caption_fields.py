@@ -18,7 +18,7 @@ import torch
 
 from clipzoo.checking import scan
 from clipzoo.data import Plan, TrainingSet, Viewing, entry_of, kept_plan, loader
-from clipzoo.data.captions import draw_caption
+from clipzoo.data.captions import check_captions, draw_caption
 from clipzoo.errors import PlanError, RecipeError, SampleError
 from clipzoo.models import Student
 from clipzoo.pages.check import rows
@@ -46,6 +46,29 @@ def tars(folder: Path) -> str:
     ]
     write_shard(folder / "00000.tar", shard)
     return str(folder)
+
+
+def test_members_without_a_known_ending_are_captions_if_they_are_named(tmp_path: Path) -> None:
+    members = [
+        ("0.png", PNG),
+        ("0.cap", b"one"),
+        ("0.Alt", b"two"),
+        ("1.png", PNG),
+        ("1.cap", b" "),
+        ("1.alt", b"only"),
+    ]
+    data = raw_tar(tmp_path / "0.tar", members)
+
+    def captions(location: str, names: tuple[str, ...] = ()) -> list[Any]:
+        reader = open_dataset(location, fields=names)
+        found = [reader.read(entry) for entry in reader.index("0")]
+        return [one.fields if names else (one.caption, *one.others) for one in found]
+
+    assert captions(f"{data}?caption=cap|alt") == [("one", "two"), ("only",)]
+    assert captions(f"{data}?caption=cap,alt") == [("one",), ("only",)]
+    drawn = captions(f"{data}?caption=cap,alt", ("cap", "alt"))
+    assert drawn == [{"cap": ("one",), "alt": ("two",)}, {"alt": ("only",)}]
+    check_captions({"cap": 1, "alt": 1}, open_dataset(data, fields=("cap", "alt")))
 
 
 def folder_of_files(folder: Path) -> str:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from clipzoo import experts
 from clipzoo.cli import app
 from clipzoo.cli._options import as_share
-from clipzoo.errors import ExpertError, StoreError
+from clipzoo.errors import DatasetError, ExpertError, StoreError
 from clipzoo.experts import Expert, ExpertCard
 from clipzoo.experts.calls import out_of_memory
 from clipzoo.labeling import Tuning, engine, estimate, label
@@ -421,6 +421,21 @@ def test_estimate_on_the_command_line_writes_no_label(tmp_path, monkeypatch):
     assert "12 samples:" in said.output
     assert "at 3.5 per hour" in said.output.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_estimate_is_of_the_chosen_shards_and_codec(tmp_path):
+    rng = np.random.default_rng(0)
+    for shard in range(4):
+        noise = [
+            (f"{i}", {"png": encoded(rng.integers(0, 256, (200, 200, 3), np.uint8)), "txt": b"c"}) for i in range(3)
+        ]
+        write_shard(tmp_path / f"data/{shard}.tar", noise)
+    plain = estimate(str(tmp_path / "data"), [Near()], device="cpu", shards=["[01]"])
+    levels = estimate(str(tmp_path / "data"), [Near()], device="cpu", shards=["0", "1"], codec="png-levels")
+    assert (plain.samples, levels.samples) == (6, 6)
+    assert levels.bytes > plain.bytes
+    with pytest.raises(DatasetError, match="has no shard '7'"):
+        estimate(str(tmp_path / "data"), [Near()], device="cpu", shards=["7"])
 
 
 def test_estimate_of_an_expert_that_reads_other_columns_is_refused(tmp_path):

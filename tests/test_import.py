@@ -31,6 +31,22 @@ CORNER = [0, 0, 3, 0, 3, 3]
 BIT = np.pad(RNG.random((4, 5)) > 0.5, ((3, 5), (6, 5)))
 
 
+def test_masks_of_an_imagefolder_are_relative_to_their_table(tmp_path: Path) -> None:
+    for value, part in enumerate(("train", "val")):
+        folder = tmp_path / "data" / part
+        (folder / "masks").mkdir(parents=True)
+        (folder / "0.png").write_bytes(encoded(image(value)))
+        Image.fromarray(np.full((H, W), value, np.uint8)).save(folder / "masks" / "0.png")
+        row = {"file_name": "0.png", "text": "c", "mask": "masks/0.png"}
+        (folder / "metadata.jsonl").write_text(json.dumps(row))
+    meaning = {"label": "mask", "task": "segmentation", "classes": "floor,wall", "void": "none", "as": "x"}
+    data, store = tmp_path / "data", tmp_path / "out"
+    assert import_labels(data, data, "rows", meaning, store, progress=False).matched == 2
+    column = Store(store).column("segmentation", "x")
+    labels = {row["key"]: column.label(shard, row) for shard, rows in column.tables() for row in rows.to_pylist()}
+    assert {key: int(label.ids.max()) for key, label in labels.items()} == {"train/0": 0, "val/0": 1}
+
+
 def compressed(mask: np.ndarray) -> dict:
     found = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(found["size"]), "counts": found["counts"].decode()}

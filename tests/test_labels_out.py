@@ -201,6 +201,8 @@ def test_many_classes_take_16_bits_and_are_refused_by_voc(tmp_path):
     with pytest.raises(StoreError, match="has 300 classes, but PASCAL VOC's palette PNGs hold 255"):
         export_labels(tmp_path / "labels", data, "voc", tmp_path / "voc")
     assert not (tmp_path / "voc").exists()
+    export_labels(tmp_path / "labels", data, "fiftyone", tmp_path / "fo")
+    assert "299: 'class 299', 65535: 'unknown'}" in (tmp_path / "fo" / "README.md").read_text()
 
 
 def test_voc_counts_from_one_and_rounds_boxes_between_pixels(tmp_path):

@@ -73,6 +73,14 @@ def test_the_data_of_a_store_is_next_to_its_labels_but_not_through_a_link(tmp_pa
     assert not (tmp_path / "labels").exists()
 
 
+def test_a_benchmark_folder_may_have_options(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "bench" / "images")
+    (tmp_path / "plain").mkdir()
+    for options in ("", "?captions=optional"):
+        assert locations.resolve_data(f"{tmp_path}/bench{options}", tmp_path) == f"{tmp_path}/bench/images{options}"
+        assert locations.resolve_data(f"{tmp_path}/plain{options}", tmp_path) == f"{tmp_path}/plain{options}"
+
+
 def test_models_of_a_scheme_are_folders_of_openclip() -> None:
     folder = model_schemes.resolve("demo:clip")
     assert Path(folder.removeprefix("local-dir:"), "open_clip_config.json").is_file()

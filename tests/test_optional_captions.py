@@ -73,6 +73,14 @@ def test_a_picture_without_a_caption_is_a_sample_where_captions_are_optional(mad
     assert read(reader) == [(k, data, "a caption" if k == "2" else "") for k, data in PICTURES.items()]
 
 
+def test_the_orientation_of_a_missing_json_is_none(tmp_path: Path) -> None:
+    data = raw_tar(tmp_path / "0.tar", [("0.png", PICTURES["0"]), ("0.title.txt", b"t")])
+    reader = open_dataset(f"{data}?exif=json&captions=optional", fields=["title"])
+    (entry,) = reader.index("0")
+    found = reader.read(entry)
+    assert (found.image, found.fields) == (PICTURES["0"], {"title": ("t",)})
+
+
 def test_a_table_without_a_caption_column_is_read_where_captions_are_optional(tmp_path: Path) -> None:
     files(tmp_path / "data")
     (tmp_path / "data/a.csv").write_text("id,image\n" + "".join(f"{k},{k}.png\n" for k in PICTURES))

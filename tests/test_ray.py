@@ -128,6 +128,15 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     run(data, tmp_path / "out")  # nothing is locked or half done
 
 
+@pytest.mark.parametrize("address", [None, "ray://head:10001"])
+def test_the_address_of_a_client_is_refused_wherever_it_is_given(tmp_path, monkeypatch, address):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was asked"))
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(EngineError, match="ray://head:10001 is the address of a Ray client"):
+        run(make_dataset(tmp_path / "data"), tmp_path / "out", engine="ray", ray_address=address)
+
+
 @pytest.mark.parametrize("address", [None, "local"])
 @pytest.mark.parametrize("kind", ["bare", "raylet", "system", "time"])
 def test_a_ray_that_dies_at_its_start_ends_in_a_sentence(tmp_path, monkeypatch, kind, address):

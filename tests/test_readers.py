@@ -43,6 +43,13 @@ def test_shards_are_listed_and_gaps_do_not_matter(tmp_path):
     assert open_dataset(str(tmp_path)).shards == ("00000", "00002", "00007")
 
 
+@pytest.mark.parametrize("key", ["/a", "../a", "./a", "a/../b", "a\\b", "a\ufffd", "a.b", "", "k"])
+def test_a_key_that_cannot_be_read_is_not_written(tmp_path, key):
+    with pytest.raises(DatasetError, match=r"is repeated, is empty or has a dot|is not the path of a file"):
+        write_shard(tmp_path / "a.tar", [("k", {"txt": b"x"}), (key, {"txt": b"x"})])
+    assert not (tmp_path / "a.tar").exists()
+
+
 def test_nested_and_linked_folders_give_unique_names(tmp_path):
     make_dataset(tmp_path / "data/train")
     make_dataset(tmp_path / "elsewhere")

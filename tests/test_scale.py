@@ -339,6 +339,20 @@ def test_a_verification_resumes_and_reads_changed_shards_again(
     assert "the tar has changed" in str(again[0])
 
 
+def test_a_verification_that_needs_fewer_labels_reads_no_shard_again(
+    labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column with more shards needs fewer labels of each."""
+    store, log = Store(labeled / "labels"), tmp_path / "log"
+    read: list[str] = []
+    original = Column.rows
+    monkeypatch.setattr(Column, "rows", lambda self, shard: read.append(shard) or original(self, shard))
+    for sample, deep, decoded, count in ((8, False, 8, 2), (4, False, 8, 0), (9**9, True, 24, 2), (8, False, 24, 0)):
+        monkeypatch.setattr(VERIFY, "SAMPLE", sample)
+        read.clear()
+        assert (verification(store, deep=deep, resume=log).decoded, len(read)) == (decoded, count)
+
+
 def test_the_command_says_what_was_decoded(labeled: Path, tmp_path: Path) -> None:
     for _ in range(2):
         arguments = ["labels", "verify", str(labeled / "labels"), "--deep", "--resume", str(tmp_path / "log")]

@@ -28,6 +28,7 @@ from clipzoo.readers.webdataset import write_shard
 from clipzoo.splitting import Options, split, writing
 from clipzoo.splitting.parts import PARTS, assign
 from clipzoo.splitting.report import PartReport, SplitReport, notes
+from clipzoo.types import decode_image
 from making import encoded, image, make_dataset, raw_tar, samples
 from test_checking import photo
 
@@ -307,6 +308,42 @@ def test_equal_keys_of_several_shards_and_keys_with_dots_get_keys_of_their_own(t
         assert len({key for part in members(out).values() for key in part if key.endswith(".txt")}) == count
 
 
+def test_keys_that_no_reader_would_use_in_a_tar_are_changed(tmp_path: Path) -> None:
+    keys = ["/data/0", "../1", "./2", "a\\3", "a/../4", "fine/5"]
+    lines = [f"{i}.png,c {i},{key}" for i, key in enumerate(keys)]
+    for i in range(len(keys)):
+        (tmp_path / f"{i}.png").write_bytes(encoded(image(i)))
+    (tmp_path / "a.csv").write_text("\n".join(["image,caption,key", *lines]))
+    split(tmp_path / "a.csv", tmp_path / "out", Options(probe="0", validation="0", test="0"))
+    reader = open_dataset(tmp_path / "out" / "train")
+    entries = [entry for shard in reader.shards for entry in reader.index(shard)]
+    assert [entry.error for entry in entries] == [None] * len(keys)
+    assert [entry.key for entry in entries] == [row["key"] for row in rows(tmp_path / "out")]
+    assert entries[-1].key == "fine/5"
+
+
+@pytest.mark.parametrize(
+    "exif", ['{"Image Orientation": "Rotated 90 CW", "Make": "x"}', {"Image Orientation": "Rotated 90 CW"}]
+)
+def test_a_picture_that_was_turned_is_not_turned_again(tmp_path: Path, exif: object) -> None:
+    note = json.dumps({"caption": "c", "exif": exif}).encode()
+    members = [(f"{i}", {"png": encoded(image(i)), "json": note}) for i in range(4)]
+    write_shard(tmp_path / "tars" / "0.tar", members)
+    (tmp_path / "folder").mkdir()
+    for key, files in members:
+        for ext, data in files.items():
+            (tmp_path / "folder" / f"{key}.{ext}").write_bytes(data)
+    for data in ("tars", "folder"):
+        split(f"{tmp_path / data}?exif=json", tmp_path / f"{data}-out", Options(probe="0", validation="0", test="0"))
+        for options in ("", "?exif=json"):
+            reader = open_dataset(f"{tmp_path / f'{data}-out'}/train{options}")
+            entry = reader.index("00000")[0]
+            found = reader.read(entry)
+            assert decode_image(found.image).shape == (16, 12, 3)
+            assert reader.sideways(entry, found.image) == ""
+            assert found.caption == "c"
+
+
 # Determinism, stops, and what exists ---------------------------------------------------------------------
 
 
@@ -453,6 +490,9 @@ def test_the_groups_of_a_check_are_used_and_can_be_edited(tmp_path: Path, reques
     report = split(str(data), tmp_path / "edited", check=tmp_path / "check")
     assert report.reasons == {"one room": 9}
     assert len({row["part"] for row in rows(tmp_path / "edited") if row["reason"] == "one room"}) == 1
+    own[1]["group"] = own[2]["group"] = None
+    pq.write_table(table.from_pylist(own, table.schema), tmp_path / "check" / "groups.parquet")
+    assert split(str(data), tmp_path / "apart", check=tmp_path / "check").reasons == {"one room": 7}
     own[0]["key"] = "nobody"
     pq.write_table(table.from_pylist(own, table.schema), tmp_path / "check" / "groups.parquet")
     with pytest.raises(DatasetError, match="'nobody'"):

@@ -115,7 +115,7 @@ def read(folder: Path, findings: Findings, reader: Reader) -> tuple[Roots, dict[
         wanted = by_shard.pop(_text(shard), {})
         entries = reader.index(shard) if wanted else []
         for place, number in enumerate(numbers if wanted else (), at):
-            if (found := wanted.pop(entries[number].key, None)) is not None:
+            if (found := wanted.pop(entries[number].key, None)) is not None and found[0] is not None:
                 roots[place] = first.setdefault(found[0], place)
                 reasons[place] = found[1]
         if wanted:

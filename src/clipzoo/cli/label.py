@@ -54,7 +54,8 @@ def command(
     estimate: Annotated[
         bool,
         typer.Option(
-            "--estimate", help="Label a sample, discard the labels, and estimate the cost of the whole dataset."
+            "--estimate",
+            help="Label a sample, discard the labels, and estimate the cost of the dataset, or of --shards.",
         ),
     ] = False,
     price: Annotated[float | None, typer.Option(help="Price of an hour of this machine, for --estimate.")] = None,
@@ -73,7 +74,9 @@ def command(
     tuning = labeling.Tuning(precision, channels_last, compile, threads)  # type: ignore[arg-type]  # it checks
     if estimate:
         with locations.resolved(several.combined(data), out) as found:
-            guess = labeling.estimate(found, expert, device=device, batch_size=batch_size, tuning=tuning)
+            guess = labeling.estimate(
+                found, expert, device=device, batch_size=batch_size, tuning=tuning, shards=shards, codec=codec
+            )
         console.print(estimated(guess), estimated_total(guess, price), sep="\n")
         return
     reports = labeling.label(

@@ -120,7 +120,8 @@ class Rows(Importer):
     def value(self, key: str) -> object:
         """Return the value in the column of labels; `SampleError` if there is no row or no value."""
         path = self.table(key)
-        return self.reader.values(path, self.entries[key].members[ROW])[self.reader.columns[path].image]
+        value = self.reader.values(path, self.entries[key].members[ROW])[self.reader.columns[path].image]
+        return self.reader.image_of(path, value)
 
     def table(self, key: str) -> Place:
         """Return the file of the row; `SampleError` if there is no row."""

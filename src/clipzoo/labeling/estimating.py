@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ from clipzoo.labeling._loading import create_experts, load_expert, resolve_devic
 from clipzoo.labeling._progress import COMMIT, Meter, Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, label_shards
-from clipzoo.labeling.plan import Job
+from clipzoo.labeling.plan import Job, choose
 from clipzoo.readers import Entry, Reader, open_dataset, spread
 from clipzoo.readers.base import Keys
 from clipzoo.stopping import signals
@@ -41,10 +41,10 @@ class ColumnEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The cost of labeling a whole dataset on this machine.
+    """The cost of labeling a whole dataset, or the chosen shards of it, on this machine.
 
     Attributes:
-        samples: number of samples in the dataset; extrapolated if it has more than `SHARDS` shards.
+        samples: number of samples in the shards; extrapolated if there are more than `SHARDS` shards.
         measured: number of images in the sample.
         seconds: for the whole run, including loading.
         columns: one per expert.
@@ -87,6 +87,8 @@ def estimate(
     device: str = "auto",
     batch_size: int | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
+    shards: Collection[str] | None = None,
+    codec: str | None = None,
 ) -> Estimate:
     """Label a sample of the dataset in a temporary store, and extrapolate.
 
@@ -94,7 +96,7 @@ def estimate(
     all other costs by images.
 
     Args:
-        data, experts, device, batch_size, tuning: see `label`.
+        data, experts, device, batch_size, tuning, shards, codec: see `label`.
 
     Raises:
         DatasetError, ExpertError: see `label`. Failed samples are no error here.
@@ -108,10 +110,11 @@ def estimate(
                 "Remove it from the estimate"
             )
     began = time.perf_counter()
-    picked, samples = _pick(reader, IMAGES)
-    indexing = (time.perf_counter() - began) / min(SHARDS, len(reader.shards))
+    chosen = choose(reader, shards)
+    picked, samples = _pick(reader, chosen, IMAGES)
+    indexing = (time.perf_counter() - began) / min(SHARDS, len(chosen))
     with TemporaryDirectory(prefix="clipzoo-estimate-") as folder, tuning.fixed_threads():
-        works = [_work(expert, Store(folder), tuning) for expert in made]
+        works = [_work(expert, Store(folder), tuning, codec) for expert in made]
         began = time.perf_counter()
         for work in works:
             load_expert(work, resolve_device(device), tuning, batch_size)
@@ -124,25 +127,25 @@ def estimate(
         seconds = (
             loading
             + samples * (meter.elapsed - meter.seconds[COMMIT]) / images
-            + len(reader.shards) * (indexing + meter.seconds[COMMIT])
+            + len(chosen) * (indexing + meter.seconds[COMMIT])
         )
-        columns = tuple(_column(work.column, meter, samples, len(reader.shards)) for work in works)
+        columns = tuple(_column(work.column, meter, samples, len(chosen)) for work in works)
     return Estimate(samples, meter.images, seconds, columns)
 
 
-def _pick(reader: Reader, count: int) -> tuple[list[Entry], int]:
-    """Return about ``count`` entries from the whole dataset, and its number of samples."""
-    shards = spread(reader.shards, SHARDS)
+def _pick(reader: Reader, chosen: Sequence[str], count: int) -> tuple[list[Entry], int]:
+    """Return about ``count`` entries from the chosen shards, and the number of their samples."""
+    shards = spread(chosen, SHARDS)
     picked, total = list[Entry](), 0
     for shard in shards:
         entries = reader.index(shard)
         total += len(entries)
         picked += spread(entries, -(-count // len(shards)))
-    return picked, round(total * len(reader.shards) / len(shards))
+    return picked, round(total * len(chosen) / len(shards))
 
 
-def _work(expert: Expert, store: Store, tuning: Tuning) -> Work:
-    column = store.create(tuning.card(expert), {})
+def _work(expert: Expert, store: Store, tuning: Tuning, codec: str | None) -> Work:
+    column = store.create(tuning.card(expert), {}, codec=codec)
     return Work(expert, column, Budget(column.name, allowed=1.0), expert.batch_size)
 
 

@@ -44,7 +44,7 @@ def missing(
     Raises:
         DatasetError: the dataset does not have one of the ``shards``.
     """
-    wanted = _chosen(reader, shards)
+    wanted = choose(reader, shards)
     have = [column.committed() - shards for column, shards in zip(columns, old, strict=True)]
     done = [_done(column, shards, retry_failed) for column, shards in zip(columns, have, strict=True)]
     jobs = []
@@ -85,7 +85,12 @@ def uncommitted(jobs: Sequence[Job], columns: Sequence[Column]) -> list[str]:
     return [job.shard for job in jobs if any(job.shard not in have[i] for i in job.columns)]
 
 
-def _chosen(reader: Reader, shards: Collection[str] | None) -> list[str]:
+def choose(reader: Reader, shards: Collection[str] | None) -> list[str]:
+    """Return the shards with these names or patterns, in the dataset's order; all for None.
+
+    Raises:
+        DatasetError: the dataset does not have one of the ``shards``.
+    """
     if shards is None:
         return list(reader.shards)
     there, meant = set(reader.shards), set[str]()

@@ -18,7 +18,7 @@ from clipzoo import files, readers
 from clipzoo.errors import DatasetError
 from clipzoo.files import AnyPath, several
 from clipzoo.plugins import Registry
-from clipzoo.readers import Reader
+from clipzoo.readers import Location, Reader
 from clipzoo.tasks.base import Convention
 
 __all__ = [
@@ -136,8 +136,9 @@ def resolve_data(location: str, cache: Path, progress: Progress = lambda what, d
     if named := several.separate(location):
         return several.combine({name: resolve_data(one, cache, progress) for name, one in named.items()})
     found = resolve(location, cache, progress)
-    images = files.place(found) / "images" if _FOLDER.fullmatch(found) else None
-    return str(images) if images and images.is_dir() else found
+    path = Location.parse(found).path
+    images = files.place(path) / "images" if _FOLDER.fullmatch(path) else None
+    return f"{images}{found.removeprefix(path)}" if images and images.is_dir() else found
 
 
 def resolve_into_store(location: str, store: str) -> str:

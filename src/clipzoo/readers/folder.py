@@ -115,7 +115,8 @@ class Folder(Reader):
     def others(self, entry: Entry) -> Mapping[str, bytes]:
         """See `Reader.others`; only files of texts are part of a sample."""
         names = (ext for ext in (*TEXTS, fields.JSON) if ext == fields.JSON or ext != entry.caption.lower())
-        return self._texts(entry, [ext for ext in names if self._has_text(entry.key, ext)])
+        data = self._texts(entry, [ext for ext in names if self._has_text(entry.key, ext)])
+        return exif.with_note_applied(data) if self.captions.upright else data
 
     def _texts(self, entry: Entry, extensions: Iterable[str]) -> dict[str, bytes]:
         """Return extension in lower case -> bytes of the readable files of a sample."""

@@ -22,6 +22,7 @@ from clipzoo.checking import Findings
 from clipzoo.readers import Entry, Reader
 from clipzoo.readers.decode import read_image
 from clipzoo.readers.webdataset.layout import Layout
+from clipzoo.readers.webdataset.tar import is_kept
 from clipzoo.splitting.parts import PARTS
 from clipzoo.splitting.samples import MISSING, Labeled
 from clipzoo.types import Failure
@@ -69,7 +70,7 @@ class Places:
         self.counts[part] += 1
         clean = key.rpartition("/")[2].replace(".", "_") if "." in key.rpartition("/")[2] else ""
         clean = key.rpartition("/")[0] + "/" * ("/" in key) + clean if clean else key
-        if Layout().split(f"{clean}.x") is None:
+        if Layout().split(f"{clean}.x") is None or not is_kept(f"{clean}.x"):
             clean = hashlib.sha256(key.encode()).hexdigest()[:16]
         unique, again = clean, 1
         while unique in self.keys[part]:

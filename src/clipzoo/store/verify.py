@@ -178,21 +178,31 @@ class _Log:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.known: dict[str, _Result] = {}
+        self.known: dict[str, tuple[int, _Result]] = {}
+        """State of a shard -> the number of labels that were to be decoded, 0 for all, and the result."""
         for line in path.read_bytes().splitlines() if path is not None and path.exists() else []:
             try:
                 values = json.loads(line)
                 problems = [Problem(*one) for one in values["problems"]]
                 result = _Result(problems, Tally.from_json(values["tally"]), values["marked"])
-                self.known[values["of"]] = result
+                *state, least = json.loads(values["of"])
+                before, _ = self.known.get(json.dumps(state), (-1, result))
+                if least == 0 or before != 0:
+                    self.known[json.dumps(state)] = int(least), result
             except (ValueError, KeyError, TypeError):
                 log.warning("%s has a line that is not a result: it is ignored", path)
 
-    def add(self, identity: str, result: _Result) -> None:
+    def find(self, state: Sequence[str], least: int) -> _Result | None:
+        """Return a result for which at least so many labels were decoded."""
+        decoded, result = self.known.get(json.dumps(state), (-1, None))
+        return result if decoded == 0 or 0 < least <= decoded else None
+
+    def add(self, state: Sequence[str], least: int, result: _Result) -> None:
         """Append a result."""
         if self.path is not None:
             problems = [[one.column, one.shard, one.key, one.message] for one in result.problems]
-            values = {"of": identity, "problems": problems, "tally": result.tally.to_json(), "marked": result.marked}
+            of, tally = json.dumps([*state, least]), result.tally.to_json()
+            values = {"of": of, "problems": problems, "tally": tally, "marked": result.marked}
             files.append(self.path, json.dumps(values).encode())
 
 
@@ -207,12 +217,12 @@ def _verified(
             continue
         states = [files.state(column.file(shard, suffix)) for suffix in (".parquet", ".tar")]
         against = given.fingerprint if given else ""
-        identity = json.dumps([column.name, column.manifest.digest, shard, *states, against, least])
-        result = known.known.get(identity)
+        state = [column.name, column.manifest.digest, shard, *states, against]
+        result = known.find(state, least)
         if result is None:
             result = _Result()
             result.problems += _shard(column, shard, given, least, result)
-            known.add(identity, result)
+            known.add(state, least, result)
         results[column.name] = result
     return results
 

@@ -59,8 +59,8 @@ def readme(columns: Sequence[Column], out: str) -> str:
         )
     else:
         kind, call = "ImageSegmentationDirectory", ""
-        names = (*enumerate(column.convention.classes), (255, "unknown"))
-        targets = ", ".join(f"{number}: {name!r}" for number, name in names[:300])
+        names = (*enumerate(column.convention.classes), (int(_maps.options(column)["void"]), "unknown"))
+        targets = ", ".join(f"{number}: {name!r}" for number, name in names)
         section = (
             f"The names of the classes: `dataset.default_mask_targets = {{{targets}}}`.\n\n"
             + _readme.of_map(column, f"{out}/labels", "files", f"{out}/classes.txt", {"suffix": ".png"})

@@ -18,6 +18,7 @@ from clipzoo.labeling.exports import _folder, _maps, _names, _readme
 from clipzoo.labeling.exports._objects import records
 from clipzoo.labeling.exports.base import Labeled, Labels
 from clipzoo.readers.webdataset import write_shard
+from clipzoo.readers.webdataset.tar import is_kept
 from clipzoo.store import Column
 from clipzoo.tasks.detection import Detection
 
@@ -52,6 +53,8 @@ def _samples(
     for one in pictures:
         try:
             _folder.inside(Path(), one.key)
+            if not is_kept(f"{one.key}.txt"):
+                raise SampleError(f"the key {one.key!r} is not UTF-8. Give the sample another key")
             if "." in one.key.rpartition("/")[2]:
                 raise SampleError(
                     f"the key {one.key!r} has a dot, where WebDataset would end the key. Give the sample another key"

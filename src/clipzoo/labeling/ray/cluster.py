@@ -31,10 +31,10 @@ def connected(address: str | None) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
-    if (address or "").startswith("ray://"):
+    if (named := address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
         raise EngineError(
-            f"{address} is the address of a Ray client, which has no access to the cluster's files. Run this on a "
-            "machine of the cluster, or with `ray job submit`, without the address"
+            f"{named} is the address of a Ray client, which has no access to the cluster's files. Run this on a "
+            "machine of the cluster, or with `ray job submit`, without the address (--ray-address or RAY_ADDRESS)"
         )
     handler = signal.getsignal(signal.SIGTERM)
     try:

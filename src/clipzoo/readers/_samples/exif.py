@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 
 from PIL import Image
 
@@ -47,6 +48,18 @@ def upright(image: bytes, note: bytes) -> bytes:
     turned = io.BytesIO()
     Image.fromarray(decode_image(image)).transpose(TURNS[turn]).save(turned, "PNG", compress_level=1)
     return turned.getvalue()
+
+
+def with_note_applied(members: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Return a sample's members, with a ``.json`` without orientation: `upright` has applied it to the image."""
+    note = members.get("json", b"")
+    if not _turn(note):
+        return members
+    values = json.loads(note)
+    as_text = isinstance(values["exif"], str)
+    tags = json.loads(values["exif"]) if as_text else values["exif"]
+    del tags[TAG]
+    return {**members, "json": json.dumps({**values, "exif": json.dumps(tags) if as_text else tags}).encode()}
 
 
 def _turn(note: bytes) -> str:

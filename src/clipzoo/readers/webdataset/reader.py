@@ -146,12 +146,13 @@ class WebDataset(Reader):
             return Sample(entry.key, entry.shard, image, "")
         found = self._fields(entry, data, self.given.fields) if self.given.fields else {}
         caption, *others = fields.caption_or_field(lambda: self._captions(entry, data), found)
-        image = exif.upright(image, data[entry.caption]) if self.captions.upright else image
+        image = exif.upright(image, data.get(entry.caption, b"")) if self.captions.upright else image
         return Sample(entry.key, entry.shard, image, caption, tuple(others), found)
 
     def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
         """See `Reader.fields`."""
-        names = [name for name in entry.members if _may_hold_text(name, entry.members)]
+        wanted = (*self.captions.several, *self.given.fields)
+        names = [name for name in entry.members if _may_hold_text(name, entry.members, wanted)]
         names += [entry.caption] if metadata.is_row(entry.caption) else []
         data = dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
         return self._fields(entry, data)
@@ -178,7 +179,8 @@ class WebDataset(Reader):
         """See `Reader.others`; rows of the tar's metadata are not members."""
         used = {entry.image, entry.caption} - {fields.JSON}
         names = [name for name in entry.members if name not in used and not metadata.is_row(name)]
-        return dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
+        data = dict(zip(names, _members(self._path(entry.shard), entry, names), strict=True))
+        return exif.with_note_applied(data) if self.captions.upright else data
 
     def cached(self, shard: str) -> AbstractContextManager[None]:
         """See `Reader.cached`."""
@@ -306,12 +308,14 @@ def _texts(wanted: Sequence[str], members: Mapping[str, Span]) -> tuple[str, ...
     """Return the members that hold the fields which the dataset was opened with."""
     if not wanted:
         return ()
-    usable = [name for name in members if _may_hold_text(name, members)]
+    usable = [name for name in members if _may_hold_text(name, members, wanted)]
     return tuple(dict.fromkeys(filter(None, (fields.member_of(name, usable) for name in wanted))))
 
 
-def _may_hold_text(name: str, members: Mapping[str, Span]) -> bool:
-    return fields.is_text(name) and 0 < members[name][1] <= CAPTION_BYTES
+def _may_hold_text(name: str, members: Mapping[str, Span], wanted: Sequence[str]) -> bool:
+    """Return True for a member with an ending of texts, or with the name of one of the ``wanted`` fields."""
+    known = fields.is_text(name) or any(name == one.lower() for one in wanted)
+    return known and 0 < members[name][1] <= CAPTION_BYTES
 
 
 def _option_advice(part: str) -> str:

@@ -121,6 +121,11 @@ def _unsafe(name: str) -> Failure | None:
     return None
 
 
+def is_kept(name: str) -> bool:
+    """Return True if a member of this name is read under the same name, and may be used."""
+    return "\0" not in name and _printable(name) == name and _unsafe(name) is None
+
+
 def _printable(name: str) -> str:
     """Return the member's name without a leading './'; bytes that are not UTF-8 become U+FFFD."""
     clean = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

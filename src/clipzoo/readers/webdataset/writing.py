@@ -11,6 +11,7 @@ from clipzoo import files
 from clipzoo.errors import DatasetError
 from clipzoo.readers.base import Span
 from clipzoo.readers.webdataset.layout import Layout
+from clipzoo.readers.webdataset.tar import is_kept
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> int:
@@ -19,7 +20,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     Equal samples give equal bytes: no times, owners or versions are written. The file is written atomically.
 
     Raises:
-        DatasetError: a key is empty, has a dot in its last part, or is repeated.
+        DatasetError: a key is empty, has a dot in its last part, is repeated, or leads out of the tar.
     """
     keys: set[str] = set()
     with (
@@ -29,6 +30,9 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
         for key, members in samples:
             if key in keys or Layout().split(f"{key}.x") is None or "." in key.rpartition("/")[2]:
                 raise DatasetError(f"the key {key!r} is repeated, is empty or has a dot; give each sample a unique key")
+            if not is_kept(f"{key}.x"):
+                raise DatasetError(f"the key {key!r} is not the path of a file in a tar, so no reader would use it; "
+                                   "write it without '..', '\\' and '/' or './' in front")  # fmt: skip
             keys.add(key)
             for ext, data in members.items():
                 add_member(tar, f"{key}.{ext}", data)
