@@ -75,19 +75,21 @@ def _read(path: AnyPath, overrides: Sequence[str]) -> Recipe:
     return parse(values, f"{path} with{options}" if options else str(path))
 
 
-def _child(node: Any, name: str, field: str) -> Any:
+def _child(node: dict[str, object] | list[object], name: str, field: str) -> object:
     """Return the part of a recipe below ``node``, whose fields are set; short forms and null become mappings.
 
     Short forms are a dataset that is a plain location, and a balancing scheme that is a plain name.
     """
-    key: Any = int(name) if isinstance(node, list) else name
-    if isinstance(node, dict) and node.get(key) is None:
-        node[key] = {}
-    short = "data" if isinstance(node, list) and field == "data" else ""
-    short = "name" if (field, key) == ("training", "balancing") else short
-    if short and isinstance(node[key], str):
-        node[key] = {short: node[key]}
-    return node[key]
+    if isinstance(node, list):
+        number = int(name)
+        if field == "data" and isinstance(node[number], str):
+            node[number] = {"data": node[number]}
+        return node[number]
+    if node.get(name) is None:
+        node[name] = {}
+    if (field, name) == ("training", "balancing") and isinstance(node[name], str):
+        node[name] = {"name": node[name]}
+    return node[name]
 
 
 def _override(values: dict[str, object], override: str) -> None:
