@@ -93,6 +93,23 @@ def test_a_checkpoint_of_another_architecture_is_refused(places: Path, tiny_clip
     assert not Path("run").exists()
 
 
+def test_strides_larger_than_the_images_are_refused(places: Path) -> None:
+    column = {"columns": [{"expert": "demo:depth", "stride": 500}], "arms": ["clipzoo"]}
+    for wanted, says in (
+        (made(**column), r"stride of depth/demo-depth is 500, but images have \d+ pixels"),
+        (made(evaluation={"test": "test", "label_stride": 500}), "evaluation.label_stride is 500"),
+    ):
+        for run in (lambda w=wanted: preview(w, "run"), lambda w=wanted: runs.Run(w, "run")):
+            with pytest.raises(RecipeError, match=says):
+                run()
+    assert not Path("run").exists()
+
+
+def test_the_dry_run_counts_the_images_of_a_chunk(places: Path, tiny_clip: str) -> None:
+    chunks = made(training={"steps": 1, "batch_size": 4, "accumulate": 2}, student={"model": tiny_clip})
+    assert "activations at 2 images in fp32" in dict(preview(chunks, "run").rows())["memory, estimated"]
+
+
 def test_all_models_are_checked_before_the_first_is_measured(
     places: Path, tiny_clip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,8 @@ def test_a_list_is_the_yaml_file_with_a_mixture(folders: tuple[Path, Path], tmp_
     assert Plan.build(now, {}).table == Plan.build(before, {}).table
     assert listed.mixture == {"web": 1, "art": 4}
     assert recipe([str(web), str(art)]).mixture == {}
+    equal = [{"data": str(place), "weight": 2} for place in folders]
+    assert recipe(equal).mixture == recipe(equal[:1]).mixture == {}
     assert recipe(str(tmp_path / "both.yaml"), mixture={"art": 4}).mixture == {"art": 4}
 
 

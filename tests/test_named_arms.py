@@ -144,3 +144,12 @@ def test_columns_that_do_not_exist_are_refused_before_work(two: recipe.Recipe, t
     with pytest.raises(RecipeError, match=r"variants\.depth-only has 'depth'"):
         runs.Run(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_arm_whose_losses_all_weigh_nothing_is_refused_before_work(two: recipe.Recipe, tmp_path: Path) -> None:
+    columns = [column.model_dump() | {"weight": 1.0 - number} for number, column in enumerate(two.columns)]
+    training = two.training.model_dump() | {"contrastive_weight": 0}
+    wrong = with_arms(two, "clip", "clipzoo", NAMED, columns=columns, training=training)
+    with pytest.raises(RecipeError, match=r"weights of all columns of the arm other-only are 0"):
+        runs.Run(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

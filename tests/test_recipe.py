@@ -158,6 +158,14 @@ def test_overrides(tmp_path: Path) -> None:
         recipe.load(path, ["training.step=7"])
 
 
+def test_overrides_reach_options_of_a_scheme_that_is_given_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    values = minimal() | {"columns": [{"expert": "demo:depth"}]}
+    path.write_text(yaml.safe_dump(values | {"training": {"steps": 1, "balancing": "expert_dropping"}}))
+    balancing = recipe.load(path, ["training.balancing.options.p=0.3"]).training.balancing
+    assert (balancing.name, balancing.options) == ("expert_dropping", {"p": 0.3})
+
+
 def test_the_arm_with_labels_needs_labels() -> None:
     with pytest.raises(RecipeError, match="needs columns"):
         recipe.parse(minimal() | {"arms": ["clipzoo"]})

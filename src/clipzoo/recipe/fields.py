@@ -275,7 +275,7 @@ class Recipe(Part):
         if isinstance(self.data, str):
             return self.training.mixture
         weights = {one.name: one.weight for one in self.data}
-        return weights if set(weights.values()) != {1.0} else {}
+        return weights if len(set(weights.values())) > 1 else {}
 
     @property
     def code(self) -> tuple[str, ...]:

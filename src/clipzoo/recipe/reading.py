@@ -75,11 +75,21 @@ def _read(path: AnyPath, overrides: Sequence[str]) -> Recipe:
     return parse(values, f"{path} with{options}" if options else str(path))
 
 
-def _item(items: list[Any], number: int, field: str) -> Any:
-    """Return an item of a list whose fields are set; a dataset that is a plain location becomes a mapping."""
-    if field == "data" and isinstance(items[number], str):
-        items[number] = {"data": items[number]}
-    return items[number]
+def _child(node: dict[str, object] | list[object], name: str, field: str) -> object:
+    """Return the part of a recipe below ``node``, whose fields are set; short forms and null become mappings.
+
+    Short forms are a dataset that is a plain location, and a balancing scheme that is a plain name.
+    """
+    if isinstance(node, list):
+        number = int(name)
+        if field == "data" and isinstance(node[number], str):
+            node[number] = {"data": node[number]}
+        return node[number]
+    if node.get(name) is None:
+        node[name] = {}
+    if (field, name) == ("training", "balancing") and isinstance(node[name], str):
+        node[name] = {"name": node[name]}
+    return node[name]
 
 
 def _override(values: dict[str, object], override: str) -> None:
@@ -92,9 +102,7 @@ def _override(values: dict[str, object], override: str) -> None:
     node: Any = values
     try:
         for name in parents:
-            if isinstance(node, dict) and node.get(name) is None:
-                node[name] = {}  # a part that is null
-            node = _item(node, int(name), parents[0]) if isinstance(node, list) else node[name]
+            node = _child(node, name, parents[0])
         node[int(last) if isinstance(node, list) else last] = value
     except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise RecipeError(f"--set {override}: {path} is not a field of the recipe ({error})") from error

@@ -23,9 +23,9 @@ from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.interpolation import BEST, Interpolations
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
-from clipzoo.runs.variants import Variant, check_alone, variant_of
+from clipzoo.runs.variants import Variant, check_alone, check_variants, variant_of
 from clipzoo.store import Column, Store
-from clipzoo.training import check_joined, check_settings, ended
+from clipzoo.training import check_joined, check_settings, check_stride, ended
 from clipzoo.training.processes import ranks
 from clipzoo.training.processes.sharding import check_batch, check_student
 from clipzoo.training.updates import exact
@@ -84,13 +84,16 @@ class Run:
         check_mixture(self.recipe.training.mixture, () if packaged else self.inputs.reader.shards)
         check_splits(self.recipe)
         check_prompted(self.recipe)
-        for name, chosen in self.recipe.variants.items():
-            self.inputs.chosen(chosen, f"variants.{name}")
+        check_variants(self.inputs)
         student, evaluation = self.recipe.student, self.recipe.evaluation
         on_disk = weights_are_local(model_schemes.resolve(student.model), student.pretrained)
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
-        start = self.start("clipzoo" if "clipzoo" in self.recipe.arms else "clip", random=random)
+        arm = "clipzoo" if "clipzoo" in self.recipe.arms else "clip"
+        start = self.start(arm, random=random)
         check_settings(self.recipe.training, start)
+        for name, (column, _) in self.specs.items() if arm == "clipzoo" else ():
+            check_stride(f"stride of {name}", column.stride, self.recipe.training.height_widths or (start.image_size,))
+        check_stride("evaluation.label_stride", evaluation.label_stride, (start.image_size,))
         check_student(self.recipe.training, start)
         if evaluation.open_vocabulary:
             start.check_dense(evaluation.open_vocabulary)

@@ -72,6 +72,18 @@ def variant_of(inputs: Inputs, name: str, sources: Sequence[str]) -> Variant:
     return Variant(name, "named", "", kept, _folder(kept, tuple(inputs.specs)))
 
 
+def check_variants(inputs: Inputs) -> None:
+    """Raise `RecipeError` if a variant of the recipe names no column of it, or is an arm whose losses all weigh 0."""
+    recipe = inputs.recipe
+    for name, sources in recipe.variants.items():
+        weights = [inputs.specs[one][0].weight for one in inputs.chosen(sources, f"variants.{name}")]
+        if name in recipe.named_arms and not recipe.training.contrastive_weight and not any(weights):
+            raise RecipeError(
+                f"training.contrastive_weight and the weights of all columns of the arm {name} are 0: give at least "
+                f"one of these losses a weight, or remove {name} from arms"
+            )
+
+
 def check_alone(processes: int) -> None:
     """Raise `RecipeError` if several processes are to train arms of a subset of the columns."""
     if processes > 1:

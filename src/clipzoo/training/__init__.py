@@ -1,6 +1,6 @@
 """Training: a job, its loop, objectives, checkpoints and records. The loop knows no task by name."""
 
-from clipzoo.training.checks import check_settings
+from clipzoo.training.checks import check_settings, check_stride
 from clipzoo.training.health import read_supervision as supervision
 from clipzoo.training.job import Job, Recognition, Training
 from clipzoo.training.loop import train
@@ -14,6 +14,7 @@ __all__ = [
     "Training",
     "check_joined",
     "check_settings",
+    "check_stride",
     "ended",
     "finished",
     "hardware",

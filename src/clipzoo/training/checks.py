@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.models import Student, layers
 from clipzoo.recipe import TrainingRecipe
@@ -33,6 +35,16 @@ def _check_sizes(settings: TrainingRecipe, student: Student) -> None:
             student.check_size(size, "training.sizes: the student")
         except CheckpointError as error:
             raise RecipeError(str(error).replace("Remove student.size, or give", "Give")) from error
+
+
+def check_stride(field: str, stride: int, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise `RecipeError` if a stride of labels, a ``field`` of the recipe, exceeds a side of images (H, W)."""
+    shortest = min(map(min, sizes))
+    if stride > shortest:
+        raise RecipeError(
+            f"{field} is {stride}, but images have {shortest} pixels along their shorter side, so that labels would "
+            f"have none. Give at most {shortest}"
+        )
 
 
 def check_balancing(settings: TrainingRecipe) -> None:

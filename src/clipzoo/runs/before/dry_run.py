@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,11 +168,9 @@ class Preview:
         }
         others = "".join(f",\n{_size(size)} for {part}" for part, size in parts.items() if size)
         of = f" on each of {self.processes} processes ({settings.sharding})" if several else ""
-        images = (
-            f"batch size {settings.batch_size}"
-            if not several
-            else counted(settings.batch_size // self.processes, "image")
-        )
+        images = counted(math.ceil(settings.batch_size / self.processes / settings.accumulate), "image")
+        if not several and settings.accumulate == 1:
+            images = f"batch size {settings.batch_size}"
         return (
             f"about {_size(memory.total)}{of}: {_size(memory.state)} for {memory.parameters / 1e6:,.1f} M weights, "
             f"their gradients and AdamW,\n{_size(memory.activations)} for activations at {images} in "
