@@ -242,6 +242,19 @@ def test_masks_are_painted_with_the_surest_on_top():
     assert not column.painted(boxes(), background=False).valid.any()
 
 
+def test_an_ignored_box_without_a_mask_is_unknown_as_a_whole():
+    """As that of a picture whose caption names no class (``prompts=caption``), which was not searched."""
+    mask = block(2, 2, 6, 6)
+    label = boxes((2, 2, 6, 6, 1, 0.9), (4.5, 0, 9, 8, 0, 0), ignored=[False, True], masks=(rle.encode(mask), None))
+    made = column.painted(label, background=True)
+    assert np.array_equal(~made.valid, block(4, 0, 9, 8) & ~mask)
+    assert (made.ids[mask] == 2).all()
+    not_searched = replace(boxes((0, 0, 16, 12, 0, 0), ignored=[True]), asked=np.zeros(0, np.uint16))
+    assert not column.painted(not_searched, background=True).valid.any()
+    tight = column.tightened(not_searched)
+    assert (tight.boxes.tolist(), tight.ignored.tolist()) == ([[0, 0, 16, 12]], [True])
+
+
 def test_boxes_are_drawn_tight_around_masks():
     masks = (rle.encode(block(3, 2, 7, 9)), rle.encode(np.zeros(SIZE, bool)))
     made = column.tightened(boxes((0, 0, 16, 12, 1, 0.9), (1, 1, 2, 2, 0, 0.8), masks=masks))

@@ -128,6 +128,19 @@ def test_wrong_models_are_explained(models, tmp_path):
         encoders.create(f"hf:{models / 'dinov2'}?size=big")
     with pytest.raises(CheckpointError, match="no option 'random'"):
         encoders.create("open_clip:ViT-B-32?random=yes")
+    with pytest.raises(CheckpointError, match=r"multiples of 16, such as size=48x64"):
+        encoders.create(f"timm:local-dir:{models / 'timm'}?size=50x64")
+
+
+@torch.no_grad()
+def test_a_tower_of_timm_may_state_its_patch_as_one_number(tmp_path):
+    import timm
+
+    made = {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    tower = timm.create_model("xcit_nano_12_p16_224", num_classes=0, **made)
+    timm.models.save_for_hf(tower, tmp_path, model_args=made, safe_serialization=True)
+    encoder = encoders.create(f"timm:local-dir:{tmp_path}?size=48x64")
+    assert encoder.maps(torch.zeros(1, 48, 64, 3, dtype=torch.uint8))[0].shape == (1, 32, 3, 4)
 
 
 @torch.no_grad()

@@ -138,6 +138,23 @@ def test_a_timm_model_gives_its_map_after_the_norm(tmp_path: Path) -> None:
         experts.create(f"timm:local-dir:{tmp_path}?size=32&layer=7")
 
 
+def test_other_weights_in_a_folder_of_timm_are_noticed_in_every_format(tmp_path: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    tiny = {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    digests = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **tiny)
+        save_for_hf(model, tmp_path, model_args=tiny, safe_serialization=False)
+        digests.add(experts.create(f"timm:local-dir:{tmp_path}").card.weights_sha256)
+    assert {len(digest) for digest in digests} == {64}
+    assert len(digests) == 2
+    (tmp_path / "more.pth").write_bytes(b"")
+    assert experts.create(f"timm:local-dir:{tmp_path}").card.weights_sha256 not in digests
+
+
 TINY = {"img_size": 64, "embed_dim": 32, "num_heads": 2}
 
 

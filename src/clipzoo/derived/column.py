@@ -274,11 +274,15 @@ def components(label: Segmentation, numbers: Sequence[int], least: float) -> Det
 
 
 def _mask(label: Detection, i: int) -> BoolArray:
-    """Return the mask of one object; `SampleError` if it has none."""
+    """Return the mask of one object, or of an ignored one without a mask its box; `SampleError` if it has none."""
     text = None if label.masks is None else label.masks[i]
-    if text is None:
+    if text is not None:
+        return rle.decode(text, label.size)
+    if not label.ignored[i]:
         raise SampleError("no masks: some boxes have none; read a column of an expert that gives instance masks")
-    return rle.decode(text, label.size)
+    mask, (x0, y0, x1, y1) = np.zeros(label.size, np.bool_), label.boxes[i]
+    mask[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)] = True
+    return mask
 
 
 def _around_unknown(pixels: BoolArray) -> Iterator[Box]:

@@ -58,6 +58,12 @@ def check_size(size: Size, patch: int, uri: str) -> None:
         )
 
 
+def patch_of(tower: object) -> int:
+    """Return the pixels for each position of a tower of timm; 32 for one without patches."""
+    patch = getattr(getattr(tower, "patch_embed", None), "patch_size", None) or 32  # XCiT has one number
+    return int(patch if isinstance(patch, int) else patch[0])
+
+
 class ImageEncoder(nn.Module):
     """A vision tower with the mean and deviation of its preprocessing.
 

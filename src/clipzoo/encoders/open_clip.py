@@ -18,7 +18,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from clipzoo import files
-from clipzoo.encoders.base import ImageEncoder, Options, check_size
+from clipzoo.encoders.base import ImageEncoder, Options, check_size, patch_of
 from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.base import Encoder
 from clipzoo.models import Student, check_model, interpolate_positions
@@ -107,8 +107,7 @@ def _shape(visual: Tower) -> tuple[int, int]:
     if hasattr(visual, "transformer"):
         return len(visual.transformer.resblocks), int(visual.patch_size[0])
     if hasattr(visual, "trunk"):
-        patch = getattr(getattr(visual.trunk, "patch_embed", None), "patch_size", (32, 32))
-        return len(visual.trunk.feature_info), int(patch[0])
+        return len(visual.trunk.feature_info), patch_of(visual.trunk)
     return 5, STRIDE
 
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypedDict
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipzoo.encoders.base import Crop, Options, TextlessEncoder
+from clipzoo.encoders.base import Crop, Options, TextlessEncoder, check_size, patch_of
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.evaluation.base import Encoder
 from clipzoo.plugins import hint
@@ -48,9 +48,8 @@ class Timm(TextlessEncoder):
     """A model of timm with pooled features as embeddings."""
 
     def __init__(self, model: _Model, size: Size, norm: bool, config: _Config) -> None:
-        patch = getattr(getattr(model, "patch_embed", None), "patch_size", (32, 32))
         crop: Crop = "whole" if config["crop_mode"] == "squash" else "center"
-        super().__init__(size, config["mean"], config["std"], crop, len(model.feature_info), int(patch[0]))
+        super().__init__(size, config["mean"], config["std"], crop, len(model.feature_info), patch_of(model))
         self.model, self.norm = model, norm
         side = config["input_size"][1]
         self.kept = side / floor(side / config["crop_pct"])  # timm 1.0.31, transforms_imagenet_eval
@@ -90,9 +89,13 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
         plain = timm.create_model(name, pretrained=False, num_classes=0)
         config: _Config = resolve_model_data_config(plain)
         native = (int(config["input_size"][1]), int(config["input_size"][2]))
+        if chosen.size and _sized(plain):
+            check_size(chosen.size, patch_of(plain), uri)
         size = chosen.size or native
         resized = {"img_size": size} if _sized(plain) and size != native else {}
         model = timm.create_model(name, pretrained=True, num_classes=0, **resized)
+    except CheckpointError:
+        raise
     except Exception as error:  # timm and huggingface_hub raise many kinds
         raise CheckpointError(f"{uri}: timm cannot load this model: {brief(error)}") from error
     if not hasattr(model, "forward_intermediates"):

@@ -7,6 +7,7 @@ so that the map covers the whole image. Maps are taken after the final norm wher
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
@@ -31,6 +32,9 @@ OPTIONS = ("size", "layer", "batch_size")
 
 WITHOUT_NORM = ("Hiera", "HieraDet")
 """Models whose maps cannot be taken after the final norm (timm 1.0.31, models/hiera.py and hieradet_sam2.py)."""
+
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pth.tar")
+"""Endings of files of weights that timm reads in a folder (timm 1.0.31, models/_hub.py)."""
 
 
 class _Config(TypedDict):
@@ -167,7 +171,18 @@ def _layer(text: str, depth: int, uri: str) -> int:
 
 
 def _local_digest(name: str) -> str:
-    """Return the digest of the weights of a ``local-dir:``; "" for other names, whose weights timm downloads."""
+    """Return the digest of the weights of a ``local-dir:``; "" for other names, whose weights timm downloads.
+
+    It covers model.safetensors alone if there is one, since timm prefers it, and otherwise every file of weights.
+    """
     scheme, colon, folder = name.partition(":")
+    if not colon or scheme != "local-dir":
+        return ""
     path = Path(folder) / "model.safetensors"
-    return sha256(path) if colon and scheme == "local-dir" and path.is_file() else ""
+    others = (one for one in Path(folder).iterdir() if one.name.endswith(WEIGHTS) and one.is_file())
+    paths = [path] if path.is_file() else sorted(others)
+    digests = [sha256(one) for one in paths]
+    if len(digests) < 2:
+        return "".join(digests)
+    listed = "".join(f"{one.name} {digest}\n" for one, digest in zip(paths, digests, strict=True))
+    return hashlib.sha256(listed.encode()).hexdigest()
