@@ -64,6 +64,29 @@ def preprocess_of(folder: Path) -> dict[str, Any]:
     return json.loads((place / CONFIG).read_text())["preprocess_cfg"]
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_weights_of_a_pickle_are_those_of_safetensors(folder: Path, several: bool) -> None:
+    before = Student.create(model_schemes.resolve(f"hf:{folder}"))
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(state)
+    parts = {"a.bin": names[::2], "b.bin": names[1::2]} if several else {"pytorch_model.bin": names}
+    for file, part in parts.items():
+        torch.save({name: state[name] for name in part}, folder / file)
+    if several:
+        places = {name: file for file, part in parts.items() for name in part}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    after = Student.create(model_schemes.resolve(f"hf:{folder}"))
+    torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=0)
+
+
+def test_a_pickle_with_code_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": print}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"no readable model\.safetensors or pytorch_model\.bin"):
+        model_schemes.resolve(f"hf:{folder}")
+
+
 def test_an_export_to_transformers_comes_back_with_its_preprocessing(tmp_path: Path) -> None:
     own = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     student = Student.create(f"local-dir:{tiny(tmp_path / 'start', own)}", random=True)

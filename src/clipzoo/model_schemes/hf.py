@@ -79,6 +79,9 @@ TOWERS = {
 }
 """Width, depth, heads and patch size of SigLIP's image towers -> timm's name."""
 
+WEIGHTS, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
+"""Files of transformers with weights, the preferred one first, and the ending of a list of several files."""
+
 _KEPT: list[TemporaryDirectory[str]] = []
 """Converted folders, which are deleted when the process ends."""
 
@@ -134,20 +137,8 @@ def _converted(folder: Path, state: tuple[tuple[str, int], ...]) -> Path:
 def _read(folder: Path, kind: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, Tensor]:
     """Return the tensors of a folder; raise `CheckpointError` unless they are those of its configuration."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    index = folder / "model.safetensors.index.json"
-    try:
-        parts = {"model.safetensors"}
-        if index.is_file():
-            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        state = {key: value for part in sorted(parts) for key, value in load_file(folder / part).items()}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder} has no readable model.safetensors ({brief(error)}). Download it again, or save the model with "
-            "save_pretrained of transformers"
-        ) from error
+    state = _saved(folder)
     try:
         with torch.device("meta"):
             expected = kind(config).state_dict()
@@ -156,6 +147,28 @@ def _read(folder: Path, kind: type[PreTrainedModel], config: PreTrainedConfig) -
     state = {name: value for name, value in state.items() if not name.endswith("position_ids")}
     _check_tensors(folder, expected, state)
     return state
+
+
+def _saved(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of ``model.safetensors``, else of ``pytorch_model.bin``, in one or several files."""
+    import torch
+    from safetensors.torch import load_file
+
+    name = next((one for one in WEIGHTS if any((folder / f"{one}{end}").is_file() for end in ("", INDEX))), WEIGHTS[0])
+    try:
+        parts, index = {name}, folder / f"{name}{INDEX}"
+        if index.is_file():
+            parts = {Path(part).name for part in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        state: dict[str, Tensor] = {}
+        for path in (folder / part for part in sorted(parts)):
+            safe = name == WEIGHTS[0]
+            state |= load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on a damaged file, or one with code
+        raise CheckpointError(
+            f"{folder} has no readable {' or '.join(WEIGHTS)} ({brief(error)}). Download it again, or save the model "
+            "with save_pretrained of transformers"
+        ) from error
+    return {key: value for key, value in state.items() if torch.is_tensor(value)}
 
 
 def _check_tensors(folder: Path, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
