@@ -146,6 +146,7 @@ def test_what_masks_are(build: Build, name: str, query: str, task: str, mode: st
         ("instance", "?task=segmentation", r"are instance, which gives labels of detection only"),
         ("panoptic", "?task=detection", r"which of the 5 classes.*are objects.*\?things="),
         ("panoptic", "?task=detection&things=3-9", r"'3-9' is no id or range of ids below 5"),
+        ("panoptic", "?task=detection&things=3-1", r"'3-1' is no id or range of ids below 5"),
         ("panoptic", "?threshold=2", "a score from 0 to 1"),
         ("panoptic", "?threshold=nan", "a score from 0 to 1"),
         (

@@ -394,6 +394,10 @@ def test_karpathys_captions(tmp_path):
     assert read_split(open_benchmark(place), (12, 16)).captions == (("A red thing.", "Another."),)
     with pytest.raises(DatasetError, match="has no split 'val'"):
         open_benchmark(f"{place}&split=val")
+    other = {**one, "filename": "COCO_val2014_000000000042.png"}
+    text(tmp_path / "dataset_coco.json", json.dumps({"images": [one, other]}))
+    with pytest.raises(DatasetError, match="have the same key 'val2014/COCO_val2014_000000000042'"):
+        open_benchmark(place)
 
 
 def test_one_list_is_split_into_parts(voc):

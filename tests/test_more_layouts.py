@@ -42,6 +42,9 @@ def test_other_files_of_places365_are_explained(places):
     text(places / "places365_val.txt", "Places365_val_00000001.jpg 9\n")
     with pytest.raises(DatasetError, match=r"the class 9, but .* has 3 classes\. Give both files of one release"):
         open_benchmark(f"places365:{places}")
+    text(places / "places365_val.txt", "Places365_val_00000001.jpg 1\nPlaces365_val_00000001.png 1\n")
+    with pytest.raises(DatasetError, match="have the same key 'Places365_val_00000001'"):
+        open_benchmark(f"places365:{places}")
     text(places / "places365_val.txt", "Places365_val_00000001.jpg\n")
     with pytest.raises(DatasetError, match="each line is a name, a space and a number"):
         open_benchmark(f"places365:{places}")

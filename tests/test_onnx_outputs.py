@@ -63,3 +63,14 @@ def test_numbers_without_a_point_before_their_exponent_are_numbers(tmp_path: Pat
     path = tmp_path / "card.yaml"
     path.write_text("{a: 1e-3, b: -2E+1, c: .5e1, d: '1e-3', e: e-3, f: 1_0, g: 12e}")
     assert read_yaml(path) == {"a": 0.001, "b": -20.0, "c": 5.0, "d": "1e-3", "e": "e-3", "f": 10, "g": "12e"}
+
+
+@pytest.mark.parametrize("resize", [False, True])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 2.0**32, -1.0])
+def test_an_id_that_is_no_class_is_unknown(broken: float, resize: bool) -> None:
+    raw = np.ones((1, 2, 2), np.float32)
+    raw[0, 0, 0] = broken
+    found = label(raw, card({"kind": "ids", "resize": resize}, **IDS), (4, 4) if resize else (2, 2))
+    assert found.valid.mean() == 0.75
+    assert not found.valid[0, 0]
+    assert (found.ids[found.valid] == 1).all()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -222,12 +222,13 @@ def test_tables_and_folders_keep_captions_and_fields(tmp_path: Path) -> None:
     assert len(benchmark.captions(entry, benchmark.reader.read(entry))) == 2
 
 
-def test_a_folder_keeps_its_json_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_a_folder_keeps_its_json_files(case: Callable[[str], str], tmp_path: Path) -> None:
     for i in range(12):
         (tmp_path / "data").mkdir(exist_ok=True)
-        (tmp_path / "data" / f"{i}.png").write_bytes(encoded(image(i)))
-        (tmp_path / "data" / f"{i}.txt").write_text(f"picture {i}")
-        (tmp_path / "data" / f"{i}.json").write_text(json.dumps({"id": i}))
+        (tmp_path / "data" / f"{i}.{case('png')}").write_bytes(encoded(image(i)))
+        (tmp_path / "data" / f"{i}.{case('txt')}").write_text(f"picture {i}")
+        (tmp_path / "data" / f"{i}.{case('json')}").write_text(json.dumps({"id": i}))
     split(str(tmp_path / "data"), tmp_path / "out", Options(probe="0", validation="0", test="6"))
     for part in members(tmp_path / "out").values():
         assert sorted(json.loads(part[name])["id"] for name in part if name.endswith("json")) == sorted(

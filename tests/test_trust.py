@@ -17,6 +17,7 @@ import clipzoo
 from clipzoo import cli, recipe, trust
 from clipzoo import runs as workspace
 from clipzoo.cli import _console, app
+from clipzoo.cli._console import _is_typed
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.experts import runs_code
 from clipzoo.labeling import label
@@ -315,3 +316,11 @@ def test_text_of_strangers_does_not_steer_the_terminal(capsys: pytest.CaptureFix
         assert "\\x1b[2J" in text
         assert not {"\x1b", "\x9b", "\r", "\u202e"} & set(text)
     assert "\nline" in seen.err
+
+
+def test_a_longer_uri_on_the_command_line_is_no_trust_in_a_shorter_one() -> None:
+    typed = ["columns.0.expert=python:mine.py:Expert2", 'columns=[{expert: "python:other:Expert?a=1"}]']
+    assert _is_typed("python:mine.py:Expert2", typed)
+    assert _is_typed("python:other:Expert?a=1", typed)
+    for uri in ("python:mine.py:Expert", "python:mine.py", "python:other:Expert", "python:other"):
+        assert not _is_typed(uri, typed)

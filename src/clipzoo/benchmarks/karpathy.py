@@ -31,13 +31,13 @@ class Karpathy:
         try:
             listed = json.loads(folder.read_bytes())["images"]
             splits = {str(one["split"]) for one in listed}
+            chosen = {Path(one.get("filepath", ""), one["filename"]): one for one in listed if one["split"] == split}
+            paths = root.by_key((str(name.with_suffix("")), name) for name in chosen)
             pictures = {
-                str(Path(one.get("filepath", ""), one["filename"]).with_suffix("")): Picture(
-                    images / one.get("filepath", "") / one["filename"],
-                    tuple(" ".join(str(sentence["raw"]).split()) for sentence in one["sentences"]),
+                key: Picture(
+                    images / name, tuple(" ".join(str(one["raw"]).split()) for one in chosen[name]["sentences"])
                 )
-                for one in listed
-                if one["split"] == split
+                for key, name in paths.items()
             }
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"karpathy: {folder} is not {SHAPE} ({type(error).__name__}: {error})") from error

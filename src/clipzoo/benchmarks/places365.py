@@ -41,10 +41,10 @@ class Places365:
                 f"places365: {root / pictures_list} gives {wrong[0]} the class {targets[wrong[0]]}, but {root / NAMES} "
                 f"has {len(classes)} classes. Give both files of one release"
             )
-        paths = {name: root / pictures_folder / name.lstrip("/") for name in targets}
+        numbers = {Path(name.lstrip("/")): number for name, number in targets.items()}
+        paths = root.by_key((name.with_suffix("").as_posix(), name) for name in numbers)
         pictures = {
-            Path(name.lstrip("/")).with_suffix("").as_posix(): Picture(paths[name], target=n)
-            for name, n in targets.items()
+            key: Picture(root / pictures_folder / str(name), target=numbers[name]) for key, name in paths.items()
         }
         names = [" ".join(classes[i].strip("/").split("/")[1:]).replace("_", " ") for i in range(len(classes))]
         return benchmark(root.some(pictures, pictures_folder), {}, names, templates=TEMPLATES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -181,9 +182,7 @@ def _confirm(recipe: Recipe, file: Path, typed: Sequence[str], folder: Path) -> 
     from clipzoo.recipe import TOKENIZER
 
     own = any(one.startswith("student.trust_remote_code=") for one in typed)
-    foreign = [
-        uri for uri in recipe.code if not (own if uri.startswith(TOKENIZER) else any(uri in one for one in typed))
-    ]
+    foreign = [uri for uri in recipe.code if not (own if uri.startswith(TOKENIZER) else _is_typed(uri, typed))]
     if not trust.known(foreign, file):
         listed = visible(trust.listed(foreign, file))
         if not interactive():
@@ -195,6 +194,12 @@ def _confirm(recipe: Recipe, file: Path, typed: Sequence[str], folder: Path) -> 
         trust.remember(foreign, file)
     if recipe.code:  # the run's folder will hold the same recipe
         trust.remember(recipe.code, folder / "recipe.yaml")
+
+
+def _is_typed(uri: str, typed: Sequence[str]) -> bool:
+    """Return True if a value of ``--set`` names this URI, not only a longer one."""
+    whole = re.compile(rf"(?<!\w){re.escape(uri)}(?![\w.:/#?&=-])")
+    return any(whole.search(one) for one in typed)
 
 
 @contextmanager

@@ -109,14 +109,22 @@ class Folder(Reader):
 
     def fields(self, entry: Entry) -> Mapping[str, tuple[str, ...]]:
         """See `Reader.fields`."""
-        found = [ext for ext in (*TEXTS, fields.JSON) if self._has_text(entry.key, ext)]
-        return fields.of_members(self._texts(entry, found))
+        return fields.of_members(self._texts(entry, self._present(entry)))
 
     def others(self, entry: Entry) -> Mapping[str, bytes]:
         """See `Reader.others`; only files of texts are part of a sample."""
-        names = (ext for ext in (*TEXTS, fields.JSON) if ext == fields.JSON or ext != entry.caption.lower())
-        data = self._texts(entry, [ext for ext in names if self._has_text(entry.key, ext)])
+        names = [ext for ext in self._present(entry) if ext.lower() == fields.JSON or ext != entry.caption]
+        data = self._texts(entry, names)
         return exif.with_note_applied(data) if self.captions.upright else data
+
+    def _present(self, entry: Entry) -> list[str]:
+        """Return the extensions of a sample's files of texts, in lower or upper case."""
+        return [
+            ext
+            for known in (*TEXTS, fields.JSON)
+            for ext in (known, known.upper())
+            if ext in entry.members or self._has_text(entry.key, ext)
+        ]
 
     def _texts(self, entry: Entry, extensions: Iterable[str]) -> dict[str, bytes]:
         """Return extension in lower case -> bytes of the readable files of a sample."""

@@ -277,12 +277,16 @@ class Root:
         endings: Container[str] = PICTURES,
     ) -> dict[str, Path]:
         """Return key -> file of the pictures among files; `DatasetError` if two have the same key."""
+        return self.by_key((key(path), path) for path in paths if path.suffix.lower() in endings)
+
+    def by_key(self, paths: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+        """Return key -> file of (key, file); `DatasetError` if two files have the same key."""
         pictures: dict[str, Path] = {}
-        for path in paths:
-            if path.suffix.lower() in endings and (other := pictures.setdefault(key(path), path)) is not path:
+        for key, path in paths:
+            if (other := pictures.setdefault(key, path)) is not path:
                 raise DatasetError(
-                    f"{self.layout}: {other} and {path} have the same key {key(path)!r}, and only one of them could be "
-                    "used. Rename or remove one"
+                    f"{self.layout}: {other} and {path} have the same key {key!r}, and only one of them could be used. "
+                    "Rename or remove one"
                 )
         return pictures
 

@@ -54,7 +54,8 @@ def ids(text: str, name: str, top: int) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         ends = (first, last if dash else first)
-        if not all(end.isascii() and end.isdigit() and int(end) < top for end in ends):
+        valid = all(end.isascii() and end.isdigit() and int(end) < top for end in ends)
+        if not valid or int(ends[0]) > int(ends[1]):
             raise ExpertError(
                 f"?{name}={text}: {part!r} is no id or range of ids below {top}. Write ids and ranges, such as "
                 f"{name}=0-9,12"

@@ -373,7 +373,9 @@ def _segmentation(maps: FloatArray, card: BaseCard) -> Segmentation:
 
 def _class_ids(maps: NDArray[np.number], card: BaseCard, size: tuple[int, int]) -> Segmentation:
     """Convert class ids to a label; unknown where an id is outside the label space."""
-    ids = np.rint(maps[0]).astype(np.int64)
+    values = maps[0].astype(np.float64)
+    within = (values > -1) & (values < len(card.classes))  # False for NaN, which no integer stands for
+    ids = np.rint(np.where(within, values, -1)).astype(np.int64)
     if card.output.resize:
         image = Image.fromarray(ids.astype(np.int32))
         ids = np.array(image.resize((size[1], size[0]), Image.Resampling.NEAREST))
