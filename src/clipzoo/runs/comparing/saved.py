@@ -70,7 +70,9 @@ class Saved:
     def _measured_as(self, arm: str, seed: int) -> tuple[str, int]:
         """Return the row and seed whose scores an interpolated arm has; α = 0 and 1 have those of start and end."""
         alpha = self.results["interpolation"][arm][str(seed)]["best"]
-        return {0: ("clip", 0), 1: (arm, seed)}.get(alpha, (f"{arm}{BEST}", seed))
+        if alpha == 0:
+            return "clip", 0
+        return (arm if alpha == 1 else f"{arm}{BEST}"), seed
 
     def protocol(self, group: str, split: str) -> dict[str, str]:
         """Return the settings on which the scores of a group of measures depend, in words."""
