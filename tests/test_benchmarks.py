@@ -53,3 +53,13 @@ def test_the_loader_is_measured_side_by_side(tmp_path: Path) -> None:
         assert "images + three columns / images" in one["ratios"]
     assert set(found["bytes"]) == {"segmentation", "depth", "normals"}
     assert "these figures prove nothing" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.slow
+def test_waiting_is_measured_in_turns(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "waiting.py"), "--quick", "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["seconds"]
+    assert set(found) == {"0", "1"}
+    assert all(len(one) == 3 and all(len(seconds) == 1 for seconds in one.values()) for one in found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,24 @@ def test_what_cannot_be_done_is_a_line_and_exit_code_2(
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert says in told
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_leave_their_core_unless_the_user_decides(
+    given: dict[str, str], used: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # restored after the test
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen: list[str | None] = []
+    monkeypatch.setattr("clipzoo.cli.app", lambda: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    main()
+    assert seen == [used]
 
 
 DISKS = (

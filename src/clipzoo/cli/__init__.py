@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -100,11 +101,18 @@ DISK_ERRORS = {
 """Errors of disks, which are no faults of the program -> the fix."""
 
 
+SPINS = "2000"
+"""How long idle threads of a torch operator wait busily: OpenMP of GCC, whose default is 300,000 turns. They then leave
+their core to the processes that load data, which makes training on a CPU faster (docs/training.md)."""
+
+
 def main() -> None:
     """Run the command line; user errors are printed without a traceback, with exit code 2.
 
     A run that a signal has stopped exits with 128 plus the signal's number (`clipzoo.stopping.Interrupted`).
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # before torch is imported
     try:
         app()
     except ClipzooError as error:
