@@ -144,8 +144,9 @@ def page(found: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and range of values."""
-    return f"{statistics.mean(values):.4f} ({max(values) - min(values):.4f})" if values else "–"
+    """Mean of values, and their range if there are several."""
+    between = f" ({max(values) - min(values):.4f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{between}" if values else "–"
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -321,6 +321,7 @@ def main() -> None:
     parser.add_argument("--before", default="", help="the src folder of another build")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "scale")
     parser.add_argument("--scratch", type=Path, help="folder for synthetic data, up to 10 GB; removed at the end")
+    parser.add_argument("--samples", type=int, nargs="+", help="print index and plan of these sizes alone, and end")
     parser.add_argument("--call", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.call:
@@ -332,6 +333,14 @@ def main() -> None:
     if args.scratch:
         args.scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(dir=args.scratch))
+    if args.samples:
+        try:
+            for rows in args.samples:
+                for title, figures in indexed(args, folder, rows):
+                    print(title, json.dumps(figures), flush=True)
+        finally:
+            shutil.rmtree(folder)
+        return
     machine: dict[str, object] = {
         "cores": os.cpu_count(),
         "load at start": round(os.getloadavg()[0], 1),
