@@ -108,6 +108,8 @@ def test_strides_larger_than_the_images_are_refused(places: Path) -> None:
 def test_the_dry_run_counts_the_images_of_a_chunk(places: Path, tiny_clip: str) -> None:
     chunks = made(training={"steps": 1, "batch_size": 4, "accumulate": 2}, student={"model": tiny_clip})
     assert "activations at 2 images in fp32" in dict(preview(chunks, "run").rows())["memory, estimated"]
+    auto = made(training={"steps": 1, "batch_size": 4, "precision": "auto"}, student={"model": tiny_clip})
+    assert "in fp32, at most" in dict(preview(auto, "run").rows())["memory, estimated"], "bf16 needs less"
 
 
 def test_all_models_are_checked_before_the_first_is_measured(
@@ -265,3 +267,11 @@ def test_no_message_has_a_representation_of_python(places: Path, tiny_clip: str)
         told.append(str(raised.value))
     assert len(set(told)) == len(provoked)
     assert [text for text in told if REPRESENTATION.search(text)] == []
+
+
+def test_the_dry_run_of_several_processes_refuses_what_they_would(places: Path, tiny_clip: str) -> None:
+    training = {"steps": 1, "batch_size": 2, "sharding": "fsdp2", "balancing": "gradient_norm"}
+    several = made(training=training, student={"model": tiny_clip})
+    preview(several, "run")
+    with pytest.raises(RecipeError, match=r"balancing is gradient_norm, but training\.sharding is fsdp2"):
+        preview(several, "run", processes=2)

@@ -16,11 +16,34 @@ from torch import Tensor, nn
 
 from clipzoo.data import Batch
 from clipzoo.errors import DivergedError
-from clipzoo.training import Recognition, Training, checkpoint, objectives, read_log, train
+from clipzoo.training import Recognition, Training, checkpoint, objectives, precision, read_log, train
+from clipzoo.training.result import hardware
 from clipzoo.training.updates import step
 from clipzoo.training.updates.nonfinite import Skips
 from test_checkpoints import interrupted
 from test_training import STEPS, job, same_student
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True, "amx_bf16": False}, "fp32")],
+)
+def test_auto_is_bf16_where_the_cpu_has_instructions_for_it(
+    capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch,
+    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    train(job(dataset, labels, tiny_clip, tmp_path / "auto", precision="auto"))
+    train(job(dataset, labels, tiny_clip, tmp_path / "named", precision=expected))
+    assert same_student(tmp_path / "auto", tmp_path / "named")
+    assert hardware(tmp_path / "auto").endswith(f", {expected}")
+    assert not hardware(tmp_path / "named").endswith(expected)
+
+
+def test_auto_is_fp32_where_torch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert precision.chosen("auto", "cpu") == "fp32"
+    assert precision.chosen("bf16", "cpu") == "bf16"
 
 
 @pytest.fixture

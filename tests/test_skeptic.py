@@ -166,3 +166,15 @@ def test_time_hardware_and_samples_of_trainings_are_on_the_page(short: workspace
     verbs.evaluate(replaced(short))
     verbs.report(replaced(short))
     assert "not recorded" in (short.out / "page.html").read_text()
+
+
+def test_more_labels_are_those_that_the_arm_is_trained_on(short: workspace.Run, tmp_path: Path) -> None:
+    values = short.recipe.model_dump(mode="json")
+    (name,) = short.inputs.columns
+    sizes = [row[f"{name}:size"] for row in short.inputs.plan.rows(range(96))]
+    values["columns"][0]["where"] = f"bytes > {sorted(sizes)[48]}"
+    used = sum(size > sorted(sizes)[48] for size in sizes)
+    assert 0 < used < 96
+    run = workspace.Run(recipe.parse(values), tmp_path)
+    verbs.label(run)
+    assert run.measured.pseudo_labels() == {"segmentation": used}

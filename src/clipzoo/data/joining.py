@@ -69,7 +69,7 @@ def joined(
             if not column.check_pictures(shard, marks, source):
                 made.unmarked.append(name)
             made.tars[name] = marks.get(TAR_MARK, "")
-            labels = _used(labels, floors.get(name), where.get(name))
+            labels = used(labels, floors.get(name), where.get(name))
         made.rows = _with_labels(made.rows, name, labels)
     return made
 
@@ -117,7 +117,7 @@ def _samples(entries: Sequence[Entry], with_texts: bool) -> pa.Table:
     return pa.table(fields)
 
 
-def _used(labels: pa.Table, floor: float | None, where: Where | None) -> pa.Table:
+def used(labels: pa.Table, floor: float | None, where: Where | None) -> pa.Table:
     """Return the rows with a label that reaches the least confidence and meets the condition."""
     used = pc.is_valid(labels["size"])
     if floor is not None:

@@ -95,8 +95,9 @@ class TrainingRecipe(Part):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights, such as 0.9999; the averaged student is measured and
     saved. null saves the last weights."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the student's forward pass; losses and weights stay float32. fp16 scales the loss."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Precision of the student's forward pass; losses and weights stay float32. fp16 scales the loss. ``auto`` is bf16
+    where the device has instructions for it, else fp32."""
     max_nonfinite: Annotated[int, Field(ge=0)] = 0
     """Number of steps with a gradient that is not finite, which are skipped, before training stops; at most a tenth of
     the steps (docs/training.md)."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from clipzoo import files
 from clipzoo.benchmarks import Split, column_labels, split_of
-from clipzoo.data import entry_of
+from clipzoo.data import Where, entry_of, joining
 from clipzoo.errors import ClipzooError
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
 from clipzoo.evaluation.probes.probe import Probes
@@ -21,6 +22,7 @@ from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.models import Student
 from clipzoo.readers import Entry, Reader
+from clipzoo.recipe import ColumnRecipe
 from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.trainings import Trainings
@@ -189,13 +191,19 @@ class Scores:
         generator = np.random.default_rng(self.inputs.recipe.seeds[0])
         rows = sorted(generator.choice(len(plan), min(PSEUDO, len(plan)), replace=False).tolist())
         entries = [entry_of(row) for row in plan.rows(rows)]
-        floors = {labels.task: column.min_confidence or 0.0 for column, labels in columns.values()}
+        used = {labels.task: self._used(column) for column, labels in columns.values()}
         true_labels = next(iter(self.suite.dense["test"].truth.values()))
         readable = [entry for entry in entries if decodes(reader, entry)]
-        labels = column_labels(str(self.inputs.store.root), reader, comparable, floors)
+        labels = column_labels(str(self.inputs.store.root), reader, comparable, used)
         counts = {task: sum(map(bool, one.loaders(readable))) for task, one in labels.items()}
         files.write(self._pseudo_record, json.dumps(counts).encode())
         return split_of(reader, readable, labels, self.suite.size, true_labels.size)
+
+    @staticmethod
+    def _used(column: ColumnRecipe) -> Callable[[pa.Table], pa.Table]:
+        """Return the filter of the labels that training uses."""
+        where = Where.parse(column.where) if column.where else None
+        return partial(joining.used, floor=column.min_confidence, where=where)
 
     @property
     def _pseudo_record(self) -> Path:

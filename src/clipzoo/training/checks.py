@@ -47,8 +47,13 @@ def check_stride(field: str, stride: int, sizes: Sequence[tuple[int, int]]) -> N
         )
 
 
-def check_balancing(settings: TrainingRecipe) -> None:
-    """Raise `RecipeError` if the balancing cannot be made, or if gradients cannot be measured with the settings."""
+def check_balancing(settings: TrainingRecipe, processes: int | None = None) -> None:
+    """Raise `RecipeError` if the balancing cannot be made, or if gradients cannot be measured with the settings.
+
+    Args:
+        settings: of the training.
+        processes: that share a batch; by default those that were launched.
+    """
     scheme, fields = balancing.check(settings.balancing), []
     if scheme.uses_gradients:
         fields.append(f"training.balancing is {settings.balancing.name}")
@@ -56,7 +61,7 @@ def check_balancing(settings: TrainingRecipe) -> None:
         fields.append(f"training.gradients_every is {settings.gradients_every}")
     refused = {
         f"training.accumulate is {settings.accumulate}": settings.accumulate > 1,
-        "training.sharding is fsdp2": settings.sharding == "fsdp2" and ranks.launched() > 1,
+        "training.sharding is fsdp2": settings.sharding == "fsdp2" and (processes or ranks.launched()) > 1,
         "training.compile is true": settings.compile,
         "training.unlocked_image_layers is 0": settings.unlocked_image_layers == 0,
     }

@@ -25,6 +25,7 @@ from clipzoo.recipe import TrainingRecipe
 from clipzoo.tasks import get as get_task
 from clipzoo.training import objectives
 from clipzoo.training.job import Job
+from clipzoo.training.precision import DTYPES
 from clipzoo.training.processes.sharding import blocks
 from clipzoo.training.updates import optimizer
 
@@ -157,6 +158,7 @@ def _forward(student: Student, strides: Mapping[str, int], settings: TrainingRec
     }
     images = torch.zeros(count, H, W, 3, dtype=torch.uint8)
     batch = Batch(images, student.tokenize(captions), captions, targets, [])
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "fp32"):  # fp16 has the same bytes
+    half = settings.precision in DTYPES  # both have the same bytes; auto is at most that of fp32
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         out = student(batch.images, batch.tokens)
     return objectives.terms(objectives.build(student), out, batch)

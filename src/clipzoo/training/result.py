@@ -11,8 +11,8 @@ import torch
 from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.models import Student
-from clipzoo.training import checkpoint, guard, health
-from clipzoo.training.job import Training
+from clipzoo.training import checkpoint, guard, health, precision
+from clipzoo.training.job import Job, Training
 from clipzoo.training.processes import ranks
 
 STUDENT, DONE = "student", "done"
@@ -30,7 +30,7 @@ def write(training: Training, student: Student) -> None:
     health.write_supervision(out, supervision)
     if unreadable := health.describe_unreadable(supervision):
         training.say(unreadable)
-    files.write(out / HARDWARE, _hardware(training.job.device).encode())
+    files.write(out / HARDWARE, _hardware(training.job).encode())
     student.save(out / STUDENT)
     files.sync_folder(out / STUDENT)
     files.write(out / STUDENT / DONE, b"")
@@ -39,14 +39,16 @@ def write(training: Training, student: Student) -> None:
     checkpoint.prune(out)
 
 
-def _hardware(device: str) -> str:
-    """Return the processors of a training as text."""
-    count, kind = ranks.world_size(), torch.device(device)
+def _hardware(job: Job) -> str:
+    """Return the processors of a training as text, and the precision if they chose it."""
+    count, kind = ranks.world_size(), torch.device(job.device)
+    auto = job.settings.precision == "auto"
+    chosen = f", {precision.chosen('auto', kind)}" if auto else ""
     if kind.type == "cuda":
-        return f"{count} × {torch.cuda.get_device_name(kind)}"
+        return f"{count} × {torch.cuda.get_device_name(kind)}{chosen}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = f", {count} processes" if count > 1 else ""
-    return f"{kind.type}: {cores} cores ({platform.machine()}){processes}"
+    return f"{kind.type}: {cores} cores ({platform.machine()}){processes}{chosen}"
 
 
 def hardware(out: Path) -> str:

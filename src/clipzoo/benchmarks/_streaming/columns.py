@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipzoo import files
@@ -23,10 +24,10 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class ColumnLabels:
-    """The labels of one column with a confidence of at least ``floor``; see `Labels`."""
+    """The labels of one column, of which ``kept`` returns those to use, as rows; see `Labels`."""
 
     column: Column
-    floor: float = 0.0
+    kept: Callable[[pa.Table], pa.Table] = field(default=lambda rows: rows)
 
     @property
     def convention(self) -> Convention:
@@ -40,8 +41,9 @@ class ColumnLabels:
             keys.setdefault(entry.shard, []).append(entry.key)
         loaders: dict[tuple[str, str], Loader] = {}
         for shard in [shard for shard in keys if self.column.has(shard)]:
-            for row in self.column.rows(shard).filter(pc.field("key").isin(keys[shard])).to_pylist():
-                if row["error"] is None and (row["confidence"] is None or row["confidence"] >= self.floor):
+            rows = self.column.rows(shard).filter(pc.field("key").isin(keys[shard]))
+            for row in self.kept(rows).to_pylist():
+                if row["error"] is None:
                     loaders[shard, row["key"]] = partial(self.column.label, shard, row)
         return [loaders.get((entry.shard, entry.key)) for entry in entries]
 
@@ -76,7 +78,7 @@ def column_labels(
     labels: AnyPath | Place,
     reader: Reader,
     columns: Mapping[str, str] | None = None,
-    floors: Mapping[str, float] | None = None,
+    kept: Mapping[str, Callable[[pa.Table], pa.Table]] | None = None,
 ) -> dict[str, Labels]:
     """Return task -> labels of a store for a dataset.
 
@@ -84,7 +86,7 @@ def column_labels(
         labels: the root of the store.
         reader: of the labeled dataset.
         columns: task -> column; by default every ``<task>/truth``.
-        floors: task -> the lowest confidence of a label; by default 0.
+        kept: task -> function from the rows of its column to those whose labels are used; by default all.
 
     Raises:
         PlanError: there is no column ``<task>/truth``.
@@ -95,5 +97,5 @@ def column_labels(
     for task, name in (columns or truth_columns(store, labels)).items():
         column = store.column(*name.split("/", 1))
         column.manifest.belongs(identity, column.path)
-        labels_of[task] = ColumnLabels(column, (floors or {}).get(task, 0.0))
+        labels_of[task] = ColumnLabels(column, (kept or {}).get(task, lambda rows: rows))
     return labels_of

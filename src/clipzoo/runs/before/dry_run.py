@@ -23,6 +23,7 @@ from clipzoo.runs.variants import check_alone
 from clipzoo.store import Column
 from clipzoo.tasks import Convention
 from clipzoo.training import ended, reached
+from clipzoo.training.checks import check_balancing
 from clipzoo.training.memory import Memory, estimate
 from clipzoo.training.processes.sharding import check_shares
 
@@ -168,13 +169,14 @@ class Preview:
         }
         others = "".join(f",\n{_size(size)} for {part}" for part, size in parts.items() if size)
         of = f" on each of {self.processes} processes ({settings.sharding})" if several else ""
+        precision = "fp32, at most" if settings.precision == "auto" else settings.precision
         images = counted(math.ceil(settings.batch_size / self.processes / settings.accumulate), "image")
         if not several and settings.accumulate == 1:
             images = f"batch size {settings.batch_size}"
         return (
             f"about {_size(memory.total)}{of}: {_size(memory.state)} for {memory.parameters / 1e6:,.1f} M weights, "
             f"their gradients and AdamW,\n{_size(memory.activations)} for activations at {images} in "
-            f"{settings.precision}{others}"
+            f"{precision}{others}"
         )
 
 
@@ -208,6 +210,7 @@ def preview(
         run = Run(recipe, out, progress, scratch=Path(scratch))
         (samples, left_out, coverage, size), settings = _data(run), recipe.training
         check_shares(settings, processes)
+        check_balancing(settings, processes)
         _check_batch(recipe, samples)
         trained = list(arms or (arm for arm in recipe.arms if arm != "clip"))
         searched = [arm for arm in trained if arm in TRAINED]  # named arms have the learning rate of clipzoo

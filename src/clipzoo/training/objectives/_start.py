@@ -9,8 +9,7 @@ from torch import Tensor
 
 from clipzoo.data import Batch
 from clipzoo.models import Student
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from clipzoo.training.precision import autocast
 
 
 class Start:
@@ -28,14 +27,14 @@ class Start:
         frozen = Student(copy.deepcopy(student.clip), student.tokenizer, student.config, layers=student.layers)
         frozen.returns_maps = True
         self.student = frozen.to(student.mean.device).requires_grad_(False).eval()
-        self.precision = PRECISIONS.get(precision)
+        self.precision = precision
         self._images: Tensor | None = None
         self._outputs: tuple[Tensor, list[Tensor]] | None = None
 
     def __call__(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Return the start's embeddings [B,D] and tapped maps [B,C,h,w] of a batch."""
         if self._outputs is None or self._images is not batch.images:
-            with torch.no_grad(), torch.autocast(batch.images.device.type, self.precision, self.precision is not None):
+            with torch.no_grad(), autocast(self.precision, batch.images.device):
                 outputs = self.student(batch.images)
             self._images, self._outputs = batch.images, (outputs["image_features"], list(outputs["maps"]))
         return self._outputs

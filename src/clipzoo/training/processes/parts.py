@@ -16,15 +16,13 @@ from torch import Tensor
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError
 from clipzoo.recipe import TrainingRecipe
+from clipzoo.training import precision
 from clipzoo.training.balancing import Balancer
 from clipzoo.training.objectives import ContrastiveObjective, Objective
 from clipzoo.training.processes import ranks
 from clipzoo.training.processes.pairs import INPUTS
 from clipzoo.training.processes.sharding import Sharding, tensors
 from clipzoo.training.processes.whole import Weighing, split, totals
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precision -> the type of matrix products and convolutions in the forward pass."""
 
 States = tuple[Tensor, Tensor | None]
 """Random states of the CPU and of the GPU of this process."""
@@ -125,8 +123,7 @@ class Parts:
         return {name: value.detach() for name, value in values.items()}
 
     def _forward(self, chunk: Batch) -> dict[str, Any]:
-        dtype = DTYPES.get(self.settings.precision)
-        with torch.autocast(chunk.images.device.type, dtype, enabled=dtype is not None):
+        with precision.autocast(self.settings.precision, chunk.images.device):
             outputs: dict[str, Any] = self.sharding.forward(chunk.images, chunk.tokens)
         return outputs
 

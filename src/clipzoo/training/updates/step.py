@@ -11,13 +11,13 @@ from torch import Tensor
 
 from clipzoo.data import Batch
 from clipzoo.errors import DatasetError
-from clipzoo.training import objectives
+from clipzoo.training import objectives, precision
 from clipzoo.training.balancing import Balancer
 from clipzoo.training.checkpoint import Stateful
 from clipzoo.training.job import Training
 from clipzoo.training.objectives import ContrastiveObjective
 from clipzoo.training.processes import ranks
-from clipzoo.training.processes.parts import DTYPES, Parts
+from clipzoo.training.processes.parts import Parts
 from clipzoo.training.processes.sharding import Sharding, whole
 from clipzoo.training.updates import optimizer
 from clipzoo.training.updates.average import Average
@@ -130,8 +130,7 @@ class Updater:
             self.parts.factor = scale
             terms = self.parts.gradients(batch, step)
             return terms, self.balancer.total(self.objectives, terms)
-        dtype = DTYPES.get(self.job.settings.precision)
-        with torch.autocast(batch.images.device.type, dtype, enabled=dtype is not None):
+        with precision.autocast(self.job.settings.precision, batch.images.device):
             outputs = self.sharding.forward(batch.images, batch.tokens)
         terms = objectives.terms(self.objectives, outputs, batch)
         self.balancer.weigh(terms, outputs.get("maps", ()), scale)
