@@ -365,3 +365,10 @@ class Upside(demo.DemoExpert):
         turn = np.float32([1, -1, 1])[:, None, None]
         return [replace(n, vectors=n.vectors * turn) for n in super().predict(images)]
 """
+
+
+def test_pictures_are_spread_over_the_whole_folder(tmp_path: Path) -> None:
+    for i in range(15):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i:02d}.png")
+    drawn = [int(one.key[:2]) for one in conformance.load_pictures(str(tmp_path), 8)]
+    assert drawn == [0, 1, 3, 5, 7, 9, 11, 13]

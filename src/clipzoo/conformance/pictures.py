@@ -58,7 +58,8 @@ def _bare(folder: Path, count: int) -> Iterator[ExpertInput]:
 
 def _spread(items: Sequence[T], count: int) -> Sequence[T]:
     """Return at most ``count`` of the items, evenly spaced."""
-    return items[:: max(1, len(items) // count)][:count]
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def to_one_size(images: Sequence[ImageArray | ExpertInput]) -> list[ExpertInput]:
