@@ -15,9 +15,10 @@ from clipzoo.data import Plan
 from clipzoo.errors import PlanError, counted
 from clipzoo.files import AnyPath
 from clipzoo.progress import Progress
+from clipzoo.readers import ROW
 from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
-from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_arm
+from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_trainable
 from clipzoo.runs.trainings import describe
 from clipzoo.runs.variants import check_alone
 from clipzoo.store import Column
@@ -63,7 +64,7 @@ class Preview:
         trainings: (arm, seed) of each training.
         done: (arm, seed) of a training -> its finished steps.
         trials: trials of learning rates, over all arms. finished_trials: those that have ended.
-        memory: of the arm with most terms, on each process.
+        memory: of the arm with most terms, on each process; None if nothing is trained.
         processes: that share each batch. online: columns whose experts label during training.
         epoch_bytes: of pictures, captions and labels, read once; None for rows of tables, whose index has no sizes, and
             for pictures that have not been rendered yet.
@@ -82,7 +83,7 @@ class Preview:
     done: Mapping[tuple[str, int], int]
     trials: int
     finished_trials: int
-    memory: Memory
+    memory: Memory | None
     epoch_bytes: int | None
     splits: Mapping[str, Split]
     compared_experts: Sequence[str]
@@ -109,7 +110,8 @@ class Preview:
         ]
         if any(self.done.values()) or self.finished_trials:
             rows.append(("done already", self._finished()))
-        rows.append(("memory, estimated", self._memory()))
+        if self.memory:
+            rows.append(("memory, estimated", self._memory(self.memory)))
         rows.append(("data of an epoch", UNKNOWN_SIZE if self.epoch_bytes is None else _size(self.epoch_bytes)))
         rows += [(f"evaluation.{name}", str(split)) for name, split in self.splits.items()]
         if self.recipe.interpolation and self.splits:
@@ -157,8 +159,8 @@ class Preview:
         remaining = self._total - sum(self.done.values()) - self.finished_trials * self.trial_steps
         return "\n".join([*lines, f"{counted(remaining, 'step')} remaining"])
 
-    def _memory(self) -> str:
-        memory, settings = self.memory, self.recipe.training
+    def _memory(self, memory: Memory) -> str:
+        settings = self.recipe.training
         several = self.processes > 1
         parts = {
             "the average of the weights": memory.average,
@@ -201,7 +203,7 @@ def preview(
         PlanError: there are fewer samples than one batch holds.
     """
     for arm in arms or ():
-        check_arm(arm, "train", (*TRAINED, *recipe.named_arms))
+        check_trainable(arm, recipe)
     if recipe.named_arms:
         check_alone(processes)
     with TemporaryDirectory() as scratch:
@@ -229,7 +231,7 @@ def preview(
             done=done,
             trials=len(grid) * len(searched),
             finished_trials=sum(f"{rate:g}" in run.trainings.trials(arm) for arm in searched for rate in grid),
-            memory=_memory(run, "clipzoo" if "clipzoo" in trained else "clip", processes),
+            memory=_memory(run, trained, processes),
             processes=processes,
             epoch_bytes=size,
             splits=splits,
@@ -248,7 +250,10 @@ def _check_batch(recipe: Recipe, samples: int) -> None:
         )
 
 
-def _memory(run: Run, arm: str, processes: int) -> Memory:
+def _memory(run: Run, trained: Sequence[str], processes: int) -> Memory | None:
+    if not trained:
+        return None
+    arm = "clip" if set(trained) == {"clip-ft"} else "clipzoo"
     strides = {name: column.stride for name, (column, _) in run.specs.items()}
     return estimate(run.start(arm, random=True), strides, run.recipe.training, processes)
 
@@ -292,7 +297,7 @@ def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], in
 
 
 def _bytes(plan: Plan, columns: Mapping[str, Column]) -> int | None:
-    if pc.max(plan.table["image:size"]).as_py() == 1:  # spans of tables are (row, 1)
+    if pc.any(pc.equal(plan.table["image:ext"], ROW)).as_py():  # the span of a row is not that of its image
         return None
     return sum(pc.sum(plan.table[f"{name}:size"]).as_py() or 0 for name in ("image", "caption", *columns))
 
