@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from clipzoo import recipe, runs
-from clipzoo.errors import RecipeError
+from clipzoo.errors import PlanError, RecipeError
 from clipzoo.models import Student
 from clipzoo.runs import verbs
+from clipzoo.runs.before.dry_run import preview
 from clipzoo.runs.results import trainings_of
 from clipzoo.stopping import Interrupted
 from clipzoo.training import Recognition, Training, checkpoint, early_end, read_log, train
@@ -164,6 +166,30 @@ def test_a_run_is_guarded_on_validation_or_on_held_out_captions(
     assert trainings_of(run)["clip-ft"]["0"]["steps"] == 3
     card = verbs.push(run, "a/b", arm="clip-ft", dry_run=True).card
     assert "ended the training after 3 of 4 steps: the trained student is that of step 2." in card
+
+
+def test_samples_that_cannot_be_read_are_not_held_out(tiny_clip: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(40):
+        (data / f"{i:02}.txt").write_text(f"number {i}")
+        if i % 3:
+            Image.new("RGB", (40, 40), (6 * i, 0, 0)).save(data / f"{i:02}.png")
+        else:
+            (data / f"{i:02}.png").write_bytes(b"damaged")
+    values = {"name": "x", "data": str(data), "student": {"model": tiny_clip}, "arms": ["clip-ft"]}
+    wanted = recipe.parse({**values, "training": {"epochs": 1, "batch_size": 6, "guard": {"samples": 20}}})
+    run = runs.Run(wanted, tmp_path / "run")
+    keys = set(run.trainings.plan.table["key"].to_pylist())
+    assert len(keys) == 36
+    assert keys >= {f"{i:02}" for i in range(0, 40, 3)}
+    told = preview(wanted, tmp_path / "none")
+    assert told.steps == run.steps() == 6
+    assert "held out of training for the guard: 4" in dict(told.rows())["samples"]
+    for i in range(40):
+        (data / f"{i:02}.png").write_bytes(b"damaged")
+    with pytest.raises(PlanError, match=f"none of those that it drew can be read; `clipzoo check {data}`"):
+        _ = runs.Run(wanted, tmp_path / "none").trainings.plan
 
 
 def test_the_guard_does_not_measure_on_test_images(

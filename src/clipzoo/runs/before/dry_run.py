@@ -19,6 +19,7 @@ from clipzoo.readers import ROW
 from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_trainable
+from clipzoo.runs.guarding import held
 from clipzoo.runs.trainings import describe
 from clipzoo.runs.variants import check_alone
 from clipzoo.store import Column
@@ -65,7 +66,8 @@ class Preview:
         done: (arm, seed) of a training -> its finished steps.
         trials: trials of learning rates, over all arms. finished_trials: those that have ended.
         memory: of the arm with most terms, on each process; None if nothing is trained.
-        processes: that share each batch. online: columns whose experts label during training.
+        processes: that share each batch. online: columns whose experts label during training. held: samples that the
+            guard holds out of training.
         epoch_bytes: of pictures, captions and labels, read once; None for rows of tables, whose index has no sizes, and
             for pictures that have not been rendered yet.
         splits: split -> its pictures; empty if single arms are trained, which measures nothing.
@@ -89,15 +91,17 @@ class Preview:
     compared_experts: Sequence[str]
     processes: int = 1
     online: Sequence[str] = ()
+    held: int = 0
 
     @property
     def epochs(self) -> float:
         """Average number of times that one training sees a sample."""
-        return self.steps * self.recipe.training.batch_size / self.samples
+        return self.steps * self.recipe.training.batch_size / (self.samples - self.held)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return (name, text) of each row of the table."""
         reasons = "".join(f"\nleft out: {count:,} × {reason}" for reason, count in self.left_out.items())
+        reasons += f"\nheld out of training for the guard: {self.held:,}" if self.held else ""
         batch = self.recipe.training.batch_size
         rows = [
             ("folder", f"{self.folder}{'' if self.folder.exists() else ' (new)'}"),
@@ -210,11 +214,12 @@ def preview(
         run = Run(recipe, out, progress, scratch=Path(scratch))
         (samples, left_out, coverage, size), settings = _data(run), recipe.training
         check_shares(settings, processes)
-        _check_batch(recipe, samples)
+        held_out = _held(recipe, samples)
+        _check_batch(recipe, samples - held_out)
         trained = list(arms or (arm for arm in recipe.arms if arm != "clip"))
         searched = [arm for arm in trained if arm in TRAINED]  # named arms have the learning rate of clipzoo
         trainings = [(arm, seed) for arm in trained for seed in seeds or recipe.seeds]
-        steps = run.steps(samples)
+        steps = run.steps(samples - held_out)
         folders = {training: run.folder_of(*training) for training in trainings}
         done = {training: steps if ended(folder) else reached(folder) for training, folder in folders.items()}
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
@@ -223,10 +228,11 @@ def preview(
             recipe=recipe,
             folder=run.out,
             samples=samples,
+            held=held_out,
             left_out=left_out,
             coverage=coverage,
             steps=steps,
-            trial_steps=run.trainings.trial_steps(samples),
+            trial_steps=run.trainings.trial_steps(samples - held_out),
             trainings=trainings,
             done=done,
             trials=len(grid) * len(searched),
@@ -238,6 +244,13 @@ def preview(
             compared_experts=_compared_experts(run, splits),
             online=[name for name, (column, _) in run.specs.items() if column.online],
         )
+
+
+def _held(recipe: Recipe, samples: int) -> int:
+    """Return the number of samples that the guard holds out of training."""
+    guard = recipe.training.guard
+    alone = guard is not None and guard.benchmark is None and recipe.evaluation.validation is None
+    return held(guard, samples) if guard and alone else 0
 
 
 def _check_batch(recipe: Recipe, samples: int) -> None:
