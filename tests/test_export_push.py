@@ -122,5 +122,5 @@ def test_a_license_that_may_restrict_the_student_is_warned_of(
     wanted = recipe.parse(
         {"name": "r", "data": "d", "student": {"model": tiny_clip}, "training": {"steps": 1}, "arms": ["clip-ft"]}
     )
-    text = card(wanted, "clip-ft", 0, {"depth/x": changed}, None, "1")
+    text = card(wanted, "clip-ft", "mine: clip-ft, seed 0", {"depth/x": changed}, None, "1")
     assert ("**License warning:**" in text) is warned

@@ -91,7 +91,7 @@ def test_a_card_shows_words_of_others_as_words(labels: Path, tiny_clip: str) -> 
     cell = {"mean": 0.5, "ci": [0.4, 0.6], "direction": "higher", "unit": HOSTILE}
     results = {"arms": {HOSTILE: {HOSTILE: cell}}}
     columns = {HOSTILE: Manifest.model_validate({**json.loads(manifest.model_dump_json()), "expert": expert})}
-    text = card(wanted, "clip-ft", 0, columns, results, "1")
+    text = card(wanted, "clip-ft", "mine: clip-ft, seed 0", columns, results, "1")
     assert [text.count(f"{{{name}}}") for name in ("library", "usage", "parity")] == [1, 1, 1]
     assert not {"\x1b", "\r"} & set(text)
     assert "<script" not in text
@@ -107,4 +107,6 @@ def test_a_manifest_that_lacks_its_license_is_a_dash(labels: Path, tiny_clip: st
     wanted = recipe.parse(
         {"name": "r", "data": "d", "student": {"model": tiny_clip}, "training": {"steps": 1}, "arms": ["clip-ft"]}
     )
-    assert "| depth/x | hf:a/b | – | – | – |" in card(wanted, "clip-ft", 0, {"depth/x": manifest}, None, "1")
+    assert "| depth/x | hf:a/b | – | – | – |" in card(
+        wanted, "clip-ft", "mine: clip-ft, seed 0", {"depth/x": manifest}, None, "1"
+    )

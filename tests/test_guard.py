@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from clipzoo import recipe, runs
-from clipzoo.errors import RecipeError
+from clipzoo.errors import PlanError, RecipeError
 from clipzoo.models import Student
 from clipzoo.runs import verbs
+from clipzoo.runs.before.dry_run import preview
+from clipzoo.runs.results import trainings_of
 from clipzoo.stopping import Interrupted
-from clipzoo.training import Recognition, Training, checkpoint, read_log, train
+from clipzoo.training import Recognition, Training, checkpoint, early_end, read_log, train
 from clipzoo.training.updates import optimizer
 from test_pipeline import world  # noqa: F401
 from test_training import STEPS, job, same_student
@@ -109,6 +112,9 @@ def test_stop_ends_with_the_last_good_student_and_warn_continues(
     trained = Student.load(tmp_path / "stop" / "student")
     for (name, before), after in zip(start.state_dict().items(), trained.state_dict().values(), strict=True):
         assert (before == after).all(), name
+    assert early_end(tmp_path / "stop") == (3, 0)
+    assert early_end(tmp_path / "warn") is None
+    assert early_end(tmp_path / "plain") is None
 
 
 def test_a_guard_without_images_is_refused(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
@@ -122,6 +128,19 @@ def test_a_random_start_has_nothing_to_protect(tiny_clip: str) -> None:
         recipe.parse({**values, "training": {"steps": 1, "guard": {}}})
     with pytest.raises(RecipeError, match=r"training\.guard\.evry: no such field; did you mean every"):
         recipe.parse({**values, "student": {"model": tiny_clip}, "training": {"steps": 1, "guard": {"evry": 1}}})
+
+
+@pytest.mark.parametrize("loss", [0, 1])
+def test_the_largest_loss_may_be_nothing_or_everything(loss: float, tiny_clip: str) -> None:
+    values = {"name": "x", "data": "d", "student": {"model": tiny_clip}, "arms": ["clip-ft"]}
+    values |= {
+        "evaluation": {"probe": "p", "validation": "v"},
+        "interpolation": {"max_loss": loss, "arms": ["clip-ft"]},
+    }
+    read = recipe.parse({**values, "training": {"steps": 1, "guard": {"max_loss": loss}}})
+    assert read.training.guard
+    assert read.interpolation
+    assert read.training.guard.max_loss == read.interpolation.max_loss == loss
 
 
 def test_a_run_is_guarded_on_validation_or_on_held_out_captions(
@@ -141,6 +160,36 @@ def test_a_run_is_guarded_on_validation_or_on_held_out_captions(
     record = json.loads((run.folder_of("clip-ft", 0) / "guard.json").read_text())
     assert (record["measure"], record["samples"]) == ("retrieval/r1", 9)
     assert len(run.trainings.plan) == 96 - 9
+    assert trainings_of(run)["clip-ft"]["0"]["steps"] == 4
+    end = {"step": 2, "event": "end", "returned_to": 2, "value": 0.0, "rate_factor": 1.0}
+    (run.folder_of("clip-ft", 0) / "guard.json").write_text(json.dumps(record | {"events": [end]}))
+    assert trainings_of(run)["clip-ft"]["0"]["steps"] == 3
+    card = verbs.push(run, "a/b", arm="clip-ft", dry_run=True).card
+    assert "ended the training after 3 of 4 steps: the trained student is that of step 2." in card
+
+
+def test_samples_that_cannot_be_read_are_not_held_out(tiny_clip: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(40):
+        (data / f"{i:02}.txt").write_text(f"number {i}")
+        if i % 3:
+            Image.new("RGB", (40, 40), (6 * i, 0, 0)).save(data / f"{i:02}.png")
+        else:
+            (data / f"{i:02}.png").write_bytes(b"damaged")
+    values = {"name": "x", "data": str(data), "student": {"model": tiny_clip}, "arms": ["clip-ft"]}
+    wanted = recipe.parse({**values, "training": {"epochs": 1, "batch_size": 6, "guard": {"samples": 20}}})
+    run = runs.Run(wanted, tmp_path / "run")
+    keys = set(run.trainings.plan.table["key"].to_pylist())
+    assert len(keys) == 36
+    assert keys >= {f"{i:02}" for i in range(0, 40, 3)}
+    told = preview(wanted, tmp_path / "none")
+    assert told.steps == run.steps() == 6
+    assert "held out of training for the guard: 4" in dict(told.rows())["samples"]
+    for i in range(40):
+        (data / f"{i:02}.png").write_bytes(b"damaged")
+    with pytest.raises(PlanError, match=f"none of those that it drew can be read; `clipzoo check {data}`"):
+        _ = runs.Run(wanted, tmp_path / "none").trainings.plan
 
 
 def test_the_guard_does_not_measure_on_test_images(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from clipzoo import recipe, runs
 from clipzoo.cli import app
-from clipzoo.errors import RecipeError
+from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.runs import verbs
 from clipzoo.runs.ablation import Ablation, planned
 from clipzoo.runs.before.dry_run import preview
@@ -103,6 +103,11 @@ def test_runs_with_such_arms_are_compared_and_exported(finished: Path, asked: re
     assert "B other-only" in json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
     folder, _ = verbs.export(runs.Run(asked, finished), arm="other-only")
     assert folder == finished / "export" / "open_clip" / "other-only-0"
+    card = (folder / "README.md").read_text()
+    assert f"# {asked.name}: other-only, seed 0\n" in card
+    assert "| measure | clip | other-only | clip-ft | clipzoo |" in card
+    with pytest.raises(CheckpointError, match=f"run `clipzoo train {finished} --arm other-only --seed 5` first"):
+        verbs.export(runs.Run(asked, finished), arm="other-only", seed=5)
 
 
 def test_the_dry_run_counts_such_arms(asked: recipe.Recipe, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_without_questions_a_wrong_option_is_an_error_and_nothing_is_written(
 
 
 def test_without_a_benchmark_the_recipe_only_trains(dataset: Path, tiny_clip: str, tmp_path: Path) -> None:
-    out = tmp_path / "r.yaml"
+    out = tmp_path / "my r.yaml"
     options = [
         "--data",
         str(dataset),
@@ -107,7 +107,8 @@ def test_without_a_benchmark_the_recipe_only_trains(dataset: Path, tiny_clip: st
         "1",
     ]
     result = CliRunner().invoke(app, ["new", "--out", str(out), "--device", "cpu", *options])
-    assert "clipzoo train" in result.output
+    assert f"next: clipzoo train '{out}' --dry-run" in result.output
+    assert out.read_text().startswith(f"# clipzoo train '{out}'")
     assert len(recipe.load(out).training.learning_rates) == 1, "there is no validation to choose by"
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 from clipzoo import files, recipe
 from clipzoo.cli import app
 from clipzoo.data import TrainingSet, Viewing, loader
-from clipzoo.errors import CheckpointError, ClipzooError, PlanError
+from clipzoo.errors import CheckpointError, ClipzooError, PlanError, RecipeError
 from clipzoo.experts import ExpertCard
 from clipzoo.models import HeadSpec, Student
 from clipzoo.readers import fingerprint, open_dataset
@@ -99,7 +100,9 @@ def test_a_dry_run_downloads_no_weights_of_the_student(
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"far": {"url": "http://127.0.0.1:9/w.pt"}})
     wanted = recipe.parse(values | {"student": {"model": "tiny", "pretrained": "far"}})
-    assert preview(wanted, tmp_path / "run").memory.parameters > 0
+    memory = preview(wanted, tmp_path / "run").memory
+    assert memory
+    assert memory.parameters > 0
     with pytest.raises(CheckpointError, match="cannot make the model 'tiny'"):
         Run(wanted, tmp_path / "run")
 
@@ -212,6 +215,34 @@ def test_dry_runs_by_the_command_line(
     assert says in result.output
     assert silent not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_alone_are_estimated_for_arms_that_have_them(values: dict[str, Any], tmp_path: Path) -> None:
+    alone = values | {"training": values["training"] | {"contrastive_weight": 0}}
+    wanted = recipe.parse(alone | {"arms": ["clip", "clipzoo"]})
+    assert preview(wanted, tmp_path / "run").memory
+    with pytest.raises(RecipeError, match="the arm clip-ft has no other loss with a weight"):
+        preview(wanted, tmp_path / "run", arms=["clip-ft"])
+    untrained = preview(recipe.parse(alone | {"arms": ["clip"]}), tmp_path / "run")
+    assert untrained.memory is None
+    assert "memory, estimated" not in dict(untrained.rows())
+
+
+def test_the_loader_counts_the_samples_of_all_processes(values: dict[str, Any], tmp_path: Path) -> None:
+    plan = Run(recipe.parse(values | {"columns": values["columns"][:2]}), tmp_path).plan
+    dataset = TrainingSet(plan, open_dataset(values["data"]), {}, Viewing((32, 32)))
+    with pytest.raises(PlanError, match=r"48 samples, fewer than one batch of 50 .* to at most 48"):
+        loader(dataset, 25, lambda texts: torch.zeros(len(texts), 1), rank=1, ranks=2)
+
+
+def test_rows_of_a_table_have_no_known_size(values: dict[str, Any], tmp_path: Path) -> None:
+    lines = []
+    for i in range(12):
+        Image.fromarray(np.full((32, 32, 3), 9 * i, np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,number {i}")
+    (tmp_path / "table.csv").write_text("\n".join(["file,caption", *lines]))
+    table = values | {"data": str(tmp_path / "table.csv"), "columns": [{"expert": "demo:depth"}], "store": None}
+    assert preview(recipe.parse(table), tmp_path / "run").epoch_bytes is None
 
 
 def test_a_dry_run_reports_the_errors_of_the_run(values: dict[str, Any], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ Each message states what is wrong, why, and the exact fix.
 """
 
 import re
+import shlex
 from typing import Literal
 
 Code = Literal[
@@ -92,6 +93,11 @@ def brief(error: BaseException, most: int = 160) -> str:
     """Return the first line of an exception of another library, cut to ``most`` characters."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def shell_word(value: object) -> str:
+    """Return a path or location as a word of a shell command, quoted if necessary."""
+    return shlex.quote(str(value))
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

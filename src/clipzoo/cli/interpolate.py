@@ -55,8 +55,8 @@ def _given(alphas: str | None, max_loss: float | None) -> dict[str, object]:
 def _run(folder: Path, given: list[str], overrides: list[str] | None, device: str, trust: bool) -> None:
     from clipzoo import recipe as recipes
     from clipzoo.cli import _tables
-    from clipzoo.cli._console import bold, check_run_folder, console, open_run
-    from clipzoo.errors import CheckpointError
+    from clipzoo.cli._console import bold, check_run_folder, console, open_run, plain
+    from clipzoo.errors import CheckpointError, shell_word
     from clipzoo.runs import verbs as pipeline
 
     if folder.is_file():
@@ -72,7 +72,7 @@ def _run(folder: Path, given: list[str], overrides: list[str] | None, device: st
             for seed, one in seeds.items():
                 console.print(_tables.tradeoff(one, f"{arm}, seed {seed}"))
                 console.print(f"chosen student: α = {one.best.alpha:g}, {bold(run.folder.best(arm, seed))}")
-    console.print(f"rerun `clipzoo run {folder}` to measure it on test and to add the chart to the report")
+    plain(f"rerun `clipzoo run {shell_word(folder)}` to measure it on test and to add the chart to the report")
 
 
 def _pair(start: Path, end: Path, out: Path, splits: dict[str, str], given: dict[str, object], device: str) -> None:

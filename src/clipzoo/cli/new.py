@@ -48,6 +48,7 @@ def command(
     from clipzoo import files, trust
     from clipzoo import recipe as recipes
     from clipzoo.cli._console import bold, console, plain
+    from clipzoo.errors import shell_word
     from clipzoo.files import several
     from clipzoo.runs import new_recipe as draft
     from clipzoo.runs.before.preflight import pick_device
@@ -76,7 +77,8 @@ def command(
     text = draft.recipe_text(out, found, start, cards, splits, length, device, store=place if labels else None)
     files.write_output(out, text.encode())
     trust.remember(recipes.load(out, trust=True).code, out)  # the user named its experts in this command
-    console.print(f"recipe: {bold(out)}; next: clipzoo {'run' if splits else 'train'} {escape(str(out))} --dry-run")
+    verb, named = "run" if splits else "train", escape(shell_word(out))
+    console.print(f"recipe: {bold(out)}; next: clipzoo {verb} {named} --dry-run", soft_wrap=True)
 
 
 def _dataset(store: str | None, data: str | None, yes: bool, out: Path) -> Data:

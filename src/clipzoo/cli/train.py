@@ -28,22 +28,22 @@ def command(
 
     from clipzoo.cli._console import bold, console, launched, open_run, print_preview
     from clipzoo.runs import verbs as pipeline
-    from clipzoo.runs.before.preflight import TRAINED, check_arm
-    from clipzoo.training import ended
+    from clipzoo.runs.before.preflight import check_trainable
+    from clipzoo.training import early_end, ended
 
     if dry_run:
         print_preview(recipe, out, overrides, device, [arm], [seed], trust=trust, gpus=gpus)
         return
     if launched(gpus, recipe, out, overrides, device, trust):
         return
-    with open_run(
-        recipe, out, overrides, device, trust, lambda recipe: check_arm(arm, "train", (*TRAINED, *recipe.named_arms))
-    ) as run:
+    with open_run(recipe, out, overrides, device, trust, lambda recipe: check_trainable(arm, recipe)) as run:
         trained = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
-    console.print(
-        f"{arm}, seed {seed}: " + ("was already trained" if trained else f"trained for {counted(run.steps(), 'step')}")
-    )
+        early = early_end(run.folder_of(arm, seed))
+    length = counted(run.steps(), "step")
+    if early:
+        length = f"{early[0]:,} of {length}; the guard ended the training with the student of step {early[1]:,}"
+    console.print(f"{arm}, seed {seed}: " + ("was already trained" if trained else f"trained for {length}"))
     if arm == "clipzoo" and not run.recipe.columns:
         console.print("the recipe has no columns: this student was trained on captions only, as clip-ft is")
     loads = f"open_clip.create_model_and_transforms('local-dir:{folder}')"

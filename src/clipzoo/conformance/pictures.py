@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from clipzoo.errors import DatasetError, SampleError
+from clipzoo.errors import DatasetError, SampleError, shell_word
 from clipzoo.experts import ExpertInput
 from clipzoo.readers import IMAGES, open_dataset
 from clipzoo.types import ImageArray, View, decode_image
@@ -43,7 +43,9 @@ def load_pictures(location: str, count: int = MOST) -> list[ExpertInput]:
     if not inputs and Path(location).is_dir():
         inputs = list(_bare(Path(location), count))
     if not inputs:
-        raise DatasetError(f"no picture of {location!r} can be read; `clipzoo check {location}` reports the reasons")
+        raise DatasetError(
+            f"no picture of {location!r} can be read; `clipzoo check {shell_word(location)}` reports the reasons"
+        )
     return inputs[:count]
 
 

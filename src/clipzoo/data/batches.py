@@ -25,7 +25,7 @@ from clipzoo.data.captions import draw_caption
 from clipzoo.data.online import OnlineColumn, Picture
 from clipzoo.data.plan import Plan, entry_of
 from clipzoo.data.sampling import Position
-from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError
+from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError, shell_word
 from clipzoo.experts import ExpertInput
 from clipzoo.readers.base import Reader
 from clipzoo.store import TAR_MARK, Column
@@ -55,7 +55,7 @@ class LabelColumn:
     def remedy(self) -> str:
         """Advice where labels cannot be read."""
         store = self.column.path.parent.parent
-        return f"Run `clipzoo labels verify {store}`, which names them, and label these shards again"
+        return f"Run `clipzoo labels verify {shell_word(store)}`, which names them, and label these shards again"
 
     def collate(self, labels: Sequence[Any], size: tuple[int, int]) -> Target:
         """Return the target of a batch, with the ``weight`` of each pixel if pixels are weighted."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from clipzoo.data.batches import Batch, TrainingSet
 from clipzoo.data.sampling import MixtureSampler, PlanSampler
-from clipzoo.errors import PlanError
+from clipzoo.errors import PlanError, counted
 
 
 class _Loader(DataLoader[Any]):
@@ -64,8 +64,8 @@ def loader(
         sampler.weights = dataset.mixture
     if sampler.steps_per_epoch == 0:
         raise PlanError(
-            f"the plan has {len(dataset)} samples, fewer than one batch of {batch_size} on {ranks} ranks. "
-            f"Lower training.batch_size to at most {len(dataset) // ranks}"
+            f"the plan has {counted(len(dataset), 'sample')}, fewer than one batch of {batch_size * ranks} on all "
+            f"processes. Lower training.batch_size to at most {len(dataset) // ranks * ranks}"
         )
     sampler.stop = sampler.steps_per_epoch if steps is None else steps
     return _Loader(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clipzoo.errors import ClipzooError, ExpertError
+from clipzoo.errors import ClipzooError, ExpertError, shell_word
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.experts.calls import check_label, one_each, reason
 from clipzoo.tasks import Task
@@ -44,7 +44,7 @@ class OnlineColumn:
     def __init__(self, expert: Expert, device: str = "cpu", stride: int = 2) -> None:
         check_online(expert)
         self.expert, self.device, self.stride = expert, device, stride
-        self.remedy = f"Run `clipzoo experts check {expert.card.uri}`, which tests the expert"
+        self.remedy = f"Run `clipzoo experts check {shell_word(expert.card.uri)}`, which tests the expert"
         self._loaded = False
         self._most = expert.batch_size
 

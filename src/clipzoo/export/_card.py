@@ -51,7 +51,7 @@ ARMS = {
 def card(
     recipe: Recipe,
     arm: str,
-    seed: int,
+    title: str,
     experts: Mapping[str, Manifest],
     results: Results | None,
     version: str,
@@ -64,7 +64,7 @@ def card(
     Args:
         recipe: of the run.
         arm: of the student.
-        seed: of the student.
+        title: with the run, the arm and the seed.
         experts: column -> manifest of the labels that the arm was trained on.
         results: the content of ``results.json``, if the run has been measured.
         version: of clipzoo.
@@ -78,9 +78,7 @@ def card(
     )
     summary = f"{summary} {note}".rstrip()
     stated = f"license: {json.dumps(recipe.license)}\n" if recipe.license else ""
-    text = HEAD.format(
-        license=stated, name=f"{_text(recipe.name)}: {arm}, seed {seed}", summary=summary, version=version
-    )
+    text = HEAD.format(license=stated, name=_text(title), summary=summary, version=version)
     parts = [_license(recipe, experts), _experts(experts), _results(results) if results else "", LIMITS]
     return text + "".join(parts)
 

@@ -16,7 +16,7 @@ class GuardRecipe(Part):
 
     every: Annotated[int, Field(gt=0)] = 50
     """Steps between measurements; the last step is measured, too."""
-    max_loss: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    max_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest loss of the measure relative to the start, in [0, 1]; 0.01 is one point."""
     action: Literal["warn", "rollback", "stop"] = "rollback"
     """``warn`` reports a larger loss, ``rollback`` returns to the last good state and lowers the learning rates,
@@ -54,7 +54,7 @@ class InterpolationRecipe(Part):
     alphas: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75, 1.0)
     """Shares α of the trained student that are measured on validation. The start (0) and the trained student (1) are
     always measured."""
-    max_loss: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    max_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest loss of zero-shot top-1 (or of retrieval recall@1) on validation relative to the start, in [0, 1]; the
     upper end of the loss's 95 % interval must not exceed it."""
     arms: Annotated[tuple[Literal["clip-ft", "clipzoo"], ...], Field(min_length=1)] = ("clipzoo",)

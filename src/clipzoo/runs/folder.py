@@ -29,7 +29,7 @@ from pathlib import Path
 
 from clipzoo import files
 from clipzoo import recipe as recipes
-from clipzoo.errors import CheckpointError
+from clipzoo.errors import CheckpointError, shell_word
 from clipzoo.evaluation.scores import DONE
 from clipzoo.files import AnyPath, locked
 from clipzoo.recipe import Recipe, TrainingRecipe
@@ -202,14 +202,15 @@ class Base:
         if lines:
             raise CheckpointError(
                 f"{path} takes {', '.join(self.arms)} from the run {self.folder.path}, whose recipe differs in more "
-                f"than columns. The run has\n{lines}\nRun `clipzoo ablate {self.folder.path}`, which measures its "
-                "variants again, or delete the variant"
+                f"than columns. The run has\n{lines}\nRun `clipzoo ablate {shell_word(self.folder.path)}`, which "
+                "measures its variants again, or delete the variant"
             )
         untrained = [seed for seed in recipe.seeds if not ended(self.folder.training("clip-ft", seed))]
         if untrained:
             raise CheckpointError(
                 f"{path} takes clip-ft from the run {self.folder.path}, which has not trained it with seed "
-                f"{untrained[0]}: run `clipzoo train {self.folder.path} --arm clip-ft --seed {untrained[0]}` first"
+                f"{untrained[0]}: run `clipzoo train {shell_word(self.folder.path)} --arm clip-ft --seed "
+                f"{untrained[0]}` first"
             )
 
 

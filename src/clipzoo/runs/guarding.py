@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from clipzoo.benchmarks import Crop, Split, read_split, split_of
 from clipzoo.data import Plan, entry_of
-from clipzoo.errors import RecipeError
+from clipzoo.errors import PlanError, RecipeError, SampleError, shell_word
 from clipzoo.evaluation import retrieval, zero_shot
 from clipzoo.evaluation.base import Encoder
 from clipzoo.evaluation.measure import Scored
@@ -18,9 +19,17 @@ from clipzoo.models import Student
 from clipzoo.recipe import GuardRecipe
 from clipzoo.runs.inputs import Inputs
 from clipzoo.training import Recognition
+from clipzoo.types import decode_image
 
 HELD = 0.1
 """Largest share of the samples that is held out of training."""
+SPARE = 20
+"""Most rows that are drawn for each held-out sample in place of samples that cannot be read."""
+
+
+def held(settings: GuardRecipe, samples: int) -> int:
+    """Return the number of samples that are held out of training, if the guard has no benchmark."""
+    return max(min(settings.samples, int(HELD * samples)), 1)
 
 
 def recognition(settings: GuardRecipe, inputs: Inputs, suite: Suite, crop: Crop) -> tuple[Recognition, Plan]:
@@ -65,16 +74,43 @@ def _rows(count: int, samples: int) -> list[int]:
 
 
 def _held_out(settings: GuardRecipe, inputs: Inputs, suite: Suite, crop: Crop) -> tuple[Split, Plan]:
-    """Return captioned samples of the dataset, and the plan without them."""
+    """Return captioned samples of the dataset, and the plan without them.
+
+    Samples that cannot be read stay in the plan, and others take their place.
+    """
     plan, reader = inputs.plan, inputs.reader
-    count = max(min(settings.samples, int(HELD * len(plan))), 1)
+    count = held(settings, len(plan))
     if count < settings.samples:
         inputs.progress.stage(
             f"the guard measures {count:,} captioned samples, a tenth of the data, instead of {settings.samples:,} "
             "(training.guard.samples)"
         )
-    rows = _rows(len(plan), count)
+    captions: dict[int, tuple[str, ...]] = {}
+    for row in _candidates(len(plan), count):
+        with suppress(SampleError):
+            sample = reader.read(entry_of(plan.rows([row])[0]))
+            decode_image(sample.image)
+            captions[row] = (sample.caption, *sample.others)
+        if len(captions) == count:
+            break
+    if not captions:
+        raise PlanError(
+            "the guard holds samples of data out of training, but none of those that it drew can be read; `clipzoo "
+            f"check {shell_word(inputs.recipe.location)}` reports the reasons. Give training.guard.benchmark, or set "
+            "training.guard to null"
+        )
+    rows = sorted(captions)
     entries = [entry_of(row) for row in plan.rows(rows)]
-    captions = tuple((sample.caption, *sample.others) for sample in map(reader.read, entries))
-    split = replace(split_of(reader, entries, {}, suite.size), captions=captions, crop=crop)
-    return split, plan.without(rows)
+    split = split_of(reader, entries, {}, suite.size)
+    return replace(split, captions=tuple(captions[row] for row in rows), crop=crop), plan.without(rows)
+
+
+def _candidates(total: int, count: int) -> Iterator[int]:
+    """Yield the rows to hold out, then others at random, of which each is drawn once."""
+    first = _rows(total, count)
+    yield from first
+    generator, drawn = np.random.default_rng(1), set(first)
+    for row in generator.integers(total, size=SPARE * count).tolist():
+        if row not in drawn:
+            drawn.add(row)
+            yield row

@@ -13,7 +13,7 @@ from torch import nn
 
 from clipzoo import encoders, files, locations, model_schemes, probing
 from clipzoo.benchmarks import Benchmark, Crop, Split, open_benchmark, read_split, with_layout
-from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.errors import CheckpointError, RecipeError, shell_word
 from clipzoo.evaluation import Encoder, baselines, classification, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.base import weights_of
@@ -120,7 +120,7 @@ def students(recipe: Recipe, folder: Folder, given: str) -> list[str]:
     """
     every = [(arm, seed) for arm in recipe.arms for seed in recipe.seeds if ended(folder.training(arm, seed))]
     if not every:
-        raise CheckpointError(f"{folder.path} has no trained student: run `clipzoo train {given}` first")
+        raise CheckpointError(f"{folder.path} has no trained student: run `clipzoo train {shell_word(given)}` first")
     places = [place for one in every for place in (folder.training(*one) / "student", folder.best(*one))]
     found = [f"open_clip:{place}" for place in places if (place / "done").exists()]
     start = _start(recipe) if "clip" in recipe.arms else None

@@ -336,7 +336,7 @@ def _head(path: Path, measured: bool, images: int, gpu: bool, labeled: bool) -> 
     )
     before = "" if labeled else "; labeling comes first"
     return (
-        f"# clipzoo {verb} {_quoted(str(path))[1:-1]}     (add --dry-run to see what it would do)\n"
+        f"# clipzoo {verb} {shlex.quote(_quoted(str(path))[1:-1])}     (add --dry-run to see what it would do)\n"
         f"# {who} {counted(images, 'image')} in total{lasts}{before}. Expected: {expected}"
     )
 

@@ -22,7 +22,7 @@ from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.interpolation import BEST
 from clipzoo.runs.trainings import seeds_of
 from clipzoo.store.manifest import software
-from clipzoo.training import hardware, read_log, supervision
+from clipzoo.training import early_end, hardware, read_log, supervision
 from clipzoo.training.guard import RECORD
 from clipzoo.training.health import Supervision, describe_supervision
 
@@ -147,7 +147,8 @@ def trainings_of(run: Run) -> dict[str, dict[str, TrainingRecord]]:
     arms: dict[str, dict[str, TrainingRecord]] = {}
     for arm in trained_arms(run):
         for seed in seeds_of(run.recipe, arm):
-            folder, batch, steps = run.folder_of(arm, seed), run.recipe.training.batch_size, run.steps()
+            folder, batch = run.folder_of(arm, seed), run.recipe.training.batch_size
+            steps, _ = early_end(folder) or (run.steps(), None)
             speeds = [line["images_per_second"] for line in read_log(folder) if line.get("images_per_second")]
             seconds = steps * batch * sum(1 / speed for speed in speeds) / len(speeds) if speeds else None
             counted = supervision(folder)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipzoo import files, model_schemes
 from clipzoo import recipe as recipes
-from clipzoo.errors import CheckpointError, ImageError, SampleError
+from clipzoo.errors import CheckpointError, ImageError, SampleError, shell_word
 from clipzoo.files import AnyPath
 from clipzoo.models import Loaded, Student, load, read_heads
 from clipzoo.models.loaded import Picture
@@ -153,9 +153,10 @@ def _of_run(
         check_arm(arm, "show", known, [name for name in known if any(name == one for one, _ in trained)])
     chosen = arm or next((name for name, its in trained if its == number), None)
     if chosen is None or (chosen, number) not in trained:
+        verb = "interpolate" if (arm or "").endswith(BEST) else "run"
         raise CheckpointError(
             f"{path} has no trained student of {f'the arm {arm!r}' if arm else 'any arm'} with seed {number}; "
-            f"{_listed(trained)}. Run `clipzoo {'interpolate' if (arm or '').endswith(BEST) else 'run'} {path}` first, "
+            f"{_listed(trained)}. Run `clipzoo {verb} {shell_word(path)}` first, "
             "or choose another --arm or --seed"
         )
     return chosen, load(trained[chosen, number], device, trust), recipe.student, number

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Concatenate, ParamSpec, TypeVar
 
 from clipzoo import files
-from clipzoo.errors import CheckpointError, RecipeError, SampleError
+from clipzoo.errors import CheckpointError, RecipeError, SampleError, counted, shell_word
 from clipzoo.evaluation.tradeoff import Tradeoff
 from clipzoo.export import PLUGINS as TARGETS
 from clipzoo.export import (
@@ -32,11 +32,12 @@ from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
 from clipzoo.pages import write_page
 from clipzoo.runs._run import Run
-from clipzoo.runs.before.preflight import TRAINED, check_arm, check_measurable
+from clipzoo.runs.before.preflight import TRAINED, check_arm, check_measurable, check_trainable
 from clipzoo.runs.interpolation import BEST, RECORD
 from clipzoo.runs.results import compared, curves, picture_rows, task_order
 from clipzoo.runs.trainings import describe, seeds_of
 from clipzoo.store import Store, software
+from clipzoo.training import early_end
 from clipzoo.types import ImageArray, decode_image
 
 EXPORTED = ("clip", *TRAINED, *(f"{arm}{BEST}" for arm in TRAINED))
@@ -89,7 +90,7 @@ def label(run: Run) -> Store:
 @_locked
 def train(run: Run, arm: str, seed: int) -> Path:
     """Label, then train one arm, unless it is trained already. Returns the folder of the student."""
-    check_arm(arm, "train", (*TRAINED, *run.recipe.named_arms))
+    check_trainable(arm, run.recipe)
     run.adopt()
     if named := run.named(arm):
         run.progress.stage(f"{arm}: captions and pseudo-labels of {', '.join(named.specs)}")
@@ -151,7 +152,7 @@ def report(run: Run) -> Path:
         CheckpointError: the run has not been measured.
     """
     if not run.folder.results.exists():
-        raise CheckpointError(f"{run.out} has no results.json: run `clipzoo eval {run.out}` first")
+        raise CheckpointError(f"{run.out} has no results.json: run `clipzoo eval {shell_word(run.out)}` first")
     run.adopt()
     run.progress.stage("writing the page")
     results = json.loads(run.folder.results.read_text(encoding="utf-8"))
@@ -200,9 +201,6 @@ def export(
         OSError: the disk cannot be written to; nothing incomplete remains.
     """
     check_arm(arm, "export", (*EXPORTED, *run.recipe.named_arms))
-    if named := run.named(arm):
-        seed = run.recipe.seeds[0] if seed is None else seed
-        return export(named, to, "clipzoo", seed, out or run.out / "export" / to / f"{arm}-{seed}", heads)
     TARGETS.load(to)
     seed = seeds_of(run.recipe, arm)[0] if seed is None else seed
     folder = files.local(out or run.out / "export" / to / f"{arm}-{seed}", "an exported student")
@@ -244,8 +242,6 @@ def push(
         RemoteError: the hub cannot be reached or refuses, or no token is known. Others as of `export`.
     """
     check_arm(arm, "push", (*EXPORTED, *run.recipe.named_arms))
-    if named := run.named(arm):
-        return push(named, repository, to, "clipzoo", seed, heads, private, dry_run)
     TARGETS.load(to)
     check_repository(repository)
     if not dry_run:
@@ -267,15 +263,29 @@ def push(
 
 def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
     """Return a student with the samples and the README of its export."""
-    images, captions = _first_samples(run)
-    manifests = run.inputs.manifests() if arm.startswith("clipzoo") else {}
-    results = run.folder.results
+    title, results = f"{run.recipe.name}: {arm}, seed {seed}", run.folder.results
     numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     student, version = _trained(run, arm, seed), software().get("clipzoo", "(source)")
+    if named := run.named(arm):
+        run, arm = named, "clipzoo"
+    images, captions = _first_samples(run)
+    manifests = run.inputs.manifests() if arm.startswith("clipzoo") else {}
     if heads and not student.specs:
         raise RecipeError(f"--heads: the student of the arm {arm!r} has no heads. Omit --heads")
-    card = model_card(run.recipe, arm, seed, manifests, numbers, version, _interpolation_note(run, arm, seed))
+    card = model_card(run.recipe, arm, title, manifests, numbers, version, _note(run, arm, seed))
     return Source(student, images, captions, card, heads)
+
+
+def _note(run: Run, arm: str, seed: int) -> str:
+    """Return sentences of the model card on an early end by the guard and on interpolation, "" without both."""
+    early = early_end(run.folder_of(arm.removesuffix(BEST), seed))
+    guarded = (
+        f"The guard of zero-shot recognition ended the training after {early[0]:,} of {counted(run.steps(), 'step')}: "
+        f"the trained student is that of step {early[1]:,}."
+        if early
+        else ""
+    )
+    return f"{guarded} {_interpolation_note(run, arm, seed)}".strip()
 
 
 def _interpolation_note(run: Run, arm: str, seed: int) -> str:
@@ -294,11 +304,12 @@ def _trained(run: Run, arm: str, seed: int) -> Student:
         return run.start()
     if arm.endswith(BEST):
         return _best(run, arm, seed)
-    student = run.trainings.trained(arm, seed)
+    named = run.named(arm)
+    student = named.trainings.trained("clipzoo", seed) if named else run.trainings.trained(arm, seed)
     if student is None:
         raise CheckpointError(
-            f"{run.out} has no trained student of the arm {arm!r} with seed {seed}: run `clipzoo train {run.out} "
-            f"--arm {arm} --seed {seed}` first"
+            f"{run.out} has no trained student of the arm {arm!r} with seed {seed}: run `clipzoo train "
+            f"{shell_word(run.out)} --arm {arm} --seed {seed}` first"
         )
     return student
 
@@ -308,7 +319,7 @@ def _best(run: Run, arm: str, seed: int) -> Student:
     if not (folder / "done").exists():
         raise CheckpointError(
             f"{run.out} has no interpolated student of the arm {arm.removesuffix(BEST)!r} with seed {seed}: run "
-            f"`clipzoo interpolate {run.out}` first"
+            f"`clipzoo interpolate {shell_word(run.out)}` first"
         )
     return Student.load(folder, run.recipe.student.trust_remote_code).to(run.device).eval()
 

@@ -1,6 +1,7 @@
 """Training: a job, its loop, objectives, checkpoints and records. The loop knows no task by name."""
 
 from clipzoo.training.checks import check_settings, check_stride
+from clipzoo.training.guard import early_end
 from clipzoo.training.health import read_supervision as supervision
 from clipzoo.training.job import Job, Recognition, Training
 from clipzoo.training.loop import train
@@ -15,6 +16,7 @@ __all__ = [
     "check_joined",
     "check_settings",
     "check_stride",
+    "early_end",
     "ended",
     "finished",
     "hardware",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from clipzoo import files
@@ -23,6 +24,15 @@ from clipzoo.training.records import Records
 from clipzoo.training.updates.average import Average
 
 GOOD, RECORD = "good.pt", "guard.json"
+
+
+def early_end(out: Path) -> tuple[int, int] | None:
+    """Return the step at which the guard ended the training in a folder and that of its student; None if it did not."""
+    path = out / RECORD
+    events = json.loads(path.read_text(encoding="utf-8"))["events"] if path.is_file() else []
+    if not events or events[-1]["event"] != "end":
+        return None
+    return events[-1]["step"] + 1, events[-1]["returned_to"]
 
 
 def measure(training: Training, sharding: Sharding, records: Records, step: int) -> None:

@@ -15,9 +15,11 @@ from clipzoo.data import Plan
 from clipzoo.errors import PlanError, counted
 from clipzoo.files import AnyPath
 from clipzoo.progress import Progress
+from clipzoo.readers import ROW
 from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
-from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_arm
+from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_trainable
+from clipzoo.runs.guarding import held
 from clipzoo.runs.trainings import describe
 from clipzoo.runs.variants import check_alone
 from clipzoo.store import Column
@@ -64,8 +66,9 @@ class Preview:
         trainings: (arm, seed) of each training.
         done: (arm, seed) of a training -> its finished steps.
         trials: trials of learning rates, over all arms. finished_trials: those that have ended.
-        memory: of the arm with most terms, on each process.
-        processes: that share each batch. online: columns whose experts label during training.
+        memory: of the arm with most terms, on each process; None if nothing is trained.
+        processes: that share each batch. online: columns whose experts label during training. held: samples that the
+            guard holds out of training.
         epoch_bytes: of pictures, captions and labels, read once; None for rows of tables, whose index has no sizes, and
             for pictures that have not been rendered yet.
         splits: split -> its pictures; empty if single arms are trained, which measures nothing.
@@ -83,21 +86,23 @@ class Preview:
     done: Mapping[tuple[str, int], int]
     trials: int
     finished_trials: int
-    memory: Memory
+    memory: Memory | None
     epoch_bytes: int | None
     splits: Mapping[str, Split]
     compared_experts: Sequence[str]
     processes: int = 1
     online: Sequence[str] = ()
+    held: int = 0
 
     @property
     def epochs(self) -> float:
         """Average number of times that one training sees a sample."""
-        return self.steps * self.recipe.training.batch_size / self.samples
+        return self.steps * self.recipe.training.batch_size / (self.samples - self.held)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return (name, text) of each row of the table."""
         reasons = "".join(f"\nleft out: {count:,} × {reason}" for reason, count in self.left_out.items())
+        reasons += f"\nheld out of training for the guard: {self.held:,}" if self.held else ""
         batch = self.recipe.training.batch_size
         rows = [
             ("folder", f"{self.folder}{'' if self.folder.exists() else ' (new)'}"),
@@ -110,7 +115,8 @@ class Preview:
         ]
         if any(self.done.values()) or self.finished_trials:
             rows.append(("done already", self._finished()))
-        rows.append(("memory, estimated", self._memory()))
+        if self.memory:
+            rows.append(("memory, estimated", self._memory(self.memory)))
         rows.append(("data of an epoch", UNKNOWN_SIZE if self.epoch_bytes is None else _size(self.epoch_bytes)))
         rows += [(f"evaluation.{name}", str(split)) for name, split in self.splits.items()]
         if self.recipe.interpolation and self.splits:
@@ -158,8 +164,8 @@ class Preview:
         remaining = self._total - sum(self.done.values()) - self.finished_trials * self.trial_steps
         return "\n".join([*lines, f"{counted(remaining, 'step')} remaining"])
 
-    def _memory(self) -> str:
-        memory, settings = self.memory, self.recipe.training
+    def _memory(self, memory: Memory) -> str:
+        settings = self.recipe.training
         several = self.processes > 1
         parts = {
             "the average of the weights": memory.average,
@@ -203,7 +209,7 @@ def preview(
         PlanError: there are fewer samples than one batch holds.
     """
     for arm in arms or ():
-        check_arm(arm, "train", (*TRAINED, *recipe.named_arms))
+        check_trainable(arm, recipe)
     if recipe.named_arms:
         check_alone(processes)
     with TemporaryDirectory() as scratch:
@@ -211,11 +217,12 @@ def preview(
         (samples, left_out, coverage, size), settings = _data(run), recipe.training
         check_shares(settings, processes)
         check_balancing(settings, processes)
-        _check_batch(recipe, samples)
+        held_out = _held(recipe, samples)
+        _check_batch(recipe, samples - held_out)
         trained = list(arms or (arm for arm in recipe.arms if arm != "clip"))
         searched = [arm for arm in trained if arm in TRAINED]  # named arms have the learning rate of clipzoo
         trainings = [(arm, seed) for arm in trained for seed in seeds or recipe.seeds]
-        steps = run.steps(samples)
+        steps = run.steps(samples - held_out)
         folders = {training: run.folder_of(*training) for training in trainings}
         done = {training: steps if ended(folder) else reached(folder) for training, folder in folders.items()}
         grid = settings.learning_rates if len(settings.learning_rates) > 1 else ()
@@ -224,21 +231,29 @@ def preview(
             recipe=recipe,
             folder=run.out,
             samples=samples,
+            held=held_out,
             left_out=left_out,
             coverage=coverage,
             steps=steps,
-            trial_steps=run.trainings.trial_steps(samples),
+            trial_steps=run.trainings.trial_steps(samples - held_out),
             trainings=trainings,
             done=done,
             trials=len(grid) * len(searched),
             finished_trials=sum(f"{rate:g}" in run.trainings.trials(arm) for arm in searched for rate in grid),
-            memory=_memory(run, "clipzoo" if "clipzoo" in trained else "clip", processes),
+            memory=_memory(run, trained, processes),
             processes=processes,
             epoch_bytes=size,
             splits=splits,
             compared_experts=_compared_experts(run, splits),
             online=[name for name, (column, _) in run.specs.items() if column.online],
         )
+
+
+def _held(recipe: Recipe, samples: int) -> int:
+    """Return the number of samples that the guard holds out of training."""
+    guard = recipe.training.guard
+    alone = guard is not None and guard.benchmark is None and recipe.evaluation.validation is None
+    return held(guard, samples) if guard and alone else 0
 
 
 def _check_batch(recipe: Recipe, samples: int) -> None:
@@ -251,7 +266,10 @@ def _check_batch(recipe: Recipe, samples: int) -> None:
         )
 
 
-def _memory(run: Run, arm: str, processes: int) -> Memory:
+def _memory(run: Run, trained: Sequence[str], processes: int) -> Memory | None:
+    if not trained:
+        return None
+    arm = "clip" if set(trained) == {"clip-ft"} else "clipzoo"
     strides = {name: column.stride for name, (column, _) in run.specs.items()}
     return estimate(run.start(arm, random=True), strides, run.recipe.training, processes)
 
@@ -295,7 +313,7 @@ def _data(run: Run) -> tuple[int, Mapping[str, int], dict[str, float | None], in
 
 
 def _bytes(plan: Plan, columns: Mapping[str, Column]) -> int | None:
-    if pc.max(plan.table["image:size"]).as_py() == 1:  # spans of tables are (row, 1)
+    if pc.any(pc.equal(plan.table["image:ext"], ROW)).as_py():  # the span of a row is not that of its image
         return None
     return sum(pc.sum(plan.table[f"{name}:size"]).as_py() or 0 for name in ("image", "caption", *columns))
 

@@ -83,6 +83,17 @@ def check_arm(arm: str, verb: str, known: Sequence[str] = TRAINED, there: Sequen
         raise RecipeError(f"there is no arm {arm!r} to {verb}; {hint(arm, there or known)}")
 
 
+def check_trainable(arm: str, recipe: Recipe) -> None:
+    """Raise `RecipeError` unless an arm of a recipe can be trained, and one of its losses has a weight."""
+    check_arm(arm, "train", (*TRAINED, *recipe.named_arms))
+    columns = recipe.columns if arm == "clipzoo" else ()
+    if arm in TRAINED and not recipe.training.contrastive_weight and not any(column.weight for column in columns):
+        raise RecipeError(
+            f"training.contrastive_weight is 0, but the arm {arm} has no other loss with a weight: give it a weight, "
+            "or train another arm"
+        )
+
+
 def check_measurable(recipe: Recipe) -> None:
     """Raise `RecipeError` if a recipe has no benchmark to measure its arms on."""
     if recipe.evaluation.test is None:

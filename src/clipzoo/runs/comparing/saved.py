@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clipzoo import recipe as recipes
-from clipzoo.errors import CheckpointError
+from clipzoo.errors import CheckpointError, shell_word
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, RECOGNITION, Scored
 from clipzoo.evaluation.results import Results
@@ -40,7 +40,7 @@ class Saved:
     def results(self) -> Results:
         """The contents of ``results.json``; `CheckpointError` if the run has not been measured."""
         if not self.folder.results.exists():
-            raise CheckpointError(f"{self.path} has no results.json: run `clipzoo eval {self.path}` first")
+            raise CheckpointError(f"{self.path} has no results.json: run `clipzoo eval {shell_word(self.path)}` first")
         results: Results = json.loads(self.folder.results.read_text(encoding="utf-8"))
         return results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.errors import CheckpointError, RecipeError, shell_word
 from clipzoo.evaluation.arms import RowScores
 from clipzoo.evaluation.probes.probe import Probes
 from clipzoo.evaluation.scores import STUDENT
@@ -65,7 +65,7 @@ class Interpolations:
         if not ended(self.folder.training(arm, seed)):
             raise CheckpointError(
                 f"{self.folder.path} has no trained student of the arm {arm!r} with seed {seed}, so there is nothing "
-                f"to interpolate: run `clipzoo train {self.folder.path} --arm {arm} --seed {seed}` first"
+                f"to interpolate: run `clipzoo train {shell_word(self.folder.path)} --arm {arm} --seed {seed}` first"
             )
 
     def student(self, arm: str, seed: int) -> Student:

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from clipzoo.errors import RecipeError
+from clipzoo.errors import RecipeError, counted
 from clipzoo.models import Student
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.training.job import Job
@@ -263,9 +263,9 @@ def check_shares(settings: TrainingRecipe, count: int) -> None:
     """Raise `RecipeError` if the batch cannot be divided among ``count`` processes and the chunks of each."""
     if settings.batch_size % count or settings.batch_size // count < settings.accumulate:
         raise RecipeError(
-            f"training.batch_size is {settings.batch_size}, the images of one step on all processes. {count} processes "
-            f"with {settings.accumulate} chunks each cannot share it evenly. Choose a multiple of "
-            f"{count * settings.accumulate}"
+            f"training.batch_size is {settings.batch_size}, the images of one step on all processes. "
+            f"{counted(count, 'process', 'processes')} with {counted(settings.accumulate, 'chunk')} each cannot share "
+            f"it evenly. Choose a multiple of {count * settings.accumulate}"
         )
 
 
