@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import clipzoo
+from clipzoo import conformance, experts
 from clipzoo.cli import app
-from clipzoo.errors import DatasetError, StoreError
+from clipzoo.errors import CheckpointError, DatasetError, ExpertError, StoreError
 from clipzoo.labeling import export_labels, label
+from clipzoo.labeling.colors import survey
 from clipzoo.readers import open_dataset
 from clipzoo.runs.folder import Folder
 from clipzoo.store import Store, merge
@@ -48,6 +51,35 @@ def test_the_invalid_entry_of_a_list_of_datasets_is_shown(entry: str, tmp_path: 
         open_dataset(str(tmp_path / "all.yaml"))
 
 
+def test_the_invalid_name_of_a_mapping_of_datasets_is_shown() -> None:
+    with pytest.raises(DatasetError, match=r"has the invalid entry 'b b': 'y'. Write names of letters"):
+        open_dataset('{"a": "x", "b b": "y"}')
+
+
+@pytest.mark.parametrize(
+    ("uri", "what"),
+    [
+        ("column:depth/x?to=normals&fov=60", "reads the column depth/x"),
+        ("files:.?task=depth&{}", "reads existing labels"),
+    ],
+)
+def test_labels_that_no_model_predicts_are_not_checked_as_an_expert(uri: str, what: str) -> None:
+    expert = experts.create(uri.format("kind=metric&along=z&scale=1&invalid=0"))
+    with pytest.raises(ExpertError, match=rf"{what}, so .* `clipzoo labels verify STORE --data DATA`"):
+        conformance.check(expert)
+
+
+def test_the_colors_of_a_folder_that_does_not_exist_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExpertError, match=r"none is not a folder. Give the folder of the masks"):
+        survey(tmp_path / "none")
+
+
+def test_a_page_is_not_written_over_a_folder(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", shards=1)
+    with pytest.raises(StoreError, match=r"data: it is a folder. Give the path of a file"):
+        clipzoo.check(str(data), data, progress=False)
+
+
 def test_a_table_has_lists_of_classes_only_for_columns_with_classes(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", shards=1)
     label(str(data), [Bright(), Near()], tmp_path / "labels", progress=False, check=False)
@@ -77,3 +109,9 @@ def test_a_variant_finds_its_run_by_a_path_from_elsewhere(tmp_path: Path, monkey
     variant.share(run, ["clip"], rates=False)
     assert variant.base is not None
     assert variant.base.folder.path == tmp_path / "run"
+
+
+def test_a_similar_path_is_a_question_inside_of_the_sentence(tmp_path: Path) -> None:
+    (tmp_path / "myrun").mkdir()
+    with pytest.raises(CheckpointError, match=r"norun does not exist \(did you mean myrun\?\)\. Give the folder"):
+        clipzoo.load(tmp_path / "norun")
