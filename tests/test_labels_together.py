@@ -17,6 +17,7 @@ from clipzoo.labeling.colors import survey
 from clipzoo.readers import open_dataset
 from clipzoo.runs.folder import Folder
 from clipzoo.store import Store, merge
+from clipzoo.viewer.server import open_viewer
 from making import Bright, Near, encoded, image, make_dataset, raw_tar
 
 
@@ -115,3 +116,25 @@ def test_a_similar_path_is_a_question_inside_of_the_sentence(tmp_path: Path) -> 
     (tmp_path / "myrun").mkdir()
     with pytest.raises(CheckpointError, match=r"norun does not exist \(did you mean myrun\?\)\. Give the folder"):
         clipzoo.load(tmp_path / "norun")
+
+
+@pytest.mark.parametrize(("made", "shown"), [("", ""), ("?captions=optional", ""), ("?captions=optional",) * 2])
+def test_the_viewer_shows_labels_of_data_where_a_sample_has_no_caption(made: str, shown: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, content in (("a.png", encoded(image(0))), ("a.txt", b"a"), ("b.png", encoded(image(1)))):
+        (data / name).write_bytes(content)
+    label(f"{data}{made}", [Bright()], tmp_path / "labels", progress=False, check=False, max_failures=1.0)
+    viewer = open_viewer(tmp_path / "labels", f"{data}{shown}")
+    viewer.start()
+    try:
+        assert viewer.entries.of(0).key == "a"  # its pictures are those that were labeled
+    finally:
+        viewer.close()
+
+
+def test_the_viewer_refuses_another_dataset(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", shards=1)
+    label(str(data), [Bright()], tmp_path / "labels", progress=False, check=False)
+    with pytest.raises(StoreError, match="is a label store of another dataset"):
+        open_viewer(tmp_path / "labels", make_dataset(tmp_path / "other", shards=1, count=3))

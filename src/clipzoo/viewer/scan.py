@@ -7,6 +7,7 @@ columns and sample, in addition to the captions.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from itertools import combinations
 from typing import cast
 
@@ -15,8 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipzoo import tasks
-from clipzoo.errors import ClipzooError, StoreError
-from clipzoo.readers import Entry, Reader, shard_fingerprint
+from clipzoo.errors import ClipzooError, DatasetError, StoreError
+from clipzoo.files import AnyPath
+from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint
+from clipzoo.store import Column
 from clipzoo.tasks.base import Task
 from clipzoo.types import View
 from clipzoo.viewer.table import LABELED, Table
@@ -26,6 +29,29 @@ CAPTION = 2000
 
 Pairs = tuple[NDArray[np.int32], NDArray[np.uint16]]
 """Rows, ascending, and a class id of each."""
+
+
+def open_labeled(data: AnyPath, columns: Sequence[Column]) -> Reader:
+    """Open the dataset of columns: as it was labeled, with pictures without captions as failed samples or as others.
+
+    Raises:
+        StoreError: a column belongs to another dataset.
+        DatasetError: the dataset cannot be read.
+    """
+    stored = columns[0].manifest.dataset
+    try:
+        reader = open_dataset(data)
+        identity = fingerprint(reader)
+    except DatasetError:  # it may have no captions at all
+        reader = open_dataset(data, captions="optional")
+        identity = fingerprint(reader)
+    if identity != stored:
+        other = open_dataset(data, captions="optional")
+        if fingerprint(other) == stored:
+            reader, identity = other, stored
+    for column in columns:
+        column.manifest.belongs(identity, column.path)
+    return reader
 
 
 class Entries:
