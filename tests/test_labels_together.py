@@ -129,6 +129,7 @@ def test_the_viewer_shows_labels_of_data_where_a_sample_has_no_caption(made: str
     viewer.start()
     try:
         assert viewer.entries.of(0).key == "a"  # its pictures are those that were labeled
+        assert viewer.entries.of(1).error is None  # shown, also if it was not labeled for want of a caption
     finally:
         viewer.close()
 

@@ -50,10 +50,10 @@ class Viewer:
 
     def __init__(self, store: AnyPath | Place, data: AnyPath, host: str = "127.0.0.1", port: int = 0) -> None:
         columns = Store(store).columns(needed=True)
-        reader = open_labeled(data, columns)
+        readers = open_labeled(data, columns)
         self.title, self.token = str(store), secrets.token_urlsafe(16)
         self.table = read_table(columns)
-        self.entries = Entries(self.table, reader)
+        self.entries = Entries(self.table, readers)
         self.scan, self.pictures = Scan(self.table, self.entries), Pictures(self.table, self.entries)
         self._found: OrderedDict[tuple[query.Query, int], NDArray[np.int32]] = OrderedDict()
         self._lock = threading.Lock()

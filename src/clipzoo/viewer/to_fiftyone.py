@@ -50,7 +50,7 @@ def to_fiftyone(store: AnyPath | Place, data: AnyPath, images: Path) -> object:
     """
     fo = module()
     columns = Store(store).columns(needed=True)
-    reader = open_labeled(data, columns)
+    reader = open_labeled(data, columns)[-1]
     files.make_folder(images)
     dataset = fo.Dataset()
     dataset.mask_targets = {
