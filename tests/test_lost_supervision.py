@@ -146,7 +146,8 @@ def test_labels_of_which_too_many_cannot_be_read_end_a_training(
     train(job(dataset, tiny_clip, tmp_path / "allowed", max_failures=1.0))
     said: list[str] = []
     train(replace(job(dataset, tiny_clip, tmp_path / "told", max_failures=1.0), say=said.append))
-    assert said == [f"64 labels of {NAME} could not be read during training; skipped.jsonl lists the reasons"]
+    why = "skipped.jsonl lists the reasons. A sample is read once in each epoch"
+    assert said == [f"64 reads of labels of {NAME} failed during training; {why}"]  # of 32 labels, in two epochs
     found = supervision(tmp_path / "told")
     assert found is not None
     assert found["columns"] == {NAME: {"labels": 32, "unreadable": 64}}

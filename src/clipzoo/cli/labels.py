@@ -9,7 +9,7 @@ import typer
 
 from clipzoo import plugins
 from clipzoo.cli._options import as_share
-from clipzoo.errors import MAX_FAILURES, counted
+from clipzoo.errors import MAX_FAILURES, StoreError, counted
 
 app = typer.Typer(name="labels", help="Manage label stores, and import and export labels.", no_args_is_help=True)
 
@@ -20,11 +20,17 @@ Name = Annotated[
 
 
 def _parts(store: str, name: str) -> tuple[str, str]:
-    """Return task and slug of a column's name; a task alone is enough if it has one column."""
+    """Return task and slug of a column's name; a task alone is enough if it has one column.
+
+    Raises:
+        StoreError: the task alone is given, and it has several columns.
+    """
     from clipzoo.store import Store
 
     columns = [one for one in Store(store).names() if one.startswith(f"{name}/")] if "/" not in name else []
-    task, _, slug = (columns[0] if len(columns) == 1 else name).partition("/")
+    if len(columns) > 1:
+        raise StoreError(f"{store} has {len(columns)} columns of {name}. Give one of them: {', '.join(columns)}")
+    task, _, slug = (columns[0] if columns else name).partition("/")
     return task, slug
 
 
@@ -175,9 +181,8 @@ def import_(
     column, unmatched = result.column, result.samples - result.matched
     print_reports([column])
     without = f", {unmatched:,} without a label" if unmatched else ""
-    console.print(
-        f"{counted(result.samples, 'sample')}{without}: {column.labels:,} labeled, {column.failures:,} failed"
-    )
+    samples = counted(column.labels + column.failures, "sample")  # `result.samples` lacks those without an image
+    console.print(f"{samples}{without}: {column.labels:,} labeled, {column.failures:,} failed")
     for note, count in result.notes.items():
         plain(f"{count:,} × {note}")
 

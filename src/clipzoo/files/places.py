@@ -69,7 +69,7 @@ def missing(path: Path) -> str:
     near = plugins.nearest(path.name, [one.name for one in path.parent.iterdir()]) if path.parent.is_dir() else ""
     there = next(one for one in path.absolute().parents if one.is_dir())
     why = "" if path.parent.is_dir() else f"; of its path, only {there} exists"
-    return f"{path} does not exist{f'; {near}' if near else why}"
+    return f"{path} does not exist{f' ({near})' if near else why}"
 
 
 def join(folder: Place, name: str) -> Place:

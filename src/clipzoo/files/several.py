@@ -24,15 +24,23 @@ def combine(named: Mapping[str, str]) -> str:
 
 
 def separate(location: str) -> dict[str, str] | None:
-    """Return name -> location of a text that `combine` returned; None for any other location."""
+    """Return name -> location of a text that `combine` returned; None for any other location.
+
+    Raises:
+        DatasetError: the text is such a mapping, with an invalid name or a location that is no text.
+    """
     if not location.startswith('{"'):
         return None
     try:
         named = json.loads(location)
     except ValueError:
         return None
-    if not named or not all(isinstance(text, str) and NAME.fullmatch(name) for name, text in named.items()):
-        return None
+    for name, text in named.items():
+        if not isinstance(text, str) or not NAME.fullmatch(name):
+            raise DatasetError(
+                f"{location!r} has the invalid entry {name!r}: {text!r}. Write names of letters, digits, _ and -, each "
+                'with one location, such as {"photos": "path/to/photos"}'
+            )
     return dict(named)
 
 

@@ -32,7 +32,8 @@ def survey(folder: Path) -> Survey:
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".tif", ".tiff"))
     if not paths:
-        raise ExpertError(f"{folder} has no PNG or TIFF. Give the folder of the masks")
+        why = "has no PNG or TIFF" if folder.is_dir() else "is not a folder"
+        raise ExpertError(f"{folder} {why}. Give the folder of the masks")
     counts: Counter[palettes.Color] = Counter()
     for path in paths:
         counts.update(_colors(path))

@@ -138,9 +138,11 @@ def _listed(location: Location) -> dict[str, str]:
         named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
     except (OSError, yaml.YAMLError, AttributeError, RecursionError, ValueError) as error:
         raise DatasetError(f"cannot read {path}: {error}") from error
-    if not isinstance(named, dict) or not named or not all(map(_is_valid, named.items())):
+    wrong = [pair for pair in named.items() if not _is_valid(pair)] if isinstance(named, dict) else []
+    if not isinstance(named, dict) or not named or wrong:
+        seen = f"has the invalid entry {str(wrong[0][0])!r}: {wrong[0][1]!r}" if wrong else "names no datasets"
         raise DatasetError(
-            f"{path} names no datasets; write `datasets:` and below it lines such as `photos: path/to/photos`; "
+            f"{path} {seen}; write `datasets:` and below it lines such as `photos: path/to/photos`; "
             "a name has letters, digits, _ and -"
         )
     places = {name: parse_options(text) for name, text in named.items()}

@@ -94,19 +94,20 @@ class Folder:
         Raises:
             CheckpointError: its record is damaged, or names a folder that does not contain this one.
         """
-        path = self.path / BASE
+        path, here = self.path / BASE, self.path.absolute()
         if not path.exists():
             return None
+        here = here.resolve() if ".." in here.parts else here
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            folder = Path(os.path.normpath(self.path.absolute() / str(record["run"])))
+            folder = Path(os.path.normpath(here / str(record["run"])))
             arms, rates = tuple(str(arm) for arm in record["arms"]), bool(record["rates"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Delete the folder {self.path}, and rerun "
                 "`clipzoo ablate`"
             ) from error
-        if folder not in self.path.absolute().parents:
+        if folder not in here.parents:
             raise CheckpointError(
                 f"{path} names the run {folder}, which does not contain {self.path}. A variant belongs in the "
                 "`ablations` folder of its run: move it back, or delete it and rerun `clipzoo ablate`"

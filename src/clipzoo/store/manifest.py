@@ -240,6 +240,8 @@ def writing(path: Place) -> Iterator[None]:
 
 def create_file(path: Path) -> Path:
     """Create a file and its folder, so that an output that cannot be written fails before hours of work."""
+    if path.is_dir():
+        raise StoreError(f"cannot write {path}: it is a folder. Give the path of a file, such as one in this folder")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()

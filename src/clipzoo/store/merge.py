@@ -16,6 +16,7 @@ from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST, append_lines, runs, writing
 from clipzoo.store.rows import SOURCE_MARK, SUFFIXES
 from clipzoo.store.store import Store
+from clipzoo.tasks import png
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
     first, *others = [*held, *columns]
     for other in others:
         first.manifest.agree(other.manifest, first.path)
+        _of_same_values(first, other)
     owners: dict[str, Column] = {}
     for column in (first, *others):
         for shard, suffix in column.halves().items() if column not in held else ():
@@ -115,6 +117,16 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
                     f"{shard}.parquet and {shard}.tar from the one whose labels are not wanted"
                 )
     return {shard: owner for shard, owner in sorted(owners.items()) if owner not in held}
+
+
+def _of_same_values(first: Column, other: Column) -> None:
+    """Raise `StoreError` if training would read only one of two columns by levels, whose values differ slightly."""
+    if (first.manifest.codec == png.LEVELS) != (other.manifest.codec == png.LEVELS):
+        raise StoreError(
+            f"{first.path} has labels of the codec {first.manifest.codec!r}, {other.path} of {other.manifest.codec!r}. "
+            "Training reads smaller maps from one of them, so labels of both in one column would differ in their "
+            "values. Remove one of the two columns and label its shards again with --codec of the other one"
+        )
 
 
 def _equal(one: Column, other: Column, shard: str) -> bool:

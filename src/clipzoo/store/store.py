@@ -78,7 +78,8 @@ class Store:
     def _folder(self, task: str, slug: str) -> Place:
         path = self.root / task / slug
         if not safe_name(f"{task}/{slug}") or not (path / MANIFEST).exists():
-            raise StoreError(f"{self.root} has no column {task}/{slug}; it has: {', '.join(self.names()) or 'none'}")
+            name = f"{task}/{slug}" if slug else task
+            raise StoreError(f"{self.root} has no column {name}; it has: {', '.join(self.names()) or 'none'}")
         return path
 
     def names(self) -> list[str]:

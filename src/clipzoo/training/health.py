@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict, cast
 
-from clipzoo import files
+from clipzoo import errors, files
 from clipzoo.data import Batch, LabelColumn, OnlineColumn, Plan
 from clipzoo.errors import ClipzooError, DatasetError, StoreError
 from clipzoo.training.records import SKIPPED, lines
@@ -101,8 +101,9 @@ def describe_unreadable(counted: Supervision) -> str:
     """Return a sentence about failed reads, "" if there were none."""
     counts = {"samples": counted["unreadable"]}
     counts |= {f"labels of {name}": column["unreadable"] for name, column in counted["columns"].items()}
-    failed = [f"{count:,} {unit}" for unit, count in counts.items() if count]
-    return f"{', '.join(failed)} could not be read during training; {SKIPPED} lists the reasons" if failed else ""
+    failed = [f"{errors.counted(count, 'read')} of {unit}" for unit, count in counts.items() if count]
+    every = "A sample is read once in each epoch"
+    return f"{', '.join(failed)} failed during training; {SKIPPED} lists the reasons. {every}" if failed else ""
 
 
 def describe_supervision(seeds: Mapping[str, Supervision]) -> str:

@@ -7,6 +7,8 @@ columns and sample, in addition to the captions.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import combinations
 from typing import cast
 
@@ -15,8 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipzoo import tasks
-from clipzoo.errors import ClipzooError, StoreError
-from clipzoo.readers import Entry, Reader, shard_fingerprint
+from clipzoo.errors import ClipzooError, DatasetError, StoreError
+from clipzoo.files import AnyPath
+from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint
+from clipzoo.store import Column
 from clipzoo.tasks.base import Task
 from clipzoo.types import View
 from clipzoo.viewer.table import LABELED, Table
@@ -28,11 +32,33 @@ Pairs = tuple[NDArray[np.int32], NDArray[np.uint16]]
 """Rows, ascending, and a class id of each."""
 
 
-class Entries:
-    """Indexes of the dataset's shards; the ``most`` last ones are kept."""
+def open_labeled(data: AnyPath, columns: Sequence[Column]) -> tuple[Reader, ...]:
+    """Open the dataset of columns, with pictures without captions as samples, and if that differs, as failed samples.
 
-    def __init__(self, table: Table, reader: Reader, most: int = 4) -> None:
-        self.table, self.reader, self.most = table, reader, most
+    Labels of folders record which of the two they were made for. The first reader also reads pictures without captions.
+
+    Raises:
+        StoreError: a column belongs to another dataset.
+        DatasetError: the dataset cannot be read.
+    """
+    readers = (open_dataset(data, captions="optional"),)
+    identity = fingerprint(readers[0])
+    if any(column.manifest.dataset != identity for column in columns):
+        with suppress(DatasetError):  # it has no captions at all
+            readers = (*readers, open_dataset(data))
+            identity = fingerprint(readers[1])
+    for column in columns:
+        column.manifest.belongs(identity, column.path)
+    return readers
+
+
+class Entries:
+    """Indexes of the dataset's shards; the ``most`` last ones are kept. ``readers``: see `open_labeled`."""
+
+    def __init__(self, table: Table, readers: Sequence[Reader], most: int = 4) -> None:
+        self.table, self.reader, self.most = table, readers[0], most
+        self.labeled = readers[-1]
+        """The reader whose samples were labeled."""
         self._kept: dict[str, dict[str, Entry]] = {}
         self._states: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -58,7 +84,7 @@ class Entries:
             where = f"{shard!r} is not in {self.reader.location!r}"
             raise StoreError(f"the shard {where}. Give the labeled dataset by --data")
         entries = self.reader.index(shard)
-        source = shard_fingerprint(self.reader, shard, entries)
+        source = shard_fingerprint(self.labeled, shard, entries if self.labeled is self.reader else ())
         for column in self.table.columns:
             if column.file(shard, ".parquet").is_file():
                 column.check_pictures(shard, column.marks(shard), source)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from clipzoo import files
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
-from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint
+from clipzoo.readers import Entry, Reader, shard_fingerprint
 from clipzoo.store import Column, Store
 from clipzoo.store.rows import Row
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
+from clipzoo.viewer.scan import open_labeled
 
 
 def module() -> ModuleType:
@@ -49,10 +50,7 @@ def to_fiftyone(store: AnyPath | Place, data: AnyPath, images: Path) -> object:
     """
     fo = module()
     columns = Store(store).columns(needed=True)
-    reader = open_dataset(data, captions="optional")
-    identity = fingerprint(reader)
-    for column in columns:
-        column.manifest.belongs(identity, column.path)
+    reader = open_labeled(data, columns)[-1]
     files.make_folder(images)
     dataset = fo.Dataset()
     dataset.mask_targets = {

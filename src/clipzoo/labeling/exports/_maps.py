@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import cast
 
 import numpy as np
@@ -57,13 +58,13 @@ def options(column: Column) -> Mapping[str, str]:
     }  # fmt: skip
 
 
-def meaning(column: Column) -> str:
-    """Return the convention of the files of a column, for its README."""
+def meaning(column: Column, classes: str) -> str:
+    """Return the convention of the files of a column, for its README; ``classes`` is its list of classes."""
     convention = column.convention
     if column.task == "segmentation":
         form = "8-bit palette PNG (the palette of PASCAL VOC)" if _small(len(convention.classes)) else "16-bit gray PNG"
-        void = options(column)["void"]
-        return f"{form}. The value is the number of the class in classes.txt, counted from 0; {void} is unknown."
+        void, names = options(column)["void"], PurePath(classes).name
+        return f"{form}. The value is the number of the class in {names}, counted from 0; {void} is unknown."
     if column.task == "normals":
         return (
             f"8-bit RGB PNG of unit vectors in the frame {FRAME} (toward the viewer): n = value / 127 - 1 per channel. "

@@ -43,7 +43,7 @@ def of_map(column: Column, source: str, form: str, classes: str, more: Mapping[s
     if column.task == "segmentation":
         options["classes"] = f"@{classes}"
     note = f"\n\n{CONFIDENCE}" if column.task == "segmentation" else ""
-    return f"## {column.name}\n\n{_maps.meaning(column)}{note}\n\n{command(source, form, options)}"
+    return f"## {column.name}\n\n{_maps.meaning(column, classes)}{note}\n\n{command(source, form, options)}"
 
 
 def class_list(column: Column) -> bytes:

@@ -41,7 +41,8 @@ def write(labels: Labels, column: Column, out: Place) -> None:
     """See `clipzoo.labeling.exports.base.Write`."""
     folder, names = cast(Path, out), _names.of(labels.columns)
     for one in labels.columns:
-        (folder / f"{names[one.name]}.classes.txt").write_bytes(_readme.class_list(one))
+        if one.convention.classes:
+            (folder / f"{names[one.name]}.classes.txt").write_bytes(_readme.class_list(one))
     schema, groups = _schema(labels.columns, names), _groups(labels, names)
     (folder / "data").mkdir()
     for number, first in enumerate(groups):
