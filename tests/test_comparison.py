@@ -57,6 +57,15 @@ def test_intervals_of_average_precision_lie_around_what_was_measured():
     assert high - low == pytest.approx(np.diff(np.quantile(draws, [0.025, 0.975]))[0], rel=0.1)
 
 
+def test_intervals_do_not_leave_the_range_of_a_score():
+    scored = detections(np.random.default_rng(12), images=8, given=1)
+    value = scored.compute()["detection/ap50"]
+    draws = bootstrap.resample({"a": scored.statistics}, scored.metric, 500)["a"]["ap50"]
+    assert bootstrap.interval(bootstrap.centered(draws, value))[1] > 1
+    found = arms.comparison({"clip": {0: {"detection": scored}}}, {})["arms"]["clip"]["detection/ap50"]
+    assert 0 <= found["ci"][0] < value < found["ci"][1] == 1
+
+
 def test_draws_that_are_not_numbers_are_left_alone():
     found = bootstrap.centered(np.array([1.0, np.nan, 3.0]), 5.0)
     np.testing.assert_array_equal(found, [4.0, np.nan, 6.0])

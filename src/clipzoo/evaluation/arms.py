@@ -144,9 +144,10 @@ def _add_group(
 
 def _cell(values: Sequence[float], draws: NDArray[np.float64], measure: Measure) -> Cell:
     spread, mean = float(np.std(values, ddof=1)) if len(values) > 1 else None, float(np.mean(values))
+    possible = centered(draws, mean).clip(*measure.limits)
     return {
         "mean": mean, "std": spread, "n": len(values), "values": list(values),
-        "ci": interval(centered(draws, mean)), "direction": measure.direction, "unit": measure.unit,
+        "ci": interval(possible), "direction": measure.direction, "unit": measure.unit,
     }  # fmt: skip
 
 

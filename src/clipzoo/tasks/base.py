@@ -6,6 +6,7 @@ label, geometry, learning, judgment. ``tests/contracts`` tests the contract for 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -89,10 +90,21 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Direction and unit of a measure; the unit is "" for a score in [0, 1]."""
+    """Direction and unit of a measure; the unit is "" for a score in [0, 1].
+
+    ``range`` has the smallest and largest possible value: by default 0 and 1 for scores of which higher ones are
+    better, else any. Intervals do not leave it.
+    """
 
     direction: Literal["higher", "lower"] = "higher"
     unit: str = ""
+    range: tuple[float, float] | None = None
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and largest possible value."""
+        score = self.direction == "higher" and not self.unit
+        return self.range or ((0.0, 1.0) if score else (-math.inf, math.inf))
 
 
 class Metric(ABC):

@@ -73,8 +73,8 @@ class DepthMetric(Additive):
 
     measures: ClassVar[Mapping[str, Measure]] = {
         "delta1": Measure(),
-        "absrel": Measure("lower"),
-        "rmse": Measure("lower", "m"),
+        "absrel": Measure("lower", range=(0.0, math.inf)),
+        "rmse": Measure("lower", "m", (0.0, math.inf)),
         "coverage": Measure(),
     }
     over = "images"

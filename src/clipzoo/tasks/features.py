@@ -51,7 +51,7 @@ class FeaturesMetric(Additive):
     ``coverage`` is the share of known true positions with a prediction.
     """
 
-    measures: ClassVar[Mapping[str, Measure]] = {"cosine": Measure(), "coverage": Measure()}
+    measures: ClassVar[Mapping[str, Measure]] = {"cosine": Measure(range=(-1.0, 1.0)), "coverage": Measure()}
     over = "positions of the whole set"
 
     def statistics(self, prediction: Features, truth: Features) -> Statistics:

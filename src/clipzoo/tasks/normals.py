@@ -53,7 +53,7 @@ class NormalsMetric(Additive):
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {
-        "mean_angle": Measure("lower", "°"),
+        "mean_angle": Measure("lower", "°", (0.0, 180.0)),
         "within_11": Measure(),
         "within_22": Measure(),
         "within_30": Measure(),
