@@ -41,7 +41,7 @@ def open_labeled(data: AnyPath, columns: Sequence[Column]) -> tuple[Reader, ...]
         StoreError: a column belongs to another dataset.
         DatasetError: the dataset cannot be read.
     """
-    readers = (open_dataset(data, captions="optional"),)
+    readers: tuple[Reader, ...] = (open_dataset(data, captions="optional"),)
     identity = fingerprint(readers[0])
     if any(column.manifest.dataset != identity for column in columns):
         with suppress(DatasetError):  # it has no captions at all
