@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import json
@@ -12,6 +13,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +22,18 @@ import pytest
 from typer.testing import CliRunner
 
 from clipzoo.cli import app
-from clipzoo.data import Plan, planfile
+from clipzoo.data import Plan, joining, planfile
 from clipzoo.data.mixture import Mixture
 from clipzoo.data.order import EpochOrder
 from clipzoo.data.sampling import PlanSampler
 from clipzoo.errors import CheckpointError
 from clipzoo.labeling import label
-from clipzoo.readers import open_dataset
+from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.readers.webdataset import reader, walk
 from clipzoo.readers.webdataset import tar as tars
-from clipzoo.readers.webdataset import walk
+from clipzoo.readers.webdataset.layout import Layout
 from clipzoo.store import Column, Store, verification, verify
+from clipzoo.types import Failure
 from hostile import tars as crafted
 from making import Bright, make_dataset
 
@@ -53,6 +57,49 @@ def tar_of(form: int) -> bytes:
 def walked(path: Path) -> list[str]:
     with path.open("rb", buffering=0) as file:
         return [name for names, _ in walk.walk(file) for name in names]
+
+
+def split_alone(names: list[str], layout: Layout) -> list[tuple[str, list[str]]]:
+    """Samples by the layout's rule for single names, without knowledge of the member before."""
+    groups: list[tuple[str, list[str]]] = []
+    latest: dict[str, list[str]] = {}
+    for key, ext in filter(None, map(layout.split, names)):
+        if key not in latest or ext in latest[key]:
+            latest[key] = []
+            groups.append((key, latest[key]))
+        latest[key].append(ext)
+    return groups
+
+
+def test_members_are_grouped_by_their_names_alone() -> None:
+    rng = random.Random(0)
+    parts = ("a", "b", "a.b", "a/b", "a.d/b", "/a", ".a", "A")
+    ends = ("", ".", ".jpg", ".JPG", ".seg.png", ".txt", ".d/x.jpg", "/.jpg")
+    for layout in (Layout(), Layout(images=("seg.png", "jpg"))):
+        for _ in range(3000):
+            names = [rng.choice(parts) + rng.choice(ends) for _ in range(6)]
+            members = [(name, (i, 1), None, True) for i, name in enumerate(names)]
+            found = [(one.key, list(one.members)) for one in reader._grouped(members, layout, "s")]
+            assert found == split_alone(names, layout), names
+
+
+def test_places_have_the_digest_of_earlier_plans() -> None:
+    class Named:
+        def contents(self, shard: str) -> str:
+            return f"contents of {shard}"
+
+    spans = {"txt": (512, 30), "jpg": (2048, 99), "it's 5%.seg": (9, 1), "10%s": (4096, 0)}
+    failed = Failure("no-image", "100 % of it")
+    entries = [
+        Entry("a%s", "s", spans, "jpg", "txt"), Entry("ü\udcff", "s", dict(reversed(spans.items())), "jpg", "txt"),
+        Entry("b", "s", {}, failure=failed), Entry("c", "s", {"row": (3, 1)}, "row", "row"),
+    ]  # fmt: skip
+    lines = [
+        f"{e.key} {e.failure.detail if e.failure else None} {e.image} {e.caption} {sorted(e.members.items())}"
+        for e in entries
+    ]
+    text = "\n".join([*lines, "contents of s"]).encode("utf-8", "surrogateescape")
+    assert joining.places_of(cast(Reader, Named()), "s", entries) == hashlib.sha256(text).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -95,7 +142,7 @@ def test_a_shard_of_many_members_is_read_in_chunks(tmp_path: Path, monkeypatch: 
     (tmp_path / "a.tar").write_bytes(tar_of(tarfile.PAX_FORMAT)[:-10_240])
     found = list(tars.members(tmp_path / "a.tar"))
     assert found == list(tars.by_tarfile(tmp_path / "a.tar"))
-    assert found[-1].fault is not None, "the end mark is missing: tarfile reads the rest"
+    assert found[-1][2] is not None, "the end mark is missing: tarfile reads the rest"
 
 
 # Plan ------------------------------------------------------------------------------------------------------

@@ -93,12 +93,30 @@ def indexed(reader: Reader, shard: str) -> str:
 
 def places_of(reader: Reader, shard: str, entries: Sequence[Entry]) -> str:
     """Return a digest of the places of a shard's samples, and of its contents."""
-    samples = [
-        f"{e.key} {e.failure.detail if e.failure else None} {e.image} {e.caption} {sorted(e.members.items())}"
-        for e in entries
-    ]
+    templates: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+    samples = []
+    for e in entries:
+        names = (e.image, e.caption, *e.members)
+        if names not in templates:
+            templates[names] = _template(e)
+        template, ordered = templates[names]
+        values: list[object] = [e.key, e.failure.detail if e.failure else None]
+        for name in ordered:
+            values += e.members[name]
+        samples.append(template % (*values,))
     text = "\n".join([*samples, reader.contents(shard)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _template(entry: Entry) -> tuple[str, list[str]]:
+    """Return a format of samples with these members, and the members' names in its order.
+
+    It gives the text ``<key> <failure> <image> <caption> <sorted list of (name, span)>``, which older plans have.
+    """
+    ordered = sorted(entry.members)
+    spans = ", ".join(f"({name!r}, (\0r, \0r))" for name in ordered)
+    text = f"\0s \0s {entry.image} {entry.caption} [{spans}]"
+    return text.replace("%", "%%").replace("\0", "%"), ordered
 
 
 def _samples(entries: Sequence[Entry], with_texts: bool) -> pa.Table:

@@ -91,7 +91,7 @@ class WebDataset(Reader):
         candidates: list[Layout | None] = []
         for path in self.paths.values():
             with listing.readable(path):
-                names = (member.name for member in members(path) if not member.fault)
+                names = (name for name, _, fault, _ in members(path) if not fault)
                 layout, has_members = decide(self.requested, names)
             if layout == self.requested:  # nothing is inferred if the requested layout yields any sample
                 return self.requested
@@ -238,14 +238,17 @@ class WebDataset(Reader):
 
     def _entry(self, group: _Group, shard: str, keys: Keys) -> Entry:
         """Return the entry of a group, with a unique key."""
-        fields = tuple(group.members)
+        members, fault = group.members, group.fault
+        fields = tuple(members)
         if fields not in self._parts:
             self._parts[fields] = self.layout.first("images", fields), self.layout.first("captions", fields)
         image, caption = self._parts[fields]
         several, drawn = self.captions.several, self.given.fields
-        named = _texts(several, group.members) if several and not group.caption else ()
-        caption = self._caption(group, group.caption or caption, named)
-        fault = group.fault or self._fault(group, image, caption)
+        named = _texts(several, members) if several and not group.caption else ()
+        whole = image and caption and not group.caption
+        if not (whole and 0 < members[image][1] <= IMAGE_BYTES and 0 < members[caption][1] <= CAPTION_BYTES):
+            caption = self._caption(group, group.caption or caption, named)
+            fault = fault or self._fault(group, image, caption)
         key, count = keys.take(group.key)
         if count > 1:
             detail = f"the key {group.key!r} is in the shard {count} times, the first one is used; keys must differ"
@@ -253,8 +256,8 @@ class WebDataset(Reader):
         texts: tuple[str, ...] = ()
         if drawn or named:
             others = named if named != (caption,) else ()
-            texts = tuple(dict.fromkeys((*_texts(drawn, group.members), *others)))
-        return Entry(key, shard, group.members, image, caption, fault, texts)
+            texts = tuple(dict.fromkeys((*_texts(drawn, members), *others)))
+        return Entry(key, shard, members, image, caption, fault, texts)
 
     def _caption(self, group: _Group, name: str, named: Sequence[str]) -> str:
         """Return ``name`` if it is a caption, else one of ``named``, else "" where captions are optional.
@@ -329,17 +332,21 @@ def _grouped(tar_members: Iterable[Member], layout: Layout, shard: str) -> list[
     """
     groups: list[_Group] = []
     latest: dict[str, _Group] = {}
+    group: _Group | None = None
+    key = begin = ""  # of the sample before
     for name, span, fault, plain in tar_members:
         if not name:
             if not groups or (groups[-1].fault is None and layout.whole(groups[-1].members)):
                 groups.append(_Group(f"{shard}#truncated"))
             groups[-1].fault = fault
             break
-        pair = layout.split(name)
-        if pair is None and plain:
-            continue  # without extension, or hidden: a README or a ._file, not a sample
-        key, field = pair or (name, "")
-        group = latest.get(key)
+        field = name[len(begin) :].lower() if begin and name.startswith(begin) else ""
+        if not field or "/" in field:  # the member is not, as most are, of the sample before
+            pair = layout.split(name)
+            if pair is None and plain:
+                continue  # without extension, or hidden: a README or a ._file, not a sample
+            key, field = pair or (name, "")
+            group, begin = latest.get(key), f"{key}." if pair and layout.key != LAST else ""
         if group is None or field in group.members:
             group = latest[key] = _Group(key)
             groups.append(group)

@@ -6,7 +6,6 @@ import io
 import tarfile
 from collections.abc import Iterator
 from itertools import islice, repeat
-from typing import NamedTuple
 
 from clipzoo import files
 from clipzoo.files import Place, read_at
@@ -14,21 +13,13 @@ from clipzoo.readers.base import CAPTION_BYTES, Span
 from clipzoo.readers.webdataset.walk import OddTar, walk
 from clipzoo.types import Failure
 
+Member = tuple[str, Span | None, Failure | None, bool]
+"""A file of a tar: (name, span, fault, plain). A shard has many, and a class would take longer to make.
 
-class Member(NamedTuple):
-    """A file of a tar.
-
-    Attributes:
-        name: without a leading ``./``; bytes that are not UTF-8 are U+FFFD. "" marks the end of a truncated tar.
-        span: position of its bytes; None if they, or the rest of the tar, are missing.
-        fault: the reason why it may not be used, or None.
-        plain: True for a regular file; one without an extension is not part of a sample.
-    """
-
-    name: str
-    span: Span | None
-    fault: Failure | None = None
-    plain: bool = True
+The name is without a leading ``./``; bytes that are not UTF-8 are U+FFFD; "" marks the end of a truncated tar. The
+span is None if the file's bytes, or the rest of the tar, are missing. The fault is the reason why it may not be used,
+or None. ``plain`` is True for a regular file; one without an extension is not part of a sample.
+"""
 
 
 def members(path: Place) -> Iterator[Member]:
@@ -53,9 +44,9 @@ def _walked(path: Place) -> Iterator[list[Member]]:
             text = "\0".join(["", *names])
             if any(mark in text for mark in ("\\", "..", "./", "\0/", "\ufffd")):
                 printable = [_printable(name) for name in names]
-                yield [Member(n, s, _unsafe(n), "\\" not in n) for n, s in zip(printable, spans, strict=True)]
+                yield [(n, s, _unsafe(n), "\\" not in n) for n, s in zip(printable, spans, strict=True)]
             else:
-                yield [*map(Member._make, zip(names, spans, repeat(None), repeat(True)))]
+                yield [*zip(names, spans, repeat(None), repeat(True))]
 
 
 def by_tarfile(path: Place) -> Iterator[Member]:
@@ -68,12 +59,12 @@ def by_tarfile(path: Place) -> Iterator[Member]:
             name = _printable(header.name)
             if header.offset_data + (header.size if header.isreg() else 0) > size:
                 cut = _cut(f"its member {name!r} extends past the end of the file, {size} bytes")
-                yield Member(name, None, cut, plain=False)
+                yield name, None, cut, False
                 return
             plain = header.isreg() and "\\" not in name
-            yield Member(name, (header.offset_data, header.size), _refused(header, name), plain)
+            yield name, (header.offset_data, header.size), _refused(header, name), plain
     except (tarfile.TarError, OSError, ValueError) as error:
-        yield Member("", None, _cut(str(error)))
+        yield "", None, _cut(str(error)), True
 
 
 class _HeaderFile(io.BufferedReader):

@@ -49,8 +49,9 @@ _CLASS[ord("0") : ord("8")] = 0
 _CLASS[[0, ord(" ")]] = 1
 _BINARY = (0o200, 0o377)
 _OCTAL = 8 ** np.arange(5, -1, -1)
-NAME, SIZE, SUM, PREFIX = 100, 124, 148, 345
+NAME, SIZE, SUM, KIND, PREFIX = 100, 124, 148, 156, 345
 """Bytes of a name, and places of fields in a header."""
+REGULAR = REGTYPE[0]
 
 
 class OddTar(Exception):  # noqa: N818 – no error: the shard is read by `tarfile`
@@ -108,6 +109,7 @@ def _chunks(number: int) -> Iterator[Chunk]:
     """Yield the headers of an open file in chunks, and check the end mark."""
     end, at, window, first = os.fstat(number).st_size, 0, b"", 0
     chunk = Chunk()
+    headers, spans = chunk.headers, chunk.spans
     name: str | None = None  # given by the header before; "" if it gives none
     while True:
         start = at - first
@@ -118,29 +120,42 @@ def _chunks(number: int) -> Iterator[Chunk]:
             size = int(header[124:135], 8)
         except ValueError:  # the end mark has no size
             break
-        kind, data = header[156:157], at + BLOCKSIZE
+        data = at + BLOCKSIZE
         at = data + -(-size // BLOCKSIZE) * BLOCKSIZE
         if size < 0 or at > end:
             raise OddTar
-        if kind in _FILES:
-            if kind == AREGTYPE and header[:NAME].rstrip(b"\0").endswith(b"/"):  # a folder of an old tar
-                raise OddTar
-        elif (kind == DIRTYPE and size == 0) or (kind in _LONG and name is None and size <= NAME_BYTES):
-            chunk.skipped.add(len(chunk.headers))
-        else:
-            raise OddTar
-        if name:
-            chunk.long[len(chunk.headers)] = name
-        name = _long_name(kind, os.pread(number, at - data, data), size) if kind in _LONG else None
-        chunk.headers.append(header)
-        chunk.spans.append((data, size))
-        if len(chunk.headers) >= CHUNK:
+        if name is not None or header[KIND] != REGULAR:
+            kind, name = _noted(chunk, header, size, name), None
+            if kind in _LONG:
+                name = _long_name(kind, os.pread(number, at - data, data), size)
+        headers.append(header)
+        spans.append((data, size))
+        if len(headers) >= CHUNK:
             yield chunk
             chunk = Chunk()
+            headers, spans = chunk.headers, chunk.spans
     if name is not None or len(header) < BLOCKSIZE or header.strip(b"\0") or not _is_empty(number, at):
         raise OddTar
-    if chunk.headers:
+    if headers:
         yield chunk
+
+
+def _noted(chunk: Chunk, header: bytes, size: int, name: str | None) -> bytes:
+    """Note in the chunk what differs from a regular file with a short name; return the kind of the header.
+
+    ``name`` is given by the header before, "" if it gives none.
+    """
+    kind, row = header[KIND : KIND + 1], len(chunk.headers)
+    if kind in _FILES:
+        if kind == AREGTYPE and header[:NAME].rstrip(b"\0").endswith(b"/"):  # a folder of an old tar
+            raise OddTar
+    elif (kind == DIRTYPE and size == 0) or (kind in _LONG and name is None and size <= NAME_BYTES):
+        chunk.skipped.add(row)
+    else:
+        raise OddTar
+    if name:
+        chunk.long[row] = name
+    return kind
 
 
 def _is_empty(number: int, at: int) -> bool:
@@ -207,6 +222,8 @@ def _numbers_are_plain(table: NDArray[np.uint8]) -> bool:
 def _sums_agree(table: NDArray[np.uint8]) -> bool:
     """Return True if each header's checksum, of six octal digits, is the sum of its bytes."""
     digits = table[:, SUM : SUM + 6].astype(np.int64) - ord("0")
-    sums = table.sum(1, dtype=np.int64) - table[:, SUM : SUM + 8].sum(1, dtype=np.int64) + 8 * ord(" ")
+    sums = (
+        table.sum(1, dtype=np.uint32).astype(np.int64) - table[:, SUM : SUM + 8].sum(1, dtype=np.int64) + 8 * ord(" ")
+    )
     ends = table[:, SUM + 6 : SUM + 8]
     return bool((digits >= 0).all() and np.isin(ends, (0, ord(" "))).all() and (digits @ _OCTAL == sums).all())
