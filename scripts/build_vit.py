@@ -3,7 +3,7 @@
     S=scratch                                                                         # any folder
     python scripts/build_demo.py render --split pretraining --count 24000 --out $S    # 6 min
     python scripts/build_demo.py render --split validation  --count 1000  --out $S
-    python scripts/build_vit.py --pictures $S --out data/vit-start --bf16             # 25 min
+    python scripts/build_vit.py --pictures $S --out data/vit-start --bf16             # 20 min
 
 A ViT this small learns slowly from captions alone. It therefore keeps the packaged start's text tower, frozen, and
 learns its image embeddings: one minus their cosine on the same view, plus the contrastive loss with the captions. It

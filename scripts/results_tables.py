@@ -41,6 +41,7 @@ class Table:
 TABLES = (
     Table("README.md", "| | clip |", "proof", (*ARMS, "difference", "expert", "gap")),
     Table("docs/demo.md", "| measure | position prior |", "proof", (*words.TRIVIAL, *ARMS, "difference", "gap")),
+    Table("docs/demo.md", "| measure, ViT |", "proof-vit", (*ARMS, "difference", "expert", "gap")),
     Table(
         "docs/demo.md", "| measure | best trivial baseline |", "demo", ("best", *ARMS, "difference", "expert", "gap")
     ),
