@@ -543,7 +543,10 @@ def test_unknown_colors_are_listed_and_not_named(tmp_path):
     Image.fromarray(image(1, (40, 40))).save(tmp_path / "b.png")
     with pytest.raises(ExpertError, match="more than 512 colors"):
         survey(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ExpertError, match="has no PNG"):
+        survey(tmp_path / "empty")
+    with pytest.raises(ExpertError, match="none is not a folder"):
         survey(tmp_path / "none")
 
 
