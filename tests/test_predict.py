@@ -190,3 +190,8 @@ def test_a_missing_file_is_named_whatever_the_count(student: Path, pictures: Pat
     shown = clipzoo.show(student, given, count=1)
     assert len(shown.pictures) == 1
     assert [Path(name).name for name, _ in shown.failures] == ["no.jpg"]
+
+
+def test_prompts_without_text_are_refused(student: Path, pictures: Path) -> None:
+    with pytest.raises(RecipeError, match=r"the prompts ' , ' have no text"):
+        clipzoo.show(student, pictures / "wide.png", " , ")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clipzoo import files
 from clipzoo.checking import duplicates
 from clipzoo.checking.findings import Findings
-from clipzoo.errors import DatasetError
+from clipzoo.errors import DatasetError, shell_word
 from clipzoo.readers import Reader
 
 TABLE = "groups.parquet"
@@ -96,7 +96,7 @@ def read(folder: Path, findings: Findings, reader: Reader) -> tuple[Roots, dict[
     path = folder / TABLE
     if not path.exists():
         return None
-    fix = f"delete it, or write it again with `clipzoo check DATA --resume {folder}`"
+    fix = f"delete it, or write it again with `clipzoo check DATA --resume {shell_word(folder)}`"
     try:
         table = pq.read_table(path)
         rows = table.select(_SCHEMA.names).cast(_SCHEMA).to_pylist()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipzoo import files, model_schemes
 from clipzoo import recipe as recipes
-from clipzoo.errors import CheckpointError, ImageError, SampleError, shell_word
+from clipzoo.errors import CheckpointError, ImageError, RecipeError, SampleError, shell_word
 from clipzoo.files import AnyPath
 from clipzoo.models import Loaded, Student, load, read_heads
 from clipzoo.models.loaded import Picture
@@ -63,13 +63,15 @@ def show(
 
     Raises:
         CheckpointError: there is no such student, or it is damaged.
-        RecipeError: the run has no such arm.
+        RecipeError: the run has no such arm, or the prompts have no text.
         ImageError: no picture can be read.
     """
     if count < 1:
         raise ImageError(f"{count} is not a valid number of pictures. Give 1 or more")
     given = _expanded(pictures)
     texts = prompts_of(prompts)
+    if prompts and not texts:
+        raise RecipeError(f"the prompts {prompts!r} have no text. Give texts separated by commas: 'a chair,a lamp'")
     models, notes = models_of(student, start, arm, seed, device, trust_remote_code)
     if texts:
         notes += [f"{one}: its vision tower has no heat maps of prompts" for one in models if not locates(models[one])]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipzoo import files, tasks
-from clipzoo.errors import LabelError, LostError, StoreError
+from clipzoo.errors import LabelError, LostError, StoreError, shell_word
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import Place, locked, read_at
 from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
@@ -198,8 +198,8 @@ class Column(_Shards):
                 f"{self.path / MANIFEST} does not describe the labels of the shard {shard!r}: the shard's mark is "
                 f"{marks[EXPERT_MARK]}, the manifest's digest is {self.manifest.digest}. The manifest was edited, or "
                 "the shard is from another column, so its labels have another meaning. Restore these fields of the "
-                f"manifest: {', '.join(('task', 'convention', *EXPERT))}. If the labels are wrong, remove "
-                f"the column (`clipzoo labels rm {self.path.parent.parent} {self.name} --yes`) and label again"
+                f"manifest: {', '.join(('task', 'convention', *EXPERT))}. If the labels are wrong, remove the column "
+                f"(`clipzoo labels rm {shell_word(self.path.parent.parent)} {self.name} --yes`) and label again"
             )
 
     def check_pictures(self, shard: str, marks: Mapping[str, str], source: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TypedDict, cast
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from clipzoo import files
-from clipzoo.errors import RemoteError, StoreError
+from clipzoo.errors import RemoteError, StoreError, shell_word
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import Place
 from clipzoo.tasks import png
@@ -148,7 +148,7 @@ class Manifest(BaseModel):
 
 def _same(name: str, stored: object, given: object, folder: Place) -> None:
     if stored != given:
-        column = f"{folder.parent.parent} {folder.parent.name}/{folder.name}"
+        column = f"{shell_word(folder.parent.parent)} {folder.parent.name}/{folder.name}"
         raise StoreError(
             f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}. One column cannot mix labels "
             f"of two meanings: give another output folder, remove this column (`clipzoo labels rm {column} --yes`), or "
