@@ -20,7 +20,7 @@ from clipzoo.benchmarks._streaming.split import _joined
 from clipzoo.cli import app
 from clipzoo.cli.eval import _with_default
 from clipzoo.data import Plan
-from clipzoo.errors import CheckpointError, ClipzooError, DatasetError, RecipeError
+from clipzoo.errors import CheckpointError, ClipzooError, DatasetError, PlanError, RecipeError
 from clipzoo.export.base import sentence
 from clipzoo.files import place
 from clipzoo.progress import Silent
@@ -275,3 +275,11 @@ def test_the_dry_run_of_several_processes_refuses_what_they_would(places: Path, 
     preview(several, "run")
     with pytest.raises(RecipeError, match=r"balancing is gradient_norm, but training\.sharding is fsdp2"):
         preview(several, "run", processes=2)
+
+
+def test_data_smaller_than_a_batch_is_refused_before_labeling(places: Path, tiny_clip: str) -> None:
+    column = {"columns": [{"expert": "demo:depth"}]}
+    large = made(training={"steps": 1, "batch_size": 999}, student={"model": tiny_clip}, arms=["clipzoo"], **column)
+    with pytest.raises(PlanError, match=r"has \d+ usable samples, fewer than one batch of 999"):
+        runs.train(runs.Run(large, "run"), "clipzoo", 0)
+    assert not list(Path("run/labels").rglob("*.tar"))

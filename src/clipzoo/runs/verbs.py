@@ -32,7 +32,7 @@ from clipzoo.labeling import label as label_dataset
 from clipzoo.models import Student
 from clipzoo.pages import write_page
 from clipzoo.runs._run import Run
-from clipzoo.runs.before.preflight import TRAINED, check_arm, check_measurable, check_trainable
+from clipzoo.runs.before.preflight import TRAINED, check_arm, check_dataset, check_measurable, check_trainable
 from clipzoo.runs.interpolation import BEST, RECORD
 from clipzoo.runs.results import compared, curves, picture_rows, task_order
 from clipzoo.runs.trainings import describe, seeds_of
@@ -96,6 +96,7 @@ def train(run: Run, arm: str, seed: int) -> Path:
         run.progress.stage(f"{arm}: captions and pseudo-labels of {', '.join(named.specs)}")
         return train(named, "clipzoo", seed)
     if run.trainings.trained(arm, seed) is None:
+        check_dataset(run.recipe, run.inputs.reader)
         label(run)
         run.progress.stage(f"training {arm}, seed {seed}")
         run.train(arm, seed)

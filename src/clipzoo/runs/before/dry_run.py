@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from clipzoo import locations
 from clipzoo.data import Plan
-from clipzoo.errors import PlanError, counted
+from clipzoo.errors import counted
 from clipzoo.files import AnyPath
 from clipzoo.progress import Progress
 from clipzoo.readers import ROW
 from clipzoo.recipe import Recipe
 from clipzoo.runs._run import Run
-from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_trainable
+from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_batch, check_trainable
 from clipzoo.runs.guarding import held
 from clipzoo.runs.trainings import describe
 from clipzoo.runs.variants import check_alone
@@ -218,7 +218,7 @@ def preview(
         check_shares(settings, processes)
         check_balancing(settings, processes)
         held_out = _held(recipe, samples)
-        _check_batch(recipe, samples - held_out)
+        check_batch(recipe, samples - held_out)
         trained = list(arms or (arm for arm in recipe.arms if arm != "clip"))
         searched = [arm for arm in trained if arm in TRAINED]  # named arms have the learning rate of clipzoo
         trainings = [(arm, seed) for arm in trained for seed in seeds or recipe.seeds]
@@ -254,16 +254,6 @@ def _held(recipe: Recipe, samples: int) -> int:
     guard = recipe.training.guard
     alone = guard is not None and guard.benchmark is None and recipe.evaluation.validation is None
     return held(guard, samples) if guard and alone else 0
-
-
-def _check_batch(recipe: Recipe, samples: int) -> None:
-    """Raise `PlanError` unless the samples fill a batch."""
-    size = recipe.training.batch_size
-    if samples < size:
-        raise PlanError(
-            f"{recipe.location} has {counted(samples, 'usable sample')}, fewer than one batch of {size}: lower "
-            f"training.batch_size to at most {samples}"
-        )
 
 
 def _memory(run: Run, trained: Sequence[str], processes: int) -> Memory | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ import torch
 
 from clipzoo import locations
 from clipzoo.benchmarks import Benchmark, check_meaning, open_benchmark
-from clipzoo.errors import ClipzooError, PlanError, RecipeError
+from clipzoo.errors import ClipzooError, PlanError, RecipeError, counted
 from clipzoo.evaluation import open_vocabulary
 from clipzoo.files import Place
 from clipzoo.plugins import hint
-from clipzoo.readers import Location, fingerprint, open_dataset
+from clipzoo.readers import Location, Reader, fingerprint, open_dataset
 from clipzoo.recipe import Recipe
 
 REPORTED = ("test", "heldout")
@@ -92,6 +93,26 @@ def check_trainable(arm: str, recipe: Recipe) -> None:
             f"training.contrastive_weight is 0, but the arm {arm} has no other loss with a weight: give it a weight, "
             "or train another arm"
         )
+
+
+def check_batch(recipe: Recipe, samples: int) -> None:
+    """Raise `PlanError` unless the samples fill a batch."""
+    size = recipe.training.batch_size
+    if samples < size:
+        raise PlanError(
+            f"{recipe.location} has {counted(samples, 'usable sample')}, fewer than one batch of {size}: lower "
+            f"training.batch_size to at most {samples}"
+        )
+
+
+def check_dataset(recipe: Recipe, reader: Reader) -> None:
+    """Raise `PlanError` unless the dataset fills a batch; no more shards are indexed than this needs."""
+    found, most = 0, recipe.max_samples or math.inf
+    for shard in reader.shards:
+        found += sum(entry.failure is None for entry in reader.index(shard))
+        if min(found, most) >= recipe.training.batch_size:
+            return
+    check_batch(recipe, int(min(found, most)))
 
 
 def check_measurable(recipe: Recipe) -> None:
