@@ -16,6 +16,7 @@ from clipzoo.runs import verbs
 from clipzoo.runs.ablation import Ablation, planned
 from clipzoo.runs.before.dry_run import preview
 from clipzoo.runs.comparing import compare_runs
+from clipzoo.training import read_log
 from test_ablate import two
 from test_pipeline import world
 
@@ -110,13 +111,33 @@ def test_runs_with_such_arms_are_compared_and_exported(finished: Path, asked: re
         verbs.export(runs.Run(asked, finished), arm="other-only", seed=5)
 
 
+def test_such_an_arm_may_be_trained_first(asked: recipe.Recipe, tmp_path: Path) -> None:
+    """Its learning rate is that of clipzoo, which trials with all columns choose."""
+    training = asked.training.model_dump() | {"learning_rates": [1e-3, 2e-3], "steps": 4, "search_steps": 2}
+    several = with_arms(asked, *asked.arms, training=training | {"log_every": 1}, seeds=[0])
+    run = runs.Run(several, tmp_path)
+    student = verbs.train(run, "other-only", 0)
+    assert student.is_relative_to(tmp_path / "ablations")
+    assert not (tmp_path / "arms" / "clip-ft").exists()
+    assert len(run.trainings.trials("clipzoo")) == 2
+    for trial in (tmp_path / "arms" / "clipzoo").glob("rate-*"):
+        assert {f"loss/{name}" for name in run.specs} <= set(read_log(trial)[0])
+    assert {name for name in read_log(student.parent)[0] if "/" in name} == {"loss/contrastive", f"loss/{other(run)}"}
+    variant = run.named("other-only")
+    assert variant
+    with pytest.raises(CheckpointError, match=f"run `clipzoo train {tmp_path} --arm clip-ft --seed 0` first"):
+        variant.train("clip-ft", 0)
+
+
+def other(run: runs.Run) -> str:
+    return next(name for name in run.specs if "OtherExpert" in name)
+
+
 def test_the_dry_run_counts_such_arms(asked: recipe.Recipe, tmp_path: Path) -> None:
     found = preview(asked, tmp_path / "none")
     assert [arm for arm, _ in found.trainings] == ["other-only", "clip-ft", "clipzoo"]
     several = with_arms(asked, *asked.arms, training=asked.training.model_dump() | {"learning_rates": [1e-3, 2e-3]})
-    assert preview(several, tmp_path / "none").trials == 4
-    with pytest.raises(RecipeError, match="arms has subsets of the columns, which one process trains"):
-        preview(asked, tmp_path / "none", processes=2)
+    assert preview(several, tmp_path / "none", processes=2).trials == 4
     (tmp_path / "r.yaml").write_text(asked.to_yaml())
     told = CliRunner().invoke(app, ["train", str(tmp_path / "r.yaml"), "--arm", "other", "--trust"])
     assert "did you mean other-only" in str(told.exception)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipzoo.cli._options import Device, Out, RecipePath, Set, Trust
+from clipzoo.cli._options import Device, Gpus, Out, RecipePath, Set, Trust
 from clipzoo.errors import counted
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def command(
     out: Out = None,
     overrides: Set = None,
     device: Device = "auto",
+    gpus: Gpus = None,
     without: Columns = None,
     only: Columns = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training instead of the recipe's.")] = None,
@@ -32,12 +33,14 @@ def command(
     trust: Trust = False,
 ) -> None:
     """Train without each expert and with only each expert, and show which one helps which task, at what cost."""
-    from clipzoo.cli._console import bold, console, open_run
+    from clipzoo.cli._console import bold, console, launched, open_run
     from clipzoo.runs.ablation import Ablation, ablate, check
 
     wanted = Ablation(without, only, steps)
     if dry_run:
         _preview(recipe, out, overrides, wanted, trust)
+        return
+    if launched(gpus, recipe, out, overrides, device, trust):
         return
     with open_run(recipe, out, overrides, device, trust, check) as run:
         page = ablate(run, wanted)

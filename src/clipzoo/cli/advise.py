@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipzoo.cli._options import Device, Out, RecipePath, Set, Trust
+from clipzoo.cli._options import Device, Gpus, Out, RecipePath, Set, Trust
 
 
 def command(
@@ -15,16 +15,19 @@ def command(
     out: Out = None,
     overrides: Set = None,
     device: Device = "auto",
+    gpus: Gpus = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples that are labeled and trained on.")] = 1500,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 40,
     trust: Trust = False,
 ) -> None:
     """Train briefly with each expert alone, and say which experts are worth their cost of labeling."""
-    from clipzoo.cli._console import bold, console, open_run
+    from clipzoo.cli._console import bold, console, launched, open_run
     from clipzoo.cli._tables import advice
     from clipzoo.runs.ablation import Budget, advise
     from clipzoo.runs.ablation.advise import AdviceResults, check
 
+    if launched(gpus, recipe, out, overrides, device, trust):
+        return
     with open_run(recipe, out, overrides, device, trust, check) as run:
         page = advise(run, Budget(samples, steps))
     results: AdviceResults = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))

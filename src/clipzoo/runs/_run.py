@@ -23,7 +23,7 @@ from clipzoo.runs.inputs import Inputs
 from clipzoo.runs.interpolation import BEST, Interpolations
 from clipzoo.runs.scores import Scores
 from clipzoo.runs.trainings import Trainings
-from clipzoo.runs.variants import Variant, check_alone, check_variants, variant_of
+from clipzoo.runs.variants import Variant, check_variants, variant_of
 from clipzoo.store import Column, Store
 from clipzoo.training import check_joined, check_settings, check_stride, ended
 from clipzoo.training.processes import ranks
@@ -65,8 +65,6 @@ class Run:
         check_joined()
         exact.prepare(recipe.training.deterministic)
         check_batch(recipe.training)
-        if recipe.named_arms:
-            check_alone(ranks.world_size())
         self._named: dict[str, Run] = {}
         self.recipe, self.progress, self.device = recipe, progress or Silent(), device
         self.folder = Folder(out, scratch)
@@ -198,6 +196,7 @@ class Run:
         """Return the trained student of an arm and seed; train it first if necessary."""
         self.adopt()
         if run := self.named(arm):
+            self.rate(arm)  # that of clipzoo, chosen with all columns
             with run.writing():
                 return run.train("clipzoo", seed)
         return self.trainings.train(arm, seed)

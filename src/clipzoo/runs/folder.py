@@ -33,7 +33,6 @@ from clipzoo.errors import CheckpointError, shell_word
 from clipzoo.evaluation.scores import DONE
 from clipzoo.files import AnyPath, locked
 from clipzoo.recipe import Recipe, TrainingRecipe
-from clipzoo.training import ended
 
 BASE = "base.json"
 FREE = (
@@ -206,12 +205,21 @@ class Base:
                 f"than columns. The run has\n{lines}\nRun `clipzoo ablate {shell_word(self.folder.path)}`, which "
                 "measures its variants again, or delete the variant"
             )
-        untrained = [seed for seed in recipe.seeds if not ended(self.folder.training("clip-ft", seed))]
-        if untrained:
+
+    def check_trained(self, arm: str, seed: int, path: Path) -> None:
+        """Raise `CheckpointError` if the run in ``path`` is to train an arm that it takes from the base."""
+        if arm in self.arms:
             raise CheckpointError(
-                f"{path} takes clip-ft from the run {self.folder.path}, which has not trained it with seed "
-                f"{untrained[0]}: run `clipzoo train {shell_word(self.folder.path)} --arm clip-ft --seed "
-                f"{untrained[0]}` first"
+                f"{path} takes {arm} from the run {self.folder.path}, which has not trained it with seed {seed}: run "
+                f"`clipzoo train {shell_word(self.folder.path)} --arm {arm} --seed {seed}` first"
+            )
+
+    def check_rate(self, arm: str, path: Path) -> None:
+        """Raise `CheckpointError` if the run in ``path`` is to choose a learning rate that it takes from the base."""
+        if self.rates:
+            raise CheckpointError(
+                f"{path} takes the learning rate of {arm} from the run {self.folder.path}, which has not chosen it: "
+                f"run `clipzoo train {shell_word(self.folder.path)} --arm {arm}` first"
             )
 
 

@@ -18,21 +18,24 @@ from clipzoo.training.processes import ranks
 def lead(recipe: Recipe, folder: Path, progress: Progress, device: str) -> Iterator[Run]:
     """Open a run in the main process, with which it labels, trains, measures and writes; the others `serve` it."""
     run = Run(recipe, folder, progress, device)
-    ranks.announce({"recipe": recipe.model_dump(mode="json"), "folder": str(run.out.absolute())})
+    run.trainings.announce()
     yield run
     ranks.announce(None)
 
 
 def serve(device: str) -> None:
-    """Take part in the trainings and measurements of the main process until it ends.
+    """Take part in the trainings and measurements of the main process until it ends, of runs below its own, too.
 
     Nothing is printed: the main process shows errors of other processes, and raises those that all have in common.
     """
+    opened: tuple[object, str] | None = None
     try:
-        message = ranks.receive()
-        run = Run(Recipe.model_validate(message["recipe"]), message["folder"], device=device)
-        while job := ranks.receive():
-            _take_part(run, job)
+        while message := ranks.receive():
+            wanted = message["recipe"], message["folder"]
+            if wanted != opened:
+                run, opened = Run(Recipe.model_validate(wanted[0]), wanted[1], device=device), wanted
+            if message["job"]:
+                _take_part(run, message["job"])
     except (Interrupted, KeyboardInterrupt):
         raise SystemExit(130) from None
     except ClipzooError as error:

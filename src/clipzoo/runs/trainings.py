@@ -75,14 +75,22 @@ class Trainings:
             return self.start().to(self.device).eval()
         student = self.trained(arm, seed)
         if student is None:
+            if self.folder.base:
+                self.folder.base.check_trained(arm, seed, self.folder.path)
             student = self._trained_by_all(arm, seed, self.rate(arm), self.steps(), self.folder.training(arm, seed))
         return student
 
     def _trained_by_all(self, arm: str, seed: int, rate: float, steps: int, out: Path) -> Student:
         """Train on all processes; the others build the same job, from inputs that this one has prepared."""
         job = self._job(arm, seed, rate, steps, out)
-        ranks.announce({"arm": arm, "seed": seed, "rate": rate, "steps": steps, "out": str(out.absolute())})
+        self.announce(arm=arm, seed=seed, rate=rate, steps=steps, out=str(out.absolute()))
         return train_job(job)
+
+    def announce(self, **job: Any) -> None:
+        """Tell the other processes to open this run and to `take_part` in a job; without one, to open it only."""
+        if ranks.world_size() > 1:
+            recipe = self.recipe.model_dump(mode="json")
+            ranks.announce({"recipe": recipe, "folder": str(self.folder.path.absolute()), "job": job})
 
     def take_part(self, job: Mapping[str, Any]) -> None:
         """Take part in a training or in a measurement that the main process announced."""
@@ -101,7 +109,7 @@ class Trainings:
         """
         if ranks.world_size() == 1:
             return measure()
-        ranks.announce({"measured": source if isinstance(source, str) else str(source.absolute())})
+        self.announce(measured=source if isinstance(source, str) else str(source.absolute()))
         return spread.lead(student, measure)
 
     def _saved(self, source: str) -> Student:
@@ -149,6 +157,8 @@ class Trainings:
         trials = self.trials(arm)
         for rate in rates:
             if f"{rate:g}" not in trials:
+                if self.folder.base:
+                    self.folder.base.check_rate(arm, self.folder.path)
                 self.progress.stage(f"{arm}: trying the learning rate {rate:g}")
                 trials[f"{rate:g}"] = self._trial(arm, rate)
                 files.write(self._rates(arm), json.dumps(trials, indent=2).encode())

@@ -84,15 +84,6 @@ def check_variants(inputs: Inputs) -> None:
             )
 
 
-def check_alone(processes: int) -> None:
-    """Raise `RecipeError` if several processes are to train arms of a subset of the columns."""
-    if processes > 1:
-        raise RecipeError(
-            "arms has subsets of the columns, which one process trains. Run it without --gpus and torchrun, or remove "
-            "them from arms and train each as a run of its own"
-        )
-
-
 def _folder(kept: Sequence[str], every: Sequence[str]) -> str:
     few = len(kept) <= len(every) / 2
     columns = kept if few else [one for one in every if one not in kept]

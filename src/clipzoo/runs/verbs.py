@@ -94,6 +94,9 @@ def train(run: Run, arm: str, seed: int) -> Path:
     run.adopt()
     if named := run.named(arm):
         run.progress.stage(f"{arm}: captions and pseudo-labels of {', '.join(named.specs)}")
+        if len(run.recipe.training.learning_rates) > 1:
+            label(run)
+            run.rate(arm)  # that of clipzoo, chosen with all columns
         return train(named, "clipzoo", seed)
     if run.trainings.trained(arm, seed) is None:
         check_dataset(run.recipe, run.inputs.reader)

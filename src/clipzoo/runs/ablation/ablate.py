@@ -23,7 +23,6 @@ from clipzoo.runs.results import cost
 from clipzoo.runs.variants import Variant, variants
 from clipzoo.store.manifest import software
 from clipzoo.training import ended
-from clipzoo.training.processes import ranks
 
 ALL = "all"
 """Row of the arm ``clipzoo`` with all columns."""
@@ -58,8 +57,6 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(
             f"arms has no {missing[0]}, which an ablation compares with its variants: add it to arms of the recipe"
         )
-    if ranks.world_size() > 1:
-        raise RecipeError("an ablation has one process. Run it without torchrun, or train its parts one by one")
 
 
 def ablate(run: Run, wanted: Ablation) -> Path:

@@ -27,7 +27,6 @@ from clipzoo.runs.results import cost
 from clipzoo.runs.variants import Variant, only_each
 from clipzoo.store.manifest import software
 from clipzoo.tasks.base import Measure
-from clipzoo.training.processes import ranks
 
 SPLIT = "validation"
 
@@ -75,8 +74,6 @@ def check(recipe: Recipe) -> None:
         )
     if not recipe.columns:
         raise RecipeError("columns is empty, so there is no expert to compare with captions alone: add a column")
-    if ranks.world_size() > 1:
-        raise RecipeError("advice is computed in one process. Run it without torchrun")
 
 
 def advise(run: Run, budget: Budget | None = None) -> Path:
@@ -122,7 +119,9 @@ def _scores(small: Run, row: str, run: Run) -> RowScores:
     small.progress.stage(f"advice: {row}")
 
     def measure() -> Mapping[str, RowScores]:
-        return small.suite.measure(run.train(arm, seed), [SPLIT])
+        student = run.train(arm, seed)
+        folder = run.folder.training(arm, seed)
+        return run.trainings.measured(student, folder, lambda: small.suite.measure(student, [SPLIT]))
 
     with run.writing():
         run.adopt()

@@ -21,7 +21,6 @@ from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import REPORTED, SPLITS, TRAINED, check_batch, check_trainable
 from clipzoo.runs.guarding import held
 from clipzoo.runs.trainings import describe
-from clipzoo.runs.variants import check_alone
 from clipzoo.store import Column
 from clipzoo.tasks import Convention
 from clipzoo.training import ended, reached
@@ -210,8 +209,6 @@ def preview(
     """
     for arm in arms or ():
         check_trainable(arm, recipe)
-    if recipe.named_arms:
-        check_alone(processes)
     with TemporaryDirectory() as scratch:
         run = Run(recipe, out, progress, scratch=Path(scratch))
         (samples, left_out, coverage, size), settings = _data(run), recipe.training
