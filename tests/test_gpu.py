@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,9 @@ from clipzoo.losses import giou
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.runs.before.preflight import pick_device
 from clipzoo.tasks import _fcos
-from clipzoo.training import loop, precision, train
+from clipzoo.training import Recognition, loop, precision, train
 from clipzoo.training.balancing import Columns, Losses, _tapped, expert_dropping
-from clipzoo.training.processes import pairs, ranks
+from clipzoo.training.processes import exchange, launch, pairs, ranks
 from clipzoo.training.updates import out_of_memory
 from clipzoo.training.updates.step import Updater
 from forking import on_ranks
@@ -181,6 +184,13 @@ def test_processes_that_find_different_checkpoints_are_refused(
         assert "but rank 1 after step 0: the folder is not the same on all machines" in text
 
 
+def test_a_training_on_the_cpu_does_not_start_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may have a GPU for itself: CUDA then fails when it is started."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: pytest.fail("it would start CUDA"))
+    assert exchange.random_states(torch.device("cpu"))["cuda_rng"] == []
+
+
 # Several processes -----------------------------------------------------------------------------------------
 
 
@@ -205,6 +215,16 @@ def test_no_process_distributes_the_student_before_all_have_arrived(
     monkeypatch.setattr(loop, "Sharding", Distributed)
     (_, first), (second_arrived, _) = on_ranks(2, late)
     assert first > second_arrived
+
+
+def test_processes_of_one_machine_meet_at_localhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full name of a machine may be one that it cannot resolve, such as ``….ip6.arpa``."""
+    seen: list[Any] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(launch.logging, "disable", lambda level: None)
+    monkeypatch.setattr(launch, "elastic_launch", lambda config, command: seen.append(config) or (lambda *given: None))
+    launch.launch(2, [])
+    assert seen[0].local_addr == "localhost"
 
 
 # Memory ----------------------------------------------------------------------------------------------------
@@ -233,3 +253,33 @@ def test_settings_that_are_already_used_are_not_advised() -> None:
         raise MemoryError
     with pytest.raises(RuntimeError, match="of another kind"), out_of_memory.explained(settings, 3):
         raise RuntimeError("of another kind")
+
+
+@pytest.mark.parametrize("settings", [{"guard": {"every": 1, "max_loss": 1.0}}, {"ema": 0.9, "accumulate": 2}])
+def test_a_training_leaves_nothing_on_the_device_for_the_next_one(
+    dataset: Path,
+    labels: Path,
+    tiny_clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    """A cycle of objects would keep the optimizer until Python collects its garbage."""
+    kept: list[weakref.ref[torch.optim.Optimizer]] = []
+
+    def build(*given: Any) -> torch.optim.AdamW:
+        made = optimizer_build(*given)
+        kept.append(weakref.ref(made))
+        return made
+
+    optimizer_build = loop.optimizer.build
+    monkeypatch.setattr(loop.optimizer, "build", build)
+    made = job(dataset, labels, tiny_clip, tmp_path, steps=2, **settings)
+    made = replace(made, recognition=Recognition("zero_shot/top1", 8, lambda student: 0.5))
+    gc.collect()
+    gc.disable()
+    try:
+        train(made)
+        assert kept[0]() is None
+    finally:
+        gc.enable()
