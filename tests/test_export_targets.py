@@ -340,7 +340,7 @@ def test_timm_loads_the_tower_and_its_feature_maps(tiny_clip: str, pictures: lis
 
 HEADS = {
     "depth/a": HeadSpec("depth", Convention(kind="metric", along="z"), "dpt", {"width": 8}),
-    "depth/b": HeadSpec("depth", Convention(kind="affine-disparity"), "linear"),
+    "depth/b": HeadSpec("depth", Convention(kind="affine-disparity"), "psp", {"width": 8}),
     "segmentation/a": HeadSpec("segmentation", Convention(classes=("floor", "wall", "lamp")), "conv", {"width": 8}),
     "normals/a": HeadSpec("normals", Convention(), "linear", loss="angmf"),
     "edges/a.b": HeadSpec("edges", Convention(), "linear"),

@@ -167,13 +167,13 @@ class Meter:
     """Measures the `Cost` of a block: memory of tensors on a GPU, else memory of the process."""
 
     def __init__(self, pixels: int, device: str = "cpu") -> None:
-        self.pixels, self.cuda = pixels, device.startswith("cuda")
+        self.pixels, self.device, self.cuda = pixels, device, device.startswith("cuda")
         self.cost = Cost(0.0, 0, pixels)
 
     def __enter__(self) -> Meter:
         if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-        self._before = torch.cuda.memory_allocated() if self.cuda else _resident()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._before = torch.cuda.memory_allocated(self.device) if self.cuda else _resident()
         self._peak, self._over = self._before, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -182,11 +182,11 @@ class Meter:
 
     def __exit__(self, *error: object) -> None:
         if self.cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         spent = time.perf_counter() - self._began
         self._over.set()
         self._thread.join()
-        peak = torch.cuda.max_memory_allocated() if self.cuda else max(self._peak, _resident())
+        peak = torch.cuda.max_memory_allocated(self.device) if self.cuda else max(self._peak, _resident())
         self.cost = Cost(spent, max(peak - self._before, 0), self.pixels)
 
     def _watch(self) -> None:

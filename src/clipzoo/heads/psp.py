@@ -62,8 +62,7 @@ def _means(x: Tensor, cells: int) -> Tensor:
 
 def _shares(side: int, cells: int, like: Tensor) -> Tensor:
     """Return the weights [cells,side] of positions along an axis."""
-    weights = torch.zeros(cells, side)
-    for i in range(cells):
-        start, stop = i * side // cells, -(-(i + 1) * side // cells)
-        weights[i, start:stop] = 1 / (stop - start)
-    return weights.to(like)
+    cell = torch.arange(cells, device=like.device)[:, None]  # a copy from the CPU would let a GPU wait
+    start, stop = cell * side // cells, ((cell + 1) * side + cells - 1) // cells
+    place = torch.arange(side, device=like.device)
+    return (((start <= place) & (place < stop)) / (stop - start)).to(like.dtype)

@@ -60,7 +60,8 @@ def raw_of(distances: Tensor) -> Tensor:
 def around(distances: Tensor) -> Tensor:
     """Convert distances [B,4,H,W] to boxes, xyxy in pixels of the grid relative to each pixel's center."""
     H, W = distances.shape[-2:]
-    return distances * distances.new_tensor([-W, -H, W, H]).view(1, 4, 1, 1)
+    sides = torch.cat([distances.new_full((1,), side) for side in (-W, -H, W, H)])  # a copy would let a GPU wait
+    return distances * sides.view(1, 4, 1, 1)
 
 
 def boxes_of(distances: Tensor) -> Tensor:

@@ -86,12 +86,22 @@ class Checkpoints:
         """Load the state that an earlier process wrote, else seed the random state; return the number of steps done.
 
         Raises:
-            CheckpointError: the file is damaged, or it belongs to another training.
+            CheckpointError: the file is damaged, it belongs to another training, or processes find different files.
         """
-        if not self.path.exists():
+        done = 0
+        if self.path.exists():
+            done = self.restore(self.path)
+        else:
             exchange.seed(self.job.seed)
-            return 0
-        return self.restore(self.path)
+        steps = [found for (found,) in ranks.numbers([done])]
+        if len(set(steps)) > 1:
+            other = next(rank for rank, found in enumerate(steps) if found != steps[0])
+            raise CheckpointError(
+                f"rank 0 resumes {self.path} after step {steps[0]}, but rank {other} after step {steps[other]}: the "
+                "folder is not the same on all machines, or one of them still sees an older file. Put it on a file "
+                "system that all machines share, and rerun the command"
+            )
+        return done
 
     def restore(self, path: Path) -> int:
         """Load a state that `write` wrote, and return its number of steps; `CheckpointError` as in `resume`."""

@@ -8,6 +8,7 @@ and writes it as the checkpoint, with the event; so a training that is killed at
 from __future__ import annotations
 
 import json
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def build(
             "recognition, or set training.guard to null"
         )
     guard = Guard(training, settings, training.recognition, sharding, checkpoints, average)
-    checkpoints.parts["guard"] = guard
+    checkpoints.parts["guard"] = weakref.proxy(guard)  # a cycle would keep the optimizer on the GPU after the training
     return guard
 
 

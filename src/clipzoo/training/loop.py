@@ -22,7 +22,7 @@ from clipzoo.training.pictures import pictures
 from clipzoo.training.processes import exchange, ranks, sharding
 from clipzoo.training.processes.sharding import Sharding
 from clipzoo.training.records import Records
-from clipzoo.training.updates import exact, optimizer
+from clipzoo.training.updates import exact, optimizer, out_of_memory
 from clipzoo.training.updates.step import Updater
 
 
@@ -34,7 +34,8 @@ def train(training: Training) -> Student:
         StoreError: too few labels of a column can be read, or its files were removed or replaced.
         RemoteError: a remote file cannot be reached.
         CheckpointError: existing files are damaged, or they belong to another model.
-        RecipeError: several processes were started, or the device has no deterministic kernel and needs one.
+        RecipeError: several processes were started, the device has no deterministic kernel and needs one, or a step
+            does not fit in memory.
         DivergedError: gradients are not finite, in more steps than ``max_nonfinite`` allows.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved first. A second signal does not wait.
     """
@@ -48,6 +49,7 @@ def train(training: Training) -> Student:
         return trained
     job.out.mkdir(parents=True, exist_ok=True)
     optimizer.freeze(student, job)
+    ranks.wait()  # for processes that still download weights: NCCL would wait for minutes only
     sharded = Sharding(job, student)  # keeps the start for anchors, before the checkpoint replaces it
     adam = optimizer.build(student, job)
     updater = Updater(training, adam, sharded)
@@ -100,7 +102,8 @@ def _run(
         health.count(batch)
         health.check(step, last)
         try:
-            update = updater.update(batch, step)
+            with out_of_memory.explained(settings, step):
+                update = updater.update(batch, step)
         except DivergedError as error:
             if watch is None:
                 raise

@@ -21,7 +21,8 @@ def chosen(precision: str, device: str | torch.device) -> str:
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # torch asks the current GPU, which may be another one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -64,15 +64,23 @@ def pick_device(wanted: str = "auto") -> str:
     """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+    if not _exists(wanted):
         available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         available += ["mps"] if torch.backends.mps.is_available() else []
-        raise RecipeError(
-            f"--device: this machine has no device {wanted!r}; use auto or one of {', '.join(available)}"
-        ) from error
+        raise RecipeError(f"--device: this machine has no device {wanted!r}; use auto or one of {', '.join(available)}")
     return wanted
+
+
+def _exists(name: str) -> bool:
+    """Return True if this machine has a device; nothing is allocated: processes ask before they have their GPU."""
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # torch that was built without the device raises AssertionError
+        return False
+    return True
 
 
 def check_arm(arm: str, verb: str, known: Sequence[str] = TRAINED, there: Sequence[str] = ()) -> None:

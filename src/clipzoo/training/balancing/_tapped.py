@@ -69,11 +69,12 @@ def measure(maps: Sequence[Tensor], terms: Mapping[str, Tensor], reference: str 
         scale: factor on the terms in the backward pass, which float16 needs.
     """
     at = outputs(maps)
+    zero = torch.zeros((), device=maps[0].device)
     compared = _gradients(terms[reference], at, scale) if reference in terms else []
     sums = []
     for name, term in terms.items():
         own = compared if name == reference else _gradients(term, at, scale)
-        sums.append(torch.stack([_product(own, own), _product(own, compared or own)]))
+        sums.append(torch.stack([_product(own, own, zero), _product(own, compared or own, zero)]))
     squares, products = ranks.summed(torch.stack(sums)).T / ranks.world_size() ** 2
     norms = dict(zip(terms, squares.sqrt(), strict=True))
     if reference not in terms:
@@ -91,7 +92,7 @@ def _gradients(term: Tensor, at: Sequence[GradientEdge], scale: float) -> list[T
     return [None if one is None else one.float() / scale for one in found]
 
 
-def _product(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Tensor:
-    """Return the scalar product of gradients, 0 for those that are None."""
+def _product(a: Sequence[Tensor | None], b: Sequence[Tensor | None], zero: Tensor) -> Tensor:
+    """Return the scalar product of gradients; ``zero`` if in each pair one is None."""
     parts = [(x * y).sum() for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-    return torch.stack(parts).sum() if parts else torch.zeros(())
+    return torch.stack(parts).sum() if parts else zero

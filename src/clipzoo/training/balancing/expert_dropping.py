@@ -28,8 +28,7 @@ class _ExpertDropping(Balancing):
         largest = torch.where(losses.labeled, weighted, -torch.inf).argmax()
         drawn = np.random.default_rng([self.columns.seed, losses.step]).random(len(weighted))
         kept = torch.from_numpy(drawn >= self.p).to(weighted.device)
-        kept[largest] = True
-        return kept.float()
+        return (kept | (torch.arange(len(kept), device=kept.device) == largest)).float()
 
 
 def create(columns: Columns, p: float = 0.5) -> Balancing:

@@ -45,7 +45,7 @@ def seed(seed: int) -> None:
 
 def random_states(device: torch.device) -> dict[str, Any]:
     """Return the random states of all processes for a checkpoint, in the format of one process if there is one."""
-    cuda = torch.cuda.is_available()
+    cuda = device.type == "cuda"  # a training on the CPU does not start CUDA, which others may have reserved
     states = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all() if cuda else []}
     if ranks.world_size() == 1:
         return states

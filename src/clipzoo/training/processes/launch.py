@@ -32,7 +32,7 @@ def launch(count: int, arguments: Sequence[str]) -> tuple[int, str]:
     logging.disable(logging.CRITICAL)  # elastic repeats what the processes print
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=f"clipzoo-{os.getpid()}", rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0,
+        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,  # a full name need not resolve
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", "clipzoo", *arguments)

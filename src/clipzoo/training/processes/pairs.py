@@ -45,7 +45,7 @@ def loss(inputs: Mapping[str, Tensor], rows: int | None = None) -> Tensor:
         else:
             parts.append(_rows(_sigmoid, image[part], all_texts, scale, first + start, bias))
     summed = torch.stack(parts).sum() / (2 if bias is None else 1)
-    return divided(summed, torch.tensor(len(image), device=image.device))
+    return divided(summed, torch.full((), len(image), device=image.device))
 
 
 def _gathered(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -130,7 +130,11 @@ class Sharding:
         return of
 
     def load(self, adam: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Load what `state` returned, on any number of processes."""
+        """Load what `state` returned, on any number of processes and another device.
+
+        Fused kernels are used as on this device: a scaler of float16 requires them where the optimizer was made with
+        them.
+        """
         current = self.student.state_dict()
         self.student.load_state_dict({name: like(current.get(name), one) for name, one in state["student"].items()})
         parameters = [p for group in adam.param_groups for p in group["params"]]
@@ -139,7 +143,8 @@ class Sharding:
             for index, values in state["optimizer"]["state"].items()
             if index < len(parameters)
         }
-        adam.load_state_dict({**state["optimizer"], "state": moments})
+        groups = [{**group, "fused": adam.defaults["fused"]} for group in state["optimizer"]["param_groups"]]
+        adam.load_state_dict({"state": moments, "param_groups": groups})
 
     def measured(self, measure: Callable[[Student], T]) -> T:
         """Return the value of a measurement of the student on all processes, which call this; the main one measures.
