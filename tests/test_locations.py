@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from clipzoo import locations, model_schemes, recipe
+from clipzoo import locations, model_schemes, readers, recipe
 from clipzoo.errors import CheckpointError, DatasetError, RecipeError
+from clipzoo.files import several
 from clipzoo.runs.before.preflight import check_splits
 from clipzoo.runs.new_recipe import check_benchmarks, defaults
 from installing import installed
@@ -71,6 +72,34 @@ def test_the_data_of_a_store_is_next_to_its_labels_but_not_through_a_link(tmp_pa
         assert tmp_path not in Path(place).parents
     assert not Path(place).exists()
     assert not (tmp_path / "labels").exists()
+
+
+def test_a_yaml_list_may_name_packaged_data(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "mine", shards=1, count=3)
+    mixed, own = tmp_path / "mixed.yaml", tmp_path / "own.yaml"
+    mixed.write_text("datasets: {rooms: 'demo:test', mine: mine}")
+    own.write_text("datasets: {mine: mine}")
+    assert locations.provided(str(mixed))
+    assert not locations.provided(str(own))
+    assert locations.resolve_data(str(own), tmp_path) == str(own)
+    for options in ("", "?captions=optional"):
+        place = locations.resolve_data(f"{mixed}{options}", tmp_path / "cache")
+        reader = readers.open_dataset(place)
+        assert {shard.partition("/")[0] for shard in reader.shards} == {"mine", "rooms"}
+        assert reader.captions_optional == bool(options)
+    with pytest.raises(DatasetError, match="mixed is itself a list of datasets"):
+        readers.open_dataset(locations.resolve_data(several.combine({"mixed": str(mixed)}), tmp_path / "cache"))
+    mixed.write_text("datasets: {rooms: 'demo:tset'}")
+    with pytest.raises(DatasetError, match="demo:tset"):
+        locations.provided(str(mixed))
+
+
+def test_pictures_of_a_yaml_list_are_compared_with_benchmarks(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("datasets: {rooms: 'demo:test'}")
+    values = {"name": "x", "student": {"model": "demo:clip"}, "training": {"steps": 1}, "arms": ["clip"]}
+    values |= {"data": str(tmp_path / "list.yaml"), "evaluation": {"test": "demo:test"}}
+    with pytest.raises(RecipeError, match=r"whose images are those of data \(rooms\), 'demo:test'"):
+        check_splits(recipe.parse(values))
 
 
 def test_a_benchmark_folder_may_have_options(tmp_path: Path) -> None:
