@@ -131,7 +131,7 @@ def test_a_batch_larger_than_the_dataset_is_an_error(training_set: TrainingSet) 
 def test_wrong_arguments_are_named_before_the_first_batch(training_set: TrainingSet) -> None:
     plan, reader, labels = training_set.plan, training_set.reader, training_set.labels
     depth = labels["depth/test-truth"]
-    with pytest.raises(PlanError, match=r"the plan has no column 'depth'; did you mean depth/test-truth\?"):
+    with pytest.raises(PlanError, match=r"the plan has no column 'depth'; there are: depth/test-truth, seg"):
         TrainingSet(plan, reader, {"depth": depth}, Viewing((32, 32)))
     with pytest.raises(PlanError, match=r"the plan has no column 'depth/test-truth'; there are: none"):
         TrainingSet(Plan.build(reader, {}), reader, labels, Viewing((32, 32)))

@@ -210,7 +210,8 @@ def test_later_shards_may_lack_captions(tmp_path: Path, monkeypatch: pytest.Monk
     data.mkdir()
     for i in range(6):
         (data / f"{i}.png").write_bytes(encoded(image(i)))
-        (data / f"{i}.txt").write_text("" if i == 4 else f"picture {i}")
+        if i != 4:
+            (data / f"{i}.txt").write_text(f"picture {i}")
     label(f"{data}{options}", Bright(), tmp_path / "labels", max_failures=1, progress=False)
     with open_viewer(tmp_path / "labels", str(data)) as viewer:
         assert viewer.scan.wait(60)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from clipzoo import tasks
 from clipzoo.errors import ClipzooError, DatasetError, StoreError
 from clipzoo.files import AnyPath
-from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint
+from clipzoo.locations import open_dataset
+from clipzoo.readers import Entry, Reader, fingerprint, shard_fingerprint
 from clipzoo.store import Column
 from clipzoo.store.rows import SOURCE_MARK
 from clipzoo.tasks.base import Task
