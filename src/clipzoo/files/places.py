@@ -260,24 +260,51 @@ def leads_out(root: Place, name: str) -> bool:
 
 
 def below(folder: Place, suffix: str = "") -> dict[str, int]:
-    """Return relative path -> bytes of every file below ``folder`` whose name ends with ``suffix``."""
+    """Return relative path -> bytes of every file below ``folder`` whose name ends with ``suffix``.
+
+    Raises:
+        OSError: a folder cannot be listed. Its files must not be taken for missing ones.
+        RemoteError: the folder cannot be reached.
+    """
     if isinstance(folder, Remote):
         with suppress(FileNotFoundError):
             return {name: size for name, size in folder.below().items() if name.endswith(suffix)}
         return {}
     sizes: dict[str, int] = {}
-    for path in folder.rglob(f"*{suffix}"):
-        with suppress(FileNotFoundError):  # removed in the meantime, or a broken link
-            found = path.stat()
-            if stat.S_ISREG(found.st_mode):
-                sizes[path.relative_to(folder).as_posix()] = found.st_size
+    for inner, _, names in os.walk(folder, onerror=_refuse):
+        for path in (Path(inner, name) for name in names if name.endswith(suffix)):
+            with suppress(FileNotFoundError):  # removed in the meantime, or a broken link
+                found = path.stat()
+                if stat.S_ISREG(found.st_mode):
+                    sizes[path.relative_to(folder).as_posix()] = found.st_size
     return sizes
 
 
+def _refuse(error: OSError) -> None:
+    """Raise an error of listing a folder, unless there is no such folder."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder; none if it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir()]
+    except OSError as error:
+        _refuse(error)
+        return []
+
+
 def nested(root: Place, name: str) -> list[Place]:
-    """Return the files ``root/*/*/name``, sorted."""
+    """Return the files ``root/*/*/name``, sorted.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
     if isinstance(root, Path):
-        return [*sorted(root.glob(f"*/*/{name}"))]
+        files = [inner / name for outer in _folders(root) for inner in _folders(outer)]
+        return sorted(file for file in files if file.exists())
     inner = [folder / name for outer in root.folders() for folder in outer.folders()]
     return [*_existing(inner)]
 

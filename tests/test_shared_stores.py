@@ -1,0 +1,71 @@
+"""Stores in the hands of several people and machines: paths, folders without rights or manifests, names of machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+import clipzoo
+from clipzoo.errors import PluginError, StoreError
+from clipzoo.store import Column, Store, merge, verify
+from making import Bright
+from test_store import column, fill, reader, whole  # noqa: F401
+
+# ruff: noqa: F811
+
+
+def test_a_store_is_used_by_its_path(tmp_path, whole, column):
+    assert clipzoo.verify(str(tmp_path / "labels"), tmp_path / "data") == []
+    (merged,) = clipzoo.merge([tmp_path / "labels"], str(tmp_path / "out"))
+    assert repr(merged) == f"Column('{tmp_path}/out/segmentation/test-bright')"
+    store = Store(tmp_path / "out")
+    assert repr(store) == f"Store('{tmp_path}/out')"
+    assert store.column("segmentation/test-bright").path == merged.path
+
+
+def test_a_column_of_an_unknown_task_is_not_made(tmp_path):
+    with pytest.raises(PluginError, match="there is no task 'segmentatoin'; did you mean segmentation"):
+        Store(tmp_path / "out").create(dataclasses.replace(Bright().card, task="segmentatoin"), {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_merge_names_folders_without_a_manifest(tmp_path, whole, column, caplog):
+    other = Store(tmp_path / "other").create(Bright("second").card, column.manifest.dataset)
+    fill(other)
+    (other.path / "manifest.json").rename(tmp_path / "lost.json")
+    Store(tmp_path / "other").create(Bright("third").card, column.manifest.dataset)
+    merge([whole, Store(tmp_path / "other")], Store(tmp_path / "out"))
+    assert f"{other.path} has shards and no manifest.json, so it is not read: copy the file" in caplog.text
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(whole, column, monkeypatch):
+    scandir, closed = os.scandir, "segmentation"
+
+    def refusing(path):
+        if Path(path).name == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError):
+        whole.columns()
+    closed = "test-bright"
+    with pytest.raises(PermissionError):
+        column.committed()
+
+
+def test_a_shard_of_the_dataset_that_cannot_be_read_does_not_end_verification(tmp_path, whole, reader):
+    (tmp_path / "data" / "00001.tar").unlink()
+    (problem,) = verify(whole, reader)
+    assert problem.shard == "00001"
+    assert problem.message.startswith(f"cannot be compared with the dataset: cannot read {tmp_path}/data/00001.tar")
+
+
+def test_a_column_in_use_names_the_machine(column):
+    holder = rf"by process {os.getpid()} on {socket.gethostname()}: two runs"
+    with column.lock(), pytest.raises(StoreError, match=holder), Column(column.path).lock():
+        pass
