@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
+import clipzoo
 from clipzoo import locations, model_schemes, readers, recipe
 from clipzoo.errors import CheckpointError, DatasetError, RecipeError
 from clipzoo.files import several
+from clipzoo.models import Student
 from clipzoo.runs.before.preflight import check_splits
 from clipzoo.runs.new_recipe import check_benchmarks, defaults
 from installing import installed
-from making import make_dataset
+from making import Bright, make_dataset
 
 PLUGIN = '''
 """``mine:<name>``: folders below a root."""
@@ -66,6 +69,29 @@ def test_the_two_schemes_of_the_demo_know_which_splits_they_share() -> None:
     assert locations.pictures_to_render("demo:test") is None
 
 
+def test_functions_take_packaged_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locations, "_HOME", tmp_path / "cache")
+    (column,) = clipzoo.label("demo:test", Bright(), tmp_path / "labels", shards="00000", check=False, progress=False)
+    assert column.labels
+    assert clipzoo.verify(tmp_path / "labels", "demo:test") == []
+    assert clipzoo.inspect(tmp_path / "labels", "demo:test", tmp_path / "page.html", count=2).keys
+    assert clipzoo.check("demo:test", limit=4, progress=False).usable == 4
+    with pytest.raises(DatasetError, match="demo:tset"):
+        clipzoo.label("demo:tset", Bright(), tmp_path / "labels")
+
+
+def test_no_home_folder_is_needed_before_packaged_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", refuse)
+    monkeypatch.setattr(Path, "expanduser", refuse)
+    spec = importlib.util.spec_from_file_location("locations_again", locations.__file__)
+    assert spec
+    assert spec.loader
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
 def test_the_data_of_a_store_is_next_to_its_labels_but_not_through_a_link(tmp_path: Path) -> None:
     with locations.resolved("demo:test", str(tmp_path / "labels")) as place:
         assert Path(place).is_dir()
@@ -115,8 +141,10 @@ def test_models_of_a_scheme_are_folders_of_openclip() -> None:
     assert Path(folder.removeprefix("local-dir:"), "open_clip_config.json").is_file()
     assert model_schemes.resolve("ViT-B-16") == "ViT-B-16"
     assert model_schemes.resolve("hf-hub:a/b") == "hf-hub:a/b"
-    with pytest.raises(CheckpointError, match="no packaged model 'demo:clp'; use demo:clip"):
-        model_schemes.resolve("demo:clp")
+    for wrong in (model_schemes.resolve, Student.create):
+        with pytest.raises(CheckpointError, match="no packaged model 'demo:clp'; use demo:clip"):
+            wrong("demo:clp")
+    assert Student.create("demo:clip").image_size == Student.create(folder).image_size
 
 
 def test_what_is_proposed_for_data_comes_from_its_scheme() -> None:

@@ -30,7 +30,8 @@ __all__ = [
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
 
-_HOME = Path.home() / ".cache" / "clipzoo"
+_HOME = Path("~/.cache/clipzoo")
+"""Folder of created data; it is expanded when it is needed, since a user in a container may have no home."""
 _FOLDER = re.compile(r"(?!\w+://).+|(?!https?://)[^*?\[{]+", re.DOTALL)
 """A location that may be a folder with subfolders: a path, or a remote address without a pattern."""
 
@@ -217,8 +218,8 @@ def open_dataset(
         RemoteError: its address cannot be reached.
     """
     place = os.fspath(location)
-    return readers.open_dataset(resolve_data(place, _HOME) if provided(place) else place, captions, fields)
+    return readers.open_dataset(resolve_data(place, _HOME.expanduser()) if provided(place) else place, captions, fields)
 
 
 def _cache(store: str) -> Path:
-    return _HOME if "://" in store else Path(store, ".data")
+    return _HOME.expanduser() if "://" in store else Path(store, ".data")

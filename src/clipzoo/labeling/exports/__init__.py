@@ -19,9 +19,10 @@ from clipzoo.errors import StoreError
 from clipzoo.files import AnyPath, Place
 from clipzoo.labeling.exports import _listing
 from clipzoo.labeling.exports.base import Labeled, LabelFormatPlugin, Labels
+from clipzoo.locations import open_dataset
 from clipzoo.plugins import Registry
 from clipzoo.progress import Progress, Silent
-from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers import fingerprint
 from clipzoo.store import Column, Store
 
 __all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labeled", "Labels", "export_labels"]
