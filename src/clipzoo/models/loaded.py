@@ -155,8 +155,8 @@ def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) ->
         ) from error
 
 
-def _batches(images: Sequence[Picture]) -> Iterator[list[ImageArray]]:
-    if isinstance(images, Image.Image):
+def _batches(images: Sequence[Picture] | Picture) -> Iterator[list[ImageArray]]:
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
         images = [images]
     if not len(images):
         raise ImageError("no images were given. Give at least one image, in a list")

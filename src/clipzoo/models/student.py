@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipzoo import files, heads
+from clipzoo import files, heads, model_schemes
 from clipzoo.errors import CheckpointError, RecipeError
 from clipzoo.files import AnyPath
 from clipzoo.models import _folder, _layout, _open_clip, _sizes, dense, segments
@@ -107,10 +107,11 @@ class Student(nn.Module):
         trust_remote_code: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Student:
-        """Return the student of an OpenCLIP name (``ViT-B-16``), ``local-dir:PATH`` or ``hf-hub:ID``.
+        """Return the student of a model such as ``ViT-B-16``, ``local-dir:PATH``, ``hf-hub:ID`` or ``demo:clip``.
 
         Args:
-            model: argument of ``open_clip.create_model``; a folder's heads are not loaded (see `load`).
+            model: argument of ``open_clip.create_model``, or of a scheme (`clipzoo.model_schemes`); a folder's heads
+                are not loaded (see `load`).
             pretrained: pretrained tag or weights file for an OpenCLIP name; None starts from random weights. The file
                 may be a checkpoint of another trainer: prefixes such as ``module.``, another precision and an optimizer
                 in the same file are handled. Refused for folders and hub models, which have their own weights.
@@ -126,6 +127,7 @@ class Student(nn.Module):
                 architecture, it would run code that is not trusted, or it has no such layers.
             RecipeError: a head or its loss cannot be made.
         """
+        model = model_schemes.resolve(model)
         clip, tokenizer, config = _open_clip.make(model, pretrained, random, trust_remote_code, size)
         _layout.channels_last(clip.visual)  # images are H×W×3; convolutions keep that order
         try:
