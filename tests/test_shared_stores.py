@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 import clipzoo
-from clipzoo.errors import PluginError, StoreError
+from clipzoo.data import Plan
+from clipzoo.errors import PluginError, RemoteError, StoreError
+from clipzoo.labeling import label
+from clipzoo.readers import open_dataset
 from clipzoo.store import Column, Store, merge, verify
-from making import Bright
+from making import Bright, make_dataset
 from test_store import column, fill, reader, whole  # noqa: F401
 
 # ruff: noqa: F811
@@ -56,6 +59,35 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(whole, col
     closed = "test-bright"
     with pytest.raises(PermissionError):
         column.committed()
+
+
+@pytest.mark.parametrize("given", ["memory:/b/labels", Path("memory://b/labels"), Path("s3://b/labels")])
+def test_an_address_with_one_slash_is_no_folder(tmp_path, monkeypatch, given):
+    data = make_dataset(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    text = str(given).replace(":/", "://")
+    with pytest.raises(RemoteError, match=f"{given} has one slash after .* Give the text {text}$"):
+        label(data, Bright(), given, progress=False)
+    with pytest.raises(RemoteError, match="has one slash"):
+        open_dataset(given)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_protocol_that_fsspec_cannot_open_is_named():
+    with pytest.raises(RemoteError, match=r"webhdfs:// cannot be opened \(.*host.*\)\. Copy the data to a disk"):
+        open_dataset("webhdfs://machine/data")
+
+
+def test_relative_folders_may_have_a_colon(tmp_path, monkeypatch):
+    make_dataset(tmp_path / "at-12:30" / "data")
+    monkeypatch.chdir(tmp_path)
+    (report,) = label("at-12:30/data", Bright(), "run-12:30/labels", progress=False)
+    assert report.labels == 12
+    assert verify("run-12:30/labels", "at-12:30/data") == []
+    column = Store("run-12:30/labels").columns()[0]
+    plan = Plan.build(open_dataset("at-12:30/data"), {column.name: column})
+    plan.save("run-12:30/plan.parquet")
+    assert len(Plan.load("run-12:30/plan.parquet")) == 12
 
 
 def test_a_shard_of_the_dataset_that_cannot_be_read_does_not_end_verification(tmp_path, whole, reader):

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
+import fsspec
+
 from clipzoo import plugins
 from clipzoo.errors import RemoteError
 from clipzoo.files import _copies, _local
@@ -27,6 +29,8 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 Place: TypeAlias = Path | Remote
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+_ONE_SLASH = re.compile(r"(\w+):/(?!/)")
 
 REQUESTS = 32
 """Concurrent requests to a network."""
@@ -39,9 +43,14 @@ def place(given: AnyPath | Remote) -> Place:
     """Return the place of a path or address; ``file://`` is a path.
 
     Raises:
-        RemoteError: the protocol of the address is unknown.
+        RemoteError: the protocol of the address is unknown, or one of its slashes is missing.
     """
-    if isinstance(given, Path | Remote):
+    if isinstance(given, Remote):
+        return given
+    if (match := _ONE_SLASH.match(str(given))) and match[1] in fsspec.available_protocols():
+        address = f"{match[1]}:/{str(given)[match.end() - 1 :]}"
+        raise RemoteError(f"{given} has one slash after {match[1]}:, as `pathlib` leaves it. Give the text {address}")
+    if isinstance(given, Path):
         return given
     given = os.fspath(given)
     if given.startswith(("file://", "local://")):
@@ -55,8 +64,8 @@ def local(given: AnyPath, what: str) -> Path:
     Raises:
         RemoteError: it is an address, also one of whose slashes `Path` has removed one.
     """
-    path = place(given)
-    if isinstance(path, Remote) or re.match(r"\w+:/", str(path)):
+    path = Path(given) if _ONE_SLASH.match(str(given)) else place(given)
+    if isinstance(path, Remote) or _ONE_SLASH.match(str(path)):
         raise RemoteError(
             f"{given} is an address, but {what} must be on a local disk: give a path, and copy the data with the tools "
             "of its object store"
@@ -181,7 +190,12 @@ def open_file(path: Place) -> BinaryIO:
 
 def open_for_arrow(path: Place) -> Path | BinaryIO:
     """Return a file in a form that pyarrow reads."""
-    return path if isinstance(path, Path) else open_file(path)
+    return for_arrow(path) if isinstance(path, Path) else open_file(path)
+
+
+def for_arrow(path: Path) -> Path:
+    """Return a path that pyarrow takes for one: it takes a relative one such as ``run-12:30/a.parquet`` for a URI."""
+    return path.absolute()
 
 
 def size(path: Place) -> int:
