@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import re
 import socket
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -71,6 +74,17 @@ def test_an_address_with_one_slash_is_no_folder(tmp_path, monkeypatch, given):
     with pytest.raises(RemoteError, match="has one slash"):
         open_dataset(given)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_full_temporary_folder_of_a_store_in_a_bucket_is_named(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    data = make_dataset(tmp_path / "data", shards=1)
+    monkeypatch.setattr("clipzoo.files._copies.scratch", full)
+    where = re.escape(f"in {gettempdir()} (TMPDIR), from where files are uploaded")
+    with pytest.raises(StoreError, match=f"No space left on device.* {where}"):
+        label(data, Bright(), "memory://full/labels", progress=False)
 
 
 def test_a_protocol_that_fsspec_cannot_open_is_named():

@@ -105,7 +105,12 @@ def _chosen(store: Store, names: Sequence[str], plugin: LabelFormatPlugin, to: s
     chosen = [fitting[name] for name in names if name in fitting] if names else list(fitting.values())
     if chosen and not wrong and (several or len(chosen) == 1):
         return chosen
-    have = ", ".join(fitting) or "none"
+    if not fitting:
+        raise StoreError(
+            f"the format {to} supports {', '.join(plugin.TASKS)}, and {store.root} has no such column. It has: "
+            f"{', '.join(store.names())}. Give another format with --to"
+        )
+    have = ", ".join(fitting)
     fix = f"--column {wrong[0]} is not one of them" if wrong else "choose one with --column"
     raise StoreError(
         f"the format {to} supports {', '.join(plugin.TASKS)}. {store.root} has these columns of it: {have}; {fix}"
