@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from clipzoo import files, recipe, runs
-from clipzoo.errors import CheckpointError, ClipzooError, DivergedError
+from clipzoo.errors import CheckpointError, ClipzooError, DivergedError, StoreError
 from clipzoo.files import locked
 from clipzoo.progress import Silent
 from clipzoo.recipe import Recipe
@@ -57,6 +57,22 @@ def test_a_command_that_is_refused_changes_nothing(
     with locked(measured, CheckpointError, "of the test"), pytest.raises(CheckpointError, match="is in use by process"):
         verb(Run(changed(short, training={"learning_rates": [3e-3]}), measured))
     assert state(measured) == before
+
+
+def test_a_complete_store_that_cannot_be_written_is_read_by_its_columns(
+    short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("cannot write labels/.lock: Permission denied") from PermissionError(13, "Permission denied")
+
+    run = Run(short, tmp_path / "run")
+    monkeypatch.setattr(verbs, "label_dataset", refuse)
+    monkeypatch.setattr(run.inputs, "unlabeled", list)
+    with pytest.raises(StoreError, match=r"denied\. All labels exist: .* \(column: \w+/\S+ instead of expert: \S+\)$"):
+        verbs.label(run)
+    monkeypatch.setattr(run.inputs, "unlabeled", lambda: ["depth/x"])
+    with pytest.raises(StoreError, match=r"Permission denied$"):
+        verbs.label(run)
 
 
 def test_interpolation_without_a_student_changes_nothing(short: Recipe, measured: Path) -> None:

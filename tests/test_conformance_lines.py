@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from clipzoo import conformance
 from clipzoo.cli import app
-from clipzoo.conformance import check, hypotheses, meaning, quick_check
+from clipzoo.conformance import check, hypotheses, meaning, quick_check, running, spaces
 from clipzoo.conformance.agreement import difference
 from clipzoo.conformance.scenes import scenes
 from clipzoo.errors import ClipzooError, DatasetError, ExpertError
@@ -168,6 +168,21 @@ def test_a_quick_check_finds_faults_and_never_raises() -> None:
 def test_a_validity_of_a_wrong_dtype_is_reported(task: str, spoilt: Callable[[Any], Any]) -> None:
     found = quick_check(Odd(task, lambda images, truth: [spoilt(one) for one in truth]), [r.image for r in pictures()])
     assert [(v.line, v.status, v.cause) for v in found] == [("sound", "fail", "labels break the contract")]
+
+
+def test_counts_of_one_are_singular() -> None:
+    expert = Odd("depth", lambda images, truth: truth)
+    shown = [ExpertInput("a", pictures()[0].image)]
+    labels = expert.predict([shown[0].image])
+    assert spaces.sound(expert, shown, labels).seen == "the contract of depth holds for 1 label"
+    broken = spaces.sound(expert, shown, [{"depth": 1}])
+    assert broken.seen.startswith("the contract does not hold for 1 of 1 label: ")
+    assert running.determinism(expert, shown, labels).seen == "1 picture predicted twice: equal bytes"
+    expert.answer = lambda images, truth: []
+    with pytest.raises(ExpertError, match="it returned 0 labels for 1 image; it must return one each"):
+        running.predict(expert, shown)
+    outcome = hypotheses.Outcome((0.5,), 0, True, 1)
+    assert hypotheses.to_verdict("frame", outcome, [], "score").seen.startswith("only 1 picture can be used; give ")
 
 
 def test_no_pictures_is_an_error() -> None:

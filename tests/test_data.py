@@ -120,12 +120,31 @@ def test_unreadable_images_are_listed_not_fatal(dataset: Path, tmp_path: Path) -
     reader = open_dataset(str(tmp_path))
     batch = next(iter(loader(TrainingSet(Plan.build(reader, {}), reader, {}, Viewing((32, 32))), 4, TOKENS)))
     assert len(batch.images) == 3
-    assert [key for key, _ in batch.skipped] == ["0"]
+    assert [(one.shard, one.key) for one in batch.skipped] == [("0", "0")]
 
 
 def test_a_batch_larger_than_the_dataset_is_an_error(training_set: TrainingSet) -> None:
     with pytest.raises(PlanError, match="batch_size to at most 48"):
         loader(training_set, 64, TOKENS)
+
+
+def test_wrong_arguments_are_named_before_the_first_batch(training_set: TrainingSet) -> None:
+    plan, reader, labels = training_set.plan, training_set.reader, training_set.labels
+    depth = labels["depth/test-truth"]
+    with pytest.raises(PlanError, match=r"the plan has no column 'depth'; there are: depth/test-truth, seg"):
+        TrainingSet(plan, reader, {"depth": depth}, Viewing((32, 32)))
+    with pytest.raises(PlanError, match=r"the plan has no column 'depth/test-truth'; there are: none"):
+        TrainingSet(Plan.build(reader, {}), reader, labels, Viewing((32, 32)))
+    for stride in (0, 33):
+        with pytest.raises(PlanError, match=rf"depth/test-truth has stride={stride}.* Give 1 to 32"):
+            TrainingSet(plan, reader, {"depth/test-truth": LabelColumn(depth.column, stride)}, Viewing((64, 32)))
+    for wrong in ({"batch_size": 0}, {"rank": 2, "ranks": 2}, {"rank": -1}):
+        with pytest.raises(PlanError, match="do not fit: give a batch size"):
+            loader(training_set, **{"batch_size": 4, "tokenize": TOKENS, **wrong})
+    with pytest.raises(PlanError, match=r"start=13 is not between 0 and the last step, 12\. .*an epoch has 12 steps"):
+        loader(training_set, 4, TOKENS, start=13)
+    assert len(loader(training_set, 4, TOKENS, start=12)) == 0
+    assert len(loader(training_set, 4, TOKENS, start=12, steps=24)) == 12
 
 
 def test_a_damaged_label_is_a_mask_and_a_line_not_the_end(dataset: Path, labels: Path, tmp_path: Path) -> None:
@@ -138,8 +157,9 @@ def test_a_damaged_label_is_a_mask_and_a_line_not_the_end(dataset: Path, labels:
     tar.write_bytes(data)
     batches = list(loader(training_set_of(dataset, store), 16, TOKENS))
     assert [len(batch.images) for batch in batches] == [16, 16, 16]
-    (line,) = [reason for batch in batches for _, reason in batch.skipped]
-    assert line.startswith("depth/test-truth: cannot read the depth label")
+    (one,) = [one for batch in batches for one in batch.skipped]
+    assert one.shard == "00000"
+    assert one.reason.startswith("depth/test-truth: cannot read the depth label")
 
 
 def test_an_image_format_that_would_run_another_program_is_not_decoded() -> None:

@@ -154,7 +154,7 @@ def test_what_is_not_there_is_asked_for(data, tmp_path):
     first = "00000"
     label(data, [Tilted()], tmp_path / "labels", shards=[first], max_failures=1, progress=False)
     with pytest.raises(
-        StoreError, match=r"1 shards are missing, the first is '00001'\. Label them first with test:tilted"
+        StoreError, match=r"with 1 missing shard, the first is '00001'\. Label this column first with test:tilted"
     ):
         label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
     (part,) = label(data, [NORMALS], tmp_path / "labels", shards=[first], max_failures=1, progress=False)

@@ -228,6 +228,7 @@ def test_embeddings_are_open_clips(exported: Path) -> None:
     torch.testing.assert_close(mine, theirs.expand(3, -1))
     assert turned.size == (70, 110)
     assert student.predict([turned], "depth")[0].values.shape == (70, 110)
+    assert [label.values.shape for label in student.predict(picture, "depth")] == [picture.shape[:2]]
     assert to_rgb(turned).shape == (70, 110, 3)
     assert student.embed_texts(["a", "b"]).norm(dim=1).tolist() == pytest.approx([1, 1])
 

@@ -169,7 +169,9 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     data = make_dataset(tmp_path / "data")
     label(data, [Bright()], tmp_path / "labels", check=False, progress=False)
     out = tmp_path / "a.json"
-    with pytest.raises(StoreError, match=r"the format coco supports detection.* has these columns of it: none"):
+    with pytest.raises(
+        StoreError, match=r"the format coco supports detection, and .* has no such column. It has: segm"
+    ):
         export_labels(tmp_path / "labels", data, "coco", out)
     with pytest.raises(PluginError, match=r"no label format 'cocoo' .--to.; did you mean coco"):
         export_labels(tmp_path / "labels", data, "cocoo", out)

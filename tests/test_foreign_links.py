@@ -221,7 +221,7 @@ def test_a_merge_writes_nothing_into_its_sources(tmp_path, data):
 
 def test_a_source_that_is_being_written_is_refused_without_touching_its_lock(tmp_path, data):
     source = labeled(data, tmp_path / "a")
-    with source.lock(), pytest.raises(StoreError, match=f"is in use by process {os.getpid()}: a merge would"):
+    with source.lock(), pytest.raises(StoreError, match=rf"is in use by process {os.getpid()} on \S+: a merge would"):
         merge([Store(tmp_path / "a")], Store(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

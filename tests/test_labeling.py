@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from clipzoo.cli import app
 from clipzoo.errors import DatasetError, ExpertError, RemoteError, StoreError, kind_of
 from clipzoo.experts import ExpertInput
-from clipzoo.labeling import Interrupted, label
+from clipzoo.labeling import Interrupted, import_labels, label
 from clipzoo.labeling._batches import Batcher
 from clipzoo.labeling._budget import Budget
 from clipzoo.pages import inspect
@@ -77,8 +78,20 @@ def test_a_rerun_does_only_what_is_missing(tmp_path):
     third = Bright()
     (report,) = run(data, tmp_path / "out", [third])
     assert (third.loaded, report.labeled, report.labels) == (0, 0, 12)
-    with pytest.raises(DatasetError, match="no shard '00009'"):
-        run(data, tmp_path / "out", shards=["00009"])
+    for shards in (["00009"], "00009"):
+        with pytest.raises(DatasetError, match="no shard '00009'"):
+            run(data, tmp_path / "new", shards=shards)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("given", [5, -0.1, "5%", math.nan])
+def test_a_share_of_failures_is_checked(tmp_path, given):
+    data = make_dataset(tmp_path / "data")
+    with pytest.raises(ExpertError, match=r"max_failures=.* is no share of the samples. Give 0 to 1: 5 % is 0.05"):
+        run(data, tmp_path / "out", max_failures=given)
+    with pytest.raises(ExpertError, match="is no share"):
+        import_labels(data, tmp_path, "files", {}, tmp_path / "out", max_failures=given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_later_expert_gives_the_bytes_it_would_have_given_in_one_pass(tmp_path):

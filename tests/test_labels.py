@@ -292,6 +292,8 @@ def test_merge_and_verify(tmp_path, data, parts):
     assert "segmentation/test-bright: 4 shards, 23 labels, 1 failure" in run(
         "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out"
     )
+    alone = run("merge", tmp_path / "b", "--out", tmp_path / "part")
+    assert "segmentation/test-bright: 2 of 4 shards" in alone
     assert "no problems" in run("verify", tmp_path / "out", "--data", data)
     other = make_dataset(tmp_path / "other", count=5)
     assert "is a label store of another dataset" in run("verify", tmp_path / "out", "--data", other, code=1)

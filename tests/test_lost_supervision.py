@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing, batches, kept_plan, loader
+from clipzoo.data import LabelColumn, Plan, Skipped, TrainingSet, Viewing, batches, kept_plan, loader
 from clipzoo.errors import CheckpointError, DatasetError, LostError, RemoteError, StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.labeling import label
@@ -144,6 +144,9 @@ def test_labels_of_which_too_many_cannot_be_read_end_a_training(
     with pytest.raises(StoreError, match=r"at step 0: 8 of .*it is truncated.*\n.*labels verify .*labels"):
         train(job(dataset, tiny_clip, tmp_path / "many"))
     train(job(dataset, tiny_clip, tmp_path / "allowed", max_failures=1.0))
+    lines = [json.loads(line) for line in (tmp_path / "allowed" / "skipped.jsonl").read_text().splitlines()]
+    assert {tuple(line) for line in lines} == {("step", "shard", "key", "reason")}
+    assert {line["shard"] for line in lines} == {tar.stem for tar in files_of(store, ".tar")}
     said: list[str] = []
     train(replace(job(dataset, tiny_clip, tmp_path / "told", max_failures=1.0), say=said.append))
     why = "skipped.jsonl lists the reasons. A sample is read once in each epoch"
@@ -165,7 +168,9 @@ def test_samples_of_which_too_many_cannot_be_read_end_a_training(
 
 def test_the_window_forgets_what_was_long_ago_and_a_few_failures_are_allowed() -> None:
     seen = health.Health(0.05, {})
-    batch = batches.Batch(torch.zeros(0), torch.zeros(0), [], {}, [("k", "it is damaged")], {"": (40, 1000)})
+    batch = batches.Batch(
+        torch.zeros(0), torch.zeros(0), [], {}, [Skipped("00000", "k", "it is damaged")], {"": (40, 1000)}
+    )
     good = replace(batch, skipped=[], unreadable={"": (0, 1000)})
     for step in range(30):
         seen.count(batch)

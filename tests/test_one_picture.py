@@ -206,7 +206,7 @@ def test_a_run_is_compared_although_its_expert_cannot_label_a_test_picture(
 # Online training ---------------------------------------------------------------------------------------------
 
 
-def online(predict: Predict, *sizes: tuple[int, int]) -> Mapping[str, str]:
+def online(predict: Predict, *sizes: tuple[int, int]) -> Mapping[int, str]:
     column = OnlineColumn(Made(predict, "edges", Convention()))
     shown = [
         Picture(ExpertInput(str(i), np.full((*size, 3), i, np.uint8)), View.whole((32, 32)))
@@ -214,7 +214,7 @@ def online(predict: Predict, *sizes: tuple[int, int]) -> Mapping[str, str]:
     ]
     target, reasons = column.targets(shown, (16, 16))
     known = target["valid"].flatten(1).any(1).tolist()
-    assert known == [str(i) not in reasons for i in range(len(sizes))]
+    assert known == [i not in reasons for i in range(len(sizes))]
     return reasons
 
 
@@ -234,10 +234,10 @@ def test_any_error_on_one_picture_is_its_reason() -> None:
         return [wrong.get(int(image[0, 0, 0]), flat(image)) for image in images]
 
     reasons = online(narrow, (40, 40), (3, 40))
-    assert reasons == {"1": "RuntimeError: Padding size should be less than the input"}
+    assert reasons == {1: "RuntimeError: Padding size should be less than the input"}
     reasons = online(odd, *[(40, 40)] * 5)
-    assert list(reasons) == ["1", "2", "3"]
-    assert [reasons[key].partition(":")[0] for key in "12"] == [
+    assert list(reasons) == [1, 2, 3]
+    assert [reasons[i].partition(":")[0] for i in (1, 2)] == [
         "a NoneType is not a label of edges", "a tuple is not a label of edges",
     ]  # fmt: skip
 

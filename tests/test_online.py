@@ -166,8 +166,9 @@ def test_a_picture_without_a_label_is_masked_and_counted(dataset: Path) -> None:
     red = batch.targets["depth/failing"]["valid"].flatten(1).any(1).logical_not()
     assert 0 < int(red.sum()) < 48
     assert batch.unreadable["depth/failing"] == (int(red.sum()), 48)
-    assert {key for key, _ in batch.skipped} == {key for key, one in zip(batch.keys, red, strict=True) if one}
-    assert all(reason == "depth/failing: this picture is red" for _, reason in batch.skipped)
+    assert {one.shard for one in batch.skipped} == {"00000", "00001", "00002"}
+    assert {one.key for one in batch.skipped} == {key for key, one in zip(batch.keys, red, strict=True) if one}
+    assert all(reason == "depth/failing: this picture is red" for _, _, reason in batch.skipped)
     assert not batch.pictures
 
 
@@ -183,4 +184,4 @@ def test_an_error_of_foreign_code_is_the_reason_of_its_pictures(dataset: Path) -
 
     batch = next(iter(loader(data(dataset, Broken()), 8, tokens)))
     assert batch.unreadable["depth/failing"] == (8, 8)
-    assert {reason for _, reason in batch.skipped} == {"depth/failing: ZeroDivisionError: division by zero"}
+    assert {one.reason for one in batch.skipped} == {"depth/failing: ZeroDivisionError: division by zero"}

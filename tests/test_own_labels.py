@@ -216,7 +216,7 @@ def test_a_mended_label_is_looked_up_again_with_its_shard_alone(tmp_path, data, 
     times = {path: path.stat().st_mtime_ns for path in before}
     mend(tmp_path / "own")
     assert again().labeled == 6
-    assert "label files of 1 shards have changed, the first is 00001: they are read again" in caplog.text
+    assert "label files of 1 shard have changed and are read again, the first ones those of 00001" in caplog.text
     assert not (ids(tmp_path / "out", "000007") == mask(7)).all()
     assert times == {path: path.stat().st_mtime_ns for path in times}
     assert again().labeled == 0

@@ -401,7 +401,7 @@ class TestCluster:
 
     def test_a_shard_that_kills_its_workers_is_set_aside(self, machines, data, tmp_path):
         deadly = image(40)[0, 0].tobytes()
-        with pytest.raises(EngineError, match=r"1 shards are not labeled: each of them killed 3 workers[^']*'00005'"):
+        with pytest.raises(EngineError, match=r"1 shard cannot be labeled: 3 workers died at each[^']*'00005'"):
             run(data, tmp_path / "ray", Mortal(deadly), max_failures=0.5, **machines.options())
         assert len(Store(tmp_path / "ray").columns()[0].committed()) == 11
 

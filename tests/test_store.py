@@ -22,7 +22,7 @@ from clipzoo.experts import ExpertCard
 from clipzoo.files import _writing
 from clipzoo.readers import fingerprint, open_dataset, shard_fingerprint
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verify
+from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verification, verify
 from clipzoo.tasks import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
@@ -443,11 +443,40 @@ def test_verify_damaged_rows(whole, column):
 
 
 def test_verify_against_the_dataset(tmp_path, whole, column):
+    def found(shards: int, count: int) -> list[str]:
+        folder = make_dataset(tmp_path / f"{shards}-{count}", shards, count)
+        return messages(whole, open_dataset(str(folder))).splitlines()
+
+    assert found(2, 6) == []
+    (line,) = found(1, 5)  # no shard fits: one line for a column
+    assert "is a label store of another dataset" in line
+    both = found(1, 6)  # the first shard fits
+    assert "is a label store of another dataset" in both[0]
+    assert both[1:] == ["segmentation/test-bright/00001: the dataset has no shard of this name"]
+    write_shard(tmp_path / "2-6" / "00001.tar", samples(3, 6))
+    fewer = messages(whole, open_dataset(str(tmp_path / "2-6")))
+    name = "segmentation/test-bright/00001/000009"
+    assert fewer == f"{name}: the dataset has no sample with this key (2 other samples likewise)"
+
+
+def test_verify_collapses_other_pictures_of_every_shard(tmp_path, reader, column):
+    for shard in reader.shards:
+        keys = [entry.key for entry in reader.index(shard)]
+        with ColumnWriter(column, shard, keys, shard_fingerprint(reader, shard)) as writer:
+            for key in keys:
+                writer.add(key, Bright.one(image(int(key))))
+        write_shard(tmp_path / "data" / f"{shard}.tar", samples(6, int(keys[0]), size=(24, 16)))
+    first, second = messages(Store(tmp_path / "labels"), open_dataset(str(tmp_path / "data"))).splitlines()
+    assert "is a label store of another dataset" in first
+    assert "00000: the dataset has other images under these keys" in second
+    assert second.endswith("(1 other shard likewise)")
+
+
+def test_verify_resumes_differences_from_the_dataset(tmp_path, whole):
     other = open_dataset(str(make_dataset(tmp_path / "other", shards=1, count=5)))
-    found = messages(whole, other)
-    assert "is a label store of another dataset" in found
-    assert "test-bright/00001: the dataset has no shard of this name" in found
-    assert "00000/000005: the dataset has no sample with this key" in found
+    first, second = (verification(whole, other, resume=tmp_path / "log.jsonl").problems for _ in range(2))
+    assert first == second
+    assert len(first) == 1
 
 
 def flat(value: int, valid: bool = True) -> Segmentation:

@@ -109,6 +109,20 @@ def test_public_names_are_the_documented_ones() -> None:
         assert getattr(clipzoo, name).__doc__
 
 
+def test_type_checkers_see_the_public_names() -> None:
+    tree = ast.parse((ROOT / "src" / "clipzoo" / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {
+        name.asname or name.name: (node.module, name.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    own = {"load_recipe": "load"}
+    assert imported == {name: (module, own.get(name, name)) for name, module in clipzoo._WHERE.items()}
+    assert sorted(clipzoo._WHERE) == clipzoo.__all__
+
+
 def test_help_is_quick() -> None:
     """A second of work; the least of three, since tests share the machine."""
     code = "from clipzoo.cli import app; from typer.testing import CliRunner; CliRunner().invoke(app, ['--help'])"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from clipzoo import heads, model_schemes
 from clipzoo.data import Batch
-from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.errors import CheckpointError, ImageError, RecipeError
 from clipzoo.losses import angmf
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._open_clip import CONFIG
@@ -123,8 +123,26 @@ def test_layers_and_options_that_do_not_exist_are_named() -> None:
         Student.create(model_schemes.resolve("demo:clip"), specs={"depth/x": replace(spec, options={})}, layers=[99])
 
 
-def test_no_texts_are_no_tokens() -> None:
-    assert Student.create(model_schemes.resolve("demo:clip")).tokenize([]).shape == (0, 24)
+def test_no_texts_are_no_tokens_and_one_text_is_one() -> None:
+    student = Student.create("demo:clip")
+    assert student.tokenize([]).shape == (0, 24)
+    assert torch.equal(student.tokenize("a chair"), student.tokenize(["a chair"]))
+    assert student.encode_text("a chair").shape == student.encode_text("").shape == (1, 128)
+
+
+def test_images_that_are_normalized_already_are_refused() -> None:
+    student = Student.create("demo:clip")
+    H, W = student.image_size
+    for images in (torch.zeros(1, H, W, 3), torch.zeros(1, 3, H, W, dtype=torch.uint8)):
+        with pytest.raises(ImageError, match=r"are not uint8 \[B,H,W,3\]. The student normalizes images itself"):
+            student(images)
+
+
+def test_a_folder_without_a_student_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing does not exist.* Give the folder of a student or run"):
+        Student.load(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=f"holds no {CONFIG}, so it is not the folder of a student"):
+        Student.load(tmp_path)
 
 
 @pytest.mark.parametrize(

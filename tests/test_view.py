@@ -23,13 +23,14 @@ from clipzoo.cli import app
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.labeling import label
-from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers import fingerprint, folder, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.viewer import Viewer, open_viewer
 from clipzoo.viewer.pictures import Cache
+from clipzoo.viewer.to_fiftyone import to_fiftyone
 from making import Bright, Near, encoded, image, make_dataset
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"> & a cat"
@@ -200,6 +201,27 @@ def test_a_dataset_whose_samples_have_moved_is_told(tmp_path: Path) -> None:
         open_viewer(store, str(tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize("options", ["", "?captions=optional"])
+def test_later_shards_may_lack_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str) -> None:
+    """The fingerprint of a dataset is of its first shard, in which all pictures have captions."""
+    monkeypatch.setattr(folder, "ROWS", 3)
+    fo, data = StandIn(), tmp_path / "data"
+    monkeypatch.setitem(sys.modules, "fiftyone", fo)
+    data.mkdir()
+    for i in range(6):
+        (data / f"{i}.png").write_bytes(encoded(image(i)))
+        if i != 4:
+            (data / f"{i}.txt").write_text(f"picture {i}")
+    label(f"{data}{options}", Bright(), tmp_path / "labels", max_failures=1, progress=False)
+    with open_viewer(tmp_path / "labels", str(data)) as viewer:
+        assert viewer.scan.wait(60)
+        assert not viewer.scan.problem
+        assert [part.to_pylist() for part in viewer.scan.captions][1] == ["picture 3", "", "picture 5"]
+        assert ask(viewer, "/picture", row=4)[0] == 200
+    to_fiftyone(tmp_path / "labels", str(data), tmp_path / "images")
+    assert [sample["key"] for sample in fo.samples] == [key for key in "012345" if options or key != "4"]
+
+
 # Security --------------------------------------------------------------------------------------------------
 
 
@@ -368,8 +390,6 @@ def test_fiftyone_receives_images_labels_and_failures(made: tuple[Path, Path], t
 
 
 def test_fiftyone_receives_maps(tmp_path: Path, monkeypatch) -> None:
-    from clipzoo.viewer.to_fiftyone import to_fiftyone
-
     fo, data = StandIn(), make_dataset(tmp_path / "data")
     monkeypatch.setitem(sys.modules, "fiftyone", fo)
     label(str(data), [Bright(), Near()], tmp_path / "labels", progress=False)

@@ -10,7 +10,25 @@ The public names are loaded when they are first used, so that ``import clipzoo``
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the types of the public names, for editors and type checkers
+    from clipzoo.data import Plan, TrainingSet
+    from clipzoo.errors import ClipzooError
+    from clipzoo.labeling import import_labels, label
+    from clipzoo.locations import open_dataset
+    from clipzoo.models import Student, load
+    from clipzoo.pages import inspect
+    from clipzoo.pages.check import check
+    from clipzoo.recipe import Recipe
+    from clipzoo.recipe import load as load_recipe
+    from clipzoo.runs import Run, evaluate, report, run, train
+    from clipzoo.runs.showing import show
+    from clipzoo.splitting import split
+    from clipzoo.store import Store
+    from clipzoo.store.merge import merge
+    from clipzoo.store.verify import verify
+    from clipzoo.types import View
 
 _WHERE = {
     "ClipzooError": "clipzoo.errors",
@@ -28,16 +46,20 @@ _WHERE = {
     "label": "clipzoo.labeling",
     "load": "clipzoo.models",
     "load_recipe": "clipzoo.recipe",
-    "merge": "clipzoo.store",
+    "merge": "clipzoo.store.merge",
     "open_dataset": "clipzoo.locations",
     "report": "clipzoo.runs",
     "run": "clipzoo.runs",
     "show": "clipzoo.runs.showing",
     "split": "clipzoo.splitting",
     "train": "clipzoo.runs",
-    "verify": "clipzoo.store",
+    "verify": "clipzoo.store.verify",
 }
-__all__ = sorted(_WHERE)
+__all__ = [
+    "ClipzooError", "Plan", "Recipe", "Run", "Store", "Student", "TrainingSet", "View", "check", "evaluate",
+    "import_labels", "inspect", "label", "load", "load_recipe", "merge", "open_dataset", "report", "run", "show",
+    "split", "train", "verify",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 

@@ -68,7 +68,7 @@ def write(findings: Findings, reader: Reader, folder: Path) -> Path:
     twins = np.bincount(equal, minlength=findings.usable)
     path, at = folder / TABLE, 0
     schema = _SCHEMA.with_metadata({_CHECKED: checked(findings).encode()})
-    with files.atomic(path) as partial, pq.ParquetWriter(partial, schema) as table:
+    with files.atomic(path) as partial, pq.ParquetWriter(files.for_arrow(partial), schema) as table:
         for shard, numbers in findings.usable_places():
             places = at + np.flatnonzero(sizes[near[at : at + len(numbers)]] > 1)
             if len(places):
@@ -98,7 +98,7 @@ def read(folder: Path, findings: Findings, reader: Reader) -> tuple[Roots, dict[
         return None
     fix = f"delete it, or write it again with `clipzoo check DATA --resume {shell_word(folder)}`"
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(files.for_arrow(path))
         rows = table.select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DatasetError(f"cannot read {path} ({error}); {fix}") from error

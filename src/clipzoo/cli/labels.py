@@ -42,11 +42,14 @@ def _in_a_line(text: str) -> str:
 @app.command("ls")
 def ls(store: StorePath) -> None:
     """List the columns of a store with their labels, failures and cost."""
-    from clipzoo.cli._console import console
+    from clipzoo.cli._console import console, plain
     from clipzoo.cli._tables import store_columns
-    from clipzoo.store import Store
+    from clipzoo.store.store import HEADLESS, Store
 
-    console.print(store_columns(Store(store).each(needed=True)))
+    opened = Store(store)
+    console.print(store_columns(opened.each(needed=True)))
+    for name in opened.headless():
+        plain(f"{opened.root / name} {HEADLESS}")
 
 
 @app.command("show")
@@ -107,8 +110,9 @@ def merge(
     with bars() as progress:
         columns = merged([Store(path) for path in stores], Store(out), progress.step)
     for column in columns:
-        counts = column.manifest.counts
-        each = (counted(counts.shards, "shard"), counted(counts.labels, "label"), counted(counts.failures, "failure"))
+        counts, total = column.manifest.counts, column.manifest.dataset.get("shards")
+        shards = counted(counts.shards, "shard") if total == counts.shards else f"{counts.shards:,} of {total} shards"
+        each = (shards, counted(counts.labels, "label"), counted(counts.failures, "failure"))
         console.print(f"{column.name}: {', '.join(each)}")
 
 

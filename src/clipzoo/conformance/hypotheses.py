@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipzoo.conformance.report import Verdict
+from clipzoo.errors import counted
 
 SIGNIFICANT = 4.0
 """Significant mean of the paired differences of two hypotheses over pictures, in standard errors."""
@@ -90,9 +91,10 @@ def _clear(gaps: NDArray[np.float64], margin: float, strict: bool) -> bool:
 
 def to_verdict(line: str, outcome: Outcome, faults: Sequence[Fault[T]], what: str, least: float = -np.inf) -> Verdict:
     """Return the verdict of a comparison of scores named ``what``; a contract score below ``least`` is a warning."""
+    pictures = counted(outcome.pictures, "picture")
     if outcome.pictures < LEAST:
-        return Verdict(line, "unsure", f"only {outcome.pictures} pictures are usable; give {LEAST} or more")
-    right, of = outcome.means[0], f"over {outcome.pictures} pictures"
+        return Verdict(line, "unsure", f"only {pictures} can be used; give {LEAST} or more")
+    right, of = outcome.means[0], f"over {pictures}"
     if outcome.best:
         fault = faults[outcome.best - 1]
         seen = f"{what} {right:.2f} as it is, {outcome.means[outcome.best]:.2f} if {fault.cause}, {of}"

@@ -16,6 +16,7 @@ from clipzoo.conformance.agreement import GRID, correlation, part
 from clipzoo.conformance.hypotheses import Fault, compare, to_verdict
 from clipzoo.conformance.report import Verdict
 from clipzoo.conformance.scenes import Scene
+from clipzoo.errors import counted
 from clipzoo.experts import ExpertInput
 from clipzoo.tasks.base import Convention
 from clipzoo.tasks.depth import Depth
@@ -190,7 +191,7 @@ def facing(labels: Sequence[Normals]) -> Verdict:
     if not shares:
         return Verdict("facing", "unsure", "no picture has known normals")
     share = float(np.mean(shares))
-    seen = f"{share:.0%} of the normals of {len(shares)} pictures point away from the viewer"
+    seen = f"{share:.0%} of the normals of {counted(len(shares), 'picture')} point away from the viewer"
     if share < 0.1:
         return Verdict("facing", "pass", seen)
     cause = "z points away from the viewer" if share > 0.8 else "the third channel is not z toward the viewer"

@@ -15,7 +15,7 @@ import torch
 from clipzoo import tasks
 from clipzoo.conformance.agreement import TOLERANCE, difference
 from clipzoo.conformance.report import Verdict
-from clipzoo.errors import ExpertError, LabelError
+from clipzoo.errors import ExpertError, LabelError, counted
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.types import ImageArray, View
 
@@ -59,7 +59,8 @@ def answers(expert: Expert, inputs: Sequence[ExpertInput]) -> list[object]:
         except Exception as error:  # an expert is third-party code
             raise ExpertError(f"it raised {type(error).__name__}: {error}") from error
         if len(labels) != len(batch):
-            raise ExpertError(f"it returned {len(labels)} labels for {len(batch)} images; it must return one each")
+            seen = f"{counted(len(labels), 'label')} for {counted(len(batch), 'image')}"
+            raise ExpertError(f"it returned {seen}; it must return one each")
         results += labels
     return results
 
@@ -83,9 +84,10 @@ def determinism(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[
     encode = tasks.get(task).encode
     again = predict(expert, inputs)
     other = [(a, b) for a, b in zip(labels, again, strict=True) if encode(a) != encode(b)]
+    pictures = counted(len(labels), "picture")
     if not other:
-        return Verdict(line, "pass", f"{len(labels)} pictures predicted twice: equal bytes")
-    seen = f"{len(other)} of {len(labels)} pictures got different bytes in a second prediction"
+        return Verdict(line, "pass", f"{pictures} predicted twice: equal bytes")
+    seen = f"different bytes in a second prediction of {len(other)} of {pictures}"
     tolerance, unit = TOLERANCE.get(task, (0.0, ""))
     if tolerance and (far := max(difference(task, a, b) for a, b in other)) <= tolerance:
         seen += f", difference at most {far:.2g} ({unit})"
@@ -105,7 +107,7 @@ def batch_is_single(expert: Expert, inputs: Sequence[ExpertInput], labels: Seque
     count = min(SINGLE, len(inputs))
     far = max(difference(task, labels[i], predict(expert, [inputs[i]])[0]) for i in range(count))
     tolerance, unit = TOLERANCE[task]
-    seen = f"difference at most {far:.2g}, tolerance {tolerance:g} ({unit}), {count} pictures"
+    seen = f"difference at most {far:.2g}, tolerance {tolerance:g} ({unit}), {counted(count, 'picture')}"
     if far <= tolerance:
         return Verdict(line, "pass", seen)
     fix = "call model.eval() (batch statistics), and pad or normalize each picture separately"

@@ -13,7 +13,7 @@ from clipzoo.conformance import geometry
 from clipzoo.conformance.pictures import mirrored
 from clipzoo.conformance.report import Verdict
 from clipzoo.conformance.running import answers, violation
-from clipzoo.errors import ExpertError
+from clipzoo.errors import ExpertError, counted
 from clipzoo.experts import Expert, ExpertInput
 from clipzoo.tasks.base import unknown
 from clipzoo.tasks.detection import Detection
@@ -35,12 +35,12 @@ def sound(expert: Expert, inputs: Sequence[ExpertInput], labels: Sequence[object
     if not broken:
         task = tasks.get(expert.card.task)
         if labels and not any(task.valid_share(label) for label in labels):
-            seen = f"all pixels of {len(labels)} labels are unknown"
+            seen = f"all pixels of {counted(len(labels), 'label')} are unknown"
             fix = "look at the outputs for NaN: another dtype or precision, or undamaged weights"
             return Verdict("sound", "warn", seen, "the outputs are not finite, or all are masked", fix)
-        return Verdict("sound", "pass", f"{len(labels)} labels keep the contract of {expert.card.task}")
+        return Verdict("sound", "pass", f"the contract of {expert.card.task} holds for {counted(len(labels), 'label')}")
     cause, fix = _probable_fault(expert, inputs, labels)
-    seen = f"{len(broken)} of {len(labels)} labels break the contract: {broken[0]}"
+    seen = f"the contract does not hold for {len(broken)} of {counted(len(labels), 'label')}: {broken[0]}"
     return Verdict("sound", "fail", seen, cause, fix)
 
 
@@ -127,5 +127,5 @@ def _summary(names: Sequence[str], labels: Sequence[Classified]) -> str:
     counts = np.bincount([i for label in labels for i in _used(label)], minlength=len(names))
     most = [f"{names[i]} in {counts[i]}" for i in np.argsort(-counts, kind="stable")[:5] if counts[i]]
     known = float(np.mean([label.valid.mean() for label in labels]))
-    classes = f"{np.count_nonzero(counts)} of {len(names)} classes occur in {len(labels)} pictures"
+    classes = f"{np.count_nonzero(counts)} of {len(names)} classes occur in {counted(len(labels), 'picture')}"
     return f"{classes}{': ' if most else ''}{', '.join(most)}; {known:.0%} of pixels are known"

@@ -1,7 +1,7 @@
 """Training data: images and labels joined into a plan, read in batches by a PyTorch DataLoader."""
 
 from clipzoo.data._pixels import Viewing
-from clipzoo.data.batches import Batch, LabelColumn, TrainingSet
+from clipzoo.data.batches import Batch, LabelColumn, Skipped, TrainingSet
 from clipzoo.data.captions import check_captions
 from clipzoo.data.filters import Where
 from clipzoo.data.kept_plan import kept_plan
@@ -15,6 +15,7 @@ __all__ = [
     "LabelColumn",
     "OnlineColumn",
     "Plan",
+    "Skipped",
     "TrainingSet",
     "Viewing",
     "Where",

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from clipzoo.data.plan import Plan, entry_of
 from clipzoo.data.sampling import Position
 from clipzoo.errors import ClipzooError, LostError, PlanError, RemoteError, StoreError, shell_word
 from clipzoo.experts import ExpertInput
+from clipzoo.plugins import hint
 from clipzoo.readers.base import Reader
 from clipzoo.store import TAR_MARK, Column
 from clipzoo.tasks import Task
@@ -66,6 +67,14 @@ class LabelColumn:
         return target if sure is None else {**target, "weight": sure.pow(self.confidence_weight)}
 
 
+class Skipped(NamedTuple):
+    """A sample, or a label of it, that could not be read; the reason of a label begins with the name of its column."""
+
+    shard: str
+    key: str
+    reason: str
+
+
 @dataclass
 class ViewedSample:
     """One sample with its view applied.
@@ -82,6 +91,7 @@ class ViewedSample:
     damaged: dict[str, str] = field(default_factory=dict)
     lost: ClipzooError | None = None
     picture: Picture | None = None
+    shard: str = ""
 
 
 @dataclass
@@ -94,7 +104,7 @@ class Batch:
         captions: B strings.
         keys: B keys of the dataset.
         targets: column -> target of its task, with ``valid``, which is False everywhere for a missing label.
-        skipped: (key, reason) of unreadable samples, which are not among the B, and of unreadable labels.
+        skipped: unreadable samples, which are not among the B, and unreadable labels.
         unreadable: column -> (unreadable labels, labels in the plan); the column "" counts samples.
         lost: the error that ends training, raised by `clipzoo.data.loader`.
         pictures: the inputs of online experts, until these have labeled them.
@@ -104,7 +114,7 @@ class Batch:
     tokens: Tensor
     captions: list[str]
     targets: dict[str, Target]
-    skipped: list[tuple[str, str]]
+    skipped: list[Skipped]
     unreadable: dict[str, tuple[int, int]] = field(default_factory=dict)
     lost: ClipzooError | None = None
     keys: list[str] = field(default_factory=list)
@@ -136,7 +146,8 @@ class TrainingSet(Dataset[ViewedSample]):
         online: column name -> column whose labels are predicted for each batch, in the process that iterates.
 
     Raises:
-        PlanError: the dataset was opened without fields of ``captions``.
+        PlanError: the dataset was opened without fields of ``captions``, or a column is not in the plan, or its targets
+            would have no pixel.
     """
 
     def __init__(
@@ -158,8 +169,24 @@ class TrainingSet(Dataset[ViewedSample]):
         self.captions = dict(captions or {})
         self.plan, self.reader, self.labels, self.mixture = plan, reader, dict(labels), dict(mixture or {})
         self.viewing, self.seed, self.online = viewing, seed, dict(online or {})
+        self._check_columns()
         self._watches = {name: _Watch(used.column, plan.tars.get(name, {})) for name, used in self.labels.items()}
         self.threads = max(reader.threads, *(files.threads(used.column.path) for used in labels.values()), 1)
+
+    def _check_columns(self) -> None:
+        for name in self.labels:
+            if f"{name}:offset" not in self.plan.table.column_names:
+                raise PlanError(
+                    f"the plan has no column {name!r}; {hint(name, self.plan.coverage())}. Give Plan.build and "
+                    "TrainingSet the same names"
+                )
+        least = min(min(size) for size in self.viewing.sizes or (self.viewing.size,))
+        for name, used in self.supervision.items():
+            if not 1 <= used.stride <= least:
+                raise PlanError(
+                    f"{name} has stride={used.stride}, the number of image pixels per target pixel, and the smallest "
+                    f"side of an image has {least} pixels. Give 1 to {least}, such as stride=2"
+                )
 
     def __getstate__(self) -> dict[str, object]:
         """Return the state for a worker process, which needs only the names of online columns."""
@@ -202,16 +229,16 @@ class TrainingSet(Dataset[ViewedSample]):
         except RemoteError:
             raise
         except ClipzooError as error:
-            return ViewedSample(row["key"], skipped=str(error))
+            return ViewedSample(row["key"], skipped=str(error), shard=row["shard"])
         rng = np.random.default_rng([self.seed, epoch, index])
         v, whole = self.viewing, image
         size = v.size_of(self.seed, *step) if step else v.size
         view = View.draw(rng, image.shape[:2], size, v.scale, v.ratio, v.flip)
         view, pixels = _pixels.viewed(image, view, v.resampling)
         pixels = _pixels.jittered(pixels, rng, v.jitter)
-        viewed = ViewedSample(row["key"], pixels, draw_caption(sample, rng, self.captions))
+        viewed = ViewedSample(row["key"], pixels, draw_caption(sample, rng, self.captions), shard=row["shard"])
         if self.online:
-            viewed.picture = Picture(ExpertInput(row["key"], whole, sample.caption), view)
+            viewed.picture = Picture(ExpertInput(row["key"], whole, sample.caption), view, row["shard"])
         for name in self.labels:
             try:
                 viewed.labels[name] = self._label(name, row, view)
@@ -261,7 +288,9 @@ class TrainingSet(Dataset[ViewedSample]):
         H, W = batch.images.shape[1:3]
         for name, column in self.online.items():
             targets[name], reasons = column.targets(batch.pictures, self.target_size(name, (H, W)))
-            skipped += [(key, f"{name}: {reason}") for key, reason in reasons.items()]
+            for index, reason in reasons.items():
+                picture = batch.pictures[index]
+                skipped.append(Skipped(picture.shard, picture.sample.key, f"{name}: {reason}"))
             unreadable[name] = len(reasons), len(batch.pictures)
         return replace(batch, targets=targets, skipped=skipped, unreadable=unreadable, pictures=[])
 
@@ -271,8 +300,8 @@ class TrainingSet(Dataset[ViewedSample]):
         usable = [s for s in samples if s.image is not None]
         pixels = [s.image for s in usable if s.image is not None]
         H, W = pixels[0].shape[:2] if pixels else self.viewing.size
-        skipped = [(s.key, s.skipped or "") for s in samples if s.image is None]
-        skipped += [(s.key, f"{name}: {reason}") for s in samples for name, reason in s.damaged.items()]
+        skipped = [Skipped(s.shard, s.key, s.skipped or "") for s in samples if s.image is None]
+        skipped += [Skipped(s.shard, s.key, f"{name}: {why}") for s in samples for name, why in s.damaged.items()]
         targets = {
             name: source.collate([s.labels[name] for s in usable], self.target_size(name, (H, W)))
             for name, source in self.labels.items()

@@ -51,12 +51,29 @@ def loader(
     ranks: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[Any]:
-    """Return a DataLoader of `Batch` from step ``start`` to ``steps`` (default: one epoch).
+    """Return a DataLoader of `Batch`.
+
+    Args:
+        dataset: the samples and their columns.
+        batch_size: samples of a batch of this process.
+        tokenize: N texts -> int64 [N,L]; N is 0 if no sample of a batch could be read.
+        start: first step; a training that was stopped after N steps resumes at N.
+        steps: step at which it ends, counted from the first one of the training; by default the length of an epoch.
+        workers: processes that read samples; 0 reads in this one.
+        rank: number of this process, from 0.
+        ranks: number of processes. Each one gets its share of every batch, in the same order.
+        pin_memory: as of `torch.utils.data.DataLoader`.
 
     Raises:
-        PlanError: the plan has fewer samples than one batch of all ranks.
+        PlanError: the plan has fewer samples than one batch of all ranks, ``start`` is after the last step, or an
+            argument is out of its range.
         LostError, RemoteError: during iteration; see `TrainingSet`.
     """
+    if batch_size < 1 or not 0 <= rank < ranks:
+        raise PlanError(
+            f"batch_size={batch_size}, rank={rank} and ranks={ranks} do not fit: give a batch size of 1 or more, and a "
+            "rank from 0 to ranks - 1"
+        )
     kind = MixtureSampler if dataset.mixture else PlanSampler
     sampler = kind(dataset.plan, batch_size, dataset.seed, start, 0, rank, ranks)
     sampler.stepped = bool(dataset.viewing.sizes)
@@ -68,6 +85,11 @@ def loader(
             f"processes. Lower training.batch_size to at most {len(dataset) // ranks * ranks}"
         )
     sampler.stop = sampler.steps_per_epoch if steps is None else steps
+    if not 0 <= start <= sampler.stop:
+        raise PlanError(
+            f"start={start} is not between 0 and the last step, {sampler.stop}. steps= sets another one; an epoch has "
+            f"{counted(sampler.steps_per_epoch, 'step')}"
+        )
     return _Loader(
         dataset,
         batch_sampler=sampler,

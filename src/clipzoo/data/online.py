@@ -26,10 +26,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A sample as its expert sees it, and the view that its labels get."""
+    """A sample as its expert sees it, the view that its labels get, and its shard."""
 
     sample: ExpertInput
     view: View
+    shard: str = ""
 
 
 class OnlineColumn:
@@ -53,8 +54,8 @@ class OnlineColumn:
         """The task of the labels; `PluginError` if it is unknown."""
         return get_task(self.expert.card.task)
 
-    def targets(self, pictures: Sequence[Picture], size: Size) -> tuple[Target, dict[str, str]]:
-        """Return the target of a batch at ``size`` (H, W), and key -> reason of each picture without a label.
+    def targets(self, pictures: Sequence[Picture], size: Size) -> tuple[Target, dict[int, str]]:
+        """Return the target of a batch at ``size`` (H, W), and index -> reason of each picture without a label.
 
         The random state does not change.
 
@@ -85,10 +86,10 @@ class OnlineColumn:
             ) from error
         self._loaded = True
 
-    def _labels(self, samples: Sequence[ExpertInput]) -> tuple[list[object], dict[str, str]]:
-        """Return a label per sample, None where there is a reason (by key) that it has none."""
+    def _labels(self, samples: Sequence[ExpertInput]) -> tuple[list[object], dict[int, str]]:
+        """Return a label per sample, None where there is a reason (by index) that it has none."""
         labels: list[object] = [None] * len(samples)
-        reasons: dict[str, str] = {}
+        reasons: dict[int, str] = {}
         by_size = defaultdict[tuple[int, ...], list[int]](list)
         for row, sample in enumerate(samples):
             by_size[sample.image.shape].append(row)
@@ -97,7 +98,7 @@ class OnlineColumn:
             found = one_each(self._predicted, inputs, self.device, lambda: self._most, self._shrink)
             for row, label in zip(rows, found, strict=True):
                 if isinstance(label, Exception):
-                    reasons[samples[row].key] = reason(label)
+                    reasons[row] = reason(label)
                 else:
                     labels[row] = label
         return labels, reasons

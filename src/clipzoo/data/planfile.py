@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipzoo import files
+
 TEXT = pa.large_string()
 """Arrow's plain string type holds 2^31 bytes per column, less than the keys of a large dataset."""
 
@@ -126,7 +128,7 @@ def read(source: Path | pa.Buffer) -> tuple[pa.Table, dict[str, str]]:
 
 
 def _read_parquet(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    table = pq.read_table(path)
+    table = pq.read_table(files.for_arrow(path))
     marks = {name.decode(): text.decode() for name, text in (table.schema.metadata or {}).items()}
     names = [name.removesuffix(":offset") for name in table.column_names if name.endswith(":offset")]
     wanted = schema([name for name in names if name not in PARTS], "texts" in table.column_names)
@@ -140,7 +142,7 @@ def _read_parquet(path: Path) -> tuple[pa.Table, dict[str, str]]:
 def write(table: pa.Table, marks: Mapping[str, str], path: Path, parquet: bool = False) -> None:
     """Write a plan's file, as parquet or Arrow."""
     if parquet:
-        pq.write_table(table.replace_schema_metadata(marks), path)
+        pq.write_table(table.replace_schema_metadata(marks), files.for_arrow(path))
         return
     table = table.replace_schema_metadata(None).unify_dictionaries()
     with pa.ipc.new_file(str(path), table.schema) as file:

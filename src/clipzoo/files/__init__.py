@@ -21,6 +21,7 @@ from clipzoo.files.places import (
     Place,
     below,
     cached,
+    for_arrow,
     in_order,
     join,
     keep_cached,
@@ -45,9 +46,9 @@ from clipzoo.files.places import (
 )
 
 __all__ = [
-    "AnyPath", "PartialFile", "Place", "append", "atomic", "below", "cached", "check_inside", "equal", "in_order",
-    "join", "keep_cached", "leads_out", "link_or_copy", "local", "locked", "make_folder", "map_ahead", "matching",
-    "missing", "named", "nested", "open_file", "open_for_arrow", "open_raw", "open_regular", "place", "read",
-    "read_at", "read_spans", "remote", "remove_folder", "remove_partial", "size", "state", "sync_folder", "threads",
-    "unlocked", "write", "write_output",
+    "AnyPath", "PartialFile", "Place", "append", "atomic", "below", "cached", "check_inside", "equal", "for_arrow",
+    "in_order", "join", "keep_cached", "leads_out", "link_or_copy", "local", "locked", "make_folder", "map_ahead",
+    "matching", "missing", "named", "nested", "open_file", "open_for_arrow", "open_raw", "open_regular", "place",
+    "read", "read_at", "read_spans", "remote", "remove_folder", "remove_partial", "size", "state", "sync_folder",
+    "threads", "unlocked", "write", "write_output",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from clipzoo.errors import RemoteError
+from clipzoo.errors import RemoteError, brief
 
 WEB = ("http", "https")
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
@@ -318,6 +318,10 @@ def _system(protocol: str) -> AbstractFileSystem:
         extra = _EXTRAS.get(protocol)
         fix = f"pip install 'clipzoo[{extra}]'" if extra else str(error)
         raise RemoteError(f"{protocol}:// needs a package that is not installed ({error}): {fix}") from error
+    except Exception as error:  # such as a host, which is not taken from the address
+        raise RemoteError(
+            f"{protocol}:// cannot be opened ({brief(error)}). Copy the data to a disk, or to a bucket (s3://, gs://, az://)"
+        ) from error
 
 
 def _web_options() -> dict[str, object]:

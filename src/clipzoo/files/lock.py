@@ -102,7 +102,7 @@ def _locked_on_disk(folder: Path, error: type[ClipzooError], why: str) -> Iterat
                 "mount it with locks (Lustre: -o flock), or give an output folder on another file system"
             ) from refused
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {socket.gethostname()}")  # of another machine, if the disk is shared
         file.flush()
         yield
 
@@ -164,7 +164,8 @@ def _holder(path: Remote) -> _Record:
         return {}
     except ValueError:
         record = None
-    return cast(_Record, record) if isinstance(record, dict) else {"time": float("inf")}
+    readable = isinstance(record, dict) and isinstance(record.get("time", 0), int | float)
+    return cast(_Record, record) if readable else {"time": float("inf")}
 
 
 def _is_dead(holder: _Record) -> bool:

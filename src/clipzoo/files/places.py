@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
+import fsspec
+
 from clipzoo import plugins
 from clipzoo.errors import RemoteError
 from clipzoo.files import _copies, _local
@@ -27,6 +29,8 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 Place: TypeAlias = Path | Remote
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+_ONE_SLASH = re.compile(r"(\w+):/(?!/)")
 
 REQUESTS = 32
 """Concurrent requests to a network."""
@@ -39,9 +43,14 @@ def place(given: AnyPath | Remote) -> Place:
     """Return the place of a path or address; ``file://`` is a path.
 
     Raises:
-        RemoteError: the protocol of the address is unknown.
+        RemoteError: the protocol of the address is unknown, or one of its slashes is missing.
     """
-    if isinstance(given, Path | Remote):
+    if isinstance(given, Remote):
+        return given
+    if (match := _ONE_SLASH.match(str(given))) and match[1] in fsspec.available_protocols():
+        address = f"{match[1]}:/{str(given)[match.end() - 1 :]}"
+        raise RemoteError(f"{given} has one slash after {match[1]}:, as `pathlib` leaves it. Give the text {address}")
+    if isinstance(given, Path):
         return given
     given = os.fspath(given)
     if given.startswith(("file://", "local://")):
@@ -55,8 +64,8 @@ def local(given: AnyPath, what: str) -> Path:
     Raises:
         RemoteError: it is an address, also one of whose slashes `Path` has removed one.
     """
-    path = place(given)
-    if isinstance(path, Remote) or re.match(r"\w+:/", str(path)):
+    path = Path(given) if _ONE_SLASH.match(str(given)) else place(given)
+    if isinstance(path, Remote) or _ONE_SLASH.match(str(path)):
         raise RemoteError(
             f"{given} is an address, but {what} must be on a local disk: give a path, and copy the data with the tools "
             "of its object store"
@@ -181,7 +190,12 @@ def open_file(path: Place) -> BinaryIO:
 
 def open_for_arrow(path: Place) -> Path | BinaryIO:
     """Return a file in a form that pyarrow reads."""
-    return path if isinstance(path, Path) else open_file(path)
+    return for_arrow(path) if isinstance(path, Path) else open_file(path)
+
+
+def for_arrow(path: Path) -> Path:
+    """Return a path that pyarrow takes for one: it takes a relative one such as ``run-12:30/a.parquet`` for a URI."""
+    return path.absolute()
 
 
 def size(path: Place) -> int:
@@ -260,24 +274,51 @@ def leads_out(root: Place, name: str) -> bool:
 
 
 def below(folder: Place, suffix: str = "") -> dict[str, int]:
-    """Return relative path -> bytes of every file below ``folder`` whose name ends with ``suffix``."""
+    """Return relative path -> bytes of every file below ``folder`` whose name ends with ``suffix``.
+
+    Raises:
+        OSError: a folder cannot be listed. Its files must not be taken for missing ones.
+        RemoteError: the folder cannot be reached.
+    """
     if isinstance(folder, Remote):
         with suppress(FileNotFoundError):
             return {name: size for name, size in folder.below().items() if name.endswith(suffix)}
         return {}
     sizes: dict[str, int] = {}
-    for path in folder.rglob(f"*{suffix}"):
-        with suppress(FileNotFoundError):  # removed in the meantime, or a broken link
-            found = path.stat()
-            if stat.S_ISREG(found.st_mode):
-                sizes[path.relative_to(folder).as_posix()] = found.st_size
+    for inner, _, names in os.walk(folder, onerror=_refuse):
+        for path in (Path(inner, name) for name in names if name.endswith(suffix)):
+            with suppress(FileNotFoundError):  # removed in the meantime, or a broken link
+                found = path.stat()
+                if stat.S_ISREG(found.st_mode):
+                    sizes[path.relative_to(folder).as_posix()] = found.st_size
     return sizes
 
 
+def _refuse(error: OSError) -> None:
+    """Raise an error of listing a folder, unless there is no such folder."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder; none if it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir()]
+    except OSError as error:
+        _refuse(error)
+        return []
+
+
 def nested(root: Place, name: str) -> list[Place]:
-    """Return the files ``root/*/*/name``, sorted."""
+    """Return the files ``root/*/*/name``, sorted.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
     if isinstance(root, Path):
-        return [*sorted(root.glob(f"*/*/{name}"))]
+        files = [inner / name for outer in _folders(root) for inner in _folders(outer)]
+        return sorted(file for file in files if file.exists())
     inner = [folder / name for outer in root.folders() for folder in outer.folders()]
     return [*_existing(inner)]
 

@@ -12,6 +12,12 @@ EARLIEST = 100
 """Least number of samples on which the budget is judged, unless there are no more."""
 
 
+def check_share(max_failures: object) -> None:
+    """Raise `ExpertError` unless it is a share from 0 to 1."""
+    if not (isinstance(max_failures, int | float) and 0 <= max_failures <= 1):
+        raise ExpertError(f"max_failures={max_failures!r} is no share of the samples. Give 0 to 1: 5 % is 0.05")
+
+
 @dataclass
 class Budget:
     """The share of a column's samples that may fail, over its committed shards and this run."""

@@ -13,17 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from clipzoo.errors import MAX_FAILURES, EngineError, ExpertError, StoreError
+from clipzoo.errors import MAX_FAILURES, EngineError, ExpertError, StoreError, counted
 from clipzoo.experts.base import Expert
 from clipzoo.files import AnyPath, Place, local, place
 from clipzoo.labeling import inputs, plan
-from clipzoo.labeling._budget import Budget
+from clipzoo.labeling._budget import Budget, check_share
 from clipzoo.labeling._loading import create_experts, load_expert, resolve_device
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import quick_check, warn
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
-from clipzoo.readers import Reader, fingerprint, open_dataset
+from clipzoo.locations import open_dataset
+from clipzoo.readers import Reader, fingerprint
 from clipzoo.stopping import Interrupted, Stop, signals
 from clipzoo.store import Column, Store, failures, runs, update_dataset
 
@@ -90,7 +91,7 @@ def label(
     batch_size: int | None = None,
     max_failures: float = MAX_FAILURES,
     retry_failed: bool = False,
-    shards: Collection[str] | None = None,
+    shards: Collection[str] | str | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
     check: bool = True,
     progress: bool = True,
@@ -108,7 +109,7 @@ def label(
         out: the store; created if it does not exist. It must be outside of ``data``.
         device: "auto" is "cuda" if available, else "cpu".
         batch_size: the largest batch; by default each expert's own.
-        max_failures: the share of a column's samples that may fail before the run stops.
+        max_failures: the share of a column's samples that may fail before the run stops, 0 to 1.
         retry_failed: label samples again that failed in earlier runs. Existing labels are kept.
         shards: names of the shards to label, or patterns of names (``0000[0-4]*``); all by default.
         tuning: precision, layout and threads of the experts.
@@ -121,15 +122,18 @@ def label(
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
-        ExpertError: an expert cannot be created or loaded, fails too often, or gives no label. Rows are kept.
+        ExpertError: an expert cannot be created or loaded, fails too often, or gives no label (rows are kept), or
+            ``max_failures`` is no share.
         StoreError: the store is of another dataset or other weights, or in use.
         EngineError: the engine is unknown, or the cluster fails.
         Interrupted: SIGINT or SIGTERM. The same call resumes.
     """
     if engine not in get_args(Engine):
         raise EngineError(f"engine={engine!r} is unknown. Use one of {', '.join(get_args(Engine))}")
+    check_share(max_failures)
     location, written = os.fspath(data), None if log is None else local(log, "the log")
     _check_outside(reader := open_dataset(location), place(out))
+    plan.choose(reader, shards)  # an unknown name is an error before anything is written
     given = [experts] if isinstance(experts, str | Expert) else experts
     made = create_experts(given, batch_size)
     names = [expert.card.column for expert in made]
@@ -157,7 +161,7 @@ class _Call:
     batch_size: int | None
     max_failures: float
     retry_failed: bool
-    shards: Collection[str] | None
+    shards: Collection[str] | str | None
     tuning: Tuning
     check: bool
     progress: bool
@@ -259,8 +263,8 @@ def _warn_of_repeats(columns: Sequence[Column], jobs: Sequence[plan.Job], old: S
         outdated = sorted(changed & again)
         if outdated:
             log.warning(
-                "%s: the label files of %d shards have changed, the first is %s: they are read again",
-                column.name, len(outdated), outdated[0],
+                "%s: the label files of %s have changed and are read again, the first ones those of %s",
+                column.name, counted(len(outdated), "shard"), outdated[0],
             )  # fmt: skip
 
 

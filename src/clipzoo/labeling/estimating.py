@@ -10,13 +10,15 @@ from tempfile import TemporaryDirectory
 
 from clipzoo.errors import ExpertError
 from clipzoo.experts.base import Expert
+from clipzoo.files import AnyPath
 from clipzoo.labeling._budget import Budget
 from clipzoo.labeling._loading import create_experts, load_expert, resolve_device
 from clipzoo.labeling._progress import COMMIT, Meter, Progress
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, label_shards
 from clipzoo.labeling.plan import Job, choose
-from clipzoo.readers import Entry, Reader, open_dataset, spread
+from clipzoo.locations import open_dataset
+from clipzoo.readers import Entry, Reader, spread
 from clipzoo.readers.base import Keys
 from clipzoo.stopping import signals
 from clipzoo.store import Column, Store
@@ -81,13 +83,13 @@ class _Sampled(Reader):
 
 
 def estimate(
-    data: str,
+    data: AnyPath,
     experts: Sequence[str | Expert] | str | Expert,
     *,
     device: str = "auto",
     batch_size: int | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
-    shards: Collection[str] | None = None,
+    shards: Collection[str] | str | None = None,
     codec: str | None = None,
 ) -> Estimate:
     """Label a sample of the dataset in a temporary store, and extrapolate.

@@ -12,9 +12,10 @@ from clipzoo import importers
 from clipzoo.errors import MAX_FAILURES, ExpertError, SampleError
 from clipzoo.files import AnyPath, Place
 from clipzoo.importers import Importer
+from clipzoo.labeling._budget import check_share
 from clipzoo.labeling.engine import ColumnReport, label
+from clipzoo.locations import open_dataset
 from clipzoo.plugins import hint
-from clipzoo.readers import open_dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ def import_labels(
         ExpertError: an answer is missing, no sample has a label, too many have none, or two samples share a label.
         DatasetError, StoreError: see `label`.
     """
+    check_share(max_failures)
     data, source = os.fspath(data), os.fspath(source)
     formats = importers.PLUGINS.names()
     if format not in formats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from clipzoo.errors import ExpertError, StoreError
+from clipzoo.errors import ExpertError, StoreError, counted
 from clipzoo.experts.base import Expert, ExpertCard
 from clipzoo.store import Column, Store
 from clipzoo.store.rows import Row
@@ -61,8 +61,9 @@ def open_columns(
         missing = [shard for shard in shards if shard not in have]
         if missing:
             raise StoreError(
-                f"{expert.card.uri} reads the column {column.name}, where {len(missing)} shards are missing, the first "
-                f"is {missing[0]!r}. Label them first with {column.card.uri}, or name both experts in one call"
+                f"{expert.card.uri} reads the column {column.name} with {counted(len(missing), 'missing shard')}, the "
+                f"first is {missing[0]!r}. Label this column first with {column.card.uri}, or name both experts in one "
+                "call"
             )
     return columns
 

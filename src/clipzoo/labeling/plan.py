@@ -29,7 +29,7 @@ def missing(
     reader: Reader,
     columns: Sequence[Column],
     old: Sequence[Set[str]],
-    shards: Collection[str] | None = None,
+    shards: Collection[str] | str | None = None,
     retry_failed: bool = False,
 ) -> list[Job]:
     """Return a job for each shard that is missing in a column, in the dataset's order.
@@ -85,8 +85,8 @@ def uncommitted(jobs: Sequence[Job], columns: Sequence[Column]) -> list[str]:
     return [job.shard for job in jobs if any(job.shard not in have[i] for i in job.columns)]
 
 
-def choose(reader: Reader, shards: Collection[str] | None) -> list[str]:
-    """Return the shards with these names or patterns, in the dataset's order; all for None.
+def choose(reader: Reader, shards: Collection[str] | str | None) -> list[str]:
+    """Return the shards with these names or patterns (or this one), in the dataset's order; all for None.
 
     Raises:
         DatasetError: the dataset does not have one of the ``shards``.
@@ -94,7 +94,7 @@ def choose(reader: Reader, shards: Collection[str] | None) -> list[str]:
     if shards is None:
         return list(reader.shards)
     there, meant = set(reader.shards), set[str]()
-    for one in shards:
+    for one in [shards] if isinstance(shards, str) else shards:
         fits = {one} & there or set(fitting(reader.shards, one))
         if not fits:
             have = ", ".join(reader.shards[:5]) + (", …" if len(reader.shards) > 5 else "")

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, Protocol, TypedDict, cast
@@ -18,18 +19,19 @@ from clipzoo import files, readers
 from clipzoo.errors import DatasetError
 from clipzoo.files import AnyPath, several
 from clipzoo.plugins import Registry
-from clipzoo.readers import Location, Reader
+from clipzoo.readers import Location, Reader, joined
 from clipzoo.tasks.base import Convention
 
 __all__ = [
-    "PLUGINS", "LocationPlugin", "Proposals", "conventions", "open_dataset", "pictures_to_render", "proposals",
-    "provided", "resolve", "resolve_data", "resolve_into_store", "resolved", "share_pictures",
+    "PLUGINS", "LocationPlugin", "Proposals", "conventions", "datasets", "open_dataset", "pictures_to_render",
+    "proposals", "provided", "resolve", "resolve_data", "resolve_into_store", "resolved", "share_pictures",
 ]  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
 
-_HOME = Path.home() / ".cache" / "clipzoo"
+_HOME = Path("~/.cache/clipzoo")
+"""Folder of created data; it is expanded when it is needed, since a user in a container may have no home."""
 _FOLDER = re.compile(r"(?!\w+://).+|(?!https?://)[^*?\[{]+", re.DOTALL)
 """A location that may be a folder with subfolders: a path, or a remote address without a pattern."""
 
@@ -73,12 +75,17 @@ PLUGINS: Registry[LocationPlugin] = Registry(
 
 def _plugin(location: str) -> LocationPlugin | None:
     """Return the plugin that provides a location, if any; `DatasetError` if it has no such location."""
-    scheme, colon, _ = location.partition(":")
-    if not colon or scheme not in PLUGINS.names():
+    if (scheme := _scheme(location)) is None:
         return None
     plugin = PLUGINS.load(scheme)
     plugin.check(location)
     return plugin
+
+
+def _scheme(location: str) -> str | None:
+    """Return the name of the plugin that provides a location, if any."""
+    scheme, colon, _ = location.partition(":")
+    return scheme if colon and scheme in PLUGINS.names() else None
 
 
 def provided(location: str) -> bool:
@@ -87,13 +94,38 @@ def provided(location: str) -> bool:
     Raises:
         DatasetError: its plugin has no such location.
     """
-    return any(_plugin(one) is not None for one in (several.separate(location) or {"": location}).values())
+    return any(_plugin(one) is not None for one in (datasets(location) or {"": location}).values())
 
 
 def share_pictures(one: str, other: str) -> bool:
     """Return True if two provided locations have pictures in common."""
     plugin = _plugin(one)
     return plugin is not None and provided(other) and plugin.shares(one, other)
+
+
+def datasets(location: str) -> dict[str, str]:
+    """Return name -> location of several datasets that are resolved one by one; empty for any other location.
+
+    These are the datasets of a text (`clipzoo.files.several`), and of a YAML file on a disk that names a location with
+    a scheme. Other YAML files are opened by their reader.
+
+    Raises:
+        DatasetError: the text or the file is not valid.
+    """
+    if named := several.separate(location):
+        return named
+    parsed = Location.parse(location)
+    if "://" in parsed.path or not joined.Joined.accepts(parsed) or not Path(parsed.path).expanduser().is_file():
+        return {}
+    named = joined.listed(parsed)
+    if all(_scheme(text) is None for text in named.values()):
+        return {}
+    return {name: text if parsed.captions or _scheme(text) else _optional(text) for name, text in named.items()}
+
+
+def _optional(location: str) -> str:
+    """Return a location whose samples need no captions."""
+    return replace(Location.parse(location), captions=False).with_options()
 
 
 def conventions(location: str) -> Mapping[str, Convention]:
@@ -131,9 +163,9 @@ def resolve(location: str, cache: Path, progress: Progress = lambda what, done, 
 def resolve_data(location: str, cache: Path, progress: Progress = lambda what, done, total: None) -> str:
     """Return the location that a reader opens: as `resolve`, but the ``images/`` of a benchmark folder.
 
-    Several datasets (`clipzoo.files.several`) are resolved one by one.
+    Several `datasets` are resolved one by one.
     """
-    if named := several.separate(location):
+    if named := datasets(location):
         return several.combine({name: resolve_data(one, cache, progress) for name, one in named.items()})
     found = resolve(location, cache, progress)
     path = Location.parse(found).path
@@ -186,8 +218,8 @@ def open_dataset(
         RemoteError: its address cannot be reached.
     """
     place = os.fspath(location)
-    return readers.open_dataset(resolve_data(place, _HOME) if provided(place) else place, captions, fields)
+    return readers.open_dataset(resolve_data(place, _HOME.expanduser()) if provided(place) else place, captions, fields)
 
 
 def _cache(store: str) -> Path:
-    return _HOME if "://" in store else Path(store, ".data")
+    return _HOME.expanduser() if "://" in store else Path(store, ".data")

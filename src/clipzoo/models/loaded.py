@@ -11,11 +11,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from clipzoo import files
 from clipzoo.errors import CheckpointError, ImageError, brief
 from clipzoo.files import AnyPath
 from clipzoo.heads import resize
-from clipzoo.models._open_clip import CONFIG
 from clipzoo.models.dense import DEFAULT
 from clipzoo.models.segments import TEMPLATES, Segments
 from clipzoo.models.student import Student
@@ -104,7 +102,6 @@ class Loaded:
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return unit vectors, float32 [N,D] on the CPU, of one or several texts."""
-        texts = [texts] if isinstance(texts, str) else texts
         return self.student.encode_text(texts).float().cpu()
 
     def segment(
@@ -138,15 +135,7 @@ def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) ->
     Raises:
         CheckpointError: the folder holds no student, a damaged one, or one that would run code that is not trusted.
     """
-    folder = files.local(path, "a student")
-    if not folder.exists():
-        raise CheckpointError(f"{files.missing(folder)}. Give the folder of a student or run")
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder} holds no {CONFIG}, so it is not the folder of a student. Give a folder such as "
-            "RUN/arms/clipzoo/0/student, or one that `clipzoo export` wrote"
-        )
-    student = Student.load(folder, trust_remote_code)
+    student = Student.load(path, trust_remote_code)
     try:
         return Loaded(student.to(device))
     except (RuntimeError, AssertionError) as error:  # torch built without a device asserts
@@ -155,8 +144,8 @@ def load(path: AnyPath, device: str = "cpu", trust_remote_code: bool = False) ->
         ) from error
 
 
-def _batches(images: Sequence[Picture]) -> Iterator[list[ImageArray]]:
-    if isinstance(images, Image.Image):
+def _batches(images: Sequence[Picture] | Picture) -> Iterator[list[ImageArray]]:
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
         images = [images]
     if not len(images):
         raise ImageError("no images were given. Give at least one image, in a list")

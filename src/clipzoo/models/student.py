@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipzoo import files, heads
-from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo import files, heads, model_schemes
+from clipzoo.errors import CheckpointError, ImageError, RecipeError
 from clipzoo.files import AnyPath
 from clipzoo.models import _folder, _layout, _open_clip, _sizes, dense, segments
-from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Tokenizer
+from clipzoo.models._open_clip import CONFIG, HEADS, Clip, ModelConfig, Tokenizer
 from clipzoo.models._preprocessing import Preprocessing
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
@@ -34,6 +34,7 @@ class Tokenize:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return token ids, int64 [B,L] on the CPU, padded and truncated to the L tokens of the text tower."""
+        texts = [texts] if isinstance(texts, str) else texts
         if not texts:  # tokenizers fail on an empty list
             return torch.zeros(0, self.tokenizer.context_length, dtype=torch.int64)
         ids: Tensor = self.tokenizer(list(texts))
@@ -107,10 +108,11 @@ class Student(nn.Module):
         trust_remote_code: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Student:
-        """Return the student of an OpenCLIP name (``ViT-B-16``), ``local-dir:PATH`` or ``hf-hub:ID``.
+        """Return the student of a model such as ``ViT-B-16``, ``local-dir:PATH``, ``hf-hub:ID`` or ``demo:clip``.
 
         Args:
-            model: argument of ``open_clip.create_model``; a folder's heads are not loaded (see `load`).
+            model: argument of ``open_clip.create_model``, or of a scheme (`clipzoo.model_schemes`); a folder's heads
+                are not loaded (see `load`).
             pretrained: pretrained tag or weights file for an OpenCLIP name; None starts from random weights. The file
                 may be a checkpoint of another trainer: prefixes such as ``module.``, another precision and an optimizer
                 in the same file are handled. Refused for folders and hub models, which have their own weights.
@@ -126,6 +128,7 @@ class Student(nn.Module):
                 architecture, it would run code that is not trusted, or it has no such layers.
             RecipeError: a head or its loss cannot be made.
         """
+        model = model_schemes.resolve(model)
         clip, tokenizer, config = _open_clip.make(model, pretrained, random, trust_remote_code, size)
         _layout.channels_last(clip.visual)  # images are H×W×3; convolutions keep that order
         try:
@@ -155,7 +158,16 @@ class Student(nn.Module):
         return "whole" if self.preprocess_cfg["resize_mode"] == "squash" else "center"
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Convert uint8 [B,H,W,3] to float [B,3,H,W], normalized with the model's mean and standard deviation."""
+        """Convert uint8 [B,H,W,3] to float [B,3,H,W], normalized with the model's mean and standard deviation.
+
+        Raises:
+            ImageError: the images have another type or order.
+        """
+        if images.dtype != torch.uint8 or images.shape[-1] != 3:
+            raise ImageError(
+                f"images of {images.dtype} {list(images.shape)} are not uint8 [B,H,W,3]. The student normalizes images "
+                "itself: give the pixels from 0 to 255, with the channels last"
+            )
         return (images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0 - self.mean) / self.std
 
     def forward(self, images: Tensor, tokens: Tensor | None = None) -> Outputs:
@@ -191,7 +203,8 @@ class Student(nn.Module):
         return out
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Return unit-length embeddings [B,D] of texts, on the student's device."""
+        """Return unit-length embeddings [B,D] of one or several texts, on the student's device."""
+        texts = [texts] if isinstance(texts, str) else texts
         if not texts:  # the attention of open_clip_torch 4.2.0.dev0 needs at least one
             return self.mean.new_zeros(0, self.config["embed_dim"])
         out: Tensor = self.clip.encode_text(self.tokenize(texts).to(self.mean.device), normalize=True)
@@ -259,9 +272,17 @@ class Student(nn.Module):
             trust_remote_code: allow its tokenizer to run Python code that comes with it.
 
         Raises:
-            CheckpointError: a file is damaged, OpenCLIP cannot load the model, or its heads do not fit the model.
+            CheckpointError: the folder holds no student, a file is damaged, OpenCLIP cannot load the model, or its
+                heads do not fit the model.
         """
         folder = files.local(folder, "a student")
+        if not folder.exists():
+            raise CheckpointError(f"{files.missing(folder)}. Give the folder of a student or run")
+        if not (folder / CONFIG).is_file():
+            raise CheckpointError(
+                f"{folder} holds no {CONFIG}, so it is not the folder of a student. Give a folder such as "
+                "RUN/arms/clipzoo/0/student, or one that `clipzoo export` wrote"
+            )
         layers, specs = _folder.read_heads(folder / f"{HEADS}.json")
         try:
             student = cls.create(f"local-dir:{folder}", specs=specs, layers=layers, trust_remote_code=trust_remote_code)

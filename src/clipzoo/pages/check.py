@@ -18,9 +18,10 @@ from clipzoo.checking.duplicates import NEAR
 from clipzoo.checking.findings import ASPECTS, REPEATED, SIDES, Duplicates, Place, side_of
 from clipzoo.errors import MAX_FAILURES, ClipzooError, Code, counted
 from clipzoo.files import AnyPath
+from clipzoo.locations import open_dataset
 from clipzoo.pages import _html
 from clipzoo.pages.pictures import data_uri
-from clipzoo.readers import Entry, Reader, open_dataset
+from clipzoo.readers import Entry, Reader
 from clipzoo.store import create_file
 from clipzoo.types import decode_image
 

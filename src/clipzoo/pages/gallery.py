@@ -10,9 +10,10 @@ from pathlib import Path
 from clipzoo import files, tasks
 from clipzoo.errors import ClipzooError, StoreError
 from clipzoo.files import AnyPath, Place
+from clipzoo.locations import open_dataset
 from clipzoo.pages import _html
 from clipzoo.pages.pictures import data_uri, overlay
-from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint, spread
+from clipzoo.readers import Entry, Reader, fingerprint, shard_fingerprint, spread
 from clipzoo.readers.decode import read_image
 from clipzoo.store import Column, Store, create_file
 from clipzoo.store.summary import summary

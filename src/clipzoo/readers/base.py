@@ -79,6 +79,9 @@ class Reader(ABC):
     separable: bool = False
     """True if other processes can index shards: a copy of the reader is small, and `index` reads the shard's file."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.location!r})"
+
     @abstractmethod
     def index(self, shard: str) -> list[Entry]:
         """Return every sample of a shard in a fixed order, unusable ones with their reason."""

@@ -17,9 +17,9 @@ from pathlib import PurePath
 
 import yaml
 
-from clipzoo import files
+from clipzoo import files, plugins
 from clipzoo.errors import DatasetError
-from clipzoo.files import several
+from clipzoo.files import Place, several
 from clipzoo.readers import _formats
 from clipzoo.readers._location import Location, parse_options
 from clipzoo.readers._rows import digest
@@ -59,10 +59,10 @@ class Joined(Reader):
             DatasetError: the file is invalid, or one of its datasets cannot be opened.
         """
         readers = {}
-        for name, text in sorted((several.separate(location.path) or _listed(location)).items()):
+        for name, text in sorted((several.separate(location.path) or listed(location)).items()):
             inner = Location.parse(text)
             inner = replace(inner, captions=location.captions and inner.captions, fields=location.fields)
-            if cls.accepts(inner):
+            if cls.accepts(inner) or several.separate(inner.path):
                 raise DatasetError(f"{location.path}: {name} is itself a list of datasets; name its datasets here")
             readers[name] = _formats.open_location(inner)
         return cls(location.text, readers)
@@ -131,8 +131,12 @@ class Joined(Reader):
 READER = Joined
 
 
-def _listed(location: Location) -> dict[str, str]:
-    """Return name -> location of the datasets that a file names."""
+def listed(location: Location) -> dict[str, str]:
+    """Return name -> location of the datasets that a file names; those of `clipzoo.locations` are not changed.
+
+    Raises:
+        DatasetError: the file cannot be read, or names no datasets.
+    """
     path = files.place(location.allow().path)
     try:
         named = (yaml.safe_load(path.read_bytes()) or {}).get("datasets")
@@ -145,8 +149,14 @@ def _listed(location: Location) -> dict[str, str]:
             f"{path} {seen}; write `datasets:` and below it lines such as `photos: path/to/photos`; "
             "a name has letters, digits, _ and -"
         )
-    places = {name: parse_options(text) for name, text in named.items()}
-    return {name: f"{files.join(path.parent, place)}{options}" for name, (place, options) in places.items()}
+    return {name: _joined(path.parent, text) for name, text in named.items()}
+
+
+def _joined(folder: Place, text: str) -> str:
+    if text.partition(":")[0] in plugins.names("locations"):  # such as demo:train, which is no path
+        return text
+    place, options = parse_options(text)
+    return f"{files.join(folder, place)}{options}"
 
 
 def _is_valid(pair: tuple[object, object]) -> bool:

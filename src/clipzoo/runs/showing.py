@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipzoo import files, model_schemes
+from clipzoo import files
 from clipzoo import recipe as recipes
 from clipzoo.errors import CheckpointError, ImageError, RecipeError, SampleError, shell_word
 from clipzoo.files import AnyPath
@@ -225,7 +225,7 @@ def _started(wanted: StudentRecipe, seed: int, trust: bool) -> Student:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return Student.create(
-            model_schemes.resolve(wanted.model), wanted.pretrained, None, wanted.layers, wanted.random, trust,
+            wanted.model, wanted.pretrained, None, wanted.layers, wanted.random, trust,
             wanted.height_width,
         )  # fmt: skip
 

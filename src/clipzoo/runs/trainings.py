@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from clipzoo import files, model_schemes
+from clipzoo import files
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
 from clipzoo.errors import DivergedError
 from clipzoo.evaluation import zero_shot
@@ -60,7 +60,7 @@ class Trainings:
         with torch.random.fork_rng(gpus):  # trainings call this, and keep their own random state
             torch.manual_seed(seed)
             return Student.create(
-                model_schemes.resolve(wanted.model),
+                wanted.model,
                 wanted.pretrained,
                 heads,
                 wanted.layers,

@@ -6,7 +6,7 @@ Each resumes where an earlier call stopped. The folder gets the recipe after the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Concatenate, ParamSpec, TypeVar
 
 from clipzoo import files
-from clipzoo.errors import CheckpointError, RecipeError, SampleError, counted, shell_word
+from clipzoo.errors import CheckpointError, RecipeError, SampleError, StoreError, counted, shell_word
 from clipzoo.evaluation.tradeoff import Tradeoff
+from clipzoo.experts import Expert
 from clipzoo.export import PLUGINS as TARGETS
 from clipzoo.export import (
     Source,
@@ -68,23 +69,37 @@ def label(run: Run) -> Store:
     run.adopt()
     if not labelers:
         return inputs.store
-    if unlabeled := inputs.unlabeled():
+    unlabeled = inputs.unlabeled()
+    if unlabeled:
         run.progress.stage(f"labeling {run.recipe.location}: {', '.join(unlabeled)}")
-    label_dataset(
-        inputs.dataset,
-        labelers,
-        str(inputs.store.root),
-        device=run.device,
-        batch_size=settings.batch_size,
-        max_failures=settings.max_failures,
-        shards=inputs.shards(),
-        tuning=Tuning(settings.precision, settings.channels_last, settings.compile),
-        engine=settings.engine,
-        ray_address=settings.ray_address,
-        codec=settings.codec,
-    )
+    try:
+        label_dataset(
+            inputs.dataset,
+            labelers,
+            str(inputs.store.root),
+            device=run.device,
+            batch_size=settings.batch_size,
+            max_failures=settings.max_failures,
+            shards=inputs.shards(),
+            tuning=Tuning(settings.precision, settings.channels_last, settings.compile),
+            engine=settings.engine,
+            ray_address=settings.ray_address,
+            codec=settings.codec,
+        )
+    except StoreError as error:
+        if unlabeled or not isinstance(error.__cause__, OSError):
+            raise
+        raise StoreError(_complete(error, labelers)) from error
     inputs.unload_experts()
     return inputs.store
+
+
+def _complete(error: StoreError, labelers: Sequence[Expert]) -> str:
+    """Return the message about a store that has all labels, and cannot be written or is in use."""
+    ways = ", ".join(f"column: {one.card.column} instead of expert: {one.card.uri}" for one in labelers)
+    return (
+        f"{error}. All labels exist: to read them without writing to the store, name the columns in the recipe ({ways})"
+    )
 
 
 @_locked

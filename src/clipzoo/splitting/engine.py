@@ -19,8 +19,9 @@ from clipzoo.checking import Findings, groups, scan
 from clipzoo.checking.kept import holds_results
 from clipzoo.errors import DatasetError
 from clipzoo.files import AnyPath, several
+from clipzoo.locations import open_dataset
 from clipzoo.progress import Progress, Silent
-from clipzoo.readers import Reader, open_dataset
+from clipzoo.readers import Reader
 from clipzoo.splitting import plan
 from clipzoo.splitting.parts import HELDOUT, PARTS, Options, sizes
 from clipzoo.splitting.report import REPORT, SplitReport, summary

@@ -86,7 +86,7 @@ def write(
     """Write the table of all samples, the unusable ones with their reasons."""
     sizes = np.bincount(data.roots, minlength=findings.usable)
     places, at = Places(shard_size), 0
-    with files.atomic(path) as partial, pq.ParquetWriter(partial, _SCHEMA) as table:
+    with files.atomic(path) as partial, pq.ParquetWriter(files.for_arrow(partial), _SCHEMA) as table:
         for shard, numbers in findings.usable_places():
             entries = reader.index(shard)
             index = {int(number): place for place, number in enumerate(numbers, at)}
@@ -102,7 +102,7 @@ def write(
 
 def rows(path: Path, part: str | None = None) -> Iterator[Row]:
     """Yield the rows of the table, or those of one part."""
-    with pq.ParquetFile(path) as table:
+    with pq.ParquetFile(files.for_arrow(path)) as table:
         for batch in table.iter_batches(4096):
             for row in batch.to_pylist():
                 if part is None or row["part"] == part:

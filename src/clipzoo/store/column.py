@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipzoo import files, tasks
-from clipzoo.errors import LabelError, LostError, StoreError, shell_word
+from clipzoo.errors import LabelError, LostError, StoreError, counted, shell_word
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import Place, locked, read_at
 from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
@@ -66,6 +66,9 @@ class _Shards:
     def __init__(self, path: Place) -> None:
         self.path = path
         self.manifest = Manifest.read(path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
 
     @property
     def task(self) -> str:
@@ -231,8 +234,9 @@ class Column(_Shards):
         """Warn of shards for which `check_pictures` returned False."""
         if shards:
             log.warning(
-                "%s: %d shards, the first is %s, were labeled by an older clipzoo, which stored no fingerprint of "
-                "their images. Changes of the dataset since then cannot be detected", self.name, len(shards), shards[0],
+                "%s: an older clipzoo, which stored no fingerprint of their images, labeled %s, the first one %s. "
+                "Changes of the dataset since then cannot be detected", self.name, counted(len(shards), "shard"),
+                shards[0],
             )  # fmt: skip
 
     @contextmanager

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -233,8 +234,10 @@ def writing(path: Place) -> Iterator[None]:
         raise StoreError(f"{error}. Fix this and rerun the command: committed shards are kept") from error
     except OSError as error:
         how = "Fix this" if error.errno in (errno.ELOOP, errno.EINVAL) else "Free space or grant permission"
+        where = f" in {gettempdir()} (TMPDIR), from where files are uploaded," if files.remote(path) else ""
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}. {how} and rerun the command: committed shards are kept"
+            f"cannot write {path}: {error.strerror or error}. {how}{where} and rerun the command: committed shards are "
+            "kept"
         ) from error
 
 

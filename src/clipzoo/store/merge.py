@@ -12,18 +12,19 @@ import pyarrow.compute as pc
 
 from clipzoo import files
 from clipzoo.errors import StoreError
+from clipzoo.files import AnyPath
 from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST, append_lines, runs, writing
 from clipzoo.store.rows import SOURCE_MARK, SUFFIXES
-from clipzoo.store.store import Store
+from clipzoo.store.store import HEADLESS, Store
 from clipzoo.tasks import png
 
 log = logging.getLogger(__name__)
 
 
 def merge(
-    sources: Sequence[Store],
-    out: Store,
+    sources: Sequence[Store | AnyPath],
+    out: Store | AnyPath,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Column]:
     """Merge the shards of stores into ``out``, which may already have some of them.
@@ -32,7 +33,7 @@ def merge(
     A call that was killed can be repeated. Nothing is written into the sources, which may be read-only.
 
     Args:
-        sources: stores over one dataset.
+        sources: stores over one dataset, or their paths.
         out: created if it does not exist; may be one of the sources.
         progress: called after each shard with (column, shards done, all shards).
 
@@ -43,7 +44,8 @@ def merge(
         StoreError: the stores are of different datasets or images, columns of one name differ in meaning, two stores
             have different labels for a shard, a manifest was edited, or a store is in use.
     """
-    apart = {store.root.resolve(): store for store in sources}
+    out = Store.of(out)
+    apart = {store.root.resolve(): store for store in map(Store.of, sources)}
     apart.pop(out.root.resolve(), None)
     given = [column for store in apart.values() for column in _columns(store)]
     _of_one_dataset([*out.columns(), *given])
@@ -60,6 +62,8 @@ def merge(
 
 def _columns(store: Store) -> list[Column]:
     columns = store.columns(needed=True)
+    for name in store.headless():
+        log.warning("%s %s", store.root / name, HEADLESS)
     for column in columns:
         if column.path.parts[-2:] != (column.task, column.slug):
             raise StoreError(

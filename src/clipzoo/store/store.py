@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clipzoo import files
+from clipzoo import files, tasks
 from clipzoo.errors import StoreError
 from clipzoo.experts.base import ExpertCard
 from clipzoo.files import AnyPath, Place, locked
@@ -20,12 +20,26 @@ from clipzoo.store.column import Column
 from clipzoo.store.manifest import MANIFEST, Manifest, safe_name, writing
 from clipzoo.tasks import png
 
+HEADLESS = (
+    f"has shards and no {MANIFEST}, so it is not read: copy the file from the original folder, rerun the command that "
+    "made the column, which keeps its shards, or remove the folder"
+)
+"""Sentence about a folder of `Store.headless`, which is its subject."""
+
 
 class Store:
     """A folder of columns, or the address of one: s3://bucket/labels."""
 
     def __init__(self, root: AnyPath | Place) -> None:
         self.root = files.place(root)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    @classmethod
+    def of(cls, given: Store | AnyPath | Place) -> Store:
+        """Return a store as it is, or that at a path or address."""
+        return given if isinstance(given, Store) else cls(given)
 
     def columns(self, needed: bool = False) -> list[Column]:
         """Return all columns, sorted by task and slug.
@@ -67,8 +81,8 @@ class Store:
         except StoreError as error:
             return error
 
-    def column(self, task: str, slug: str) -> Column:
-        """Return a column.
+    def column(self, task: str, slug: str = "") -> Column:
+        """Return a column, by task and slug or by its name ``<task>/<slug>``.
 
         Raises:
             StoreError: there is no column of this name; the message lists the existing ones.
@@ -124,7 +138,9 @@ class Store:
         Raises:
             StoreError: the column has labels of another expert or dataset (the message names the field), or links point
                 out of the store.
+            PluginError: there is no such task.
         """
+        tasks.get(card.task)
         if not safe_name(f"{card.task}/{card.slug}"):
             raise StoreError(
                 f"the URI {card.uri!r} gives no valid folder name ({card.slug!r}). Give the expert a plain URI"

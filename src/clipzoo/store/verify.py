@@ -6,8 +6,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipzoo import files, tasks
-from clipzoo.errors import ClipzooError, LabelError, StoreError
+from clipzoo.errors import ClipzooError, DatasetError, LabelError, StoreError, counted
 from clipzoo.experts.base import sha256
+from clipzoo.files import AnyPath
+from clipzoo.locations import open_dataset
 from clipzoo.readers import Reader, fingerprint, shard_fingerprint, spread
 from clipzoo.store.column import Column
-from clipzoo.store.manifest import MANIFEST
 from clipzoo.store.rows import EXPERT_MARK, SOURCE_MARK, TAR_MARK
-from clipzoo.store.store import Store
+from clipzoo.store.store import HEADLESS, Store
 from clipzoo.store.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,6 @@ SAMPLE = 256
 
 THREADS = max(1, min(8, os.cpu_count() or 1))
 """Shards that are verified at the same time."""
-
-HEADLESS = (
-    f"has shards and no {MANIFEST}, so it is not read: copy the file from the original folder, rerun the command that "
-    "made the column, which keeps its shards, or remove the folder"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +64,28 @@ class Verification:
     decoded: int = 0
     unmarked: int = 0
 
-    def add(self, result: _Result, tally: Tally) -> None:
-        """Add the result for a shard; ``tally`` is that of its column."""
+    def add(self, result: _Result, column: _Verified) -> None:
+        """Add the result for a shard of a column."""
         self.problems += result.problems
         self.unmarked += not result.marked
-        tally.merge(result.tally)
+        column.tally.merge(result.tally)
+        if result.differences is not None:
+            column.differences.append(result.differences)
 
-    def end(self, columns: Sequence[tuple[Column, Tally]]) -> None:
-        """Add suspicious statistics of whole columns, and sort the problems."""
-        for column, tally in columns:
-            self.labels, self.decoded = self.labels + tally.labels, self.decoded + tally.decoded
-            if reason := tally.suspicion(column.convention.classes):
-                self.problems.append(Problem(column.name, "", "", reason))
+    def end(self, columns: Sequence[_Verified], identity: Mapping[str, Any], there: Set[str] | None) -> None:
+        """Add the errors of whole columns, and sort the problems.
+
+        Args:
+            columns: with the results of all of their shards.
+            identity: fingerprint of the dataset that they are compared with.
+            there: its shards; None if there is no such dataset.
+        """
+        for one in columns:
+            self.labels, self.decoded = self.labels + one.tally.labels, self.decoded + one.tally.decoded
+            if reason := one.tally.suspicion(one.column.convention.classes):
+                self.problems.append(Problem(one.column.name, "", "", reason))
+            if there is not None:
+                self.problems += one.against(identity, there)
         self.problems.sort(key=lambda problem: problem.column)
 
     def describe(self) -> str:
@@ -94,8 +100,8 @@ class Verification:
 
 
 def verify(
-    store: Store,
-    reader: Reader | None = None,
+    store: Store | AnyPath,
+    reader: Reader | AnyPath | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     *,
     deep: bool = False,
@@ -105,8 +111,8 @@ def verify(
 
 
 def verification(
-    store: Store,
-    reader: Reader | None = None,
+    store: Store | AnyPath,
+    reader: Reader | AnyPath | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     *,
     deep: bool = False,
@@ -124,8 +130,8 @@ def verification(
     checksum differs or is missing.
 
     Args:
-        store: the labels.
-        reader: their dataset.
+        store: the labels, or their path.
+        reader: their dataset, or its location.
         progress: called after each shard with (column, shards done, all shards).
         deep: decode all labels.
         resume: file to which the result of each shard is appended. Shards that it has are not read again, unless
@@ -134,6 +140,8 @@ def verification(
     Raises:
         StoreError: there is no column.
     """
+    store = Store.of(store)
+    reader = reader if reader is None or isinstance(reader, Reader) else open_dataset(reader)
     columns_or_errors = store.each(needed=True)
     found = Verification(
         [
@@ -143,25 +151,48 @@ def verification(
         ]
     )
     found.problems += [Problem(name, "", "", HEADLESS) for name in store.headless()]
-    columns = [(one, _begun(one), Tally()) for one in columns_or_errors.values() if isinstance(one, Column)]
+    columns = [_Verified(one, _begun(one)) for one in columns_or_errors.values() if isinstance(one, Column)]
     there, identity = set(reader.shards if reader else ()), fingerprint(reader) if reader else {}
-    found.problems += [problem for column, _, _ in columns for problem in _places(column)]
-    if reader is not None:
-        found.problems += [
-            problem for column, have, _ in columns for problem in _dataset(column, identity, have - there)
-        ]
-    shards = sorted(set[str]().union(*(have for _, have, _ in columns)))
-    held = [(column, have, 0 if deep else max(1, SAMPLE // max(len(have), 1))) for column, have, _ in columns]
+    found.problems += [problem for one in columns for problem in _places(one.column)]
+    shards = sorted(set[str]().union(*(one.shards for one in columns)))
+    held = [(one.column, one.shards, 0 if deep else max(1, SAMPLE // max(len(one.shards), 1))) for one in columns]
     work = partial(_verified, reader, there, held, _Log(resume))
     done = Counter[str]()
     for results in files.map_ahead(work, shards, THREADS):
-        for column, have, tally in columns:
-            if column.name in results:
-                found.add(results[column.name], tally)
-                done[column.name] += 1
-                progress(column.name, done[column.name], len(have))
-    found.end([(column, tally) for column, _, tally in columns])
+        for one in columns:
+            if (name := one.column.name) in results:
+                found.add(results[name], one)
+                done[name] += 1
+                progress(name, done[name], len(one.shards))
+    found.end(columns, identity, None if reader is None else there)
     return found
+
+
+@dataclass
+class _Verified:
+    """A column, its shards that have rows, and the results so far."""
+
+    column: Column
+    shards: Set[str]
+    tally: Tally = field(default_factory=Tally)
+    differences: list[list[Problem]] = field(default_factory=list)
+    """Differences from the dataset in each compared shard."""
+
+    def against(self, identity: Mapping[str, Any], there: Set[str]) -> Iterator[Problem]:
+        """Yield the differences from a dataset; not those of each shard if it is another one, and no shard fits."""
+        name, foreign = self.column.name, sorted(self.shards - there)
+        try:
+            self.column.manifest.belongs(identity, self.column.path)
+        except StoreError as error:
+            yield Problem(name, "", "", str(error))
+            if all(self.differences):
+                images = [problem for shard in self.differences for problem in shard if not problem.key]
+                for first in images[:1]:
+                    yield replace(first, message=first.message + _likewise(images, "shard"))
+                return
+        if foreign:
+            yield Problem(name, foreign[0], "", f"the dataset has no shard of this name{_likewise(foreign, 'shard')}")
+        yield from (problem for shard in self.differences for problem in shard)
 
 
 @dataclass
@@ -171,6 +202,13 @@ class _Result:
     problems: list[Problem] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     marked: bool = True
+    differences: list[Problem] | None = None
+    """Differences from the dataset; None if it has no shard of this name, or there is no dataset."""
+
+
+def _plain(problems: Sequence[Problem] | None) -> list[list[str]] | None:
+    """Return the fields of problems."""
+    return None if problems is None else [[one.column, one.shard, one.key, one.message] for one in problems]
 
 
 class _Log:
@@ -185,6 +223,8 @@ class _Log:
                 values = json.loads(line)
                 problems = [Problem(*one) for one in values["problems"]]
                 result = _Result(problems, Tally.from_json(values["tally"]), values["marked"])
+                if (differences := values.get("differences")) is not None:
+                    result.differences = [Problem(*one) for one in differences]
                 *state, least = json.loads(values["of"])
                 before, _ = self.known.get(json.dumps(state), (-1, result))
                 if least == 0 or before != 0:
@@ -200,9 +240,10 @@ class _Log:
     def add(self, state: Sequence[str], least: int, result: _Result) -> None:
         """Append a result."""
         if self.path is not None:
-            problems = [[one.column, one.shard, one.key, one.message] for one in result.problems]
+            problems, differences = _plain(result.problems), _plain(result.differences)
             of, tally = json.dumps([*state, least]), result.tally.to_json()
             values = {"of": of, "problems": problems, "tally": tally, "marked": result.marked}
+            values["differences"] = differences
             files.append(self.path, json.dumps(values).encode())
 
 
@@ -210,7 +251,12 @@ def _verified(
     reader: Reader | None, there: Set[str], columns: Sequence[tuple[Column, Set[str], int]], known: _Log, shard: str
 ) -> dict[str, _Result]:
     """Return column -> result for one shard; ``columns`` have their shards, and the labels to decode of each or 0."""
-    given = _Given.of(reader, shard) if reader is not None and shard in there else None
+    given, unread = None, ""
+    if reader is not None and shard in there:
+        try:
+            given = _Given.of(reader, shard)
+        except DatasetError as error:
+            unread = f"cannot be compared with the dataset: {error}"
     results = {}
     for column, have, least in columns:
         if shard not in have:
@@ -223,6 +269,8 @@ def _verified(
             result = _Result()
             result.problems += _shard(column, shard, given, least, result)
             known.add(state, least, result)
+        if unread:
+            result = replace(result, problems=[*result.problems, Problem(column.name, shard, "", unread)])
         results[column.name] = result
     return results
 
@@ -259,16 +307,6 @@ def _places(column: Column) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _dataset(column: Column, given: Mapping[str, Any], foreign: Set[str]) -> Iterator[Problem]:
-    """Yield the errors of a column of another dataset, and of shards that the dataset does not have."""
-    try:
-        column.manifest.belongs(given, column.path)
-    except StoreError as error:
-        yield Problem(column.name, "", "", str(error))
-    for shard in sorted(foreign):
-        yield Problem(column.name, shard, "", "the dataset has no shard of this name")
-
-
 def _shard(column: Column, shard: str, given: _Given | None, least: int, result: _Result) -> Iterator[Problem]:
     """Yield the errors of one shard; ``given`` is the dataset's shard, if they are compared."""
     try:
@@ -282,7 +320,8 @@ def _shard(column: Column, shard: str, given: _Given | None, least: int, result:
     if marks.get(EXPERT_MARK.encode(), (own := column.manifest.digest).encode()) != own.encode():
         yield Problem(column.name, shard, "", "was labeled by another expert than that of the manifest. Label it again")
     if given is not None:
-        yield from _samples(column, shard, given, table["key"].to_pylist(), marks.get(SOURCE_MARK.encode(), b""))
+        source = marks.get(SOURCE_MARK.encode(), b"")
+        result.differences = [*_samples(column, shard, given, table["key"].to_pylist(), source)]
     tar = column.file(shard, ".tar")
     if not tar.exists():
         yield Problem(column.name, shard, "", "the tar is missing. Label again")
@@ -318,11 +357,15 @@ def _samples(column: Column, shard: str, given: _Given, keys: Sequence[str], sou
     if source and known == set(keys) and source != given.fingerprint.encode():
         message = "the dataset has other images under these keys. Remove the shard's two files and label again"
         yield Problem(column.name, shard, "", message)
-    for key in keys:
-        if key not in known:
-            yield Problem(column.name, shard, key, "the dataset has no sample with this key")
-    for key in sorted(known - set(keys)):
-        yield Problem(column.name, shard, key, "the sample has no row")
+    foreign, missing = [key for key in keys if key not in known], sorted(known - set(keys))
+    for found, message in ((foreign, "the dataset has no sample with this key"), (missing, "the sample has no row")):
+        if found:
+            yield Problem(column.name, shard, found[0], message + _likewise(found, "sample"))
+
+
+def _likewise(items: Sized, noun: str) -> str:
+    """Return the end of a message about the first of several."""
+    return f" ({counted(len(items) - 1, f'other {noun}')} likewise)" if len(items) > 1 else ""
 
 
 def _label(column: Column, shard: str, row: Mapping[str, Any], tally: Tally) -> None:

@@ -132,7 +132,7 @@ class ColumnWriter:
             labels, rows = self._partial
             marks = {EXPERT_MARK: self.column.manifest.digest, TAR_MARK: sha256(labels.path)}
             marks |= {SOURCE_MARK: self.source} if self.source else {}
-            pq.write_table(table.replace_schema_metadata(marks), rows.path, compression="zstd")
+            pq.write_table(table.replace_schema_metadata(marks), files.for_arrow(rows.path), compression="zstd")
             there = self._tar_path.is_file() and self._parquet_path.is_file()
             if there and files.read(self._parquet_path) == rows.path.read_bytes():
                 return  # another writer was faster, and wrote the same: keep the shard committed

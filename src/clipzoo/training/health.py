@@ -36,9 +36,9 @@ class Health:
 
     def count(self, batch: Batch) -> None:
         """Add the failures of a batch."""
-        for key, reason in batch.skipped:
+        for shard, key, reason in batch.skipped:
             column = column_of(reason, self.labels)
-            self._example[column] = f"{key}: {reason.removeprefix(f'{column}: ')}"
+            self._example[column] = f"{shard}/{key}: {reason.removeprefix(f'{column}: ')}"
         for name, counts in batch.unreadable.items():
             steps, sums = self._steps.setdefault(name, deque()), self._sums.setdefault(name, [0, 0])
             steps.append(counts)

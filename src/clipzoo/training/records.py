@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipzoo import files
+from clipzoo.data import Skipped
 from clipzoo.errors import CheckpointError
 from clipzoo.training import tracking
 from clipzoo.training.job import Job
@@ -95,11 +96,11 @@ class Records:
             for column, picture in pictures.items():
                 tracker.picture(step, f"pictures/{column}", picture)
 
-    def skipped(self, step: int, skipped: list[tuple[str, str]]) -> None:
+    def skipped(self, step: int, skipped: Sequence[Skipped]) -> None:
         """Add one line per sample or label that could not be read."""
         if not skipped or not self.main:
             return
-        lines = [json.dumps({"step": step, "key": key, "reason": why}) for key, why in skipped]
+        lines = [json.dumps({"step": step, **one._asdict()}) for one in skipped]
         files.append(self.out / SKIPPED, "\n".join(lines).encode())
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import combinations
 from typing import cast
 
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from clipzoo import tasks
 from clipzoo.errors import ClipzooError, DatasetError, StoreError
 from clipzoo.files import AnyPath
-from clipzoo.readers import Entry, Reader, fingerprint, open_dataset, shard_fingerprint
+from clipzoo.locations import open_dataset
+from clipzoo.readers import Entry, Reader, fingerprint, shard_fingerprint
 from clipzoo.store import Column
+from clipzoo.store.rows import SOURCE_MARK
 from clipzoo.tasks.base import Task
 from clipzoo.types import View
 from clipzoo.viewer.table import LABELED, Table
@@ -32,33 +35,63 @@ Pairs = tuple[NDArray[np.int32], NDArray[np.uint16]]
 """Rows, ascending, and a class id of each."""
 
 
-def open_labeled(data: AnyPath, columns: Sequence[Column]) -> tuple[Reader, ...]:
-    """Open the dataset of columns, with pictures without captions as samples, and if that differs, as failed samples.
+@dataclass(frozen=True)
+class Labeled:
+    """The dataset of columns, opened with pictures without captions as samples, and with them as failed samples.
 
-    Labels of folders record which of the two they were made for. The first reader also reads pictures without captions.
+    Fingerprints of labels record which of the two was labeled. That of a column is of the first shard alone, so where
+    only later shards lack captions, both are possible.
 
-    Raises:
-        StoreError: a column belongs to another dataset.
-        DatasetError: the dataset cannot be read.
+    Attributes:
+        every: the reader of all pictures.
+        possible: the readers whose samples may have been labeled, by the fingerprint of the dataset.
     """
-    readers: tuple[Reader, ...] = (open_dataset(data, captions="optional"),)
-    identity = fingerprint(readers[0])
-    if any(column.manifest.dataset != identity for column in columns):
+
+    every: Reader
+    possible: tuple[Reader, ...]
+
+    @classmethod
+    def open(cls, data: AnyPath, columns: Sequence[Column]) -> Labeled:
+        """Open the dataset.
+
+        Raises:
+            StoreError: a column belongs to another dataset.
+            DatasetError: the dataset cannot be read.
+        """
+        every = open_dataset(data, captions="optional")
+        readers = [every]
         with suppress(DatasetError):  # it has no captions at all
-            readers = (*readers, open_dataset(data))
-            identity = fingerprint(readers[1])
-    for column in columns:
-        column.manifest.belongs(identity, column.path)
-    return readers
+            readers.append(open_dataset(data))
+        identities = [fingerprint(reader) for reader in readers]
+        pairs = zip(readers, identities, strict=True)
+        possible = tuple(one for one, identity in pairs if all(c.manifest.dataset == identity for c in columns))
+        if not possible:
+            for column in columns:
+                column.manifest.belongs(identities[-1], column.path)
+        return cls(every, possible or (every,))
+
+    def shard(self, shard: str, columns: Sequence[Column]) -> tuple[Reader, list[Entry]]:
+        """Return the reader whose samples of a shard are labeled in these columns, and its entries.
+
+        Raises:
+            StoreError: the labels are of other samples.
+        """
+        marks = [column.marks(shard) for column in columns]
+        for reader in self.possible:
+            entries = reader.index(shard)
+            source = shard_fingerprint(reader, shard, entries)
+            if all(mark.get(SOURCE_MARK, source) == source for mark in marks):
+                break
+        for column, mark in zip(columns, marks, strict=True):
+            column.check_pictures(shard, mark, source)
+        return reader, entries
 
 
 class Entries:
-    """Indexes of the dataset's shards; the ``most`` last ones are kept. ``readers``: see `open_labeled`."""
+    """Indexes of the dataset's shards; the ``most`` last ones are kept."""
 
-    def __init__(self, table: Table, readers: Sequence[Reader], most: int = 4) -> None:
-        self.table, self.reader, self.most = table, readers[0], most
-        self.labeled = readers[-1]
-        """The reader whose samples were labeled."""
+    def __init__(self, table: Table, labeled: Labeled, most: int = 4) -> None:
+        self.table, self.labeled, self.reader, self.most = table, labeled, labeled.every, most
         self._kept: dict[str, dict[str, Entry]] = {}
         self._states: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -83,11 +116,9 @@ class Entries:
         if shard not in self.reader.shards:
             where = f"{shard!r} is not in {self.reader.location!r}"
             raise StoreError(f"the shard {where}. Give the labeled dataset by --data")
-        entries = self.reader.index(shard)
-        source = shard_fingerprint(self.labeled, shard, entries if self.labeled is self.reader else ())
-        for column in self.table.columns:
-            if column.file(shard, ".parquet").is_file():
-                column.check_pictures(shard, column.marks(shard), source)
+        labeled = [column for column in self.table.columns if column.file(shard, ".parquet").is_file()]
+        reader, entries = self.labeled.shard(shard, labeled)
+        entries = entries if reader is self.reader else self.reader.index(shard)
         return {entry.key: entry for entry in entries}
 
     def of(self, row: int) -> Entry:

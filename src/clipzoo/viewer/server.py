@@ -28,7 +28,7 @@ from clipzoo.store import Store
 from clipzoo.store.summary import summary
 from clipzoo.viewer import query
 from clipzoo.viewer.pictures import SIDES, Pictures
-from clipzoo.viewer.scan import Entries, Scan, open_labeled
+from clipzoo.viewer.scan import Entries, Labeled, Scan
 from clipzoo.viewer.table import LABELED, NO_ROW, read_table
 
 PAGE = 200
@@ -50,10 +50,10 @@ class Viewer:
 
     def __init__(self, store: AnyPath | Place, data: AnyPath, host: str = "127.0.0.1", port: int = 0) -> None:
         columns = Store(store).columns(needed=True)
-        readers = open_labeled(data, columns)
+        labeled = Labeled.open(data, columns)
         self.title, self.token = str(store), secrets.token_urlsafe(16)
         self.table = read_table(columns)
-        self.entries = Entries(self.table, readers)
+        self.entries = Entries(self.table, labeled)
         self.scan, self.pictures = Scan(self.table, self.entries), Pictures(self.table, self.entries)
         self._found: OrderedDict[tuple[query.Query, int], NDArray[np.int32]] = OrderedDict()
         self._lock = threading.Lock()

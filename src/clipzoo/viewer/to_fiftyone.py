@@ -23,7 +23,7 @@ from clipzoo.store import Column, Store
 from clipzoo.store.rows import Row
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
-from clipzoo.viewer.scan import open_labeled
+from clipzoo.viewer.scan import Labeled
 
 
 def module() -> ModuleType:
@@ -50,7 +50,7 @@ def to_fiftyone(store: AnyPath | Place, data: AnyPath, images: Path) -> object:
     """
     fo = module()
     columns = Store(store).columns(needed=True)
-    reader = open_labeled(data, columns)[-1]
+    labeled = Labeled.open(data, columns)
     files.make_folder(images)
     dataset = fo.Dataset()
     dataset.mask_targets = {
@@ -58,7 +58,7 @@ def to_fiftyone(store: AnyPath | Place, data: AnyPath, images: Path) -> object:
         for column in columns
         if column.task == "segmentation"
     }
-    dataset.add_samples(_samples(fo, columns, reader, images))
+    dataset.add_samples(_samples(fo, columns, labeled, images))
     dataset.save()
     return dataset
 
@@ -68,13 +68,14 @@ def field_name(column: Column) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in column.name)
 
 
-def _samples(fo: ModuleType, columns: list[Column], reader: Reader, images: Path) -> Iterator[object]:
-    shards = sorted(set[str]().union(*(column.committed() for column in columns)).intersection(reader.shards))
+def _samples(fo: ModuleType, columns: list[Column], labeled: Labeled, images: Path) -> Iterator[object]:
+    shards = sorted(set[str]().union(*(column.committed() for column in columns)).intersection(labeled.every.shards))
     number = 0
     for shard in shards:
-        entries = reader.index(shard)
+        own = [column for column in columns if column.has(shard)]
+        reader, entries = labeled.shard(shard, own)
         source = shard_fingerprint(reader, shard, entries)
-        tables = {column: column.checked(shard, source) for column in columns if column.has(shard)}
+        tables = {column: column.checked(shard, source) for column in own}
         with ExitStack() as stack:
             for column in tables:
                 stack.enter_context(column.cached(shard))

@@ -19,9 +19,10 @@ from clipzoo.errors import StoreError
 from clipzoo.files import AnyPath, Place
 from clipzoo.labeling.exports import _listing
 from clipzoo.labeling.exports.base import Labeled, LabelFormatPlugin, Labels
+from clipzoo.locations import open_dataset
 from clipzoo.plugins import Registry
 from clipzoo.progress import Progress, Silent
-from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers import fingerprint
 from clipzoo.store import Column, Store
 
 __all__ = ["PLUGINS", "Exported", "LabelFormatPlugin", "Labeled", "Labels", "export_labels"]
@@ -104,7 +105,12 @@ def _chosen(store: Store, names: Sequence[str], plugin: LabelFormatPlugin, to: s
     chosen = [fitting[name] for name in names if name in fitting] if names else list(fitting.values())
     if chosen and not wrong and (several or len(chosen) == 1):
         return chosen
-    have = ", ".join(fitting) or "none"
+    if not fitting:
+        raise StoreError(
+            f"the format {to} supports {', '.join(plugin.TASKS)}, and {store.root} has no such column. It has: "
+            f"{', '.join(store.names())}. Give another format with --to"
+        )
+    have = ", ".join(fitting)
     fix = f"--column {wrong[0]} is not one of them" if wrong else "choose one with --column"
     raise StoreError(
         f"the format {to} supports {', '.join(plugin.TASKS)}. {store.root} has these columns of it: {have}; {fix}"

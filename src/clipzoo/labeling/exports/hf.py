@@ -14,6 +14,7 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipzoo import files
 from clipzoo.files import Place
 from clipzoo.labeling.exports import _maps, _names, _readme
 from clipzoo.labeling.exports._objects import records
@@ -47,7 +48,7 @@ def write(labels: Labels, column: Column, out: Place) -> None:
     (folder / "data").mkdir()
     for number, first in enumerate(groups):
         path = folder / "data" / f"train-{number:05d}.parquet"
-        with pq.ParquetWriter(path, schema) as file:
+        with pq.ParquetWriter(files.for_arrow(path), schema) as file:
             file.write_table(pa.Table.from_pylist(first, schema))
             while path.stat().st_size < FILE_BYTES and (following := next(groups, None)) is not None:
                 file.write_table(pa.Table.from_pylist(following, schema))

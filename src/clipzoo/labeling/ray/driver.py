@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 from clipzoo import files
-from clipzoo.errors import ClipzooError, DeviceError, EngineError, StoreError
+from clipzoo.errors import ClipzooError, DeviceError, EngineError, StoreError, counted
 from clipzoo.labeling._budget import EARLIEST, Budget
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import warn
@@ -181,7 +181,7 @@ class _Run:
         if self.given_up:
             shard, why = next(iter(self.given_up.items()))
             raise EngineError(
-                f"{len(self.given_up)} shards are not labeled: each of them killed {LOSSES} workers. The first "
+                f"{counted(len(self.given_up), 'shard')} cannot be labeled: {LOSSES} workers died at each. The first "
                 f"is {shard!r}: {why}\nIf memory ran out, use a smaller batch or fewer workers per machine "
                 "(--threads). Otherwise find the sample with --engine local"
             )
@@ -210,7 +210,9 @@ class _Run:
         for _, node in sorted(places)[: max(0, len(self.queue) - idle)]:  # a second one where all have one
             self._start(nodes[node])
         ready = [worker for worker in self.workers if worker.ready]
-        self.progress.note = f"{len(ready)} workers on {len({worker.node for worker in ready})} machines"
+        self.progress.note = (
+            f"{counted(len(ready), 'worker')} on {counted(len({worker.node for worker in ready}), 'machine')}"
+        )
         if ready:
             self._worked = time.monotonic()
         elif time.monotonic() - self._worked > PATIENCE:

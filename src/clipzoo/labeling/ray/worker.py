@@ -25,7 +25,8 @@ from clipzoo.labeling._quick_check import quick_check
 from clipzoo.labeling._tuning import Tuning
 from clipzoo.labeling.local import Work, codecs, labeled_shard
 from clipzoo.labeling.plan import Job
-from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.locations import open_dataset
+from clipzoo.readers import fingerprint
 from clipzoo.stopping import Stop
 from clipzoo.store import Column, Manifest, Store, software
 

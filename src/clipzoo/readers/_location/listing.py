@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from clipzoo.errors import DatasetError
-from clipzoo.files import Place, below, join, matching, open_file, place, remote
+from clipzoo.files import Place, below, join, matching, open_file, place
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ def files(location: str) -> tuple[Place, Iterator[Place]]:
     if path.is_file():
         return _listed(path) if path.suffix.lower() == ".txt" else (path.parent, iter([path]))
     if not _WILD.search(location):
-        why = "; a web server lists no files: give a pattern or a list (docs/data.md)" if remote(path) else ""
+        web = location.startswith(("http://", "https://"))
+        why = "; a web server lists no files: give a pattern or a list (docs/data.md)" if web else ""
         raise DatasetError(f"there is no file or folder {location!r}; check the path of the dataset{why}")
     return fixed_folder(path), iter(matching(expand(str(path))))
 

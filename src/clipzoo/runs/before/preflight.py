@@ -194,7 +194,8 @@ def check_prompted(recipe: Recipe) -> None:
 def _data(recipe: Recipe) -> dict[str, str]:
     """Return field -> location of the datasets of ``data``."""
     if isinstance(recipe.data, str):
-        return {"data": recipe.data}
+        named = locations.datasets(recipe.data)
+        return {f"data ({name})": place for name, place in named.items()} or {"data": recipe.data}
     return {f"data.{number}": one.data for number, one in enumerate(recipe.data)}
 
 

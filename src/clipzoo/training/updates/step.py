@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clipzoo.data import Batch
-from clipzoo.errors import DatasetError
+from clipzoo.errors import DatasetError, counted
 from clipzoo.training import objectives, precision
 from clipzoo.training.balancing import Balancer
 from clipzoo.training.checkpoint import Stateful
@@ -140,8 +140,8 @@ class Updater:
 
 
 def _no_samples(step: int, batch: Batch) -> str:
-    key, reason = batch.skipped[0]
+    shard, key, reason = batch.skipped[0]
     return (
-        f"step {step}: none of the {len(batch.skipped)} samples of the batch could be read. The first is {key}: "
-        f"{reason}. Restore the dataset, or raise training.batch_size, and rerun the command"
+        f"step {step}: of the batch's {counted(len(batch.skipped), 'sample')}, none could be read. The first is "
+        f"{shard}/{key}: {reason}. Restore the dataset, or raise training.batch_size, and rerun the command"
     )
