@@ -14,12 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.ops import generalized_box_iou_loss
 
 from clipzoo import heads
 from clipzoo.conformance.running import Meter
 from clipzoo.errors import CheckpointError, RecipeError
-from clipzoo.losses import giou
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.runs.before.preflight import pick_device
 from clipzoo.tasks import _fcos
@@ -104,24 +102,6 @@ class Calls(TorchDispatchMode):
         if name in self.WAITING or any(torch.is_tensor(i) and i.dtype is torch.bool for i in indices):
             self.waiting.append(name)
         return func(*args, **(kwargs or {}))
-
-
-def boxes(seed: int) -> Tensor:
-    """Boxes [3,4,16,16], xyxy, of which some overlap."""
-    rng = torch.Generator().manual_seed(seed)
-    first, size = (k * torch.rand(3, 2, 16, 16, generator=rng) for k in (8, 5))
-    return torch.cat([first, first + size], 1)
-
-
-def test_giou_has_the_bits_of_torchvision_and_does_not_wait() -> None:
-    prediction, target, valid = boxes(0).requires_grad_(), boxes(1), torch.ones(3, 16, 16, dtype=torch.bool)
-    with Calls() as calls:
-        values = giou.pixels(prediction, target, valid).values
-        (gradient,) = torch.autograd.grad(values.sum(), prediction)
-    theirs = generalized_box_iou_loss(prediction.movedim(1, -1), target.movedim(1, -1))
-    assert torch.equal(values, theirs)
-    assert torch.equal(gradient, torch.autograd.grad(theirs.sum(), prediction)[0])
-    assert not set(calls.waiting) - {"_to_copy"}, "which is the one of a mask on the device"
 
 
 def test_boxes_pairs_and_pooling_do_not_copy_from_the_cpu() -> None:
