@@ -13,7 +13,7 @@ import torch
 
 from clipzoo import files
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
-from clipzoo.errors import DivergedError
+from clipzoo.errors import CheckpointError, DivergedError
 from clipzoo.evaluation import zero_shot
 from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.suite import Suite
@@ -116,7 +116,11 @@ class Trainings:
         if source in ("start", "random"):
             return self.start(random=source == "random").to(self.device).eval()
         student = finished(Path(source), self.device, self.recipe.student.trust_remote_code)
-        assert student is not None
+        if student is None:
+            raise CheckpointError(
+                f"{source} has a student for rank 0, but not for rank {ranks.rank()}: put the run's folder on a file "
+                "system that all machines share, and rerun the command, which resumes"
+            )
         return student
 
     def trained(self, arm: str, seed: int) -> Student | None:
