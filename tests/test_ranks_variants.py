@@ -62,4 +62,4 @@ def test_advice_is_computed_on_all_processes(recipe: Path, tmp_path: Path) -> No
     shown = command("advise", recipe, tmp_path, "--gpus", "2", "--samples", "64", "--steps", "4")
     (results,) = tmp_path.rglob("advice.json")
     assert set(json.loads(results.read_text())["arms"]) >= {"clip-ft"}
-    assert shown.count("advice:") == 1
+    assert shown.count("\nadvice: ") == 1
