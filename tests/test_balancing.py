@@ -233,7 +233,10 @@ def test_a_rollback_of_the_guard_restores_the_balancing(
     assert repeated == first != 1
 
 
-def test_a_step_that_is_skipped_teaches_nothing(tiny_clip: str) -> None:
+def test_a_step_that_is_skipped_teaches_nothing(
+    tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the step is recorded there
     updates = Updates(tiny_clip, balancing="equal_scale")
     updater, data = updates.updater, batch(updates.student, slice(0, SIZE))
     updater.update(data, 0)
