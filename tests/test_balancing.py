@@ -1,4 +1,4 @@
-"""Balancing of the losses: formulas, resumed trainings, several processes and chunks, and measured gradients."""
+"""Balancing of the losses: formulas, resumed trainings, chunks, and measured gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from clipzoo.training.balancing import Columns, Losses, _tapped
 from clipzoo.training.checks import check_balancing
 from clipzoo.training.processes import ranks
 from clipzoo.training.processes.sharding import gathered
-from forking import on_ranks
 from installing import installed
 from test_checkpoints import interrupted
 from test_guard import guarded
@@ -266,26 +265,6 @@ def balanced_steps(model: str, count: int = 3, **settings: object) -> dict[str, 
     return {"weights": weights, "terms": terms, "gradients": gradients, "norm": update.gradient_norm}
 
 
-@pytest.mark.ranks
-@pytest.mark.parametrize("name", SCHEMES)
-def test_two_ranks_have_the_weights_and_gradients_of_one_process(tiny_clip: str, name: str) -> None:
-    run = partial(balanced_steps, tiny_clip, 2, balancing=name)
-    (first, second), one = on_ranks(2, run), run()
-    assert torch.equal(first["weights"], second["weights"])
-    assert torch.allclose(first["weights"], one["weights"], rtol=1e-4)
-    assert_same(first, one)
-
-
-@pytest.mark.ranks
-@pytest.mark.parametrize("name", [pytest.param("uncertainty", marks=pytest.mark.slow), "equal_scale"])
-def test_sharded_ranks_have_the_weights_of_one_process(tiny_clip: str, name: str) -> None:
-    run = partial(balanced_steps, tiny_clip, 2, balancing=name)
-    (first, second), one = on_ranks(2, partial(run, sharding="fsdp2")), run()
-    assert torch.equal(first["weights"], second["weights"])
-    assert torch.allclose(first["weights"], one["weights"], rtol=1e-4)
-    assert_same(first, one)
-
-
 @pytest.mark.parametrize("contrastive", [1.0, 0.0])
 @pytest.mark.parametrize("name", ["uncertainty", "equal_scale", "expert_dropping"])
 def test_chunks_have_the_weights_and_gradients_of_the_whole_batch(
@@ -382,19 +361,6 @@ def test_towers_of_timm_are_measured_at_the_outputs_of_their_layers(
     at = _tapped.outputs(found["maps"])
     gradients = torch.autograd.grad(found["image_features"].sum(), at)
     assert [tuple(one.shape) for one in gradients] == shapes
-
-
-@pytest.mark.ranks
-def test_two_ranks_measure_the_gradients_of_one_process(tiny_clip: str) -> None:
-    def measured() -> dict[str, float]:
-        updates = Updates(tiny_clip, gradients_every=1)
-        share = SIZE // ranks.world_size()
-        part = batch(updates.student, slice(ranks.rank() * share, (ranks.rank() + 1) * share))
-        return {name: value.item() for name, value in updates.updater.update(part, 0).balancing.items()}
-
-    one = measured()
-    for found in on_ranks(2, measured):
-        assert found == pytest.approx(one, rel=1e-3, abs=1e-5)
 
 
 def test_measured_gradients_change_no_bit_and_are_logged(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -16,17 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipzoo import heads
 from clipzoo.conformance.running import Meter
-from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.errors import RecipeError
 from clipzoo.recipe import TrainingRecipe
 from clipzoo.runs.before.preflight import pick_device
 from clipzoo.tasks import _fcos
 from clipzoo.training import Recognition, loop, precision, train
 from clipzoo.training.balancing import Columns, Losses, _tapped, expert_dropping
-from clipzoo.training.processes import exchange, launch, pairs, ranks
+from clipzoo.training.processes import exchange, launch, pairs
 from clipzoo.training.updates import out_of_memory
 from clipzoo.training.updates.step import Updater
-from forking import on_ranks
-from test_checkpoints import interrupted
 from test_ranks import SIZE, Updates, batch
 from test_training import job
 
@@ -146,23 +143,6 @@ def test_an_optimizer_keeps_its_kernels_with_a_checkpoint_of_another_device(
     assert {group["fused"] for group in here.adam.param_groups} == {fused}
 
 
-@pytest.mark.ranks
-def test_processes_that_find_different_checkpoints_are_refused(
-    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path
-) -> None:
-    """As machines do without a shared file system: rank 1 would train from the start, next to the weights of rank 0."""
-    interrupted(dataset, labels, tiny_clip, tmp_path / "0")
-
-    def refused() -> str:
-        with pytest.raises(CheckpointError) as error:
-            train(job(dataset, labels, tiny_clip, tmp_path / str(ranks.rank())))
-        return str(error.value)
-
-    for text in on_ranks(2, refused):
-        assert "rank 0 resumes" in text
-        assert "but rank 1 after step 0: the folder is not the same on all machines" in text
-
-
 def test_a_training_on_the_cpu_does_not_start_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process may have a GPU for itself: CUDA then fails when it is started."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -171,29 +151,6 @@ def test_a_training_on_the_cpu_does_not_start_cuda(monkeypatch: pytest.MonkeyPat
 
 
 # Several processes -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.ranks
-def test_no_process_distributes_the_student_before_all_have_arrived(
-    dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """NCCL waits for minutes only, and another machine may download weights for longer."""
-    begun: list[float] = []
-
-    class Distributed(loop.Sharding):
-        def __init__(self, *given: Any) -> None:
-            begun.append(time.monotonic())
-            super().__init__(*given)
-
-    def late() -> tuple[float, float]:
-        time.sleep(ranks.rank())
-        arrived = time.monotonic()
-        train(job(dataset, labels, tiny_clip, tmp_path, steps=1))
-        return arrived, begun[0]
-
-    monkeypatch.setattr(loop, "Sharding", Distributed)
-    (_, first), (second_arrived, _) = on_ranks(2, late)
-    assert first > second_arrived
 
 
 def test_processes_of_one_machine_meet_at_localhost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,3 +227,8 @@ def test_the_table_of_plugins_names_every_registry_with_its_protocol() -> None:
 
 def _annotations(protocol: type) -> set[str]:
     return {name for base in protocol.__mro__ for name in getattr(base, "__annotations__", {})}
+
+
+def test_tests_of_several_processes_are_in_files_that_make_runs() -> None:
+    marked = {path.name for path in Path(__file__).parent.glob("test_*.py") if "mark.ranks" in path.read_text()}
+    assert {name for name in marked if not name.startswith("test_ranks")} == {Path(__file__).name}

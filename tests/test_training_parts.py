@@ -88,7 +88,7 @@ def test_only_the_main_process_writes(
 ) -> None:
     measured: list[object] = []
     made = job(dataset, labels, tiny_clip, tmp_path, steps=2, evaluate_every=1)  # less than an epoch
-    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    monkeypatch.setattr(ranks, "is_main", lambda: False)
     monkeypatch.setattr(ranks, "receive", lambda: None)  # the main process has ended its measurement
     train(replace(made, evaluate=lambda student: measured.append(student) or []))
     assert list(tmp_path.iterdir()) == []

@@ -79,8 +79,6 @@ def make(
     """
     if ":" not in model:
         check_model(model, pretrained)
-    elif pretrained:
-        raise CheckpointError(ignored(model, pretrained))
     name = shown(model)
     tag = (get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else None) or {}
     quick_gelu = bool(tag.get("quick_gelu"))  # weights of OpenAI and others were trained with it
@@ -121,7 +119,7 @@ def shown(model: str) -> str:
 def ignored(model: str, pretrained: str) -> str:
     """Return the error of a model that has its own weights, and for which others are given."""
     return (
-        f"pretrained is {pretrained!r}, but {shown(model)} comes with its own weights. Remove pretrained, or name the "
+        f"pretrained is {pretrained!r}, but {model} comes with its own weights. Remove pretrained, or name the "
         "architecture of these weights as OpenCLIP does, such as ViT-B-16"
     )
 

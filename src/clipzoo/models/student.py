@@ -128,6 +128,8 @@ class Student(nn.Module):
                 architecture, it would run code that is not trusted, or it has no such layers.
             RecipeError: a head or its loss cannot be made.
         """
+        if pretrained and ":" in model:
+            raise CheckpointError(_open_clip.ignored(model, pretrained))
         model = model_schemes.resolve(model)
         clip, tokenizer, config = _open_clip.make(model, pretrained, random, trust_remote_code, size)
         _layout.channels_last(clip.visual)  # images are H×W×3; convolutions keep that order
