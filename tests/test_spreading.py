@@ -127,7 +127,7 @@ def test_a_script_without_a_guard_is_run_once(data: Path, tmp_path: Path) -> Non
 
 
 ENDLESS = """
-import sys, time
+import signal, sys, time
 from clipzoo.data import spreading
 from clipzoo.readers import open_dataset
 
@@ -135,6 +135,7 @@ def work(shard):
     print(shard, flush=True)
     time.sleep(3)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 spreading.PATIENCE = 0
 list(spreading.over_shards(work, open_dataset(sys.argv[1]), [str(i) for i in range(6)] * 20, 2))
 """
