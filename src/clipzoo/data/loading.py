@@ -69,6 +69,24 @@ def loader(
             argument is out of its range.
         LostError, RemoteError: during iteration; see `TrainingSet`.
     """
+    sampler = _sampler(dataset, batch_size, start, steps, rank, ranks)
+    return _Loader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=partial(dataset.collated, tokenize=tokenize),
+        num_workers=workers,
+        persistent_workers=False,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # views have their own generators, and the default one is used by the student
+    )
+
+
+def _sampler(
+    dataset: TrainingSet, batch_size: int, start: int, steps: int | None, rank: int, ranks: int
+) -> PlanSampler:
+    """Return the sampler of a loader; arguments and errors as of `loader`."""
     if batch_size < 1 or not 0 <= rank < ranks:
         raise PlanError(
             f"batch_size={batch_size}, rank={rank} and ranks={ranks} do not fit: give a batch size of 1 or more, and a "
@@ -90,17 +108,7 @@ def loader(
             f"start={start} is not between 0 and the last step, {sampler.stop}. steps= sets another one; an epoch has "
             f"{counted(sampler.steps_per_epoch, 'step')}"
         )
-    return _Loader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=partial(dataset.collated, tokenize=tokenize),
-        num_workers=workers,
-        persistent_workers=False,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # views have their own generators, and the default one is used by the student
-    )
+    return sampler
 
 
 def _ignore_signals(worker: int) -> None:
