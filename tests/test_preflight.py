@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from PIL import Image
+from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
 from clipzoo import recipe
@@ -150,3 +153,34 @@ def test_weights_may_be_a_file_or_a_tag_with_hyphens(tmp_path: Path) -> None:
     (tmp_path / "w.pt").touch()
     check_model("RN50", str(tmp_path / "w.pt"))
     check_model("ViT-B-32", "laion2b-s34b-b79k")
+
+
+def test_data_that_names_files_of_a_benchmark_is_refused(places: Path) -> None:
+    tar, other = places / "bench" / "test" / "images" / "00000.tar", places / "data" / "00000.tar"
+    (places / "list.txt").write_text(f"{other}\n{tar}\n")
+    (places / "apart.txt").write_text(f"{other}\n")
+    for data in (tar, places / "bench" / "*" / "images" / "*.tar", places / "list.txt"):
+        with pytest.raises(RecipeError, match=r"evaluation\.\w+ is .*, whose images are those of data"):
+            check_splits(made(places, data=str(data)))
+    check_splits(made(places, data=str(places / "apart.txt")))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_that_names_pictures_of_a_benchmark_is_refused(places: Path, kind: str) -> None:
+    voc = places / "voc"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    for name in ("seen", "new"):
+        Image.new("RGB", (8, 8), (len(name), 0, 0)).save(voc / "JPEGImages" / f"{name}.jpg")
+        Image.new("P", (8, 8)).save(voc / "SegmentationClass" / f"{name}.png")
+    (voc / "ImageSets/Segmentation/val.txt").write_text("seen\n")
+    for name, expected in (("seen", True), ("new", False)):
+        table = pa.table({"image": [f"JPEGImages/{name}.jpg"], "caption": ["a thing"]})
+        path = voc / f"{name}.{kind}"
+        csv.write_csv(table, path) if kind == "csv" else parquet.write_table(table, path)
+        recipe_of_table = made(places, data=str(path), test=f"voc:{voc}?split=val")
+        if expected:
+            with pytest.raises(RecipeError, match=r"evaluation\.test is .*, whose images are those of data"):
+                check_splits(recipe_of_table, measured=("probe",))
+        else:
+            check_splits(recipe_of_table, measured=("probe",))

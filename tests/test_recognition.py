@@ -237,3 +237,14 @@ def test_splits_must_differ_in_pictures_and_agree_in_meaning(tmp_path):
     along_ray = Convention(kind="metric", along="ray")
     with pytest.raises(PlanError, match="depth is metric, measured along z in probe, metric, measured along the ray"):
         check_meaning({"probe": {"depth": METRES}, "test": {"depth": along_ray}, "heldout": {}})
+
+
+def test_of_classes_with_one_name_the_first_is_predicted(student, pictures):
+    """As in OpenCLIP, where both have one embedding, the images of one of them are hits."""
+    others = ("lamp", "sofa", "table", "bed", "desk")
+    names, once = ("missile", *others, "missile"), ("missile", *others)
+    twice = zero_shot.evaluate(student, shown(pictures[:4], targets=(0, 6, 1, 0), classnames=names)).statistics
+    single = zero_shot.evaluate(student, shown(pictures[:4], targets=(0, 0, 1, 0), classnames=once)).statistics
+    assert twice[:, 1].tolist() == [single[0, 1], 0, single[2, 1], single[3, 1]]
+    assert zero_shot.same_names(names) == [[0, 6]]
+    assert zero_shot.same_names(once) == []

@@ -16,7 +16,9 @@ def command(
     overrides: Set = None,
     device: Device = "auto",
     gpus: Gpus = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples that are labeled and trained on.")] = 1500,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Samples to train on; their shards are labeled as a whole.")
+    ] = 1500,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 40,
     trust: Trust = False,
 ) -> None:

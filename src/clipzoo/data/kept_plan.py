@@ -65,7 +65,8 @@ def kept_plan(
     if trained:
         raise CheckpointError(
             f"{', '.join(changed)} changed since {path} was made ({known}, now {made_of}), but arms were trained on "
-            f"the old data. Give another --out, or delete {path}, {state_file.name}, arms and scores to train again"
+            f"the old data. Give another --out, or delete {path}, {state_file.name}, arms, scores, ablations and "
+            "advice to train again"
         )
     return _save(folder, join, made_of)
 

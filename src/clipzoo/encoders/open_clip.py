@@ -46,9 +46,9 @@ class OpenClip(ImageEncoder):
 
     def maps(self, images: Tensor, layers: Sequence[int] = (-1,)) -> list[Tensor]:
         """Return feature maps [B,C,h,w]; see `Encoder.maps`."""
+        wanted = self.indices(layers)
         if not self.norm and not self.resized:
             return self.student.maps(images, layers)
-        wanted = self.indices(layers)
         order = sorted({*wanted})
         out = self.student.clip.visual.forward_intermediates(
             self.normalize(images), indices=order, normalize_intermediates=self.norm, intermediates_only=True
@@ -95,7 +95,9 @@ def create(name: str, options: Mapping[str, str]) -> Encoder:
         student = Student.create(name)
     else:
         model, _, tag = name.partition("/")
-        student = Student.create(model, tag or None, random=not tag)
+        with torch.random.fork_rng([]):  # random weights are the same in every command
+            torch.manual_seed(0)
+            student = Student.create(model, tag or None, random=not tag)
         encoder = OpenClip(student.eval(), chosen, uri).eval()
         encoder.random = not tag
         return encoder

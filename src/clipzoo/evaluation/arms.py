@@ -127,7 +127,7 @@ def _add_group(
     statistics = {(row, s): scored.statistics for row, seeds in rows.items() for s, scored in seeds.items()}
     draws = resample(statistics, first.metric, resamples, seed)
     computed = {row: {s: scored.compute() for s, scored in seeds.items()} for row, seeds in rows.items()}
-    out["images"][group] = len(first.keys)
+    out["images"][group] = int(np.any([one.any(axis=1) for one in statistics.values()], axis=0).sum())
     for name, measure in first.measures.items():
         values = {row: {s: every[name] for s, every in seeds.items()} for row, seeds in computed.items()}
         bare = name.split("/", 1)[1]

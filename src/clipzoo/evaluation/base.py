@@ -6,6 +6,7 @@ A model is in evaluation mode and without gradients while it is used here; its m
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -172,6 +173,13 @@ def frozen(student: Encoder) -> Iterator[None]:
     finally:
         if isinstance(student, nn.Module):
             student.train(training)
+
+
+def preprocessing_of(model: Encoder) -> str:
+    """Return size, crop, mean and deviation of a model's images as text."""
+    numbers = {name: getattr(model, name).flatten().tolist() for name in ("mean", "std") if hasattr(model, name)}
+    kept = {"crop": getattr(model, "crop", "whole"), "kept": getattr(model, "kept", 1.0)}
+    return json.dumps({"size": [*model.image_size], **kept, **numbers}, sort_keys=True)
 
 
 def weights_of(model: Encoder) -> str:

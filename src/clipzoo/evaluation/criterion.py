@@ -18,7 +18,8 @@ Value = TypeVar("Value", float, NDArray[np.float64])
 def criterion(scores: Mapping[str, Scored]) -> dict[str, float]:
     """Return the headline measures and ``criterion``: zero-shot top-1 plus the mean of the dense headlines.
 
-    In the criterion each headline is in [0, 1], angles as 1 − angle / 90°. Groups that were not measured are left out.
+    In the criterion each headline is in [0, 1], angles as 1 − angle / 90°. Groups that were not measured are left out;
+    without classes, recall@5 of retrieval takes the place of zero-shot top-1.
     """
     values: dict[str, float] = {}
     dense: list[float] = []
@@ -27,7 +28,8 @@ def criterion(scores: Mapping[str, Scored]) -> dict[str, float]:
         values[name] = value = scored.compute()[name]
         if group not in NOT_PROBED and not math.isnan(value):
             dense.append(normalized(value, measure))
-    values["criterion"] = values.get("zero_shot/top1", 0.0) + (sum(dense) / len(dense) if dense else 0.0)
+    recognition = values.get("zero_shot/top1", values.get("retrieval/r5", 0.0))
+    values["criterion"] = recognition + (sum(dense) / len(dense) if dense else 0.0)
     return values
 
 

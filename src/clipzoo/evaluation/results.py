@@ -122,6 +122,7 @@ class Results(Comparison, total=False):
     cost: Mapping[str, object]
     protocol: Mapping[str, object]
     versions: Mapping[str, str]
+    students: Mapping[str, Mapping[str, str]]
     supervision: Mapping[str, object]
     trainings: Mapping[str, Mapping[str, TrainingRecord]]
     expert_failures: Mapping[str, Mapping[str, Unlabeled]]

@@ -14,8 +14,9 @@ from clipzoo.evaluation.measure import Scored
 
 DONE = "done"
 """The file that is written last: the identity of benchmarks and student, and the names of the scores."""
-STUDENT = "student"
-"""The name of the student's digest in an identity; scores of earlier versions, which have none, count as up to date."""
+STUDENT, PREPROCESSING, LAYERS, STRIDE = "student", "preprocessing", "layers", "label_stride"
+ADDED = (STUDENT, PREPROCESSING, LAYERS, STRIDE)
+"""Names in an identity that scores of earlier versions do not have; without them, they count as up to date."""
 
 
 def kept_scores(
@@ -29,7 +30,7 @@ def kept_scores(
     Args:
         folder: of one arm and seed, or of one split of the baselines.
         measure: returns row -> group -> scores.
-        identity: the preset, `STUDENT`, and split -> identity of its benchmark.
+        identity: the preset, those of `ADDED` that apply, and split -> identity of its benchmark.
         say: is called with the reason if existing scores are measured again.
     """
     scores, reason = _current(folder, identity)
@@ -58,7 +59,7 @@ def _current(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str, dict[
         measured, names = dict(record["identity"]), [str(name) for name in record["scores"]]
     except (ValueError, KeyError, TypeError):
         return None, "their benchmark is not recorded"
-    measured = {STUDENT: identity.get(STUDENT)} | measured
+    measured = {name: identity.get(name) for name in ADDED} | measured
     changed = [name for name in identity if measured.get(name) != identity[name]]
     if changed:
         return None, f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed"

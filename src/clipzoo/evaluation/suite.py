@@ -99,7 +99,7 @@ class Suite:
             retrieval={split: one for split, one in captioned.items() if len(one)},
             size=size,
             layers=tuple(layers),
-            identities={split: one.identity for split, one in splits.items()},
+            identities={split: _identity(one) for split, one in splits.items()},
             left_out={split: one.left_out for split, one in splits.items()},
         )
 
@@ -198,6 +198,12 @@ class Suite:
         """Return True if the test split has truth of this task with this convention."""
         truth = self.dense["test"].truth.get(task) if "test" in self.dense else None
         return truth is not None and truth.convention == convention
+
+
+def _identity(split: Split) -> str:
+    """Return the identity of a split; earlier versions scored classes that share a name as misses."""
+    repeated = zero_shot.same_names(split.classnames) if split.targets else []
+    return f"{split.identity}, {len(repeated)} repeated names" if repeated else split.identity
 
 
 def _labeled(split: str, images: Split) -> Split:

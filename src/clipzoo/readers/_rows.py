@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -187,6 +188,18 @@ class RowReader(Reader):
     def text_values(self, path: Place, span: Span) -> Mapping[str, object]:
         """Return the columns of a row that may hold text; others may be among them."""
         return self.values(path, span)
+
+    def named_files(self, shard: str) -> Sequence[str]:
+        """See `Reader.named_files`."""
+        part = self._part(shard)
+        folder = self.images.get(part.path)
+        roots = [root for root in (folder.root, folder.second) if isinstance(root, Path)] if folder else []
+        names = [str(self.image_of(part.path, name.strip())) for name in self.image_names(part)] if roots else []
+        return [str(root / name) for root in roots for name in names if name]
+
+    def image_names(self, part: Part) -> Sequence[str]:
+        """Return the names of image files in a shard's rows; empty if the rows hold images."""
+        return ()
 
     def image_folder(self, location: Location, path: Place) -> ImageFolder:
         """Return the folder of the images that rows of the file ``path`` name."""

@@ -114,6 +114,10 @@ class Reader(ABC):
         """Return a text that changes with any file of the shard, without reading the files; "" if unknown."""
         return self.state(shard)
 
+    def named_files(self, shard: str) -> Sequence[str]:
+        """Return the paths of the image files on a disk that rows of a shard name; empty for other formats."""
+        return ()
+
     def others(self, entry: Entry) -> Mapping[str, bytes]:
         """Return the members of a usable entry apart from its image and caption file: name -> bytes; with ``json``."""
         return {}

@@ -82,6 +82,22 @@ class Parquet(NumberedReader):
             raise SampleError(f"row group {group} of {path.name} cannot be read: {error}", "cannot-read") from error
         return values
 
+    def image_names(self, part: Part) -> Sequence[str]:
+        """See `RowReader.image_names`."""
+        column = self.columns[part.path].image
+        starts, rows = self.groups[part.path], range(part.first, part.first + part.rows)
+        names: list[str] = []
+        with pq.ParquetFile(files.open_for_arrow(part.path)) as file:
+            kind = file.schema_arrow.field(column).type
+            if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+                return ()
+            for group, first in enumerate(starts[:-1]):
+                if first < rows.stop and starts[group + 1] > rows.start:
+                    values = file.read_row_group(group, columns=[column]).column(0)
+                    cut = values.slice(max(rows.start - first, 0), rows.stop - max(first, rows.start))
+                    names += [name for name in cut.to_pylist() if name]
+        return names
+
     def contents(self, shard: str) -> str:
         """Return a digest of the sizes of the file's row groups."""
         return digest(self.sizes.get(self._part(shard).path))

@@ -45,7 +45,7 @@ class Table(RowReader):
             for name, part in named(file, self._cut(path, columns[path])).items()
         }
         super().__init__(location, parts, columns)
-        self.identity = digest(self._images_of(next(iter(self.parts.values()))))
+        self.identity = digest(self.image_names(next(iter(self.parts.values()))))
 
     @classmethod
     def accepts(cls, location: Location) -> bool:
@@ -87,7 +87,7 @@ class Table(RowReader):
 
     def contents(self, shard: str) -> str:
         """Return a digest of the names of its images."""
-        return digest(self._images_of(self._part(shard)))
+        return digest(self.image_names(self._part(shard)))
 
     def _cut(self, path: Place, columns: Columns) -> list[Part]:
         """Return the file's shards, by one pass over its rows."""
@@ -110,7 +110,7 @@ class Table(RowReader):
             for _, record in zip(range(part.rows), records(file, separator, len(names), image), strict=False):
                 yield record
 
-    def _images_of(self, part: Part) -> list[str]:
+    def image_names(self, part: Part) -> list[str]:
         """Return the image names of a shard, which distinguish it from a shard with as many rows."""
         at = self.heads[part.path][0].index(self.columns[part.path].image)
         return [fields[at] for _, _, fields, fault in self._records(part) if not fault]

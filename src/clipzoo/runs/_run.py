@@ -88,6 +88,7 @@ class Run:
         random = self.folder.scratch is not None and not on_disk  # a dry run downloads no weights
         arm = "clipzoo" if "clipzoo" in self.recipe.arms else "clip"
         start = self.start(arm, random=random)
+        check_layers(start, student.layers, "student.layers")
         check_settings(self.recipe.training, start)
         for name, (column, _) in self.specs.items() if arm == "clipzoo" else ():
             check_stride(f"stride of {name}", column.stride, self.recipe.training.height_widths or (start.image_size,))
@@ -188,6 +189,11 @@ class Run:
         self.adopt()
         return self.inputs.plan
 
+    def check_plan(self) -> None:
+        """Raise `CheckpointError` if arms are trained, and the dataset or the labels have changed since."""
+        if self.folder.trained:
+            _ = self.plan
+
     def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
         """Return the student before training; that of ``clipzoo`` has heads, drawn from the seed."""
         return self.trainings.start(arm, seed, random)
@@ -237,6 +243,7 @@ class Run:
             return self.interpolations.scores(arm.removesuffix(BEST), seed)
         if run := self.named(arm):
             with run.writing():
+                run.check_plan()
                 return run.scores("clipzoo", seed)
         return self.measured.arm(arm, seed)
 

@@ -282,6 +282,7 @@ class SavedRecipe:
             for row in (path / "scores").glob("*"):
                 if any(row.rglob(DONE)):  # others were not written by a run
                     shutil.rmtree(row, ignore_errors=True)
+            self._folder.results.unlink(missing_ok=True)
 
     def _read(self) -> bytes | None:
         return self._folder.recipe.read_bytes() if self._folder.recipe.exists() else None
@@ -295,10 +296,12 @@ class SavedRecipe:
         binding = [name for name in changed if binds(name, self._recipe)] if folder.trained else []
         if binding:
             check(binding)
+            ablations = folder.path / "ablations"
+            also = f" and {ablations}" if ablations.exists() else ""
             raise CheckpointError(
                 f"{folder.path} holds arms that were trained with another recipe. It has\n"
                 f"{_lines({name: changed[name] for name in binding})}\nGive another --out, or delete "
-                f"{folder.path / 'arms'} to train all arms again with this recipe; labels are kept"
+                f"{folder.path / 'arms'}{also} to train all arms again with this recipe; labels are kept"
             )
         return changed
 

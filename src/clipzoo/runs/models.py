@@ -16,10 +16,10 @@ from clipzoo.benchmarks import Benchmark, Crop, Split, open_benchmark, read_spli
 from clipzoo.errors import CheckpointError, RecipeError, shell_word
 from clipzoo.evaluation import Encoder, baselines, classification, compare, open_vocabulary
 from clipzoo.evaluation.arms import RowScores
-from clipzoo.evaluation.base import weights_of
+from clipzoo.evaluation.base import preprocessing_of, weights_of
 from clipzoo.evaluation.measure import OPEN_VOCABULARY
 from clipzoo.evaluation.results import Results
-from clipzoo.evaluation.scores import kept_scores
+from clipzoo.evaluation.scores import PREPROCESSING, kept_scores
 from clipzoo.evaluation.suite import PRESETS, Suite
 from clipzoo.plugins import hint
 from clipzoo.probing.base import fitted, patch_of
@@ -94,10 +94,10 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
             "tower, a model has only dense tasks, which need true labels in --probe, --validation and --test"
         )
     arms = {split: {uri: {0: of.get(split, {})} for uri, of in scores.items()} for split in reported}
-    prior = {split: {PRIOR: {0: _prior(wanted, benchmarks, split, progress)}} for split in reported}
+    prior = {PRIOR: {0: _prior(wanted, benchmarks, progress)}}
     results = compare(
         arms["test"],
-        {row: seeds for row, seeds in prior["test"].items() if seeds[0]}
+        {row: seeds for row, seeds in prior.items() if seeds[0]}
         | {row: {0: groups} for row, groups in _constant(wanted, benchmarks, "test").items()},
         recipe=", ".join(wanted.models),
         subsets={split: (arms[split], {}) for split in reported if split != "test"},
@@ -223,7 +223,7 @@ def _scores(
     crop, kept = _preprocessing(model)
     size, layers = model.image_size, wanted.layers
     suite = Suite.of(benchmarks, size, layers=layers, crop=crop, label_size=wanted.label_size, kept=kept)
-    identity = _request(wanted) | dict(suite.identities) | {"weights": weights_of(model)}
+    identity = _request(wanted) | dict(suite.identities) | _of_model(model)
     if getattr(model, "has_text", True):  # dense tasks have the whole image
         identity |= _kept(kept) | ({"texts": "masked"} if getattr(model, "masked", False) else {})
     folder = wanted.out / "scores" / _folder_name(uri)
@@ -264,7 +264,8 @@ def _trained_scores(
     """Return split -> scores of a probe that is trained on one model; existing scores and checkpoints are used."""
     preset = probing.get(wanted.preset)
     identities = {split: _identity(benchmarks[split], preset.task) for split in ("probe", *reported)}
-    identities["weights"] = weights_of(encoders.create(uri))
+    of_model = _of_model(encoders.create(uri))
+    identities |= of_model
     if preset.flip_average and preset.bins:
         identities["flip_average"] = "of meters"  # earlier versions averaged logarithms
     folder = wanted.out / "probes" / f"{wanted.preset}-{_folder_name(uri)}"
@@ -274,7 +275,7 @@ def _trained_scores(
         model = _encoder(wanted, uri, preset, fitted(preset.crop, _patch(uri)))
         _note_random(model, uri, progress)
         job = probing.ProbeJob(
-            preset, model, f"{uri} {identities['weights']} {identities['probe']}", folder, wanted.seed, wanted.steps,
+            preset, model, " ".join([uri, *of_model.values(), identities["probe"]]), folder, wanted.seed, wanted.steps,
             lambda done, total, loss: progress.step(wanted.preset, done, total, f"loss {loss:.4f}"),
         )  # fmt: skip
         module = probing.train(job, benchmarks["probe"])
@@ -305,7 +306,7 @@ def _classified(
     for sentence in classification.unseen(splits, reported):
         progress.stage(sentence)
     identity = _request(wanted) | {name: split.identity for name, split in splits.items()} | _kept(kept)
-    identity["weights"] = weights_of(model)
+    identity |= _of_model(model)
     folder = wanted.out / "features" / _folder_name(uri)
 
     def measured() -> dict[str, RowScores]:
@@ -313,6 +314,11 @@ def _classified(
 
     place = wanted.out / "scores" / wanted.preset / _folder_name(uri)
     return dict(kept_scores(place, measured, identity, progress.stage))
+
+
+def _of_model(model: Encoder) -> dict[str, str]:
+    """Return the part of an identity that a model gives."""
+    return {"weights": weights_of(model), PREPROCESSING: preprocessing_of(model)}
 
 
 def _preprocessing(model: Encoder) -> tuple[Crop, float]:
@@ -353,14 +359,21 @@ def _constant(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: st
     return Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size).constant(split)
 
 
-def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str, progress: Progress) -> RowScores:
+def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], progress: Progress) -> RowScores:
+    """Return the scores of the position prior on test; they are kept like those of a model."""
     if wanted.preset != QUICK:
         return {}
     suite = Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size)
-    if not suite.probed or split not in suite.dense:
+    if not suite.probed or "test" not in suite.dense:
         return {}
-    progress.stage(f"measuring {PRIOR} on {split}")
-    return baselines.position_prior(suite.dense["probe"], suite.dense["validation"]).score(suite.dense[split])
+
+    def measured() -> dict[str, RowScores]:
+        progress.stage(f"measuring {PRIOR}")
+        fitted = baselines.position_prior(suite.dense["probe"], suite.dense["validation"])
+        return {"test": fitted.score(suite.dense["test"])}
+
+    identity = _request(wanted) | dict(suite.identities)
+    return kept_scores(wanted.out / "scores" / PRIOR, measured, identity, progress.stage).get("test", {})
 
 
 def _protocol(wanted: Comparison) -> dict[str, object]:

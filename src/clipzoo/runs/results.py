@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from clipzoo.benchmarks import Truth
+from clipzoo.errors import CheckpointError, shell_word
 from clipzoo.evaluation import RowScores, TableScores, compare, open_vocabulary
 from clipzoo.evaluation.arms import CEILING
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
@@ -20,7 +21,7 @@ from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import TRAINED
 from clipzoo.runs.inputs import reported_splits, versioned_preset
 from clipzoo.runs.interpolation import BEST
-from clipzoo.runs.trainings import seeds_of
+from clipzoo.runs.trainings import WEIGHTS, digest, seeds_of
 from clipzoo.store.manifest import software
 from clipzoo.training import early_end, hardware, read_log, supervision
 from clipzoo.training.guard import RECORD
@@ -47,6 +48,7 @@ def compared(run: Run) -> Results:
         protocol=protocol(run) | {"supervision": describe_supervision(supervised.get("clipzoo", {}))},
         versions=software(),
     )
+    results["students"] = students_of(run)
     results["supervision"] = supervised
     results["trainings"] = trainings_of(run)
     if failures := expert_failures({split: rows.get(CEILING, {}) for split, (_, rows) in measured.items()}):
@@ -77,6 +79,35 @@ def expert_failures(scores: Mapping[str, Mapping[int, RowScores]]) -> dict[str, 
 def trained_arms(run: Run) -> list[str]:
     """Return the arms of the recipe that are trained."""
     return [arm for arm in run.recipe.arms if arm != "clip"]
+
+
+def students_of(run: Run) -> dict[str, dict[str, str]]:
+    """Return arm -> seed -> SHA-256 of its student's weights, "" where there is none; of interpolated arms, too."""
+    arms: dict[str, dict[str, str]] = {}
+    for arm in measured_arms(run):
+        for seed in seeds_of(run.recipe, arm) if arm != "clip" else ():
+            folder = run.folder_of(arm.removesuffix(BEST), seed) / ("best" if arm.endswith(BEST) else "student")
+            arms.setdefault(arm, {})[str(seed)] = digest(folder) if (folder / WEIGHTS).is_file() else ""
+    return arms
+
+
+def check_current(run: Run, results: Results) -> None:
+    """Raise `CheckpointError` if results are of other students than those in the run's folder.
+
+    Results of earlier versions of clipzoo, which do not record their students, count as current.
+    """
+    students = students_of(run)
+    changed = [
+        f"{arm}, seed {seed}"
+        for arm, seeds in results.get("students", {}).items()
+        for seed, of in seeds.items()
+        if of != students.get(arm, {}).get(seed, of)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{run.folder.results} has the numbers of other students: those of {'; '.join(changed)} were trained or "
+            f"chosen again since. Run `clipzoo eval {shell_word(run.out)}`"
+        )
 
 
 def named_arms_of(run: Run) -> dict[str, NamedArm]:

@@ -17,7 +17,7 @@ from clipzoo.data import Where, entry_of, joining
 from clipzoo.errors import ClipzooError
 from clipzoo.evaluation.measure import OPEN_VOCABULARY, Scored
 from clipzoo.evaluation.probes.probe import Probes
-from clipzoo.evaluation.scores import STUDENT, kept_scores
+from clipzoo.evaluation.scores import LAYERS, STRIDE, STUDENT, kept_scores
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.models import Student
@@ -191,7 +191,7 @@ class Scores:
         generator = np.random.default_rng(self.inputs.recipe.seeds[0])
         rows = sorted(generator.choice(len(plan), min(PSEUDO, len(plan)), replace=False).tolist())
         entries = [entry_of(row) for row in plan.rows(rows)]
-        used = {labels.task: self._used(column) for column, labels in columns.values()}
+        used = {task: self._used(columns[name][0]) for task, name in comparable.items()}
         true_labels = next(iter(self.suite.dense["test"].truth.values()))
         readable = [entry for entry in entries if decodes(reader, entry)]
         labels = column_labels(str(self.inputs.store.root), reader, comparable, used)
@@ -233,7 +233,9 @@ class Scores:
             splits: that are measured.
             extra: further names and values that the scores belong to.
         """
-        identity = {"preset": versioned_preset(self.inputs.recipe), **(extra or {})}
+        evaluation = self.inputs.recipe.evaluation
+        settings = {LAYERS: str(list(evaluation.layers)), STRIDE: str(evaluation.label_stride)}
+        identity = {"preset": versioned_preset(self.inputs.recipe), **settings, **(extra or {})}
         for split in ("probe", "validation", *splits):
             if split in self.suite.identities:
                 identity[split] = self.suite.identities[split]

@@ -13,7 +13,7 @@ import torch
 
 from clipzoo import files
 from clipzoo.data import LabelColumn, Plan, TrainingSet, Viewing
-from clipzoo.errors import CheckpointError, DivergedError
+from clipzoo.errors import CheckpointError, DivergedError, RecipeError
 from clipzoo.evaluation import zero_shot
 from clipzoo.evaluation.criterion import criterion
 from clipzoo.evaluation.suite import Suite
@@ -158,6 +158,7 @@ class Trainings:
         rates = self.recipe.training.learning_rates
         if len(rates) == 1:
             return rates[0]
+        self.check_choice()
         trials = self.trials(arm)
         for rate in rates:
             if f"{rate:g}" not in trials:
@@ -168,6 +169,16 @@ class Trainings:
                 files.write(self._rates(arm), json.dumps(trials, indent=2).encode())
                 shutil.rmtree(self._trial_folder(arm, rate) / "student", ignore_errors=True)
         return max(rates, key=lambda rate: trials[f"{rate:g}"]["criterion"])
+
+    def check_choice(self) -> None:
+        """Raise `RecipeError` if there are several learning rates and validation measures nothing to choose one by."""
+        suite = self.suite if len(self.recipe.training.learning_rates) > 1 else None
+        if suite and not (suite.probed or "validation" in suite.zero_shot or "validation" in suite.retrieval):
+            raise RecipeError(
+                f"training.learning_rates has several, but nothing can be measured on evaluation.validation, "
+                f"{self.recipe.evaluation.validation!r}, to choose one: it needs classes, captions, or true labels and "
+                "evaluation.probe (docs/benchmarks.md). Add one of these, or give one rate"
+            )
 
     def trials(self, arm: str) -> dict[str, dict[str, float]]:
         """Return learning rate -> validation scores of its trial, for all finished trials of an arm."""

@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, RecipeError, SampleError, StoreError, counted, shell_word
+from clipzoo.evaluation.results import Results
 from clipzoo.evaluation.tradeoff import Tradeoff
 from clipzoo.experts import Expert
 from clipzoo.export import PLUGINS as TARGETS
@@ -35,7 +36,7 @@ from clipzoo.pages import write_page
 from clipzoo.runs._run import Run
 from clipzoo.runs.before.preflight import TRAINED, check_arm, check_dataset, check_measurable, check_trainable
 from clipzoo.runs.interpolation import BEST, RECORD
-from clipzoo.runs.results import compared, curves, picture_rows, task_order
+from clipzoo.runs.results import check_current, compared, curves, picture_rows, task_order
 from clipzoo.runs.trainings import describe, seeds_of
 from clipzoo.store import Store, software
 from clipzoo.training import early_end
@@ -110,10 +111,12 @@ def train(run: Run, arm: str, seed: int) -> Path:
     if named := run.named(arm):
         run.progress.stage(f"{arm}: captions and pseudo-labels of {', '.join(named.specs)}")
         if len(run.recipe.training.learning_rates) > 1:
+            run.trainings.check_choice()
             label(run)
             run.rate(arm)  # that of clipzoo, chosen with all columns
         return train(named, "clipzoo", seed)
     if run.trainings.trained(arm, seed) is None:
+        run.trainings.check_choice()
         check_dataset(run.recipe, run.inputs.reader)
         label(run)
         run.progress.stage(f"training {arm}, seed {seed}")
@@ -172,9 +175,14 @@ def report(run: Run) -> Path:
     """
     if not run.folder.results.exists():
         raise CheckpointError(f"{run.out} has no results.json: run `clipzoo eval {shell_word(run.out)}` first")
+    results: Results = json.loads(run.folder.results.read_text(encoding="utf-8"))
+    check_current(run, results)
     run.adopt()
+    if not run.folder.results.exists():  # it was of another benchmark
+        raise CheckpointError(
+            f"the recipe of {run.out} measures differently now: run `clipzoo eval {shell_word(run.out)}` first"
+        )
     run.progress.stage("writing the page")
-    results = json.loads(run.folder.results.read_text(encoding="utf-8"))
     return write_page(
         results,
         run.folder.page,
@@ -282,8 +290,7 @@ def push(
 
 def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
     """Return a student with the samples and the README of its export."""
-    title, results = f"{run.recipe.name}: {arm}, seed {seed}", run.folder.results
-    numbers = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
+    title, numbers = f"{run.recipe.name}: {arm}, seed {seed}", _numbers(run)
     student, version = _trained(run, arm, seed), software().get("clipzoo", "(source)")
     if named := run.named(arm):
         run, arm = named, "clipzoo"
@@ -293,6 +300,19 @@ def _source(run: Run, arm: str, seed: int, heads: bool) -> Source:
         raise RecipeError(f"--heads: the student of the arm {arm!r} has no heads. Omit --heads")
     card = model_card(run.recipe, arm, title, manifests, numbers, version, _note(run, arm, seed))
     return Source(student, images, captions, card, heads)
+
+
+def _numbers(run: Run) -> Results | None:
+    """Return the contents of ``results.json``; None if the run was not measured, or if they are of other students."""
+    if not run.folder.results.exists():
+        return None
+    results: Results = json.loads(run.folder.results.read_text(encoding="utf-8"))
+    try:
+        check_current(run, results)
+    except CheckpointError as error:
+        run.progress.stage(f"the model card has no results: {error}")
+        return None
+    return results
 
 
 def _note(run: Run, arm: str, seed: int) -> str:

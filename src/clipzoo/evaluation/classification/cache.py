@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clipzoo import files
 from clipzoo.benchmarks import Split
-from clipzoo.evaluation.base import Encoder, embedding_batches, weights_of
+from clipzoo.evaluation.base import Encoder, embedding_batches, preprocessing_of, weights_of
 
 PART = 8192
 """Images of a part."""
@@ -70,7 +70,8 @@ def cached(
         CheckpointError: an embedding is not finite.
     """
     identity: dict[str, object] = {
-        "images": split.identity, "size": [*split.size], "crop": split.crop, "weights": weights_of(model)
+        "images": split.identity, "size": [*split.size], "crop": split.crop, "weights": weights_of(model),
+        "preprocessing": preprocessing_of(model),
     }  # fmt: skip
     if split.kept != 1:
         identity["kept"] = split.kept

@@ -108,6 +108,7 @@ def _compared(reference: Run, every: Sequence[Variant]) -> Path:
         run = reference.variant(variant)
         with run.writing():
             reference.progress.stage(variant.name)
+            run.check_plan()
             scores[variant.name] = {seed: run.scores("clipzoo", seed) for seed in seeds}
     rows: dict[str, dict[int, RowScores]] = {
         row: {seed: splits["test"] for seed, splits in of.items()} for row, of in scores.items()

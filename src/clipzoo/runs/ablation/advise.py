@@ -72,6 +72,11 @@ def check(recipe: Recipe) -> None:
             "evaluation.validation is missing, on which experts are compared: add a benchmark folder that is neither "
             "probe nor test"
         )
+    if recipe.evaluation.probe is None:
+        raise RecipeError(
+            "evaluation.probe is missing: experts are compared by dense tasks, whose probes are fitted on it. Add a "
+            "benchmark folder with true labels that is neither validation nor test"
+        )
     if not recipe.columns:
         raise RecipeError("columns is empty, so there is no expert to compare with captions alone: add a column")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -35,18 +36,20 @@ class Pictures:
     Attributes:
         folders: those of which everything is read.
         fingerprint: of the reader.
-        files: picture files that are listed one by one.
+        files: files that are listed one by one: pictures, tars or tables.
+        named: returns the paths of the picture files that rows of a table name.
     """
 
     folders: Sequence[Place]
     fingerprint: Mapping[str, object]
-    files: frozenset[Path] = frozenset()
+    files: frozenset[Place] = frozenset()
+    named: Callable[[], Iterable[str]] = tuple
 
     def overlap(self, other: Pictures) -> bool:
-        """Return True if two datasets are equal, one contains the other, or both list a common file."""
+        """Return True if two datasets are equal, one contains the other, or both have a common file."""
         if self.fingerprint == other.fingerprint or self.files & other.files:
             return True
-        if self._holds(other) or other._holds(self):
+        if self._holds(other) or other._holds(self) or self._names(other) or other._names(self):
             return True
         pairs = [(one, two) for one in self.folders for two in other.folders]
         return any(one == two or one in two.parents or two in one.parents for one, two in pairs)
@@ -54,6 +57,21 @@ class Pictures:
     def _holds(self, other: Pictures) -> bool:
         """Return True if a folder that is read as a whole has a file that the other dataset lists."""
         return any(folder in file.parents for folder in self.folders for file in other.files)
+
+    def _names(self, other: Pictures) -> bool:
+        """Return True if a row of a table names a file that the other dataset reads."""
+        whole, single = {str(folder) for folder in other.folders}, {str(file) for file in other.files}
+        parents = {str(file.parent) for file in other.files}
+        known: dict[str, tuple[str, bool]] = {}  # folder -> its real path, and True if everything in it is read
+        for path in self.named() if whole or single else ():
+            folder, name = os.path.split(path)
+            if folder not in known:
+                real = os.path.realpath(folder)
+                known[folder] = real, any(real == one or real.startswith(one + os.sep) for one in whole)
+            real, inside = known[folder]
+            if inside or (real in parents and f"{real}{os.sep}{name}" in single):
+                return True
+        return False
 
 
 def pick_device(wanted: str = "auto") -> str:
@@ -243,7 +261,14 @@ def _of_dataset(location: str) -> Pictures | None:
     if locations.provided(location):
         return None
     found = locations.resolve_data(location, Path())
-    return Pictures([folder.resolve() for folder in Location.parse(found).whole], fingerprint(open_dataset(found)))
+    reader, parsed = open_dataset(found), Location.parse(found)
+    one_by_one = () if parsed.whole or parsed.options.get("format") == "joined" else parsed.files()
+    return Pictures(
+        [folder.resolve() for folder in parsed.whole],
+        fingerprint(reader),
+        frozenset(file.resolve() for file in one_by_one),
+        lambda: (path for shard in reader.shards for path in reader.named_files(shard)),
+    )
 
 
 def _of_benchmark(benchmark: Benchmark | None) -> Pictures | None:
