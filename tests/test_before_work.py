@@ -105,6 +105,11 @@ def test_strides_larger_than_the_images_are_refused(places: Path) -> None:
     assert not Path("run").exists()
 
 
+def test_layers_that_the_student_does_not_have_are_refused(places: Path) -> None:
+    with pytest.raises(RecipeError, match=r"student\.layers is \[12\], and the vision tower has no such layers"):
+        runs.Run(made(student={"model": "demo:clip", "layers": [12]}), "run")
+
+
 def test_the_dry_run_counts_the_images_of_a_chunk(places: Path, tiny_clip: str) -> None:
     chunks = made(training={"steps": 1, "batch_size": 4, "accumulate": 2}, student={"model": tiny_clip})
     assert "activations at 2 images in fp32" in dict(preview(chunks, "run").rows())["memory, estimated"]

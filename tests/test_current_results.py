@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipzoo import encoders, recipe, runs
+from clipzoo.benchmarks import read_split
 from clipzoo.errors import CheckpointError, ClipzooError, RecipeError
+from clipzoo.evaluation import suite
 from clipzoo.evaluation.arms import comparison
 from clipzoo.evaluation.base import preprocessing_of
 from clipzoo.evaluation.measure import Scored, metric_of
@@ -206,6 +208,29 @@ def test_another_normalization_is_measured_again(clip: Path, tmp_path: Path) -> 
     (model / "preprocessor_config.json").write_text(json.dumps(record | {"image_mean": [0.1, 0.2, 0.3]}))
     measure(wanted, third := Listener())
     assert any("preprocessing has changed" in text for text in third.said)
+
+
+def test_benchmarks_are_read_once_for_all_models(
+    clip: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {}
+    for seed, split in enumerate(("probe", "validation", "test")):
+        write_benchmark(tmp_path / split, 12, seed)
+        places[split] = str(tmp_path / split)
+    alone = [
+        measure(Comparison([uri], places, tmp_path / str(number)), Silent())["arms"][uri]
+        for number, uri in enumerate((f"hf:{clip}", f"open_clip:{tiny_clip}"))
+    ]
+    read = []
+    monkeypatch.setattr(suite, "read_split", lambda *values, **more: read.append(values) or read_split(*values, **more))
+    models = [f"hf:{clip}", f"open_clip:{tiny_clip}"]
+    results = measure(Comparison(models, places, tmp_path / "both"), Silent())
+    assert [results["arms"][uri] for uri in models] == alone
+    assert len(read) == 3
+    heard = Listener()
+    assert measure(Comparison(models, places, tmp_path / "both"), heard)["baselines"] == results["baselines"]
+    assert "position_prior" in results["baselines"]
+    assert not any("position_prior" in text for text in heard.said)
 
 
 def test_random_weights_are_the_same_in_each_command() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 
 from clipzoo.benchmarks import Benchmark, Crop, Split, check_meaning, open_benchmark, read_split
@@ -101,6 +102,17 @@ class Suite:
             layers=tuple(layers),
             identities={split: _identity(one) for split, one in splits.items()},
             left_out={split: one.left_out for split, one in splits.items()},
+        )
+
+    def seen_by(self, size: tuple[int, int], crop: Crop, kept: float = 1.0) -> Suite:
+        """Return the same splits for students with another size and preprocessing, as `of` makes them; labels stay."""
+        seen = partial(replace, size=size, crop=crop, kept=kept)
+        return replace(
+            self,
+            dense={split: replace(one, size=size) for split, one in self.dense.items()},
+            zero_shot={split: seen(one) for split, one in self.zero_shot.items()},
+            retrieval={split: seen(one) for split, one in self.retrieval.items()},
+            size=size,
         )
 
     def recognition(self, student: Encoder, split: str) -> dict[str, Scored]:

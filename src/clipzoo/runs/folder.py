@@ -278,11 +278,13 @@ class SavedRecipe:
         if not trained:
             for name in ("plan.arrow", "plan.parquet"):
                 (path / name).unlink(missing_ok=True)
-        if not trained or any(name.startswith("evaluation.") and name not in APART for name in changed):
+        measuring = any(name.startswith("evaluation.") and name not in APART for name in changed)
+        if measuring or any(not name.startswith(FREE) for name in changed):
+            self._folder.results.unlink(missing_ok=True)
+        if not trained or measuring:
             for row in (path / "scores").glob("*"):
                 if any(row.rglob(DONE)):  # others were not written by a run
                     shutil.rmtree(row, ignore_errors=True)
-            self._folder.results.unlink(missing_ok=True)
 
     def _read(self) -> bytes | None:
         return self._folder.recipe.read_bytes() if self._folder.recipe.exists() else None

@@ -84,21 +84,24 @@ def measure(wanted: Comparison, progress: Progress) -> Results:
     benchmarks = {split: _opened(wanted, split, progress) for split in SPLITS if split in wanted.locations}
     reported = [split for split in ("test", "heldout") if split in benchmarks]
     _check_measurable(wanted, benchmarks, reported)
-    scored = _scores if wanted.preset == QUICK else _trained_scores
-    if wanted.preset in classification.PRESETS:
-        scored = _classified
-    scores = {uri: scored(wanted, uri, benchmarks, reported, progress) for uri in wanted.models}
+    suite = _suite(wanted, benchmarks) if wanted.preset == QUICK else None
+    trained = _classified if wanted.preset in classification.PRESETS else _trained_scores
+    scores = {
+        uri: _scores(wanted, uri, suite, reported, progress)
+        if suite
+        else trained(wanted, uri, benchmarks, reported, progress)
+        for uri in wanted.models
+    }
     if empty := [uri for uri, of in scores.items() if not of.get("test")]:
         raise RecipeError(
             f"nothing can be measured on --test {wanted.locations['test']} for {', '.join(empty)}: without a text "
             "tower, a model has only dense tasks, which need true labels in --probe, --validation and --test"
         )
     arms = {split: {uri: {0: of.get(split, {})} for uri, of in scores.items()} for split in reported}
-    prior = {PRIOR: {0: _prior(wanted, benchmarks, progress)}}
+    constant = {PRIOR: _prior(wanted, suite, progress), **suite.constant("test")} if suite else {}
     results = compare(
         arms["test"],
-        {row: seeds for row, seeds in prior.items() if seeds[0]}
-        | {row: {0: groups} for row, groups in _constant(wanted, benchmarks, "test").items()},
+        {row: {0: groups} for row, groups in constant.items() if groups},
         recipe=", ".join(wanted.models),
         subsets={split: (arms[split], {}) for split in reported if split != "test"},
         protocol=_protocol(wanted) | open_vocabulary.protocol(wanted.open_vocabulary),
@@ -200,7 +203,10 @@ def _check_measurable(wanted: Comparison, benchmarks: Mapping[str, Benchmark], r
                     f"--{split} {wanted.locations[split]} has no true labels of {task}, which the preset "
                     f"{wanted.preset} needs; it has {', '.join(benchmarks[split].labels) or 'none'}"
                 )
-        return
+
+
+def _suite(wanted: Comparison, benchmarks: Mapping[str, Benchmark]) -> Suite:
+    """Return the benchmarks, read once for all models; raise `RecipeError` if nothing can be measured on test."""
     suite = Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size)
     if wanted.open_vocabulary:
         suite.check_prompted("omit --open-vocabulary")
@@ -209,10 +215,11 @@ def _check_measurable(wanted: Comparison, benchmarks: Mapping[str, Benchmark], r
             "--probe and --validation with true labels" if "test" in suite.dense else "classes, captions or true labels"
         )
         raise RecipeError(f"nothing can be measured on --test {wanted.locations['test']}: it needs {needs}")
+    return suite
 
 
 def _scores(
-    wanted: Comparison, uri: str, benchmarks: Mapping[str, Benchmark], reported: Sequence[str], progress: Progress
+    wanted: Comparison, uri: str, benchmarks: Suite, reported: Sequence[str], progress: Progress
 ) -> dict[str, RowScores]:
     """Return split -> scores of one model; existing scores of the same benchmarks are used."""
     progress.stage(f"measuring {uri}")
@@ -221,8 +228,7 @@ def _scores(
     if isinstance(model, nn.Module):
         model.to(wanted.device)
     crop, kept = _preprocessing(model)
-    size, layers = model.image_size, wanted.layers
-    suite = Suite.of(benchmarks, size, layers=layers, crop=crop, label_size=wanted.label_size, kept=kept)
+    suite = benchmarks.seen_by(model.image_size, crop, kept)
     identity = _request(wanted) | dict(suite.identities) | _of_model(model)
     if getattr(model, "has_text", True):  # dense tasks have the whole image
         identity |= _kept(kept) | ({"texts": "masked"} if getattr(model, "masked", False) else {})
@@ -352,18 +358,8 @@ def _identity(benchmark: Benchmark, task: str) -> str:
     return digest.hexdigest()
 
 
-def _constant(wanted: Comparison, benchmarks: Mapping[str, Benchmark], split: str) -> dict[str, RowScores]:
-    """Return the rows of answers in zero-shot recognition that do not look at the image."""
-    if wanted.preset != QUICK:
-        return {}
-    return Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size).constant(split)
-
-
-def _prior(wanted: Comparison, benchmarks: Mapping[str, Benchmark], progress: Progress) -> RowScores:
+def _prior(wanted: Comparison, suite: Suite, progress: Progress) -> RowScores:
     """Return the scores of the position prior on test; they are kept like those of a model."""
-    if wanted.preset != QUICK:
-        return {}
-    suite = Suite.of(benchmarks, wanted.label_size, layers=wanted.layers, label_size=wanted.label_size)
     if not suite.probed or "test" not in suite.dense:
         return {}
 
