@@ -71,6 +71,20 @@ def kept_plan(
     return _save(folder, join, made_of)
 
 
+def differing(one: Path, other: Path) -> list[str]:
+    """Return the names, "dataset" and columns, in which the plans of two folders were made of other data or labels.
+
+    Names that only one of them has, and folders without a plan, are left out.
+    """
+    states = [_load_state(folder / MADE_OF) if (folder / MADE_OF).exists() else {} for folder in (one, other)]
+    first, second = states
+    return [name for name in first if name in second and not _agree(first[name], second[name])]
+
+
+def _agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return _comparable(one, other) == _comparable(other, one)
+
+
 def _save(folder: Path, join: Callable[[Path], Plan], made_of: Mapping[str, Any]) -> Plan:
     draft = folder / NEXT
     plan = join(draft)  # a join that fails leaves the old plan and its state

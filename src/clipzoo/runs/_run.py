@@ -9,6 +9,8 @@ from pathlib import Path
 
 from clipzoo import locations, model_schemes
 from clipzoo.data import Plan, check_mixture
+from clipzoo.data.kept_plan import differing
+from clipzoo.errors import CheckpointError
 from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
@@ -190,9 +192,14 @@ class Run:
         return self.inputs.plan
 
     def check_plan(self) -> None:
-        """Raise `CheckpointError` if arms are trained, and the dataset or the labels have changed since."""
-        if self.folder.trained:
-            _ = self.plan
+        """Raise `CheckpointError` if this run was trained on other data or labels than the run that it belongs to."""
+        base = self.folder.base
+        changed = differing(self.folder.path, base.folder.path) if base and self.folder.trained else []
+        if base and changed:
+            raise CheckpointError(
+                f"the arms in {self.folder.path} were trained on other data or labels ({', '.join(changed)}) than "
+                f"those of {base.folder.path}, so they cannot be compared. Delete {self.folder.path} to train again"
+            )
 
     def start(self, arm: str = "clip", seed: int = 0, random: bool = False) -> Student:
         """Return the student before training; that of ``clipzoo`` has heads, drawn from the seed."""
