@@ -261,6 +261,37 @@ def test_a_padded_crop_moves_boxes_and_masks_with_the_picture():
             assert (rle.decode((cut.masks or ("",))[0] or "", (64, 64)) == bright).mean() > 0.97
 
 
+def test_objects_that_a_training_crop_cuts_stay_objects():
+    """Also those of which little is left; the crowd of the whole picture is removed."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    boxes = np.array([[0, 0, 64, 64], [0, 0, 8, 8]], np.float32)
+    whole = rle.encode(np.ones((64, 64), np.bool_))
+    label = Detection(
+        (64, 64), boxes, np.zeros(2, np.uint16), np.ones(2, np.float32), np.array([False, True]), (whole, whole)
+    )
+    near = replace(TINY, short_side=(640, 640), long_side=None)
+    _, cut = augmented(image, label, tasks.get("detection"), near, (64, 64), np.random.default_rng(0))
+    assert isinstance(cut, Detection)
+    assert cut.boxes.tolist() == [[0, 0, 64, 64]]  # one percent of the object
+    assert not cut.ignored.any()
+
+
+def test_an_object_without_a_pixel_in_the_crop_is_no_target(models):  # noqa: F811
+    module = DetectorModule(
+        replace(TINY, detector=Detector("mask-rcnn", 64)), tasks.get("detection"), TWO, model(models)
+    )
+    corner, empty = np.zeros((64, 64), np.bool_), np.zeros((64, 64), np.bool_)
+    corner[:4, :4] = True
+    boxes = np.array([[0, 0, 8, 8], [0, 0, 9, 9]], np.float32)
+    masks = rle.encode(corner), rle.encode(empty)
+    sure = np.ones(2, np.float32)
+    target = module._target(
+        Detection((64, 64), boxes, np.zeros(2, np.uint16), sure, sure == 0, masks), torch.device("cpu")
+    )
+    assert target["boxes"].tolist() == [[0, 0, 8, 8]]
+    assert target["masks"].shape == (1, 64, 64)
+
+
 @pytest.mark.parametrize("kind", ["fcos", "mask-rcnn"])
 def test_detections_return_to_the_frame_of_the_truth(kind, models, monkeypatch):  # noqa: F811
     """The picture of 48×64 fills the upper 48 of 64 rows of its crop; its label has twice its size."""

@@ -196,11 +196,22 @@ def test_classes_that_are_left_out_are_spoken_of(tmp_path):
     assert look_up(uri + "zebra,car").ids.tolist() == [0, 1]
 
 
+def test_a_box_without_area_is_left_out(tmp_path):
+    """As Detectron2 and torchvision do; COCO's train2017 has two, and their pictures have other objects."""
+    values = instances()
+    whole = look_up(f"coco:{written(tmp_path / 'a.json', values)}?masks=no&classes=all")
+    values["annotations"].append(values["annotations"][0] | {"id": 99, "bbox": [2, 2, 3, 0]})
+    expert = experts.create(f"coco:{written(tmp_path / 'b.json', values)}?masks=no&classes=all")
+    label = expert.look_up("000000", (H, W))
+    np.testing.assert_array_equal(label.boxes, whole.boxes)
+    assert expert.notes["left out: objects whose bbox has no area"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"bbox": [20, 2, 3, 3]}, "outside of the picture"),
-        ({"bbox": [2, 2, 0, 3]}, "a box without area"),
+        ({"bbox": [2, 2, -1, 3]}, "a box without area"),
         ({"bbox": [2, 2, float("nan"), 3]}, "a box without area"),
         ({"bbox": [2, 2, 3]}, "not four numbers"),
         ({"bbox": None, "segmentation": None}, "without a bbox and without a mask"),

@@ -288,6 +288,15 @@ def test_angles_by_hand() -> None:
     )
     got = metric.compute(share)
     assert got == pytest.approx({"mean_angle": 55, "within_11": 0, "within_22": 0.5, "within_30": 0.5, "coverage": 1})
+    images = NORMALS.metrics(Convention())["images"]
+    both = normals(s, 0, c), normals(0, 1, 0)
+    vectors, known = np.concatenate([one.vectors for one in both], -1), np.concatenate([one.valid for one in both], -1)
+    ahead = Normals(np.zeros_like(vectors) + np.array([0, 0, 1], np.float32)[:, None, None], known)
+    twice = images.statistics(Normals(vectors, known), ahead) + images.statistics(normals(s, 0, c), normals(0, 0, 1))
+    rmse = (np.sqrt((20**2 + 90**2) / 2) + 20) / 2
+    assert images.compute(twice) == pytest.approx({"rmse": rmse, "within_11": 0, "within_22": 0.75, "within_30": 0.75})
+    unknown = Normals(np.zeros_like(vectors), np.zeros_like(known))
+    assert np.array_equal(images.statistics(unknown, ahead), np.zeros(5))
 
 
 def scored(prediction: Edges, truth: Edges) -> dict[str, float]:

@@ -115,6 +115,9 @@ class Coco(Importer):
             self.notes.take("repaired: bbox is missing and taken from the mask", key)
         else:
             edges = _boxes.xyxy(cast(Sequence[object], box or ()), "xywh")
+            if len(edges) == 4 and 0 in (edges[2] - edges[0], edges[3] - edges[1]):  # two in train2017
+                self.notes.take("left out: objects whose bbox has no area", key)
+                return
         if self.masks and mask is None:
             self.notes.take("kept without a mask: objects that have a box alone", key)
         objects.add(name, edges, ignored, mask if self.masks else None, self._score(annotation))

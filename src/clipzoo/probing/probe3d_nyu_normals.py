@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from clipzoo.probing.probe3d_nyu_depth import PRESET as DEPTH
+from clipzoo.probing.probe3d_nyu_depth import TRAINING
 
 PRESET = replace(
     DEPTH,
@@ -12,5 +13,7 @@ PRESET = replace(
     gradient=0.0,
     bins=None,
     aligned=False,
-    deviations=("the DPT head is that of clipzoo, with bilinear resampling",),
+    version=2,
+    metrics=("images",),
+    deviations=TRAINING,
 )

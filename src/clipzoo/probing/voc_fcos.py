@@ -4,6 +4,7 @@ from clipzoo.probing.base import Detector, Preset
 
 PRESET = Preset(
     task="detection",
+    version=2,
     source="clipzoo's choice: FCOS (arXiv 1904.01355) on ViTDet's pyramid (arXiv 2203.16527); VOC's official AP50",
     crop=(512, 512),
     batch=16,

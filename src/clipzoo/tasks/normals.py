@@ -19,12 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from clipzoo.tasks import levels, maps, png
-from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Statistics, Target, require
+from clipzoo.tasks.base import Additive, Convention, MapTask, Mark, Measure, Metric, Statistics, Target, require
 from clipzoo.tasks.depth import Depth
 from clipzoo.types import BoolArray, Camera, FloatArray, ImageArray, View
 
 SHORTEST = 0.01
 """Averaged vectors shorter than this have no known direction."""
+
+BOUNDS = (11.25, 22.5, 30)
+"""Degrees of the shares of small angles."""
 
 ZERO = np.float32(127)
 """Code of 0; codes are 0 (−1) to 254 (+1)."""
@@ -63,19 +66,50 @@ class NormalsMetric(Additive):
 
     def statistics(self, prediction: Normals, truth: Normals) -> Statistics:
         """Return float64 [6]: sum of angles, pixels below each bound, pixels compared, pixels with known truth."""
-        maps.same_size(prediction.valid, truth.valid)
-        both = prediction.valid & truth.valid
-        p, t = (x.vectors[:, both].astype(np.float64) for x in (prediction, truth))
-        chords = np.linalg.norm(p - t, axis=0)  # the arc cosine is inaccurate near 0, where good predictions are
-        angles = 2 * np.degrees(np.arcsin(np.clip(chords / 2, 0, 1)))
-        within = [np.count_nonzero(angles < bound) for bound in (11.25, 22.5, 30)]
-        return np.array([angles.sum(), *within, both.sum(), truth.valid.sum()], np.float64)
+        angles = _angles(prediction, truth)
+        within = [np.count_nonzero(angles < bound) for bound in BOUNDS]
+        return np.array([angles.sum(), *within, angles.size, truth.valid.sum()], np.float64)
 
     def compute(self, total: Statistics) -> dict[str, float]:
         """Return means over all valid pixels of the sum ``total``: degrees and shares in [0, 1]; NaN without pixels."""
         *sums, compared, known = map(float, total)
         means = [x / compared if compared else math.nan for x in sums]
         return dict(zip(self.measures, [*means, compared / known if known else math.nan], strict=True))
+
+
+class ImagesMetric(Additive):
+    """Angles of each image, averaged over images, as Probe3D reports them (arXiv 2404.08636): ``rmse`` in degrees is
+    √mean angle², and the shares are those of `NormalsMetric`."""
+
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "rmse": Measure("lower", "°", (0.0, 180.0)),
+        "within_11": Measure(),
+        "within_22": Measure(),
+        "within_30": Measure(),
+    }
+    over = "images"
+
+    def statistics(self, prediction: Normals, truth: Normals) -> Statistics:
+        """Return float64 [5]: the measures of one image, and 1 if any pixel is compared."""
+        angles = _angles(prediction, truth)
+        if not angles.size:
+            return np.zeros(5)
+        within = [np.mean(angles < bound) for bound in BOUNDS]
+        return np.array([np.sqrt(np.mean(angles**2)), *within, 1], np.float64)
+
+    def compute(self, total: Statistics) -> dict[str, float]:
+        """Return means over the images of the sum ``total``; NaN without images."""
+        *sums, count = map(float, total)
+        return dict(zip(self.measures, [x / count if count else math.nan for x in sums], strict=True))
+
+
+def _angles(prediction: Normals, truth: Normals) -> NDArray[np.float64]:
+    """Return the angles in degrees where both normals are known, float64 [N]."""
+    maps.same_size(prediction.valid, truth.valid)
+    both = prediction.valid & truth.valid
+    p, t = (x.vectors[:, both].astype(np.float64) for x in (prediction, truth))
+    chords = np.linalg.norm(p - t, axis=0)  # the arc cosine is inaccurate near 0, where good predictions are
+    return np.asarray(2 * np.degrees(np.arcsin(np.clip(chords / 2, 0, 1))))
 
 
 class NormalsTask(MapTask[Normals]):
@@ -177,6 +211,10 @@ class NormalsTask(MapTask[Normals]):
     def metric(self, convention: Convention) -> NormalsMetric:
         """Return the metric of mean angle, shares within 11.25°, 22.5° and 30°, and coverage."""
         return NormalsMetric()
+
+    def metrics(self, convention: Convention) -> Mapping[str, Metric]:
+        """Return ``images``, the measures of Probe3D."""
+        return {"images": ImagesMetric()}
 
     def oracle(self, target: Target, convention: Convention) -> Tensor:
         """Return the vectors [B,3,H,W]; 0 where invalid."""

@@ -114,8 +114,12 @@ class DetectorModule(nn.Module):
                     "an object has no mask, which the detector mask-rcnn needs. Choose a preset with fcos, or a "
                     "benchmark with instance masks, such as coco:PATH"
                 )
-            pixels = [rle.decode(text or "", label.size) for text in masks]
-            target["masks"] = torch.from_numpy(np.array(pixels, np.uint8).reshape(-1, *label.size))
+            pixels = np.array([rle.decode(text or "", label.size) for text in masks], np.uint8)
+            target["masks"] = torch.from_numpy(pixels.reshape(-1, *label.size))
+            seen = (
+                target["masks"].bool().flatten(1).any(1)
+            )  # a crop may have a corner of the box without a pixel of the mask
+            target = {name: value[seen] for name, value in target.items()}
         return {name: value.to(device) for name, value in target.items()}
 
 

@@ -106,8 +106,11 @@ def augmented(
 ) -> Pair:
     """Return a training crop: resized so that the shorter or longer side has a random length, cropped, padded, flipped.
 
-    Without `Preset.short_side` and `Preset.long_side`, it is the center crop, flipped at random.
+    Without `Preset.short_side` and `Preset.long_side`, it is the center crop, flipped at random. Objects that the crop
+    cuts stay objects, as in Detectron2; those that are ignored in the whole picture are removed.
     """
+    if isinstance(label, Detection):
+        label = label.take(~label.ignored)
     flip = bool(rng.random() < preset.flip)
     lengths = preset.short_side or preset.long_side
     if lengths is None:
@@ -119,7 +122,10 @@ def augmented(
     h, w = min(crop[0], height), min(crop[1], width)
     top, left = (int(rng.integers(0, space + 1)) for space in (height - h, width - w))
     view = View((left / width, top / height, (left + w) / width, (top + h) / height), (h, w), flip)
-    return padded(view.image(image), crop), _padded_label(task.view(label, view), crop)
+    seen = task.view(label, view)
+    if isinstance(seen, Detection):
+        seen = replace(seen, ignored=np.zeros(len(seen.ids), np.bool_))
+    return padded(view.image(image), crop), _padded_label(seen, crop)
 
 
 def padded(image: ImageArray, size: Size) -> ImageArray:
