@@ -115,7 +115,9 @@ class Student(nn.Module):
                 are not loaded (see `load`).
             pretrained: pretrained tag or weights file for an OpenCLIP name; None starts from random weights. The file
                 may be a checkpoint of another trainer: prefixes such as ``module.``, another precision and an optimizer
-                in the same file are handled. Refused for folders and hub models, which have their own weights.
+                in the same file are handled. Its preprocessing is that of an ``open_clip_config.json`` next to it, else
+                that of the model's tags if they all agree. Refused for folders and hub models, which have their own
+                weights.
             specs: column -> head to build.
             layers: tapped layers of the vision tower.
             random: start from random weights; none are downloaded. Only activation and preprocessing are those of the
