@@ -57,16 +57,20 @@ def compare(source: Source, folder: Path) -> dict[str, object]:
 
 def _is_resized(student: Student) -> bool:
     """Return True for a tower of timm whose images have another size than its name."""
-    visual = student.clip.visual
-    return isinstance(visual, TimmModel) and tuple(visual.trunk.pretrained_cfg["input_size"][1:]) != student.image_size
+    return isinstance(student.clip.visual, TimmModel) and _own_size(student) != student.image_size
+
+
+def _own_size(student: Student) -> tuple[int, int]:
+    _, height, width = student.clip.visual.trunk.pretrained_cfg["input_size"]
+    return height, width
 
 
 def _of_other_size(student: Student) -> CheckpointError:
-    height, width = student.image_size
+    (height, width), own = student.image_size, "{}×{}".format(*_own_size(student))
     return refused(
         LIBRARY,
-        f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for its own size only",
-        "Use the trained folder with clipzoo.load, or train without student.size",
+        f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for {own} pixels only",
+        f"Use the trained folder with clipzoo.load, or train a student of {own} pixels, without student.size",
     )
 
 

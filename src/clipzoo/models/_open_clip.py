@@ -83,8 +83,9 @@ def make(
     tag = (get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else None) or {}
     quick_gelu = bool(tag.get("quick_gelu"))  # weights of OpenAI and others were trained with it
     try:
-        from_file = pretrained and not tag and ":" not in model
-        preprocessing = _preprocessing.of_file(model, Path(pretrained)) if from_file else tag
+        preprocessing = tag
+        if pretrained and not tag and ":" not in model:
+            preprocessing = _preprocessing.of_file(model, Path(pretrained))
         config = get_model_config(model)
         options = _tokenizer_options(name, config, trust_remote_code)
         with _unwarned(), _unasked(), no_bars(), _unfetched(model) as place:

@@ -18,8 +18,8 @@ from clipzoo import files, heads, model_schemes
 from clipzoo.errors import CheckpointError, ImageError, RecipeError
 from clipzoo.files import AnyPath
 from clipzoo.models import _folder, _layout, _open_clip, _sizes, dense, segments
-from clipzoo.models._open_clip import CONFIG, HEADS, Clip, ModelConfig, Tokenizer
-from clipzoo.models._preprocessing import Preprocessing
+from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Tokenizer
+from clipzoo.models._preprocessing import CONFIG, Preprocessing
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
 from clipzoo.models.segments import TEMPLATES, Segments
