@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Literal, TypedDict, cast
 
 from open_clip import list_pretrained_tags_by_model
 from open_clip.pretrained import get_pretrained_cfg
@@ -23,6 +23,14 @@ CHOICES = {
     "resize_mode": ("shortest", "longest", "squash"),
 }  # fmt: skip
 """Values that OpenCLIP (3.3) accepts."""
+
+
+CROPS: dict[str, Literal["whole", "center", "padded"]] = {
+    "squash": "whole",
+    "shortest": "center",
+    "longest": "padded",
+}
+"""OpenCLIP's ``resize_mode`` -> part of an image that it keeps."""
 
 
 class Preprocessing(TypedDict, total=False):
