@@ -29,6 +29,7 @@ from clipzoo.runs import Run, verbs
 from clipzoo.tasks import Convention
 from clipzoo.training import Training, train
 from clipzoo.training.processes import pairs
+from clipzoo.training.updates import optimizer
 from conftest import WORDS
 from test_training import job
 
@@ -323,6 +324,15 @@ def test_a_run_trains_at_the_size_of_its_recipe(dataset: Path, labels: Path, tin
     )  # fmt: skip
     verbs.train(Run(made, tmp_path / "run"), "clipzoo", 0)
     assert Student.load(tmp_path / "run" / "arms" / "clipzoo" / "0" / "student").image_size == (32, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("MobileCLIP S", ("gamma",)), ("Swin", ("relative_position_bias_table",)), ("ConvNeXt", ())]
+)
+def test_gains_and_biases_of_towers_of_timm_never_decay(name: str, kinds: tuple[str, ...], model: str) -> None:
+    named = [(one, p) for one, p in Student.create(model, random=True).named_parameters() if p.ndim > 1]
+    free = {one.rpartition(".")[2] for one, p in named if "visual" in one and not optimizer._decays(one, p)}
+    assert free - {"weight"} == {*kinds}, "weight is that of depthwise convolutions of one pixel, which are gains"
 
 
 # Folders of transformers -------------------------------------------------------------------------------------
