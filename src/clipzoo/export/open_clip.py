@@ -82,7 +82,8 @@ def _of_other_size(student: Student) -> CheckpointError:
     return refused(
         LIBRARY,
         f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for {own} pixels only",
-        f"Use the trained folder with clipzoo.load, or train a student of {own} pixels, without student.size",
+        f"Use the trained folder with clipzoo.load, or train a student of {own} pixels. If the recipe has "
+        "student.size, remove it",
     )
 
 

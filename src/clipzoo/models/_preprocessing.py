@@ -46,7 +46,7 @@ class Preprocessing(TypedDict, total=False):
 
 
 def of_file(model: str, weights: Path) -> Mapping[str, object]:
-    """Return the preprocessing of a file with weights of an OpenCLIP model; what it leaves out is OpenCLIP's default.
+    """Return the preprocessing of a file with weights of an OpenCLIP model; OpenCLIP's default has the other fields.
 
     It is that of ``open_clip_config.json`` next to the file, else the fields in which all tags of the model agree.
     """
