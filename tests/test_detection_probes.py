@@ -391,7 +391,7 @@ def test_a_preset_of_detection_runs_from_the_command_line(name, groups, voc, coc
     (arm,) = results["arms"].values()
     assert {metric.split("/")[0] for metric in arm} == groups
     assert all(0 <= cell["mean"] <= 1 for cell in arm.values())
-    assert results["protocol"]["preset"] == f"{name}, version 1, 2 steps instead of its own"
+    assert results["protocol"]["preset"] == f"{name}, version 2, 2 steps instead of its own"
     assert results["protocol"]["detector"]["kind"] in name
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from clipzoo.benchmarks import view_of
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, PluginError, RecipeError
 from clipzoo.export import Source, export_student
+from clipzoo.export.base import transform_of
 from clipzoo.models import HeadSpec, Student
 from clipzoo.models._folder import WEIGHTS
 from clipzoo.runs import verbs as pipeline
@@ -163,6 +165,22 @@ def test_preprocessing_of_a_model_that_crops_is_compared_with_its_crop(tiny_clip
     squashed = [View.whole((32, 32)).image(one) for one in pictures]
     centered = [view_of(one, (32, 32), "center").image(one) for one in pictures]
     assert np.abs(np.float32(squashed) - np.float32(centered)).mean() > 10
+
+
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (300, 7)])
+def test_a_model_that_pads_sees_the_pixels_of_openclip(size: tuple[int, int], tiny_clip: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_clip.removeprefix("local-dir:"), tmp_path / "padded")
+    config = json.loads((tmp_path / "padded" / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["resize_mode"] = "longest"
+    (tmp_path / "padded" / "open_clip_config.json").write_text(json.dumps(config))
+    student = Student.create(f"local-dir:{tmp_path / 'padded'}").eval()
+    assert student.crop == "padded"
+    picture = np.asarray(Image.fromarray(image(0, (6, 9))).resize(size[::-1], 2))
+    source = Source(student, [picture], ["red square"])
+    theirs = transform_of(student)(Image.fromarray(picture))
+    ours = student.normalize(torch.from_numpy(source.views[0])[None])[0]
+    assert (ours - theirs).abs().max() < 0.01
+    assert export_student("open_clip", source, tmp_path / "out")["preprocessing_cosine"] > 0.9999
 
 
 def test_what_cannot_be_exported_is_told(finished: Path, tmp_path: Path) -> None:

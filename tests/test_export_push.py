@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import open_clip
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from clipzoo import recipe
@@ -61,6 +63,23 @@ def test_a_student_is_uploaded_with_its_card_and_parity(run: workspace.Run, serv
     assert server.private == {NAME: True}
     assert server.commits == ["r: clipzoo, seed 0"]
     assert not [path for path in run.out.iterdir() if path.name.startswith(".push-")]
+
+
+def test_openclip_finds_the_tokenizer_of_an_uploaded_student(
+    run: workspace.Run, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.push(run, NAME)
+    cache, commit = tmp_path / "cache" / f"models--{NAME.replace('/', '--')}", "0" * 40
+    for folder in (cache / "refs", cache / "snapshots" / commit, cache / ".no_exist" / commit):
+        folder.mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    (cache / ".no_exist" / commit / "config.json").touch()  # the hub has been asked for it
+    for name, data in server.repositories[NAME].items():
+        (cache / "snapshots" / commit / name).write_bytes(data)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    tokenizer = open_clip.get_tokenizer(f"hf-hub:{NAME}", cache_dir=str(tmp_path / "cache"))
+    texts = ["red square", "a dark picture"]
+    assert torch.equal(tokenizer(texts), run.start().tokenize(texts))
 
 
 def test_a_second_upload_removes_files_of_the_first_and_keeps_others(run: workspace.Run, server: Hub) -> None:

@@ -20,9 +20,11 @@ from clipzoo import recipe
 from clipzoo import runs as workspace
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError
-from clipzoo.models import HeadSpec, Student
+from clipzoo.models import HeadSpec, Student, uncertain_preprocessing
 from clipzoo.models._folder import WEIGHTS
 from clipzoo.models._open_clip import CONFIG, HEADS
+from clipzoo.models._preprocessing import of_file
+from clipzoo.progress import Silent
 from clipzoo.runs import new_recipe
 from clipzoo.runs import verbs as pipeline
 from clipzoo.runs.before.dry_run import preview
@@ -91,6 +93,68 @@ def test_a_file_of_another_image_size_gets_its_positions_resized(trained: State,
     larger = {**TINY, "vision_cfg": {**VISION, "image_size": 64}}
     torch.save(open_clip.CLIP(**larger).state_dict(), tmp_path / "larger.pt")
     assert Student.create("tiny", str(tmp_path / "larger.pt")).image_size == (32, 32)
+
+
+HALF, SQUASHED = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"resize_mode": "squash"}
+
+
+def tags(monkeypatch: pytest.MonkeyPatch, **values: dict[str, object]) -> None:
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", values)
+
+
+def preprocessing(weights: Path) -> tuple[float, str]:
+    found = Student.create("tiny", str(weights)).preprocess_cfg
+    return found["mean"][0], found["resize_mode"]
+
+
+def test_a_file_has_the_preprocessing_on_which_all_tags_agree(
+    trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(trained, tmp_path / "run.pt")
+    assert preprocessing(tmp_path / "run.pt") == (0.48145466, "shortest"), "OpenCLIP's default"
+    tags(monkeypatch, one={**HALF, **SQUASHED, "url": "http://127.0.0.1:9/w.pt"}, two={**HALF, **SQUASHED})
+    assert preprocessing(tmp_path / "run.pt") == (0.5, "squash")
+    assert uncertain_preprocessing("tiny", str(tmp_path / "run.pt")) is None
+    tags(monkeypatch, one={**HALF, **SQUASHED}, two=SQUASHED)
+    assert preprocessing(tmp_path / "run.pt") == (0.48145466, "squash")
+
+
+@pytest.mark.parametrize("model", ["ViT-B-16-SigLIP", "PE-Core-B-16", "MobileCLIP-S1", "ViT-L-14-CLIPA", "ViT-B-16"])
+def test_a_file_of_a_published_model_has_the_preprocessing_of_its_tags(model: str, tmp_path: Path) -> None:
+    tag = open_clip.get_pretrained_cfg(model, open_clip.list_pretrained_tags_by_model(model)[0])
+    found = of_file(model, tmp_path / "weights.pt")
+    assert found == {name: tag[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+
+
+def test_a_configuration_next_to_the_file_comes_first(
+    trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags(monkeypatch, one=HALF)
+    torch.save(trained, tmp_path / "run.pt")
+    (tmp_path / CONFIG).write_text(json.dumps({"preprocess_cfg": {"size": 64, "mean": 0.25, **SQUASHED}}))
+    assert preprocessing(tmp_path / "run.pt") == (0.25, "squash")
+    assert Student.create("tiny", str(tmp_path / "run.pt")).image_size == (32, 32)
+
+
+def test_a_run_names_preprocessing_that_is_not_known(
+    dataset: Path, labels: Path, trained: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags(monkeypatch, one=HALF, two={**HALF, **SQUASHED})
+    torch.save(trained, tmp_path / "run.pt")
+    values = {
+        "name": "unknown", "data": str(dataset), "store": str(labels),
+        "columns": [{"column": "depth/test-truth"}],
+        "student": {"model": "tiny", "pretrained": str(tmp_path / "run.pt")},
+        "training": {"steps": 1, "batch_size": 4},
+    }  # fmt: skip
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "stage", lambda self, text: said.append(text))
+    workspace.Run(recipe.parse(values), tmp_path / "run")
+    assert [text for text in said if "preprocessing" in text] == [
+        f"the preprocessing of {tmp_path / 'run.pt'} is not known, because the weights of tiny in OpenCLIP differ: one "
+        "has resize_mode shortest; two has resize_mode squash. OpenCLIP's default is used: resize_mode shortest. If "
+        "this is wrong for the file, put an open_clip_config.json with the right preprocess_cfg next to it"
+    ]
 
 
 def of_hugging_face() -> State:

@@ -57,6 +57,17 @@ def test_the_card_states_the_license_of_the_result(run: workspace.Run) -> None:
     assert "No license is stated for this student" in none
 
 
+@pytest.mark.parametrize("arm", ["clipzoo", "clipzoo-best"])
+def test_the_card_of_a_training_without_captions_says_so(run: workspace.Run, arm: str) -> None:
+    training = run.recipe.training.model_copy(update={"contrastive_weight": 0.0})
+    card = model_card(run.recipe.model_copy(update={"training": training}), arm, "r", {}, None, "0")
+    assert " on pseudo-labels of the images of " in card
+    assert ", without captions. The text tower was not trained." in card
+    assert "on the captions of" not in card
+    assert "and the images of" in card
+    assert "on the captions of" in model_card(run.recipe, arm, "r", {}, None, "0")
+
+
 def test_the_license_may_change_after_training(run: workspace.Run) -> None:
     verbs.evaluate(run)
     changed = workspace.Run(run.recipe.model_copy(update={"license": "mit"}), run.out)

@@ -130,6 +130,15 @@ def test_layers_are_the_middle_and_last_block_or_the_last_two_stages() -> None:
     assert new_recipe.check_start("demo:clip").layers == (3, 4)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_the_precision_is_that_of_the_device_that_trains(device: str) -> None:
+    """GPUs before NVIDIA's Ampere and those of Apple have no instructions for bf16."""
+    data, start = new_recipe.Data("shards/", 1000, {}), new_recipe.Start("ViT-B-16", "openai", False, (5, 11))
+    cards = {"demo:depth": ExpertCard("", "depth", Convention(kind="affine-disparity"))}
+    written = new_recipe.recipe_text(Path("mine.yaml"), data, start, cards, {}, 3, device)
+    assert "  precision: auto  # bf16 where the device has instructions for it, else fp32\n" in written
+
+
 def test_the_template_in_recipes_is_the_output_of_new() -> None:
     path = ROOT / "recipes" / "fine-tune-yours.yaml"
     cards = {

@@ -116,6 +116,24 @@ def test_a_run_shows_its_start_beside_the_trained_student(run: Path, pictures: P
     assert heat == [("red", "start"), ("red", "clipzoo"), ("green", "start"), ("green", "clipzoo")]
 
 
+@pytest.mark.parametrize("start", [{"model": "ViT-B-16", "pretrained": "moved.pt"}, {"model": "local-dir:moved"}])
+def test_a_run_is_shown_without_a_start_that_cannot_be_loaded(
+    start: dict[str, str], run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Its weights may have been moved, or be on a hub that cannot be reached."""
+    moved = shutil.copytree(run, tmp_path / "run")
+    made = recipe.load(moved / "recipe.yaml")
+    student = recipe.StudentRecipe.model_validate(start)
+    (moved / "recipe.yaml").write_text(made.model_copy(update={"student": student}).to_yaml())
+    shown = clipzoo.show(moved, pictures / "wide.png")
+    assert shown.models == ["clipzoo"]
+    (note,) = shown.notes
+    assert note.startswith("the start of the run is not shown, because it cannot be loaded: ")
+    assert "moved" in note
+    with pytest.raises(CheckpointError, match=r"gone does not exist"):
+        clipzoo.show(moved, pictures / "wide.png", start=tmp_path / "gone")
+
+
 def test_a_heat_map_is_the_cosine_of_patches_and_prompt(student: Path, pictures: Path) -> None:
     loaded, picture = clipzoo.load(student), Image.open(pictures / "wide.png")
     (heat,) = [one for one in clipzoo.show(loaded, picture, ["red"]).pictures[0].overlays if one.column == "cosine"]

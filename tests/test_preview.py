@@ -217,6 +217,19 @@ def test_dry_runs_by_the_command_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_train_and_consolidate_take_the_first_seed_of_the_recipe(values: dict[str, Any], tmp_path: Path) -> None:
+    path, out = tmp_path / "r.yaml", tmp_path / "run"
+    settings = {"training": {"steps": 1, "batch_size": 4}, "columns": values["columns"][:1], "seeds": [5, 0]}
+    path.write_text(recipe.parse(values | settings).to_yaml())
+    command = ["train", str(path), "--out", str(out), "--arm", "clip-ft"]
+    assert "clip-ft: seed 5" in CliRunner().invoke(app, [*command, "--dry-run"]).output
+    result = CliRunner().invoke(app, command)
+    assert "clip-ft, seed 5: trained for 1 step" in result.output, result.output
+    assert [one.name for one in (out / "arms" / "clip-ft").iterdir() if one.is_dir()] == ["5"]
+    missing = CliRunner().invoke(app, ["checkpoint", "consolidate", str(out), "--out", str(tmp_path / "whole.pt")])
+    assert "arms/clipzoo/5 does not exist" in str(missing.exception)
+
+
 def test_labels_alone_are_estimated_for_arms_that_have_them(values: dict[str, Any], tmp_path: Path) -> None:
     alone = values | {"training": values["training"] | {"contrastive_weight": 0}}
     wanted = recipe.parse(alone | {"arms": ["clip", "clipzoo"]})

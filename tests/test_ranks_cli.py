@@ -87,6 +87,14 @@ def test_two_processes_measure_the_numbers_of_one_to_the_last_digit(recipe: Path
         assert np.array_equal(ours.statistics, theirs.statistics, equal_nan=True), path
 
 
+def test_two_processes_train_the_first_seed_of_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    settings = ("--set", "training.learning_rates=[0.001]", "--set", "training.steps=2", "--set", "seeds=[5, 0]")
+    options = ("--out", str(tmp_path), "--gpus", "2", *settings)
+    done = ran(*clipzoo(sys.executable, "-m", "clipzoo", "train", str(recipe), *options))
+    assert "clipzoo, seed 5: trained for 2 steps" in done.stdout, done.stderr
+    assert [one.name for one in (tmp_path / "arms" / "clipzoo").iterdir() if one.is_dir()] == ["5"]
+
+
 def processes_of(parent: subprocess.Popen[str]) -> dict[int, int]:
     """Rank -> number of the processes that a launcher has started."""
     children = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True).stdout.split()

@@ -185,12 +185,15 @@ def test_recognition_sees_what_the_models_preprocessing_does(tmp_path):
     file = io.BytesIO()
     Image.fromarray(wide).save(file, "PNG")
     write_shard(folder / "images" / "0.tar", [("0", {"png": file.getvalue(), "txt": b"a", "cls": b"0"})])
-    means = {}
-    for crop in ("whole", "center"):
+    means, identities = {}, {}
+    for crop in ("whole", "center", "padded"):
         suite = Suite.load({"test": folder}, (16, 16), crop=crop)
         means[crop] = tuple(next(of["test"].batches()).mean() for of in (suite.zero_shot, suite.retrieval))
+        identities[crop] = suite.identities["test"]
     assert means["center"] == pytest.approx((200, 200), rel=0.02)
     assert means["whole"][0] < 100
+    assert means["padded"] == pytest.approx((means["whole"][0] * 5 / 16,) * 2, rel=0.05)  # 5 of 16 rows are not black
+    assert identities["whole"] == identities["center"] != identities["padded"]
 
 
 def test_dense_set_reads_dataset_and_store(tmp_path):

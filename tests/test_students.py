@@ -29,6 +29,7 @@ from clipzoo.runs import Run, verbs
 from clipzoo.tasks import Convention
 from clipzoo.training import Training, train
 from clipzoo.training.processes import pairs
+from clipzoo.training.updates import optimizer
 from conftest import WORDS
 from test_training import job
 
@@ -325,13 +326,24 @@ def test_a_run_trains_at_the_size_of_its_recipe(dataset: Path, labels: Path, tin
     assert Student.load(tmp_path / "run" / "arms" / "clipzoo" / "0" / "student").image_size == (32, 48)
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("MobileCLIP S", ("gamma",)), ("Swin", ("relative_position_bias_table",)), ("ConvNeXt", ())]
+)
+def test_gains_and_biases_of_towers_of_timm_never_decay(name: str, kinds: tuple[str, ...], model: str) -> None:
+    named = [(one, p) for one, p in Student.create(model, random=True).named_parameters() if p.ndim > 1]
+    free = {one.rpartition(".")[2] for one, p in named if "visual" in one and not optimizer._decays(one, p)}
+    assert free - {"weight"} == {*kinds}, "weight is that of depthwise convolutions of one pixel, which are gains"
+
+
 # Folders of transformers -------------------------------------------------------------------------------------
 
 
-def hf_folder(kind: str, out: Path, unused: int = 0, **more: Any) -> PreTrainedModel:
+def hf_folder(
+    kind: str, out: Path, unused: int = 0, vision: dict[str, int] | None = None, **more: Any
+) -> PreTrainedModel:
     """A random CLIP or SigLIP with a tokenizer of words, as transformers saves it.
 
-    ``unused`` is the number of ids above those of the tokenizer.
+    ``unused`` is the number of ids above those of the tokenizer, ``vision`` the fields of the vision tower alone.
     """
     words = {word: i for i, word in enumerate(("<pad>", "<unk>", "<s>", *WORDS, "</s>"))}
     own = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -342,15 +354,15 @@ def hf_folder(kind: str, out: Path, unused: int = 0, **more: Any) -> PreTrainedM
         tokenizer_object=own, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(out)
     small = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, **more}
-    vision = {**small, "image_size": 32, "patch_size": 8}
+    image = {"image_size": 32, "patch_size": 8, **small, **(vision or {})}
     text = {**small, "vocab_size": len(words) + unused, "max_position_embeddings": 8}
     text |= {"bos_token_id": 2, "eos_token_id": len(words) - 1, "pad_token_id": 0}
     torch.manual_seed(0)
     if kind == "siglip":
         text["projection_size"] = 32
-        made: PreTrainedModel = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+        made: PreTrainedModel = SiglipModel(SiglipConfig(text_config=text, vision_config=image))
     else:
-        made = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+        made = CLIPModel(CLIPConfig(text_config=text, vision_config=image, projection_dim=16))
     for parameter in made.parameters():
         if parameter.ndim:
             nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.1)
@@ -426,6 +438,57 @@ def test_a_siglip_of_transformers_has_the_same_logits(act: str, tolerance: float
     torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "name"),
+    [
+        ((768, 12, 12, 16), 224, "vit_base_patch16_siglip_224"),
+        ((768, 12, 12, 16), 256, "vit_base_patch16_siglip_256"),
+        ((768, 12, 12, 16), 512, "vit_base_patch16_siglip_512"),
+        ((768, 12, 12, 16), 320, "vit_base_patch16_siglip_224"),
+        ((1024, 24, 16, 16), 384, "vit_large_patch16_siglip_384"),
+        ((1152, 27, 16, 14), 384, "vit_so400m_patch14_siglip_384"),
+        ((1536, 40, 16, 16), 384, "vit_giantopt_patch16_siglip_384"),
+    ],
+)
+def test_a_siglip_of_transformers_has_the_tower_of_its_image_size(
+    shape: tuple[int, int, int, int], size: int, name: str, tmp_path: Path
+) -> None:
+    width, depth, heads, patch = shape
+    vision = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "patch_size": patch}
+    config = SiglipConfig(vision_config={**vision, "image_size": size})
+    assert hf._siglip(tmp_path, config)["vision_cfg"]["timm_model_name"] == name  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("tiny_siglip")
+@pytest.mark.parametrize("size", [32, 48])
+def test_openclip_loads_an_exported_siglip_of_another_published_size(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SigLIP's towers are published in several sizes; here 48 pixels are one."""
+    made = timm.models.model_entrypoint("vit_base_patch16_siglip_224")
+    for own in (32, 48):
+        cfg = {"input_size": (3, own, own)}
+        monkeypatch.setitem(
+            _registry._model_entrypoints,
+            f"vit_base_patch16_siglip_{own}",
+            lambda own=own, cfg=cfg, **o: made(**{**o, "img_size": own, "pretrained_cfg_overlay": cfg}),
+        )
+    hf_folder("siglip", tmp_path / "theirs", hidden_act="gelu", layer_norm_eps=1e-6, vision={"image_size": size})
+    student = Student.create(model_schemes.resolve(f"hf:{tmp_path / 'theirs'}")).eval()
+    assert student.image_size == (size, size)
+    source = Source(student, list(images((size, size)).numpy()), ["red square"])
+    export_student("open_clip", source, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_openclip_loads_an_exported_siglip_of_a_published_tower(tmp_path: Path) -> None:
+    published = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    hf_folder("siglip", tmp_path / "theirs", vision={**published, "patch_size": 16, "image_size": 384})
+    student = Student.create(model_schemes.resolve(f"hf:{tmp_path / 'theirs'}")).eval()
+    source = Source(student, list(images((384, 384)).numpy()), ["red square"])
+    export_student("open_clip", source, tmp_path / "out")
+
+
 def test_a_clip_of_transformers_is_trained(dataset: Path, labels: Path, tmp_path: Path) -> None:
     hf_folder("clip", tmp_path / "clip")
     recipe = {
@@ -462,5 +525,5 @@ def test_folders_that_cannot_be_converted_are_refused(tmp_path: Path) -> None:
 def test_the_export_of_a_resized_timm_tower_to_openclip_is_refused(name: str, model: str, tmp_path: Path) -> None:
     student = Student.create(model, random=True, size=(32, 64)).eval()
     source = Source(student, list(images((32, 64)).numpy()), ["a red square", "a square"])
-    with pytest.raises(CheckpointError, match=r"its images have 32×64 pixels.*clipzoo\.load"):
+    with pytest.raises(CheckpointError, match=r"its images have 32×64 pixels.*for 224×224 pixels only.*clipzoo\.load"):
         export_student("open_clip", source, tmp_path / "out")

@@ -213,6 +213,22 @@ def test_embeddings_never_decay() -> None:
     assert not optimizer._decays("clip.visual.trunk.norm.weight", gain)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "decays"),
+    [
+        ("clip.visual.trunk.stages.0.blocks.0.layer_scale.gamma", (64, 1, 1), False),
+        ("clip.visual.trunk.layers.0.blocks.0.attn.relative_position_bias_table", (169, 4), False),
+        ("clip.visual.trunk.head.weight", (64, 32), True),
+        ("heads.depth_x.out.weight", (1, 32, 1, 1), True),
+        ("clip.visual.trunk.stem.0.weight", (64, 3, 1, 1), True),
+    ],
+)
+def test_gains_and_biases_of_more_than_one_dimension_never_decay(
+    name: str, shape: tuple[int, ...], decays: bool
+) -> None:
+    assert optimizer._decays(name, torch.nn.Parameter(torch.zeros(shape))) is decays
+
+
 def test_a_loss_that_is_not_finite_is_named(dataset: Path, labels: Path, tiny_clip: str, tmp_path: Path) -> None:
     broken = job(dataset, labels, tiny_clip, tmp_path)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from clipzoo import files
 from clipzoo.benchmarks._streaming.columns import column_labels, truth_columns
 from clipzoo.benchmarks._streaming.meaning import check_meaning
-from clipzoo.benchmarks._streaming.split import BATCH, Crop, Lazy, Split, Truth, read_split, split_of, view_of
+from clipzoo.benchmarks._streaming.split import BATCH, Crop, Lazy, Split, Truth, read_split, seen, split_of, view_of
 from clipzoo.benchmarks.base import Benchmark, Labels, Layout, Loader
 from clipzoo.errors import ClipzooError, DatasetError
 from clipzoo.files import AnyPath, Place
@@ -21,8 +21,8 @@ from clipzoo.plugins import Registry
 
 __all__ = [
     "BATCH", "PLUGINS", "Benchmark", "Crop", "Labels", "Layout", "LayoutPlugin", "Lazy", "Loader", "Split", "Truth",
-    "check_meaning", "column_labels", "layout_of", "open_benchmark", "read_split", "split_of", "truth_columns",
-    "view_of", "with_layout",
+    "check_meaning", "column_labels", "layout_of", "open_benchmark", "read_split", "seen", "split_of",
+    "truth_columns", "view_of", "with_layout",
 ]  # fmt: skip
 
 

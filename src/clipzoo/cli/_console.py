@@ -287,13 +287,13 @@ def print_preview(
     overrides: list[str] | None,
     device: str,
     arms: Sequence[str] = (),
-    seeds: Sequence[int] = (),
+    seed: int | None = None,
     trust: bool = False,
     gpus: int | None = None,
 ) -> None:
-    """Print the dry run of a recipe: of all arms and seeds with evaluation, or only of the given ones.
+    """Print the dry run of a recipe: of all arms and seeds with evaluation, or only of the given arms and one seed.
 
-    Memory is that of each of ``gpus`` processes.
+    The seed is by default the recipe's first. Memory is that of each of ``gpus`` processes.
     """
     from clipzoo.cli._tables import two_columns
     from clipzoo.runs.before.dry_run import preview
@@ -304,6 +304,7 @@ def print_preview(
     with bars() as progress:
         if not arms:
             check_measurable(loaded)
+        seeds = [loaded.seeds[0] if seed is None else seed] if arms else None
         result = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress, processes=gpus or 1)
     console.print(two_columns(result.rows(), "item", "value"))
     console.print("dry run: nothing was started or written")

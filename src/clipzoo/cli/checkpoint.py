@@ -22,9 +22,12 @@ def consolidate(
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write; it must not exist.", show_default=False)],
     arm: Annotated[str, typer.Option(help="The arm, if PATH is a run folder: clipzoo or clip-ft.")] = "clipzoo",
-    seed: Annotated[int, typer.Option(min=0, help="The seed, if PATH is a run folder.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The seed, if PATH is a run folder; default: the recipe's first.")
+    ] = None,
 ) -> None:
     """Write the shards of an FSDP2 checkpoint and the file that names them as one file, which also resumes."""
+    from clipzoo import recipe as recipes
     from clipzoo.cli._console import bold, console
     from clipzoo.runs.before.preflight import check_arm
     from clipzoo.runs.folder import Folder
@@ -33,6 +36,7 @@ def consolidate(
 
     if (path / "recipe.yaml").is_file():
         check_arm(arm, "consolidate")
-        path = Folder(path).training(arm, seed)
+        first = recipes.load(path / "recipe.yaml", trust=True).seeds[0]  # nothing of the recipe is run
+        path = Folder(path).training(arm, first if seed is None else seed)
     step = write(path / NAME if path.is_dir() else path, out)
     console.print(f"checkpoint of step {step:,}: {bold(out)}")

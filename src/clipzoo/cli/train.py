@@ -16,7 +16,12 @@ def command(
     arm: Annotated[
         str, typer.Option(help="The arm: clipzoo (captions and pseudo-labels) or clip-ft (captions only).")
     ] = "clipzoo",
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of views, sample order and initial heads.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Seed of views, sample order and initial heads; default: the recipe's first."
+        ),
+    ] = None,
     overrides: Set = None,
     device: Device = "auto",
     gpus: Gpus = None,
@@ -32,11 +37,12 @@ def command(
     from clipzoo.training import early_end, ended
 
     if dry_run:
-        print_preview(recipe, out, overrides, device, [arm], [seed], trust=trust, gpus=gpus)
+        print_preview(recipe, out, overrides, device, [arm], seed, trust=trust, gpus=gpus)
         return
     if launched(gpus, recipe, out, overrides, device, trust):
         return
     with open_run(recipe, out, overrides, device, trust, lambda recipe: check_trainable(arm, recipe)) as run:
+        seed = run.recipe.seeds[0] if seed is None else seed
         trained = ended(run.folder_of(arm, seed))
         folder = pipeline.train(run, arm, seed)
         early = early_end(run.folder_of(arm, seed))

@@ -13,7 +13,7 @@ from clipzoo.errors import CheckpointError
 from clipzoo.plugins import hint
 from clipzoo.types import Size
 
-Crop = Literal["whole", "center"]
+Crop = Literal["whole", "center", "padded"]
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ class Encoder(Protocol):
     Scores are kept with the digest of the weights of a `torch.nn.Module`. Any other model is recognized by its URI
     alone: measure changed weights in another ``--out``.
 
-    An encoder may also have ``crop`` ("whole" or "center") and ``kept``, the part of an image that its preprocessing
-    keeps; ``has_text = False`` without a text tower; and ``depth`` and ``patch``, the number of layers of `maps` and
-    the pixels that the sides of its images are multiples of.
+    An encoder may also have ``crop`` ("whole", "center" or "padded") and ``kept``, the part of an image that its
+    preprocessing keeps; ``has_text = False`` without a text tower; and ``depth`` and ``patch``, the number of layers of
+    `maps` and the pixels that the sides of its images are multiples of.
     """
 
     @property

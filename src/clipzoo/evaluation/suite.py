@@ -93,6 +93,7 @@ class Suite:
         label_size = label_size or (size[0] // label_stride, size[1] // label_stride)
         splits = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
         scored = {split: replace(one, crop=crop, kept=kept) for split, one in splits.items() if split in SCORED}
+        padded = " padded" if crop == "padded" else ""  # earlier versions cropped
         captioned = {split: one.captioned() for split, one in scored.items()}
         return cls(
             dense={split: _labeled(split, one) for split, one in splits.items() if one.truth},
@@ -100,7 +101,11 @@ class Suite:
             retrieval={split: one for split, one in captioned.items() if len(one)},
             size=size,
             layers=tuple(layers),
+<<<<<<< HEAD
             identities={split: _identity(one) for split, one in splits.items()},
+=======
+            identities={split: f"{one.identity}{padded}" for split, one in splits.items()},
+>>>>>>> fix-students
             left_out={split: one.left_out for split, one in splits.items()},
         )
 

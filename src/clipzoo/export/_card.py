@@ -45,7 +45,10 @@ ARMS = {
     "clip-ft": "{model}, trained for {length} with a batch size of {batch} on the captions of {data}.",
     "clipzoo": "{model}, trained for {length} with a batch size of {batch} on the captions of {data} and "
     "pseudo-labels of the same images.",
+    "labels": "{model}, trained for {length} with a batch size of {batch} on pseudo-labels of the images of {data}, "
+    "without captions. The text tower was not trained.",
 }
+"""Arm -> its training; ``labels`` is the arm ``clipzoo`` with a contrastive weight of 0."""
 
 
 def card(
@@ -70,7 +73,7 @@ def card(
         version: of clipzoo.
         note: sentence after the description of the training.
     """
-    summary = ARMS[arm.removesuffix("-best")].format(
+    summary = ARMS["labels" if _only_labels(recipe, arm) else arm.removesuffix("-best")].format(
         model=_text(_start(recipe)),
         length=recipe.training.length,
         batch=recipe.training.batch_size,
@@ -79,8 +82,12 @@ def card(
     summary = f"{summary} {note}".rstrip()
     stated = f"license: {json.dumps(recipe.license)}\n" if recipe.license else ""
     text = HEAD.format(license=stated, name=_text(title), summary=summary, version=version)
-    parts = [_license(recipe, experts), _experts(experts), _results(results) if results else "", LIMITS]
+    parts = [_license(recipe, arm, experts), _experts(experts), _results(results) if results else "", LIMITS]
     return text + "".join(parts)
+
+
+def _only_labels(recipe: Recipe, arm: str) -> bool:
+    return arm.startswith("clipzoo") and recipe.training.contrastive_weight == 0
 
 
 def _start(recipe: Recipe) -> str:
@@ -89,11 +96,12 @@ def _start(recipe: Recipe) -> str:
     return f"{student.model} ({weights})" if weights else student.model
 
 
-def _license(recipe: Recipe, experts: Mapping[str, Manifest]) -> str:
+def _license(recipe: Recipe, arm: str, experts: Mapping[str, Manifest]) -> str:
     """Return the section on the license of the student, and on what it derives from."""
     sources = [f"the pretrained model {_text(_start(recipe))}"]
     sources += [f"pseudo-labels of {len(experts)} expert{'s' if len(experts) > 1 else ''} (below)"] if experts else []
-    sources += [f"the images and captions of {_text(', '.join(recipe.datasets.values()))}"]
+    pictures = "images" if _only_labels(recipe, arm) else "images and captions"
+    sources += [f"the {pictures} of {_text(', '.join(recipe.datasets.values()))}"]
     stated = (
         f"This student is published under {_text(recipe.license)}."
         if recipe.license

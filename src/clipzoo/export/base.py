@@ -20,7 +20,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from clipzoo.benchmarks import view_of
+from clipzoo.benchmarks import seen
 from clipzoo.errors import CheckpointError
 from clipzoo.models import Student
 from clipzoo.types import ImageArray
@@ -72,7 +72,7 @@ class Source:
     def views(self) -> list[ImageArray]:
         """The images as the evaluation sees them, uint8 of the student's size."""
         student = self.student
-        return [view_of(image, student.image_size, student.crop).image(image) for image in self.images]
+        return [seen(image, student.image_size, student.crop) for image in self.images]
 
 
 class ExportPlugin(Protocol):

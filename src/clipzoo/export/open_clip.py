@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from open_clip.timm_model import TimmModel
 from PIL import Image
 from torch import Tensor
 
+from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.export.base import Source, compared, refused
 from clipzoo.models import Student
+from clipzoo.models._preprocessing import CONFIG
 from clipzoo.types import ImageArray
 
 LIBRARY = "open_clip"
@@ -39,7 +42,16 @@ def check(source: Source) -> None:
 def write(source: Source, folder: Path) -> str:
     """Write weights, configuration and tokenizer, and the heads for ``clipzoo.load(folder).predict``."""
     source.student.save(folder, heads=source.heads)
+    if source.hub and not source.inner and (folder / "tokenizer_config.json").is_file():
+        _name_tokenizer(folder / CONFIG, source.place)
     return USAGE
+
+
+def _name_tokenizer(path: Path, repository: str) -> None:
+    """Name a repository as the place of its tokenizer, which OpenCLIP takes from this field for ``hf-hub:``."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = repository
+    files.write(path, json.dumps(config, indent=2).encode())
 
 
 def compare(source: Source, folder: Path) -> dict[str, object]:
@@ -57,16 +69,21 @@ def compare(source: Source, folder: Path) -> dict[str, object]:
 
 def _is_resized(student: Student) -> bool:
     """Return True for a tower of timm whose images have another size than its name."""
-    visual = student.clip.visual
-    return isinstance(visual, TimmModel) and tuple(visual.trunk.pretrained_cfg["input_size"][1:]) != student.image_size
+    return isinstance(student.clip.visual, TimmModel) and _own_size(student) != student.image_size
+
+
+def _own_size(student: Student) -> tuple[int, int]:
+    _, height, width = student.clip.visual.trunk.pretrained_cfg["input_size"]
+    return height, width
 
 
 def _of_other_size(student: Student) -> CheckpointError:
-    height, width = student.image_size
+    (height, width), own = student.image_size, "{}×{}".format(*_own_size(student))
     return refused(
         LIBRARY,
-        f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for its own size only",
-        "Use the trained folder with clipzoo.load, or train without student.size",
+        f"its images have {height}×{width} pixels, and OpenCLIP makes this tower of timm for {own} pixels only",
+        f"Use the trained folder with clipzoo.load, or train a student of {own} pixels. If the recipe has "
+        "student.size, remove it",
     )
 
 

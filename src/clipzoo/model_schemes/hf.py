@@ -77,7 +77,7 @@ TOWERS = {
     (1152, 27, 16, 16): "vit_so400m_patch16_siglip_256",
     (1536, 40, 16, 16): "vit_giantopt_patch16_siglip_256",
 }
-"""Width, depth, heads and patch size of SigLIP's image towers -> timm's name."""
+"""Width, depth, heads and patch size of SigLIP's image towers -> timm's name, which ends with the image size."""
 
 WEIGHTS, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 """Files of transformers with weights, the preferred one first, and the ending of a list of several files."""
@@ -229,13 +229,22 @@ def _siglip(folder: Path, config: SiglipConfig) -> Values:
         "init_logit_bias": -10,
         "custom_text": True,
         "vision_cfg": {
-            "timm_model_name": TOWERS[shape], "timm_pool": "map", "timm_proj": "none", "image_size": vision.image_size,
+            "timm_model_name": _tower(shape, vision.image_size), "timm_pool": "map", "timm_proj": "none",
+            "image_size": vision.image_size,
         },
         "text_cfg": {
             **_text(text), **tanh, "tokenizer_kwargs": {"clean": "canonicalize"}, "no_causal_mask": True,
             "proj_bias": True, "pool_type": "last",
         },
     }  # fmt: skip
+
+
+def _tower(shape: tuple[int, int, int, int], size: int) -> str:
+    """Return timm's name of a tower, that of the image size if there is one: OpenCLIP makes a tower at its own size."""
+    import timm
+
+    sized = f"{TOWERS[shape].rpartition('_')[0]}_{size}"
+    return sized if timm.is_model(sized) else TOWERS[shape]
 
 
 def _text(text: CLIPTextConfig) -> Values:

@@ -16,8 +16,8 @@ from torch import nn
 
 from clipzoo import files
 from clipzoo.errors import CheckpointError, brief
-from clipzoo.models._open_clip import CONFIG, HEADS, ModelConfig, Tokenizer
-from clipzoo.models._preprocessing import Preprocessing
+from clipzoo.models._open_clip import HEADS, ModelConfig, Tokenizer
+from clipzoo.models._preprocessing import CONFIG, Preprocessing
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec
 from clipzoo.tasks import Convention

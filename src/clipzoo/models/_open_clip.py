@@ -22,6 +22,7 @@ from clipzoo import plugins
 from clipzoo.errors import CheckpointError, brief
 from clipzoo.model_schemes import SOURCE
 from clipzoo.models import _preprocessing, _sizes, _weights
+from clipzoo.models._preprocessing import CONFIG
 from clipzoo.progress import no_bars
 
 Clip: TypeAlias = CLIP | CustomTextCLIP
@@ -51,7 +52,6 @@ class ModelConfig(TypedDict, total=False):
     quick_gelu: bool
 
 
-CONFIG = "open_clip_config.json"
 HUB, LOCAL = "hf-hub:", "local-dir:"
 HEADS = "clipzoo_heads"
 """Stem of the files of a student's heads."""
@@ -83,6 +83,9 @@ def make(
     tag = (get_pretrained_cfg(model, pretrained) if pretrained and ":" not in model else None) or {}
     quick_gelu = bool(tag.get("quick_gelu"))  # weights of OpenAI and others were trained with it
     try:
+        preprocessing = tag
+        if pretrained and not tag and ":" not in model:
+            preprocessing = _preprocessing.of_file(model, Path(pretrained))
         config = get_model_config(model)
         options = _tokenizer_options(name, config, trust_remote_code)
         with _unwarned(), _unasked(), no_bars(), _unfetched(model) as place:
@@ -91,7 +94,7 @@ def make(
                 load_weights=False,
                 pretrained_text=False,
                 force_quick_gelu=quick_gelu,
-                force_preprocess_cfg={name: value for name, value in tag.items() if name != "size"},
+                force_preprocess_cfg={field: value for field, value in preprocessing.items() if field != "size"},
             )
             _sizes.follow(clip)
             clip.visual.preprocess_cfg = _preprocessing.checked(clip.visual.preprocess_cfg, name)

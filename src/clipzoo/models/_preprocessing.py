@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict, cast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, TypedDict, cast
+
+from open_clip import list_pretrained_tags_by_model
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.transform import PreprocessCfg
 
 from clipzoo.errors import CheckpointError
+
+CONFIG = "open_clip_config.json"
+FIELDS = ("mean", "std", "interpolation", "resize_mode")
+"""Fields in which OpenCLIP's pretrained weights differ; the size is that of the model."""
 
 CHOICES = {
     "mode": ("RGB",), "interpolation": ("bicubic", "bilinear", "random"),
     "resize_mode": ("shortest", "longest", "squash"),
 }  # fmt: skip
 """Values that OpenCLIP (3.3) accepts."""
+
+
+CROPS: dict[str, Literal["whole", "center", "padded"]] = {
+    "squash": "whole",
+    "shortest": "center",
+    "longest": "padded",
+}
+"""OpenCLIP's ``resize_mode`` -> part of an image that it keeps."""
 
 
 class Preprocessing(TypedDict, total=False):
@@ -24,6 +43,59 @@ class Preprocessing(TypedDict, total=False):
     interpolation: str
     resize_mode: str
     fill_color: int
+
+
+def of_file(model: str, weights: Path) -> Mapping[str, object]:
+    """Return the preprocessing of a file with weights of an OpenCLIP model; OpenCLIP's default has the other fields.
+
+    It is that of ``open_clip_config.json`` next to the file, else the fields in which all tags of the model agree.
+    """
+    tags = list(_of_tags(model).values())
+    return _beside(weights) or {field: tags[0][field] for field in FIELDS if tags and field not in _differing(tags)}
+
+
+def uncertain(model: str, pretrained: str | None) -> str | None:
+    """Return a note if weights are a file of unknown preprocessing, because the tags of its model differ, else None."""
+    if ":" in model or not pretrained or get_pretrained_cfg(model, pretrained) or _beside(Path(pretrained)):
+        return None
+    tags = _of_tags(model)
+    differing = _differing(list(tags.values()))
+    if not differing:
+        return None
+    kinds = {_shown(values, differing): tag for tag, values in reversed(tags.items())}
+    others = "; ".join(f"{tag} has {kind}" for kind, tag in reversed(kinds.items()))
+    return (
+        f"the preprocessing of {pretrained} is not known, because the weights of {model} in OpenCLIP differ: {others}. "
+        f"OpenCLIP's default is used: {_shown(asdict(PreprocessCfg()), differing)}. If this is wrong for the file, put "
+        f"an {CONFIG} with the right preprocess_cfg next to it"
+    )
+
+
+def _beside(weights: Path) -> Mapping[str, object]:
+    """Return the preprocessing in the configuration next to a file; empty if there is none."""
+    config = weights.parent / CONFIG
+    text = config.read_text(encoding="utf-8") if config.is_file() else "{}"
+    own: Mapping[str, object] = json.loads(text).get("preprocess_cfg") or {}
+    return own
+
+
+def _differing(tags: Sequence[Mapping[str, object]]) -> list[str]:
+    return [field for field in FIELDS if len({str(values[field]) for values in tags}) > 1]
+
+
+def _of_tags(model: str) -> dict[str, dict[str, object]]:
+    """Return pretrained tag -> preprocessing, for all tags of a model."""
+    default = asdict(PreprocessCfg())
+    tags = {tag: default | get_pretrained_cfg(model, tag) for tag in list_pretrained_tags_by_model(model)}
+    return {tag: {field: values[field] for field in FIELDS} for tag, values in tags.items()}
+
+
+def _shown(values: Mapping[str, object], fields: Sequence[str]) -> str:
+    rounded = {
+        field: [round(one, 3) for one in value] if isinstance(value := values[field], tuple) else value
+        for field in fields
+    }
+    return ", ".join(f"{field} {value}" for field, value in rounded.items())
 
 
 def checked(values: Preprocessing, name: str) -> Preprocessing:

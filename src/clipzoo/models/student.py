@@ -18,8 +18,8 @@ from clipzoo import files, heads, model_schemes
 from clipzoo.errors import CheckpointError, ImageError, RecipeError
 from clipzoo.files import AnyPath
 from clipzoo.models import _folder, _layout, _open_clip, _sizes, dense, segments
-from clipzoo.models._open_clip import CONFIG, HEADS, Clip, ModelConfig, Tokenizer
-from clipzoo.models._preprocessing import Preprocessing
+from clipzoo.models._open_clip import HEADS, Clip, ModelConfig, Tokenizer
+from clipzoo.models._preprocessing import CONFIG, CROPS, Preprocessing
 from clipzoo.models._weights import FAILS
 from clipzoo.models.head_spec import HeadSpec, build_head
 from clipzoo.models.segments import TEMPLATES, Segments
@@ -115,7 +115,9 @@ class Student(nn.Module):
                 are not loaded (see `load`).
             pretrained: pretrained tag or weights file for an OpenCLIP name; None starts from random weights. The file
                 may be a checkpoint of another trainer: prefixes such as ``module.``, another precision and an optimizer
-                in the same file are handled. Refused for folders and hub models, which have their own weights.
+                in the same file are handled. Its preprocessing is that of an ``open_clip_config.json`` next to it, else
+                that of the model's tags if they all agree. Refused for folders and hub models, which have their own
+                weights.
             specs: column -> head to build.
             layers: tapped layers of the vision tower.
             random: start from random weights; none are downloaded. Only activation and preprocessing are those of the
@@ -155,9 +157,9 @@ class Student(nn.Module):
         return _sizes.size_of(self.clip)
 
     @property
-    def crop(self) -> Literal["whole", "center"]:
-        """Part of an image that its preprocessing keeps: the whole image, squashed, or a centered crop."""
-        return "whole" if self.preprocess_cfg["resize_mode"] == "squash" else "center"
+    def crop(self) -> Literal["whole", "center", "padded"]:
+        """Part of an image that its preprocessing keeps: the whole image, squashed or padded, or a centered crop."""
+        return CROPS[self.preprocess_cfg["resize_mode"]]
 
     def normalize(self, images: Tensor) -> Tensor:
         """Convert uint8 [B,H,W,3] to float [B,3,H,W], normalized with the model's mean and standard deviation.

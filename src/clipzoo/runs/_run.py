@@ -15,7 +15,7 @@ from clipzoo.evaluation.measure import Scored
 from clipzoo.evaluation.suite import Suite
 from clipzoo.experts import Expert
 from clipzoo.files import AnyPath
-from clipzoo.models import HeadSpec, Student, check_layers, weights_are_local
+from clipzoo.models import HeadSpec, Student, check_layers, uncertain_preprocessing, weights_are_local
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader
 from clipzoo.recipe import ColumnRecipe, Recipe
@@ -91,6 +91,8 @@ class Run:
         arm = "clipzoo" if "clipzoo" in self.recipe.arms else "clip"
         start = self.start(arm, random=random)
         check_layers(start, student.layers, "student.layers")
+        if note := uncertain_preprocessing(student.model, student.pretrained):
+            self.progress.stage(note)
         check_settings(self.recipe.training, start)
         for name, (column, _) in self.specs.items() if arm == "clipzoo" else ():
             check_stride(f"stride of {name}", column.stride, self.recipe.training.height_widths or (start.image_size,))

@@ -266,7 +266,7 @@ def recipe_text(
     Args:
         path: of the recipe; its stem becomes the name of the run.
         data, start, cards, splits, epochs: results of the checks.
-        device: "cpu" or a GPU; decides batch size, precision and workers.
+        device: "cpu" or a GPU; decides batch size, compilation and workers.
         cores: CPU cores; default those of this machine.
         store: the label store; default one in the run's folder.
     """
@@ -285,7 +285,7 @@ training:
   batch_size: {min(256 if gpu else 32, data.samples)}  # captions compete within a batch: as large as memory allows
   learning_rates: [{", ".join(_rates(start, bool(splits)))}]  # validation chooses one for each arm
   heads_learning_rate: 1.0e-3
-  precision: {"bf16" if gpu else "fp32"}
+  precision: auto  # bf16 where the device has instructions for it, else fp32
 {COMPILE if gpu else ""}  workers: {workers}  # processes that read and decode
 {_evaluation(splits, start.layers)}
 arms: {"[clip, clip-ft, clipzoo]" if splits else "[clipzoo]  # no benchmark yet: arms cannot be compared"}

@@ -208,7 +208,11 @@ def protocol(run: Run) -> dict[str, object]:
     stride, test = evaluation.label_stride, run.suite.dense.get("test")
     truth = test.truth if test else {}
     averaged = [(task, one.task.metric(one.convention).over) for task, one in truth.items()]
-    recognized = "a center crop of the student's aspect ratio" if run.start().crop == "center" else "the same"
+    recognized = {
+        "whole": "the same",
+        "center": "a center crop of the student's aspect ratio",
+        "padded": "the whole image, padded",
+    }[run.start().crop]
     return {
         "preset": versioned_preset(run.recipe),
         "crop": f"dense tasks: the whole image, squashed to the student's size; zero-shot and retrieval: {recognized}",

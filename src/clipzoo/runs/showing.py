@@ -122,6 +122,7 @@ def models_of(
     device: str = "cpu", trust: bool = False,
 ) -> tuple[dict[str, Loaded], list[str]]:  # fmt: skip
     """Return name -> model, the start first, and notes about them; see `show`."""
+    notes: list[str] = []
     first = start if start is None or isinstance(start, Loaded) else load(start, device, trust)
     if isinstance(student, Loaded):
         name, last = "trained", student
@@ -133,9 +134,9 @@ def models_of(
         name, last, wanted, number = _of_run(path, arm, seed, device, trust) if run else ("trained", load(
             path, device, trust), None, 0)  # fmt: skip
         if first is None and wanted is not None:
-            first = Loaded(_started(wanted, number, trust).to(device))
+            first, notes = _started(wanted, number, device, trust)
     models = {name: last} if first is None else {"start": first, name: last}
-    notes = [
+    notes += [
         f"{one}: no heads, only probabilities and heat maps of prompts"
         for one, model in models.items()
         if not model.columns
@@ -220,14 +221,18 @@ def _source(column: ColumnRecipe) -> str:
     return column.expert or str(column.column)
 
 
-def _started(wanted: StudentRecipe, seed: int, trust: bool) -> Student:
-    """Return the student of a recipe before training, without heads."""
+def _started(wanted: StudentRecipe, seed: int, device: str, trust: bool) -> tuple[Loaded | None, list[str]]:
+    """Return the student of a recipe before training, without heads; None and a note if it cannot be loaded."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return Student.create(
-            wanted.model, wanted.pretrained, None, wanted.layers, wanted.random, trust,
-            wanted.height_width,
-        )  # fmt: skip
+        try:
+            start = Student.create(
+                wanted.model, wanted.pretrained, None, wanted.layers, wanted.random, trust,
+                wanted.height_width,
+            )  # fmt: skip
+        except CheckpointError as error:
+            return None, [f"the start of the run is not shown, because it cannot be loaded: {error}"]
+    return Loaded(start.to(device)), []
 
 
 def _expanded(pictures: Given | Sequence[Given]) -> list[Given]:

@@ -231,8 +231,9 @@ def _fitting(path: Path) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} belongs to another model or to other heads ({brief(error)}). Restore the recipe that it was "
-            "trained with, choose another folder with --out, or delete it to restart this training"
+            f"{path} belongs to another model or to other heads, or an earlier clipzoo wrote it ({brief(error)}). "
+            "Restore the recipe and the version that it was trained with, choose another folder with --out, or delete "
+            "it to restart this training"
         ) from error
 
 

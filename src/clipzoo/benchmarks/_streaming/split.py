@@ -1,7 +1,7 @@
 """A split of evaluation, streamed: images are decoded and resized in batches.
 
-The view of an image is deterministic: the whole image squashed, or its largest centered crop with the aspect of the
-size, as in OpenCLIP's evaluation transform.
+The view of an image is deterministic: the whole image squashed or padded, or its largest centered crop with the aspect
+of the size, as in OpenCLIP's evaluation transform.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from clipzoo.readers import Entry, Reader, prefetched
 from clipzoo.tasks.base import Convention, Task
 from clipzoo.types import ImageArray, View, decode_image
 
-Crop = Literal["whole", "center"]
+Crop = Literal["whole", "center", "padded"]
+"""The whole image, squashed; its largest centered crop with the aspect of the size; or the whole image, padded."""
 T = TypeVar("T")
 
 BATCH = 64
@@ -35,7 +36,20 @@ DECODERS = 4
 """The number of threads that decode images in advance."""
 
 
-def view_of(image: ImageArray, size: tuple[int, int], crop: Crop, kept: float = 1.0) -> View:
+def seen(image: ImageArray, size: tuple[int, int], crop: Crop, kept: float = 1.0) -> ImageArray:
+    """Return an image as a model sees it, uint8 of ``size`` (H, W); padding is black, as OpenCLIP's is by default."""
+    if crop != "padded":
+        return view_of(image, size, crop, kept).image(image)
+    H, W = image.shape[:2]
+    scale = min(size[0] / H, size[1] / W)
+    inner = View.whole((max(round(H * scale), 1), max(round(W * scale), 1))).image(image)
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = (size[0] - inner.shape[0]) // 2, (size[1] - inner.shape[1]) // 2
+    canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return canvas
+
+
+def view_of(image: ImageArray, size: tuple[int, int], crop: Literal["whole", "center"], kept: float = 1.0) -> View:
     """Return the deterministic view of an image at ``size`` (H, W); of its sides, only a centered share is kept."""
     view = View.whole(size) if crop == "whole" else View.center(image.shape[:2], size)
     if kept == 1:
@@ -126,7 +140,7 @@ class Split:
 
     def _view(self, index: int) -> ImageArray:
         image = self.images[index]
-        return view_of(image, self.size, self.crop, self.kept).image(image)
+        return seen(image, self.size, self.crop, self.kept)
 
     def select(self, indices: Sequence[int]) -> Split:
         """Return the images with these indices, in this order."""

@@ -12,7 +12,7 @@ from clipzoo.recipe import TrainingRecipe
 from clipzoo.training.job import Job
 from clipzoo.training.updates import locking
 
-EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent")
+EMBEDDINGS = ("embedding", "pos_embed", "cls_token", "reg_token", "latent", "relative_position_bias")
 """Parts of the names of embeddings in OpenCLIP and timm."""
 
 Named = list[tuple[str, torch.nn.Parameter]]
@@ -79,7 +79,8 @@ def _by_layer(student: Student, part: str, named: Named, layer_decay: float) -> 
 
 
 def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and not any(part in name for part in EMBEDDINGS)
+    gain = parameter.ndim < 2 or parameter.numel() == parameter.shape[0]  # (C, 1, 1): layer scales of FastViT
+    return not gain and not any(part in name for part in EMBEDDINGS)
 
 
 def set_rates(
