@@ -93,7 +93,6 @@ class Suite:
         label_size = label_size or (size[0] // label_stride, size[1] // label_stride)
         splits = {split: read_split(one, size, label_size, split in SCORED) for split, one in benchmarks.items()}
         scored = {split: replace(one, crop=crop, kept=kept) for split, one in splits.items() if split in SCORED}
-        padded = " padded" if crop == "padded" else ""  # earlier versions cropped
         captioned = {split: one.captioned() for split, one in scored.items()}
         return cls(
             dense={split: _labeled(split, one) for split, one in splits.items() if one.truth},
@@ -101,11 +100,7 @@ class Suite:
             retrieval={split: one for split, one in captioned.items() if len(one)},
             size=size,
             layers=tuple(layers),
-<<<<<<< HEAD
-            identities={split: _identity(one) for split, one in splits.items()},
-=======
-            identities={split: f"{one.identity}{padded}" for split, one in splits.items()},
->>>>>>> fix-students
+            identities={split: f"{_identity(one)}{_padded(crop)}" for split, one in splits.items()},
             left_out={split: one.left_out for split, one in splits.items()},
         )
 
@@ -118,6 +113,7 @@ class Suite:
             zero_shot={split: seen(one) for split, one in self.zero_shot.items()},
             retrieval={split: seen(one) for split, one in self.retrieval.items()},
             size=size,
+            identities={split: f"{one}{_padded(crop)}" for split, one in self.identities.items()},
         )
 
     def recognition(self, student: Encoder, split: str) -> dict[str, Scored]:
@@ -221,6 +217,10 @@ def _identity(split: Split) -> str:
     """Return the identity of a split; earlier versions scored classes that share a name as misses."""
     repeated = zero_shot.same_names(split.classnames) if split.targets else []
     return f"{split.identity}, {len(repeated)} repeated names" if repeated else split.identity
+
+
+def _padded(crop: Crop) -> str:
+    return " padded" if crop == "padded" else ""  # earlier versions cropped
 
 
 def _labeled(split: str, images: Split) -> Split:
