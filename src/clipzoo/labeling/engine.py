@@ -19,6 +19,7 @@ from clipzoo.files import AnyPath, Place, local, place
 from clipzoo.labeling import inputs, plan
 from clipzoo.labeling._budget import Budget, check_share
 from clipzoo.labeling._loading import create_experts, load_expert, resolve_device
+from clipzoo.labeling._matching import check_distinct
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import quick_check, warn
 from clipzoo.labeling._tuning import Tuning
@@ -122,8 +123,8 @@ def label(
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
-        ExpertError: an expert cannot be created or loaded, fails too often, or gives no label (rows are kept), or
-            ``max_failures`` is no share.
+        ExpertError: an expert cannot be created or loaded, fails too often, or gives no label (rows are kept), two
+            samples share an existing label, or ``max_failures`` is no share.
         StoreError: the store is of another dataset or other weights, or in use.
         EngineError: the engine is unknown, or the cluster fails.
         Interrupted: SIGINT or SIGTERM. The same call resumes.
@@ -199,6 +200,7 @@ def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
         threads = stack.enter_context(call.tuning.fixed_threads())
         old = [plan.outdated(expert, column) for expert, column in zip(experts, columns, strict=True)]
         jobs = plan.missing(call.reader, columns, old, call.shards, call.retry_failed)
+        check_distinct(call.reader, experts, columns, jobs)
         _warn_of_repeats(columns, jobs, old)
         works = []
         for i, (expert, column) in enumerate(zip(experts, columns, strict=True)):
