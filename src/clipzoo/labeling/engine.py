@@ -198,10 +198,11 @@ def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
             stack.enter_context(column.lock())
             update_dataset(column, call.reader, call.identity)
         threads = stack.enter_context(call.tuning.fixed_threads())
-        old = [plan.outdated(expert, column) for expert, column in zip(experts, columns, strict=True)]
+        read = [inputs.read_columns(expert, call.store) for expert in experts]
+        old = [plan.outdated(*one) for one in zip(experts, columns, read, strict=True)]
         jobs = plan.missing(call.reader, columns, old, call.shards, call.retry_failed)
         check_distinct(call.reader, experts, columns, jobs)
-        _warn_of_repeats(columns, jobs, old)
+        _warn_of_repeats(experts, columns, jobs, old)
         works = []
         for i, (expert, column) in enumerate(zip(experts, columns, strict=True)):
             needed = [job.shard for job in jobs if i in job.columns]
@@ -255,18 +256,21 @@ def _label_here(
     label_shards(reader, jobs, works, stop, progress)
 
 
-def _warn_of_repeats(columns: Sequence[Column], jobs: Sequence[plan.Job], old: Sequence[Set[str]]) -> None:
-    """Warn of incomplete shards, and of shards whose label files have changed: they are labeled again."""
+def _warn_of_repeats(
+    experts: Sequence[Expert], columns: Sequence[Column], jobs: Sequence[plan.Job], old: Sequence[Set[str]]
+) -> None:
+    """Warn of incomplete shards, and of shards whose sources have changed: they are labeled again."""
     again = {job.shard for job in jobs}
-    for column, changed in zip(columns, old, strict=True):
+    for expert, column, changed in zip(experts, columns, old, strict=True):
         for shard, suffix in column.halves().items():
             if shard in again:
                 log.warning("%s is incomplete, %s is missing: it is labeled again", shard, column.file(shard, suffix))
         outdated = sorted(changed & again)
         if outdated:
+            source = f"labels in {' or '.join(expert.reads)}" if expert.reads else "label files"
             log.warning(
-                "%s: the label files of %s have changed and are read again, the first ones those of %s",
-                column.name, counted(len(outdated), "shard"), outdated[0],
+                "%s: the %s of %s have changed and are read again, the first ones those of %s",
+                column.name, source, counted(len(outdated), "shard"), outdated[0],
             )  # fmt: skip
 
 

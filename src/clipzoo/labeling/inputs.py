@@ -46,15 +46,20 @@ def _card(store: Store, name: str, reader: Expert) -> ExpertCard:
         ) from error
 
 
+def read_columns(expert: Expert, store: Store) -> tuple[Column, ...]:
+    """Return the columns that an expert reads, without checks."""
+    return tuple(store.column(*name.split("/", 1)) for name in expert.reads)
+
+
 def open_columns(
     expert: Expert, store: Store, dataset: Mapping[str, object], shards: Collection[str]
 ) -> tuple[Column, ...]:
-    """Return the columns that an expert reads.
+    """Return the columns that an expert reads, after a check of these ``shards``.
 
     Raises:
         StoreError: a column is of another dataset, or does not have one of the ``shards``.
     """
-    columns = tuple(store.column(*name.split("/", 1)) for name in expert.reads)
+    columns = read_columns(expert, store)
     for column in columns:
         column.manifest.belongs(dataset, column.path)
         have = column.committed() if shards else set()

@@ -118,7 +118,8 @@ class Pass:
     stop: Stop
     meter: Meter
     source: str = ""
-    """`source_state` of its samples, from before the first label was read."""
+    """`source_state` of its samples, from before the first label was read. It is not recorded for a shard with kept
+    labels, whose earlier record stays valid."""
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
     read: inputs.Shard = field(init=False)
@@ -270,7 +271,7 @@ def labeled_shard(
         source = shard_fingerprint(reader, job.shard, entries)
         writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys, source)) for i in job.columns]
         passes = [
-            Pass(works[i], writer, pool, stop, meter, source_state(works[i].expert, keys))
+            Pass(works[i], writer, pool, stop, meter, source_state(works[i].expert, works[i].reads, job.shard, keys))
             for i, writer in zip(job.columns, writers, strict=True)
         ]
         for i, one in zip(job.columns, passes, strict=True):
@@ -310,7 +311,7 @@ def _feed(
 
 def _note(one: Pass) -> None:
     """Record the cost of a shard immediately, so that it is known if the run is killed later."""
-    optional = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": one.source}
+    optional = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": "" if one.kept else one.source}
     one.work.note(
         event="shard",
         shard=one.writer.shard,
