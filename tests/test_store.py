@@ -227,6 +227,25 @@ def test_a_store_of_another_dataset_is_refused(tmp_path, column):
         Store(tmp_path / "labels").create(Bright().card, fingerprint(other))
 
 
+@pytest.mark.parametrize("length", [99, 100, 101])
+def test_labels_of_long_keys_are_read(tmp_path, length):
+    """From 101 characters on, the name of a member is in a header of its own."""
+    keys = [f"{i:0{length - len('.png')}d}" for i in range(2)]
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "0.tar", [(key, samples(1)[0][1]) for key in keys])
+    reader = open_dataset(str(tmp_path / "data"))
+    assert [entry.key for entry in reader.index("0")] == keys
+    column = Store(tmp_path / "labels").create(Bright().card, fingerprint(reader))
+    with ColumnWriter(column, "0", keys) as writer:
+        for key in keys:
+            writer.add(key, Bright.one(image(0)))
+    assert [column.label("0", row).ids.shape for row in column.rows("0").to_pylist()] == [(12, 16)] * 2
+    assert not verify(tmp_path / "labels", reader, deep=True)
+    row = column.rows("0").to_pylist()[0]
+    with pytest.raises(LabelError, match="rows and tar are from different runs"):
+        column.label("0", {**row, "key": "1" + row["key"][1:]})
+
+
 def test_columns_are_found_and_a_missing_one_is_named(tmp_path, reader, column):
     store = Store(tmp_path / "labels")
     store.create(Near().card, fingerprint(reader))

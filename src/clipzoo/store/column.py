@@ -294,7 +294,7 @@ class Column(_Shards):
             LabelError: the header is of another member: rows and tar are from different runs.
         """
         name = f"{key}.{tasks.get(self.task).extension}"
-        long = 0 if name.isascii() and len(name) < NAME else 2 * BLOCKSIZE  # PAX keeps such a name in a member before
+        long = 0 if name.isascii() and len(name) <= NAME else 2 * BLOCKSIZE  # PAX keeps such a name in a member before
         before = min(offset, long + BLOCKSIZE)
         data = self.read(shard, offset - before, before + (size if first is None else min(first, size)))
         header = data[before - BLOCKSIZE : before]
