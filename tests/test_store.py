@@ -22,7 +22,7 @@ from clipzoo.experts import ExpertCard
 from clipzoo.files import _writing
 from clipzoo.readers import fingerprint, open_dataset, shard_fingerprint
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verification, verify
+from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, merge, verification, verify
 from clipzoo.tasks import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
@@ -219,6 +219,24 @@ def test_other_labels_in_one_column_are_refused(tmp_path, reader, column, change
         store.create(card, fingerprint(reader))
     (column.path / "00000.tar").unlink()
     assert store.create(card, fingerprint(reader)).manifest.counts.labels == 0
+
+
+def test_a_revision_with_the_same_files_joins_its_column_and_not_another_store(tmp_path, reader):
+    """Shards are marked with the revision of their manifest, so stores of two revisions are not merged."""
+    known, one, two = (
+        dataclasses.replace(Bright().card, revision="1", files_sha256="11"),
+        tmp_path / "1",
+        tmp_path / "2",
+    )
+    later = dataclasses.replace(known, revision="2")
+    fill(Store(one).create(known, fingerprint(reader)))
+    assert Store(one).create(later, fingerprint(reader)).manifest.expert["revision"] == "1"
+    for change in ({"files_sha256": "22"}, {"files_sha256": ""}, {"weights_sha256": ""}):
+        with pytest.raises(StoreError, match=r"was made with (revision|weights_sha256) = "):
+            Store(one).create(dataclasses.replace(later, **change), fingerprint(reader))
+    fill(Store(two).create(later, fingerprint(reader)), "00001", 6)
+    with pytest.raises(StoreError, match="was made with revision = '1', the expert now has '2'"):
+        merge([one, two], tmp_path / "merged")
 
 
 def test_a_store_of_another_dataset_is_refused(tmp_path, column):

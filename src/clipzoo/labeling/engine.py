@@ -142,7 +142,7 @@ def label(
         location, dict(zip(names, given, strict=True)), reader, fingerprint(reader), Store(out), device, batch_size,
         max_failures, retry_failed, shards, tuning, check, progress, written, engine, ray_address, codec,
     )  # fmt: skip
-    reports = [one for stage in inputs.stages(made, call.store) for one in _label(call, stage)]
+    reports = [one for stage in inputs.stages(made, call.store, tuning) for one in _label(call, stage)]
     for one in reports:
         one.refuse_empty()
     return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))

@@ -76,7 +76,7 @@ def outdated(expert: Expert, column: Column, reads: Sequence[Column]) -> set[str
     """
     if not (expert.imports or reads):
         return set()
-    known = {line.get("shard"): line["source"] for line in runs(column.path) if line.get("source")}
+    known = {line["shard"]: line["source"] for line in runs(column.path) if "shard" in line and line.get("source")}
     if expert.imports:
         tables = ((shard, rows["key"].to_pylist()) for shard, rows in column.tables())
         return {shard for shard, keys in tables if known.get(shard) != source_state(expert, (), shard, keys)}
