@@ -315,6 +315,21 @@ def test_failures_are_retried_when_asked_and_the_rest_is_kept(tmp_path):
     assert verify(Store(tmp_path / "out")) == []
 
 
+def test_damaged_labels_are_not_kept(tmp_path):
+    """They would get a new checksum."""
+    data, poison = make_dataset(tmp_path / "data"), [image(2)[0, 0].tobytes()]
+    run(data, tmp_path / "out", [Bright(poison=poison)], max_failures=0.2)
+    (column,) = Store(tmp_path / "out").columns()
+    tar, row = column.file("00000", ".tar"), column.rows("00000").to_pylist()[0]
+    with tar.open("r+b") as file:
+        file.seek(row["offset"] + row["size"] - 1)
+        file.write(b"\xff")
+    damaged = tar.read_bytes()
+    with pytest.raises(StoreError, match=r"00000\.tar has changed .*Remove 00000\.parquet and label again"):
+        run(data, tmp_path / "out", [Bright()], retry_failed=True)
+    assert tar.read_bytes() == damaged
+
+
 # Refusals --------------------------------------------------------------------------------------------------
 
 

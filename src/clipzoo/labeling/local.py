@@ -29,7 +29,7 @@ from clipzoo.labeling.plan import Job, source_state
 from clipzoo.readers import Entry, Reader, prefetched, shard_fingerprint
 from clipzoo.readers.decode import Decoded
 from clipzoo.stopping import Stop
-from clipzoo.store import Column, ColumnWriter
+from clipzoo.store import Column, ColumnWriter, marks_of
 from clipzoo.store.manifest import append_lines, run_line
 from clipzoo.types import Failure
 
@@ -130,11 +130,17 @@ class Pass:
         self.read = inputs.Shard(self.work.reads, self.writer.shard, self.writer.source)
 
     def keep(self, previous: Column, shard: str) -> None:
-        """Copy the labels of an earlier run. Failed samples are labeled again."""
+        """Copy the labels of an earlier run. Failed samples are labeled again.
+
+        Raises:
+            StoreError, LabelError: the labels have changed since they were written.
+        """
         with previous.cached(shard):
-            for row in previous.rows(shard).to_pylist():
+            rows = previous.rows(shard)
+            previous.check_tar(shard, marks_of(rows.schema))
+            for row in rows.to_pylist():
                 if row["size"] is not None:
-                    data = previous.read(shard, row["offset"], row["size"])
+                    data = previous.member(shard, row["key"], row["offset"], row["size"])
                     self.writer.copy(row["key"], data, row["valid_share"], row["confidence"])
                     self.kept.add(row["key"])
                     self.work.budget.note()

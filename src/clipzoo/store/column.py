@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from clipzoo import files, tasks
 from clipzoo.errors import LabelError, LostError, StoreError, counted, shell_word
-from clipzoo.experts.base import ExpertCard
+from clipzoo.experts.base import ExpertCard, sha256
 from clipzoo.files import Place, locked, read_at
 from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
 from clipzoo.store.rows import (
@@ -24,6 +24,7 @@ from clipzoo.store.rows import (
     SCHEMA,
     SOURCE_MARK,
     SUFFIXES,
+    TAR_MARK,
     Row,
     failures,
     marks_of,
@@ -221,6 +222,19 @@ class Column(_Shards):
                 "and rerun the command that made the column (`clipzoo label` or `clipzoo labels import`)"
             )
         return SOURCE_MARK in marks
+
+    def check_tar(self, shard: str, marks: Mapping[str, str]) -> None:
+        """Raise `StoreError` if the tar of a shard with these `marks` is not the one that was committed."""
+        tar = self.file(shard, ".tar")
+        try:
+            digest = sha256(tar)
+        except OSError as error:
+            raise _lost(tar, error) from error
+        if marks.get(TAR_MARK, digest) != digest:
+            raise StoreError(
+                f"{tar} has changed since it was written: its checksum is not that of its rows. Remove {shard}.parquet "
+                "and label again"
+            )
 
     def checked(self, shard: str, source: str) -> dict[str, Row]:
         """Return key -> row of a committed shard, after `check_meaning` and `check_pictures`."""
