@@ -27,7 +27,7 @@ from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.locations import open_dataset
 from clipzoo.readers import Reader, fingerprint
 from clipzoo.stopping import Interrupted, Stop, signals
-from clipzoo.store import Column, Store, failures, runs, update_dataset
+from clipzoo.store import Column, Manifest, Store, failures, runs, update_dataset
 
 log = logging.getLogger(__name__)
 
@@ -194,9 +194,10 @@ def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
     cards = [call.tuning.card(expert) for expert in experts]
     columns = [call.store.create(card, call.identity, other_dataset=True, codec=call.codec) for card in cards]
     with ExitStack() as stack:
-        for column in sorted(columns, key=lambda c: str(c.path)):
+        for column, card in sorted(zip(columns, cards, strict=True), key=lambda pair: str(pair[0].path)):
             stack.enter_context(column.lock())
             update_dataset(column, call.reader, call.identity)
+            column.manifest.same_expert(Manifest.of(card, {}), column.path)  # another run may have replaced it
         threads = stack.enter_context(call.tuning.fixed_threads())
         read = [inputs.read_columns(expert, call.store) for expert in experts]
         old = [plan.outdated(*one) for one in zip(experts, columns, read, strict=True)]
