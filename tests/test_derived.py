@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from clipzoo.tasks.edges import Edges
 from clipzoo.tasks.normals import Normals, normals_from_depth
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.types import Camera, ImageArray
-from making import Bright, image, make_dataset
+from making import Bright, encoded, image, make_dataset
 
 SIZE = (12, 16)
 
@@ -129,6 +130,43 @@ def test_a_column_says_whose_labels_it_is_made_of(data, tmp_path):
     label(data, [Tilted("03")], tmp_path / "labels", max_failures=1, progress=False)
     with pytest.raises(StoreError, match="made with preprocessing"):
         label(data, [NORMALS], tmp_path / "labels", max_failures=1, progress=False)
+
+
+def test_derived_labels_are_made_again_when_the_labels_that_they_are_made_of_change(tmp_path, caplog):
+    """One shard of masks is replaced and imported again; the shard of boxes made of it follows, the other one stays."""
+    data, out, masks = make_dataset(tmp_path / "shards"), tmp_path / "out", tmp_path / "masks"
+    masks.mkdir()
+    for i in range(12):
+        (masks / f"{i:06d}.png").write_bytes(encoded(np.uint8(block(2, 2, 7, 7))))
+    truth = f"files:{masks}?task=segmentation&classes=wall,box&void=none&as=truth"
+    parts = "column:segmentation/truth?things=box&to=detection"
+    label(data, [truth, parts], out, progress=False)
+    assert [one.labeled for one in label(data, [truth, parts], out, progress=False)] == [0, 0]
+    (masks / "000000.png").write_bytes(encoded(np.uint8(block(2, 2, 9, 9))))
+    label(data, truth, out, progress=False)
+    (report,) = label(data, parts, out, progress=False)
+    assert report.labeled == 6
+    assert "labels in segmentation/truth of 1 shard have changed and are read again" in caplog.text
+    assert stored(out, parts)["000000"].boxes.tolist() == [[2, 2, 9, 9]]
+    assert label(data, parts, out, progress=False)[0].labeled == 0
+
+
+def test_derived_labels_without_a_record_of_what_they_are_made_of_are_current(data, tmp_path):
+    """Those of an earlier clipzoo. Labels that are kept do not get a record, since they may be old."""
+    label(data, [Tilted(), NORMALS], tmp_path / "labels", max_failures=1, progress=False)
+    (made,) = [one for one in Store(tmp_path / "labels").columns() if one.task == "normals"]
+    path = made.path / "runs.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, "source": ""}) + "\n" for line in lines))
+    Store(tmp_path / "labels").remove("depth", "test-tilted")
+    again = Tilted()
+    again.one = lambda picture: Depth(np.full(SIZE, 3, np.float32), np.ones(SIZE, bool), "metric", "z")
+    options = {"max_failures": 1, "progress": False}
+    (depth, normals) = label(data, [again, NORMALS], tmp_path / "labels", **options)
+    assert (depth.labeled, normals.labeled) == (12, 0)
+    (normals,) = label(data, NORMALS, tmp_path / "labels", retry_failed=True, **options)
+    assert 0 < normals.labeled < 12
+    assert not any(line.get("source") for line in map(json.loads, path.read_text().splitlines()))
 
 
 def test_a_damaged_label_that_is_read_is_one_failure(data, tmp_path):

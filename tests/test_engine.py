@@ -25,7 +25,9 @@ from clipzoo.experts.calls import out_of_memory
 from clipzoo.labeling import Tuning, engine, estimate, label
 from clipzoo.labeling import report as report_of
 from clipzoo.labeling._progress import COMMIT, DATA, WRITING, Drift, Meter, Progress
-from clipzoo.locations import resolve_data
+from clipzoo.labeling.ray.worker import Order, Worker
+from clipzoo.locations import open_dataset, resolve_data
+from clipzoo.readers import fingerprint
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, runs
 from clipzoo.tasks import Convention
@@ -172,6 +174,20 @@ def test_precision_is_the_modules_and_stands_in_the_manifest(tmp_path, precision
     other = Tuning("fp32" if precision == "bf16" else "bf16")
     with pytest.raises(StoreError, match="was made with preprocessing"):
         run(data, tmp_path / "out", [InTorch()], tuning=other)
+
+
+def test_columns_made_of_labels_record_their_precision(tmp_path):
+    """In one call with their expert, later without it, and on a worker of a cluster."""
+    data, out, tuning = make_dataset(tmp_path / "data"), tmp_path / "out", Tuning("bf16")
+    normals = "column:depth/test-net?to=normals&fov=60"
+    assert len(run(data, out, [normals, InTorch()], tuning=tuning)) == 2
+    made = Store(out).column("normals", "column-depth-test-net-fov-60-to-normals")
+    assert made.manifest.expert["preprocessing"]["reads"]["depth/test-net"]["preprocessing"]["precision"] == "bf16"
+    (again,) = run(data, out, [normals])
+    assert again.labeled == 0
+    identity = fingerprint(open_dataset(str(data)))
+    order = Order(str(data), [normals], "cpu", None, tuning, 1, [made.path], dataset=identity, witness=tmp_path)
+    Worker(order).setup()
 
 
 def test_layout(tmp_path):

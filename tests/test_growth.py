@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Barrier
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +16,11 @@ import pytest
 from clipzoo.data import Plan
 from clipzoo.errors import StoreError
 from clipzoo.labeling import label
-from clipzoo.readers import fingerprint, open_dataset
+from clipzoo.readers import fingerprint, open_dataset, parquet
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import Store, merge, verify
+from clipzoo.store import Store, dataset, merge, verify
 from making import Bright, Near, encoded, image, make_dataset, samples
+from serving import put
 
 
 def run(data: object, out: Path, expert=None, **options):
@@ -49,6 +52,50 @@ def test_what_is_new_is_labeled_and_the_store_is_that_of_one_run(tmp_path, caplo
     assert column.manifest.dataset == fingerprint(reader)
     assert verify(Store(tmp_path / "out"), reader) == []
     assert Plan.build(reader, {column.name: column}).coverage() == {column.name: 1}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_tables_that_have_not_changed_are_not_compared_again(tmp_path: Path, form: str, monkeypatch) -> None:
+    """Another key column, or another file, makes other samples of the same names of shards."""
+    data, compared = tmp_path / "data", []
+    data.mkdir()
+    for i in range(4):
+        (data / f"{i}.png").write_bytes(encoded(image(i)))
+
+    def written(order: Sequence[int]) -> Path:
+        rows = [{"image": f"{i}.png", "caption": f"c{i}", "first": f"a{i}", "second": f"b{i}"} for i in order]
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), data / "t.parquet")
+        else:
+            lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+            (data / "t.csv").write_text("\n".join(lines))
+        return data / f"t.{form}"
+
+    own = dataset.shard_fingerprint
+    monkeypatch.setattr(dataset, "shard_fingerprint", lambda *given: compared.append(given[1]) or own(*given))
+    table = written(range(4))
+    for _ in range(3):
+        run(f"{table}?key=first", tmp_path / "out")
+    assert len(compared) == 1, "by the second run"
+    with pytest.raises(StoreError, match="of another dataset, or the dataset has changed"):
+        run(f"{table}?key=second", tmp_path / "out")
+    reader = open_dataset(f"{table}?key=first")
+    assert reader.state(reader.shards[0])
+    written([1, 0, 2, 3])
+    os.utime(table, ns=(1, 1))
+    assert not reader.state(reader.shards[0]), "the reader's rows are those of the file before"
+    with pytest.raises(StoreError, match="of another dataset, or the dataset has changed"):
+        run(f"{table}?key=first", tmp_path / "out")
+
+
+def test_footers_of_tables_on_a_network_are_read_at_the_same_time(memory, tmp_path: Path, monkeypatch) -> None:
+    for i in range(3):
+        path = tmp_path / "data" / f"{i}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": [encoded(image(i))], "caption": ["c"]}), path)
+    barrier, own = Barrier(3, timeout=20), parquet._opened
+    monkeypatch.setattr(parquet, "_opened", lambda path: barrier.wait() is None or own(path))
+    assert len(open_dataset(put(tmp_path / "data", f"{memory}/data")).shards) == 3
 
 
 def test_a_trial_shard_is_the_beginning_of_the_whole(tmp_path):

@@ -17,15 +17,18 @@ from safetensors.torch import load_file, save_file
 
 import hf_models as zoo
 from clipzoo import experts, tasks
-from clipzoo.errors import ExpertError, SampleError
+from clipzoo.errors import ExpertError, SampleError, StoreError
 from clipzoo.experts.base import sha256
 from clipzoo.experts.hf.frame import disable_center_crop
 from clipzoo.experts.hf.masks import contenders
 from clipzoo.experts.hf.postprocessor import one
 from clipzoo.experts.hf.source import Source
+from clipzoo.labeling import label
 from clipzoo.progress import no_bars
+from clipzoo.store import Store, verify
 from clipzoo.types import ImageArray
 from hf_models import SQUARE, changed, save
+from making import make_dataset
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -195,6 +198,35 @@ def test_a_model_of_the_hubs_cache_is_pinned_to_its_commit(hub: Path, tmp_path: 
     for uri in ("hf:Intel/dpt-tiny", f"hf:Intel/dpt-tiny@{commit}"):
         card = experts.create(uri).card
         assert (card.revision, card.convention.kind) == (commit, "affine-disparity")
+
+
+def test_a_new_commit_of_the_same_model_continues_the_column(hub: Path, tmp_path: Path) -> None:
+    """A commit that changes the README. One that changes the settings, or weights, is refused with the fix."""
+    data, out, uri = make_dataset(tmp_path / "data", shards=2, count=1), tmp_path / "out", "hf:Intel/dpt-tiny"
+    cached = hub / "models--Intel--dpt-tiny"
+    commits = [digit * 40 for digit in "abcd"]
+    for commit in commits:
+        save(zoo.dpt, cached / "snapshots" / commit)
+    (cached / "snapshots" / commits[1] / "README.md").write_text("A new text.")
+    config = cached / "snapshots" / commits[2] / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_depth": 80}))
+    weights = cached / "snapshots" / commits[3] / "model.safetensors"
+    save_file({name: one + 1 for name, one in load_file(weights).items()}, weights)
+    (cached / "refs").mkdir()
+
+    def labeled(commit: str, shards: str | None = None) -> int:
+        (cached / "refs" / "main").write_text(commit)
+        return label(data, uri, out, device="cpu", check=False, progress=False, shards=shards)[0].labeled
+
+    assert labeled(commits[0], "00000") == 1
+    assert labeled(commits[1]) == 1
+    (column,) = Store(out).columns()
+    assert column.manifest.expert["revision"] == commits[0]
+    assert not verify(out, data, deep=True)
+    for commit, field in ((commits[2], "revision"), (commits[3], "weights_sha256")):
+        fix = f"column: depth/hf-Intel-dpt-tiny.*earlier revision .*{uri}@{commits[0]}; otherwise give"
+        with pytest.raises(StoreError, match=f"was made with {field} = .*{fix}"):
+            labeled(commit)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from clipzoo import experts, import_labels, tasks
 from clipzoo.errors import DatasetError, ExpertError, SampleError, StoreError
 from clipzoo.experts import ExpertInput, palettes
 from clipzoo.importers import _polygons
+from clipzoo.labeling import label
 from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store
@@ -518,6 +519,11 @@ def test_one_key_in_two_shards_is_two_samples(tmp_path, form):
     said = r"samples '00000000' of the shards 'a.*' and 'b.*' would both get the label .*\?key="
     with pytest.raises(ExpertError, match=said):
         import_labels(str(tmp_path / "data"), str(tmp_path / "masks"), "files", answers, tmp_path / "out")
+    uri = f"files:{tmp_path / 'masks'}?task=segmentation&classes=a,b&void=none"
+    with pytest.raises(ExpertError, match=said):
+        label(tmp_path / "data", uri, tmp_path / "out", progress=False)
+    (column,) = Store(tmp_path / "out").columns()
+    assert not column.committed()
 
 
 # Colors ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from clipzoo.labeling._budget import Budget
 from clipzoo.pages import inspect
 from clipzoo.readers import open_dataset
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import Column, Store, runs, verify
+from clipzoo.store import Column, Manifest, Store, runs, verify
 from clipzoo.types import Failure
 from making import Bright, Near, encoded, image, make_dataset, raw_tar, samples
 
@@ -313,6 +314,36 @@ def test_failures_are_retried_when_asked_and_the_rest_is_kept(tmp_path):
     drop = ["offset"]
     assert a.rows("00000").drop_columns(drop) == b.rows("00000").drop_columns(drop)
     assert verify(Store(tmp_path / "out")) == []
+
+
+def test_a_column_that_another_run_has_replaced_meanwhile_gets_no_labels(tmp_path, monkeypatch):
+    """After the column was opened, and before its lock was taken."""
+    data, own = make_dataset(tmp_path / "data"), Store.create
+
+    def replaced(store, card, dataset, *rest, **options):
+        column = own(store, card, dataset, *rest, **options)
+        Manifest.of(replace(card, weights_sha256="ff"), dataset).write(column.path)
+        return column
+
+    monkeypatch.setattr(Store, "create", replaced)
+    with pytest.raises(StoreError, match="was made with weights_sha256 = 'ff', the expert now has '00'"):
+        run(data, tmp_path / "out")
+    assert not Store(tmp_path / "out").columns()[0].committed()
+
+
+def test_damaged_labels_are_not_kept(tmp_path):
+    """They would get a new checksum."""
+    data, poison = make_dataset(tmp_path / "data"), [image(2)[0, 0].tobytes()]
+    run(data, tmp_path / "out", [Bright(poison=poison)], max_failures=0.2)
+    (column,) = Store(tmp_path / "out").columns()
+    tar, row = column.file("00000", ".tar"), column.rows("00000").to_pylist()[0]
+    with tar.open("r+b") as file:
+        file.seek(row["offset"] + row["size"] - 1)
+        file.write(b"\xff")
+    damaged = tar.read_bytes()
+    with pytest.raises(StoreError, match=r"00000\.tar has changed .*Remove 00000\.parquet and label again"):
+        run(data, tmp_path / "out", [Bright()], retry_failed=True)
+    assert tar.read_bytes() == damaged
 
 
 # Refusals --------------------------------------------------------------------------------------------------

@@ -301,6 +301,19 @@ def test_an_interrupted_export_leaves_no_folder_and_the_next_one_is_whole(tmp_pa
         export_labels(tmp_path / "labels", data, "png", tmp_path / "out")
 
 
+def test_a_damaged_label_is_left_out(tmp_path):
+    data = labeled(tmp_path, Made("edges"))
+    (column,) = Store(tmp_path / "labels").columns()
+    row = column.rows("00001").to_pylist()[2]
+    with column.file("00001", ".tar").open("r+b") as file:
+        file.seek(row["offset"])
+        file.write(b"\0" * 8)
+    found = export_labels(tmp_path / "labels", data, "png", tmp_path / "out")
+    assert (found.pictures, found.left_out) == (11, 1)
+    (_, line) = found.listed.read_text().splitlines()
+    assert line.startswith(f"00001\t{row['key']}\tedges/test-edges\tleft out\t")
+
+
 def test_shards_without_labels_are_listed(tmp_path):
     data = make_dataset(tmp_path / "data")
     label(data, [Made("edges")], tmp_path / "labels", check=False, progress=False, shards=("00000",))

@@ -16,7 +16,7 @@ from clipzoo import experts, import_labels
 from clipzoo.benchmarks import open_benchmark, read_split
 from clipzoo.cli import app
 from clipzoo.errors import DatasetError, ExpertError, StoreError
-from clipzoo.labeling import label
+from clipzoo.labeling import _matching, label
 from clipzoo.labeling.colors import survey
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import Store, verify
@@ -70,6 +70,43 @@ def test_an_import_that_failed_does_not_stand_in_the_way_of_the_right_one(data, 
     assert brought(data, tmp_path / "masks", tmp_path / "out", right).labels == 12
     with pytest.raises(StoreError, match=r"labels rm \S+out segmentation/truth --yes"):
         brought(data, tmp_path / "masks", tmp_path / "out", right | {"void": "#ffffff"})
+
+
+# Labels of two samples -----------------------------------------------------------------------------------
+
+
+def test_a_label_of_an_earlier_run_is_not_given_to_a_second_sample(tmp_path: Path, monkeypatch) -> None:
+    """Only the shards to be labeled are indexed for the check, and none if all are labeled."""
+    folder = make_dataset(tmp_path / "data", shards=3, count=2)
+    keys = ["a/0", "a/1", "b/0"]
+    for i, key in enumerate(keys):
+        write_shard(folder / f"{i:05d}.tar", [(key, {"png": encoded(image(i)), "txt": b"x"})])
+    (tmp_path / "masks").mkdir()
+    for name in "01":
+        Image.fromarray(np.zeros((H, W), np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    uri = f"files:{tmp_path / 'masks'}?task=segmentation&classes=a,b&void=none&pattern={{at}}/{{n}}:{{n}}"
+    label(folder, uri, tmp_path / "out", shards="0000[01]", progress=False)
+    with pytest.raises(ExpertError, match=r"'b/0' and 'a/0' would both get the label .*0\.png"):
+        label(folder, uri, tmp_path / "out", progress=False)
+    indexed: list[str] = []
+    own = _matching.usable_keys
+    monkeypatch.setattr(_matching, "usable_keys", lambda reader, shard: indexed.append(shard) or own(reader, shard))
+    label(folder, uri, tmp_path / "out", shards="0000[01]", progress=False)
+    assert not indexed
+    write_shard(folder / "00002.tar", [("b/2", {"png": encoded(image(2)), "txt": b"x"})])
+    label(folder, uri, tmp_path / "out", max_failures=1, progress=False)
+    assert indexed == ["00002"]
+
+
+def test_equal_hashes_of_two_labels_are_no_error(tmp_path: Path, monkeypatch) -> None:
+    data = make_dataset(tmp_path / "data", shards=2, count=2)
+    monkeypatch.setattr(_matching, "hash64", lambda data: 7)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i in range(4):
+        Image.fromarray(np.zeros((H, W), np.uint8)).save(masks / f"{i:06d}.png")
+    answers = {"task": "segmentation", "classes": "a,b", "void": "none"}
+    assert import_labels(str(data), str(masks), "files", answers, tmp_path / "out", progress=False).matched == 4
 
 
 # Names -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from clipzoo.experts import ExpertCard
 from clipzoo.files import _writing
 from clipzoo.readers import fingerprint, open_dataset, shard_fingerprint
 from clipzoo.readers.webdataset import write_shard
-from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, verification, verify
+from clipzoo.store import SCHEMA, Column, ColumnWriter, Store, merge, verification, verify
 from clipzoo.tasks import Convention
 from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
@@ -221,10 +221,47 @@ def test_other_labels_in_one_column_are_refused(tmp_path, reader, column, change
     assert store.create(card, fingerprint(reader)).manifest.counts.labels == 0
 
 
+def test_a_revision_with_the_same_files_joins_its_column_and_not_another_store(tmp_path, reader):
+    """Shards are marked with the revision of their manifest, so stores of two revisions are not merged."""
+    known, one, two = (
+        dataclasses.replace(Bright().card, revision="1", files_sha256="11"),
+        tmp_path / "1",
+        tmp_path / "2",
+    )
+    later = dataclasses.replace(known, revision="2")
+    fill(Store(one).create(known, fingerprint(reader)))
+    assert Store(one).create(later, fingerprint(reader)).manifest.expert["revision"] == "1"
+    for change in ({"files_sha256": "22"}, {"files_sha256": ""}, {"weights_sha256": ""}):
+        with pytest.raises(StoreError, match=r"was made with (revision|weights_sha256) = "):
+            Store(one).create(dataclasses.replace(later, **change), fingerprint(reader))
+    fill(Store(two).create(later, fingerprint(reader)), "00001", 6)
+    with pytest.raises(StoreError, match="was made with revision = '1', the expert now has '2'"):
+        merge([one, two], tmp_path / "merged")
+
+
 def test_a_store_of_another_dataset_is_refused(tmp_path, column):
     other = open_dataset(str(make_dataset(tmp_path / "other", shards=3)))
     with pytest.raises(StoreError, match="a label store of another dataset"):
         Store(tmp_path / "labels").create(Bright().card, fingerprint(other))
+
+
+@pytest.mark.parametrize("length", [99, 100, 101])
+def test_labels_of_long_keys_are_read(tmp_path, length):
+    """From 101 characters on, the name of a member is in a header of its own."""
+    keys = [f"{i:0{length - len('.png')}d}" for i in range(2)]
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "0.tar", [(key, samples(1)[0][1]) for key in keys])
+    reader = open_dataset(str(tmp_path / "data"))
+    assert [entry.key for entry in reader.index("0")] == keys
+    column = Store(tmp_path / "labels").create(Bright().card, fingerprint(reader))
+    with ColumnWriter(column, "0", keys) as writer:
+        for key in keys:
+            writer.add(key, Bright.one(image(0)))
+    assert [column.label("0", row).ids.shape for row in column.rows("0").to_pylist()] == [(12, 16)] * 2
+    assert not verify(tmp_path / "labels", reader, deep=True)
+    row = column.rows("0").to_pylist()[0]
+    with pytest.raises(LabelError, match="rows and tar are from different runs"):
+        column.label("0", {**row, "key": "1" + row["key"][1:]})
 
 
 def test_columns_are_found_and_a_missing_one_is_named(tmp_path, reader, column):

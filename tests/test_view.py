@@ -27,10 +27,12 @@ from clipzoo.readers import fingerprint, folder, open_dataset
 from clipzoo.readers.webdataset import write_shard
 from clipzoo.store import ColumnWriter, Store
 from clipzoo.tasks.base import Convention
+from clipzoo.tasks.detection import Detection
 from clipzoo.tasks.segmentation import Segmentation
 from clipzoo.viewer import Viewer, open_viewer
 from clipzoo.viewer.pictures import Cache
-from clipzoo.viewer.to_fiftyone import to_fiftyone
+from clipzoo.viewer.scan import present
+from clipzoo.viewer.to_fiftyone import as_fiftyone, to_fiftyone
 from making import Bright, Near, encoded, image, make_dataset
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"> & a cat"
@@ -397,6 +399,15 @@ def test_fiftyone_receives_maps(tmp_path: Path, monkeypatch) -> None:
     heat = fo.samples[0]["depth_test_near"]
     assert (heat.kind, heat.map.shape, heat.map.dtype) == ("Heatmap", (12, 16), np.float32)
     assert heat.range == [heat.map.min(), heat.map.max()]
+
+
+def test_ignored_objects_are_no_objects() -> None:
+    boxes = np.array([[1, 1, 4, 4], [2, 2, 8, 8], [0, 0, 9, 9]], np.float32)
+    ignored = np.array([False, True, False])
+    found = Detection((12, 16), boxes, np.array([2, 1, 0], np.uint16), np.ones(3, np.float32), ignored)
+    assert present(found) == [0, 2]
+    column = SimpleNamespace(convention=Convention(("cat", "dog", "cow")))
+    assert [one.label for one in as_fiftyone(StandIn(), column, found).detections] == ["cow", "cat"]
 
 
 # Scale -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from clipzoo.files._remote import Remote
 from clipzoo.labeling import export_labels
 from clipzoo.store import Store
 from making import Bright, Near, image, make_dataset
-from serving import run
+from serving import put, run
 
 COUNT = 12
 
@@ -56,6 +56,16 @@ def test_an_export_downloads_each_shard_once(memory, tmp_path, reads):
     reads.clear()
     assert export_labels(f"{memory}/labels", data, "png", tmp_path / "png").pictures == 2 * COUNT
     assert set(reads.values()) == {1}
+
+
+def test_an_export_does_not_download_shards_without_labels(memory, tmp_path, reads):
+    data = put(make_dataset(tmp_path / "data", shards=3, count=COUNT), f"{memory}/data")
+    run(data, tmp_path / "labels", Bright(), shards=["00001"])
+    reads.clear()
+    found = export_labels(tmp_path / "labels", data, "png", tmp_path / "png")
+    assert (found.pictures, found.left_out, found.unread) == (COUNT, 0, 2)
+    assert "00002\t\tsegmentation/test-bright\tleft out\tthe shard is not labeled\n" in found.listed.read_text()
+    assert not [name for name in reads if name.endswith("00002.tar")]
 
 
 def test_a_missing_tar_is_named(memory, tmp_path):

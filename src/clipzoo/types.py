@@ -8,6 +8,7 @@ Decoded images are uint8 H×W×3 RGB arrays. Normalized coordinates are 0 to 1 o
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
@@ -58,6 +59,11 @@ STRIP = 4_000_000
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")
 """Formats that are decoded; Pillow supports more, some of which run other programs (EPS starts Ghostscript)."""
+
+
+def hash64(data: bytes) -> int:
+    """Return 64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clipzoo.checking.duplicates import dhash
-from clipzoo.checking.findings import Findings, ScannedSample, hash64
+from clipzoo.checking.findings import Findings, ScannedSample
 from clipzoo.checking.kept import Kept, Scanned
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.progress import PERIOD
 from clipzoo.readers import Entry, Reader, prefetched, spread
 from clipzoo.readers.decode import read_image
 from clipzoo.stopping import Stop, signals
-from clipzoo.types import Failure
+from clipzoo.types import Failure, hash64
 
 THREADS = max(1, min(16, os.cpu_count() or 1))
 AHEAD = 8

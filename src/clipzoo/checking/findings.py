@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from array import array
 from collections import Counter
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipzoo.checking import duplicates
 from clipzoo.checking.captions import language, script, suspicions
-from clipzoo.types import Failure
+from clipzoo.types import Failure, hash64
 
 EXAMPLES = 6
 """The number of example places kept for each finding."""
@@ -229,11 +228,6 @@ class Findings:
     def _place(self, usable: int) -> Place:
         shard = next(shard for shard, start in reversed(self._starts) if start <= usable)
         return shard, self._ordinals[usable]
-
-
-def hash64(data: bytes) -> int:
-    """Return 64 bits of BLAKE2b."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def side_of(side: int) -> str:

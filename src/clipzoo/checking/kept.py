@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from clipzoo import files
-from clipzoo.checking.findings import ScannedSample, hash64
+from clipzoo.checking.findings import ScannedSample
 from clipzoo.readers import Reader
-from clipzoo.types import MAX_PIXELS, Failure
+from clipzoo.types import MAX_PIXELS, Failure, hash64
 
 FORMAT = 1
 """Raised when the results of a sample change their meaning."""

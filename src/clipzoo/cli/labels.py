@@ -212,6 +212,7 @@ def export(
     with locations.resolved(data, store) as place, bars() as progress:
         result = export_labels(store, place, to, out, column or (), progress)
     skipped = f", {counted(result.left_out, 'sample')} without a label skipped" if result.left_out else ""
+    skipped += f", {counted(result.unread, 'shard')} without labels skipped" if result.unread else ""
     changed = f", {counted(result.changed, 'label')} changed" if result.changed else ""
     plain(f"{result.column}: {counted(result.pictures, 'image')} in {result.path}{skipped}{changed}")
     if result.listed:

@@ -32,7 +32,9 @@ NOT_FINITE = (
 class ExpertCard:
     """The identity of an expert and the meaning of its labels; copied into the manifest of its column.
 
-    ``name`` is the name of its folder in a store; by default it is made from the URI.
+    ``name`` is the name of its folder in a store; by default it is made from the URI. ``files_sha256`` is a digest of
+    all files but the weights that determine labels: revisions with equal digests of both make equal labels. It is ""
+    if not all of them are known.
     """
 
     uri: str
@@ -43,6 +45,7 @@ class ExpertCard:
     weights_sha256: str = ""
     preprocessing: Mapping[str, object] = field(default_factory=dict)
     name: str = ""
+    files_sha256: str = ""
 
     @property
     def slug(self) -> str:
@@ -60,10 +63,12 @@ class ExpertCard:
     def to_json(self) -> dict[str, object]:
         """The fields but ``name`` as plain JSON values, the convention by its own `to_json`.
 
-        The license is spelled ``licence``, as stores of format 1 spell it.
+        The license is spelled ``licence``, as stores of format 1 spell it, and ``files_sha256`` is left out if empty.
         """
         values = {**asdict(self), "convention": self.convention.to_json(), "licence": self.license}
-        del values["name"], values["license"]
+        unused = ("name", "license", *(() if self.files_sha256 else ("files_sha256",)))
+        for name in unused:
+            del values[name]
         return values
 
 

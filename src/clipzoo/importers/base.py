@@ -70,6 +70,8 @@ class Importer(SampleExpert):
     """
 
     imports = True
+    distinct = False
+    """No two samples of the dataset share a label: `clipzoo.labeling.import_labels` has checked it."""
 
     def __init__(self) -> None:
         self.notes = Notes()

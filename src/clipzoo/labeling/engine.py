@@ -19,6 +19,7 @@ from clipzoo.files import AnyPath, Place, local, place
 from clipzoo.labeling import inputs, plan
 from clipzoo.labeling._budget import Budget, check_share
 from clipzoo.labeling._loading import create_experts, load_expert, resolve_device
+from clipzoo.labeling._matching import check_distinct
 from clipzoo.labeling._progress import Progress
 from clipzoo.labeling._quick_check import quick_check, warn
 from clipzoo.labeling._tuning import Tuning
@@ -26,7 +27,7 @@ from clipzoo.labeling.local import OUT_OF_MEMORY, Work, label_shards
 from clipzoo.locations import open_dataset
 from clipzoo.readers import Reader, fingerprint
 from clipzoo.stopping import Interrupted, Stop, signals
-from clipzoo.store import Column, Store, failures, runs, update_dataset
+from clipzoo.store import Column, Manifest, Store, failures, runs, update_dataset
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +123,8 @@ def label(
 
     Raises:
         DatasetError: the dataset cannot be read, or too many of its samples fail.
-        ExpertError: an expert cannot be created or loaded, fails too often, or gives no label (rows are kept), or
-            ``max_failures`` is no share.
+        ExpertError: an expert cannot be created or loaded, fails too often, or gives no label (rows are kept), two
+            samples share an existing label, or ``max_failures`` is no share.
         StoreError: the store is of another dataset or other weights, or in use.
         EngineError: the engine is unknown, or the cluster fails.
         Interrupted: SIGINT or SIGTERM. The same call resumes.
@@ -141,7 +142,7 @@ def label(
         location, dict(zip(names, given, strict=True)), reader, fingerprint(reader), Store(out), device, batch_size,
         max_failures, retry_failed, shards, tuning, check, progress, written, engine, ray_address, codec,
     )  # fmt: skip
-    reports = [one for stage in inputs.stages(made, call.store) for one in _label(call, stage)]
+    reports = [one for stage in inputs.stages(made, call.store, tuning) for one in _label(call, stage)]
     for one in reports:
         one.refuse_empty()
     return sorted(reports, key=lambda one: names.index(f"{one.task}/{one.slug}"))
@@ -193,13 +194,16 @@ def _label(call: _Call, experts: Sequence[Expert]) -> list[ColumnReport]:
     cards = [call.tuning.card(expert) for expert in experts]
     columns = [call.store.create(card, call.identity, other_dataset=True, codec=call.codec) for card in cards]
     with ExitStack() as stack:
-        for column in sorted(columns, key=lambda c: str(c.path)):
+        for column, card in sorted(zip(columns, cards, strict=True), key=lambda pair: str(pair[0].path)):
             stack.enter_context(column.lock())
             update_dataset(column, call.reader, call.identity)
+            column.manifest.same_expert(Manifest.of(card, {}), column.path)  # another run may have replaced it
         threads = stack.enter_context(call.tuning.fixed_threads())
-        old = [plan.outdated(expert, column) for expert, column in zip(experts, columns, strict=True)]
+        read = [inputs.read_columns(expert, call.store) for expert in experts]
+        old = [plan.outdated(*one) for one in zip(experts, columns, read, strict=True)]
         jobs = plan.missing(call.reader, columns, old, call.shards, call.retry_failed)
-        _warn_of_repeats(columns, jobs, old)
+        check_distinct(call.reader, experts, columns, jobs)
+        _warn_of_repeats(experts, columns, jobs, old)
         works = []
         for i, (expert, column) in enumerate(zip(experts, columns, strict=True)):
             needed = [job.shard for job in jobs if i in job.columns]
@@ -253,18 +257,21 @@ def _label_here(
     label_shards(reader, jobs, works, stop, progress)
 
 
-def _warn_of_repeats(columns: Sequence[Column], jobs: Sequence[plan.Job], old: Sequence[Set[str]]) -> None:
-    """Warn of incomplete shards, and of shards whose label files have changed: they are labeled again."""
+def _warn_of_repeats(
+    experts: Sequence[Expert], columns: Sequence[Column], jobs: Sequence[plan.Job], old: Sequence[Set[str]]
+) -> None:
+    """Warn of incomplete shards, and of shards whose sources have changed: they are labeled again."""
     again = {job.shard for job in jobs}
-    for column, changed in zip(columns, old, strict=True):
+    for expert, column, changed in zip(experts, columns, old, strict=True):
         for shard, suffix in column.halves().items():
             if shard in again:
                 log.warning("%s is incomplete, %s is missing: it is labeled again", shard, column.file(shard, suffix))
         outdated = sorted(changed & again)
         if outdated:
+            source = f"labels in {' or '.join(expert.reads)}" if expert.reads else "label files"
             log.warning(
-                "%s: the label files of %s have changed and are read again, the first ones those of %s",
-                column.name, counted(len(outdated), "shard"), outdated[0],
+                "%s: the %s of %s have changed and are read again, the first ones those of %s",
+                column.name, source, counted(len(outdated), "shard"), outdated[0],
             )  # fmt: skip
 
 

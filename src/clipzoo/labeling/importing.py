@@ -6,13 +6,15 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import quote
 
 from clipzoo import importers
-from clipzoo.errors import MAX_FAILURES, ExpertError, SampleError
+from clipzoo.errors import MAX_FAILURES, ExpertError
 from clipzoo.files import AnyPath, Place
 from clipzoo.importers import Importer
 from clipzoo.labeling._budget import check_share
+from clipzoo.labeling._matching import Places, usable_keys
 from clipzoo.labeling.engine import ColumnReport, label
 from clipzoo.locations import open_dataset
 from clipzoo.plugins import hint
@@ -79,20 +81,18 @@ def import_labels(
 
 
 def _match(data: str, expert: Importer, allowed: float) -> tuple[int, int]:
-    """Return (samples of the dataset, samples with a label)."""
-    reader = open_dataset(data)
+    """Return (samples of the dataset, samples with a label), after a check that no two samples share a label."""
+    reader, places = open_dataset(data), Places(expert)
     samples, without = 0, list[str]()
-    owners: dict[str, tuple[str, str]] = {}
-    for own in ((shard, entry.key) for shard in reader.shards for entry in reader.index(shard) if entry.error is None):
-        samples += 1
-        place = _place(expert, own[1])
-        if place is None:
-            without = [*without, own[1]][:3]
-        elif owners.setdefault(place, own) != own:
-            raise ExpertError(_twice(place, owners[place], own))
-    if not owners or samples - len(owners) > allowed * samples:
-        raise ExpertError(_too_few(data, expert, samples, len(owners), without, allowed))
-    return samples, len(owners)
+    for shard in reader.shards:
+        keys = usable_keys(reader, shard)
+        samples += len(keys)
+        without = [*without, *places.add(shard, keys)][:3]
+    places.check(partial(usable_keys, reader))
+    expert.distinct = True
+    if not len(places) or samples - len(places) > allowed * samples:
+        raise ExpertError(_too_few(data, expert, samples, len(places), without, allowed))
+    return samples, len(places)
 
 
 def _too_few(data: str, expert: Importer, samples: int, matched: int, without: list[str], allowed: float) -> str:
@@ -107,25 +107,3 @@ def _too_few(data: str, expert: Importer, samples: int, matched: int, without: l
         more = f". If that is intended: --max-failures {math.ceil(100 * missing / samples)}%"
     hint = expert.hint(without) or "compare them with the names of the labels, and set match=, suffix= or pattern="
     return f"{what}. Examples of their keys: {', '.join(map(repr, without))}: {hint}{more}"
-
-
-def _twice(place: str, one: tuple[str, str], other: tuple[str, str]) -> str:
-    """Return the error for two samples, each (shard, key), that share a label."""
-    (shard, key), (other_shard, other_key) = one, other
-    if key != other_key:
-        return (
-            f"the samples {key!r} and {other_key!r} would both get the label {place!r}. Match by whole keys: "
-            "match=key, with labels named by keys"
-        )
-    return (
-        f"the samples {key!r} of the shards {shard!r} and {other_shard!r} would both get the label {place!r}. Keys "
-        "must be unique over all shards: change the keys (in tables by ?key=), or import the shards one by one"
-    )
-
-
-def _place(expert: Importer, key: str) -> str | None:
-    """Return the place of a sample's label; None if there is none, or the key is not a valid name of a label."""
-    try:
-        return expert.place(key)
-    except (SampleError, OSError):
-        return None

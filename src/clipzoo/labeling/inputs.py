@@ -6,23 +6,25 @@ from collections.abc import Collection, Mapping, Sequence
 
 from clipzoo.errors import ExpertError, StoreError, counted
 from clipzoo.experts.base import Expert, ExpertCard
-from clipzoo.store import Column, Store
+from clipzoo.labeling._tuning import Tuning
+from clipzoo.store import Column, Manifest, Store
 from clipzoo.store.rows import Row
 
 
-def stages(experts: Sequence[Expert], store: Store) -> list[list[Expert]]:
+def stages(experts: Sequence[Expert], store: Store, tuning: Tuning = Tuning()) -> list[list[Expert]]:  # noqa: B008
     """Return the experts in groups. Each group reads only columns of the store or of earlier groups.
 
-    Experts are bound to the cards of the columns that they read (`Expert.bind`).
+    Experts are bound to the cards of the columns that they read (`Expert.bind`), as ``tuning`` changes them.
 
     Raises:
         ExpertError: a column is missing, is not what its reader needs, or experts read each other's columns.
     """
-    made = {expert.card.column for expert in experts}
+    read = {name for expert in experts for name in expert.reads}
     known: dict[str, ExpertCard] = {}
     waiting, order = list(experts), []
     while waiting:
-        ready = [expert for expert in waiting if not (made - known.keys()) & set(expert.reads)]
+        later = {expert.card.column for expert in waiting}
+        ready = [expert for expert in waiting if not later & set(expert.reads)]
         if not ready:
             raise ExpertError(
                 f"{' and '.join(e.card.uri for e in waiting)} read each other's columns. Remove one of them"
@@ -30,10 +32,20 @@ def stages(experts: Sequence[Expert], store: Store) -> list[list[Expert]]:
         for expert in ready:
             if expert.reads:
                 expert.bind({name: known.get(name) or _card(store, name, expert) for name in expert.reads})
-        known |= {expert.card.column: expert.card for expert in ready}
+        known |= {one.card.column: _known(store, tuning.card(one)) for one in ready if one.card.column in read}
         waiting = [expert for expert in waiting if expert not in ready]
         order.append(ready)
     return order
+
+
+def _known(store: Store, card: ExpertCard) -> ExpertCard:
+    """Return the card in the manifest of an expert's column if it is of the same expert, else its own ``card``."""
+    try:
+        column = store.column(card.task, card.slug)
+        column.manifest.same_expert(Manifest.of(card, {}), column.path)
+    except StoreError:
+        return card
+    return column.card
 
 
 def _card(store: Store, name: str, reader: Expert) -> ExpertCard:
@@ -46,15 +58,20 @@ def _card(store: Store, name: str, reader: Expert) -> ExpertCard:
         ) from error
 
 
+def read_columns(expert: Expert, store: Store) -> tuple[Column, ...]:
+    """Return the columns that an expert reads, without checks."""
+    return tuple(store.column(*name.split("/", 1)) for name in expert.reads)
+
+
 def open_columns(
     expert: Expert, store: Store, dataset: Mapping[str, object], shards: Collection[str]
 ) -> tuple[Column, ...]:
-    """Return the columns that an expert reads.
+    """Return the columns that an expert reads, after a check of these ``shards``.
 
     Raises:
         StoreError: a column is of another dataset, or does not have one of the ``shards``.
     """
-    columns = tuple(store.column(*name.split("/", 1)) for name in expert.reads)
+    columns = read_columns(expert, store)
     for column in columns:
         column.manifest.belongs(dataset, column.path)
         have = column.committed() if shards else set()

@@ -29,7 +29,7 @@ from clipzoo.labeling.plan import Job, source_state
 from clipzoo.readers import Entry, Reader, prefetched, shard_fingerprint
 from clipzoo.readers.decode import Decoded
 from clipzoo.stopping import Stop
-from clipzoo.store import Column, ColumnWriter
+from clipzoo.store import Column, ColumnWriter, marks_of
 from clipzoo.store.manifest import append_lines, run_line
 from clipzoo.types import Failure
 
@@ -118,7 +118,8 @@ class Pass:
     stop: Stop
     meter: Meter
     source: str = ""
-    """`source_state` of its samples, from before the first label was read."""
+    """`source_state` of its samples, from before the first label was read. It is not recorded for a shard with kept
+    labels, whose earlier record stays valid."""
     kept: set[str] = field(default_factory=set)
     batcher: Batcher = field(init=False)
     read: inputs.Shard = field(init=False)
@@ -129,11 +130,17 @@ class Pass:
         self.read = inputs.Shard(self.work.reads, self.writer.shard, self.writer.source)
 
     def keep(self, previous: Column, shard: str) -> None:
-        """Copy the labels of an earlier run. Failed samples are labeled again."""
+        """Copy the labels of an earlier run. Failed samples are labeled again.
+
+        Raises:
+            StoreError, LabelError: the labels have changed since they were written.
+        """
         with previous.cached(shard):
-            for row in previous.rows(shard).to_pylist():
+            rows = previous.rows(shard)
+            previous.check_tar(shard, marks_of(rows.schema))
+            for row in rows.to_pylist():
                 if row["size"] is not None:
-                    data = previous.read(shard, row["offset"], row["size"])
+                    data = previous.member(shard, row["key"], row["offset"], row["size"])
                     self.writer.copy(row["key"], data, row["valid_share"], row["confidence"])
                     self.kept.add(row["key"])
                     self.work.budget.note()
@@ -270,7 +277,7 @@ def labeled_shard(
         source = shard_fingerprint(reader, job.shard, entries)
         writers = [stack.enter_context(ColumnWriter(works[i].column, job.shard, keys, source)) for i in job.columns]
         passes = [
-            Pass(works[i], writer, pool, stop, meter, source_state(works[i].expert, keys))
+            Pass(works[i], writer, pool, stop, meter, source_state(works[i].expert, works[i].reads, job.shard, keys))
             for i, writer in zip(job.columns, writers, strict=True)
         ]
         for i, one in zip(job.columns, passes, strict=True):
@@ -310,7 +317,7 @@ def _feed(
 
 def _note(one: Pass) -> None:
     """Record the cost of a shard immediately, so that it is known if the run is killed later."""
-    optional = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": one.source}
+    optional = {"kept": len(one.kept), "replaced": one.writer.replaced, "source": "" if one.kept else one.source}
     one.work.note(
         event="shard",
         shard=one.writer.shard,

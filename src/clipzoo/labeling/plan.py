@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import filter as fitting
 
+from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.experts.base import Expert
 from clipzoo.readers import Reader
 from clipzoo.store import Column, runs
+from clipzoo.store.rows import TAR_MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +56,37 @@ def missing(
     return [job for job in jobs if job.columns]
 
 
-def source_state(expert: Expert, keys: Iterable[str]) -> str:
-    """Return a digest of the states of the files with labels of these keys; "" for an expert that predicts."""
-    if not expert.imports:
-        return ""
-    states = "\n".join(f"{key} {_state(expert, key)}" for key in keys)
-    return hashlib.sha256(states.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def source_state(expert: Expert, reads: Sequence[Column], shard: str, keys: Iterable[str]) -> str:
+    """Return a digest of the labels from which a shard's labels are made.
+
+    For an importer, of the states of the files with labels of these keys. For a derived expert, of the checksums of
+    the columns that it reads; "" if an older clipzoo labeled one of them without a checksum. "" for other experts.
+    """
+    if expert.imports:
+        return _digest(f"{key} {_state(expert, key)}" for key in keys)
+    marks = [column.marks(shard).get(TAR_MARK, "") for column in reads]
+    return _digest(marks) if marks and all(marks) else ""
 
 
-def outdated(expert: Expert, column: Column) -> set[str]:
-    """Return the committed shards whose imported label files have changed, by their sizes and times."""
-    if not expert.imports:
+def outdated(expert: Expert, column: Column, reads: Sequence[Column]) -> set[str]:
+    """Return the committed shards whose imported label files, or the labels in the columns ``reads``, have changed.
+
+    Files are compared by their sizes and times. Derived labels count as current where an older clipzoo did not record
+    from which labels they were made.
+    """
+    if not (expert.imports or reads):
         return set()
-    known = {line.get("shard"): line.get("source") for line in runs(column.path) if line.get("event") == "shard"}
-    return {
-        shard for shard, rows in column.tables() if known.get(shard) != source_state(expert, rows["key"].to_pylist())
-    }
+    known = {line["shard"]: line["source"] for line in runs(column.path) if "shard" in line and line.get("source")}
+    if expert.imports:
+        tables = ((shard, rows["key"].to_pylist()) for shard, rows in column.tables())
+        return {shard for shard, keys in tables if known.get(shard) != source_state(expert, (), shard, keys)}
+    shards = sorted(known.keys() & set[str].intersection(*(one.committed() for one in (column, *reads))))
+    states = files.map_ahead(lambda shard: source_state(expert, reads, shard, ()), shards, files.threads(column.path))
+    return {shard for shard, state in zip(shards, states, strict=True) if state not in ("", known[shard])}
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _state(expert: Expert, key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,10 +116,24 @@ class Part:
 
 
 class RowReader(Reader):
-    """A dataset of rows; a subclass locates and parses them."""
+    """A dataset of rows; a subclass locates and parses them.
 
-    def __init__(self, location: Location, parts: Mapping[str, Part], columns: Mapping[Place, Columns]) -> None:
+    Args:
+        location: of the dataset.
+        parts: shard name -> its rows.
+        columns: file -> the columns that are read.
+        states: `states_of` the files, from before they were read.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        parts: Mapping[str, Part],
+        columns: Mapping[Place, Columns],
+        states: Mapping[Place, str],
+    ) -> None:
         self.location, self.folder = location.text, location.folder
+        self.states, self._options = dict(states), sorted(location.options.items())
         self.parts, self.columns = dict(parts), dict(columns)
         self.shards = tuple(self.parts)
         self.images = {path: self.image_folder(location, path) for path in self.columns}
@@ -179,6 +193,18 @@ class RowReader(Reader):
         path = self._part(entry.shard).path
         found, columns = fields.of_values(self.text_values(path, entry.members[ROW])), self.columns[path]
         return {name: found[name] for name in found if name not in (columns.image, columns.key, *columns.status)}
+
+    def state(self, shard: str) -> str:
+        """Return the state of the table's file, and the choices by which it is indexed.
+
+        "" if the file has changed since the dataset was opened: its shards are then still those of the file before.
+        """
+        path = self._part(shard).path
+        state = files.state(path)
+        if path not in self.columns or state != self.states[path]:
+            return ""
+        columns = self.columns[path]
+        return f"{state} {digest([self._options, columns.image, columns.key, columns.status])}"
 
     def stamp(self, shard: str) -> str:
         """Return the state of the table's file, and its columns; pictures in other files are not covered."""
@@ -278,6 +304,13 @@ def cut(path: Place, rows: int, fault: str = "") -> list[Part]:
     parts = [Part(path, first, min(ROWS, rows - first)) for first in range(0, rows, ROWS)] or [Part(path)]
     last = parts[-1]
     return [*parts[:-1], Part(path, last.first, last.rows, fault=fault)]
+
+
+def states_of(paths: Iterable[Place]) -> dict[Place, str]:
+    """Return file -> `files.state`."""
+    every = list(paths)
+    threads = max(map(files.threads, every), default=1)
+    return dict(zip(every, files.map_ahead(files.state, every, threads), strict=True))
 
 
 def named(name: str, parts: Sequence[Part]) -> dict[str, Part]:

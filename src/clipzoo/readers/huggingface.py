@@ -20,7 +20,7 @@ import pyarrow as pa
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at, size
 from clipzoo.readers._location import Location
-from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, columns_of_text, cut, digest, named
+from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, columns_of_text, cut, digest, named, states_of
 from clipzoo.readers._samples.images import ImageFolder
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -33,6 +33,7 @@ class HuggingFace(NumberedReader):
 
     def __init__(self, location: Location, paths: Mapping[str, Path]) -> None:
         self.mark = uuid4().hex  # a later reader of the same paths may find other files
+        states = states_of(paths.values())
         columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
         for name, path in paths.items():
@@ -43,7 +44,7 @@ class HuggingFace(NumberedReader):
         if not columns:
             why = next((part.fault for part in parts.values()), f"its {STATE} names no files; save it again")
             raise DatasetError(f"no file of {location.path} can be read: {why}")
-        super().__init__(location, parts, columns)
+        super().__init__(location, parts, columns, states)
         self.identity = digest([path.stat().st_size for path in paths.values()])
 
     @classmethod

@@ -16,7 +16,7 @@ from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
 from clipzoo.readers._location import Location, listing
-from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
+from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named, states_of
 from clipzoo.readers._samples.images import ImageFolder
 from clipzoo.readers.base import Reader, Span
 from clipzoo.readers.table import LINE, Table
@@ -52,9 +52,10 @@ class _Lines(RowReader):
     """JSON objects, one per line, read by the offsets of their lines."""
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
+        states = states_of(paths.values())
         columns = {path: replace(_columns(path, location), drawn=location.fields) for path in paths.values()}
         parts = {name: part for file, path in paths.items() for name, part in named(file, _cut(path)).items()}
-        super().__init__(location, parts, columns)
+        super().__init__(location, parts, columns, states)
         self.identity = self.contents(next(iter(parts)))
 
     def rows(self, part: Part) -> Iterator[tuple[Span, str, Failure | None]]:

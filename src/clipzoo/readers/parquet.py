@@ -21,7 +21,7 @@ from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place
 from clipzoo.readers._location import Location, listing
-from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, columns_of_text, cut, digest, named
+from clipzoo.readers._rows import OPTIONS, Columns, NumberedReader, Part, columns_of_text, cut, digest, named, states_of
 
 GROUP_BYTES = 2**29
 """The size limit of a row group, uncompressed; its images are held in memory."""
@@ -40,12 +40,13 @@ class Parquet(NumberedReader):
         columns: dict[Place, Columns] = {}
         parts: dict[str, Part] = {}
         self.sizes: dict[Place, tuple[list[int], list[int]]] = {}  # of each group: rows, bytes
-        for name, path in paths.items():
-            try:
-                meta, schema = _opened(path)
-            except (pa.ArrowException, OSError) as error:
-                parts |= named(name, [Part(path, fault=f"the file cannot be read: {error}")])
+        states = states_of(paths.values())
+        opened = files.map_ahead(_opened, paths.values(), max(map(files.threads, paths.values())))
+        for (name, path), found in zip(paths.items(), opened, strict=True):
+            if isinstance(found, Exception):
+                parts |= named(name, [Part(path, fault=f"the file cannot be read: {found}")])
                 continue
+            meta, schema = found
             columns[path] = Columns.of(schema.names, location, path, columns_of_text(schema))
             _refuse_large(path, meta, columns[path])
             rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
@@ -54,7 +55,7 @@ class Parquet(NumberedReader):
             parts |= named(name, cut(path, meta.num_rows))
         if not columns:
             raise DatasetError(f"{next(iter(parts.values())).path}: {next(iter(parts.values())).fault}")
-        super().__init__(location, parts, columns)
+        super().__init__(location, parts, columns, states)
         self.identity = digest([*self.sizes.values()])
 
     @classmethod
@@ -134,9 +135,13 @@ _cache = _Groups()
 os.register_at_fork(after_in_child=_cache.forget)
 
 
-def _opened(path: Place) -> tuple[pq.FileMetaData, pa.Schema]:
-    with pq.ParquetFile(files.open_for_arrow(path)) as file:
-        return file.metadata, file.schema_arrow
+def _opened(path: Place) -> tuple[pq.FileMetaData, pa.Schema] | Exception:
+    """Return metadata and schema of a file, or the error if it cannot be read."""
+    try:
+        with pq.ParquetFile(files.open_for_arrow(path)) as file:
+            return file.metadata, file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        return error
 
 
 def _texts(meta: pq.FileMetaData) -> list[str]:

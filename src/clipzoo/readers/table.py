@@ -19,7 +19,7 @@ from clipzoo import files
 from clipzoo.errors import DatasetError, SampleError
 from clipzoo.files import Place, read_at
 from clipzoo.readers._location import Location, kind_of, listing
-from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named
+from clipzoo.readers._rows import OPTIONS, ROWS, Columns, Part, RowReader, digest, named, states_of
 from clipzoo.readers.base import Span
 from clipzoo.types import Failure
 
@@ -37,6 +37,7 @@ class Table(RowReader):
     """Text tables, read by the offsets of their rows."""
 
     def __init__(self, location: Location, paths: Mapping[str, Place]) -> None:
+        states = states_of(paths.values())
         self.heads = {path: _head(path, _separator(path, location)) for path in paths.values()}
         columns = {path: _columns(names, location, path) for path, (names, _) in self.heads.items()}
         parts = {
@@ -44,7 +45,7 @@ class Table(RowReader):
             for file, path in paths.items()
             for name, part in named(file, self._cut(path, columns[path])).items()
         }
-        super().__init__(location, parts, columns)
+        super().__init__(location, parts, columns, states)
         self.identity = digest(self.image_names(next(iter(self.parts.values()))))
 
     @classmethod

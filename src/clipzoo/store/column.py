@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from clipzoo import files, tasks
 from clipzoo.errors import LabelError, LostError, StoreError, counted, shell_word
-from clipzoo.experts.base import ExpertCard
+from clipzoo.experts.base import ExpertCard, sha256
 from clipzoo.files import Place, locked, read_at
 from clipzoo.store.manifest import EXPERT, MANIFEST, Counts, Manifest, append_run, runs, safe_name, software
 from clipzoo.store.rows import (
@@ -24,6 +24,7 @@ from clipzoo.store.rows import (
     SCHEMA,
     SOURCE_MARK,
     SUFFIXES,
+    TAR_MARK,
     Row,
     failures,
     marks_of,
@@ -222,6 +223,19 @@ class Column(_Shards):
             )
         return SOURCE_MARK in marks
 
+    def check_tar(self, shard: str, marks: Mapping[str, str]) -> None:
+        """Raise `StoreError` if the tar of a shard with these `marks` is not the one that was committed."""
+        tar = self.file(shard, ".tar")
+        try:
+            digest = sha256(tar)
+        except OSError as error:
+            raise _lost(tar, error) from error
+        if marks.get(TAR_MARK, digest) != digest:
+            raise StoreError(
+                f"{tar} has changed since it was written: its checksum is not that of its rows. Remove {shard}.parquet "
+                "and label again"
+            )
+
     def checked(self, shard: str, source: str) -> dict[str, Row]:
         """Return key -> row of a committed shard, after `check_meaning` and `check_pictures`."""
         rows = self.rows(shard)
@@ -294,7 +308,7 @@ class Column(_Shards):
             LabelError: the header is of another member: rows and tar are from different runs.
         """
         name = f"{key}.{tasks.get(self.task).extension}"
-        long = 0 if name.isascii() and len(name) < NAME else 2 * BLOCKSIZE  # PAX keeps such a name in a member before
+        long = 0 if name.isascii() and len(name) <= NAME else 2 * BLOCKSIZE  # PAX keeps such a name in a member before
         before = min(offset, long + BLOCKSIZE)
         data = self.read(shard, offset - before, before + (size if first is None else min(first, size)))
         header = data[before - BLOCKSIZE : before]

@@ -28,6 +28,11 @@ MANIFEST, RUNS = "manifest.json", "runs.jsonl"
 EXPERT = ("uri", "weights_sha256", "revision", "preprocessing")
 """The fields that identify an expert's labels."""
 
+FILES = ("weights_sha256", "files_sha256")
+"""The fields that identify the files of an expert, whatever their revision."""
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
 SOFTWARE = ("clipzoo", "numpy", "pillow", "pyarrow", "torch", "torchvision", "transformers", "timm", "onnxruntime")
 
 
@@ -131,11 +136,42 @@ class Manifest(BaseModel):
         self.belongs(other.dataset, folder)
 
     def same_expert(self, other: Manifest, folder: Place) -> None:
-        """Raise `StoreError` unless expert and convention of ``other`` are the same."""
+        """Raise `StoreError` unless expert and convention of ``other`` are the same.
+
+        Revisions may differ if the weights and all other files that determine labels are equal.
+        """
         for name in ("task", "convention"):
-            _same(name, getattr(self, name), getattr(other, name), folder)
+            self._same(name, getattr(self, name), getattr(other, name), folder)
+        files = [[one.expert.get(name) for name in FILES] for one in (self, other)]
+        unchanged = all(files[0]) and files[0] == files[1]
         for name in EXPERT:
-            _same(name, self.expert.get(name), other.expert.get(name), folder)
+            if name != "revision" or not unchanged:
+                self._same(name, self.expert.get(name), other.expert.get(name), folder)
+
+    def same_revision(self, other: Manifest, folder: Place) -> None:
+        """Raise `StoreError` if revisions differ: shards are marked with that of their manifest (`digest`)."""
+        self._same("revision", self.expert.get("revision"), other.expert.get("revision"), folder)
+
+    def _same(self, name: str, stored: object, given: object, folder: Place) -> None:
+        if stored == given:
+            return
+        column = f"{shell_word(folder.parent.parent)} {folder.parent.name}/{folder.name}"
+        fix = (
+            f"give another output folder, remove this column (`clipzoo labels rm {column} --yes`), or name imported "
+            "labels differently (`clipzoo labels import --as NAME`)"
+        )
+        revision = str(self.expert.get("revision"))
+        if _COMMIT.fullmatch(revision) and name in EXPERT:
+            uri, query, options = str(self.expert.get("uri")).partition("?")
+            fix = (
+                f"to use the existing labels as they are, name the column instead of the expert (in a recipe: column: "
+                f"{folder.parent.name}/{folder.name}); to label with the earlier revision in a column of its own, use "
+                f"the expert {uri.partition('@')[0]}@{revision}{query}{options}; otherwise {fix}"
+            )
+        raise StoreError(
+            f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}. One column cannot mix labels "
+            f"of two meanings: {fix}"
+        )
 
     def belongs(self, dataset: Mapping[str, object], folder: Place, whose: str = "this one") -> None:
         """Raise `StoreError` unless the column's labels are of the dataset with this fingerprint, ``whose``."""
@@ -145,16 +181,6 @@ class Manifest(BaseModel):
                 f"{_short(dataset)}. Labels are joined by shard and key, so give another folder. If shards were only "
                 "added to the dataset, first rerun the command that made the column: it keeps the existing labels"
             )
-
-
-def _same(name: str, stored: object, given: object, folder: Place) -> None:
-    if stored != given:
-        column = f"{shell_word(folder.parent.parent)} {folder.parent.name}/{folder.name}"
-        raise StoreError(
-            f"{folder} was made with {name} = {stored!r}, the expert now has {given!r}. One column cannot mix labels "
-            f"of two meanings: give another output folder, remove this column (`clipzoo labels rm {column} --yes`), or "
-            "name imported labels differently (`clipzoo labels import --as NAME`)"
-        )
 
 
 def _short(dataset: Mapping[str, object]) -> str:

@@ -108,6 +108,7 @@ def _plan(columns: Sequence[Column], out: Store) -> dict[str, Column]:
     first, *others = [*held, *columns]
     for other in others:
         first.manifest.agree(other.manifest, first.path)
+        first.manifest.same_revision(other.manifest, first.path)
         _of_same_values(first, other)
     owners: dict[str, Column] = {}
     for column in (first, *others):

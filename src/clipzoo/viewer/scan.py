@@ -245,12 +245,15 @@ class Scan:
 
 
 def present(label: object) -> list[int]:
-    """Return the class ids in a label, sorted."""
-    ids, valid = getattr(label, "ids", None), getattr(label, "valid", None)
+    """Return the class ids in a label, sorted; ignored objects do not count."""
+    ids, valid, ignored = (getattr(label, name, None) for name in ("ids", "valid", "ignored"))
     if not isinstance(ids, np.ndarray):
         return []
-    is_map = isinstance(valid, np.ndarray) and valid.shape == ids.shape
-    return cast(list[int], np.unique(ids[valid] if is_map else ids).tolist())
+    if isinstance(ignored, np.ndarray):
+        ids = ids[~ignored]
+    elif isinstance(valid, np.ndarray) and valid.shape == ids.shape:
+        ids = ids[valid]
+    return cast(list[int], np.unique(ids).tolist())
 
 
 def disagreement(table: Table, column: int, one: object, other: object) -> float:

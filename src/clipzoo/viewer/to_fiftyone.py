@@ -125,7 +125,10 @@ def _add(fo: ModuleType, sample: _Fields, column: Column, shard: str, row: Row |
 
 
 def as_fiftyone(fo: ModuleType, column: Column, label: object) -> object:
-    """Return a label as one of FiftyOne; class ids of masks are one higher, and 0 is unknown."""
+    """Return a label as one of FiftyOne; class ids of masks are one higher, and 0 is unknown.
+
+    Ignored objects are left out.
+    """
     from clipzoo import tasks
 
     if isinstance(label, Segmentation):
@@ -137,7 +140,10 @@ def as_fiftyone(fo: ModuleType, column: Column, label: object) -> object:
                 bounding_box=[float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
                 confidence=float(score),
             )
-            for (x0, y0, x1, y1), kind, score in zip(label.shares, label.ids, label.scores, strict=True)
+            for (x0, y0, x1, y1), kind, score, ignored in zip(
+                label.shares, label.ids, label.scores, label.ignored, strict=True
+            )
+            if not ignored
         ]
         return fo.Detections(detections=boxes)
     values = _heat(label)

@@ -119,6 +119,7 @@ class HfExpert(Expert):
             source.revision,
             source.weights_sha256(),
             preprocessing,
+            files_sha256="" if self.trusted else source.files_sha256(),  # code may be in other repositories
         )
         self._model: PreTrainedModel | None = None
         self._processor: Processor | None = None

@@ -21,7 +21,11 @@ from clipzoo.experts.base import fetching, sha256
 from clipzoo.progress import no_bars
 
 CONFIG = "config.json"
-FILES = ("*.json", "*.txt", "*.model", "README.md", "model*.safetensors")
+TEXTS = ("*.json", "*.txt", "*.model")
+"""Settings and tokenizers. These and the weights determine labels, the README does not."""
+
+FILES = (*TEXTS, "README.md", "model*.safetensors")
+
 SMALL = 10_000_000
 """Maximum size of a text file of a model, in bytes."""
 
@@ -77,11 +81,11 @@ class Source:
                 "Save the model with save_pretrained(), or name a revision with safetensors, such as @refs/pr/1 (the "
                 "hub's converter, huggingface.co/spaces/safetensors/convert, makes one)"
             )
-        digests = [_digest(file) for file in files]
-        if len(digests) == 1:
-            return digests[0]
-        listed = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
-        return hashlib.sha256(listed.encode()).hexdigest()
+        return _digest(files[0]) if len(files) == 1 else _listed(files)
+
+    def files_sha256(self) -> str:
+        """Return the hex digest of the sorted list of names and digests of `TEXTS`."""
+        return _listed(sorted({path for pattern in TEXTS for path in self.folder.glob(pattern)}))
 
 
 def resolve(name: str, known: Iterable[str], code: str) -> Source:
@@ -165,6 +169,12 @@ def read_json(path: Path) -> dict[str, object]:
 def _read(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.read(SMALL)
+
+
+def _listed(files: Iterable[Path]) -> str:
+    """Return the hex digest of a list of names and digests of files."""
+    listed = "".join(f"{file.name} {_digest(file)}\n" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

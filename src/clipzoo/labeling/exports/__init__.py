@@ -40,7 +40,8 @@ class Exported:
     """An export: its columns and path, and the number of images with a label.
 
     ``left_out`` counts the samples without a written label, ``changed`` the labels that the format could not hold
-    unchanged; ``listed`` is the file with the reasons, None if both are 0.
+    unchanged; ``unread`` the shards without labels of a dataset on a network, whose samples are not counted.
+    ``listed`` is the file with the reasons, None if all of them are 0.
     """
 
     column: str
@@ -49,6 +50,7 @@ class Exported:
     left_out: int
     changed: int = 0
     listed: Place | None = None
+    unread: int = 0
 
 
 def export_labels(
@@ -94,7 +96,7 @@ def export_labels(
             listed = _beside(plugin, chosen, target, target, lines)
     where = target / LISTED if listed and getattr(plugin, "FOLDER", False) else listed
     name = ", ".join(one.name for one in chosen)
-    return Exported(name, target, walk.pictures, walk.left_out, walk.changed, where)
+    return Exported(name, target, walk.pictures, walk.left_out, walk.changed, where, walk.unread)
 
 
 def _chosen(store: Store, names: Sequence[str], plugin: LabelFormatPlugin, to: str) -> list[Column]:

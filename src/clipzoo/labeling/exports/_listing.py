@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import IO, Protocol, cast
 
 from clipzoo import tasks
-from clipzoo.errors import SampleError
+from clipzoo.errors import LabelError, SampleError
 from clipzoo.labeling.exports.base import Labeled
 from clipzoo.progress import Progress
 from clipzoo.readers import ROW, Entry, Reader, prefetched, shard_fingerprint
@@ -31,18 +31,33 @@ class Walk:
 
     def __init__(self, columns: Sequence[Column], reader: Reader, progress: Progress, lines: IO[str]) -> None:
         self.columns, self.reader, self.progress, self.lines = columns, reader, progress, lines
-        self.pictures = self.left_out = self.changed = 0
+        self.pictures = self.left_out = self.changed = self.unread = 0
         self._shard = ""
         self._lost: set[str] = set()
 
     def __iter__(self) -> Iterator[Labeled]:
         committed = [column.committed() for column in self.columns]
-        with prefetched(self.reader, self.reader.shards) as turns:
-            for done, shard in enumerate(turns):
+        labeled = set[str]().union(*committed)
+        with prefetched(self.reader, [shard for shard in self.reader.shards if shard in labeled]) as turns:
+            for done, shard in enumerate(self.reader.shards):
                 self._shard = shard
                 self.progress.step("export", done, len(self.reader.shards))
-                yield from self._of_shard(shard, [shard in one for one in committed])
+                if shard in labeled:
+                    next(turns)
+                    yield from self._of_shard(shard, [shard in one for one in committed])
+                else:
+                    self._without_labels(shard)
         self.progress.step("export", len(self.reader.shards), len(self.reader.shards))
+
+    def _without_labels(self, shard: str) -> None:
+        """List the samples of a shard without labels. On a network they would be downloaded: list only the shard."""
+        if self.reader.threads > 1:
+            self.unread += 1
+            for column in self.columns:
+                self._write("", column, "left out", "the shard is not labeled")
+        else:
+            for entry in self.reader.index(shard):
+                self._labeled(entry, {})
 
     def _of_shard(self, shard: str, committed: Sequence[bool]) -> Iterator[Labeled]:
         """Yield the images of a shard that have a label; `StoreError` if a column labels other samples there."""
@@ -71,12 +86,15 @@ class Walk:
         """Return an image with its labels, in pixels of the image; None if it has none."""
         labels: dict[str, object] = {}
         for column in self.columns:
-            row = rows[column.name]
+            row = rows.get(column.name)
             if entry.error is not None or row is None or row["error"] is not None:
                 why = entry.error or ("not labeled" if row is None else str(row["error"]))
                 self._write(entry.key, column, "left out", why)
             else:
-                labels[column.name] = column.label(entry.shard, row)
+                try:
+                    labels[column.name] = column.label(entry.shard, row)
+                except LabelError as error:
+                    self._write(entry.key, column, "left out", str(error))
         if labels:
             try:
                 return self._in_pixels(entry, labels)

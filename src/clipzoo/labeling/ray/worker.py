@@ -119,7 +119,7 @@ class Worker:
         made = create_experts(order.experts, order.batch_size)
         columns = [Column(path) for path in order.columns]
         store = Store(columns[0].path.parent.parent)
-        inputs.stages(made, store)
+        inputs.stages(made, store, order.tuning)
         for expert, column in zip(made, columns, strict=True):
             column.manifest.agree(Manifest.of(order.tuning.card(expert), order.dataset), column.path)
         self.works = [RemoteWork(e, c, Budget(c.name, 1.0), e.batch_size) for e, c in zip(made, columns, strict=True)]
