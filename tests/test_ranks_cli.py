@@ -144,7 +144,7 @@ def test_a_killed_process_ends_the_command_with_the_cause(recipe: Path, tmp_path
     os.kill(others[rank], signal.SIGKILL)
     _, shown = process.communicate(timeout=60)
     assert time.monotonic() - began < 30
-    assert process.returncode == 128 + signal.SIGKILL
+    assert process.returncode == 128 + signal.SIGKILL, shown
     assert "Traceback" not in shown
     cause = "rank 1 ended without a message: it was killed" if rank else "rank 0 was killed by signal 9"
     assert shown.count(cause) == shown.count("rank ") == 1
