@@ -434,6 +434,26 @@ def test_an_existing_folder_is_replaced_only_by_force_and_only_if_it_is_a_split(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine", "out"]
 
 
+@pytest.mark.parametrize("data", ["out/train", "out/train/*.tar", "out", "list.yaml"])
+def test_an_output_that_contains_its_dataset_is_not_replaced(tmp_path: Path, data: str) -> None:
+    split(str(make_dataset(tmp_path / "data", shards=1, count=20)), tmp_path / "out")
+    (tmp_path / "list.yaml").write_text("datasets: {a: out/train, b: data}\n")
+    before = contents(tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"contains the dataset .*, which would be removed .*; give another --out"):
+        split(str(tmp_path / data), tmp_path / "out", force=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_output_that_contains_the_folder_of_check_is_not_replaced(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", shards=1, count=20)
+    split(str(data), tmp_path / "out")
+    clipzoo.check(str(data), resume=tmp_path / "out" / "checked", progress=False)
+    before = contents(tmp_path / "out")
+    with pytest.raises(DatasetError, match="contains the folder of --check"):
+        split(str(data), tmp_path / "out", check=tmp_path / "out" / "checked", force=True)
+    assert contents(tmp_path / "out") == before
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
