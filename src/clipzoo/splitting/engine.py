@@ -30,7 +30,7 @@ from clipzoo.splitting.samples import labeled, parts_of
 from clipzoo.splitting.writing import write_part
 from clipzoo.stopping import Interrupted, signals
 
-VERSION = 1
+VERSION = 2
 """Raised when equal options give other parts."""
 
 _PLAN, _CHECK = "plan.json", "check"
