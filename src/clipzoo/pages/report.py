@@ -37,7 +37,7 @@ def write_page(
     pictures: Sequence[PictureRow] = (),
     tasks: Sequence[str] = (),
     recipe: str = "",
-    title: str = "Effect of the pseudo-labels",
+    title: str = "",
 ) -> Path:
     """Write the report.
 
@@ -48,7 +48,7 @@ def write_page(
         pictures: rows in display order under their task.
         tasks: in the order in which they are shown; others follow.
         recipe: the full recipe as YAML; by default the recipe of the results.
-        title: of the page.
+        title: of the page; by default `words.title`.
 
     Returns:
         ``out``.
@@ -56,7 +56,7 @@ def write_page(
     results = _ordered(results, tasks)
     page = _html.render(
         "report.html",
-        title=title,
+        title=title or words.title(results),
         results=results,
         headline=words.headline(results),
         tiles=_tiles(results),
