@@ -128,7 +128,7 @@ def _tiles(results: Results) -> list[dict[str, object]]:
                 "verdict": verdict,
                 "arms": arms,
                 "state": _state(verdict),
-                "gap": words.gap_words(results, verdict, pair),
+                "gap": words.gap_words(results, verdict),
                 "pair": pair.replace("-vs-", " minus ").replace("-", "‑"),
             }
         )
@@ -200,7 +200,7 @@ def _gains_of(results: Comparison, pair: str) -> dict[str, object]:
         {
             "verdict": v,
             "bar": charts.forest(v, reach[v.cell["unit"]]),
-            "gap": _gap(results, v, pair),
+            "gap": _gap(results, v),
             "state": _state(v),
         }
         for v in verdicts
@@ -208,11 +208,11 @@ def _gains_of(results: Comparison, pair: str) -> dict[str, object]:
     return {"pair": pair, "names": pair.split("-vs-"), "rows": rows}
 
 
-def _gap(results: Comparison, verdict: words.Verdict, pair: str) -> str:
-    closed = words.gap(results, verdict, pair)
+def _gap(results: Comparison, verdict: words.Verdict) -> str:
+    closed = words.gap(results, verdict)
     if closed is not None:
         return words.share(closed)
-    return "no upper bound" if words.gap_words(results, verdict, pair) else "–"
+    return "no upper bound" if words.gap_words(results, verdict) else "–"
 
 
 def _differs(verdict: words.Verdict) -> bool:

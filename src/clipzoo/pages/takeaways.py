@@ -124,7 +124,7 @@ def _sentence(results: Results, verdict: words.Verdict, pair: str) -> str:
         unit = ours["unit"]
         before, after = words.value(theirs["mean"], unit), words.value(ours["mean"], unit)
         text += f": {before} with {b}, {after} with {a} ({words.size_of(verdict)})"
-    closed = words.gap(results, verdict, pair)
+    closed = words.gap(results, verdict)
     if closed is not None:
         text += f". {words.share(closed)} of the gap to the expert is closed"
     if verdict.unbeaten:

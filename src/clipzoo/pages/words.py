@@ -191,17 +191,16 @@ def unmatched(results: Comparison, metric: str) -> list[str]:
     return [arm for arm, mean in means.items() if mean is not None and sign * (top["mean"] - mean) <= 0]
 
 
-def gap(results: Comparison, verdict: Verdict, pair: str) -> float | None:
-    """Return the closed share of the gap from the second row to the expert; None where there is no gap."""
-    closed: float | None = verdict.cell.get("gap_closed")
-    return None if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")) else closed
+def gap(results: Comparison, verdict: Verdict) -> float | None:
+    """Return the closed share of the gap from the second row to the expert; None if `unmatched` has any arm."""
+    return None if unmatched(results, verdict.metric) else verdict.cell.get("gap_closed")
 
 
-def gap_words(results: Comparison, verdict: Verdict, pair: str) -> str:
+def gap_words(results: Comparison, verdict: Verdict) -> str:
     """Return the text of `gap`; empty without an expert."""
-    if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")):
+    if unmatched(results, verdict.metric):
         return "the expert is not an upper bound"
-    closed = gap(results, verdict, pair)
+    closed = gap(results, verdict)
     return "" if closed is None else f"{share(closed)} of the gap to the expert"
 
 
