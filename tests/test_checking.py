@@ -244,6 +244,22 @@ def test_boilerplate_is_found(tmp_path: Path) -> None:
     assert found.repeated.groups[0][0] == 12
 
 
+def test_missing_captions_that_are_optional_are_counted_apart(tmp_path: Path) -> None:
+    listed = [
+        (f"{i:02d}", {"png": encoded(photo(i)), **({"txt": b"www.a.com red chair"} if i < 4 else {})}) for i in range(20)
+    ]
+    write_shard(tmp_path / "0.tar", listed)
+    findings = check(f"{tmp_path}?captions=optional", progress=False)
+    assert (findings.usable, findings.captioned, findings.uncaptioned.count) == (20, 4, 16)
+    assert {problem: one.count for problem, one in findings.suspicious.items()} == {"holds a web address": 4}
+    assert (findings.repeated.of, findings.scripts) == (0, {"Latin": 4})
+    assert findings.lengths() == (19, 19, 19)
+    told = {name: (count, details) for name, count, details in rows(findings)}
+    assert told["without a caption"] == ("16", "80 %")
+    assert told["scripts"] == ("", "Latin: 100 %")
+    assert told["caption holds a web address"] == ("4", "100 %")
+
+
 def test_a_limit_is_spread_over_all_shards(tmp_path: Path) -> None:
     make_dataset(tmp_path, shards=5, count=10)
     found = check(str(tmp_path), limit=12, progress=False)
