@@ -246,7 +246,8 @@ def test_boilerplate_is_found(tmp_path: Path) -> None:
 
 def test_missing_captions_that_are_optional_are_counted_apart(tmp_path: Path) -> None:
     listed = [
-        (f"{i:02d}", {"png": encoded(photo(i)), **({"txt": b"www.a.com red chair"} if i < 4 else {})}) for i in range(20)
+        (f"{i:02d}", {"png": encoded(photo(i)), **({"txt": b"www.a.com red chair"} if i < 4 else {})})
+        for i in range(20)
     ]
     write_shard(tmp_path / "0.tar", listed)
     findings = check(f"{tmp_path}?captions=optional", progress=False)

@@ -214,9 +214,7 @@ def in_folders(folder: Path, counts: dict[str, int]) -> Path:
         ({"a": 30, "b": 30}, Options(series="folder", probe="0", validation="29", test="29"), "'train' would be empty"),
     ],
 )
-def test_a_part_without_samples_is_refused(
-    tmp_path: Path, counts: dict[str, int], options: Options, said: str
-) -> None:
+def test_a_part_without_samples_is_refused(tmp_path: Path, counts: dict[str, int], options: Options, said: str) -> None:
     data = in_folders(tmp_path / "data", counts)
     with pytest.raises(DatasetError, match=said):
         split(str(data), tmp_path / "out", options)

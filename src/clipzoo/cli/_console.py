@@ -290,20 +290,24 @@ def print_preview(
     seeds: Sequence[int] = (),
     trust: bool = False,
     gpus: int | None = None,
+    labels_only: bool = False,
 ) -> None:
-    """Print the dry run of a recipe: of all arms and seeds with evaluation, or only of the given ones.
+    """Print the dry run of a recipe: of all arms and seeds with evaluation, only of the given ones, or of labeling.
 
     Memory is that of each of ``gpus`` processes.
     """
     from clipzoo.cli._tables import two_columns
-    from clipzoo.runs.before.dry_run import preview
+    from clipzoo.runs.before.dry_run import preview, preview_labels
     from clipzoo.runs.before.preflight import check_measurable, pick_device
 
     pick_device(device)
     loaded, folder = load_recipe(recipe, out, overrides, trust)
     with bars() as progress:
-        if not arms:
-            check_measurable(loaded)
-        result = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress, processes=gpus or 1)
-    console.print(two_columns(result.rows(), "item", "value"))
+        if labels_only:
+            rows = preview_labels(loaded, folder, progress=progress)
+        else:
+            if not arms:
+                check_measurable(loaded)
+            rows = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress, processes=gpus or 1).rows()
+    console.print(two_columns(rows, "item", "value"))
     console.print("dry run: nothing was started or written")

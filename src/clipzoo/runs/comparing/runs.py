@@ -42,7 +42,9 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Path:
     pairs = [(f"{run.letter} {arm}", f"A {arm}") for run in runs[1:] for arm in run.results["arms"]]
     pairs = [(a, b) for a, b in pairs if _groups(rows.get(a, {})) & _groups(rows.get(b, {}))]
     if not pairs:
-        reasons = "; ".join(sorted({f"{one['row']}: {one['reason']}" for one in apart})) or "no arm has a common measure"
+        reasons = (
+            "; ".join(sorted({f"{one['row']}: {one['reason']}" for one in apart})) or "no arm has a common measure"
+        )
         raise CheckpointError(
             f"{folders[0]} and the other runs have nothing to compare ({reasons}). Measure them on the same benchmarks "
             "with the same preset: `clipzoo eval RUN --set evaluation.test=…`"
