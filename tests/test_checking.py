@@ -137,6 +137,15 @@ def test_a_near_pair_is_found_among_others_of_its_blocks() -> None:
     assert [0, 6] in [group.tolist() for group in duplicates.near(values)]
 
 
+def test_all_near_pairs_of_some_hundred_hashes_with_equal_blocks_are_found() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.integers(0, 2**33, 400, dtype=np.uint64)
+    flips = np.uint64(1) << (np.array([[0, 11, 22]]) + rng.integers(0, 11, (100, 3))).astype(np.uint64)
+    values = np.concatenate([low, low[:100] ^ flips.sum(1)]) | np.uint64(0xABC << 50)
+    found = {frozenset(map(int, group)) for group in duplicates.near(values)}
+    assert found == {frozenset((i, 400 + i)) for i in range(100)}
+
+
 def test_equal_hashes_are_grouped_the_largest_first() -> None:
     groups = duplicates.equal(np.array([5, 7, 5, 9, 7, 5], np.uint64))
     assert [group.tolist() for group in groups] == [[0, 2, 5], [1, 4]]
