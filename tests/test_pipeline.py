@@ -521,27 +521,6 @@ def test_a_run_with_labels_only_trains_nothing(world: recipe.Recipe, dataset: Pa
     assert CliRunner().invoke(app, [*command, "--gpus", "2", "--dry-run"]).exit_code == 2
 
 
-def test_labels_only_needs_no_benchmark_and_its_dry_run_is_about_labels(
-    world: recipe.Recipe,
-    dataset: Path,
-    tmp_path: Path,
-) -> None:
-    values = world.model_dump(mode="json") | {"data": str(dataset), "max_samples": 20, "evaluation": {}}
-    values["training"] |= {"learning_rates": [1e-3]}
-    path, out = tmp_path / "r.yaml", tmp_path / "out"
-    path.write_text(recipe.parse(values).to_yaml())
-    command = ["run", str(path), "--out", str(out), "--trust", "--labels-only"]
-    result = CliRunner().invoke(app, [*command, "--dry-run"], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert "labels segmentation/" in result.output
-    for item in ("trainings", "each training", "memory", "evaluation"):
-        assert item not in result.output
-    assert not out.exists()
-    result = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert Store(out / "labels").columns()[0].committed()
-
-
 def test_every_verb_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> None:
     """Each verb in this process, on one folder: label, inspect, train, eval, report."""
     once = world.model_copy(update={"seeds": (0,), "training": world.training.model_copy(update={"steps": 4})})
