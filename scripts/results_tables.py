@@ -64,7 +64,7 @@ def _cell(found: Mapping[str, Any], metric: str, column: str, table: Table) -> s
         low, high = (words.change(end, verdict.cell["unit"]).split(" ")[0].strip("+°") for end in verdict.cell["ci"])
         return f"{words.change(verdict.cell['mean'], verdict.cell['unit'])} ({low} to {high})"
     if column == "gap":
-        closed = words.gap(found, verdict, PAIR)
+        closed = words.gap(found, verdict)
         return "–" if closed is None else words.share(closed)
     cells = {**found["baselines"], **found["arms"]}
     means = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 from scipy.stats import spearmanr
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 from clipzoo import recipe, runs
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, RecipeError
+from clipzoo.evaluation.results import AblationResults
+from clipzoo.pages.ablation import write_ablation
 from clipzoo.runs.ablation import Ablation, Budget, ablate, advise, planned
 from clipzoo.runs.ablation.advise import rank_correlation
 from clipzoo.training import ended
@@ -68,6 +72,31 @@ def test_results_have_paired_effects_and_costs(ablated: Path) -> None:
     page = (ablated / "ablation.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert "python:test" not in page or first in page
+
+
+def test_the_summary_is_about_tested_experts_only(tmp_path: Path) -> None:
+    cell = {"mean": 0.01, "ci": [-0.1, 0.1], "direction": "higher", "unit": "", "values": [0.01]}
+
+    def lead(kinds: dict[str, str]) -> str:
+        variants = {f"{kind} {name}": {"kind": kind, "column": name, "columns": [], "folder": ""}
+                    for name, kind in kinds.items()}  # fmt: skip
+        cells = {"depth/delta1": cell}
+        results = {
+            "recipe": "r", "seeds": [0], "steps": 1, "columns": ["depth/a", "depth/b", "depth/c"], "cost": {},
+            "images": {"depth": 9}, "variants": variants, "arms": dict.fromkeys(["all", *variants], cells),
+            "differences": dict.fromkeys([f"all-vs-{name}" for name in variants], cells), "baselines": {},
+        }  # fmt: skip
+        page = write_ablation(cast(AblationResults, results), tmp_path / "page.html").read_text()
+        return "".join(re.findall(r'<p class="lead">(.*?)</p>', page))
+
+    columns = ["depth/a", "depth/b", "depth/c"]
+    every = lead(dict.fromkeys(columns, "without"))
+    assert every == "No expert clearly changes a main measure next to the others."
+    two = lead(dict.fromkeys(columns[:2], "without"))
+    assert two == "depth/a and depth/b do not clearly change a main measure next to the others."
+    one = lead({"depth/a": "without", "depth/b": "only"})
+    assert one == "depth/a does not clearly change a main measure next to the others."
+    assert lead(dict.fromkeys(columns, "only")) == ""
 
 
 def test_a_second_call_trains_nothing(ablated: Path, two: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

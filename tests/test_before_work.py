@@ -288,3 +288,16 @@ def test_data_smaller_than_a_batch_is_refused_before_labeling(places: Path, tiny
     with pytest.raises(PlanError, match=r"has \d+ usable samples, fewer than one batch of 999"):
         runs.train(runs.Run(large, "run"), "clipzoo", 0)
     assert not list(Path("run/labels").rglob("*.tar"))
+
+
+def test_labels_only_needs_no_benchmark_and_its_dry_run_is_about_labels(places: Path) -> None:
+    (places / "r.yaml").write_text(made(arms=["clipzoo"], columns=[{"expert": "demo:edges"}]).to_yaml())
+    command = ["run", "r.yaml", "--out", "out", "--labels-only"]
+    result = CliRunner().invoke(app, [*command, "--dry-run"], catch_exceptions=False)
+    assert "labels edges/demo-edges" in result.output
+    for item in ("trainings", "each training", "memory", "evaluation"):
+        assert item not in result.output
+    assert not Path("out").exists()
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert Store("out/labels").columns()[0].committed()

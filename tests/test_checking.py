@@ -137,6 +137,15 @@ def test_a_near_pair_is_found_among_others_of_its_blocks() -> None:
     assert [0, 6] in [group.tolist() for group in duplicates.near(values)]
 
 
+def test_all_near_pairs_of_some_hundred_hashes_with_equal_blocks_are_found() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.integers(0, 2**33, 400, dtype=np.uint64)
+    flips = np.uint64(1) << (np.array([[0, 11, 22]]) + rng.integers(0, 11, (100, 3))).astype(np.uint64)
+    values = np.concatenate([low, low[:100] ^ flips.sum(1)]) | np.uint64(0xABC << 50)
+    found = {frozenset(map(int, group)) for group in duplicates.near(values)}
+    assert found == {frozenset((i, 400 + i)) for i in range(100)}
+
+
 def test_equal_hashes_are_grouped_the_largest_first() -> None:
     groups = duplicates.equal(np.array([5, 7, 5, 9, 7, 5], np.uint64))
     assert [group.tolist() for group in groups] == [[0, 2, 5], [1, 4]]
@@ -242,6 +251,23 @@ def test_boilerplate_is_found(tmp_path: Path) -> None:
     found = check(str(tmp_path), progress=False)
     assert (found.repeated.of, found.repeated.samples) == (1, 11)
     assert found.repeated.groups[0][0] == 12
+
+
+def test_missing_captions_that_are_optional_are_counted_apart(tmp_path: Path) -> None:
+    listed = [
+        (f"{i:02d}", {"png": encoded(photo(i)), **({"txt": b"www.a.com red chair"} if i < 4 else {})})
+        for i in range(20)
+    ]
+    write_shard(tmp_path / "0.tar", listed)
+    findings = check(f"{tmp_path}?captions=optional", progress=False)
+    assert (findings.usable, findings.captioned, findings.uncaptioned.count) == (20, 4, 16)
+    assert {problem: one.count for problem, one in findings.suspicious.items()} == {"holds a web address": 4}
+    assert (findings.repeated.of, findings.scripts) == (0, {"Latin": 4})
+    assert findings.lengths() == (19, 19, 19)
+    told = {name: (count, details) for name, count, details in rows(findings)}
+    assert told["without a caption"] == ("16", "80 %")
+    assert told["scripts"] == ("", "Latin: 100 %")
+    assert told["caption holds a web address"] == ("4", "100 %")
 
 
 def test_a_limit_is_spread_over_all_shards(tmp_path: Path) -> None:
@@ -362,12 +388,12 @@ main()
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sent", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_stopped_it_tells_what_it_has_seen(tmp_path: Path, sent: signal.Signals) -> None:
     make_dataset(tmp_path, shards=2, count=300)
     command = [sys.executable, "-c", STOPPED, str(tmp_path), str(int(sent))]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 130
+    assert ended.returncode == 128 + sent
     seen = re.search(r"samples\D+(\d+)", ended.stdout)
     assert seen
     assert int(seen[1]) < 300

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from clipzoo import tasks
-from clipzoo.errors import DatasetError, PlanError
+from clipzoo.errors import CheckpointError, DatasetError, PlanError
 from clipzoo.evaluation import arms, bootstrap, zero_shot
 from clipzoo.evaluation.measure import Scored
+from clipzoo.runs.comparing import compare_runs
 from clipzoo.tasks.base import Convention
 
 METRES = Convention(kind="metric", along="z")
@@ -140,6 +142,34 @@ def test_nothing_valid_is_null_and_not_nan():
     results = arms.compare({"clipzoo": {0: {"depth": empty}}}, resamples=10)
     assert results["arms"]["clipzoo"]["depth/delta1"]["mean"] is None
     json.dumps(results, allow_nan=False)
+
+
+def made_saved(scores):
+    """A stand-in for saved runs: folder -> scores of the arm clip."""
+    return lambda letter, path: SimpleNamespace(
+        letter=letter, path=path, folder=None, recipe=SimpleNamespace(name=path.name),
+        results={"arms": {"clip": {}}, "seeds": [0], "cost": {}}, settings=dict,
+        scores=lambda split: {"clip": {0: scores[path.name]}}, protocol=lambda group, split: {},
+    )  # fmt: skip
+
+
+def test_runs_without_a_common_measure_are_not_called_equal(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    empty = Scored("depth", ("a",), np.zeros((1, 6)), tasks.get("depth").metric(METRES), METRES)
+    scores = {
+        "a": {"depth": depths(rng, 1)},
+        "b": {"zero_shot": guard([1, 0])},
+        "c": {"depth": empty},
+        "d": {"depth": empty},
+    }
+    scores["e"] = scores["a"]
+    monkeypatch.setattr("clipzoo.runs.comparing.runs.Saved", made_saved(scores))
+    with pytest.raises(CheckpointError, match="no arm has a common measure"):
+        compare_runs([tmp_path / "a", tmp_path / "b"], tmp_path)
+    page = compare_runs([tmp_path / "a", tmp_path / "b", tmp_path / "e"], tmp_path).read_text()
+    assert "C clip and A clip have equal scores" in page
+    assert "B clip and A clip have equal scores" not in page
+    assert "have equal scores" not in compare_runs([tmp_path / "c", tmp_path / "d"], tmp_path).read_text()
 
 
 def test_scores_survive_the_disk(tmp_path):

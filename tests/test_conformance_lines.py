@@ -236,6 +236,13 @@ def test_normals_and_depth_are_compared(kind: str) -> None:
         assert "or near and far of the depth are exchanged" in either.cause
 
 
+def test_a_quick_check_refuses_a_partner() -> None:
+    command = ["experts", "check", "demo:normals", "--with", "demo:depth", "--short", "--device", "cpu"]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, ExpertError)
+    assert "demo:depth is given with --short" in str(result.exception)
+
+
 def test_a_partner_is_of_the_other_task_and_its_faults_are_not_the_experts() -> None:
     with pytest.raises(ExpertError, match="only depth and normals can be compared"):
         check(Oracle("edges"), partner=Oracle("depth"))

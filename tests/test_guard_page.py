@@ -68,10 +68,19 @@ def test_tasks_are_in_the_order_of_the_recipe(results: dict[str, object], tmp_pa
     assert order(["segmentation", "normals"]) == ["segmentation", "surface normals", "depth", "zero-shot"]
 
 
-def test_without_clip_ft_the_pretrained_model_is_the_reference(results: dict[str, object]) -> None:  # noqa: F811
+def test_without_clip_ft_the_pretrained_model_is_the_reference(
+    results: dict[str, object],  # noqa: F811
+    tmp_path: Path,
+) -> None:
     alone = copy.deepcopy(results)
     for part in ("arms", "differences"):
         alone[part] = {name: cells for name, cells in alone[part].items() if "clip-ft" not in name}
     text = words.headline(alone)
-    assert text.startswith("Pseudo-labels improved all 3 dense tasks over the pretrained model (segmentation +")
+    both = "raining on captions and pseudo-labels"
+    assert text.startswith(f"T{both} improved all 3 dense tasks over the pretrained model (segmentation +")
+    assert words.title(alone) == f"Effect of t{both}"
+    assert f"<title>Effect of t{both}</title>" in write_page(alone, tmp_path / "page.html").read_text()
+    uncaptioned = alone | {"protocol": {"contrastive_weight": 0.0}}
+    assert words.headline(uncaptioned).startswith("Pseudo-labels improved all 3 dense tasks over the pretrained model")
+    assert words.title(uncaptioned) == words.title(results) == "Effect of pseudo-labels"
     assert {one["title"] for one in takeaways.takeaways(alone)} >= {"Segmentation, mIoU", "Depth, δ1"}

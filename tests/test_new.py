@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from clipzoo import recipe
 from clipzoo.cli import app
-from clipzoo.errors import ClipzooError
+from clipzoo.errors import ClipzooError, DatasetError
 from clipzoo.experts import ExpertCard
 from clipzoo.labeling import label
 from clipzoo.runs import Run, new_recipe
@@ -207,6 +207,15 @@ def test_the_dataset_of_a_store_is_not_guessed(tmp_path: Path, monkeypatch: pyte
     assert "the dataset of its labels is missing: add --data" in str(result.exception)
     asked = CliRunner().invoke(app, ["new", "--out", "x.yaml", "--store", "labels"], input="nowhere\n").output
     assert "1. Dataset (docs/data.md): " in asked, "there is no default"
+    asked = CliRunner().invoke(app, ["new", "--out", "x.yaml", "--store", "none"], input="nowhere\n").output
+    assert "1. Dataset (docs/data.md) [demo:captioned]: " in asked
+    monkeypatch.setattr("clipzoo.runs.new_recipe.check_data", refused)
+    result = CliRunner().invoke(app, ["new", "--yes", "--out", "x.yaml", "--store", "none"])
+    assert str(result.exception) == "asked for demo:captioned", "without a store, the default is used"
+
+
+def refused(location: str, progress: object) -> None:
+    raise DatasetError(f"asked for {location}")
 
 
 def test_a_store_of_another_dataset_is_refused_and_an_empty_one_is_filled(

@@ -518,6 +518,7 @@ def test_a_run_with_labels_only_trains_nothing(world: recipe.Recipe, dataset: Pa
     both = CliRunner().invoke(app, [*command, "--gpus", "2"])
     assert both.exit_code == 2
     assert "--gpus" in both.output
+    assert CliRunner().invoke(app, [*command, "--gpus", "2", "--dry-run"]).exit_code == 2
 
 
 def test_every_verb_by_the_command_line(world: recipe.Recipe, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from clipzoo import recipe
 from clipzoo.cli import app
 from clipzoo.errors import CheckpointError, ImageError, RecipeError
 from clipzoo.models import HeadSpec, Student
+from clipzoo.progress import Silent
+from clipzoo.runs import showing
 from clipzoo.tasks import Convention
 from clipzoo.tasks.segmentation import Segmentation
 
@@ -213,3 +216,11 @@ def test_a_missing_file_is_named_whatever_the_count(student: Path, pictures: Pat
 def test_prompts_without_text_are_refused(student: Path, pictures: Path) -> None:
     with pytest.raises(RecipeError, match=r"the prompts ' , ' have no text"):
         clipzoo.show(student, pictures / "wide.png", " , ")
+
+
+def test_choosing_of_many_pictures_takes_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(showing, "predict", lambda name, pixels, models, texts: name)
+    given, began = [np.zeros((2, 2, 3), np.uint8)] * 60_000, time.process_time()
+    shown, failures = showing._predicted(given, {}, [], 2, Silent())
+    assert (len(shown), failures) == (2, [])
+    assert time.process_time() - began < 5  # a search in a list takes more than 20 seconds

@@ -175,6 +175,17 @@ def test_a_name_that_leads_out_of_runs_is_refused_without_out(
     assert load_recipe(Path("here"), None, None)[1] == Path("here"), "an existing run keeps its name"
 
 
+@pytest.mark.parametrize(
+    "name", ["all", "clip", "clip-ft", "clipzoo", "a-vs-b", "only depth/demo-depth", "without x", ""]
+)
+def test_a_variant_that_would_replace_a_row_of_the_ablation_is_refused(load: Loading, name: str) -> None:
+    columns = "columns: [{expert: 'demo:depth'}, {expert: 'demo:normals'}]\n"
+    with pytest.raises(RecipeError, match=f"variants has '{name}', which"):
+        load(HEAD + columns + f"variants: {{'{name}': [depth]}}\n")
+    assert load(HEAD + columns + "variants: {only-depth: [depth]}\n").variants
+    assert load(HEAD + columns + "variants: {Geometry 2: [depth]}\n").variants
+
+
 def test_variants_that_are_a_list_are_reported_with_named_arms(load: Loading) -> None:
     columns = "columns: [{expert: 'demo:depth'}, {expert: 'demo:normals'}]\n"
     arms = "arms: [clipzoo, {name: depth-only, columns: [depth]}]\n"

@@ -78,6 +78,29 @@ def test_tasks_that_were_taught_but_not_measured_are_named(results: dict) -> Non
     assert takeaways.notices({**results, "cost": cost, "arms": {"clip": results["arms"]["clip"]}}) == []
 
 
+def test_tasks_of_online_columns_are_taught_too(results: dict) -> None:
+    supervision = {"clipzoo": {"0": {"columns": {"edges/online": {"labels": 9, "unreadable": 0}, "depth/x": {}}}}}
+    (told,) = takeaways.notices({**results, "cost": {}, "supervision": supervision})
+    assert told.startswith("Taught but not measured: edges.")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0.0, 0.012], "1 of 2 seeds improved (0.0 points, +1.2 points)."),
+        ([0.0, -0.012], "0 of 2 seeds improved (0.0 points, −1.2 points)."),
+        ([0.0, 0.0], "0 of 2 seeds improved (0.0 points, 0.0 points)."),
+        ([0.01, 0.012], "All 2 seeds agree in sign (+1.0 points, +1.2 points)."),
+        ([-0.01, 0.012], "The seeds disagree: 1 of 2 improved."),
+    ],
+)
+def test_seeds_without_a_change_do_not_agree_in_sign(results: dict, values: list[float], told: str) -> None:
+    changed = copy.deepcopy(results)
+    changed["differences"]["clipzoo-vs-clip-ft"]["depth/delta1"]["values"] = values
+    depth = {one["title"]: one for one in takeaways.takeaways(changed)}["Depth, δ1"]
+    assert depth["checks"][0] == told
+
+
 def test_a_curve_of_one_point_is_text_without_a_frame(results: dict, tmp_path: Path) -> None:
     points = [{"step": 9, "name": "validation/zero_shot/top1", "value": 0.25}]
     logs = {"clipzoo": {0: [*points, *({"step": t, "name": "loss", "value": 1.0} for t in (0, 9))]}}

@@ -197,6 +197,43 @@ def test_series_stay_in_one_part(tmp_path: Path, by: str) -> None:
     assert report.parts["train"].samples >= 64
 
 
+def in_folders(folder: Path, counts: dict[str, int]) -> Path:
+    """A shard with ``counts[name]`` pictures under each name."""
+    keys = [f"{name}/{i:04d}" for name, count in counts.items() for i in range(count)]
+    write_shard(
+        folder / "0.tar", [(key, {"png": encoded(image(n)), "txt": key.encode()}) for n, key in enumerate(keys)]
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "said"),
+    [
+        ({"a": 30, "b": 30}, Options(series="folder"), r"'probe' would be empty instead of 6 .* --probe 0 to leave"),
+        ({"a": 60}, Options(series="folder", probe="0", validation="0", test="50%"), "'test' would be empty instead"),
+        ({"a": 30, "b": 30}, Options(series="folder", probe="0", validation="29", test="29"), "'train' would be empty"),
+    ],
+)
+def test_a_part_without_samples_is_refused(tmp_path: Path, counts: dict[str, int], options: Options, said: str) -> None:
+    data = in_folders(tmp_path / "data", counts)
+    with pytest.raises(DatasetError, match=said):
+        split(str(data), tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_one_name_in_two_folders_are_two_series(tmp_path: Path) -> None:
+    data = in_folders(tmp_path / "data", {f"{outer}/{inner}": 3 for outer in "abcdefgh" for inner in "12"})
+    split(str(data), tmp_path / "out", Options(series="folder"))
+    groups = {str(row["source_key"])[:3]: row["group"] for row in rows(tmp_path / "out")}
+    assert len(set(groups.values())) == len(groups) == 16
+
+
+def test_a_field_of_a_series_that_does_not_exist_is_refused_next_to_a_pattern(tmp_path: Path) -> None:
+    data = in_folders(tmp_path / "data", {f"film{i}": 2 for i in range(20)})
+    with pytest.raises(DatasetError, match="--series flim: no sample has text in this field"):
+        split(str(data), tmp_path / "out", Options(series="flim", series_pattern="(.+)/"))
+
+
 # Other formats ---------------------------------------------------------------------------------------------
 
 
@@ -432,6 +469,26 @@ def test_an_existing_folder_is_replaced_only_by_force_and_only_if_it_is_a_split(
     with pytest.raises(DatasetError, match="inside the dataset"):
         split(str(data), data / "parts")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine", "out"]
+
+
+@pytest.mark.parametrize("data", ["out/train", "out/train/*.tar", "out", "list.yaml"])
+def test_an_output_that_contains_its_dataset_is_not_replaced(tmp_path: Path, data: str) -> None:
+    split(str(make_dataset(tmp_path / "data", shards=1, count=20)), tmp_path / "out")
+    (tmp_path / "list.yaml").write_text("datasets: {a: out/train, b: data}\n")
+    before = contents(tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"contains the dataset .*, which would be removed .*; give another --out"):
+        split(str(tmp_path / data), tmp_path / "out", force=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_output_that_contains_the_folder_of_check_is_not_replaced(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", shards=1, count=20)
+    split(str(data), tmp_path / "out")
+    clipzoo.check(str(data), resume=tmp_path / "out" / "checked", progress=False)
+    before = contents(tmp_path / "out")
+    with pytest.raises(DatasetError, match="contains the folder of --check"):
+        split(str(data), tmp_path / "out", check=tmp_path / "out" / "checked", force=True)
+    assert contents(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,17 @@ from clipzoo.types import ImageArray
 Hashes = NDArray[np.uint64]
 
 NEAR = 3
-NEIGHBOURS = 16
-"""The most hashes with three equal blocks that each hash is compared with; it bounds the time."""
+NEIGHBORS = 16
+"""The number of next hashes that a hash is compared with, of those with three equal blocks; it bounds the time."""
+WHOLE = 512
+"""The largest number of hashes with three equal blocks that are all compared with each other."""
 
 FLAT = 4.0
 """The least standard deviation (of 255) of a thumbnail; the hash of a more uniform one is not distinctive."""
 
 _EDGES = (0, 11, 22, 33, 44, 54, 64)
+_STEPS = (1, 2, 4, 8, NEIGHBORS + 1, 32, 64, 128, 256)
+"""The distances at which hashes without another one at this distance are dropped."""
 _MASKS = [
     np.uint64(sum(((1 << (_EDGES[b + 1] - _EDGES[b])) - 1) << _EDGES[b] for b in blocks))
     for blocks in combinations(range(6), 3)
@@ -59,16 +63,29 @@ def near(hashes: Hashes) -> list[NDArray[np.int64]]:
     for mask in _MASKS:
         order = np.argsort(distinct & mask, kind="stable")
         key = (distinct & mask)[order]
-        for step in range(1, min(NEIGHBOURS + 1, len(order))):
+        sizes = _sizes(key)
+        for step in range(1, WHOLE):
+            if step in _STEPS:
+                kept = (sizes > step) & ((sizes <= WHOLE) | (step <= NEIGHBORS))
+                order, key, sizes = order[kept], key[kept], sizes[kept]
             meet = np.flatnonzero(key[:-step] == key[step:])
             if not len(meet):
                 break
             a, b = order[meet], order[meet + step]
+            apart = root[a] != root[b]
+            a, b = a[apart], b[apart]
             close = _bits(distinct[a] ^ distinct[b]) <= NEAR
             root = linked(root, a[close], b[close])
     roots = root[place]
     order = np.argsort(roots, kind="stable")
     return _groups(order, np.flatnonzero(np.diff(roots[order])) + 1)
+
+
+def _sizes(keys: Hashes) -> NDArray[np.int64]:
+    """Return for each of the sorted keys how often it occurs."""
+    cuts = np.flatnonzero(np.diff(keys)) + 1
+    counts = np.diff(np.concatenate([[0], cuts, [len(keys)]]))
+    return np.repeat(counts, counts)
 
 
 def _groups(order: NDArray[np.int64], cuts: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -94,8 +94,9 @@ class Findings:
         shards: number of its shards.
         of_all: True if all samples were scanned.
         seen: number of scanned samples.
-        usable: samples with a picture and a caption.
+        usable: samples with a picture and a caption, which may be optional.
         broken: kind of reason -> finding.
+        uncaptioned: usable samples without a caption, where captions are optional; no finding on captions counts them.
         suspicious: problem of captions -> finding.
         formats, sides, aspects, scripts, languages: name -> number of samples; no languages without a detector.
         fields: field with text -> number of samples, as `training.captions` names them.
@@ -115,6 +116,7 @@ class Findings:
     seen: int = 0
     usable: int = 0
     broken: dict[str, Finding] = field(default_factory=dict)
+    uncaptioned: Finding = field(default_factory=Finding)
     suspicious: dict[str, Finding] = field(default_factory=dict)
     formats: Counter[str] = field(default_factory=Counter)
     sides: Counter[str] = field(default_factory=Counter)
@@ -161,14 +163,7 @@ class Findings:
         if one.sideways:
             self.sideways.add(place, one.sideways)
         self.fields.update(name for name in one.fields if name in self.fields or len(self.fields) < KINDS)
-        self._lengths.append(len(one.caption))
-        self._captions.append(hash64(one.caption.encode()))
-        self.scripts[script(one.caption)] += 1
-        detected = language(one.caption)
-        if detected is not None:
-            self.languages[detected] += 1
-        for problem in suspicions(one.caption, one.key):
-            self.suspicious.setdefault(problem, Finding()).add(place)
+        self._caption(place, one)
 
     def end(self, shards: int) -> None:
         """Find duplicates, after all samples of ``shards`` shards were added."""
@@ -177,8 +172,10 @@ class Findings:
         digests, dhashes, hashed = self.hashes()
         self.equal = self._duplicates(duplicates.equal(digests), everyone)
         self.near = self._duplicates(duplicates.near(dhashes), hashed)
-        shared = [g for g in duplicates.equal(np.array(self._captions, np.uint64)) if len(g) >= REPEATED]
-        self.repeated = self._duplicates(shared, everyone)
+        captions = np.array(self._captions, np.uint64)
+        captioned = np.flatnonzero(captions != hash64(b""))
+        shared = [g for g in duplicates.equal(captions[captioned]) if len(g) >= REPEATED]
+        self.repeated = self._duplicates(shared, captioned)
 
     def hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
         """Return the digests of usable pictures, and the difference hashes with the indices of their pictures."""
@@ -194,6 +191,11 @@ class Findings:
         stops = [*(start for _, start in self._starts[1:]), self.usable]
         for (shard, start), stop in zip(self._starts, stops, strict=True):
             yield shard, ordinals[start:stop]
+
+    @property
+    def captioned(self) -> int:
+        """The number of usable samples with a caption."""
+        return self.usable - self.uncaptioned.count
 
     def lengths(self) -> tuple[int, int, int]:
         """Return the 5th, 50th and 95th percentile of the captions' characters; zeros without captions."""
@@ -213,6 +215,19 @@ class Findings:
         else:
             self._hashed.append(self.usable - 1)
             self._dhashes.append(one.dhash)
+
+    def _caption(self, place: Place, one: ScannedSample) -> None:
+        self._captions.append(hash64(one.caption.encode()))
+        if not one.caption:
+            self.uncaptioned.add(place)
+            return
+        self._lengths.append(len(one.caption))
+        self.scripts[script(one.caption)] += 1
+        detected = language(one.caption)
+        if detected is not None:
+            self.languages[detected] += 1
+        for problem in suspicions(one.caption, one.key):
+            self.suspicious.setdefault(problem, Finding()).add(place)
 
     def _draw_from(self, place: Place) -> None:
         """Keep `SHOWN` samples, drawn uniformly (reservoir sampling)."""

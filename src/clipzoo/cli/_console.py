@@ -290,21 +290,25 @@ def print_preview(
     seed: int | None = None,
     trust: bool = False,
     gpus: int | None = None,
+    labels_only: bool = False,
 ) -> None:
-    """Print the dry run of a recipe: of all arms and seeds with evaluation, or only of the given arms and one seed.
+    """Print the dry run of a recipe: of all arms and seeds with evaluation, only of given ones, or of labeling.
 
     The seed is by default the recipe's first. Memory is that of each of ``gpus`` processes.
     """
     from clipzoo.cli._tables import two_columns
-    from clipzoo.runs.before.dry_run import preview
+    from clipzoo.runs.before.dry_run import preview, preview_labels
     from clipzoo.runs.before.preflight import check_measurable, pick_device
 
     pick_device(device)
     loaded, folder = load_recipe(recipe, out, overrides, trust)
     with bars() as progress:
-        if not arms:
-            check_measurable(loaded)
-        seeds = [loaded.seeds[0] if seed is None else seed] if arms else None
-        result = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress, processes=gpus or 1)
-    console.print(two_columns(result.rows(), "item", "value"))
+        if labels_only:
+            rows = preview_labels(loaded, folder, progress=progress)
+        else:
+            if not arms:
+                check_measurable(loaded)
+            seeds = [loaded.seeds[0] if seed is None else seed] if arms else None
+            rows = preview(loaded, folder, arms=arms, seeds=seeds, progress=progress, processes=gpus or 1).rows()
+    console.print(two_columns(rows, "item", "value"))
     console.print("dry run: nothing was started or written")

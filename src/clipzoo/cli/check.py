@@ -34,6 +34,7 @@ def command(
     from clipzoo.cli._console import bold, console
     from clipzoo.files import several
     from clipzoo.pages.check import check, table
+    from clipzoo.stopping import Interrupted
 
     with TemporaryDirectory() as cache:
         located = locations.resolve_data(several.combined(data), Path(cache))
@@ -46,4 +47,4 @@ def command(
     if found.stopped and resume is not None:
         console.print("stopped; rerun the command to resume")
     if found.stopped:
-        raise typer.Exit(130)
+        raise typer.Exit(Interrupted(signal=found.stopped).exit_code)

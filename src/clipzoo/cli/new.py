@@ -90,17 +90,18 @@ def _dataset(store: str | None, data: str | None, yes: bool, out: Path) -> Data:
     from clipzoo.errors import RecipeError, counted
     from clipzoo.runs.new_recipe import dataset_of
 
-    if store and yes and data is None:
+    given = store not in (None, "none")
+    if given and yes and data is None:
         raise RecipeError(
             "--store is given with --yes, but the dataset of its labels is missing: add --data LOCATION, or leave out "
             "--yes to be asked"
         )
     usual = dataset_of(out) if out.exists() and data is None else "demo:captioned"
-    if usual is None and yes and not store:
+    if usual is None and yes and not given:
         raise RecipeError(f"{out} exists and is no recipe, so its dataset is unknown: add --data LOCATION")
     if yes and data is None and out.exists():
         plain(f"   the dataset stays that of {out}: {usual}")
-    found = _ask("1. Dataset (docs/data.md)", data, None if store else usual, _check_data, yes)
+    found = _ask("1. Dataset (docs/data.md)", data, None if given else usual, _check_data, yes)
     skipped = "".join(f"; skipped: {count:,} × {reason}" for reason, count in found.left_out.items())
     plain(f"   {counted(found.samples, 'usable sample')}{skipped}")
     return found

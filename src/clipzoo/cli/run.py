@@ -26,17 +26,18 @@ def command(
     from clipzoo.runs import verbs as pipeline
     from clipzoo.runs.before.preflight import check_measurable
 
-    if dry_run:
-        print_preview(recipe, out, overrides, device, trust=trust, gpus=gpus)
-        return
     if labels_only and gpus:
         raise typer.BadParameter("--gpus applies to training, and --labels-only does not train: remove one of them")
+    if dry_run:
+        print_preview(recipe, out, overrides, device, trust=trust, gpus=gpus, labels_only=labels_only)
+        return
     if launched(gpus, recipe, out, overrides, device, trust):
         return
-    with open_run(recipe, out, overrides, device, trust, check_measurable) as run:
-        if labels_only:
+    if labels_only:  # which needs no benchmark
+        with open_run(recipe, out, overrides, device, trust) as run:
             store = pipeline.label(run)
-            console.print(f"labels: {bold(store.root)}; rerun the command without --labels-only to train on them")
-            return
+        console.print(f"labels: {bold(store.root)}; rerun the command without --labels-only to train on them")
+        return
+    with open_run(recipe, out, overrides, device, trust, check_measurable) as run:
         page = pipeline.run(run)
     console.print(f"report: {bold(page)}, results: {bold(page.with_name('results.json'))}")

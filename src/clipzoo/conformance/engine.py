@@ -51,14 +51,19 @@ def check(
         the report. It ends early if an expert does not load or returns invalid labels.
 
     Raises:
-        ExpertError: there are no pictures, the partner's task cannot be compared, or the labels are existing ones or
-            computed from other columns.
+        ExpertError: there are no pictures, the partner's task cannot be compared, there is a partner and ``quick``, or
+            the labels are existing ones or computed from other columns.
     """
     if expert.imports or expert.reads:
         source = f"reads the column {expert.reads[0]}" if expert.reads else "reads existing labels"
         raise ExpertError(
             f"{expert.card.uri} {source}, so it has no labels of changed pictures to test. Label the dataset with it, "
             "then run `clipzoo labels verify STORE --data DATA`, and inspect the labels by `clipzoo inspect`"
+        )
+    if partner is not None and quick:
+        raise ExpertError(
+            f"{partner.card.uri} is given with --short (quick=True), but a quick check compares no experts: remove "
+            "--short, or --with"
         )
     if partner is not None and {partner.card.task, expert.card.task} != {"depth", "normals"}:
         raise ExpertError(

@@ -69,13 +69,19 @@ def _rows(
 
 
 def _summary(results: AblationResults, metrics: list[str]) -> str:
-    """Return a sentence for each expert that clearly helps or harms a task next to the others."""
-    sentences = []
+    """Return a sentence for each expert that clearly helps or harms a task next to the others, or one on all tested."""
+    sentences, tested = [], list[str]()
     for name, one in results["variants"].items():
         if one["kind"] != "without":
             continue
         judged = [words.judge(results, metric, _pair("without", name)) for metric in metrics]
+        tested += [one["column"]] if any(judged) else []
         clear = [f"{words.group_name(v.metric)} ({v.text})" for v in judged if v and v.state != "unclear"]
         if clear:
             sentences.append(f"{one['column']} changes {', '.join(clear)}.")
-    return " ".join(sentences) or "No expert clearly changes a main measure next to the others."
+    if sentences or not tested:
+        return " ".join(sentences)
+    if {*results["columns"]} <= {*tested}:
+        return "No expert clearly changes a main measure next to the others."
+    verb = "does" if len(tested) == 1 else "do"
+    return f"{words.listed(tested)} {verb} not clearly change a main measure next to the others."

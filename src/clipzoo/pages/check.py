@@ -89,18 +89,19 @@ def check(
 
 def rows(findings: Findings) -> list[tuple[str, str, str]]:
     """Return (finding, count, details) of every finding."""
-    total = findings.usable
+    total, captioned = findings.usable, findings.captioned
     low, median, high = findings.lengths()
     unscanned = "" if findings.of_all else "a part of the dataset; duplicates in the other part are not found"
-    languages = _counted(findings.languages, total) if findings.languages or not total else UNDETECTED
+    languages = _counted(findings.languages, captioned) if findings.languages or not captioned else UNDETECTED
     return [
         ("samples", f"{findings.seen:,}", unscanned or f"in {counted(findings.shards, 'shard')}"),
         ("usable", f"{total:,}", _share(total, findings.seen) + _consequence(findings)),
         *_broken_rows(findings),
+        *_uncaptioned_rows(findings),
         ("formats", "", _counted(findings.formats, total)),
         ("shorter side", "", _counted(findings.sides, total, _SIDES)),
         ("width to height", "", _counted(findings.aspects, total, _ASPECTS)),
-        ("scripts", "", _counted(findings.scripts, total)),
+        ("scripts", "", _counted(findings.scripts, captioned)),
         ("languages", "", languages),
         ("caption length", f"{median}", f"median length in characters; 90 % have {low} to {high}"),
         ("fields with text", f"{len(findings.fields)}", _counted(findings.fields, total)),
@@ -156,9 +157,14 @@ def _broken_rows(findings: Findings) -> list[tuple[str, str, str]]:
     return listed
 
 
+def _uncaptioned_rows(findings: Findings) -> list[tuple[str, str, str]]:
+    count = findings.uncaptioned.count
+    return [("without a caption", f"{count:,}", _share(count, findings.usable))] if count else []
+
+
 def _caption_rows(findings: Findings) -> list[tuple[str, str, str]]:
     return [
-        (f"caption {problem}", f"{one.count:,}", _share(one.count, findings.usable))
+        (f"caption {problem}", f"{one.count:,}", _share(one.count, findings.captioned))
         for problem, one in sorted(findings.suspicious.items(), key=lambda pair: -pair[1].count)
     ]
 

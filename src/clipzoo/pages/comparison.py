@@ -22,10 +22,16 @@ def write_comparison(results: RunsComparison, out: Path, curves: charts.Curves) 
             results=results,
             tables=_tables(results),
             gains=[gain for gain in gains if gain["rows"]],
-            equal=[gain["pair"] for gain in gains if not gain["rows"]],
+            equal=[gain["pair"] for gain in gains if not gain["rows"] and _is_measured(results, str(gain["pair"]))],
             cost=cost_table(results["cost"]),
             curves=charts.curves(curves),
             words=words,
         ),
     )
     return out
+
+
+def _is_measured(results: RunsComparison, pair: str) -> bool:
+    """Return True if a pair has differences, and each of them has a value."""
+    cells = results["differences"][pair].values()
+    return bool(cells) and all(cell["mean"] is not None for cell in cells)

@@ -37,7 +37,7 @@ def write_page(
     pictures: Sequence[PictureRow] = (),
     tasks: Sequence[str] = (),
     recipe: str = "",
-    title: str = "Effect of the pseudo-labels",
+    title: str = "",
 ) -> Path:
     """Write the report.
 
@@ -48,7 +48,7 @@ def write_page(
         pictures: rows in display order under their task.
         tasks: in the order in which they are shown; others follow.
         recipe: the full recipe as YAML; by default the recipe of the results.
-        title: of the page.
+        title: of the page; by default `words.title`.
 
     Returns:
         ``out``.
@@ -56,7 +56,7 @@ def write_page(
     results = _ordered(results, tasks)
     page = _html.render(
         "report.html",
-        title=title,
+        title=title or words.title(results),
         results=results,
         headline=words.headline(results),
         tiles=_tiles(results),
@@ -128,7 +128,7 @@ def _tiles(results: Results) -> list[dict[str, object]]:
                 "verdict": verdict,
                 "arms": arms,
                 "state": _state(verdict),
-                "gap": words.gap_words(results, verdict, pair),
+                "gap": words.gap_words(results, verdict),
                 "pair": pair.replace("-vs-", " minus ").replace("-", "‑"),
             }
         )
@@ -200,7 +200,7 @@ def _gains_of(results: Comparison, pair: str) -> dict[str, object]:
         {
             "verdict": v,
             "bar": charts.forest(v, reach[v.cell["unit"]]),
-            "gap": _gap(results, v, pair),
+            "gap": _gap(results, v),
             "state": _state(v),
         }
         for v in verdicts
@@ -208,11 +208,11 @@ def _gains_of(results: Comparison, pair: str) -> dict[str, object]:
     return {"pair": pair, "names": pair.split("-vs-"), "rows": rows}
 
 
-def _gap(results: Comparison, verdict: words.Verdict, pair: str) -> str:
-    closed = words.gap(results, verdict, pair)
+def _gap(results: Comparison, verdict: words.Verdict) -> str:
+    closed = words.gap(results, verdict)
     if closed is not None:
         return words.share(closed)
-    return "no upper bound" if words.gap_words(results, verdict, pair) else "–"
+    return "no upper bound" if words.gap_words(results, verdict) else "–"
 
 
 def _differs(verdict: words.Verdict) -> bool:

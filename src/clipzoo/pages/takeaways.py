@@ -89,6 +89,9 @@ def _unmeasured(results: Results) -> list[str]:
     if "clipzoo" not in results.get("arms", {}):
         return []
     columns = [name for name, row in results.get("cost", {}).items() if "/" in name and isinstance(row, Mapping)]
+    supervised = cast(Mapping[str, Mapping[str, Mapping[str, object]]], results.get("supervision", {}))
+    for record in supervised.get("clipzoo", {}).values():
+        columns += cast(Mapping[str, object], record["columns"])  # online columns, too, which have no cost of labeling
     taught = dict.fromkeys(name.partition("/")[0] for name in columns)
     measured = {metric.partition("/")[0] for cells in results["arms"].values() for metric in cells}
     missing = [words.group_name(task) for task in taught if task not in measured]
@@ -124,7 +127,7 @@ def _sentence(results: Results, verdict: words.Verdict, pair: str) -> str:
         unit = ours["unit"]
         before, after = words.value(theirs["mean"], unit), words.value(ours["mean"], unit)
         text += f": {before} with {b}, {after} with {a} ({words.size_of(verdict)})"
-    closed = words.gap(results, verdict, pair)
+    closed = words.gap(results, verdict)
     if closed is not None:
         text += f". {words.share(closed)} of the gap to the expert is closed"
     if verdict.unbeaten:
@@ -151,11 +154,13 @@ def _seed_checks(verdict: words.Verdict) -> list[str]:
     values = [v for v in verdict.cell.get("values", []) if v is not None]
     if len(values) < 2:
         return ["One seed: the variation between trainings is unknown. The interval resamples images only."]
+    ups = sum(v > 0 if verdict.cell["direction"] == "higher" else v < 0 for v in values)
     if min(values) < 0 < max(values):
-        ups = sum((v > 0) == (verdict.cell["direction"] == "higher") for v in values)
         return [f"The seeds disagree: {ups} of {len(values)} improved."]
-    unit = verdict.cell["unit"]
-    return [f"All {len(values)} seeds agree in sign ({', '.join(words.change(v, unit) for v in values)})."]
+    changes = ", ".join(words.change(v, verdict.cell["unit"]) for v in values)
+    if 0 in values:
+        return [f"{ups} of {len(values)} seeds improved ({changes})."]
+    return [f"All {len(values)} seeds agree in sign ({changes})."]
 
 
 def _prior_checks(results: Results, verdict: words.Verdict) -> list[str]:

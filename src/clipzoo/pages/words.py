@@ -191,17 +191,16 @@ def unmatched(results: Comparison, metric: str) -> list[str]:
     return [arm for arm, mean in means.items() if mean is not None and sign * (top["mean"] - mean) <= 0]
 
 
-def gap(results: Comparison, verdict: Verdict, pair: str) -> float | None:
-    """Return the closed share of the gap from the second row to the expert; None where there is no gap."""
-    closed: float | None = verdict.cell.get("gap_closed")
-    return None if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")) else closed
+def gap(results: Comparison, verdict: Verdict) -> float | None:
+    """Return the closed share of the gap from the second row to the expert; None if `unmatched` has any arm."""
+    return None if unmatched(results, verdict.metric) else verdict.cell.get("gap_closed")
 
 
-def gap_words(results: Comparison, verdict: Verdict, pair: str) -> str:
+def gap_words(results: Comparison, verdict: Verdict) -> str:
     """Return the text of `gap`; empty without an expert."""
-    if set(unmatched(results, verdict.metric)) & set(pair.split("-vs-")):
+    if unmatched(results, verdict.metric):
         return "the expert is not an upper bound"
-    closed = gap(results, verdict, pair)
+    closed = gap(results, verdict)
     return "" if closed is None else f"{share(closed)} of the gap to the expert"
 
 
@@ -228,11 +227,25 @@ def headline(results: Results) -> str:
         return f"No dense task was compared with {rival}. {guard_clause(results)}."
     better = [v for v in verdicts if v.counts]
     verb = "improved" if better or len(verdicts) > 1 else "did not clearly improve"
-    cause = "Pseudo-labels" if _pair(results).startswith("clipzoo") else "Training on captions"
-    text = f"{cause} {verb} {_count(len(better), len(verdicts))} over {rival}"
+    text = f"{capitalized(_cause(results))} {verb} {_count(len(better), len(verdicts))} over {rival}"
     if better:
         text += f" ({listed([f'{group_name(v.metric)} {v.text}' for v in better])})"
     return ". ".join([text, *(_shortfall(v) for v in verdicts if not v.counts), guard_clause(results)]) + "."
+
+
+def title(results: Results) -> str:
+    """Return the title of the report: the cause of the differences in its headline."""
+    compared = any(results.get("differences", {}).get(_pair(results), {}))
+    return f"Effect of {_cause(results)}" if compared else "Results"
+
+
+def _cause(results: Results) -> str:
+    """Return the difference between the two rows of `_pair`; relative to the pretrained model, it contains captions."""
+    pair = _pair(results)
+    if not pair.startswith("clipzoo"):
+        return "training on captions"
+    captions = results.get("protocol", {}).get("contrastive_weight", 1.0) != 0
+    return "training on captions and pseudo-labels" if pair.endswith("-vs-clip") and captions else "pseudo-labels"
 
 
 def guard_clause(results: Results) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
@@ -61,8 +61,11 @@ Arm = Annotated[str, AfterValidator(known)]
 """One of `ARMS`, or a name of the ``variants``, which is a field before this one."""
 
 
-def check(arms: Sequence[str]) -> None:
-    """Raise `ValueError` unless the names of arms can be rows, and variants are next to the arm ``clipzoo``."""
+def check(arms: Sequence[str], variants: Iterable[str]) -> None:
+    """Raise `ValueError` unless the names of arms and ``variants`` can be rows, and these arms are next to ``clipzoo``.
+
+    An ablation has rows without and with only one column, and the difference of two rows is called ``A-vs-B``.
+    """
     for arm in arms:
         if arm in ARMS:
             continue
@@ -73,3 +76,9 @@ def check(arms: Sequence[str]) -> None:
             )
         if "clipzoo" not in arms:
             raise ValueError(f"arms has {arm}, a subset of the columns of clipzoo: add clipzoo to arms")
+    for name in variants:
+        if not name.strip() or name in RESERVED or name.startswith(("without ", "only ")) or "-vs-" in name:
+            raise ValueError(
+                f"variants has {name!r}, which cannot be a row of an ablation: give a name without '-vs-' that does "
+                f"not begin with 'without ' or 'only ' and is not one of {', '.join(RESERVED)}"
+            )

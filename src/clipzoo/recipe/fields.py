@@ -184,7 +184,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Recipe:
-        arms_of_columns.check(self.arms)
+        arms_of_columns.check(self.arms, self.variants)
         if "clipzoo" in self.arms and not self.columns:
             raise ValueError("the arm clipzoo needs columns: name at least one expert")
         sources = [c.expert or c.column for c in self.columns]

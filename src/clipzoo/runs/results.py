@@ -226,6 +226,7 @@ def protocol(run: Run) -> dict[str, object]:
         "retrieval": "mean of both directions; equal captions count as one candidate",
         "learning_rates": {arm: run.rate(arm) for arm in trained_arms(run)},
         "learning_rate_grid": list(training.learning_rates),
+        "contrastive_weight": training.contrastive_weight,
         **_more_labels(run),
         **_interpolation(run),
         **open_vocabulary.protocol(evaluation.open_vocabulary),

@@ -91,11 +91,11 @@ def _predicted(
     Pictures that cannot be read are replaced by others. Missing files are failures, whatever ``count`` is.
     """
     there = [number for number, one in enumerate(given) if not _is_missing(one)]
-    chosen = spread(there, count)
+    chosen, readable = spread(there, count), {*there}
     shown: dict[int, Predicted] = {}
     failures: dict[int, tuple[str, str]] = {}
     for number in [*chosen, *sorted({*range(len(given))} - {*chosen})]:
-        if len(shown) == count and number in there:
+        if len(shown) == count and number in readable:
             continue
         name = str(given[number]) if isinstance(given[number], (str, Path)) else f"picture {number + 1}"
         try:

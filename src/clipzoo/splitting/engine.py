@@ -18,10 +18,11 @@ from clipzoo import files
 from clipzoo.checking import Findings, groups, scan
 from clipzoo.checking.kept import holds_results
 from clipzoo.errors import DatasetError
-from clipzoo.files import AnyPath, several
+from clipzoo.files import AnyPath
 from clipzoo.locations import open_dataset
 from clipzoo.progress import Progress, Silent
 from clipzoo.readers import Reader
+from clipzoo.readers.joined import Joined
 from clipzoo.splitting import plan
 from clipzoo.splitting.parts import HELDOUT, PARTS, Options, sizes
 from clipzoo.splitting.report import REPORT, SplitReport, summary
@@ -29,7 +30,7 @@ from clipzoo.splitting.samples import labeled, parts_of
 from clipzoo.splitting.writing import write_part
 from clipzoo.stopping import Interrupted, signals
 
-VERSION = 1
+VERSION = 2
 """Raised when equal options give other parts."""
 
 _PLAN, _CHECK = "plan.json", "check"
@@ -66,7 +67,7 @@ def split(
     target = files.local(out, "the output of a split")
     target = target.resolve() if target.name in ("", "..") else target
     reader = open_dataset(data)
-    _check_output(target, reader, force)
+    _check_output(target, reader, check, force)
     partial = target.with_name(f".{target.name}.partial")
     with files.named(target, partial):
         files.make_folder(partial)
@@ -89,18 +90,26 @@ def split(
     return report
 
 
-def _check_output(target: Path, reader: Reader, force: bool) -> None:
-    if Path.cwd().is_relative_to(target.resolve()):
+def _check_output(target: Path, reader: Reader, check: AnyPath | None, force: bool) -> None:
+    """Raise `DatasetError` if the output cannot be created or replaced, or if it contains an input, or the reverse."""
+    whole = target.resolve()
+    if Path.cwd().is_relative_to(whole):
         raise DatasetError(
             f"the output {target} is the working folder or contains it, but a split replaces its output by renaming; "
             "give another --out, such as ./split"
         )
-    locations = [*(several.separate(reader.location) or {"": reader.location}).values()]
-    for location in (Path(one.partition("?")[0]) for one in locations):
-        if location.is_dir() and target.resolve().is_relative_to(location.resolve()):
+    readers = reader.readers.values() if isinstance(reader, Joined) else [reader]
+    inputs = [("the dataset", Path(one.location.partition("?")[0])) for one in readers]
+    for name, path in [*inputs, *([("the folder of --check", Path(check))] if check is not None else [])]:
+        if path.resolve().is_relative_to(whole):
             raise DatasetError(
-                f"the output {target} is inside the dataset {location}, which would then contain its own parts; give "
-                "a folder elsewhere"
+                f"the output {target} contains {name} {path}, which would be removed when the output is replaced; give "
+                "another --out"
+            )
+        if path.is_dir() and whole.is_relative_to(path.resolve()):
+            raise DatasetError(
+                f"the output {target} is inside {name} {path}, which would then contain its own parts; give a folder "
+                "elsewhere"
             )
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return

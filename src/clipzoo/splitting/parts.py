@@ -33,7 +33,7 @@ class Options:
             the part out. The other samples are the part ``train``.
         heldout: classes whose samples, and those of their groups, are the part ``heldout``.
         classes: ``folder`` (the folder that holds a sample is its class) or a field with text; "" for no classes.
-        series: ``folder`` or a field with text; samples with one value stay in one part.
+        series: ``folder`` (by its whole path) or a field with text; samples with one value stay in one part.
         series_pattern: regular expression; samples whose keys match it with equal groups stay in one part.
         shard_size: samples in a shard.
         seed: of the random order.

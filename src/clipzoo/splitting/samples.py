@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from clipzoo.checking import Findings
 from clipzoo.checking.groups import SERIES, Roots, linked
-from clipzoo.errors import DatasetError, SampleError
+from clipzoo.errors import DatasetError, SampleError, counted
 from clipzoo.readers import Entry, Reader
-from clipzoo.splitting.parts import FOLDER, HELDOUT, PARTS, Options, assign, sizes
+from clipzoo.splitting.parts import FOLDER, HELDOUT, PARTS, TRAIN, Options, assign, sizes
 
 MISSING = -1
 """The class of a sample without one."""
@@ -66,8 +66,8 @@ def labeled(findings: Findings, reader: Reader, options: Options, roots: Roots, 
             name = value_of(reader, entry, options.classes, present)
             result.classes[place] = names.setdefault(name, len(names)) if name else MISSING
         series: list[tuple[str, object]] = []
-        if options.series and (value := value_of(reader, entry, options.series, present)):
-            series.append((options.series, value))
+        if options.series and (value := _series_of(reader, entry, options.series, present)):
+            series.append(("series", value))
         if pattern and (match := pattern.search(entry.key)):
             series.append(("pattern", match.groups()))
         for one in series:
@@ -77,8 +77,9 @@ def labeled(findings: Findings, reader: Reader, options: Options, roots: Roots, 
                 joined[1].append(place)
                 result.reasons.setdefault(other, SERIES)
                 result.reasons.setdefault(place, SERIES)
-    _check_fields(options, present, {options.classes: bool(names), options.series: bool(first)})
-    if options.series_pattern and not any(kind == "pattern" for kind, _ in first):
+    kinds = {kind for kind, _ in first}
+    _check_fields(options, present, {"classes": bool(names), "series": "series" in kinds})
+    if options.series_pattern and "pattern" not in kinds:
         raise DatasetError(
             f"--series-pattern {options.series_pattern!r} matches no key, such as that of the first sample, "
             f"{next(entry.key for _, entry in usable(findings, reader))!r}; change the pattern"
@@ -106,11 +107,16 @@ def value_of(reader: Reader, entry: Entry, name: str, present: Counter[str]) -> 
     return ""
 
 
+def _series_of(reader: Reader, entry: Entry, name: str, present: Counter[str]) -> str:
+    """Return the whole path of the folder of a sample, since ``a/1`` and ``b/1`` are two folders, or `value_of`."""
+    return entry.key.rpartition("/")[0] if name == FOLDER else value_of(reader, entry, name, present)
+
+
 def parts_of(data: Labeled, options: Options) -> NDArray[np.int8]:
     """Return the number of the part of each sample; `MISSING` for samples without a class.
 
     Raises:
-        DatasetError: a class of ``heldout`` does not exist, or the sizes cannot be met.
+        DatasetError: a class of ``heldout`` does not exist, the sizes cannot be met, or a part would be empty.
     """
     unknown = [name for name in options.heldout if name not in data.classnames]
     if unknown:
@@ -128,8 +134,29 @@ def parts_of(data: Labeled, options: Options) -> NDArray[np.int8]:
             "`clipzoo check DATA` lists unusable samples with their reasons"
         )
     _, first, inverse = np.unique(data.roots[rest], return_index=True, return_inverse=True)
-    parts[rest] = assign(first[inverse], data.classes[rest], sizes(options, len(rest)), options.seed)
+    wanted = sizes(options, len(rest))
+    parts[rest] = assign(first[inverse], data.classes[rest], wanted, options.seed)
+    _check_filled(parts[rest], inverse, wanted)
     return parts
+
+
+def _check_filled(parts: NDArray[np.int8], groups: NDArray[np.int64], wanted: list[int]) -> None:
+    """Raise `DatasetError` if a part has no samples because no group fits in it."""
+    empty = [part for part, size in enumerate(wanted) if size and not (parts == part).any()]
+    if not empty:
+        return
+    name, size, counts = PARTS[empty[0]], wanted[empty[0]], np.bincount(groups)
+    fix = (
+        "Give smaller --probe, --validation and --test"
+        if name == TRAIN
+        else f"Give a larger --{name}, or --{name} 0 to leave it out"
+    )
+    raise DatasetError(
+        f"the part {name!r} would be empty instead of {counted(size, 'sample')}: samples of one group (near-duplicates "
+        f"or a series) stay in one part, and the {counted(len(counts), 'group')} of {counted(len(parts), 'sample')} "
+        f"cannot be assigned in these sizes; the largest has {counted(int(counts.max()), 'sample')}. {fix}, or change "
+        "--series or --series-pattern so that groups are smaller"
+    )
 
 
 def _sorted(names: dict[str, int], classes: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -141,9 +168,9 @@ def _sorted(names: dict[str, int], classes: NDArray[np.int64]) -> tuple[tuple[st
 
 
 def _check_fields(options: Options, present: Counter[str], found: dict[str, bool]) -> None:
-    for option in ("classes", "series"):
+    for option, is_found in found.items():
         name = getattr(options, option)
-        if name and not found[name]:
+        if name and not is_found:
             listed = ", ".join(field for field, _ in present.most_common(20)) or "no fields with text"
             why = (
                 "no sample is in a folder below the dataset's; give the folder above the folders of the classes"

@@ -100,14 +100,9 @@ class Preview:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return (name, text) of each row of the table."""
-        reasons = "".join(f"\nleft out: {count:,} × {reason}" for reason, count in self.left_out.items())
-        reasons += f"\nheld out of training for the guard: {self.held:,}" if self.held else ""
         batch = self.recipe.training.batch_size
         rows = [
-            ("folder", f"{self.folder}{'' if self.folder.exists() else ' (new)'}"),
-            ("samples", f"{self.samples:,} usable{reasons}"),
-            *((f"labels {name}", _share(share)) for name, share in self.coverage.items()),
-            *((f"labels {name}", "predicted during training, not stored") for name in self.online),
+            *_label_rows(self.folder, self.samples, self.left_out, self.coverage, self.online, self.held),
             ("each training", f"{counted(self.steps, 'step')} of {batch} samples = {self.epochs:.3g} epochs"),
             ("learning rates", self._rates()),
             ("trainings", self._trainings()),
@@ -242,8 +237,48 @@ def preview(
             epoch_bytes=size,
             splits=splits,
             compared_experts=_compared_experts(run, splits),
-            online=[name for name, (column, _) in run.specs.items() if column.online],
+            online=_online(run),
         )
+
+
+def preview_labels(recipe: Recipe, out: AnyPath, *, progress: Progress | None = None) -> list[tuple[str, str]]:
+    """Return (name, text) of each row of the table of a run that labels only: no training or evaluation is checked.
+
+    Args:
+        recipe: complete.
+        out: the folder of the run, which may not exist; nothing is written into it.
+        progress: receives what is being unpacked.
+
+    Raises:
+        ClipzooError: a mistake that would stop the labeling.
+    """
+    with TemporaryDirectory() as scratch:
+        run = Run(recipe, out, progress, scratch=Path(scratch))
+        samples, left_out, coverage, _ = _data(run)
+        return _label_rows(run.out, samples, left_out, coverage, _online(run))
+
+
+def _label_rows(
+    folder: Path,
+    samples: int,
+    left_out: Mapping[str, int],
+    coverage: Mapping[str, float | None],
+    online: Sequence[str],
+    held: int = 0,
+) -> list[tuple[str, str]]:
+    reasons = "".join(f"\nleft out: {count:,} × {reason}" for reason, count in left_out.items())
+    reasons += f"\nheld out of training for the guard: {held:,}" if held else ""
+    return [
+        ("folder", f"{folder}{'' if folder.exists() else ' (new)'}"),
+        ("samples", f"{samples:,} usable{reasons}"),
+        *((f"labels {name}", _share(share)) for name, share in coverage.items()),
+        *((f"labels {name}", "predicted during training, not stored") for name in online),
+    ]
+
+
+def _online(run: Run) -> list[str]:
+    """Return the columns whose experts label during training."""
+    return [name for name, (column, _) in run.specs.items() if column.online]
 
 
 def _held(recipe: Recipe, samples: int) -> int:

@@ -40,9 +40,11 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Path:
     runs = [Saved(letter, folder) for letter, folder in zip(string.ascii_uppercase, folders, strict=False)]
     rows, apart = _rows(runs)
     pairs = [(f"{run.letter} {arm}", f"A {arm}") for run in runs[1:] for arm in run.results["arms"]]
-    pairs = [(a, b) for a, b in pairs if a in rows and b in rows]
+    pairs = [(a, b) for a, b in pairs if _groups(rows.get(a, {})) & _groups(rows.get(b, {}))]
     if not pairs:
-        reasons = "; ".join(sorted({f"{one['row']}: {one['reason']}" for one in apart})) or "they share no arm"
+        reasons = (
+            "; ".join(sorted({f"{one['row']}: {one['reason']}" for one in apart})) or "no arm has a common measure"
+        )
         raise CheckpointError(
             f"{folders[0]} and the other runs have nothing to compare ({reasons}). Measure them on the same benchmarks "
             "with the same preset: `clipzoo eval RUN --set evaluation.test=…`"
@@ -92,6 +94,11 @@ def _rows(runs: Sequence[Saved]) -> tuple[dict[str, dict[int, RowScores]], list[
                         value = scored.compute()[name]
                         apart.append({"row": f"{run.letter} {row}", "measure": name, "value": value, "reason": reason})
     return rows, apart
+
+
+def _groups(row: dict[int, RowScores]) -> set[str]:
+    """Return the groups of measures that any seed of a row has."""
+    return {group for scores in row.values() for group in scores}
 
 
 def _difference(first: Saved, run: Saved, group: str) -> str:
