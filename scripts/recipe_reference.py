@@ -57,8 +57,9 @@ recipe has at most 100,000 values in 50 levels. Without `--out`, `name` is a fol
 
 Paths in a recipe (`data`, `store`, the folders of `evaluation`, files of experts, `local-dir:`) are relative to the
 current directory, not to the recipe's folder. If a path exists only in the recipe's folder, the error names both.
-`data` and the splits of `evaluation` must not share images: equal and nested paths, copies of a whole dataset, tars and pictures
-that both name are refused before any work. For existing labels, `clipzoo new --data DATA --store LABELS` writes a recipe.
+`data` and the splits of `evaluation` must not share images: equal and nested paths, copies of a whole dataset, tars
+and pictures that both name are refused before any work. For existing labels, `clipzoo new --data DATA --store LABELS`
+writes a recipe.
 
 A recipe can name Python code (`python:`, `torchhub:`, `trust_remote_code`). Read the code before you run a recipe from
 someone else. clipzoo asks once, or requires `--trust` ([security.md](security.md)).

@@ -18,7 +18,6 @@ from clipzoo import files
 from clipzoo.errors import CheckpointError
 from clipzoo.export.base import Source, compared, refused
 from clipzoo.models import Student
-from clipzoo.models._preprocessing import CONFIG
 from clipzoo.types import ImageArray
 
 LIBRARY = "open_clip"
@@ -43,7 +42,7 @@ def write(source: Source, folder: Path) -> str:
     """Write weights, configuration and tokenizer, and the heads for ``clipzoo.load(folder).predict``."""
     source.student.save(folder, heads=source.heads)
     if source.hub and not source.inner and (folder / "tokenizer_config.json").is_file():
-        _name_tokenizer(folder / CONFIG, source.place)
+        _name_tokenizer(folder / "open_clip_config.json", source.place)
     return USAGE
 
 
