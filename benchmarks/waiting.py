@@ -1,6 +1,6 @@
 """Time of a step of the demo on a CPU, by how long idle threads of an operator wait busily; with and without a loader.
 
-    python benchmarks/waiting.py                            # 10 minutes
+    python benchmarks/waiting.py                            # a quarter of an hour
     python benchmarks/waiting.py --quick --out /tmp/waiting
 
 Each setting trains the demo's arm `clipzoo` for some steps in a process of its own, in turns. The command line sets

@@ -25,6 +25,7 @@ from clipzoo.readers.webdataset import write_shard
 from clipzoo.runs import verbs
 from clipzoo.runs.ablation import advise
 from clipzoo.runs.models import Comparison, measure
+from clipzoo.runs.results import check_current
 from clipzoo.runs.trainings import WEIGHTS
 from clipzoo.tasks import Convention
 from test_encoders import clip, models
@@ -88,6 +89,8 @@ def test_numbers_of_another_student_are_not_reported(short: recipe.Recipe, tmp_p
     assert "## Results" not in second
     verbs.run(again)
     assert json.loads(run.folder.results.read_text())["students"] != before["students"]
+    (run.folder.training("clip-ft", 0) / "student" / WEIGHTS).unlink()  # to save space: nothing else was trained
+    check_current(again, json.loads(run.folder.results.read_text()))
 
 
 def test_results_of_another_benchmark_are_removed_with_its_scores(short: recipe.Recipe, tmp_path: Path) -> None:
@@ -178,6 +181,11 @@ def test_a_rate_is_chosen_by_retrieval_where_there_are_no_classes(short: recipe.
     run.rate("clip-ft")
     trials = run.trainings.trials("clip-ft")
     assert all(trial["criterion"] == trial["retrieval/r5"] > 0 for trial in trials.values())
+    nothing = without_classes(tmp_path / "nothing", 7, captions=False)  # trials of an earlier version are kept
+    former = changed(several, evaluation={"validation": nothing})
+    (tmp_path / "former" / "arms" / "clip-ft").mkdir(parents=True)
+    shutil.copy(tmp_path / "run" / "arms" / "clip-ft" / "rates.json", tmp_path / "former" / "arms" / "clip-ft")
+    assert runs.Run(former, tmp_path / "former").rate("clip-ft") in (1e-9, 1e-3)
 
 
 def test_a_rate_that_nothing_can_choose_is_refused_before_any_training(short: recipe.Recipe, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipzoo import heads
@@ -161,6 +162,22 @@ def test_processes_of_one_machine_meet_at_localhost(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(launch, "elastic_launch", lambda config, command: seen.append(config) or (lambda *given: None))
     launch.launch(2, [])
     assert seen[0].local_addr == "localhost"
+
+
+@pytest.mark.parametrize("other", [2, -6])
+def test_a_process_that_was_killed_is_the_first_cause(other: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may end in the same second, because their connections break."""
+    failures = {rank: ProcessFailure(rank, rank, code, "") for rank, code in ((0, other), (1, -9))}
+    for one in failures.values():
+        one.timestamp = 7
+
+    def fail(*given: object) -> None:
+        raise ChildFailedError("clipzoo", failures)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(launch.logging, "disable", lambda level: None)
+    monkeypatch.setattr(launch, "elastic_launch", lambda config, command: fail)
+    assert launch.launch(2, []) == (137, "")
 
 
 # Memory ----------------------------------------------------------------------------------------------------

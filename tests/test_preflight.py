@@ -184,3 +184,28 @@ def test_a_table_that_names_pictures_of_a_benchmark_is_refused(places: Path, kin
                 check_splits(recipe_of_table, measured=("probe",))
         else:
             check_splits(recipe_of_table, measured=("probe",))
+
+
+def test_tars_next_to_those_that_a_benchmark_reads_may_be_trained_on(places: Path) -> None:
+    """In CLIP_benchmark's layout, ``images/`` has ``train/`` and ``test/``, and only the latter is measured."""
+    images = places / "bench" / "test" / "images"
+    shutil.rmtree(images)
+    make_dataset(images / "test", shards=1, count=5)
+    make_dataset(images / "train", shards=1, count=13)
+    for data in (images / "train" / "00000.tar", images / "train" / "*.tar"):
+        check_splits(made(places, data=str(data)))
+    for data in (images / "test" / "00000.tar", images / "*" / "*.tar"):
+        with pytest.raises(RecipeError, match=r"evaluation\.test is .*, whose images are those of data"):
+            check_splits(made(places, data=str(data)))
+
+
+def test_a_damaged_row_group_does_not_end_the_comparison(places: Path) -> None:
+    table = pa.table({"image": [f"{i:08d}.jpg" for i in range(64)], "caption": [f"thing {i}" for i in range(64)]})
+    path = places / "names.parquet"
+    parquet.write_table(table, path, row_group_size=32, compression="NONE", use_dictionary=False)
+    meta = parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    damaged = bytearray(path.read_bytes())
+    damaged[meta.data_page_offset : meta.data_page_offset + 40] = bytes(40)
+    path.write_bytes(damaged)
+    (named,) = open_dataset(str(path)).shards
+    assert len(open_dataset(str(path)).named_files(named)) == 32

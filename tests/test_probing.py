@@ -134,7 +134,7 @@ def test_a_probe_learns_and_resumes_bit_for_bit(bench, models, tmp_path, monkeyp
     resumed = probing.train(replace(again, step=lambda *values: None), benchmark)
     for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(CheckpointError, match="is of another model, benchmark, seed or preset"):
+    with pytest.raises(CheckpointError, match="is of another model, preprocessing, benchmark, seed or preset"):
         probing.train(replace(again, identity="y"), benchmark)
 
 

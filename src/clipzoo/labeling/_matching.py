@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipzoo import files
 from clipzoo.errors import ExpertError, SampleError
 from clipzoo.experts.base import Expert
 from clipzoo.importers import Importer
@@ -65,13 +67,17 @@ def check_distinct(reader: Reader, experts: Sequence[Expert], columns: Sequence[
     Samples are those of the jobs, and those with a label in the columns. Only the shards of the jobs are indexed.
     """
     found = {i: Places(one) for i, one in enumerate(experts) if isinstance(one, Importer) and not one.distinct}
-    for job in jobs:
-        needed = [found[i] for i in job.columns if i in found]
-        keys = usable_keys(reader, job.shard) if needed else []
-        for places in needed:
-            places.add(job.shard, keys)
+    needed = {job.shard: of for job in jobs if (of := [found[i] for i in job.columns if i in found])}
+    for shard, keys in _keys_of(reader, needed):
+        for places in needed[shard]:
+            places.add(shard, keys)
     for i, places in found.items():
         _check_column(reader, columns[i], places)
+
+
+def _keys_of(reader: Reader, shards: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the keys of the usable samples of shards; those on a network are indexed by several threads."""
+    return files.map_ahead(lambda shard: (shard, usable_keys(reader, shard)), shards, reader.threads)
 
 
 def _check_column(reader: Reader, column: Column, places: Places) -> None:
@@ -79,16 +85,16 @@ def _check_column(reader: Reader, column: Column, places: Places) -> None:
     new = set(places.shards)
 
     def keys(shard: str) -> list[str]:
-        return usable_keys(reader, shard) if shard in new else _labeled(column, shard)
+        return usable_keys(reader, shard) if shard in new else _with_label(column.rows(shard))
 
     if new:
-        for shard in sorted(column.committed() - new):
-            places.add(shard, keys(shard))
+        for shard, rows in column.tables():
+            if shard not in new:
+                places.add(shard, _with_label(rows))
         places.check(keys)
 
 
-def _labeled(column: Column, shard: str) -> list[str]:
-    rows = column.rows(shard)
+def _with_label(rows: pa.Table) -> list[str]:
     labeled: list[str] = rows.filter(pc.is_valid(rows["size"]))["key"].to_pylist()
     return labeled
 

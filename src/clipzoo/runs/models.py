@@ -281,8 +281,9 @@ def _trained_scores(
         model = _encoder(wanted, uri, preset, fitted(preset.crop, _patch(uri)))
         _note_random(model, uri, progress)
         job = probing.ProbeJob(
-            preset, model, " ".join([uri, *of_model.values(), identities["probe"]]), folder, wanted.seed, wanted.steps,
+            preset, model, " ".join([uri, of_model["weights"], identities["probe"]]), folder, wanted.seed, wanted.steps,
             lambda done, total, loss: progress.step(wanted.preset, done, total, f"loss {loss:.4f}"),
+            of_model[PREPROCESSING],
         )  # fmt: skip
         module = probing.train(job, benchmarks["probe"])
         size = probing.size_of(preset, patch_of(model))

@@ -94,14 +94,15 @@ def students_of(run: Run) -> dict[str, dict[str, str]]:
 def check_current(run: Run, results: Results) -> None:
     """Raise `CheckpointError` if results are of other students than those in the run's folder.
 
-    Results of earlier versions of clipzoo, which do not record their students, count as current.
+    Results of earlier versions of clipzoo, which do not record their students, count as current, and so do those of
+    students whose weights are not in the folder.
     """
     students = students_of(run)
     changed = [
         f"{arm}, seed {seed}"
         for arm, seeds in results.get("students", {}).items()
         for seed, of in seeds.items()
-        if of != students.get(arm, {}).get(seed, of)
+        if students.get(arm, {}).get(seed) not in ("", None, of)
     ]
     if changed:
         raise CheckpointError(

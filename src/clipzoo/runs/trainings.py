@@ -158,10 +158,10 @@ class Trainings:
         rates = self.recipe.training.learning_rates
         if len(rates) == 1:
             return rates[0]
-        self.check_choice()
         trials = self.trials(arm)
         for rate in rates:
             if f"{rate:g}" not in trials:
+                self.check_choice()
                 if self.folder.base:
                     self.folder.base.check_rate(arm, self.folder.path)
                 self.progress.stage(f"{arm}: trying the learning rate {rate:g}")

@@ -106,7 +106,7 @@ def _check_output(target: Path, reader: Reader, check: AnyPath | None, force: bo
                 f"the output {target} contains {name} {path}, which would be removed when the output is replaced; give "
                 "another --out"
             )
-        if path.is_dir() and whole.is_relative_to(path.resolve()):
+        if (name, path) in inputs and path.is_dir() and whole.is_relative_to(path.resolve()):
             raise DatasetError(
                 f"the output {target} is inside {name} {path}, which would then contain its own parts; give a folder "
                 "elsewhere"

@@ -154,8 +154,8 @@ def _check_filled(parts: NDArray[np.int8], groups: NDArray[np.int64], wanted: li
     raise DatasetError(
         f"the part {name!r} would be empty instead of {counted(size, 'sample')}: samples of one group (near-duplicates "
         f"or a series) stay in one part, and the {counted(len(counts), 'group')} of {counted(len(parts), 'sample')} "
-        f"cannot be assigned in these sizes; the largest has {counted(int(counts.max()), 'sample')}. {fix}, or change "
-        "--series or --series-pattern so that groups are smaller"
+        f"cannot be assigned in these sizes; the largest has {counted(int(counts.max()), 'sample')}. {fix}, or split a "
+        "dataset of more groups"
     )
 
 

@@ -161,7 +161,7 @@ class Manifest(BaseModel):
             "labels differently (`clipzoo labels import --as NAME`)"
         )
         revision = str(self.expert.get("revision"))
-        if _COMMIT.fullmatch(revision) and name in EXPERT:
+        if _COMMIT.fullmatch(revision) and name in ("revision", "weights_sha256"):
             uri, query, options = str(self.expert.get("uri")).partition("?")
             fix = (
                 f"to use the existing labels as they are, name the column instead of the expert (in a recipe: column: "

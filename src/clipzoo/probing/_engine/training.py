@@ -46,6 +46,7 @@ class ProbeJob:
         seed: of the weights of the head, the order of pictures and their crops.
         steps: instead of the preset's; None for the preset's.
         step: called with (done, total, loss).
+        preprocessing: of the model; a checkpoint that records another one is refused.
     """
 
     preset: Preset
@@ -55,6 +56,7 @@ class ProbeJob:
     seed: int = 0
     steps: int | None = None
     step: Callable[[int, int, float], None] = field(default=lambda done, total, loss: None)
+    preprocessing: str = ""
 
 
 def train(job: ProbeJob, benchmark: Benchmark) -> ProbeModule | DetectorModule:
@@ -175,7 +177,7 @@ def _digest(job: ProbeJob, steps: int) -> str:
 def _save(job: ProbeJob, module: nn.Module, adam: torch.optim.Optimizer, step: int) -> None:
     steps = job.steps or 0
     state = {"step": step, "module": module.state_dict(), "optimizer": adam.state_dict(), "digest": _digest(job, steps)}
-    checkpoint.save(job.out / NAME, state)
+    checkpoint.save(job.out / NAME, state | {"preprocessing": job.preprocessing})
 
 
 def _resume(job: ProbeJob, module: nn.Module, adam: torch.optim.Optimizer, steps: int) -> int:
@@ -184,10 +186,11 @@ def _resume(job: ProbeJob, module: nn.Module, adam: torch.optim.Optimizer, steps
     if not path.exists():
         return 0
     state = checkpoint.load(path, needed=["step"])
-    if state.get("digest") != _digest(job, job.steps or 0):
+    same = state.get("preprocessing", job.preprocessing) == job.preprocessing
+    if state.get("digest") != _digest(job, job.steps or 0) or not same:
         raise CheckpointError(
-            f"{path} is of another model, benchmark, seed or preset. Choose another folder with --out, or delete it to "
-            "train this probe from the start"
+            f"{path} is of another model, preprocessing, benchmark, seed or preset. Choose another folder with --out, "
+            "or delete it to train this probe from the start"
         )
     module.load_state_dict(state["module"])
     adam.load_state_dict(state["optimizer"])

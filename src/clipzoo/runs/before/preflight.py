@@ -274,8 +274,10 @@ def _of_dataset(location: str) -> Pictures | None:
 def _of_benchmark(benchmark: Benchmark | None) -> Pictures | None:
     if benchmark is None:
         return None
-    folders = [folder.resolve() for folder in benchmark.reader.folders]
-    return Pictures(folders, fingerprint(benchmark.reader), benchmark.pictures)
+    reader = benchmark.reader
+    if set(benchmark.shards) < set(reader.shards):  # only test/ of images/ in CLIP_benchmark's layout
+        return Pictures((), fingerprint(reader), benchmark.pictures | {place.resolve() for place in benchmark.places})
+    return Pictures([folder.resolve() for folder in reader.folders], fingerprint(reader), benchmark.pictures)
 
 
 def check_places(recipe: Recipe, file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,17 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 PATIENCE = "100"
 """Seconds from a signal to the end of processes that still write a checkpoint: 30 otherwise. An argument of
 `LaunchConfig` has the same effect, but earlier releases than torch 2.14 may not have it."""
+
+
+def _first(error: ChildFailedError) -> tuple[int, int]:
+    """Return rank and exit code of the process that failed first.
+
+    Of several in one second, it is one that was killed from outside: the others end because of that.
+    """
+    rank, failure = min(
+        error.failures.items(), key=lambda one: (one[1].timestamp, one[1].exitcode != -signal.SIGKILL, one[0])
+    )
+    return rank, int(failure.exitcode)
 
 
 def launch(count: int, arguments: Sequence[str]) -> tuple[int, str]:
@@ -37,8 +49,7 @@ def launch(count: int, arguments: Sequence[str]) -> tuple[int, str]:
     try:
         elastic_launch(config, sys.executable)("-m", "clipzoo", *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = int(failure.exitcode)
+        rank, code = _first(error)
         killed = f"rank 0 was killed by signal {-code}. Rerun the command, which resumes from the last checkpoint"
         return (code, "") if code > 0 else (128 - code, killed if rank == 0 else "")
     except SignalException as error:
